@@ -1,0 +1,65 @@
+"""Which of the waiting rows make the next batch."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+InputsT = TypeVar("InputsT")
+
+
+@dataclass(frozen=True, slots=True)
+class Row(Generic[InputsT]):
+    """One line of a padded batch.
+
+    Attributes:
+        inputs: what the model reads, in the form of the task's runner.
+        length: cost in tokens before padding.
+        key: rows share a batch only if their keys are equal (for example equal generation parameters).
+    """
+
+    inputs: InputsT
+    length: int
+    key: Hashable = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """What one forward pass may hold: rows, and tokens after padding (rows times the longest row)."""
+
+    max_rows: int
+    max_tokens: int
+
+
+def select_batch(rows: Sequence[Row[InputsT]], limits: BatchLimits) -> list[int]:
+    """Pick the next batch from rows given in order of arrival.
+
+    The oldest row is always in the batch, so nothing starves; its company is the contiguous run of rows, sorted by
+    length, that lies around it and fits the limits with the least padding.
+
+    Args:
+        rows: waiting rows, oldest first; not empty.
+        limits: a single row over the token budget still goes, alone.
+
+    Returns:
+        Indices into `rows`, shortest row first.
+    """
+    oldest = rows[0]
+    alike = sorted((i for i, row in enumerate(rows) if row.key == oldest.key), key=lambda i: rows[i].length)
+    low = alike.index(0)
+    high = low + 1
+    while high - low < limits.max_rows:
+        shorter = oldest.length - rows[alike[low - 1]].length if low > 0 else None
+        longer = rows[alike[high]].length - oldest.length if high < len(alike) else None
+        if longer is not None and (high - low + 1) * rows[alike[high]].length > limits.max_tokens:
+            longer = None
+        if shorter is not None and (high - low + 1) * rows[alike[high - 1]].length > limits.max_tokens:
+            shorter = None
+        if longer is not None and (shorter is None or longer <= shorter):
+            high += 1
+        elif shorter is not None:
+            low -= 1
+        else:
+            break
+    return alike[low:high]

@@ -1,0 +1,63 @@
+"""Which of the seven tasks a checkpoint is made for, read from its config.json alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loading import LoadError
+from loading.storage import fetch, read_config
+from settings import ModelSettings, Task
+
+_HEADS: tuple[tuple[str, Task], ...] = (
+    ("ForSequenceClassification", "text-classification"),
+    ("ForTokenClassification", "token-classification"),
+    ("ForQuestionAnswering", "question-answering"),
+    ("ForQuestionAnsweringSimple", "question-answering"),
+    ("ForMaskedLM", "fill-mask"),
+    ("WithLMHeadModel", "fill-mask"),
+    ("ForCausalLM", "text-generation"),
+    ("LMHeadModel", "text-generation"),
+    ("ForConditionalGeneration", "text2text-generation"),
+    ("MTModel", "text2text-generation"),
+    ("Model", "feature-extraction"),
+)
+
+
+def task_of_architecture(config: dict[str, Any]) -> Task | None:
+    """The task whose head the first of `architectures` carries; None if that is not clear."""
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
+        return None
+    name = architectures[0]
+    if name == "T5WithLMHeadModel":
+        return "text2text-generation"
+    for suffix, task in _HEADS:
+        if name.endswith(suffix):
+            if suffix == "ForConditionalGeneration" and not config.get("is_encoder_decoder"):
+                return None
+            return task
+    return None
+
+
+def resolve_task(settings: ModelSettings) -> ModelSettings:
+    """Settings with the task filled in from the model where TASK is not set.
+
+    Raises:
+        LoadError: the model does not say clearly; the message lists the tasks.
+    """
+    if settings.task is not None:
+        return settings
+    config = read_config(settings)
+    task = task_of_architecture(config) if config is not None else _task_of_gguf(settings)
+    if task is None:
+        known = ", ".join(dict.fromkeys(task for _, task in _HEADS))
+        raise LoadError(
+            f"TASK is not set and {settings.storage_uri} does not say its task; set TASK to one of {known}."
+        )
+    return settings.model_copy(update={"task": task})
+
+
+def _task_of_gguf(settings: ModelSettings) -> Task | None:
+    if settings.storage_uri.startswith("hf://"):
+        return "text-generation" if settings.gguf_file or "gguf" in settings.storage_uri.lower() else None
+    return "text-generation" if fetch(settings).gguf_file else None

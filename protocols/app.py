@@ -1,0 +1,68 @@
+"""The HTTP application of the entry service: all protocols, and errors in the shape they share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from errors import HTTP_STATUS, InferenceFailed, MethodNotAllowed, RouteNotFound, ServingError
+from protocols import kserve_v1
+from protocols.inference import Models
+from protocols.json_body import json_response
+from settings import ServerSettings
+
+logger = logging.getLogger(__name__)
+
+Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
+
+
+def create_app(models: Models, settings: ServerSettings, lifespan: Lifespan) -> Starlette:
+    """The application that the entry service mounts at its root."""
+    return Starlette(
+        routes=[*kserve_v1.routes(models, settings), Route("/v1/{path:path}", _unknown_route)],
+        exception_handlers={
+            ServingError: _serving_error,
+            HTTPException: _http_exception,
+            ClientDisconnect: _client_gone,
+            Exception: _bug,
+        },
+        lifespan=lifespan,
+    )
+
+
+def _error_response(error: ServingError) -> Response:
+    headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else None
+    return json_response({"error": error.message}, HTTP_STATUS[type(error)], headers)
+
+
+async def _unknown_route(request: Request) -> Response:
+    raise RouteNotFound(f"{request.url.path} is not a route of this server")
+
+
+async def _serving_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ServingError)
+    return _error_response(error)
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == HTTP_STATUS[MethodNotAllowed]:
+        return _error_response(MethodNotAllowed(f"{request.url.path} does not take {request.method}"))
+    return json_response({"error": error.detail}, error.status_code)
+
+
+async def _client_gone(_: Request, __: Exception) -> Response:
+    # nginx's status for it; nobody reads this, the access log does.
+    return Response(status_code=499)
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    logger.error("%s failed", request.url.path, exc_info=error)
+    return _error_response(InferenceFailed("the server failed; its log has the details"))

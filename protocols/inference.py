@@ -1,0 +1,127 @@
+"""What every protocol does between parsing and rendering: a model by its name, all instances or none, in time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+
+from errors import DeadlineExceeded, ModelNotFound, RequestTooLarge, ServingError
+from settings import ServerSettings
+from transport.client import RunnerClient
+
+
+class Models:
+    """The models of this server by name."""
+
+    def __init__(self, clients: Mapping[str, RunnerClient]) -> None:
+        self._clients = clients
+
+    @property
+    def names(self) -> list[str]:
+        """All configured names, ready or not, in the order of configuration."""
+        return list(self._clients)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model is ready."""
+        return all(client.state.status == "ready" for client in self._clients.values())
+
+    def get(self, name: str) -> RunnerClient:
+        """A model that is ready.
+
+        Raises:
+            ModelNotFound: no model has that name.
+            ModelNotReady: it is loading or has failed.
+        """
+        try:
+            client = self._clients[name]
+        except KeyError:
+            raise ModelNotFound(f"Model with name {name} does not exist.") from None
+        client.check_ready()
+        return client
+
+
+async def read_body(request: Request, settings: ServerSettings) -> bytes:
+    """The whole body.
+
+    Raises:
+        RequestTooLarge: it is over the limit; the rest is not read.
+    """
+    limit = settings.max_body_size
+    message = f"the body is larger than {limit} bytes (MAX_BODY_SIZE)"
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit:
+        raise RequestTooLarge(message)
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise RequestTooLarge(message)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def infer(
+    request: Request,
+    client: RunnerClient,
+    instances: Sequence[Any],
+    parameters: dict[str, Any],
+    *,
+    field: str,
+    settings: ServerSettings,
+) -> list[Any]:
+    """Compute all instances of one request, or fail as a whole with the first instance that fails.
+
+    Args:
+        request: watched while the model computes; when its client leaves, the items are cancelled.
+        field: what the protocol calls the list of instances, for error messages.
+
+    Raises:
+        ServingError: led by the place of the failed instance, such as `instances[3]`.
+        ClientDisconnect: nobody waits for the answer.
+    """
+    futures: list[asyncio.Future[Any]] = []
+    watcher = asyncio.ensure_future(_until_disconnect(request))
+    try:
+        for index, instance in enumerate(instances):
+            try:
+                futures.append(client.submit(instance, parameters))
+            except ServingError as error:
+                raise error.located(f"{field}[{index}]") from None
+        everything = asyncio.gather(*futures)
+        done, _ = await asyncio.wait(
+            (everything, watcher), timeout=settings.request_timeout, return_when=asyncio.FIRST_COMPLETED
+        )
+        if everything in done:
+            return _unless_failed(everything, futures, field)
+        if watcher in done:
+            raise ClientDisconnect
+        raise DeadlineExceeded(f"no answer within {settings.request_timeout:g} s (REQUEST_TIMEOUT)")
+    finally:
+        watcher.cancel()
+        for future in futures:
+            future.cancel()
+
+
+def _unless_failed(
+    everything: asyncio.Future[list[Any]], futures: Sequence[asyncio.Future[Any]], field: str
+) -> list[Any]:
+    if everything.exception() is None:
+        return everything.result()
+    for index, future in enumerate(futures):
+        if future.done() and not future.cancelled() and isinstance(error := future.exception(), ServingError):
+            raise error.located(f"{field}[{index}]") if _concerns_instance(error) else error
+    return everything.result()
+
+
+def _concerns_instance(error: ServingError) -> bool:
+    """Parameters hold for the whole request, and a busy server for all requests: no instance is to blame there."""
+    return error.retry_after is None and not error.message.startswith("parameters.")
+
+
+async def _until_disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,153 @@
+"""The contract that all runners share.
+
+A runner turns an item into rows (`prepare`), computes rows of many items in one forward pass (`forward`), and turns
+the outputs of an item's rows into its answer (`finish`). It knows nothing of requests, queues or protocols.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
+
+from batching.rows import BatchLimits, Row, select_batch
+from errors import InvalidRequest, ServingError
+from runners.parameters import Parameters, parse_parameters
+from settings import ModelSettings
+
+ParametersT = TypeVar("ParametersT", bound=Parameters)
+InputsT = TypeVar("InputsT")
+OutputT = TypeVar("OutputT")
+ContextT = TypeVar("ContextT")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One instance of a request, with the parameters that concern it."""
+
+    instance: Any
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Generic[InputsT, ContextT]):
+    """An item made ready: its rows, at least one, and what `finish` needs to know about it."""
+
+    rows: Sequence[Row[InputsT]]
+    context: ContextT
+
+
+class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
+    """Computes one task with one model.
+
+    `load` and `warm_up` run once, before anything else. After that one thread calls `forward`, and another one
+    `prepare` and `finish`, so a fast tokenizer, which is not safe to share between threads, stays on one.
+    """
+
+    parameters_type: type[ParametersT]
+    #: An instance that every model of the task can answer, for the warm-up.
+    example: ClassVar[Any]
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self.settings = settings
+
+    @abstractmethod
+    def load(self) -> None:
+        """Fetch the checkpoint and put the model on its device.
+
+        Raises:
+            loading.LoadError: one sentence that says what is wrong and what to do.
+        """
+
+    @property
+    @abstractmethod
+    def limits(self) -> BatchLimits:
+        """How large a batch may be on this device."""
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Parameters set by the operator; those of a request win over them."""
+        return {}
+
+    @abstractmethod
+    def prepare(self, instance: Any, parameters: ParametersT) -> Job[InputsT, ContextT]:
+        """Check and tokenize one instance.
+
+        Raises:
+            errors.InvalidRequest: the instance cannot be served; the message names the field.
+        """
+
+    @abstractmethod
+    def forward(self, rows: Sequence[Row[InputsT]]) -> Sequence[OutputT]:
+        """Compute rows of equal key as one batch: one output a row, in order, none of which keeps the batch alive."""
+
+    @abstractmethod
+    def finish(self, job: Job[InputsT, ContextT], outputs: Sequence[OutputT]) -> Any:
+        """Make the answer to one item from the outputs of its rows: plain Python values or numpy arrays."""
+
+    def prepare_item(self, item: Item) -> Job[InputsT, ContextT]:
+        """Parse the item's parameters over the operator's defaults, then `prepare` it.
+
+        Raises:
+            errors.InvalidRequest: also for a text that would take seconds to tokenize and cannot fit any model.
+        """
+        limit = self.settings.max_text_length
+        if (length := _text_length(item.instance)) > limit:
+            raise InvalidRequest(f"has {length} characters, at most {limit} are read (MAX_TEXT_LENGTH)")
+        return self.prepare(item.instance, parse_parameters(self.parameters_type, item.parameters, self.defaults))
+
+    def warm_up(self) -> None:
+        """Answer one example, so that the first client does not pay for lazy initialisation."""
+        (result,) = self.predict([Item(self.example_instance())])
+        if isinstance(result, ServingError):
+            raise result
+
+    def example_instance(self) -> Any:
+        """The warm-up instance; a task whose example depends on the tokenizer overrides this."""
+        return self.example
+
+    def predict(self, items: Sequence[Item]) -> list[Any]:
+        """Answer items in the calling thread, in as few batches as the limits allow.
+
+        Returns:
+            For each item, in order, its answer or the `ServingError` that befell it alone.
+        """
+        jobs: list[Job[InputsT, ContextT] | ServingError] = []
+        for item in items:
+            try:
+                jobs.append(self.prepare_item(item))
+            except ServingError as error:
+                jobs.append(error)
+        outputs: dict[tuple[int, int], OutputT] = {}
+        waiting = [
+            ((job_index, row_index), row)
+            for job_index, job in enumerate(jobs)
+            if isinstance(job, Job)
+            for row_index, row in enumerate(job.rows)
+        ]
+        while waiting:
+            picked = select_batch([row for _, row in waiting], self.limits)
+            computed = self.forward([waiting[i][1] for i in picked])
+            outputs.update(zip((waiting[i][0] for i in picked), computed, strict=True))
+            chosen = set(picked)
+            waiting = [entry for i, entry in enumerate(waiting) if i not in chosen]
+        return [
+            self.finish(job, [outputs[job_index, row_index] for row_index in range(len(job.rows))])
+            if isinstance(job, Job)
+            else job
+            for job_index, job in enumerate(jobs)
+        ]
+
+
+def _text_length(instance: Any) -> int:
+    """Characters in all strings of an instance."""
+    match instance:
+        case str():
+            return len(instance)
+        case dict():
+            return sum(_text_length(value) for value in instance.values())
+        case list():
+            return sum(_text_length(value) for value in instance)
+        case _:
+            return 0

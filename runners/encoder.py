@@ -1,0 +1,69 @@
+"""What the tasks that need one forward pass a row have in common: loading, padding, the pass itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeVar
+
+import torch
+
+from batching.rows import BatchLimits, Row
+from errors import InvalidRequest
+from loading.pretrained import Pretrained, load_pretrained
+from loading.storage import Checkpoint, fetch
+from runners.base import Runner
+from runners.parameters import Parameters
+
+ParametersT = TypeVar("ParametersT", bound=Parameters)
+ContextT = TypeVar("ContextT")
+OutputT = TypeVar("OutputT")
+
+#: Tokenizer output of one row: input_ids, attention_mask and, where the model has them, token_type_ids.
+Encoding = dict[str, list[int]]
+
+
+class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
+    """A runner whose model reads a padded batch once and gives a tensor for each row."""
+
+    #: The AutoModel class of the task.
+    auto_class: ClassVar[Any]
+    #: Whether a checkpoint without the task's head is served, with a warning, or refused.
+    new_head: ClassVar[bool] = False
+
+    checkpoint: Checkpoint
+    pretrained: Pretrained
+
+    def load(self) -> None:
+        self.checkpoint = fetch(self.settings)
+        self.pretrained = load_pretrained(self.auto_class, self.checkpoint, self.settings, new_head=self.new_head)
+
+    @property
+    def limits(self) -> BatchLimits:
+        # Padding costs a CPU more than company gains it; a GPU wants large batches.
+        gpu = self.pretrained.model.device.type == "cuda"
+        return BatchLimits(
+            max_rows=self.settings.max_batch_size or (64 if gpu else 8),
+            max_tokens=self.settings.max_batch_tokens or (16384 if gpu else 2048),
+        )
+
+    @torch.inference_mode()
+    def run_model(self, rows: Sequence[Row[Encoding]]) -> Any:
+        """The model's output for rows padded on the right to the longest of them."""
+        batch = self.pretrained.tokenizer.pad(
+            [row.inputs for row in rows], padding=True, padding_side="right", return_tensors="pt"
+        )
+        return self.pretrained.model(**batch.to(self.pretrained.model.device))
+
+    def check_length(self, encoding: Encoding, what: str = "the text") -> None:
+        """Refuse what the model cannot read.
+
+        Raises:
+            InvalidRequest: with both lengths.
+        """
+        length, limit = len(encoding["input_ids"]), self.pretrained.max_length
+        if length == 0:
+            raise InvalidRequest(f"{what} is empty: it has no token for the model to read")
+        if limit is not None and length > limit:
+            raise InvalidRequest(
+                f"{what} has {length} tokens and the model reads {limit}: shorten it, or set parameters.truncation to true"
+            )

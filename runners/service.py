@@ -1,0 +1,88 @@
+"""A runner as a BentoML service: one process with one model, on its own GPUs."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import bentoml
+import numpy as np
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket
+
+from errors import ServingError
+from logs import configure_logging
+from runners.host import ModelHost
+from settings import ModelSettings
+from transport.messages import ModelState
+from transport.server import PATH, serve_connection
+
+#: BentoML's proxy between services closes its session, with calls in flight, after so many requests or seconds.
+_NEVER = 10**9
+
+
+class RunnerService:
+    """Hosts one model: for the entry service over a WebSocket, for BentoML's own clients as `predict`."""
+
+    settings: ModelSettings
+
+    def __init__(self) -> None:
+        configure_logging(self.settings.log_level)
+        self.host = ModelHost(self.settings)
+        self._running: asyncio.Task[None] | None = None
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        """Load the model beside the event loop, so that health is answered from the first moment."""
+        self._running = asyncio.create_task(self.host.run())
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        """Stop computing."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+
+    async def __is_ready__(self) -> bool:
+        return self.host.state == ModelState("ready")
+
+    @bentoml.api(batchable=True, max_batch_size=64)
+    async def predict(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Answer `{"instance": …, "parameters": {…}}` items with `{"result": …}` or `{"error": …}` each."""
+        return list(await asyncio.gather(*(self._answer(item) for item in items)))
+
+    async def _answer(self, item: dict[str, Any]) -> dict[str, Any]:
+        try:
+            result = await self.host.submit(item.get("instance"), item.get("parameters") or {})
+        except ServingError as error:
+            return {"error": {"code": error.code, "message": error.message}}
+        return {"result": result.tolist() if isinstance(result, np.ndarray) else result}
+
+
+def runner_service(settings: ModelSettings) -> Any:
+    """The BentoML service of one configured model, named after it."""
+    members = {"settings": settings, "__doc__": RunnerService.__doc__}
+    service_class: Any = type("RunnerService", (RunnerService,), members)
+    resources = {"gpu": settings.gpus} if settings.gpus else {}
+    environment = [
+        # A thread that spins while it waits takes the core from the entry service.
+        {"name": "OMP_WAIT_POLICY", "value": "PASSIVE"},
+        {"name": "TOKENIZERS_PARALLELISM", "value": "false"},
+    ]
+    if settings.cuda_visible_devices is not None:
+        environment.append({"name": "CUDA_VISIBLE_DEVICES", "value": settings.cuda_visible_devices})
+    service = bentoml.service(
+        name=f"runner-{re.sub(r'[^a-zA-Z0-9-]', '-', settings.name)}",
+        resources=resources,
+        runner_connection={"max_requests": _NEVER, "max_age": float(_NEVER)},
+        logging={"access": {"enabled": False}},
+        envs=environment,
+    )(service_class)
+
+    async def items(websocket: WebSocket) -> None:
+        await serve_connection(websocket, bentoml.get_current_service().host)
+
+    service.mount_asgi_app(Starlette(routes=[WebSocketRoute(PATH, items)]), path="/")
+    return service

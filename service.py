@@ -1,0 +1,98 @@
+"""The BentoML services: one runner for each configured model, and the entry service that KServe's clients talk to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import bentoml
+from starlette.applications import Starlette
+
+from loading import LoadError
+from loading.architecture import resolve_task
+from logs import configure_logging
+from protocols.app import create_app
+from protocols.examples import curl_example
+from protocols.inference import Models
+from runners.service import runner_service
+from settings import ModelSettings, Settings, SettingsError, load_settings
+from transport.client import RunnerClient
+
+logger = logging.getLogger(__name__)
+
+
+def _configured() -> Settings:
+    """The settings, with every model's task known; a wrong one stops the start with one line."""
+    try:
+        settings = load_settings()
+        return settings.model_copy(update={"models": tuple(resolve_task(model) for model in settings.models)})
+    except (SettingsError, LoadError) as error:
+        raise SystemExit(f"Error: {error}") from None
+
+
+def _entry_service(settings: Settings, runners: Mapping[str, Any]) -> Any:
+    configure_logging(settings.server.log_level)
+    clients = {name: RunnerClient(name, partial(getattr, runner, "url")) for name, runner in runners.items()}
+    models = Models(clients)
+
+    @asynccontextmanager
+    async def connected(_: Starlette) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(client.run()) for client in clients.values()]
+        if bentoml.server_context.worker_index == 1:
+            tasks.append(asyncio.create_task(_announce(settings.models, clients, service)))
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    class Entry:
+        """Answers the protocols; computes nothing itself."""
+
+        async def __is_ready__(self) -> bool:
+            return models.ready
+
+        @bentoml.on_deployment
+        @staticmethod
+        def check_configured() -> None:
+            """Stop the start, before any process, if there is nothing to serve."""
+            if not settings.models:
+                raise SystemExit(
+                    "Error: STORAGE_URI is not set: give a model folder or hf://owner/model, "
+                    "or a file of InferenceServices as RUNTIME_CONFIG."
+                )
+
+    dependencies = {f"runner_{number}": bentoml.depends(runner) for number, runner in enumerate(runners.values())}
+    service = bentoml.service(
+        name="HuggingFaceRuntime",
+        workers=settings.server.api_workers,
+        # Our own deadline answers first, in the shape of the protocol; BentoML's is the net below it.
+        traffic={"timeout": settings.server.request_timeout + 10},
+        logging={"access": {"enabled": settings.server.access_log}},
+    )(type("HuggingFaceRuntime", (Entry,), {"__doc__": Entry.__doc__, **dependencies}))
+    service.mount_asgi_app(create_app(models, settings.server, connected), path="/")
+    return service
+
+
+async def _announce(models: tuple[ModelSettings, ...], clients: Mapping[str, RunnerClient], service: Any) -> None:
+    """Say where the models are served and how to ask them, once the last of them is ready or has failed."""
+    states = {name: await client.wait_settled() for name, client in clients.items()}
+    for model in models:
+        state = states[model.name]
+        if state.status == "ready":
+            assert model.task is not None
+            logger.info("%s (%s) is served. Try:\n%s", model.name, model.task, curl_example(model, service.url))
+        else:
+            logger.error("%s is not served: %s", model.name, state.reason)
+
+
+_SETTINGS = _configured()
+_RUNNERS = {model.name: runner_service(model) for model in _SETTINGS.models}
+
+HuggingFaceRuntime = _entry_service(_SETTINGS, _RUNNERS)
+if _RUNNERS:
+    #: The first model alone, for BentoML's own clients: `bentoml serve service:Runner`.
+    Runner = next(iter(_RUNNERS.values()))

@@ -1,0 +1,92 @@
+"""Small checkpoints with random weights and real tokenizers, saved as any Hugging Face model folder is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import BertConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+CORPUS = [
+    "I love this movie! It's fantastic.",
+    "This is the worst film I've ever seen.",
+    "The future of artificial intelligence is bright and full of possibilities.",
+    "Apple Inc. was founded by Steve Jobs in Cupertino, California.",
+    "Paris is the capital of France, and Berlin is the capital of Germany.",
+    "Hello world, how are you today? Naïve café, 東京, emoji 🙂 and numbers 12345.",
+]
+
+
+def wordpiece_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
+    """A cased BERT tokenizer trained on CORPUS."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    tokenizer.decoder = decoders.WordPiece()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def byte_level_tokenizer(max_length: int = 128) -> PreTrainedTokenizerFast:
+    """A GPT-2 tokenizer trained on CORPUS; its only special token ends the text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        bos_token="<|endoftext|>",
+        eos_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def bert_config(tokenizer: PreTrainedTokenizerFast, **changes: Any) -> BertConfig:
+    """A BERT of two layers that fits the tokenizer."""
+    return BertConfig(
+        **{
+            "vocab_size": len(tokenizer),
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "max_position_embeddings": 64,
+            "pad_token_id": tokenizer.pad_token_id,
+            # Random weights of the usual size give answers too alike to tell a mix-up from rounding.
+            "initializer_range": 0.5,
+            **changes,
+        }
+    )
+
+
+def save(folder: Path, model_class: type[PreTrainedModel], config: Any, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """Write a checkpoint with fixed random weights; the same arguments give the same weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = model_class(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,158 @@
+"""The entry service's end of the wire: one connection to one runner, shared by all requests of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import aiohttp
+
+from errors import ERROR_BY_CODE, InferenceFailed, InvalidRequest, ModelNotReady, RequestTooLarge, ServingError
+from transport.messages import (
+    Cancel,
+    Failure,
+    ModelState,
+    Result,
+    Submit,
+    decode_from_runner,
+    encode_frame,
+)
+from transport.outbox import MAX_FRAME, Outbox
+from transport.server import PATH
+
+logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+
+
+class RunnerClient:
+    """Sends items to the runner of one model and knows how that model is.
+
+    Args:
+        name: the model's name.
+        url: gives the runner's address, `file://` for a Unix socket or `http://`; None until it is known.
+    """
+
+    def __init__(self, name: str, url: Callable[[], str | None]) -> None:
+        self.name = name
+        self.state = ModelState("loading")
+        self._url = url
+        self._ids = itertools.count()
+        self._pending: dict[int, asyncio.Future[Any]] = {}
+        self._outbox: Outbox | None = None
+        self._state_changed = asyncio.Condition()
+
+    def check_ready(self) -> None:
+        """Raise `ModelNotReady` unless items can be answered now."""
+        if self.state.status == "ready" and self._outbox is not None:
+            return
+        reason = f" It could not be loaded: {self.state.reason}" if self.state.status == "failed" else ""
+        raise ModelNotReady(f"Model with name {self.name} is not ready.{reason}", retry_after=5)
+
+    async def wait_settled(self) -> ModelState:
+        """Wait until the model is ready or has failed."""
+        async with self._state_changed:
+            while self.state.status == "loading":
+                await self._state_changed.wait()
+            return self.state
+
+    def submit(self, instance: Any, parameters: dict[str, Any]) -> asyncio.Future[Any]:
+        """Send one item.
+
+        Returns:
+            A future of its answer or its `ServingError`. Cancelling it tells the runner to forget the item.
+
+        Raises:
+            ModelNotReady: the model is loading, or its runner is away.
+            InvalidRequest, RequestTooLarge: the item cannot be sent.
+        """
+        self.check_ready()
+        assert self._outbox is not None, "this is a bug: check_ready passed without a connection"
+        number = next(self._ids)
+        try:
+            encoded = encode_frame(Submit(number, instance, parameters))
+        except (RecursionError, OverflowError, TypeError, ValueError) as error:
+            raise InvalidRequest(f"cannot be read: {error}") from None
+        if len(encoded) > MAX_FRAME:
+            raise RequestTooLarge(f"has {len(encoded)} bytes, one instance may have {MAX_FRAME}")
+        self._outbox.put_encoded(encoded)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._pending[number] = future
+        future.add_done_callback(lambda done: self._settled(number, done))
+        return future
+
+    def _settled(self, number: int, future: asyncio.Future[Any]) -> None:
+        if self._pending.pop(number, None) is not None and future.cancelled() and self._outbox is not None:
+            self._outbox.put(Cancel(number))
+
+    async def run(self) -> None:
+        """Stay connected until cancelled."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                await self._connect_once()
+                pause = _FIRST_PAUSE
+            except (aiohttp.ClientError, OSError) as error:
+                logger.debug("no connection to the runner of %s: %s", self.name, error)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _connect_once(self) -> None:
+        url = self._url()
+        if url is None:
+            return
+        parts = urlsplit(url)
+        unix = parts.scheme == "file"
+        connector = aiohttp.UnixConnector(unquote(parts.path)) if unix else aiohttp.TCPConnector()
+        base = "http://runner" if unix else f"{'https' if parts.scheme == 'https' else 'http'}://{parts.netloc}"
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.ws_connect(base + PATH, max_msg_size=0) as socket,
+        ):
+            outbox = Outbox(socket.send_bytes)
+            sending = asyncio.create_task(outbox.run())
+            self._outbox = outbox
+            try:
+                async for frame in socket:
+                    await self._receive(frame.data)
+            finally:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+                await self._lost()
+
+    async def _receive(self, frame: bytes) -> None:
+        for message in decode_from_runner(frame):
+            if isinstance(message, ModelState):
+                await self._become(message)
+                continue
+            future = self._pending.pop(message.id, None)
+            if future is None or future.done():
+                continue
+            if isinstance(message, Result):
+                future.set_result(message.value)
+            else:
+                future.set_exception(_error(message))
+
+    async def _lost(self) -> None:
+        """The runner has gone: nothing is answered any more until a new one says that it is ready."""
+        self._outbox = None
+        await self._become(ModelState("loading"))
+        pending, self._pending = self._pending, {}
+        for future in pending.values():
+            if not future.done():
+                future.set_exception(
+                    ModelNotReady(f"The runner of model {self.name} stopped while it computed.", retry_after=5)
+                )
+
+    async def _become(self, state: ModelState) -> None:
+        async with self._state_changed:
+            self.state = state
+            self._state_changed.notify_all()
+
+
+def _error(failure: Failure) -> ServingError:
+    return ERROR_BY_CODE.get(failure.code, InferenceFailed)(failure.message, retry_after=failure.retry_after)

@@ -1,0 +1,78 @@
+"""Messages on the wire, as MessagePack.
+
+A frame is a list of messages: whatever gathered while the previous frame was being sent. That makes one frame carry
+many requests' items under load without anybody waiting for company.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+_NDARRAY = 1
+
+
+class Submit(msgspec.Struct, tag="submit", array_like=True, frozen=True):
+    """One item to compute: an instance with the parameters that concern it alone."""
+
+    id: int
+    instance: Any
+    parameters: dict[str, Any]
+
+
+class Cancel(msgspec.Struct, tag="cancel", array_like=True, frozen=True):
+    """The item's client has gone; its result is not wanted any more."""
+
+    id: int
+
+
+class Result(msgspec.Struct, tag="result", array_like=True, frozen=True):
+    """The finished answer to one item."""
+
+    id: int
+    value: Any
+
+
+class Failure(msgspec.Struct, tag="failure", array_like=True, frozen=True):
+    """One item failed; `code` names the class in `errors`."""
+
+    id: int
+    code: str
+    message: str
+    retry_after: int | None = None
+
+
+ModelStatus = Literal["loading", "ready", "failed"]
+
+
+class ModelState(msgspec.Struct, tag="state", array_like=True, frozen=True):
+    """How the model of the runner is; sent on connecting and on every change. `reason` says why it failed."""
+
+    status: ModelStatus
+    reason: str | None = None
+
+
+ToRunner = Submit | Cancel
+FromRunner = Result | Failure | ModelState
+
+
+def _encode_extra(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        contiguous = np.ascontiguousarray(value)
+        packed = msgspec.msgpack.encode((contiguous.dtype.str, contiguous.shape, contiguous.data))
+        return msgspec.msgpack.Ext(_NDARRAY, packed)
+    raise TypeError(f"a {type(value).__name__} cannot travel between services")
+
+
+def _decode_extra(code: int, data: memoryview) -> Any:
+    if code == _NDARRAY:
+        dtype, shape, buffer = msgspec.msgpack.decode(data)
+        return np.frombuffer(buffer, dtype=np.dtype(dtype)).reshape(shape)
+    raise ValueError(f"unknown extension type {code}")
+
+
+encode_frame = msgspec.msgpack.Encoder(enc_hook=_encode_extra).encode
+decode_to_runner = msgspec.msgpack.Decoder(list[ToRunner], ext_hook=_decode_extra).decode
+decode_from_runner = msgspec.msgpack.Decoder(list[FromRunner], ext_hook=_decode_extra).decode

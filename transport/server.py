@@ -1,0 +1,89 @@
+"""The runner's end of the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from errors import InferenceFailed, ServingError
+from transport.messages import Cancel, Failure, ModelState, Result, Submit, decode_to_runner
+from transport.outbox import Outbox
+
+logger = logging.getLogger(__name__)
+
+#: Where a runner service accepts connections of entry services.
+PATH = "/items"
+
+
+class ItemHost(Protocol):
+    """What answers the items."""
+
+    def submit(self, instance: Any, parameters: dict[str, Any]) -> asyncio.Future[Any]:
+        """Queue one item and return the future of its answer."""
+
+    def states(self) -> AsyncIterator[ModelState]:
+        """The state of the model now, then each new one."""
+
+
+async def serve_connection(websocket: WebSocket, host: ItemHost) -> None:
+    """Answer one entry worker until it leaves; what it still waited for is then cancelled."""
+    await websocket.accept()
+    outbox = Outbox(websocket.send_bytes)
+    running: dict[int, asyncio.Future[Any]] = {}
+    helpers = [asyncio.create_task(outbox.run()), asyncio.create_task(_tell_states(host, outbox))]
+    try:
+        while True:
+            for message in decode_to_runner(await websocket.receive_bytes()):
+                match message:
+                    case Submit():
+                        _start(message, host, running, outbox)
+                    case Cancel():
+                        if (future := running.get(message.id)) is not None:
+                            future.cancel()
+    except WebSocketDisconnect:
+        pass
+    finally:
+        for helper in helpers:
+            helper.cancel()
+        for future in list(running.values()):
+            future.cancel()
+        await asyncio.gather(*helpers, return_exceptions=True)
+
+
+async def _tell_states(host: ItemHost, outbox: Outbox) -> None:
+    async with contextlib.aclosing(host.states()) as states:  # type: ignore[type-var]
+        async for state in states:
+            outbox.put(state)
+
+
+def _start(message: Submit, host: ItemHost, running: dict[int, asyncio.Future[Any]], outbox: Outbox) -> None:
+    try:
+        future = host.submit(message.instance, message.parameters)
+    except ServingError as error:
+        outbox.put(_failure(message.id, error))
+        return
+    running[message.id] = future
+
+    def settled(done: asyncio.Future[Any]) -> None:
+        del running[message.id]
+        if done.cancelled():
+            return
+        error = done.exception()
+        if error is None:
+            outbox.put(Result(message.id, done.result()))
+        elif isinstance(error, ServingError):
+            outbox.put(_failure(message.id, error))
+        else:
+            logger.error("an item failed", exc_info=error)
+            outbox.put(_failure(message.id, InferenceFailed("the server failed; its log has the details")))
+
+    future.add_done_callback(settled)
+
+
+def _failure(item: int, error: ServingError) -> Failure:
+    return Failure(item, error.code, error.message, error.retry_after)

@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 
 from loading import LoadError
 from loading.architecture import resolve_task
+from loading.storage import check_uri
 from logs import configure_logging
 from protocols.app import create_app
 from protocols.examples import curl_example
@@ -29,6 +30,8 @@ def _configured() -> Settings:
     """The settings, with every model's task known; a wrong one stops the start with one line."""
     try:
         settings = load_settings()
+        for model in settings.models:
+            check_uri(model)
         return settings.model_copy(update={"models": tuple(resolve_task(model) for model in settings.models)})
     except (SettingsError, LoadError) as error:
         raise SystemExit(f"Error: {error}") from None

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any
 
 from batching.rows import Row, select_batch
-from errors import InferenceFailed, Overloaded, ServingError
+from errors import InferenceFailed, InvalidRequest, Overloaded, ServingError
 from runners.base import Item, Job, Runner
 
 logger = logging.getLogger(__name__)
@@ -201,6 +201,8 @@ def _guarded(what: str, step: Any, *arguments: Any) -> Any:
         return step(*arguments)
     except ServingError as error:
         return error
+    except RecursionError:
+        return InvalidRequest("is nested too deeply")
     except Exception:
         logger.exception("%s an item failed", what)
         return InferenceFailed("the server failed on this instance; its log has the details")

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from loading import LoadError
-from loading.hub import download_from_hub, download_hub_config
+from loading.hub import download_from_hub, download_hub_config, parse_uri
 from settings import ModelSettings
 
 
@@ -37,6 +37,18 @@ def fetch(settings: ModelSettings) -> Checkpoint:
             f"STORAGE_URI: '{scheme}://' is not a known storage scheme; known are a local path, {known}."
         ) from None
     return _checkpoint(fetch_scheme(settings), settings.gguf_file)
+
+
+def check_uri(settings: ModelSettings) -> None:
+    """Refuse what can be seen to be wrong before any process is started, without the network.
+
+    Raises:
+        LoadError: as `fetch`; a model of the hub is only checked for the form of its URI.
+    """
+    if _scheme(settings.storage_uri) == "hf":
+        parse_uri(settings)
+    else:
+        fetch(settings)
 
 
 def read_config(settings: ModelSettings) -> dict[str, Any] | None:

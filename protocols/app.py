@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from http import HTTPMethod, HTTPStatus
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from errors import HTTP_STATUS, InferenceFailed, MethodNotAllowed, RouteNotFound, ServingError
 from protocols import kserve_v1
@@ -20,13 +21,15 @@ from settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
+_METHODS = [method.value for method in HTTPMethod]
+
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
 
 def create_app(models: Models, settings: ServerSettings, lifespan: Lifespan) -> Starlette:
     """The application that the entry service mounts at its root."""
     return Starlette(
-        routes=[*kserve_v1.routes(models, settings), Route("/v1/{path:path}", _unknown_route)],
+        routes=[*kserve_v1.routes(models, settings), Route("/v1/{path:path}", _no_route, methods=_METHODS)],
         exception_handlers={
             ServingError: _serving_error,
             HTTPException: _http_exception,
@@ -42,7 +45,10 @@ def _error_response(error: ServingError) -> Response:
     return json_response({"error": error.message}, HTTP_STATUS[type(error)], headers)
 
 
-async def _unknown_route(request: Request) -> Response:
+async def _no_route(request: Request) -> Response:
+    """Catches what no route takes, and BentoML would answer in plain text."""
+    if any(route.matches(request.scope)[0] is Match.PARTIAL for route in request.app.routes):
+        raise MethodNotAllowed(f"{request.url.path} does not take {request.method}")
     raise RouteNotFound(f"{request.url.path} is not a route of this server")
 
 
@@ -53,7 +59,7 @@ async def _serving_error(_: Request, error: Exception) -> Response:
 
 async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if error.status_code == HTTP_STATUS[MethodNotAllowed]:
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         return _error_response(MethodNotAllowed(f"{request.url.path} does not take {request.method}"))
     return json_response({"error": error.detail}, error.status_code)
 

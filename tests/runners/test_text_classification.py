@@ -102,5 +102,6 @@ def test_a_wrong_instance_or_parameter_is_refused_by_name_and_harms_no_neighbour
     folder: Path, instance: Any, parameters: dict[str, Any], named: str
 ) -> None:
     wrong, right = _runner(folder).predict([Item(instance, parameters), Item(CORPUS[0])])
-    assert isinstance(wrong, InvalidRequest) and named in wrong.message
+    assert isinstance(wrong, InvalidRequest)
+    assert named in wrong.message
     assert len(right) == 1

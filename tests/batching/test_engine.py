@@ -1,0 +1,141 @@
+"""Promises of the engine: company without waiting, faults and departures that concern one item, a bounded queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from batching.engine import BatchEngine
+from errors import InferenceFailed, InvalidRequest, Overloaded
+from runners.base import Item
+from tests.scripted import ScriptedRunner
+
+
+@asynccontextmanager
+async def _engine(runner: ScriptedRunner, max_queue_size: int = 100) -> AsyncIterator[BatchEngine]:
+    with ThreadPoolExecutor(1) as compute:
+        engine = BatchEngine(runner, max_queue_size=max_queue_size, compute=compute)
+        running = asyncio.create_task(engine.run())
+        try:
+            yield engine
+        finally:
+            runner.gate.set()
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+
+async def _busy(engine: BatchEngine, runner: ScriptedRunner) -> asyncio.Future[Any]:
+    """Occupy the model with one item until the gate opens."""
+    runner.gate.clear()
+    first = engine.submit(Item("first"))
+    await asyncio.to_thread(runner.entered.wait, 30)
+    return first
+
+
+def test_items_that_arrive_while_the_model_is_busy_are_computed_together() -> None:
+    async def scenario() -> None:
+        runner = ScriptedRunner()
+        async with _engine(runner) as engine:
+            first = await _busy(engine, runner)
+            others = [engine.submit(Item(text)) for text in ("aaaa", "b", "cc")]
+            refused = engine.submit(Item("bad"))
+            with pytest.raises(InvalidRequest):  # the last to be prepared: now all others wait for the model
+                await refused
+            runner.gate.set()
+            assert await first == "FIRST"
+            assert await asyncio.gather(*others) == ["AAAA", "B", "CC"]
+        assert runner.batches == [["first"], ["b", "cc", "aaaa"]]
+
+    asyncio.run(scenario())
+
+
+def test_an_item_alone_is_computed_at_once() -> None:
+    async def scenario() -> None:
+        runner = ScriptedRunner()
+        async with _engine(runner) as engine:
+            assert await engine.submit(Item("alone")) == "ALONE"
+        assert runner.batches == [["alone"]]
+
+    asyncio.run(scenario())
+
+
+def test_each_item_keeps_its_own_parameters_rows_and_place() -> None:
+    async def scenario() -> None:
+        runner = ScriptedRunner(max_rows=3)
+        items = [Item(f"{i},{'x' * (i % 7)}y", {"times": 1 + i % 3}) for i in range(50)]
+        async with _engine(runner) as engine:
+            answers = await asyncio.gather(*(engine.submit(item) for item in items))
+        assert answers == [item.instance.upper() * item.parameters["times"] for item in items]
+        assert max(map(len, runner.batches)) <= 3
+
+    asyncio.run(scenario())
+
+
+def test_an_item_that_fails_harms_no_other() -> None:
+    async def scenario() -> None:
+        runner = ScriptedRunner()
+        async with _engine(runner) as engine:
+            first = await _busy(engine, runner)
+            texts = ["good", "crash", "bug", "bad", "fine"]
+            futures = [engine.submit(Item(text)) for text in texts]
+            futures.append(engine.submit(Item("x", {"tims": 1})))
+            runner.gate.set()
+            await first
+            good, crash, bug, bad, fine, parameter = await asyncio.gather(*futures, return_exceptions=True)
+        assert (good, fine) == ("GOOD", "FINE")
+        assert isinstance(crash, InferenceFailed)
+        assert isinstance(bug, InferenceFailed)
+        assert isinstance(bad, InvalidRequest)
+        assert isinstance(parameter, InvalidRequest)
+        assert "crashed" not in crash.message, "the client sees no internals"
+
+    asyncio.run(scenario())
+
+
+def test_an_item_whose_client_has_gone_is_not_computed() -> None:
+    async def scenario() -> None:
+        runner = ScriptedRunner(max_rows=1)
+        async with _engine(runner) as engine:
+            first = await _busy(engine, runner)
+            gone, stays = engine.submit(Item("gone")), engine.submit(Item("stays"))
+            gone.cancel()
+            runner.gate.set()
+            await first
+            assert await stays == "STAYS"
+        assert runner.batches == [["first"], ["stays"]]
+
+    asyncio.run(scenario())
+
+
+def test_a_full_queue_refuses_with_a_time_to_retry_and_takes_items_again_later() -> None:
+    async def scenario() -> None:
+        runner = ScriptedRunner()
+        async with _engine(runner, max_queue_size=2) as engine:
+            first = await _busy(engine, runner)
+            second = engine.submit(Item("second"))
+            with pytest.raises(Overloaded) as refused:
+                engine.submit(Item("third"))
+            assert refused.value.retry_after is not None
+            assert 1 <= refused.value.retry_after <= 60
+            runner.gate.set()
+            assert await asyncio.gather(first, second) == ["FIRST", "SECOND"]
+            assert await engine.submit(Item("fourth")) == "FOURTH"
+
+    asyncio.run(scenario())
+
+
+def test_nesting_that_no_reader_can_follow_is_the_clients_mistake() -> None:
+    async def scenario() -> None:
+        deep: list[Any] = []
+        for _ in range(5000):
+            deep = [deep]
+        async with _engine(ScriptedRunner()) as engine:
+            with pytest.raises(InvalidRequest, match="nested too deeply"):
+                await engine.submit(Item(deep))
+
+    asyncio.run(scenario())

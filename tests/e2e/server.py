@@ -1,0 +1,125 @@
+"""The real `bentoml serve` of this repository, as a subprocess whose log the tests can wait on."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+
+#: The settings of whoever runs the tests must not reach the server.
+_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+
+
+class Server:
+    """A running server.
+
+    Attributes:
+        url: its address, `http://127.0.0.1:port`.
+        log: the lines it has printed so far.
+    """
+
+    def __init__(self, environment: dict[str, str], *arguments: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log: list[str] = []
+        self._news = threading.Condition()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bentoml", "serve", *arguments, "-p", str(self.port)],
+            cwd=ROOT,
+            env={
+                **{name: os.environ[name] for name in _KEPT if name in os.environ},
+                "BENTOML_DO_NOT_TRACK": "true",
+                "HF_HUB_OFFLINE": "1",
+                "PYTHONUNBUFFERED": "1",
+                # Two cores run the server and the tests.
+                "TORCH_NUM_THREADS": "1",
+                **environment,
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with self._news:
+                self.log.append(line.rstrip())
+                self._news.notify_all()
+        with self._news:
+            self.log.append("<end of log>")
+            self._news.notify_all()
+
+    def wait_for(self, pattern: str, times: int = 1, timeout: float = 120) -> None:
+        """Block until the log has `times` lines that match.
+
+        Raises:
+            AssertionError: the server ended or took too long; the log is shown.
+        """
+
+        def seen() -> bool:
+            return self.log[-1:] == ["<end of log>"] or self.count(pattern) >= times
+
+        with self._news:
+            self._news.wait_for(seen, timeout)
+            assert self.count(pattern) >= times, "\n".join([f"{pattern!r} was not logged:", *self.log])
+
+    def count(self, pattern: str) -> int:
+        """Lines of the log that match."""
+        return sum(re.search(pattern, line) is not None for line in self.log)
+
+    def wait_ended(self, timeout: float = 60) -> int:
+        """Block until the server has stopped by itself; its exit status."""
+        status = self._process.wait(timeout)
+        self._reader.join(timeout)
+        return status
+
+    def runner_processes(self) -> list[psutil.Process]:
+        """The processes that hold models."""
+        children = psutil.Process(self._process.pid).children(recursive=True)
+        return [child for child in children if any(part.startswith("runner-") for part in child.cmdline())]
+
+    def entry_processes(self) -> list[psutil.Process]:
+        """The processes of the entry service."""
+        children = psutil.Process(self._process.pid).children(recursive=True)
+        return [child for child in children if "HuggingFaceRuntime" in child.cmdline()]
+
+    def stop(self) -> None:
+        """End all of its processes."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(20)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._reader.join(20)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+@contextmanager
+def serving(*, models: int = 1, arguments: tuple[str, ...] = (), **environment: str) -> Iterator[Server]:
+    """A server whose models are all ready."""
+    server = Server(environment, *arguments)
+    try:
+        server.wait_for(r"\) is served\. Try:", times=models)
+        yield server
+    finally:
+        server.stop()

@@ -1,0 +1,61 @@
+"""A runner without a model: its answers are scripted, its forward pass waits when a test says so."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from batching.rows import BatchLimits, Row
+from errors import InvalidRequest
+from runners.base import Job, Runner
+from runners.parameters import Parameters
+from settings import ModelSettings
+
+
+class ScriptedParameters(Parameters):
+    times: int = 1
+
+
+class ScriptedRunner(Runner[ScriptedParameters, str, int, str]):
+    """Answers a text in capitals, `times` over; a comma splits an instance into rows.
+
+    The text `bad` is refused, `crash` fails in the forward pass, `bug` fails in finishing. While `gate` is not set,
+    the forward pass waits; `entered` tells that it was reached.
+    """
+
+    parameters_type = ScriptedParameters
+    example = "example"
+
+    def __init__(self, max_rows: int = 4, max_tokens: int = 1000) -> None:
+        super().__init__(ModelSettings(storage_uri="nowhere", task="text-classification"))
+        self._limits = BatchLimits(max_rows, max_tokens)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.batches: list[list[str]] = []
+
+    def load(self) -> None:
+        pass
+
+    @property
+    def limits(self) -> BatchLimits:
+        return self._limits
+
+    def prepare(self, instance: Any, parameters: ScriptedParameters) -> Job[str, int]:
+        if instance == "bad":
+            raise InvalidRequest("is bad")
+        return Job([Row(part, len(part)) for part in instance.split(",")], parameters.times)
+
+    def forward(self, rows: Sequence[Row[str]]) -> Sequence[str]:
+        self.entered.set()
+        assert self.gate.wait(30), "the test forgot to open the gate"
+        self.batches.append([row.inputs for row in rows])
+        if any(row.inputs == "crash" for row in rows):
+            raise RuntimeError("crashed")
+        return [row.inputs.upper() for row in rows]
+
+    def finish(self, job: Job[str, int], outputs: Sequence[str]) -> Any:
+        if outputs[0] == "BUG":
+            raise RuntimeError("a bug")
+        return ",".join(outputs) * job.context

@@ -1,0 +1,198 @@
+"""Promises of the wire: no item lost or mixed up, departures and deaths are told, errors arrive as they were raised."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket
+
+from errors import InvalidRequest, ModelNotReady, Overloaded, RequestTooLarge
+from transport.client import RunnerClient
+from transport.messages import ModelState
+from transport.outbox import MAX_FRAME
+from transport.server import PATH, serve_connection
+
+
+class ScriptedHost:
+    """Answers what a test puts in, or leaves the item open."""
+
+    def __init__(self) -> None:
+        self.open: dict[str, asyncio.Future[Any]] = {}
+        self.opened = asyncio.Condition()
+        self.state = ModelState("ready")
+        self.changed = asyncio.Event()
+
+    def submit(self, instance: Any, parameters: dict[str, Any]) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        match instance:
+            case "full":
+                raise Overloaded("full", retry_after=7)
+            case "wrong":
+                future.set_exception(InvalidRequest("wrong"))
+            case "bug":
+                future.set_exception(RuntimeError("internal detail"))
+            case {"open": name}:
+                self.open[name] = future
+                asyncio.get_running_loop().create_task(self._tell())
+            case _:
+                future.set_result({"echo": instance, **parameters})
+        return future
+
+    async def _tell(self) -> None:
+        async with self.opened:
+            self.opened.notify_all()
+
+    async def wait_open(self, name: str) -> asyncio.Future[Any]:
+        async with self.opened:
+            await asyncio.wait_for(self.opened.wait_for(lambda: name in self.open), 30)
+        return self.open[name]
+
+    async def states(self) -> AsyncIterator[ModelState]:
+        while True:
+            yield self.state
+            await self.changed.wait()
+            self.changed.clear()
+
+
+@asynccontextmanager
+async def _serving(host: ScriptedHost, path: Path) -> AsyncIterator[uvicorn.Server]:
+    async def items(websocket: WebSocket) -> None:
+        await serve_connection(websocket, host)
+
+    app = Starlette(routes=[WebSocketRoute(PATH, items)])
+    server = uvicorn.Server(uvicorn.Config(app, uds=str(path), log_level="error", lifespan="off"))
+    task = asyncio.create_task(server.serve())
+    try:
+        yield server
+    finally:
+        server.should_exit = True
+        await task
+
+
+@asynccontextmanager
+async def _connected(host: ScriptedHost, path: Path) -> AsyncIterator[RunnerClient]:
+    async with _serving(host, path):
+        client = RunnerClient("x", lambda: f"file://{path}")
+        running = asyncio.create_task(client.run())
+        try:
+            await asyncio.wait_for(client.wait_settled(), 30)
+            yield client
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+
+def test_thousands_of_items_at_once_all_come_back_to_their_senders(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with _connected(ScriptedHost(), tmp_path / "s") as client:
+            answers = await asyncio.gather(*(client.submit(f"{i} 東京", {"n": i}) for i in range(5000)))
+        assert answers == [{"echo": f"{i} 東京", "n": i} for i in range(5000)]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int64"])
+def test_arrays_arrive_as_they_were(tmp_path: Path, dtype: str) -> None:
+    class ArrayHost(ScriptedHost):
+        def submit(self, instance: Any, parameters: dict[str, Any]) -> asyncio.Future[Any]:
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            future.set_result([np.arange(24, dtype=dtype).reshape(2, 3, 4).transpose(1, 0, 2)])
+            return future
+
+    async def scenario() -> None:
+        async with _connected(ArrayHost(), tmp_path / "s") as client:
+            (array,) = await client.submit("", {})
+        assert array.dtype == dtype
+        assert array.tolist() == np.arange(24).reshape(2, 3, 4).transpose(1, 0, 2).tolist()
+
+    asyncio.run(scenario())
+
+
+def test_errors_arrive_as_they_were_raised_and_without_internals(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with _connected(ScriptedHost(), tmp_path / "s") as client:
+            with pytest.raises(Overloaded, match="full") as full:
+                await client.submit("full", {})
+            assert full.value.retry_after == 7
+            with pytest.raises(InvalidRequest, match="wrong"):
+                await client.submit("wrong", {})
+            with pytest.raises(Exception, match="log has the details") as bug:
+                await client.submit("bug", {})
+            assert "internal detail" not in str(bug.value)
+            assert await client.submit("next", {}) == {"echo": "next"}
+
+    asyncio.run(scenario())
+
+
+def test_an_item_given_up_by_its_client_is_given_up_by_the_runner(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host = ScriptedHost()
+        async with _connected(host, tmp_path / "s") as client:
+            ours = client.submit({"open": "a"}, {})
+            theirs = await host.wait_open("a")
+            ours.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(asyncio.shield(theirs), 30)
+
+    asyncio.run(scenario())
+
+
+def test_a_runner_that_stops_fails_its_items_clearly_and_is_found_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        path = tmp_path / "s"
+        client = RunnerClient("x", lambda: f"file://{path}")
+        running = asyncio.create_task(client.run())
+        host = ScriptedHost()
+        async with _serving(host, path):
+            await asyncio.wait_for(client.wait_settled(), 30)
+            open_item = client.submit({"open": "a"}, {})
+            await host.wait_open("a")
+        with pytest.raises(ModelNotReady, match="stopped while it computed") as stopped:
+            await asyncio.wait_for(open_item, 30)
+        assert stopped.value.retry_after
+        with pytest.raises(ModelNotReady, match="Model with name x is not ready"):
+            client.submit("now", {})
+        async with _serving(ScriptedHost(), path):
+            await asyncio.wait_for(client.wait_settled(), 30)
+            assert await client.submit("again", {}) == {"echo": "again"}
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+def test_a_model_that_failed_says_why(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host = ScriptedHost()
+        host.state = ModelState("failed", "no such file")
+        async with _connected(host, tmp_path / "s") as client:
+            with pytest.raises(ModelNotReady, match="no such file"):
+                client.submit("now", {})
+
+    asyncio.run(scenario())
+
+
+def test_what_cannot_be_sent_fails_alone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        deep: list[Any] = []
+        for _ in range(5000):
+            deep = [deep]
+        async with _connected(ScriptedHost(), tmp_path / "s") as client:
+            with pytest.raises(InvalidRequest):
+                client.submit(deep, {})
+            with pytest.raises(RequestTooLarge):
+                client.submit("x" * (MAX_FRAME + 1), {})
+            big = "x" * (MAX_FRAME - 1000)
+            answers = await asyncio.gather(*(client.submit(big, {"n": n}) for n in range(3)))
+        assert [answer["n"] for answer in answers] == [0, 1, 2]
+
+    asyncio.run(scenario())

@@ -37,6 +37,19 @@ def _configured() -> Settings:
         raise SystemExit(f"Error: {error}") from None
 
 
+class _EntryService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML has no types there
+    """A BentoML service without BentoML's time-out.
+
+    Every request has a deadline of our own, answered in the shape of its protocol. BentoML's keeps a timer alive for
+    the whole time-out after a request is answered: at 1,000 requests a second, hundreds of megabytes.
+    """
+
+    def to_asgi(self, is_main: bool = True) -> Any:
+        app: Any = super().to_asgi(is_main)
+        app.user_middleware = [layer for layer in app.user_middleware if layer.cls.__name__ != "TimeoutMiddleware"]
+        return app
+
+
 def _entry_service(settings: Settings, runners: Mapping[str, Any]) -> Any:
     configure_logging(settings.server.log_level)
     clients = {name: RunnerClient(name, partial(getattr, runner, "url")) for name, runner in runners.items()}
@@ -72,8 +85,7 @@ def _entry_service(settings: Settings, runners: Mapping[str, Any]) -> Any:
     service = bentoml.service(
         name="HuggingFaceRuntime",
         workers=settings.server.api_workers,
-        # Our own deadline answers first, in the shape of the protocol; BentoML's is the net below it.
-        traffic={"timeout": settings.server.request_timeout + 10},
+        service_class=_EntryService,
         logging={"access": {"enabled": settings.server.access_log}},
     )(type("HuggingFaceRuntime", (Entry,), {"__doc__": Entry.__doc__, **dependencies}))
     service.mount_asgi_app(create_app(models, settings.server, connected), path="/")
@@ -92,10 +104,16 @@ async def _announce(models: tuple[ModelSettings, ...], clients: Mapping[str, Run
             logger.error("%s is not served: %s", model.name, state.reason)
 
 
+#: A Bento is built before its model is known: this keeps the place of the runner that it will be served by.
+_TO_BE_CONFIGURED = ModelSettings(storage_uri="/model", task="text-generation")
+
 _SETTINGS = _configured()
-_RUNNERS = {model.name: runner_service(model) for model in _SETTINGS.models}
+_RUNNERS = {
+    model.name: runner_service(model, number)
+    for number, model in enumerate(_SETTINGS.models or (_TO_BE_CONFIGURED,), start=1)
+}
 
 HuggingFaceRuntime = _entry_service(_SETTINGS, _RUNNERS)
-if _RUNNERS:
-    #: The first model alone, for BentoML's own clients: `bentoml serve service:Runner`.
-    Runner = next(iter(_RUNNERS.values()))
+
+#: The first model alone, for BentoML's own clients: `bentoml serve service:Runner`.
+Runner = next(iter(_RUNNERS.values()))

@@ -13,6 +13,7 @@ from starlette.websockets import WebSocket
 
 from errors import ServingError
 from logs import configure_logging
+from runners.draining import Connections
 from runners.host import ModelHost
 from settings import ModelSettings
 from transport.messages import ModelState
@@ -30,12 +31,19 @@ class RunnerService:
     def __init__(self) -> None:
         configure_logging(self.settings.log_level)
         self.host = ModelHost(self.settings)
+        self._connections = Connections()
         self._running: asyncio.Task[None] | None = None
 
     @bentoml.on_startup
     async def start(self) -> None:
         """Load the model beside the event loop, so that health is answered from the first moment."""
         self._running = asyncio.create_task(self.host.run())
+        self._connections.hold_signals()
+
+    async def serve(self, websocket: WebSocket) -> None:
+        """Answer one entry process until it leaves."""
+        with self._connections.one_more():
+            await serve_connection(websocket, self.host)
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
@@ -86,7 +94,7 @@ def runner_service(settings: ModelSettings, number: int) -> Any:
     )(service_class)
 
     async def items(websocket: WebSocket) -> None:
-        await serve_connection(websocket, bentoml.get_current_service().host)
+        await bentoml.get_current_service().serve(websocket)
 
     service.mount_asgi_app(Starlette(routes=[WebSocketRoute(PATH, items)]), path="/")
     return service

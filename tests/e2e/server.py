@@ -101,10 +101,14 @@ class Server:
         children = psutil.Process(self._process.pid).children(recursive=True)
         return [child for child in children if "HuggingFaceRuntime" in child.cmdline()]
 
+    def terminate(self) -> None:
+        """Ask it to stop, as Kubernetes does."""
+        self._process.send_signal(signal.SIGTERM)
+
     def stop(self) -> None:
         """End all of its processes."""
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
+            self.terminate()
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(20)
         with suppress(ProcessLookupError):

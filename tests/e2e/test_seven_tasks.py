@@ -1,0 +1,136 @@
+"""Promise: one server answers all seven tasks, in the shapes of the seed, with what plain transformers computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
+
+from tests.e2e.checkpoints import CHECKPOINTS, write_all
+from tests.e2e.server import Server, serving
+from tests.tiny import CORPUS
+
+pytestmark = pytest.mark.xdist_group("seven")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("seven")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
+    with serving(models=len(CHECKPOINTS), RUNTIME_CONFIG=str(write_all(folder))) as server:
+        yield server
+
+
+def _predict(server: Server, task: str, instances: list[Any], **parameters: Any) -> Any:
+    body = {"instances": instances, "parameters": parameters} if parameters else {"instances": instances}
+    response = requests.post(f"{server.url}/v1/models/{task}:predict", json=body, timeout=60)
+    assert response.status_code == 200, response.text
+    return response.json()["predictions"]
+
+
+def _oracle(folder: Path, task: str) -> Any:
+    return pipeline(task, model=str(folder / task))  # type: ignore[call-overload]
+
+
+def test_every_model_is_listed_and_ready(server: Server) -> None:
+    assert requests.get(f"{server.url}/v1/models", timeout=5).json() == {"models": list(CHECKPOINTS)}
+    for task in CHECKPOINTS:
+        assert requests.get(f"{server.url}/v1/models/{task}", timeout=5).json() == {"name": task, "ready": True}
+
+
+def test_the_seeds_text_classification_request(server: Server, folder: Path) -> None:
+    texts = ["I love this movie! It's fantastic.", "This is the worst film I've ever seen."]
+    answer = _predict(server, "text-classification", texts)
+    for entry, expected in zip(answer, _oracle(folder, "text-classification")(texts), strict=True):
+        assert entry == [{"label": expected["label"], "score": pytest.approx(expected["score"], abs=1e-5)}]
+
+
+def test_the_seeds_named_entity_request(server: Server, folder: Path) -> None:
+    text = "Apple Inc. was founded by Steve Jobs in Cupertino, California."
+    (answer,) = _predict(server, "token-classification", [text])
+    expected = _oracle(folder, "token-classification")(text)
+    assert expected
+    assert answer == [{**entry, "score": pytest.approx(float(entry["score"]), abs=1e-5)} for entry in expected]
+    assert all(text[entry["start"] : entry["end"]] for entry in answer)
+
+
+def test_the_seeds_generation_request_samples_and_counts_the_prompt(server: Server) -> None:
+    prompt = "The future of artificial intelligence is"
+    parameters = {"max_length": 50, "temperature": 0.7, "do_sample": True}
+    ((answer,),) = _predict(server, "text-generation", [prompt], **parameters)
+    assert list(answer) == ["generated_text"]
+    assert answer["generated_text"].startswith(prompt)
+    one, two = (_predict(server, "text-generation", [prompt], **parameters, seed=seed) for seed in (1, 1))
+    assert one == two
+
+
+def test_generation_without_parameters_is_twenty_new_greedy_tokens(server: Server, folder: Path) -> None:
+    oracle = _oracle(folder, "text-generation")
+    answers = _predict(server, "text-generation", CORPUS)
+    for text, answer in zip(CORPUS, answers, strict=True):
+        assert answer == oracle(text, max_new_tokens=20, do_sample=False)
+
+
+def test_text2text_answers_what_generate_does(server: Server, folder: Path) -> None:
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder / "text2text-generation")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "text2text-generation")
+    answers = _predict(server, "text2text-generation", CORPUS, max_new_tokens=8)
+    for text, answer in zip(CORPUS, answers, strict=True):
+        with torch.inference_mode():
+            tokens = model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=8, do_sample=False)
+        assert answer == [{"generated_text": tokenizer.decode(tokens[0], skip_special_tokens=True)}]
+
+
+def test_question_answering_gives_a_span_of_the_context(server: Server) -> None:
+    context = CORPUS[3]
+    (answer,) = _predict(server, "question-answering", [{"question": "Who founded Apple?", "context": context}])
+    assert list(answer) == ["score", "start", "end", "answer"]
+    assert answer["answer"] == context[answer["start"] : answer["end"]]
+    assert 0 <= answer["score"] <= 1
+
+
+def test_fill_mask_answers_what_the_pipeline_does(server: Server, folder: Path) -> None:
+    text = "Paris is the [MASK] of France."
+    (answer,) = _predict(server, "fill-mask", [text], top_k=3)
+    expected = _oracle(folder, "fill-mask")(text, top_k=3)
+    assert answer == [{**entry, "score": pytest.approx(entry["score"], abs=1e-5)} for entry in expected]
+
+
+def test_feature_extraction_gives_the_models_sentence_embedding_or_the_tokens_if_asked(
+    server: Server, folder: Path
+) -> None:
+    tokens = np.array(_oracle(folder, "feature-extraction")(CORPUS[0])[0])
+    (sentence,) = _predict(server, "feature-extraction", [CORPUS[0]])
+    mean = tokens.mean(axis=0)
+    assert sentence == pytest.approx(mean / np.linalg.norm(mean), abs=1e-5)
+    (plain,) = _predict(server, "feature-extraction", [CORPUS[0]], pooling="none", normalize=False)
+    assert np.array(plain) == pytest.approx(tokens[None], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("task", "body", "named"),
+    [
+        ("text-classification", {"instances": ["a", 1]}, "instances[1]"),
+        ("text-classification", {"instances": ["a"], "parameters": {"topk": 1}}, "did you mean 'top_k'"),
+        ("text-classification", {"instances": ["the " * 200]}, "tokens and the model reads 64"),
+        ("token-classification", {"instances": ["a"], "parameters": {"aggregation_strategy": "some"}}, "aggregation"),
+        ("question-answering", {"instances": [{"question": "who?"}]}, "context"),
+        ("text-generation", {"instances": ["Hello world"], "parameters": {"max_length": 2}}, "max_length"),
+        ("text-generation", {"instances": ["Hello"], "parameters": {"temperature": -1}}, "parameters.temperature"),
+        ("fill-mask", {"instances": ["no mask"]}, "[MASK]"),
+        ("feature-extraction", {"instances": ["a"], "parameters": {"pooling": "sum"}}, "parameters.pooling"),
+    ],
+)
+def test_a_mistake_is_a_400_that_names_it(server: Server, task: str, body: Any, named: str) -> None:
+    response = requests.post(f"{server.url}/v1/models/{task}:predict", json=body, timeout=60)
+    assert response.status_code == 400
+    assert named in response.json()["error"]

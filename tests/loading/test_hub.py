@@ -1,0 +1,250 @@
+"""Promise: a model of the hub is found by its URI, fetched once without waste, and every refusal is one sentence."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+from pydantic import SecretStr
+
+from loading import LoadError
+from loading.architecture import resolve_task
+from loading.storage import fetch
+from settings import ModelSettings
+from tests.loading.fake_hub import FakeHub, serving
+
+TOKEN = "hf_a-secret-token"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+    """A hub that this process's huggingface_hub talks to, with an empty cache and without waits between its tries."""
+    with serving() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "default-cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE", "TRANSFORMERS_CACHE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+        yield hub
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A repository's folder with every kind of file that hubs hold; contents do not matter here."""
+    return _folder(
+        tmp_path / "model",
+        "config.json", "tokenizer.json", "vocab.txt", "1_Pooling/config.json", "README.md",
+        "model.safetensors", "model.fp16.safetensors", "consolidated.safetensors", "original/model.safetensors",
+        "pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "onnx/model.onnx", "model-Q4.gguf",
+    )  # fmt: skip
+
+
+def _folder(folder: Path, *files: str) -> Path:
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        content = {"architectures": ["BertForMaskedLM"]} if file == "config.json" else {"file": file}
+        (folder / file).write_text(json.dumps(content))
+    return folder
+
+
+def _settings(uri: str, **settings: Any) -> ModelSettings:
+    return ModelSettings(storage_uri=uri, **settings)
+
+
+def _refusal(settings: ModelSettings) -> str:
+    with pytest.raises(LoadError) as refused:
+        fetch(settings)
+    message = str(refused.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    assert TOKEN not in message
+    return message
+
+
+@pytest.mark.parametrize("name", ["owner/model", "model"])
+def test_a_model_is_found_with_and_without_an_owner(hub: FakeHub, model: Path, name: str) -> None:
+    hub.add(name, model)
+    assert (fetch(_settings(f"hf://{name}")).folder / "config.json").is_file()
+
+
+def test_only_the_weights_that_are_loaded_and_small_files_are_downloaded(hub: FakeHub, model: Path) -> None:
+    hub.add("owner/model", model)
+    fetch(_settings("hf://owner/model"))
+    assert hub.downloads() == [
+        "1_Pooling/config.json", "config.json", "model.safetensors", "tokenizer.json", "vocab.txt"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("files", "settings", "weights"),
+    [
+        (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "pytorch_model.bin"], {},
+         ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]),
+        (["pytorch_model.bin", "training_args.bin", "a.gguf"], {}, ["pytorch_model.bin"]),
+        (["a.gguf", "onnx/model.onnx"], {}, ["a.gguf"]),
+        (["a.gguf", "b.gguf", "model.safetensors"], {"gguf_file": "b.gguf"}, ["b.gguf"]),
+    ],
+    ids=["shards", "pickle", "the only gguf", "a named gguf"],
+)  # fmt: skip
+def test_one_kind_of_weights_is_downloaded(
+    hub: FakeHub, tmp_path: Path, files: list[str], settings: dict[str, Any], weights: list[str]
+) -> None:
+    hub.add("owner/model", _folder(tmp_path / "model", "config.json", *files))
+    fetch(_settings("hf://owner/model", **settings))
+    assert hub.downloads() == sorted(["config.json", *weights])
+
+
+def test_one_of_several_gguf_files_must_be_named(hub: FakeHub, tmp_path: Path) -> None:
+    hub.add("owner/model", _folder(tmp_path / "model", "a.gguf", "b.gguf"))
+    assert "GGUF_FILE: a.gguf, b.gguf" in _refusal(_settings("hf://owner/model"))
+    assert "c.gguf is not in the repository" in _refusal(_settings("hf://owner/model", gguf_file="c.gguf"))
+
+
+def test_a_revision_is_read_from_the_uri_or_from_model_revision(hub: FakeHub, model: Path) -> None:
+    hub.add("owner/model", model)
+    hub.repos["owner/model"].revisions["refs/pr/1"] = {"config.json": b'{"revised": true}', "model.safetensors": b""}
+    for settings in (
+        _settings("hf://owner/model:refs/pr/1"),
+        _settings("hf://owner/model", revision="refs/pr/1"),
+        _settings("hf://owner/model:refs/pr/1", revision="refs/pr/1"),
+    ):
+        assert json.loads((fetch(settings).folder / "config.json").read_text()) == {"revised": True}
+
+
+def test_two_different_revisions_are_refused_unasked(hub: FakeHub) -> None:
+    message = _refusal(_settings("hf://owner/model:v1", revision="v2"))
+    assert "v1" in message
+    assert "MODEL_REVISION for v2" in message
+    assert hub.requests == []
+
+
+def test_a_private_model_needs_the_right_token(hub: FakeHub, model: Path) -> None:
+    hub.add("owner/private", model, token=TOKEN)
+    assert fetch(_settings("hf://owner/private", hf_token=SecretStr(TOKEN))).folder.is_dir()
+    assert "set HF_TOKEN" in _refusal(_settings("hf://owner/private", cache_dir="/nowhere"))
+    hub.repos["owner/private"].token = "another"
+    assert "owner/private" in _refusal(_settings("hf://owner/private", hf_token=SecretStr(TOKEN)))
+
+
+@pytest.mark.parametrize(
+    ("uri", "named"),
+    [
+        ("hf://owner/missing", "owner/missing does not exist on the hub, or is private"),
+        ("hf://owner/gated", "owner/gated is gated: accept its terms"),
+        ("hf://owner/model:v9", "owner/model has no revision v9"),
+        ("hf://owner/model/deeper", "hf://[owner/]model[:revision]"),
+        ("hf://", "hf://[owner/]model[:revision]"),
+        ("hf://owner/-model-", "not a valid repository name"),
+    ],
+)
+def test_what_the_hub_does_not_give_is_said_in_one_sentence(hub: FakeHub, model: Path, uri: str, named: str) -> None:
+    hub.add("owner/model", model)
+    hub.add("owner/gated", model, gated=True)
+    assert named in _refusal(_settings(uri, hf_token=SecretStr(TOKEN)))
+    with pytest.raises(LoadError):
+        resolve_task(_settings(uri, hf_token=SecretStr(TOKEN)))
+
+
+@pytest.mark.parametrize(
+    ("status", "named"),
+    [(500, "status 500"), (429, "status 429"), (403, "HF_TOKEN"), (418, "status 418"), (0, "could not be downloaded")],
+    ids=["fails", "limits", "forbids", "jokes", "hangs up"],
+)
+def test_a_hub_that_misbehaves_is_one_sentence(hub: FakeHub, status: int, named: str) -> None:
+    hub.status = status
+    assert named in _refusal(_settings("hf://owner/model", hf_token=SecretStr(TOKEN)))
+
+
+@pytest.mark.parametrize("status", [500, 0], ids=["fails", "hangs up"])
+def test_a_model_in_the_cache_is_served_while_the_hub_is_down(
+    hub: FakeHub, model: Path, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.add("owner/model", model)
+    first = fetch(_settings("hf://owner/model"))
+    hub.status = status
+    with caplog.at_level(logging.WARNING, "loading"):
+        assert fetch(_settings("hf://owner/model")) == first
+    assert "owner/model: the hub cannot be reached" in caplog.text
+    assert "status" in _refusal(_settings("hf://owner/other")) or status == 0
+
+
+def test_a_cache_without_the_weights_is_not_served(hub: FakeHub, model: Path) -> None:
+    hub.add("owner/model", model)
+    weights = fetch(_settings("hf://owner/model")).folder / "model.safetensors"
+    weights.unlink()
+    hub.status = 500
+    assert "status 500" in _refusal(_settings("hf://owner/model"))
+
+
+def test_a_second_start_downloads_nothing(hub: FakeHub, model: Path) -> None:
+    hub.add("owner/model", model)
+    fetch(_settings("hf://owner/model"))
+    hub.requests.clear()
+    fetch(_settings("hf://owner/model"))
+    assert hub.downloads() == []
+
+
+def test_offline_a_warm_cache_is_served_without_a_request_and_a_cold_one_refused(
+    hub: FakeHub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("owner/model", model)
+    hub.add("owner/m-gguf", _folder(tmp_path / "gguf", "a.gguf"))
+    settings = [_settings("hf://owner/model"), _settings("hf://owner/m-gguf")]
+    first = [(fetch(resolve_task(each)), resolve_task(each).task) for each in settings]
+    hub.requests.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert [(fetch(resolve_task(each)), resolve_task(each).task) for each in settings] == first
+    assert [task for _, task in first] == ["fill-mask", "text-generation"]
+    assert "not in the cache" in _refusal(_settings("hf://owner/other"))
+    with pytest.raises(LoadError, match="not in the cache"):
+        resolve_task(_settings("hf://owner/other"))
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "TRANSFORMERS_CACHE"])
+def test_the_cache_is_where_the_operator_says(
+    hub: FakeHub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    hub.add("owner/model", model)
+    monkeypatch.setenv(variable, str(tmp_path / "cache"))
+    assert fetch(_settings("hf://owner/model")).folder.is_relative_to(tmp_path / "cache")
+
+
+def test_the_environment_alone_configures_endpoint_home_token_and_offline(hub: FakeHub, model: Path) -> None:
+    """In a process of its own, because huggingface_hub reads these variables when it is imported."""
+    hub.add("owner/private", model, token=TOKEN)
+    home = model.parent / "home"
+    environment = {
+        "PATH": os.environ["PATH"], "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_TOKEN": TOKEN,
+        "STORAGE_URI": "hf://owner/private", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }  # fmt: skip
+    command = (
+        "from loading.storage import fetch; from settings import ModelSettings; print(fetch(ModelSettings()).folder)"
+    )
+
+    def folder(**more: str) -> Path:
+        answer = subprocess.run(
+            [sys.executable, "-c", command], env={**environment, **more}, cwd=ROOT, capture_output=True, text=True
+        )
+        assert answer.returncode == 0, answer.stderr
+        return Path(answer.stdout.strip())
+
+    first = folder()
+    assert first.is_relative_to(home / "hub")
+    hub.requests.clear()
+    assert folder(HF_HUB_OFFLINE="1") == first
+    assert hub.requests == []

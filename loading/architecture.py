@@ -48,7 +48,7 @@ def resolve_task(settings: ModelSettings) -> ModelSettings:
     if settings.task is not None:
         return settings
     config = read_config(settings)
-    task = task_of_architecture(config) if config is not None else _task_of_gguf(settings)
+    task = (task_of_architecture(config) if config is not None else None) or _task_of_gguf(settings)
     if task is None:
         known = ", ".join(dict.fromkeys(task for _, task in _HEADS))
         raise LoadError(

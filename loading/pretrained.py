@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from json import JSONDecodeError
 from typing import Any
@@ -20,6 +21,23 @@ logger = logging.getLogger(__name__)
 
 #: Tokenizers without a limit of their own say a number like 1e30.
 _NO_LIMIT = 10**9
+
+#: What `from_pretrained` says of a model's files, and the same in the operator's words.
+_KNOWN: tuple[tuple[str, str], ...] = (
+    (r"trust_remote_code", "brings code of its own; set TRUST_REMOTE_CODE=true if you trust it"),
+    (r"configuration class .*?(\w+)'?>", "({0}) cannot do {task}; choose another TASK or model"),
+    (r"has model type `(.+?)`", f"is of the type {{0}}, which transformers {transformers.__version__} does not know"),
+    (r"`model_type` key", "does not say in config.json what type of model it is; it is not a transformers model"),
+    (r"not a valid JSON file", "has a damaged JSON file; fetch it again"),
+    (r"no file named model\.safetensors", "has no weights (model.safetensors or pytorch_model.bin)"),
+    (r"ignore_mismatched_sizes", "has weights of other shapes than its config.json says"),
+    (r"^Weights only load failed", "has pickled weights that could run code; use a copy of the model as safetensors"),
+    (r"PytorchStreamReader", "has a damaged pytorch_model.bin; fetch it again"),
+    (
+        r"instantiate the backend tokenizer",
+        "has no tokenizer that can be read: tokenizer.json is missing, or the package for its older files",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +88,7 @@ def load_pretrained(
     except Exception as error:
         logger.debug("loading %s failed", settings.storage_uri, exc_info=True)
         raise _explained(error, settings) from error
+    _check_direction(model, settings)
     _check_weights(model, set(report["missing_keys"]), new_head, settings)
     if settings.device_map is None and not (settings.load_in_8bit or settings.load_in_4bit):
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -99,7 +118,8 @@ def _placement(settings: ModelSettings) -> dict[str, Any]:
     if settings.device_map is not None:
         options["device_map"] = settings.device_map
     if settings.load_in_8bit or settings.load_in_4bit:
-        options["quantization_config"] = BitsAndBytesConfig(
+        quantization: Any = BitsAndBytesConfig
+        options["quantization_config"] = quantization(
             load_in_8bit=settings.load_in_8bit, load_in_4bit=settings.load_in_4bit
         )
     return options
@@ -109,6 +129,16 @@ def _dtype(settings: ModelSettings) -> Any:
     if settings.torch_dtype is None:
         return "auto" if torch.cuda.is_available() else torch.float32
     return "auto" if settings.torch_dtype == "auto" else getattr(torch, settings.torch_dtype)
+
+
+def _check_direction(model: PreTrainedModel, settings: ModelSettings) -> None:
+    """A masked language model has all weights of a generating one, and would write nonsense with them."""
+    masked = any(name.endswith("ForMaskedLM") for name in model.config.architectures or [])
+    if settings.task == "text-generation" and masked and not getattr(model.config, "is_decoder", False):
+        raise LoadError(
+            f"{settings.storage_uri} was trained to fill in masks, not for text-generation; "
+            "choose another TASK or model."
+        )
 
 
 def _check_weights(model: PreTrainedModel, missing: set[str], new_head: bool, settings: ModelSettings) -> None:
@@ -142,17 +172,19 @@ def _max_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> i
 def _reserved_positions(model: PreTrainedModel, positions: int) -> int:
     """RoBERTa and its kin count positions from behind the padding index, so their last ones cannot be reached."""
     for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
-            if module.num_embeddings == positions and module.padding_idx is not None:
-                return module.padding_idx + 1
+        if (
+            name.endswith("position_embeddings")
+            and isinstance(module, torch.nn.Embedding)
+            and module.num_embeddings == positions
+            and module.padding_idx is not None
+        ):
+            return module.padding_idx + 1
     return 0
 
 
 def _explained(error: Exception, settings: ModelSettings) -> LoadError:
     uri = settings.storage_uri
     text = " ".join(str(error).split())
-    if "trust_remote_code" in text:
-        return LoadError(f"{uri} brings code of its own; set TRUST_REMOTE_CODE=true if you trust it.")
     match error:
         case SafetensorError():
             return LoadError(f"{uri} has a damaged safetensors file; fetch it again.")
@@ -160,8 +192,9 @@ def _explained(error: Exception, settings: ModelSettings) -> LoadError:
             return LoadError(f"{uri} has a damaged JSON file; fetch it again.")
         case torch.OutOfMemoryError() | MemoryError():
             return LoadError(f"{uri} does not fit in memory; use a smaller TORCH_DTYPE, LOAD_IN_8BIT or LOAD_IN_4BIT.")
-        case ValueError() if "Unrecognized configuration class" in text:
-            kind = text.split("configuration class", 1)[1].split("for this kind")[0].strip()
-            return LoadError(f"{uri} ({kind}) cannot do {settings.task}; choose another TASK or model.")
-        case _:
-            return LoadError(f"{uri} could not be loaded: {text[:300]}")
+    for pattern, sentence in _KNOWN:
+        if found := re.search(pattern, text):
+            return LoadError(f"{uri} {sentence.format(*found.groups(), task=settings.task)}.")
+    # The first sentence says what happened, the rest mostly what a programmer could do about it.
+    short = re.split(r"(?<=[.!?])\s(?=[A-Z])", text, maxsplit=1)[0][:300].rstrip(".!?")
+    return LoadError(f"{uri} could not be loaded: {short or type(error).__name__}.")

@@ -59,10 +59,21 @@ def read_config(settings: ModelSettings) -> dict[str, Any] | None:
     """
     if _scheme(settings.storage_uri) == "hf":
         path = download_hub_config(settings)
-    else:
-        path = fetch(settings).folder / "config.json"
-    if path is None or not path.is_file():
-        return None
+        return None if path is None else _read_object(path)
+    return local_config(fetch(settings))
+
+
+def local_config(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """The config.json of a model on this machine; None for GGUF, where one in the folder may be another model's.
+
+    Raises:
+        LoadError: the file is not JSON.
+    """
+    path = checkpoint.folder / "config.json"
+    return _read_object(path) if checkpoint.gguf_file is None and path.is_file() else None
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
@@ -94,7 +105,7 @@ def _checkpoint(path: Path, wanted: str | None) -> Checkpoint:
         return Checkpoint(path.parent, path.name)
     found = sorted(file.name for file in path.glob("*.gguf"))
     if wanted is not None:
-        if wanted not in found:
+        if not (path / wanted).is_file():
             raise LoadError(f"GGUF_FILE: {wanted} is not in {path}; it holds {', '.join(found) or 'no .gguf file'}.")
         return Checkpoint(path, wanted)
     if (path / "config.json").is_file() and not _only_gguf_weights(path):
@@ -107,4 +118,4 @@ def _checkpoint(path: Path, wanted: str | None) -> Checkpoint:
 
 
 def _only_gguf_weights(path: Path) -> bool:
-    return not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")) and any(path.glob("*.gguf"))
+    return not any(path.glob("*.safetensors")) and not any(path.glob("pytorch_model*.bin")) and any(path.glob("*.gguf"))

@@ -135,7 +135,7 @@ def test_two_different_revisions_are_refused_unasked(hub: FakeHub) -> None:
 def test_a_private_model_needs_the_right_token(hub: FakeHub, model: Path) -> None:
     hub.add("owner/private", model, token=TOKEN)
     assert fetch(_settings("hf://owner/private", hf_token=SecretStr(TOKEN))).folder.is_dir()
-    assert "set HF_TOKEN" in _refusal(_settings("hf://owner/private", cache_dir="/nowhere"))
+    assert "set HF_TOKEN" in _refusal(_settings("hf://owner/private"))
     hub.repos["owner/private"].token = "another"
     assert "owner/private" in _refusal(_settings("hf://owner/private", hf_token=SecretStr(TOKEN)))
 
@@ -179,7 +179,7 @@ def test_a_model_in_the_cache_is_served_while_the_hub_is_down(
     with caplog.at_level(logging.WARNING, "loading"):
         assert fetch(_settings("hf://owner/model")) == first
     assert "owner/model: the hub cannot be reached" in caplog.text
-    assert "status" in _refusal(_settings("hf://owner/other")) or status == 0
+    assert "owner/other" in _refusal(_settings("hf://owner/other"))
 
 
 def test_a_cache_without_the_weights_is_not_served(hub: FakeHub, model: Path) -> None:

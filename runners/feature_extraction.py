@@ -1,0 +1,154 @@
+"""Feature extraction: a vector for each token of a text, or one for the text."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import AutoModel, AutoModelForTextEncoding
+
+from batching.rows import Row
+from errors import InvalidRequest
+from loading import LoadError
+from loading.pretrained import Pretrained, load_pretrained
+from loading.sentence_transformers import SentenceEmbedding, read_sentence_embedding
+from loading.storage import fetch, local_config
+from runners.base import Job
+from runners.encoder import EncoderRunner, Encoding
+from runners.parameters import Parameters
+from settings import Pooling
+
+logger = logging.getLogger(__name__)
+
+#: Encoder-decoder families whose embedding models leave out the decoder, which AutoModel would then miss.
+_SAVED_WITHOUT_DECODER = frozenset({"t5", "mt5", "umt5"})
+
+#: From one text's token vectors (tokens, hidden) to its own (hidden,).
+_POOL: Mapping[Pooling, Callable[[torch.Tensor], torch.Tensor]] = {
+    "mean": lambda tokens: tokens.mean(0),
+    "cls": lambda tokens: tokens[0],
+    "max": lambda tokens: tokens.amax(0),
+    "last_token": lambda tokens: tokens[-1],
+}
+
+
+class FeatureExtractionParameters(Parameters):
+    """Unset, `pooling` and `normalize` are the operator's, else the model's; `normalize` needs a pooling."""
+
+    pooling: Pooling | None = None
+    normalize: bool | None = None
+    truncation: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    pooled: bool
+    normalize: bool
+
+
+class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Context, npt.NDArray[np.float32]]):
+    """The answer is a float32 array: (1, tokens, hidden) for tokens, (hidden,) for a text."""
+
+    parameters_type = FeatureExtractionParameters
+    auto_class: ClassVar[Any] = AutoModel
+    example = "A first text."
+
+    embedding: SentenceEmbedding
+    #: What a request gets that asks for nothing.
+    pooling: Pooling
+    normalize: bool
+
+    def load(self) -> None:
+        self.checkpoint = fetch(self.settings)
+        self.embedding = read_sentence_embedding(self.checkpoint.folder)
+        self._choose_defaults()
+        loaded = load_pretrained(self._auto_class(), self.checkpoint, self.settings)
+        self.pretrained = _encoder_alone(loaded, self.embedding.max_length)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {"truncation": self.settings.truncation}
+
+    def prepare(self, instance: Any, parameters: FeatureExtractionParameters) -> Job[Encoding, _Context]:
+        if not isinstance(instance, str):
+            raise InvalidRequest("must be a string")
+        pooling = parameters.pooling or self.pooling
+        pooled = pooling != "none"
+        if parameters.normalize and not pooled:
+            raise InvalidRequest(
+                "parameters.normalize: the vectors of tokens are not normalized; set parameters.pooling to mean, cls, "
+                "max or last_token"
+            )
+        # A prompt belongs to the embedding of a text as the model was trained for it, not to its tokens.
+        text = self.embedding.prompt + instance if pooled else instance
+        encoding: Encoding = dict(
+            self.pretrained.tokenizer(
+                text.lower() if self.embedding.lower_case else text,
+                truncation=parameters.truncation,
+                max_length=self.pretrained.max_length,
+            )
+        )
+        self.check_length(encoding)
+        normalize = self.normalize if parameters.normalize is None else parameters.normalize
+        row = Row(encoding, len(encoding["input_ids"]), key=pooling)
+        return Job([row], _Context(pooled, normalize and pooled))
+
+    def forward(self, rows: Sequence[Row[Encoding]]) -> Sequence[npt.NDArray[np.float32]]:
+        # The first output is the hidden state of the last layer, whatever it is called.
+        states = self.run_model(rows)[0].float()
+        tokens = [states[number, : row.length] for number, row in enumerate(rows)]
+        pooling = rows[0].key
+        if pooling == "none":
+            # Copies, because a slice would keep the states of the whole batch alive.
+            return [part.cpu().numpy().copy() for part in tokens]
+        pool = _POOL[pooling]  # type: ignore[index]  # the key is what `prepare` put there
+        return list(torch.stack([pool(part) for part in tokens]).cpu().numpy())
+
+    def finish(self, job: Job[Encoding, _Context], outputs: Sequence[npt.NDArray[np.float32]]) -> Any:
+        (vector,) = outputs
+        if not job.context.pooled:
+            return vector[np.newaxis]
+        if job.context.normalize:
+            return vector / max(float(np.linalg.norm(vector)), 1e-12)
+        return vector
+
+    def _choose_defaults(self) -> None:
+        """The operator's choice, else that of the model's files, else vectors of tokens.
+
+        Raises:
+            LoadError: the files ask for what is not computed here; another vector in its place would look right and
+                be wrong, so only an explicit POOLING gives one.
+        """
+        if self.embedding.unsupported is not None:
+            uri, what = self.settings.storage_uri, self.embedding.unsupported
+            if self.settings.pooling is None:
+                raise LoadError(
+                    f"{uri} makes its sentence embeddings with {what}, which is not computed here; choose another "
+                    "model, or set POOLING (none, mean, cls, max or last_token) for embeddings without it."
+                )
+            logger.warning("%s: POOLING is set, so its embeddings leave out %s.", uri, what)
+        self.pooling = self.settings.pooling or self.embedding.pooling or "none"
+        self.normalize = self.embedding.normalize if self.settings.normalize is None else self.settings.normalize
+        if self.settings.normalize and self.pooling == "none":
+            logger.warning("NORMALIZE has no effect on requests without pooling; set POOLING for one vector a text.")
+
+    def _auto_class(self) -> Any:
+        config = local_config(self.checkpoint) or {}
+        return AutoModelForTextEncoding if config.get("model_type") in _SAVED_WITHOUT_DECODER else self.auto_class
+
+
+def _encoder_alone(loaded: Pretrained, max_length: int | None) -> Pretrained:
+    """The part of a model that reads, with the shorter of the two maximal lengths."""
+    model = loaded.model
+    if model.config.is_encoder_decoder:
+        model = model.get_encoder()
+    if hasattr(model.config, "use_cache"):
+        # A decoder would keep keys and values for a continuation that never comes.
+        model.config.use_cache = False
+    limits = [limit for limit in (loaded.max_length, max_length) if limit is not None]
+    return replace(loaded, model=model, max_length=min(limits, default=None))

@@ -1,0 +1,101 @@
+"""Promise: a storage URI leads to one model on this machine, or to one sentence that says what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loading import LoadError
+from loading.storage import Checkpoint, fetch, read_config
+from settings import ModelSettings
+
+
+def _fetch(uri: object, **settings: Any) -> Checkpoint:
+    return fetch(ModelSettings(storage_uri=str(uri), **settings))
+
+
+def _folder(folder: Path, *files: str) -> Path:
+    folder.mkdir()
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("{}")
+    return folder
+
+
+def test_a_folder_is_named_by_path_by_file_uri_and_relative_to_home_and_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _folder(tmp_path / "my model", "config.json", "model.safetensors")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    quoted = str(folder).replace(" ", "%20")
+    for uri in (folder, f"{folder}/", f"file://{quoted}", "~/my model", "my model", "./my model"):
+        assert _fetch(uri) == Checkpoint(folder)
+
+
+def test_a_gguf_file_is_named_itself_or_by_its_folder(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "model", "a.gguf")
+    for uri in (folder, folder / "a.gguf", f"file://{folder}/a.gguf"):
+        assert _fetch(uri) == Checkpoint(folder, "a.gguf")
+
+
+def test_one_of_several_gguf_files_is_named_by_gguf_file(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "model", "b.gguf", "a.gguf", "q4/c.gguf")
+    assert _fetch(folder, gguf_file="b.gguf") == Checkpoint(folder, "b.gguf")
+    assert _fetch(folder, gguf_file="q4/c.gguf") == Checkpoint(folder, "q4/c.gguf")
+    with pytest.raises(LoadError, match=r"choose one with GGUF_FILE: a\.gguf, b\.gguf"):
+        _fetch(folder)
+    with pytest.raises(LoadError, match=r"GGUF_FILE: d\.gguf is not in .*; it holds a\.gguf, b\.gguf"):
+        _fetch(folder, gguf_file="d.gguf")
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin", "pytorch_model-00001-of-00002.bin"])
+def test_gguf_beside_other_weights_is_loaded_only_if_named(tmp_path: Path, weights: str) -> None:
+    folder = _folder(tmp_path / "model", "config.json", weights, "a.gguf", "b.gguf")
+    assert _fetch(folder) == Checkpoint(folder)
+    assert _fetch(folder, gguf_file="a.gguf") == Checkpoint(folder, "a.gguf")
+
+
+def test_gguf_beside_a_config_and_no_weights_is_loaded(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "model", "config.json", "training_args.bin", "a.gguf")
+    assert _fetch(folder) == Checkpoint(folder, "a.gguf")
+
+
+@pytest.mark.parametrize(
+    ("uri", "named"),
+    [
+        ("missing", "missing does not exist; give a model folder, or hf://owner/model"),
+        ("file:///missing", "/missing does not exist"),
+        ("readme.txt", "readme.txt is neither a model folder nor a .gguf file"),
+        ("empty", "holds no config.json and no .gguf file"),
+        ("s3://bucket/model", "'s3://' is not a known storage scheme; known are a local path, file://, hf://"),
+        ("HF://owner/model", "'HF://' is not a known storage scheme"),
+    ],
+)
+def test_what_is_no_model_is_refused_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, named: str
+) -> None:
+    _folder(tmp_path / "empty")
+    (tmp_path / "readme.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LoadError) as refused:
+        _fetch(uri)
+    assert named in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_config_is_read_without_the_weights(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "model", "config.json")
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    assert read_config(ModelSettings(storage_uri=str(folder))) == {"model_type": "bert"}
+    (folder / "a.gguf").touch()
+    assert read_config(ModelSettings(storage_uri=str(folder / "a.gguf"))) is None
+
+
+def test_a_damaged_config_is_said_to_be_so(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "model", "config.json")
+    (folder / "config.json").write_bytes(b'{"model_type": "b')
+    with pytest.raises(LoadError, match=r"config\.json is not valid JSON"):
+        read_config(ModelSettings(storage_uri=str(folder)))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import AutoModelForSequenceClassification
 
@@ -72,7 +73,7 @@ class TextClassificationRunner(EncoderRunner[TextClassificationParameters, _Cont
     def finish(self, job: Job[Encoding, _Context], outputs: Sequence[npt.NDArray[np.float32]]) -> Any:
         scores = _apply(job.context.function, outputs[0])
         order = np.argsort(-scores, kind="stable")[: job.context.top_k]
-        labels = self.pretrained.model.config.id2label
+        labels: Any = self.pretrained.model.config.id2label
         return [{"label": labels[int(i)], "score": float(scores[i])} for i in order]
 
     def _default_function(self) -> Literal["sigmoid", "softmax", "none"]:
@@ -97,9 +98,9 @@ def _parse(instance: Any) -> TextPair:
 
 
 def _apply(function: str, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    if function == "none":
-        return logits
+    values = torch.from_numpy(logits)
     if function == "sigmoid":
-        return 1.0 / (1.0 + np.exp(-logits))
-    shifted = np.exp(logits - logits.max())
-    return shifted / shifted.sum()
+        values = values.sigmoid()
+    elif function == "softmax":
+        values = values.softmax(-1)
+    return values.numpy()

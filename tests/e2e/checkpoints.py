@@ -56,10 +56,17 @@ def feature_extraction(folder: Path) -> Path:
     save(folder, BertModel, bert_config(tokenizer), tokenizer)
     modules = ["Transformer", "Pooling", "Normalize"]
     (folder / "modules.json").write_text(
-        json.dumps([
-            {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": f"sentence_transformers.models.{kind}"}
-            for i, kind in enumerate(modules)
-        ])
+        json.dumps(
+            [
+                {
+                    "idx": i,
+                    "name": f"{i}",
+                    "path": f"{i}_{kind}" if i else "",
+                    "type": f"sentence_transformers.models.{kind}",
+                }
+                for i, kind in enumerate(modules)
+            ]
+        )
     )
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(
@@ -82,7 +89,7 @@ def text2text_generation(folder: Path) -> Path:
     """An encoder-decoder."""
     tokenizer = byte_level_tokenizer()
     tokenizer.add_special_tokens({"pad_token": "<pad>"})
-    config = T5Config(
+    config = T5Config(  # type: ignore[call-arg]
         vocab_size=len(tokenizer), d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, initializer_factor=5.0,
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
         decoder_start_token_id=tokenizer.pad_token_id,
@@ -106,19 +113,21 @@ def write_all(folder: Path) -> Path:
     documents = []
     for task, make in CHECKPOINTS.items():
         make(folder / task)
-        documents.append({
-            "apiVersion": "serving.kserve.io/v1beta1",
-            "kind": "InferenceService",
-            "metadata": {"name": task},
-            "spec": {
-                "predictor": {
-                    "huggingface": {
-                        "storageUri": str(folder / task),
-                        "env": [{"name": "TASK", "value": task}],
+        documents.append(
+            {
+                "apiVersion": "serving.kserve.io/v1beta1",
+                "kind": "InferenceService",
+                "metadata": {"name": task},
+                "spec": {
+                    "predictor": {
+                        "huggingface": {
+                            "storageUri": str(folder / task),
+                            "env": [{"name": "TASK", "value": task}],
+                        }
                     }
-                }
-            },
-        })
+                },
+            }
+        )
     config = folder / "seven.yaml"
     config.write_text(yaml.safe_dump_all(documents))
     return config

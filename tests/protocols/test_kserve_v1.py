@@ -42,7 +42,7 @@ class ScriptedClient(RunnerClient):
             case "full":
                 raise Overloaded("too much", retry_after=3)
             case "never":
-                future.add_done_callback(lambda done: done.cancelled() and self.cancelled.append(instance))
+                future.add_done_callback(lambda done: self.cancelled.extend([instance] * done.cancelled()))
             case "array":
                 future.set_result(np.array([[0.5, 1.5]], dtype=np.float32))
             case _:
@@ -68,7 +68,7 @@ def http(x: ScriptedClient) -> Iterator[TestClient]:
             "broken": ScriptedClient("broken", ModelState("failed", "no such file")),
         }
     )
-    settings = ServerSettings(max_body_size=10_000, max_instances=5, request_timeout=0.05)
+    settings = ServerSettings(MAX_BODY_SIZE=10_000, MAX_INSTANCES=5, REQUEST_TIMEOUT=0.05)
     with TestClient(create_app(models, settings, nothing), raise_server_exceptions=False) as client:
         yield client
 

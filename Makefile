@@ -1,0 +1,84 @@
+# The commands of this project; `make` alone lists them.
+
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+PORT   ?= 3000
+VENV   ?= .venv
+PYTEST ?= $(VENV)/bin/pytest -n 2
+RUFF   ?= $(VENV)/bin/ruff
+MYPY   ?= $(VENV)/bin/mypy
+
+SHELL  := bash
+export BENTOML_DO_NOT_TRACK := True
+
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+# pip's output, without the lines of small files.
+INSTALL = set -o pipefail; $(PIP) install -r $(1) | { grep --line-buffered -oE '(Downloading|Using cached) .*[MG]B\)|Installing collected' || true; }
+
+.PHONY: help serve models test lint types format lock build clean
+.DEFAULT_GOAL := help
+
+help:    ## List these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+serve: $(VENV)/runtime  ## Serve two demo models on port 3000 (PORT=…); next, any other: STORAGE_URI=hf://owner/model TASK=…
+	$(VENV)/bin/bentoml serve service:HuggingFaceRuntime --port $(PORT)
+
+# Unless the caller names a model, the demo models.
+ifeq ($(STORAGE_URI)$(RUNTIME_CONFIG),)
+serve: export RUNTIME_CONFIG := configs/quickstart.yaml
+serve: models
+endif
+
+models: $(VENV)/python  ## Fetch the demo models (180 MB) into .models
+	@$(VENV)/bin/python tools/fetch_models.py
+
+test: lint types $(VENV)/dev  ## Run every check: lint, types and tests (PYTEST='…' to choose)
+	$(PYTEST)
+
+lint: $(VENV)/dev  ## Check style
+	$(RUFF) check
+	$(RUFF) format --check
+
+types: $(VENV)/dev  ## Check types
+	$(MYPY) .
+
+format: $(VENV)/dev  ## Format the code and fix what can be fixed
+	$(RUFF) check --fix
+	$(RUFF) format
+
+build: $(VENV)/runtime  ## Build the Bento
+	$(VENV)/bin/bentoml build
+
+lock: $(VENV)/python  ## Pin requirements*.in again; pins that still fit stay (UPGRADE=--upgrade moves them)
+	$(PIP) install --quiet pip-tools==7.6.2
+	@# torch as the index names it, without a local build's suffix or the CUDA packages of one platform.
+	@set -euo pipefail; for name in requirements requirements-dev; do \
+	  echo "Resolving $$name.in"; \
+	  $(VENV)/bin/pip-compile --quiet --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-options \
+	    --no-emit-index-url --no-emit-find-links $(UPGRADE) --output-file $$name.txt $$name.in; \
+	  { echo "# Written by 'make lock' from $$name.in."; \
+	    grep -vE '^(#|$$|cuda-|triton|nvidia-[^m])' $$name.txt | sed 's/+cpu$$//'; } > $$name.tmp; \
+	  mv $$name.tmp $$name.txt; \
+	done
+
+clean:   ## Remove the virtual environment, the demo models and all caches
+	rm -rf $(VENV) .models .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# Empty files in the virtual environment say what is installed there.
+$(VENV)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Error: Python 3.11 or newer is needed; name one with PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/runtime: requirements.txt | $(VENV)/python
+	@echo "Installing the server's packages into $(VENV); PyTorch is the large one"
+	@$(call INSTALL,requirements.txt)
+	@touch $@
+
+$(VENV)/dev: requirements-dev.txt $(VENV)/runtime
+	@echo "Installing the packages for checks into $(VENV)"
+	@$(call INSTALL,requirements-dev.txt)
+	@touch $@

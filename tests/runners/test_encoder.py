@@ -1,0 +1,41 @@
+"""Promise: company changes no answer, not even of models that read padding as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from transformers import BertForSequenceClassification, FNetConfig, FNetForSequenceClassification
+
+from batching.rows import Row
+from runners.base import Item
+from runners.text_classification import TextClassificationRunner
+from settings import ModelSettings
+from tests.tiny import CORPUS, bert_config, save, wordpiece_tokenizer
+
+
+def _warm(folder: Path) -> TextClassificationRunner:
+    runner = TextClassificationRunner(ModelSettings(storage_uri=str(folder), task="text-classification"))
+    runner.load()
+    runner.warm_up()
+    return runner
+
+
+def test_a_model_that_reads_padding_is_found_at_warm_up_and_gets_texts_of_one_length(tmp_path: Path) -> None:
+    tokenizer = wordpiece_tokenizer()
+    config = FNetConfig(  # type: ignore[call-arg]
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, intermediate_size=64,
+        max_position_embeddings=64, pad_token_id=tokenizer.pad_token_id, initializer_range=0.5, num_labels=4,
+    )  # fmt: skip
+    runner = _warm(save(tmp_path, FNetForSequenceClassification, config, tokenizer))
+    together = runner.predict([Item(text, {"top_k": None}) for text in CORPUS])
+    for text, answer in zip(CORPUS, together, strict=True):
+        (alone,) = runner.predict([Item(text, {"top_k": None})])
+        assert [entry["score"] for entry in answer] == pytest.approx([entry["score"] for entry in alone], abs=1e-5)
+
+
+def test_any_other_model_gets_texts_of_all_lengths(tmp_path: Path) -> None:
+    tokenizer = wordpiece_tokenizer()
+    runner = _warm(save(tmp_path, BertForSequenceClassification, bert_config(tokenizer), tokenizer))
+    rows: list[Row[dict[str, list[int]]]] = [row for text in CORPUS for row in runner.prepare_item(Item(text)).rows]
+    assert {row.key for row in rows} == {None}

@@ -1,0 +1,1 @@
+"""Helpers for the command line; the server imports none of them."""

@@ -1,0 +1,103 @@
+"""Text to text: summaries, translations and other answers of encoder-decoder models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
+
+from errors import InvalidRequest
+from runners.base import Job
+from runners.generation import GenerationParameters, GenerationRunner
+from runners.prompt import Prompt, Sequences
+
+
+class Text2TextGenerationParameters(GenerationParameters):
+    """`prefix` stands before the text; `src_lang` and `tgt_lang` are codes of the model, its own choice if unset."""
+
+    prefix: str | None = None
+    src_lang: str | None = None
+    tgt_lang: str | None = None
+
+
+class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, None]):
+    """The answer is a list of `{"generated_text": str}`, one for each sequence."""
+
+    parameters_type = Text2TextGenerationParameters
+    auto_class: ClassVar[Any] = AutoModelForSeq2SeqLM
+
+    def load(self) -> None:
+        super().load()
+        self._languages = _languages(self.pretrained.tokenizer)
+        self._own_src_lang = getattr(self.pretrained.tokenizer, "src_lang", None)
+
+    def prepare(self, instance: Any, parameters: Text2TextGenerationParameters) -> Job[Prompt, None]:
+        if not isinstance(instance, str):
+            raise InvalidRequest("must be a string")
+        target = self._language(parameters.tgt_lang, "tgt_lang")
+        input_ids = self._tokens((parameters.prefix or "") + instance, parameters)
+        wanted = self.wanted_tokens(parameters, 1, "the decoder's start")
+        room = _decoder_positions(self.pretrained.model.config, wanted + 1) - 1
+        row = self.row(input_ids, min(wanted, room), parameters, forced_bos_token_id=target)
+        return Job([row], None)
+
+    def finish(self, job: Job[Prompt, None], outputs: Sequence[Sequences]) -> Any:
+        return [{"generated_text": text} for text in self.texts(job, outputs)]
+
+    def _tokens(self, text: str, parameters: Text2TextGenerationParameters) -> list[int]:
+        tokenizer: Any = self.pretrained.tokenizer
+        limit = self.pretrained.max_length
+        self._language(parameters.src_lang, "src_lang")
+        source = parameters.src_lang or self._own_src_lang
+        if self._languages and tokenizer.src_lang != source:  # the item before may have left another one behind
+            tokenizer.src_lang = source
+        cut = parameters.truncation and limit is not None
+        # Not verbose: it would warn of the length, which is checked here.
+        input_ids: list[int] = tokenizer(text, truncation=cut, max_length=limit, verbose=False)["input_ids"]
+        if not input_ids:
+            raise InvalidRequest("the text is empty: it has no token for the model to read")
+        if limit is not None and len(input_ids) > limit:
+            raise InvalidRequest(
+                f"the text has {len(input_ids)} tokens and the model reads {limit}: shorten it, or set "
+                "parameters.truncation to true"
+            )
+        return input_ids
+
+    def _language(self, code: str | None, name: str) -> int | None:
+        """The token of a language.
+
+        Raises:
+            InvalidRequest: the model knows no languages by name, or not this one.
+        """
+        if code is None:
+            return None
+        if not self._languages:
+            raise InvalidRequest(f"parameters.{name}: this model has no language codes")
+        if code not in self._languages:
+            some = ", ".join(sorted(self._languages)[:5])
+            raise InvalidRequest(
+                f"parameters.{name}: '{code[:40]}' is none of the model's {len(self._languages)} languages, "
+                f"which are {some}{' and others' * (len(self._languages) > 5)}"
+            )
+        return self._languages[code]
+
+
+def _languages(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Language codes and their tokens; none if the tokenizer marks no language."""
+    if not isinstance(getattr(type(tokenizer), "src_lang", None), property):
+        return {}
+    of_m2m100: dict[str, str] = getattr(tokenizer, "lang_code_to_token", {})
+    of_mbart: dict[str, int] = getattr(tokenizer, "lang_code_to_id", {})
+    of_nllb: list[str] = getattr(tokenizer, "extra_special_tokens", [])
+    tokens = of_m2m100 or {code: code for code in of_mbart or of_nllb}
+    ids = {code: tokenizer.convert_tokens_to_ids(token) for code, token in tokens.items()}
+    return {code: i for code, i in ids.items() if isinstance(i, int) and i != tokenizer.unk_token_id}
+
+
+def _decoder_positions(config: Any, otherwise: int) -> int:
+    """Tokens that the decoder can read, its start included."""
+    for name in ("max_decoder_position_embeddings", "max_position_embeddings"):
+        if isinstance(positions := getattr(config, name, None), int) and positions > 1:
+            return positions
+    return otherwise

@@ -104,13 +104,15 @@ async def _announce(models: tuple[ModelSettings, ...], clients: Mapping[str, Run
             logger.error("%s is not served: %s", model.name, state.reason)
 
 
-#: A Bento is built before its model is known: this keeps the place of the runner that it will be served by.
-_TO_BE_CONFIGURED = ModelSettings(storage_uri="/model", task="text-generation")
+def _models_or_a_place_for_one(settings: Settings) -> tuple[ModelSettings, ...]:
+    """A Bento is built before its model is known; its runner must have a place in it all the same."""
+    return settings.models or (ModelSettings(storage_uri="/model", task="text-generation"),)
+
 
 _SETTINGS = _configured()
 _RUNNERS = {
     model.name: runner_service(model, number)
-    for number, model in enumerate(_SETTINGS.models or (_TO_BE_CONFIGURED,), start=1)
+    for number, model in enumerate(_models_or_a_place_for_one(_SETTINGS), start=1)
 }
 
 HuggingFaceRuntime = _entry_service(_SETTINGS, _RUNNERS)

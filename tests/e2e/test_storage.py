@@ -1,0 +1,49 @@
+"""Promises about where models come from: the hub with a token, offline from the cache, and one that is broken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import requests
+
+from tests.e2e.checkpoints import text_classification
+from tests.e2e.server import Server, serving
+from tests.loading import fake_hub
+
+TOKEN = "hf_only_the_hub_may_see_this"
+
+
+def test_a_private_model_of_the_hub_is_served_without_task_or_token_in_sight_and_then_without_the_hub(
+    tmp_path: Path,
+) -> None:
+    folder = text_classification(tmp_path / "model")
+    environment = {"STORAGE_URI": "hf://owner/private", "TRANSFORMERS_CACHE": str(tmp_path / "cache")}
+    body = {"instances": ["Hello world"]}
+    with fake_hub.serving() as hub:
+        hub.add("owner/private", folder, token=TOKEN)
+        with serving(HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0", HF_TOKEN=TOKEN, **environment) as server:
+            online = requests.post(f"{server.url}/v1/models/model:predict", json=body, timeout=60).json()
+            assert TOKEN not in "\n".join(server.log)
+        asked = len(hub.requests)
+        assert asked > 0
+        with serving(HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="1", **environment) as server:
+            offline = requests.post(f"{server.url}/v1/models/model:predict", json=body, timeout=60).json()
+        assert len(hub.requests) == asked
+    assert online == offline
+    assert "predictions" in online
+
+
+def test_a_model_that_cannot_be_loaded_is_not_ready_and_says_why_without_a_stack_trace(tmp_path: Path) -> None:
+    weights = text_classification(tmp_path) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    server = Server({"STORAGE_URI": str(tmp_path)})
+    try:
+        server.wait_for("is not served")
+        assert requests.get(f"{server.url}/livez", timeout=5).status_code == 200
+        assert requests.get(f"{server.url}/readyz", timeout=5).status_code == 503
+        refused = requests.post(f"{server.url}/v1/models/model:predict", json={"instances": ["a"]}, timeout=5)
+        assert refused.status_code == 503
+        assert "damaged" in refused.json()["error"]
+        assert not [line for line in server.log if "Traceback" in line]
+    finally:
+        server.stop()

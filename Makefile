@@ -14,7 +14,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 # pip's output, without the lines of small files.
 INSTALL = set -o pipefail; $(PIP) install -r $(1) | { grep --line-buffered -oE '(Downloading|Using cached) .*[MG]B\)|Installing collected' || true; }
 
-.PHONY: help serve models test lint types format lock build clean
+.PHONY: help serve models demo test lint types format lock build clean
 .DEFAULT_GOAL := help
 
 help:    ## List these commands
@@ -31,6 +31,9 @@ endif
 
 models: $(VENV)/python  ## Fetch the demo models (180 MB) into .models
 	@$(VENV)/bin/python tools/fetch_models.py
+
+demo: models $(VENV)/runtime  ## Train five small models beside them, for configs/demo.yaml: all seven tasks (minutes)
+	@OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m tools.train_demo_models
 
 test: lint types $(VENV)/dev  ## Run every check: lint, types and tests (PYTEST='…' to choose)
 	$(PYTEST)

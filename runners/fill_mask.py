@@ -28,7 +28,7 @@ class FillMaskParameters(Parameters):
     """`top_k` is capped at the vocabulary; `targets`, one word or several, restricts the answer to them."""
 
     top_k: int = Field(5, ge=1)
-    targets: Annotated[list[str] | None, BeforeValidator(_as_list), Field(min_length=1)] = None
+    targets: Annotated[Annotated[list[str], Field(min_length=1)] | None, BeforeValidator(_as_list)] = None
     truncation: bool = False
 
 

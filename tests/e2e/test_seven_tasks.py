@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 import requests
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
+from runners.registry import create_runner
+from settings import ModelSettings
 from tests.e2e.checkpoints import CHECKPOINTS, write_all
 from tests.e2e.server import Server, serving
 from tests.tiny import CORPUS
@@ -134,3 +138,39 @@ def test_a_mistake_is_a_400_that_names_it(server: Server, task: str, body: Any, 
     response = requests.post(f"{server.url}/v1/models/{task}:predict", json=body, timeout=60)
     assert response.status_code == 400
     assert named in response.json()["error"]
+
+
+NUMBERS = [None, True, False, -1, 0, 1, 2, 20, 64, 10**6, 10**20, 0.5, 1.5, 1e308]
+OTHERS = ["", "a", "mean", "max", "simple", [], ["a"], ["film", ""], {}, {"a": 1}, [[]], "\0", "[MASK]"]
+TEXTS = st.sampled_from(
+    [
+        *("", " ", "hello", "the " * 30, "the " * 90, "🙂", "東京 Tokyo", "\u202e\u0301", "\0", "[PAD]"),
+        *("[CLS] a [SEP]", "<|endoftext|>", "a [MASK]", "[MASK] [MASK]"),
+    ]
+)
+INSTANCES: st.SearchStrategy[Any] = (
+    TEXTS
+    | st.fixed_dictionaries({"question": TEXTS, "context": TEXTS})
+    | st.fixed_dictionaries({"text": TEXTS, "text_pair": TEXTS})
+    | st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "x"]), "content": TEXTS}), max_size=2)
+    | st.sampled_from([None, 1, 1.5, True, [], {}, [[["a"]]]])
+)
+
+
+@st.composite
+def _requests(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    task: Any = draw(st.sampled_from(list(CHECKPOINTS)))
+    known = list(create_runner(ModelSettings(storage_uri="", task=task)).parameters_type.model_fields)
+    parameters = draw(
+        st.dictionaries(st.sampled_from([*known, "unknown"]), st.sampled_from(NUMBERS + OTHERS), max_size=3)
+    )
+    return task, {"instances": draw(st.lists(INSTANCES, min_size=1, max_size=3)), "parameters": parameters}
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(_requests())
+def test_no_request_is_ever_the_servers_fault(server: Server, request_body: tuple[str, dict[str, Any]]) -> None:
+    task, body = request_body
+    response = requests.post(f"{server.url}/v1/models/{task}:predict", json=body, timeout=60)
+    assert response.status_code in (200, 400), f"{task} {body}: {response.text}"
+    assert "predictions" in response.json() or response.json()["error"]

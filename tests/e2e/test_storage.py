@@ -17,16 +17,18 @@ def test_a_private_model_of_the_hub_is_served_without_task_or_token_in_sight_and
     tmp_path: Path,
 ) -> None:
     folder = text_classification(tmp_path / "model")
-    environment = {"STORAGE_URI": "hf://owner/private", "TRANSFORMERS_CACHE": str(tmp_path / "cache")}
+    uri, cache = "hf://owner/private", str(tmp_path / "cache")
     body = {"instances": ["Hello world"]}
     with fake_hub.serving() as hub:
         hub.add("owner/private", folder, token=TOKEN)
-        with serving(HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0", HF_TOKEN=TOKEN, **environment) as server:
+        with serving(
+            STORAGE_URI=uri, TRANSFORMERS_CACHE=cache, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0", HF_TOKEN=TOKEN
+        ) as server:
             online = requests.post(f"{server.url}/v1/models/model:predict", json=body, timeout=60).json()
             assert TOKEN not in "\n".join(server.log)
         asked = len(hub.requests)
         assert asked > 0
-        with serving(HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="1", **environment) as server:
+        with serving(STORAGE_URI=uri, TRANSFORMERS_CACHE=cache, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="1") as server:
             offline = requests.post(f"{server.url}/v1/models/model:predict", json=body, timeout=60).json()
         assert len(hub.requests) == asked
     assert online == offline

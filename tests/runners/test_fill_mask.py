@@ -183,3 +183,8 @@ def test_a_wrong_instance_or_parameter_is_refused_by_name_and_harms_no_neighbour
     assert isinstance(wrong, InvalidRequest)
     assert named in wrong.message
     assert len(right) == 5
+
+
+def test_targets_of_null_are_no_targets(folder: Path) -> None:
+    unset, null = _runner(folder).predict([Item(TEXTS[0]), Item(TEXTS[0], {"targets": None})])
+    assert null == unset

@@ -37,14 +37,19 @@ async def serve_connection(websocket: WebSocket, host: ItemHost) -> None:
     running: dict[int, asyncio.Future[Any]] = {}
     helpers = [asyncio.create_task(outbox.run()), asyncio.create_task(_tell_states(host, outbox))]
     try:
+        given_up = False
         while True:
             for message in decode_to_runner(await websocket.receive_bytes()):
                 match message:
                     case Submit():
+                        if given_up:
+                            # What was cancelled leaves the queue in a callback: before it counts against newcomers.
+                            await asyncio.sleep(0)
+                            given_up = False
                         _start(message, host, running, outbox)
                     case Cancel():
                         if (future := running.get(message.id)) is not None:
-                            future.cancel()
+                            given_up = future.cancel() or given_up
     except WebSocketDisconnect:
         pass
     finally:

@@ -146,6 +146,30 @@ def test_an_item_given_up_by_its_client_is_given_up_by_the_runner(tmp_path: Path
     asyncio.run(scenario())
 
 
+def test_items_given_up_make_room_for_those_sent_right_after_them(tmp_path: Path) -> None:
+    class OneAtATime(ScriptedHost):
+        busy = 0
+
+        def submit(self, instance: Any, parameters: dict[str, Any]) -> asyncio.Future[Any]:
+            if self.busy:
+                raise Overloaded("full", retry_after=1)
+            future = super().submit(instance, parameters)
+            self.busy += 1
+            future.add_done_callback(lambda _: setattr(self, "busy", 0))
+            return future
+
+    async def scenario() -> None:
+        host = OneAtATime()
+        async with _connected(host, tmp_path / "s") as client:
+            first = client.submit({"open": "a"}, {})
+            await host.wait_open("a")
+            first.cancel()
+            await asyncio.sleep(0)  # the cancellation is written, and travels in one frame with what follows
+            assert await client.submit("second", {}) == {"echo": "second"}
+
+    asyncio.run(scenario())
+
+
 def test_a_runner_that_stops_fails_its_items_clearly_and_is_found_again(tmp_path: Path) -> None:
     async def scenario() -> None:
         path = tmp_path / "s"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from loading import LoadError
 from loading.storage import Checkpoint
@@ -82,6 +82,7 @@ def load_pretrained(
             gguf_file=checkpoint.gguf_file,
             trust_remote_code=settings.trust_remote_code,
             **_placement(settings),
+            **_quantization(auto_class, checkpoint, settings),
         )
     except LoadError:
         raise
@@ -117,12 +118,39 @@ def _placement(settings: ModelSettings) -> dict[str, Any]:
     options: dict[str, Any] = {"dtype": _dtype(settings)}
     if settings.device_map is not None:
         options["device_map"] = settings.device_map
-    if settings.load_in_8bit or settings.load_in_4bit:
-        quantization: Any = BitsAndBytesConfig
-        options["quantization_config"] = quantization(
-            load_in_8bit=settings.load_in_8bit, load_in_4bit=settings.load_in_4bit
-        )
     return options
+
+
+def _quantization(auto_class: Any, checkpoint: Checkpoint, settings: ModelSettings) -> dict[str, Any]:
+    """bitsandbytes for the body of the model; its head, small and decisive, keeps its precision."""
+    if not (settings.load_in_8bit or settings.load_in_4bit):
+        return {}
+    # It warns once a layer and forward pass that float32 inputs are cast.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    config_class: Any = BitsAndBytesConfig
+    config = config_class(
+        load_in_8bit=settings.load_in_8bit,
+        load_in_4bit=settings.load_in_4bit,
+        llm_int8_skip_modules=_head(auto_class, checkpoint, settings) or None,
+    )
+    return {"quantization_config": config}
+
+
+def _head(auto_class: Any, checkpoint: Checkpoint, settings: ModelSettings) -> list[str]:
+    """Names of the linear layers behind the base model, found on a model without weights."""
+    config = AutoConfig.from_pretrained(
+        checkpoint.folder, gguf_file=checkpoint.gguf_file, trust_remote_code=settings.trust_remote_code
+    )
+    with torch.device("meta"):
+        model: PreTrainedModel = auto_class.from_config(config, trust_remote_code=settings.trust_remote_code)
+    if model.base_model is model:
+        return []
+    body = f"{model.base_model_prefix}."
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and not name.startswith(body)
+    ]
 
 
 def _dtype(settings: ModelSettings) -> Any:

@@ -41,7 +41,7 @@ class ModelHost:
             return await self._become(ModelState("failed", str(error)))
         except Exception:
             logger.exception("model %s could not be loaded", self._settings.name)
-            return await self._become(ModelState("failed", "it could not be loaded; the server's log has the details"))
+            return await self._become(ModelState("failed", "something unforeseen; the server's log has the details"))
         engine = BatchEngine(runner, max_queue_size=self._settings.max_queue_size, compute=self._compute)
         self._engine = engine
         logger.info("model %s is ready after %.1f s", self._settings.name, monotonic() - started)

@@ -21,6 +21,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     BertForMaskedLM,
+    BertForSequenceClassification,
     BertModel,
     RobertaConfig,
     RobertaForMaskedLM,
@@ -28,7 +29,7 @@ from transformers import (
 
 from loading import LoadError
 from loading.pretrained import Pretrained, load_pretrained
-from loading.storage import fetch
+from loading.storage import Checkpoint, fetch
 from settings import ModelSettings, Task
 from tests.tiny import bert_config, byte_level_tokenizer, save, wordpiece_tokenizer
 
@@ -244,3 +245,20 @@ def _write_gguf(path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+@pytest.mark.parametrize("quantization", ["load_in_8bit", "load_in_4bit"])
+def test_a_quantized_model_is_smaller_and_its_head_keeps_its_precision(tmp_path: Path, quantization: str) -> None:
+    tokenizer = wordpiece_tokenizer()
+    config = bert_config(tokenizer, num_labels=3, hidden_size=128, intermediate_size=256)
+    folder = save(tmp_path, BertForSequenceClassification, config, tokenizer)
+
+    def load(**settings: Any) -> Any:
+        model = ModelSettings(storage_uri=str(folder), task="text-classification", **settings)
+        return load_pretrained(AutoModelForSequenceClassification, Checkpoint(folder), model).model
+
+    plain, quantized = load(), load(**{quantization: True})
+    assert quantized.get_memory_footprint() < 0.7 * plain.get_memory_footprint()
+    assert torch.equal(quantized.classifier.weight, plain.classifier.weight)
+    inputs = tokenizer("I love this movie!", return_tensors="pt")
+    assert torch.isfinite(quantized(**inputs).logits).all()

@@ -20,12 +20,15 @@ CORPUS = [
 
 
 def wordpiece_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
-    """A cased BERT tokenizer trained on CORPUS."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    """A cased BERT tokenizer.
+
+    Its vocabulary was trained on CORPUS once and is kept: the trainer breaks ties differently in every process.
+    """
+    words = (Path(__file__).parent / "wordpiece_vocab.txt").read_text(encoding="utf-8").splitlines()
+    vocabulary = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",

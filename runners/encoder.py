@@ -22,6 +22,9 @@ ParametersT = TypeVar("ParametersT", bound=Parameters)
 ContextT = TypeVar("ContextT")
 OutputT = TypeVar("OutputT")
 
+#: Windows of one text: a stride just below the window's size would have a long text read hundreds of times over.
+MAX_WINDOWS = 4096
+
 #: Tokenizer output of one row: input_ids, attention_mask and, where the model has them, token_type_ids.
 Encoding = dict[str, list[int]]
 

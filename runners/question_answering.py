@@ -20,11 +20,8 @@ from batching.rows import Row
 from errors import InvalidRequest
 from loading import LoadError
 from runners.base import Job
-from runners.encoder import EncoderRunner, Encoding
+from runners.encoder import MAX_WINDOWS, EncoderRunner, Encoding
 from runners.parameters import Parameters, describe
-
-#: Windows of one context: a stride just below the window's size would have it read hundreds of times over.
-_MAX_WINDOWS = 4096
 
 _Indices = npt.NDArray[np.int64]
 _Floats = npt.NDArray[np.float32]
@@ -125,9 +122,9 @@ class QuestionAnsweringRunner(EncoderRunner[QuestionAnsweringParameters, _Contex
         characters = _characters(encoded, context, parameters.align_to_words)
         room, stride = self._window(len(around), len(question), parameters)
         starts = range(0, max(len(context) - stride, 1), room - stride)
-        if len(starts) > _MAX_WINDOWS:
+        if len(starts) > MAX_WINDOWS:
             raise InvalidRequest(
-                f"context: {len(context)} tokens make {len(starts)} windows, at most {_MAX_WINDOWS} are read; "
+                f"context: {len(context)} tokens make {len(starts)} windows, at most {MAX_WINDOWS} are read; "
                 "choose a smaller parameters.doc_stride or a larger parameters.max_seq_len"
             )
         del encoded["offset_mapping"]

@@ -78,8 +78,8 @@ def runner_service(settings: ModelSettings, number: int) -> Any:
     service_class: Any = type("RunnerService", (RunnerService,), members)
     resources = {"gpu": settings.gpus} if settings.gpus else {}
     environment = [
-        # OpenMP's threads spin while they wait; with fewer cores than busy processes that costs up to 8 times the
-        # throughput, where sleeping costs a model of a few milliseconds at most twice its latency.
+        # OpenMP's threads spin while they wait. With one other busy process on two cores that leaves a tenth of the
+        # throughput; sleeping costs about a fifth of it where nothing else runs, and more for models of a millisecond.
         {"name": "OMP_WAIT_POLICY", "value": "PASSIVE"},
         {"name": "TOKENIZERS_PARALLELISM", "value": "false"},
     ]

@@ -21,14 +21,11 @@ from batching.rows import Row
 from errors import InvalidRequest
 from loading import LoadError
 from runners.base import Job
-from runners.encoder import EncoderRunner, Encoding
+from runners.encoder import MAX_WINDOWS, EncoderRunner, Encoding
 from runners.parameters import Parameters
 from settings import AggregationStrategy
 
 Scores = npt.NDArray[np.float32]
-
-#: Windows of one text: a stride just below the window's size would have a long text read hundreds of times over.
-_MAX_WINDOWS = 4096
 
 #: From the scores (tokens, labels) of a word to its own (labels,); "simple" and "none" know no words of many tokens.
 _WORD_SCORES: Mapping[AggregationStrategy, Callable[[Scores], Scores]] = {
@@ -177,10 +174,10 @@ class TokenClassificationRunner(EncoderRunner[TokenClassificationParameters, _Co
         head, tail = range(inside[0]), range(inside[-1] + 1, length)
         room = limit - len(head) - len(tail)
         starts = range(0, len(inside) - stride, room - stride)
-        if len(starts) > _MAX_WINDOWS:
+        if len(starts) > MAX_WINDOWS:
             raise InvalidRequest(
                 f"parameters.stride: {stride} makes {len(starts)} windows of {length} tokens of text, "
-                f"at most {_MAX_WINDOWS} are read; choose a smaller one"
+                f"at most {MAX_WINDOWS} are read; choose a smaller one"
             )
         return [[*head, *inside[start : start + room], *tail] for start in starts]
 

@@ -14,6 +14,7 @@ from typing import Any
 from batching.rows import Row, select_batch
 from errors import InferenceFailed, InvalidRequest, Overloaded, ServingError
 from runners.base import Item, Job, Runner
+from transport.listener import StreamListener
 
 logger = logging.getLogger(__name__)
 
@@ -77,15 +78,18 @@ class BatchEngine:
         self._seconds_per_item = 0.05
         self._finishing: set[asyncio.Task[None]] = set()
 
-    def submit(self, item: Item) -> asyncio.Future[Any]:
+    def submit(self, item: Item, listener: StreamListener | None = None) -> asyncio.Future[Any]:
         """Queue an item.
 
         Returns:
             A future of its answer; cancel it and the item is not computed, or its result is dropped.
 
         Raises:
+            InvalidRequest: there is a listener; answers of one forward pass have no pieces.
             Overloaded: `max_queue_size` items are unfinished already.
         """
+        if listener is not None:
+            raise InvalidRequest("parameters.stream: only tasks that generate text stream, this model does not")
         if self._unfinished >= self._max_queue_size:
             wait = math.ceil(self._unfinished * self._seconds_per_item)
             raise Overloaded(

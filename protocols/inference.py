@@ -84,7 +84,7 @@ async def infer(
         ClientDisconnect: nobody waits for the answer.
     """
     futures: list[asyncio.Future[Any]] = []
-    watcher = asyncio.ensure_future(_until_disconnect(request))
+    watcher = asyncio.ensure_future(until_disconnect(request))
     try:
         for index, instance in enumerate(instances):
             try:
@@ -113,15 +113,16 @@ def _unless_failed(
         return everything.result()
     for index, future in enumerate(futures):
         if future.done() and not future.cancelled() and isinstance(error := future.exception(), ServingError):
-            raise error.located(f"{field}[{index}]") if _concerns_instance(error) else error
+            raise error.located(f"{field}[{index}]") if concerns_instance(error) else error
     return everything.result()
 
 
-def _concerns_instance(error: ServingError) -> bool:
+def concerns_instance(error: ServingError) -> bool:
     """Parameters hold for the whole request, and a busy server for all requests: no instance is to blame there."""
     return error.retry_after is None and not error.message.startswith("parameters.")
 
 
-async def _until_disconnect(request: Request) -> None:
+async def until_disconnect(request: Request) -> None:
+    """Wait until the client has left."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -25,7 +25,11 @@ def read_object(body: bytes) -> dict[str, Any]:
     return document
 
 
+def encode(content: Any) -> bytes:
+    """Compact JSON."""
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+
+
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A response with compact JSON."""
-    body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
-    return Response(body, status, headers, media_type="application/json")
+    return Response(encode(content), status, headers, media_type="application/json")

@@ -5,7 +5,7 @@ Source: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from starlette.convertors import Convertor, register_url_convertor
@@ -13,9 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from errors import InvalidRequest, NotSupported, RequestTooLarge
+from errors import DeadlineExceeded, InvalidRequest, NotSupported, RequestTooLarge, ServingError
 from protocols.inference import Models, infer, read_body
-from protocols.json_body import json_response, read_object
+from protocols.json_body import encode, json_response, read_object
+from protocols.streaming import AnswerStreams, Chunk, StreamingBody
 from settings import ServerSettings
 
 
@@ -35,11 +36,15 @@ register_url_convertor("model", _ModelName())
 
 
 class PredictRequest(NamedTuple):
-    """A `:predict` body: its instances, under the name the client gave the list, and their common parameters."""
+    """A `:predict` body: its instances, under the name the client gave the list, and their common parameters.
+
+    `stream` is one of the parameters on the wire, but concerns the form of the answer, not the model.
+    """
 
     field: str
     instances: list[Any]
     parameters: dict[str, Any]
+    stream: bool
 
 
 def parse(body: bytes, max_instances: int) -> PredictRequest:
@@ -68,12 +73,37 @@ def parse(body: bytes, max_instances: int) -> PredictRequest:
         parameters = {}
     if not isinstance(parameters, dict):
         raise InvalidRequest("parameters: must be an object")
-    return PredictRequest(field, instances, parameters)
+    stream = parameters.pop("stream", False)
+    if not isinstance(stream, bool):
+        raise InvalidRequest("parameters.stream: must be true or false")
+    return PredictRequest(field, instances, parameters, stream)
 
 
 def render(predictions: Sequence[Any]) -> Response:
     """The answers, one for each instance, in order."""
     return json_response({"predictions": predictions})
+
+
+def render_lines(chunks: Sequence[Chunk]) -> bytes:
+    """Newline-delimited JSON, one object a chunk."""
+    return b"".join(encode(_line(chunk.index, chunk.piece)) + b"\n" for chunk in chunks if chunk.piece is not None)
+
+
+def render_events(chunks: Sequence[Chunk]) -> bytes:
+    """The same objects as server-sent events."""
+    return b"".join(
+        b"data: " + encode(_line(chunk.index, chunk.piece)) + b"\n\n" for chunk in chunks if chunk.piece is not None
+    )
+
+
+def _line(index: int, piece: Mapping[str, Any] | ServingError) -> dict[str, Any]:
+    match piece:
+        case DeadlineExceeded():
+            return {"index": index, "generated_text": "", "finish_reason": "cancelled", "error": piece.message}
+        case ServingError():
+            return {"index": index, "generated_text": "", "finish_reason": "error", "error": piece.message}
+        case _:
+            return {"index": index, **piece}
 
 
 def routes(models: Models, settings: ServerSettings) -> list[Route]:
@@ -92,6 +122,12 @@ def routes(models: Models, settings: ServerSettings) -> list[Route]:
     async def predict(request: Request) -> Response:
         client = models.get(request.path_params["name"])
         asked = parse(await read_body(request, settings), settings.max_instances)
+        if asked.stream:
+            items = ((instance, asked.parameters) for instance in asked.instances)
+            streams = await AnswerStreams.start(request, client, items, field=asked.field, settings=settings)
+            if "text/event-stream" in request.headers.get("accept", ""):
+                return StreamingBody(streams, render_events, "text/event-stream")
+            return StreamingBody(streams, render_lines, "application/x-ndjson")
         return render(
             await infer(request, client, asked.instances, asked.parameters, field=asked.field, settings=settings)
         )

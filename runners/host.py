@@ -15,6 +15,7 @@ from loading import LoadError
 from runners.base import Item, Runner
 from runners.registry import create_runner
 from settings import ModelSettings
+from transport.listener import StreamListener
 from transport.messages import ModelState
 
 logger = logging.getLogger(__name__)
@@ -51,16 +52,19 @@ class ModelHost:
         finally:
             self._compute.shutdown(wait=False, cancel_futures=True)
 
-    def submit(self, instance: Any, parameters: dict[str, Any]) -> asyncio.Future[Any]:
+    def submit(
+        self, instance: Any, parameters: dict[str, Any], listener: StreamListener | None = None
+    ) -> asyncio.Future[Any]:
         """Queue one item; cancel the future if nobody wants the answer any more.
 
         Raises:
+            InvalidRequest: the task's answers do not come in pieces.
             ModelNotReady: the model is loading or has failed.
             Overloaded: the queue is full.
         """
         if self._engine is None:
             raise ModelNotReady(f"Model with name {self._settings.name} is not ready.", retry_after=1)
-        return self._engine.submit(Item(instance, parameters))
+        return self._engine.submit(Item(instance, parameters), listener)
 
     async def states(self) -> AsyncIterator[ModelState]:
         """The state now, then each new one."""

@@ -12,10 +12,13 @@ from urllib.parse import unquote, urlsplit
 import aiohttp
 
 from errors import ERROR_BY_CODE, InferenceFailed, InvalidRequest, ModelNotReady, RequestTooLarge, ServingError
+from transport.listener import StreamListener
 from transport.messages import (
+    Accepted,
     Cancel,
     Failure,
     ModelState,
+    Piece,
     Result,
     Submit,
     decode_from_runner,
@@ -43,6 +46,7 @@ class RunnerClient:
         self._url = url
         self._ids = itertools.count()
         self._pending: dict[int, asyncio.Future[Any]] = {}
+        self._listeners: dict[int, StreamListener] = {}
         self._outbox: Outbox | None = None
         self._state_changed = asyncio.Condition()
 
@@ -60,8 +64,13 @@ class RunnerClient:
                 await self._state_changed.wait()
             return self.state
 
-    def submit(self, instance: Any, parameters: dict[str, Any]) -> asyncio.Future[Any]:
+    def submit(
+        self, instance: Any, parameters: dict[str, Any], listener: StreamListener | None = None
+    ) -> asyncio.Future[Any]:
         """Send one item.
+
+        Args:
+            listener: is told the answer piece by piece; the future then tells no more than that it has ended.
 
         Returns:
             A future of its answer or its `ServingError`. Cancelling it tells the runner to forget the item.
@@ -74,7 +83,7 @@ class RunnerClient:
         assert self._outbox is not None, "this is a bug: check_ready passed without a connection"
         number = next(self._ids)
         try:
-            encoded = encode_frame(Submit(number, instance, parameters))
+            encoded = encode_frame(Submit(number, instance, parameters, listener is not None))
         except (RecursionError, OverflowError, TypeError, ValueError) as error:
             raise InvalidRequest(f"cannot be read: {error}") from None
         if len(encoded) > MAX_FRAME:
@@ -82,10 +91,13 @@ class RunnerClient:
         self._outbox.put_encoded(encoded)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._pending[number] = future
+        if listener is not None:
+            self._listeners[number] = listener
         future.add_done_callback(lambda done: self._settled(number, done))
         return future
 
     def _settled(self, number: int, future: asyncio.Future[Any]) -> None:
+        self._listeners.pop(number, None)
         if self._pending.pop(number, None) is not None and future.cancelled() and self._outbox is not None:
             self._outbox.put(Cancel(number))
 
@@ -126,16 +138,26 @@ class RunnerClient:
 
     async def _receive(self, frame: bytes) -> None:
         for message in decode_from_runner(frame):
-            if isinstance(message, ModelState):
-                await self._become(message)
-                continue
-            future = self._pending.pop(message.id, None)
-            if future is None or future.done():
-                continue
-            if isinstance(message, Result):
-                future.set_result(message.value)
-            else:
-                future.set_exception(_error(message))
+            match message:
+                case ModelState():
+                    await self._become(message)
+                case Accepted():
+                    if (listener := self._listeners.get(message.id)) is not None:
+                        listener.accepted()
+                case Piece():
+                    if (listener := self._listeners.get(message.id)) is not None:
+                        listener.piece(message.value)
+                case Result() | Failure():
+                    self._settle(message)
+
+    def _settle(self, message: Result | Failure) -> None:
+        future = self._pending.pop(message.id, None)
+        if future is None or future.done():
+            return
+        if isinstance(message, Result):
+            future.set_result(message.value)
+        else:
+            future.set_exception(_error(message))
 
     async def _lost(self) -> None:
         """The runner has gone: nothing is answered any more until a new one says that it is ready."""

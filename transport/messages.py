@@ -15,17 +15,34 @@ _NDARRAY = 1
 
 
 class Submit(msgspec.Struct, tag="submit", array_like=True, frozen=True):
-    """One item to compute: an instance with the parameters that concern it alone."""
+    """One item to compute: an instance with the parameters that concern it alone.
+
+    If `stream`, the answer comes in pieces: `Accepted`, then any number of `Piece`, then `Result` without a value.
+    """
 
     id: int
     instance: Any
     parameters: dict[str, Any]
+    stream: bool = False
 
 
 class Cancel(msgspec.Struct, tag="cancel", array_like=True, frozen=True):
     """The item's client has gone; its result is not wanted any more."""
 
     id: int
+
+
+class Accepted(msgspec.Struct, tag="accepted", array_like=True, frozen=True):
+    """The item of a stream is valid and has a place in the queue."""
+
+    id: int
+
+
+class Piece(msgspec.Struct, tag="piece", array_like=True, frozen=True):
+    """A part of the answer to one item of a stream, in order."""
+
+    id: int
+    value: Any
 
 
 class Result(msgspec.Struct, tag="result", array_like=True, frozen=True):
@@ -55,7 +72,7 @@ class ModelState(msgspec.Struct, tag="state", array_like=True, frozen=True):
 
 
 ToRunner = Submit | Cancel
-FromRunner = Result | Failure | ModelState
+FromRunner = Accepted | Piece | Result | Failure | ModelState
 
 
 def _encode_extra(value: Any) -> Any:

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from errors import InferenceFailed, ServingError
-from transport.messages import Cancel, Failure, ModelState, Result, Submit, decode_to_runner
+from transport.listener import StreamListener
+from transport.messages import Accepted, Cancel, Failure, ModelState, Piece, Result, Submit, decode_to_runner
 from transport.outbox import Outbox
 
 logger = logging.getLogger(__name__)
@@ -23,8 +24,10 @@ PATH = "/items"
 class ItemHost(Protocol):
     """What answers the items."""
 
-    def submit(self, instance: Any, parameters: dict[str, Any]) -> asyncio.Future[Any]:
-        """Queue one item and return the future of its answer."""
+    def submit(
+        self, instance: Any, parameters: dict[str, Any], listener: StreamListener | None = None
+    ) -> asyncio.Future[Any]:
+        """Queue one item and return the future of its answer, or, with a listener, of its end."""
 
     def states(self) -> AsyncIterator[ModelState]:
         """The state of the model now, then each new one."""
@@ -66,9 +69,24 @@ async def _tell_states(host: ItemHost, outbox: Outbox) -> None:
             outbox.put(state)
 
 
+class _Forward:
+    """Sends what happens to one stream over the wire."""
+
+    def __init__(self, item: int, outbox: Outbox) -> None:
+        self._item = item
+        self._outbox = outbox
+
+    def accepted(self) -> None:
+        self._outbox.put(Accepted(self._item))
+
+    def piece(self, value: Any) -> None:
+        self._outbox.put(Piece(self._item, value))
+
+
 def _start(message: Submit, host: ItemHost, running: dict[int, asyncio.Future[Any]], outbox: Outbox) -> None:
     try:
-        future = host.submit(message.instance, message.parameters)
+        listener = _Forward(message.id, outbox) if message.stream else None
+        future = host.submit(message.instance, message.parameters, listener)
     except ServingError as error:
         outbox.put(_failure(message.id, error))
         return

@@ -17,6 +17,7 @@ from protocols.app import create_app
 from protocols.inference import Models
 from settings import ServerSettings
 from transport.client import RunnerClient
+from transport.listener import StreamListener
 from transport.messages import ModelState
 
 
@@ -29,7 +30,9 @@ class ScriptedClient(RunnerClient):
         self._outbox = object()  # type: ignore[assignment]  # stands for a connection
         self.cancelled: list[Any] = []
 
-    def submit(self, instance: Any, parameters: dict[str, Any]) -> asyncio.Future[Any]:
+    def submit(
+        self, instance: Any, parameters: dict[str, Any], listener: StreamListener | None = None
+    ) -> asyncio.Future[Any]:
         self.check_ready()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         match instance:

@@ -17,6 +17,7 @@ from starlette.websockets import WebSocket
 
 from errors import InvalidRequest, ModelNotReady, Overloaded, RequestTooLarge
 from transport.client import RunnerClient
+from transport.listener import StreamListener
 from transport.messages import ModelState
 from transport.outbox import MAX_FRAME
 from transport.server import PATH, serve_connection
@@ -31,7 +32,9 @@ class ScriptedHost:
         self.state = ModelState("ready")
         self.changed = asyncio.Event()
 
-    def submit(self, instance: Any, parameters: dict[str, Any]) -> asyncio.Future[Any]:
+    def submit(
+        self, instance: Any, parameters: dict[str, Any], listener: StreamListener | None = None
+    ) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         match instance:
             case "full":
@@ -103,7 +106,9 @@ def test_thousands_of_items_at_once_all_come_back_to_their_senders(tmp_path: Pat
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int64"])
 def test_arrays_arrive_as_they_were(tmp_path: Path, dtype: str) -> None:
     class ArrayHost(ScriptedHost):
-        def submit(self, instance: Any, parameters: dict[str, Any]) -> asyncio.Future[Any]:
+        def submit(
+            self, instance: Any, parameters: dict[str, Any], listener: StreamListener | None = None
+        ) -> asyncio.Future[Any]:
             future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             future.set_result([np.arange(24, dtype=dtype).reshape(2, 3, 4).transpose(1, 0, 2)])
             return future
@@ -150,7 +155,9 @@ def test_items_given_up_make_room_for_those_sent_right_after_them(tmp_path: Path
     class OneAtATime(ScriptedHost):
         busy = 0
 
-        def submit(self, instance: Any, parameters: dict[str, Any]) -> asyncio.Future[Any]:
+        def submit(
+            self, instance: Any, parameters: dict[str, Any], listener: StreamListener | None = None
+        ) -> asyncio.Future[Any]:
             if self.busy:
                 raise Overloaded("full", retry_after=1)
             future = super().submit(instance, parameters)

@@ -1,0 +1,204 @@
+"""The answers to all instances of one request while they are made, and the response that carries them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from errors import DeadlineExceeded, InferenceFailed, ServingError
+from protocols.inference import concerns_instance, until_disconnect
+from settings import ServerSettings
+from transport.client import RunnerClient
+
+_ACCEPTED, _ENDED = object(), object()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Something that happened to one instance.
+
+    Attributes:
+        index: of the instance.
+        piece: the next part of its answer, or the error that ends it, or None at its end.
+    """
+
+    index: int
+    piece: Mapping[str, Any] | ServingError | None
+
+
+class AnswerStreams:
+    """Answers to the instances of one request, interleaved as their pieces come.
+
+    Iterating gives the chunks that are there, at least one at a time, until every instance has ended. An instance that
+    fails harms no other; a client that leaves cancels all.
+    """
+
+    def __init__(self, request: Request, settings: ServerSettings) -> None:
+        self._request = request
+        self._settings = settings
+        self._events: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
+        self._early: list[tuple[int, Any]] = []
+        self._ends: list[asyncio.Future[Any]] = []
+        self._open: set[int] = set()
+        self._watcher = asyncio.ensure_future(until_disconnect(request))
+        self._watcher.add_done_callback(lambda _: self._events.put_nowait((-1, ClientDisconnect())))
+
+    @classmethod
+    async def start(
+        cls,
+        request: Request,
+        client: RunnerClient,
+        items: Iterable[tuple[Any, dict[str, Any]]],
+        *,
+        field: str,
+        settings: ServerSettings,
+    ) -> AnswerStreams:
+        """Submit all items and wait until each is checked and queued, while a refusal can still have its status.
+
+        Args:
+            items: instances, each with its parameters.
+            field: what the protocol calls the list of instances, for error messages.
+
+        Raises:
+            ServingError: one is refused; led by its place, such as `instances[3]`.
+            ClientDisconnect: nobody waits for the answers.
+        """
+        streams = cls(request, settings)
+        try:
+            await streams._submit(client, items, field)
+        except BaseException:
+            streams.close()
+            raise
+        return streams
+
+    async def _submit(self, client: RunnerClient, items: Iterable[tuple[Any, dict[str, Any]]], field: str) -> None:
+        for index, (instance, parameters) in enumerate(items):
+            try:
+                end = client.submit(instance, parameters, _Listener(index, self._events))
+            except ServingError as error:
+                raise _placed(error, index, field) from None
+            self._ends.append(end)
+            self._open.add(index)
+            end.add_done_callback(partial(self._ended, index))
+        waiting = set(self._open)
+        while waiting:
+            index, event = await self._next()
+            if event is _ACCEPTED:
+                waiting.discard(index)
+            elif isinstance(event, ServingError) and index in waiting:
+                raise _placed(event, index, field)
+            else:
+                waiting.discard(index)
+                self._early.append((index, event))
+
+    def _ended(self, index: int, end: asyncio.Future[Any]) -> None:
+        if end.cancelled():
+            return
+        error = end.exception()
+        if error is not None and not isinstance(error, ServingError):
+            error = InferenceFailed("the server failed; its log has the details")
+        self._events.put_nowait((index, error or _ENDED))
+
+    async def _next(self) -> tuple[int, Any]:
+        if self._events.empty():
+            try:
+                async with asyncio.timeout(self._settings.request_timeout):
+                    index, event = await self._events.get()
+            except TimeoutError:
+                raise DeadlineExceeded(
+                    f"nothing came for {self._settings.request_timeout:g} s (REQUEST_TIMEOUT)"
+                ) from None
+        else:
+            index, event = self._events.get_nowait()
+        if isinstance(event, ClientDisconnect):
+            raise event
+        return index, event
+
+    async def __aiter__(self) -> AsyncIterator[list[Chunk]]:
+        """Chunks in order of their making; those that gathered while the last ones were sent come together.
+
+        Raises:
+            ClientDisconnect: nobody reads any more.
+        """
+        chunks = [self._chunk(index, event) for index, event in self._early]
+        while True:
+            while not self._events.empty():
+                chunks.append(self._chunk(*await self._next()))
+            if chunks:
+                yield chunks
+            if not self._open:
+                return
+            try:
+                chunks = [self._chunk(*await self._next())]
+            except DeadlineExceeded as late:
+                yield [Chunk(index, late) for index in sorted(self._open)]
+                return
+
+    def _chunk(self, index: int, event: Any) -> Chunk:
+        if event is _ENDED or isinstance(event, ServingError):
+            self._open.discard(index)
+        return Chunk(index, None if event is _ENDED else event)
+
+    def close(self) -> None:
+        """Cancel what is not finished."""
+        self._watcher.cancel()
+        for end in self._ends:
+            end.cancel()
+
+
+class _Listener:
+    def __init__(self, index: int, events: asyncio.Queue[tuple[int, Any]]) -> None:
+        self._index = index
+        self._events = events
+
+    def accepted(self) -> None:
+        self._events.put_nowait((self._index, _ACCEPTED))
+
+    def piece(self, value: Any) -> None:
+        self._events.put_nowait((self._index, value))
+
+
+def _placed(error: ServingError, index: int, field: str) -> ServingError:
+    return error.located(f"{field}[{index}]") if concerns_instance(error) else error
+
+
+class StreamingBody(Response):
+    """A 200 response whose body is sent as it is made; it stops early, without a word, only if its client has left.
+
+    Args:
+        streams: cancelled at the latest when the response ends.
+        render: gives the bytes for chunks that come together.
+        end: gives what closes a body that was sent completely.
+    """
+
+    def __init__(
+        self,
+        streams: AnswerStreams,
+        render: Callable[[Sequence[Chunk]], bytes],
+        media_type: str,
+        end: Callable[[], bytes] = bytes,
+    ) -> None:
+        super().__init__(media_type=media_type, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._streams = streams
+        self._render = render
+        self._end = end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async for chunks in self._streams:
+                if body := self._render(chunks):
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+            await send({"type": "http.response.body", "body": self._end(), "more_body": False})
+        except ClientDisconnect:
+            pass
+        finally:
+            self._streams.close()

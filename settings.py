@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ByteSize, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Task = Literal[
@@ -79,11 +79,22 @@ class ModelSettings(BaseSettings):
         None, validation_alias="POOLING", description="From the model's sentence-transformers files if unset."
     )
     normalize: bool | None = Field(None, validation_alias="NORMALIZE", description="As for pooling.")
+    matryoshka: bool | None = Field(
+        None,
+        validation_alias="MATRYOSHKA",
+        description="Whether vectors may be cut; from the model's config if unset.",
+    )
     truncation: bool = Field(False, validation_alias="TRUNCATION", description="Cut texts longer than the model.")
 
     max_batch_size: int | None = Field(None, validation_alias="MAX_BATCH_SIZE", ge=1, description="Rows in a batch.")
     max_batch_tokens: int | None = Field(
         None, validation_alias="MAX_BATCH_TOKENS", ge=1, description="Tokens in a batch after padding."
+    )
+    kv_cache_memory: ByteSize | None = Field(
+        None,
+        validation_alias="KV_CACHE_MEMORY",
+        ge=1,
+        description="For keys and values of running sequences, such as 4GiB; a share of what is free if unset.",
     )
     max_text_length: int = Field(
         1_000_000, validation_alias="MAX_TEXT_LENGTH", ge=1, description="Characters in one instance."

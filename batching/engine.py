@@ -4,58 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Any
 
+from batching.intake import Entry, Intake, guarded
 from batching.rows import Row, select_batch
-from errors import InferenceFailed, InvalidRequest, Overloaded, ServingError
-from runners.base import Item, Job, Runner
+from errors import InferenceFailed, InvalidRequest, ServingError
+from runners.base import Item, Runner
 from transport.listener import StreamListener
 
 logger = logging.getLogger(__name__)
 
-#: Items prepared in one visit to the other thread: enough to make the visit cheap, few enough to start soon.
-_PREPARE_AT_ONCE = 32
 
+class _Waiting:
+    """A row of an item, and where its output belongs."""
 
-class _Entry:
-    """An item on its way through the engine."""
-
-    __slots__ = ("future", "item", "job", "missing", "outputs")
-
-    def __init__(self, item: Item, future: asyncio.Future[Any]) -> None:
-        self.item = item
-        self.future = future
-        self.job: Job[Any, Any]
-        self.outputs: list[Any]
-        self.missing: int
-
-    def prepared(self, job: Job[Any, Any]) -> None:
-        self.job = job
-        self.outputs = [None] * len(job.rows)
-        self.missing = len(job.rows)
-
-    def settle(self, result: Any) -> None:
-        """Hand the result, or the error, to whoever still waits for it."""
-        if self.future.done():
-            return
-        if isinstance(result, BaseException):
-            self.future.set_exception(result)
-        else:
-            self.future.set_result(result)
-
-
-class _WaitingRow:
     __slots__ = ("entry", "index", "row")
 
-    def __init__(self, entry: _Entry, index: int, row: Row[Any]) -> None:
+    def __init__(self, entry: _RowsEntry, index: int, row: Row[Any]) -> None:
         self.entry = entry
         self.index = index
         self.row = row
+
+
+class _RowsEntry(Entry):
+    """An item whose rows are computed on their own."""
+
+    def wait(self) -> list[_Waiting]:
+        """Its rows, none of which has an output yet."""
+        self.outputs: list[Any] = [None] * len(self.job.rows)
+        self.missing = len(self.job.rows)
+        return [_Waiting(self, i, row) for i, row in enumerate(self.job.rows)]
 
 
 class BatchEngine:
@@ -67,15 +48,10 @@ class BatchEngine:
 
     def __init__(self, runner: Runner[Any, Any, Any, Any], *, max_queue_size: int, compute: ThreadPoolExecutor) -> None:
         self._runner = runner
-        self._max_queue_size = max_queue_size
+        self._intake = Intake(runner, max_queue_size)
         self._compute = compute
-        self._text = ThreadPoolExecutor(1, thread_name_prefix="text")
-        self._arrived: deque[_Entry] = deque()
-        self._waiting: list[_WaitingRow] = []
-        self._news = asyncio.Event()
+        self._waiting: list[_Waiting] = []
         self._rows_wait = asyncio.Event()
-        self._unfinished = 0
-        self._seconds_per_item = 0.05
         self._finishing: set[asyncio.Task[None]] = set()
 
     def submit(self, item: Item, listener: StreamListener | None = None) -> asyncio.Future[Any]:
@@ -86,50 +62,26 @@ class BatchEngine:
 
         Raises:
             InvalidRequest: there is a listener; answers of one forward pass have no pieces.
-            Overloaded: `max_queue_size` items are unfinished already.
+            Overloaded: the queue is full.
         """
         if listener is not None:
             raise InvalidRequest("parameters.stream: only tasks that generate text stream, this model does not")
-        if self._unfinished >= self._max_queue_size:
-            wait = math.ceil(self._unfinished * self._seconds_per_item)
-            raise Overloaded(
-                f"{self._unfinished} instances are waiting already: try again later", retry_after=min(max(wait, 1), 60)
-            )
-        entry = _Entry(item, asyncio.get_running_loop().create_future())
-        self._unfinished += 1
-        entry.future.add_done_callback(self._one_less)
-        self._arrived.append(entry)
-        self._news.set()
+        self._intake.check_room()
+        entry = _RowsEntry(item)
+        self._intake.add(entry)
         return entry.future
-
-    def _one_less(self, _: asyncio.Future[Any]) -> None:
-        self._unfinished -= 1
 
     async def run(self) -> None:
         """Work until cancelled."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._prepare_what_arrives())
-                group.create_task(self._compute_what_waits())
-        finally:
-            self._text.shutdown(wait=False, cancel_futures=True)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._intake.run(self._prepared))
+            group.create_task(self._compute_what_waits())
 
-    async def _prepare_what_arrives(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            while self._arrived:
-                entries = [self._arrived.popleft() for _ in range(min(len(self._arrived), _PREPARE_AT_ONCE))]
-                entries = [entry for entry in entries if not entry.future.done()]
-                jobs = await loop.run_in_executor(self._text, self._prepare, [entry.item for entry in entries])
-                for entry, job in zip(entries, jobs, strict=True):
-                    if isinstance(job, ServingError):
-                        entry.settle(job)
-                    else:
-                        entry.prepared(job)
-                        self._waiting.extend(_WaitingRow(entry, i, row) for i, row in enumerate(job.rows))
-                self._rows_wait.set()
+    def _prepared(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            assert isinstance(entry, _RowsEntry)
+            self._waiting.extend(entry.wait())
+        self._rows_wait.set()
 
     async def _compute_what_waits(self) -> None:
         loop = asyncio.get_running_loop()
@@ -161,16 +113,16 @@ class BatchEngine:
                 self._finishing.add(task)
                 task.add_done_callback(self._finishing.discard)
 
-    async def _finish_all(self, entries: list[_Entry]) -> None:
+    async def _finish_all(self, entries: list[_RowsEntry]) -> None:
         loop = asyncio.get_running_loop()
         wanted = [entry for entry in entries if not entry.future.done()]
-        results = await loop.run_in_executor(self._text, self._finish, wanted)
+        results = await loop.run_in_executor(self._intake.text, self._finish, wanted)
         for entry, result in zip(wanted, results, strict=True):
             entry.settle(result)
 
-    def _learn_speed(self, batch: list[_WaitingRow], seconds: float) -> None:
+    def _learn_speed(self, batch: list[_Waiting], seconds: float) -> None:
         items = sum(1 / len(waiting.entry.job.rows) for waiting in batch)
-        self._seconds_per_item += 0.1 * (seconds / items - self._seconds_per_item)
+        self._intake.learn_speed(seconds / items)
         if logger.isEnabledFor(logging.DEBUG):
             lengths = [waiting.row.length for waiting in batch]
             padded = max(lengths) * len(lengths)
@@ -181,11 +133,8 @@ class BatchEngine:
 
     # The rest runs on the other threads.
 
-    def _prepare(self, items: Sequence[Item]) -> list[Job[Any, Any] | ServingError]:
-        return [_guarded("preparing", self._runner.prepare_item, item) for item in items]
-
-    def _finish(self, entries: Sequence[_Entry]) -> list[Any]:
-        return [_guarded("finishing", self._runner.finish, entry.job, entry.outputs) for entry in entries]
+    def _finish(self, entries: Sequence[_RowsEntry]) -> list[Any]:
+        return [guarded("finishing", self._runner.finish, entry.job, entry.outputs) for entry in entries]
 
     def _forward(self, rows: Sequence[Row[Any]]) -> Sequence[Any]:
         try:
@@ -197,16 +146,3 @@ class BatchEngine:
                 return [self._forward([row])[0] for row in rows]
             logger.exception("computing an item failed")
             return [InferenceFailed("the model failed on this instance; the server's log has the details")]
-
-
-def _guarded(what: str, step: Any, *arguments: Any) -> Any:
-    """The step's result, or the error of this one item as a value."""
-    try:
-        return step(*arguments)
-    except ServingError as error:
-        return error
-    except RecursionError:
-        return InvalidRequest("is nested too deeply")
-    except Exception:
-        logger.exception("%s an item failed", what)
-        return InferenceFailed("the server failed on this instance; its log has the details")

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field
 from transformers import AutoModel, AutoModelForTextEncoding
 
 from batching.rows import Row
@@ -20,7 +21,7 @@ from loading.sentence_transformers import SentenceEmbedding, read_sentence_embed
 from loading.storage import fetch, local_config
 from runners.base import Job
 from runners.encoder import EncoderRunner, Encoding
-from runners.parameters import Parameters
+from runners.parameters import Parameters, token_ids
 from settings import Pooling
 
 logger = logging.getLogger(__name__)
@@ -38,21 +39,32 @@ _POOL: Mapping[Pooling, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class FeatureExtractionParameters(Parameters):
-    """Unset, `pooling` and `normalize` are the operator's, else the model's; `normalize` needs a pooling."""
+    """Unset, `pooling` and `normalize` are the operator's, else the model's; `normalize` needs a pooling.
+
+    `dimensions` keeps the first ones of a text's vector, for models that were trained for it. `details` makes the
+    answer an object with the number of tokens that were read.
+    """
 
     pooling: Pooling | None = None
     normalize: bool | None = None
+    dimensions: int | None = Field(None, ge=1)
     truncation: bool = False
+    details: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Context:
     pooled: bool
     normalize: bool
+    dimensions: int | None
+    details: bool
 
 
 class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Context, npt.NDArray[np.float32]]):
-    """The answer is a float32 array: (1, tokens, hidden) for tokens, (hidden,) for a text."""
+    """The answer is a float32 array: (1, tokens, hidden) for tokens, (hidden,) for a text.
+
+    An instance is a text or its tokens, special ones included.
+    """
 
     parameters_type = FeatureExtractionParameters
     auto_class: ClassVar[Any] = AutoModel
@@ -75,8 +87,6 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
         return {"truncation": self.settings.truncation}
 
     def prepare(self, instance: Any, parameters: FeatureExtractionParameters) -> Job[Encoding, _Context]:
-        if not isinstance(instance, str):
-            raise InvalidRequest("must be a string")
         pooling = parameters.pooling or self.pooling
         pooled = pooling != "none"
         if parameters.normalize and not pooled:
@@ -84,19 +94,40 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
                 "parameters.normalize: the vectors of tokens are not normalized; set parameters.pooling to mean, cls, "
                 "max or last_token"
             )
+        if parameters.details and not pooled:
+            raise InvalidRequest(
+                "parameters.details: this model gives a vector for each token, not one for the text; set "
+                "parameters.pooling to mean, cls, max or last_token"
+            )
+        if parameters.dimensions is not None:
+            self._check_dimensions(parameters.dimensions, pooled)
+        encoding = self._encoding(instance, pooled, parameters.truncation)
+        self.check_length(encoding)
+        normalize = self.normalize if parameters.normalize is None else parameters.normalize
+        row = Row(encoding, len(encoding["input_ids"]), key=pooling)
+        return Job([row], _Context(pooled, normalize and pooled, parameters.dimensions, parameters.details))
+
+    def _encoding(self, instance: Any, pooled: bool, truncation: bool) -> Encoding:
+        if isinstance(instance, list):
+            model: Any = self.pretrained.model
+            ids = token_ids(instance, model.get_input_embeddings().weight.shape[0])
+            ids = ids[: self.pretrained.max_length] if truncation else ids
+            zeros = {"token_type_ids": [0] * len(ids)}
+            names = self.pretrained.tokenizer.model_input_names
+            known = {"input_ids": ids, "attention_mask": [1] * len(ids), **zeros}
+            return {name: known[name] for name in known if name in names}
+        if not isinstance(instance, str):
+            raise InvalidRequest("must be a string or a list of token ids")
         # A prompt belongs to the embedding of a text as the model was trained for it, not to its tokens.
         text = self.embedding.prompt + instance if pooled else instance
         encoding: Encoding = dict(
             self.pretrained.tokenizer(
                 text.lower() if self.embedding.lower_case else text,
-                truncation=parameters.truncation,
+                truncation=truncation,
                 max_length=self.pretrained.max_length,
             )
         )
-        self.check_length(encoding)
-        normalize = self.normalize if parameters.normalize is None else parameters.normalize
-        row = Row(encoding, len(encoding["input_ids"]), key=pooling)
-        return Job([row], _Context(pooled, normalize and pooled))
+        return encoding
 
     def forward(self, rows: Sequence[Row[Encoding]]) -> Sequence[npt.NDArray[np.float32]]:
         # The first output is the hidden state of the last layer, whatever it is called.
@@ -113,9 +144,31 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
         (vector,) = outputs
         if not job.context.pooled:
             return vector[np.newaxis]
+        vector = vector[: job.context.dimensions]
         if job.context.normalize:
-            return vector / max(float(np.linalg.norm(vector)), 1e-12)
-        return vector
+            vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
+        return {"embedding": vector, "prompt_tokens": job.rows[0].length} if job.context.details else vector
+
+    def _check_dimensions(self, wanted: int, pooled: bool) -> None:
+        """Only a Matryoshka model was trained so that the first dimensions alone mean something.
+
+        Source: https://arxiv.org/abs/2205.13147; models say so in config.json, as vLLM reads it.
+        """
+        config = self.pretrained.model.config
+        size: int = config.hidden_size
+        if not pooled:
+            raise InvalidRequest("parameters.dimensions: only the vector of a text is cut; set parameters.pooling")
+        if wanted == size:
+            return
+        chosen: list[int] | None = getattr(config, "matryoshka_dimensions", None)
+        matryoshka = bool(chosen or getattr(config, "is_matryoshka", False))
+        if not (matryoshka if self.settings.matryoshka is None else self.settings.matryoshka):
+            raise InvalidRequest(
+                f"parameters.dimensions: this model's vectors have {size} and were not made to be cut (MATRYOSHKA)"
+            )
+        if wanted > size or (chosen and wanted not in chosen):
+            known = ", ".join(map(str, sorted(chosen))) if chosen else f"up to {size}"
+            raise InvalidRequest(f"parameters.dimensions: {wanted} given, this model has {known}")
 
     def _choose_defaults(self) -> None:
         """The operator's choice, else that of the model's files, else vectors of tokens.

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Rows
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, TypeVar
 
+from generation.grammar import Grammar
 from pydantic import BeforeValidator, Field
 
 from batching.rows import BatchLimits, Row
 from errors import InvalidRequest, ServingError
+from generation.decoder import Decoder
+from generation.decoders import create_decoder
+from generation.model import GenerationModel
+from generation.request import GenerationRequest, Sampling, TokenLogprob, Written
+from generation.sequence import Sequence
 from loading.pretrained import Pretrained, load_pretrained
 from loading.storage import Checkpoint, fetch
 from runners.base import Item, Job, Runner
-from runners.generator import Generator
 from runners.parameters import Parameters
-from runners.prompt import Plan, Prompt, Sequences
 
 #: More than any model writes at once: a slip of the keyboard must not occupy a model that has no limit of its own.
 _MAX_TOKENS = 1_000_000
+
+#: New tokens where nothing bounds them, neither request nor context nor memory.
+_UNLIMITED = 4096
 
 #: Below this, sampling is greedy in all but rounding, and logits divided by it overflow at last.
 _LEAST_TEMPERATURE = 1e-5
@@ -34,27 +43,47 @@ _StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class GenerationParameters(Parameters):
-    """Lengths are in tokens, and `max_new_tokens` wins over `max_length`; `temperature` 0 is greedy, `top_k` 0 off."""
+    """Lengths are in tokens, and `max_new_tokens` wins over `max_length`; `temperature` 0 is greedy, `top_k` 0 off.
+
+    `fill_context` writes as far as the model's context allows where no length is given. `logprobs` is the number of
+    alternatives to report for each token. `details` adds to each answer why it ended and how many tokens it took.
+    """
 
     max_length: int | None = Field(None, ge=1, le=_MAX_TOKENS)
     max_new_tokens: int | None = Field(None, ge=1, le=_MAX_TOKENS)
     min_new_tokens: int | None = Field(None, ge=0, le=_MAX_TOKENS)
+    fill_context: bool = False
     do_sample: bool = False
     temperature: float = Field(1.0, ge=0, le=100)
     top_k: int = Field(50, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
+    seed: int | None = Field(None, ge=0, lt=2**63)
     num_return_sequences: int = Field(1, ge=1, le=64)
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    logit_bias: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] = Field(
+        default_factory=dict, max_length=1024
+    )
     stop: Annotated[list[_StopString], BeforeValidator(_as_list)] = Field(default_factory=list, max_length=16)
-    seed: int | None = Field(None, ge=0, lt=2**63)
+    ignore_eos: bool = False
+    response_format: dict[str, Any] | None = None
+    logprobs: int | None = Field(None, ge=0, le=20)
     truncation: bool = False
+    details: bool = False
 
+
+#: What a beam search, which is left to `model.generate`, has no place for.
+_NOT_WITH_BEAMS = ("presence_penalty", "frequency_penalty", "logit_bias", "ignore_eos", "response_format", "logprobs")
 
 ParametersT = TypeVar("ParametersT", bound=GenerationParameters)
 ContextT = TypeVar("ContextT")
 
+#: New text, new log probabilities and, at the end, the whole sequence, to the next piece of a stream, if there is one.
+PieceMaker = Callable[[str, list[TokenLogprob], Written | None], dict[str, Any] | None]
 
-class GenerationRunner(Runner[ParametersT, Prompt, ContextT, Sequences]):
+
+class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]):
     """A runner whose model writes one token after another."""
 
     #: The AutoModel class of the task.
@@ -63,21 +92,19 @@ class GenerationRunner(Runner[ParametersT, Prompt, ContextT, Sequences]):
 
     checkpoint: Checkpoint
     pretrained: Pretrained
-    generator: Generator
+    model: GenerationModel
+    decoder: Decoder
 
     def load(self) -> None:
         self.checkpoint = fetch(self.settings)
         self.pretrained = load_pretrained(self.auto_class, self.checkpoint, self.settings)
-        self.generator = Generator(self.pretrained)
+        self.model = GenerationModel(self.pretrained)
+        self.decoder = create_decoder(self.model, self.settings)
 
     @property
     def limits(self) -> BatchLimits:
-        # A step reads all weights, for one row as for many: unlike an encoder, a CPU too gains by company.
-        gpu = self.pretrained.model.device.type == "cuda"
-        return BatchLimits(
-            max_rows=self.settings.max_batch_size or (64 if gpu else 16),
-            max_tokens=self.settings.max_batch_tokens or (32768 if gpu else 4096),
-        )
+        # The decoder has its own.
+        return BatchLimits(max_rows=1 << 30, max_tokens=1 << 60)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -99,13 +126,54 @@ class GenerationRunner(Runner[ParametersT, Prompt, ContextT, Sequences]):
         if isinstance(result, ServingError):
             raise result
 
-    def forward(self, rows: Sequence[Row[Prompt]]) -> Sequence[Sequences]:
-        return self.generator.generate([row.inputs for row in rows])
+    def forward(self, rows: Rows[Row[GenerationRequest]]) -> Rows[Written]:
+        """Write sequences in the calling thread.
 
-    def texts(self, job: Job[Prompt, ContextT], outputs: Sequence[Sequences]) -> list[str]:
-        """The new text of each sequence of a job of one row."""
-        prompt = job.rows[0].inputs
-        return [prompt.text(self.pretrained.tokenizer, tokens) for tokens in outputs[0]]
+        Raises:
+            ServingError: one of them failed.
+        """
+        sequences = [Sequence(row.inputs, self.model) for row in rows]
+        for sequence in sequences:
+            self.decoder.add(sequence)
+        while self.decoder.busy:
+            self.decoder.step()
+        for sequence in sequences:
+            if sequence.error is not None:
+                raise sequence.error
+        return [sequence.written for sequence in sequences]
+
+    def pieces(self, job: Job[GenerationRequest, ContextT], number: int) -> PieceMaker:
+        """What makes the pieces of a stream of one of the job's sequences."""
+        echo = self.echo(job.context)
+        sequence = {"sequence": number} if len(job.rows) > 1 else {}
+
+        def piece(text: str, logprobs: list[TokenLogprob], written: Written | None) -> dict[str, Any] | None:
+            nonlocal echo
+            said: dict[str, Any] = {**sequence, "generated_text": echo + text}
+            echo = ""
+            if job.rows[0].inputs.logprobs is not None:
+                said["logprobs"] = logprobs
+            return said if written is None else said | self.counts(job, written)
+
+        return piece
+
+    def echo(self, context: ContextT) -> str:
+        """What a stream begins with."""
+        return ""
+
+    def counts(self, job: Job[GenerationRequest, ContextT], written: Written) -> dict[str, Any]:
+        """Why a sequence has ended, and its numbers of tokens."""
+        return {
+            "finish_reason": written.finish_reason,
+            "prompt_tokens": len(job.rows[0].inputs.input_ids),
+            "cached_tokens": written.cached_tokens,
+            "generated_tokens": len(written.tokens),
+        }
+
+    def details(self, job: Job[GenerationRequest, ContextT], written: Written) -> dict[str, Any]:
+        """What `parameters.details` adds to an answer."""
+        logprobs = {"logprobs": written.logprobs} if written.logprobs is not None else {}
+        return {**self.counts(job, written), **logprobs}
 
     def wanted_tokens(self, parameters: ParametersT, used: int, what: str) -> int:
         """New tokens that a request asks for, at least one; what the model's context allows is another matter.
@@ -119,13 +187,15 @@ class GenerationRunner(Runner[ParametersT, Prompt, ContextT, Sequences]):
         """
         if parameters.max_new_tokens is not None:
             wanted = parameters.max_new_tokens
-        elif parameters.max_length is not None:
+        elif parameters.max_length is not None and not parameters.fill_context:
             wanted = parameters.max_length - used
             if wanted < 1:
                 raise InvalidRequest(
                     f"max_length is {parameters.max_length} tokens and {what} alone takes {used}: "
                     "raise parameters.max_length, or set parameters.max_new_tokens"
                 )
+        elif parameters.fill_context:
+            wanted = self._filling(used)
         else:
             wanted = self.settings.max_length
         if parameters.min_new_tokens is not None and parameters.min_new_tokens > wanted:
@@ -134,7 +204,11 @@ class GenerationRunner(Runner[ParametersT, Prompt, ContextT, Sequences]):
             )
         return wanted
 
-    def row(
+    def _filling(self, used: int) -> int:
+        limits = [limit for limit in (self.pretrained.max_length, self.decoder.memory) if limit is not None]
+        return max(min(limits, default=used + _UNLIMITED) - used, 1)
+
+    def rows(
         self,
         input_ids: list[int],
         max_new_tokens: int,
@@ -142,47 +216,63 @@ class GenerationRunner(Runner[ParametersT, Prompt, ContextT, Sequences]):
         *,
         continues: bool = False,
         forced_bos_token_id: int | None = None,
-    ) -> Row[Prompt]:
-        """The row of a prompt whose lengths are settled.
+        grammar: Grammar | None = None,
+    ) -> list[Row[GenerationRequest]]:
+        """The rows of a prompt whose lengths are settled, one for each sequence.
 
         Args:
             continues: the answer continues the prompt's text.
             forced_bos_token_id: the answer's first token.
+            grammar: what the answer must conform to, if the task and not `response_format` says it.
 
         Raises:
-            InvalidRequest: `num_return_sequences` asks for more answers than there are.
+            InvalidRequest: `num_return_sequences` asks for more answers than there are, a parameter does not go with
+                the model, or the answer needs more memory than there is.
         """
-        count = parameters.num_return_sequences
         sampled = parameters.do_sample and parameters.temperature >= _LEAST_TEMPERATURE
-        self._check_count(count, sampled)
+        self._check_count(parameters.num_return_sequences, sampled)
+        self._check_beams(parameters)
+        self._check_memory(len(input_ids), max_new_tokens)
         if parameters.min_new_tokens is None:
-            min_new_tokens = self.generator.min_new_tokens(len(input_ids))
+            min_new_tokens = self.model.min_new_tokens(len(input_ids))
         else:
             min_new_tokens = parameters.min_new_tokens
-        plan = Plan(
-            sampling=(parameters.temperature, parameters.top_k, parameters.top_p) if sampled else None,
-            sequences=count,
-            min_new_tokens=min(min_new_tokens, max_new_tokens),
-            repetition_penalty=parameters.repetition_penalty,
-            forced_bos_token_id=forced_bos_token_id,
-        )
-        stop = (*parameters.stop, *self.generator.stop)
+        stop = (*parameters.stop, *self.model.stop)
         tokenizer = self.pretrained.tokenizer
         special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)) if stop else {}
-        prompt = Prompt(
+        if grammar is None and parameters.response_format is not None:
+            grammar = self.model.grammars.response_format(parameters.response_format)
+        if parameters.logprobs is not None:
+            self.model.grammars.token_bytes(0)  # reads the vocabulary, which takes a second, on this thread
+        request = GenerationRequest(
             input_ids=input_ids,
-            continues=continues,
-            plan=plan,
             max_new_tokens=max_new_tokens,
+            min_new_tokens=min(min_new_tokens, max_new_tokens),
+            repetition_penalty=parameters.repetition_penalty,
+            presence_penalty=parameters.presence_penalty,
+            frequency_penalty=parameters.frequency_penalty,
+            logit_bias=self._logit_bias(parameters.logit_bias),
+            logprobs=parameters.logprobs,
             stop=stop,
             stop_ids=frozenset(special[string] for string in stop if string in special),
-            seed=None if not sampled else secrets.randbits(63) if parameters.seed is None else parameters.seed,
+            ignore_eos=parameters.ignore_eos,
+            continues=continues,
+            forced_bos_token_id=forced_bos_token_id,
+            grammar=grammar,
         )
-        cost = (len(input_ids) + max_new_tokens) * max(count, self.generator.beams)
-        return Row(prompt, cost, self.generator.key(prompt))
+        seed = secrets.randbits(62) if parameters.seed is None else parameters.seed
+        if sampled:
+            sampling = Sampling(parameters.temperature, parameters.top_k, parameters.top_p, seed)
+            request = replace(request, sampling=sampling)
+        requests = [request]
+        for number in range(1, parameters.num_return_sequences):
+            # Sequences of one beam search belong together and are told by their common request.
+            beams = self.model.beams > 1
+            requests.append(request if beams else replace(request, sampling=replace(sampling, seed=seed + number)))
+        return [Row(request, len(input_ids) + max_new_tokens) for request in requests]
 
     def _check_count(self, count: int, sampled: bool) -> None:
-        beams = self.generator.beams
+        beams = self.model.beams
         if 1 < beams < count:
             raise InvalidRequest(
                 f"parameters.num_return_sequences is {count} and this model, which searches with {beams} beams, gives "
@@ -193,3 +283,26 @@ class GenerationRunner(Runner[ParametersT, Prompt, ContextT, Sequences]):
                 f"parameters.num_return_sequences is {count} and without sampling there is one answer: set "
                 "parameters.do_sample to true, with a temperature above 0"
             )
+
+    def _check_beams(self, parameters: ParametersT) -> None:
+        if self.model.beams > 1:
+            for name in _NOT_WITH_BEAMS:
+                if getattr(parameters, name) not in (None, 0.0, {}, False):
+                    raise InvalidRequest(f"parameters.{name}: this model searches with beams, which knows no {name}")
+
+    def _check_memory(self, prompt_tokens: int, new_tokens: int) -> None:
+        memory = self.decoder.memory
+        if memory is not None and prompt_tokens + new_tokens > memory:
+            raise InvalidRequest(
+                f"the prompt has {prompt_tokens} tokens and the answer may have {new_tokens}, and the server has "
+                f"memory for {memory} (KV_CACHE_MEMORY): shorten the prompt, or ask for fewer new tokens"
+            )
+
+    def _logit_bias(self, given: Mapping[str, float]) -> dict[int, float]:
+        bias = {int(token): value for token, value in given.items()}
+        for token in bias:
+            if token >= self.model.vocabulary:
+                raise InvalidRequest(
+                    f"parameters.logit_bias.{token}: the model's tokens go up to {self.model.vocabulary - 1}"
+                )
+        return bias

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Any
 
-from batching.engine import BatchEngine
 from errors import ModelNotReady, ServingError
 from loading import LoadError
-from runners.base import Item, Runner
+from runners.base import Item
+from runners.engines import Engine, engine_for
 from runners.registry import create_runner
 from settings import ModelSettings
 from transport.listener import StreamListener
@@ -27,7 +27,7 @@ class ModelHost:
     def __init__(self, settings: ModelSettings) -> None:
         self._settings = settings
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
-        self._engine: BatchEngine | None = None
+        self._engine: Engine | None = None
         self._changed = asyncio.Condition()
         self.state = ModelState("loading")
 
@@ -36,14 +36,14 @@ class ModelHost:
         started = monotonic()
         loop = asyncio.get_running_loop()
         try:
-            runner = await loop.run_in_executor(self._compute, self._load)
+            make_engine = await loop.run_in_executor(self._compute, self._load)
         except (LoadError, ServingError) as error:
             logger.error("model %s: %s", self._settings.name, error)
             return await self._become(ModelState("failed", str(error)))
         except Exception:
             logger.exception("model %s could not be loaded", self._settings.name)
             return await self._become(ModelState("failed", "something unforeseen; the server's log has the details"))
-        engine = BatchEngine(runner, max_queue_size=self._settings.max_queue_size, compute=self._compute)
+        engine = make_engine(max_queue_size=self._settings.max_queue_size, compute=self._compute)
         self._engine = engine
         logger.info("model %s is ready after %.1f s", self._settings.name, monotonic() - started)
         await self._become(ModelState("ready"))
@@ -80,7 +80,7 @@ class ModelHost:
             self.state = state
             self._changed.notify_all()
 
-    def _load(self) -> Runner[Any, Any, Any, Any]:
+    def _load(self) -> Callable[..., Engine]:
         # Imported here, as the first thing in this process that needs torch: it takes seconds.
         from loading.pretrained import prepare_torch
 
@@ -88,4 +88,4 @@ class ModelHost:
         runner = create_runner(self._settings)
         runner.load()
         runner.warm_up()
-        return runner
+        return engine_for(runner)

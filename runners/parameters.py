@@ -37,6 +37,18 @@ def parse_parameters(kind: type[ParametersT], given: Mapping[str, Any], defaults
         raise InvalidRequest(describe(error, "parameters")) from None
 
 
+def token_ids(instance: list[Any], vocabulary: int) -> list[int]:
+    """An instance that is a text's tokens.
+
+    Raises:
+        InvalidRequest: one of them is no token of the model.
+    """
+    for place, token in enumerate(instance):
+        if type(token) is not int or not 0 <= token < vocabulary:
+            raise InvalidRequest(f"[{place}]: must be a token of the model, a whole number below {vocabulary}")
+    return instance
+
+
 def describe(error: ValidationError, root: str) -> str:
     """The first of pydantic's complaints as one line: the path of the field, then what is wrong with it."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence as Rows
+from typing import Any, ClassVar, Literal
 
 from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
 from errors import InvalidRequest
+from generation.request import GenerationRequest, Written
 from runners.base import Job
 from runners.generation import GenerationParameters, GenerationRunner
-from runners.prompt import Prompt, Sequences
+from runners.parameters import token_ids
 
 
 class Text2TextGenerationParameters(GenerationParameters):
     """`prefix` stands before the text; `src_lang` and `tgt_lang` are codes of the model, its own choice if unset."""
 
+    #: What an OpenAI client's `echo` is called; here there is nothing to put before the answer.
+    return_full_text: Literal[False] = False
     prefix: str | None = None
     src_lang: str | None = None
     tgt_lang: str | None = None
 
 
-class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, None]):
+class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, bool]):
     """The answer is a list of `{"generated_text": str}`, one for each sequence."""
 
     parameters_type = Text2TextGenerationParameters
@@ -32,18 +35,24 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
         self._languages = _languages(self.pretrained.tokenizer)
         self._own_src_lang = getattr(self.pretrained.tokenizer, "src_lang", None)
 
-    def prepare(self, instance: Any, parameters: Text2TextGenerationParameters) -> Job[Prompt, None]:
-        if not isinstance(instance, str):
-            raise InvalidRequest("must be a string")
+    def prepare(self, instance: Any, parameters: Text2TextGenerationParameters) -> Job[GenerationRequest, bool]:
         target = self._language(parameters.tgt_lang, "tgt_lang")
-        input_ids = self._tokens((parameters.prefix or "") + instance, parameters)
+        if isinstance(instance, list) and instance:
+            input_ids = self._fitted(token_ids(instance, self.model.vocabulary), parameters.truncation)
+        elif isinstance(instance, str):
+            input_ids = self._tokens((parameters.prefix or "") + instance, parameters)
+        else:
+            raise InvalidRequest("must be a string or a list of token ids")
         wanted = self.wanted_tokens(parameters, 1, "the decoder's start")
         room = _decoder_positions(self.pretrained.model.config, wanted + 1) - 1
-        row = self.row(input_ids, min(wanted, room), parameters, forced_bos_token_id=target)
-        return Job([row], None)
+        rows = self.rows(input_ids, min(wanted, room), parameters, forced_bos_token_id=target)
+        return Job(rows, parameters.details)
 
-    def finish(self, job: Job[Prompt, None], outputs: Sequence[Sequences]) -> Any:
-        return [{"generated_text": text} for text in self.texts(job, outputs)]
+    def finish(self, job: Job[GenerationRequest, bool], outputs: Rows[Written]) -> Any:
+        return [
+            {"generated_text": written.text} | (self.details(job, written) if job.context else {})
+            for written in outputs
+        ]
 
     def _tokens(self, text: str, parameters: Text2TextGenerationParameters) -> list[int]:
         tokenizer: Any = self.pretrained.tokenizer
@@ -57,6 +66,12 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
         input_ids: list[int] = tokenizer(text, truncation=cut, max_length=limit, verbose=False)["input_ids"]
         if not input_ids:
             raise InvalidRequest("the text is empty: it has no token for the model to read")
+        return self._fitted(input_ids, cut)
+
+    def _fitted(self, input_ids: list[int], cut: bool) -> list[int]:
+        limit = self.pretrained.max_length
+        if cut:
+            return input_ids[:limit]
         if limit is not None and len(input_ids) > limit:
             raise InvalidRequest(
                 f"the text has {len(input_ids)} tokens and the model reads {limit}: shorten it, or set "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from jinja2 import TemplateError
@@ -10,12 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import AutoModelForCausalLM
 
 from errors import InvalidRequest
+from generation.request import GenerationRequest, Written
 from loading import LoadError
 from loading.storage import read_config
 from runners.base import Job
 from runners.generation import GenerationParameters, GenerationRunner
-from runners.parameters import describe
-from runners.prompt import Prompt, Sequences
+from runners.parameters import describe, token_ids
 
 
 class Message(BaseModel):
@@ -41,16 +42,26 @@ class Chat(BaseModel):
 
 
 class TextGenerationParameters(GenerationParameters):
-    """`return_full_text` puts the prompt before the new text."""
+    """`return_full_text` puts the prompt before the new text; unset, answers do as the operator says, streams no."""
 
-    return_full_text: bool = True
-
-
-#: What stands before the new text: a prompt or a chat, or None if it was not asked for.
-_Before = str | Chat | None
+    return_full_text: bool | None = None
 
 
-class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Before]):
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """What an answer is made of besides the new text.
+
+    Attributes:
+        before: what stands before it: a prompt or a chat; None if it was not asked for.
+        echo: what a stream begins with.
+    """
+
+    before: str | Chat | None
+    echo: str
+    details: bool
+
+
+class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context]):
     """The answer is a list of `{"generated_text": str}`, one for each sequence.
 
     The full text of a chat is the list of its messages, with the assistant's at the end.
@@ -69,20 +80,34 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Before]):
             )
         super().load()
 
-    @property
-    def defaults(self) -> dict[str, Any]:
-        return {**super().defaults, "return_full_text": self.settings.return_full_text}
-
-    def prepare(self, instance: Any, parameters: TextGenerationParameters) -> Job[Prompt, _Before]:
-        before = _parse(instance)
-        input_ids = self._tokens(before) if isinstance(before, str) else self._chat_tokens(before)
+    def prepare(self, instance: Any, parameters: TextGenerationParameters) -> Job[GenerationRequest, _Context]:
+        if _is_tokens(instance):
+            input_ids = token_ids(instance, self.model.vocabulary)
+            before: str | Chat = str(self.pretrained.tokenizer.decode(input_ids, skip_special_tokens=True))
+        else:
+            before = _parse(instance)
+            input_ids = self._tokens(before) if isinstance(before, str) else self._chat_tokens(before)
         wanted = self.wanted_tokens(parameters, len(input_ids), "the prompt")
         input_ids, room = self._fitted(input_ids, wanted, parameters.truncation)
-        row = self.row(input_ids, min(wanted, room), parameters, continues=isinstance(before, str))
-        return Job([row], before if parameters.return_full_text else None)
+        rows = self.rows(input_ids, min(wanted, room), parameters, continues=isinstance(before, str))
+        asked = parameters.return_full_text
+        full = self.settings.return_full_text if asked is None else asked
+        context = _Context(
+            before=before if full else None,
+            echo=before if asked and isinstance(before, str) else "",
+            details=parameters.details,
+        )
+        return Job(rows, context)
 
-    def finish(self, job: Job[Prompt, _Before], outputs: Sequence[Sequences]) -> Any:
-        return [{"generated_text": _joined(job.context, text)} for text in self.texts(job, outputs)]
+    def finish(self, job: Job[GenerationRequest, _Context], outputs: Rows[Written]) -> Any:
+        return [
+            {"generated_text": _joined(job.context.before, written.text)}
+            | (self.details(job, written) if job.context.details else {})
+            for written in outputs
+        ]
+
+    def echo(self, context: _Context) -> str:
+        return context.echo
 
     def _tokens(self, text: str) -> list[int]:
         tokenizer = self.pretrained.tokenizer
@@ -135,6 +160,10 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Before]):
         return input_ids, limit - len(input_ids)
 
 
+def _is_tokens(instance: Any) -> bool:
+    return isinstance(instance, list) and bool(instance) and isinstance(instance[0], int)
+
+
 def _parse(instance: Any) -> str | Chat:
     match instance:
         case str():
@@ -144,14 +173,14 @@ def _parse(instance: Any) -> str | Chat:
         case dict():
             pass
         case _:
-            raise InvalidRequest("must be a string, a list of messages, or an object with messages")
+            raise InvalidRequest("must be a string, a list of tokens or of messages, or an object with messages")
     try:
         return Chat.model_validate(instance)
     except ValidationError as error:
         raise InvalidRequest(describe(error, "").removeprefix(".")) from None
 
 
-def _joined(before: _Before, text: str) -> Any:
+def _joined(before: str | Chat | None, text: str) -> Any:
     """The generated text as the transformers pipeline presents it."""
     if before is None:
         return text

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import BertConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 CORPUS = [
     "I love this movie! It's fantastic.",
@@ -17,6 +26,13 @@ CORPUS = [
     "Paris is the capital of France, and Berlin is the capital of Germany.",
     "Hello world, how are you today? Naïve café, 東京, emoji 🙂 and numbers 12345.",
 ]
+
+#: Tokens that the generating models read.
+CONTEXT = 128
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
+    "{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
 
 
 def wordpiece_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
@@ -92,4 +108,33 @@ def save(folder: Path, model_class: type[PreTrainedModel], config: Any, tokenize
         model = model_class(config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def gpt2_model(folder: Path, **generation: Any) -> Path:
+    """A GPT-2 of two layers; `generation` goes into its generation_config.json."""
+    tokenizer = byte_level_tokenizer(CONTEXT)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=CONTEXT, n_embd=32, n_layer=2, n_head=2, initializer_range=0.5,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    return with_generation_config(save(folder, GPT2LMHeadModel, config, tokenizer), generation)
+
+
+def llama_model(folder: Path, chat_template: str | None = CHAT_TEMPLATE, **generation: Any) -> Path:
+    """A Llama of two layers whose heads share keys and values."""
+    tokenizer = byte_level_tokenizer(CONTEXT)
+    tokenizer.chat_template = chat_template
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=CONTEXT, hidden_size=32, intermediate_size=64,
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    return with_generation_config(save(folder, LlamaForCausalLM, config, tokenizer), generation)
+
+
+def with_generation_config(folder: Path, changes: dict[str, Any]) -> Path:
+    """Change a checkpoint's generation_config.json."""
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     return folder

@@ -182,6 +182,30 @@ def test_the_models_prompt_and_lower_case_belong_to_its_sentence_embedding(tmp_p
     _same(_answer(runner, "HELLO world", pooling="none"), oracle("hello world")[None])
 
 
+def test_tokens_are_read_as_they_are_and_details_count_them(folder: Path) -> None:
+    runner = _runner(folder)
+    ids = runner.pretrained.tokenizer(CORPUS[0])["input_ids"]
+    text, tokens = runner.predict([Item(given, {"pooling": "mean", "details": True}) for given in (CORPUS[0], ids)])
+    assert text["prompt_tokens"] == tokens["prompt_tokens"] == len(ids)
+    _same(tokens["embedding"], torch.tensor(text["embedding"]))
+
+
+@pytest.mark.parametrize("settings", [{}, {"matryoshka": True}])
+def test_a_model_made_for_it_gives_the_first_dimensions_of_its_vector_normalized(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    _checkpoint(tmp_path)
+    if not settings:
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), "matryoshka_dimensions": [8, 16]}))
+    runner = _runner(tmp_path, **settings)
+    full = torch.tensor(_answer(runner, CORPUS[0], pooling="mean"))
+    _same(_answer(runner, CORPUS[0], pooling="mean", normalize=True, dimensions=8), _unit(full[:8]))
+    refused = _answer(runner, CORPUS[0], pooling="mean", dimensions=33)
+    assert isinstance(refused, InvalidRequest)
+    assert "parameters.dimensions: 33 given" in refused.message
+
+
 @pytest.mark.parametrize(("reading", "limit"), [({}, 64), ({"max_seq_length": 16}, 16), ({"max_seq_length": 512}, 64)])
 def test_a_text_longer_than_the_model_is_refused_with_both_lengths_unless_truncated(
     tmp_path: Path, reading: dict[str, int], limit: int
@@ -224,7 +248,11 @@ def test_the_encoder_alone_reads_the_text_where_there_is_a_decoder(tmp_path: Pat
     ("instance", "parameters", "named"),
     [
         (7, {}, "must be a string"),
-        (["a"], {}, "must be a string"),
+        (["a"], {}, "[0]: must be a token of the model"),
+        ([], {}, "the text is empty"),
+        ("a", {"pooling": "mean", "dimensions": 16}, "parameters.dimensions: this model's vectors have 32"),
+        ("a", {"dimensions": 32}, "parameters.dimensions: only the vector of a text"),
+        ("a", {"details": True}, "parameters.details: this model gives a vector for each token"),
         ("a", {"pool": "mean"}, "did you mean 'pooling'"),
         ("a", {"pooling": "sum"}, "parameters.pooling"),
         ("a", {"pooling": "mean", "normalize": "yes"}, "parameters.normalize"),

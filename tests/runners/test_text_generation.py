@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,10 @@ from transformers import (
     AutoTokenizer,
     BartConfig,
     BartForConditionalGeneration,
-    GPT2Config,
-    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
     pipeline,
-    set_seed,
 )
 
 from errors import InvalidRequest
@@ -28,50 +24,27 @@ from loading import LoadError
 from runners.base import Item
 from runners.text_generation import TextGenerationRunner
 from settings import ModelSettings
-from tests.tiny import CORPUS, byte_level_tokenizer, save
-
-CONTEXT = 128
-TEMPLATE = (
-    "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
-    "{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+from tests.tiny import (
+    CONTEXT,
+    CORPUS,
+    byte_level_tokenizer,
+    gpt2_model,
+    llama_model,
+    save,
+    with_generation_config,
 )
+
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello world"}]
-
-
-def _gpt2(folder: Path, **generation: Any) -> Path:
-    tokenizer = byte_level_tokenizer(CONTEXT)
-    config = GPT2Config(
-        vocab_size=len(tokenizer), n_positions=CONTEXT, n_embd=32, n_layer=2, n_head=2, initializer_range=0.5,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    return _generating(save(folder, GPT2LMHeadModel, config, tokenizer), generation)
-
-
-def _llama(folder: Path, chat_template: str | None = TEMPLATE, **generation: Any) -> Path:
-    tokenizer = byte_level_tokenizer(CONTEXT)
-    tokenizer.chat_template = chat_template
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), max_position_embeddings=CONTEXT, hidden_size=32, intermediate_size=64,
-        num_hidden_layers=2, num_attention_heads=2, initializer_range=0.3,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    return _generating(save(folder, LlamaForCausalLM, config, tokenizer), generation)
-
-
-def _generating(folder: Path, changes: dict[str, Any]) -> Path:
-    path = folder / "generation_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-    return folder
 
 
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _gpt2(tmp_path_factory.mktemp("gpt2"))
+    return gpt2_model(tmp_path_factory.mktemp("gpt2"))
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _llama(tmp_path_factory.mktemp("llama"))
+    return llama_model(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(params=["gpt2", "llama"])
@@ -103,10 +76,8 @@ class Oracle:
         self.model: Any = AutoModelForCausalLM.from_pretrained(folder)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
 
-    def __call__(self, prompt: str | list[int], seed: int | None = None, **options: Any) -> list[str]:
+    def __call__(self, prompt: str | list[int], **options: Any) -> list[str]:
         ids = self.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
-        if seed is not None:
-            set_seed(seed)
         with torch.inference_mode():
             out = self.model.generate(
                 torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), pad_token_id=0, **options
@@ -117,35 +88,18 @@ class Oracle:
         return len(self.tokenizer(prompt)["input_ids"])
 
 
-def _count_calls(runner: TextGenerationRunner, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of rows of each call of `generate` from now on."""
-    calls: list[int] = []
-    model: Any = runner.pretrained.model
-    generate = model.generate
-
-    def counted(**arguments: Any) -> Any:
-        calls.append(len(arguments["input_ids"]))
-        return generate(**arguments)
-
-    monkeypatch.setattr(model, "generate", counted)
-    return calls
-
-
 def _invalid(answer: Any, *named: str) -> None:
     assert isinstance(answer, InvalidRequest)
     for text in named:
         assert text in answer.message
 
 
-def test_a_mixed_greedy_batch_answers_each_prompt_as_generate_does_alone(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mixed_greedy_batch_answers_each_prompt_as_generate_does_alone(folder: Path) -> None:
     runner, oracle = _runner(folder), Oracle(folder)
     items = [Item(text[: 3 + 9 * i], {"max_new_tokens": 1 + 4 * i}) for i, text in enumerate(CORPUS)]
     items += [Item("I", {"max_new_tokens": 25, "repetition_penalty": 1.3}) for _ in range(2)]
-    calls = _count_calls(runner, monkeypatch)
     answers = runner.predict(items)
-    assert sorted(calls) == [2, len(CORPUS)]
+
     expected = [item.instance + oracle(item.instance, **item.parameters)[0] for item in items]
     assert [answer[0]["generated_text"] for answer in answers] == expected
     assert len(set(expected)) == len(CORPUS) + 1
@@ -161,10 +115,10 @@ def test_a_penalty_for_repetition_does_not_count_padding(folder: Path) -> None:
 
 
 def test_a_ban_on_repeated_words_does_not_count_padding(tmp_path: Path) -> None:
-    oracle = Oracle(_gpt2(tmp_path))
+    oracle = Oracle(gpt2_model(tmp_path))
     ids = oracle.tokenizer("The", return_tensors="pt")
     end = oracle.model.generate(**ids, no_repeat_ngram_size=1, max_new_tokens=9)[0, -1].item()
-    _generating(tmp_path, {"no_repeat_ngram_size": 1, "eos_token_id": end, "pad_token_id": end})
+    with_generation_config(tmp_path, {"no_repeat_ngram_size": 1, "eos_token_id": end, "pad_token_id": end})
     runner = _runner(tmp_path)
     (alone,) = runner.predict([Item("The", {"max_new_tokens": 30})])
     assert runner.predict([Item("The", {"max_new_tokens": 30}), Item(CORPUS[0], {"max_new_tokens": 30})])[0] == alone
@@ -215,9 +169,9 @@ def test_the_full_text_begins_with_the_prompt_exactly_as_given(llama: Path) -> N
 
 
 def test_a_row_ends_at_its_end_of_text_and_its_neighbours_do_not(tmp_path: Path) -> None:
-    oracle = Oracle(_gpt2(tmp_path))
+    oracle = Oracle(gpt2_model(tmp_path))
     new = oracle.model.generate(torch.tensor([oracle.tokenizer("The")["input_ids"]]), max_new_tokens=30)[0].tolist()
-    folder = _generating(tmp_path, {"eos_token_id": [0, new[6]]})
+    folder = with_generation_config(tmp_path, {"eos_token_id": [0, new[6]]})
     oracle = Oracle(folder)
     texts = ["The", *CORPUS[:3]]
     answers = _runner(folder).predict([Item(text, {"max_new_tokens": 30}) for text in texts])
@@ -231,20 +185,29 @@ def test_a_row_ends_at_its_end_of_text_and_its_neighbours_do_not(tmp_path: Path)
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"temperature": 0.6, "top_k": 0, "top_p": 0.8}, {"top_k": 7, "num_return_sequences": 3}],
-    ids=["plain", "warped", "three sequences"],
+    [{}, {"temperature": 0.6, "top_k": 0, "top_p": 0.8}, {"top_k": 0}, {"top_k": 7, "top_p": 0.9}],
+    ids=["plain", "nucleus", "all tokens", "both"],
 )
-def test_a_seed_gives_the_text_that_set_seed_and_generate_give(folder: Path, options: dict[str, Any]) -> None:
-    runner, oracle = _runner(folder), Oracle(folder)
-    given = {"do_sample": True, "max_new_tokens": 15, **options}
+def test_a_seed_gives_the_same_text_alone_and_in_any_company(folder: Path, options: dict[str, Any]) -> None:
+    runner = _runner(folder)
+    given = {"do_sample": True, "max_new_tokens": 15, "temperature": 1.5, **options}
     items = [Item(CORPUS[0], {**given, "seed": seed}) for seed in (3, 4, 3)]
+    (alone,), (other,) = (runner.predict([item]) for item in items[:2])
     state = torch.get_rng_state()
-    answers = runner.predict([Item("I"), *items, Item(CORPUS[1])])[1:-1]
+    company = [Item("I"), *items, Item(CORPUS[1], {"do_sample": True, "top_p": 0.5, "seed": 3})]
+    assert runner.predict(company)[1:-1] == [alone, other, alone]
     assert torch.equal(torch.get_rng_state(), state)
-    for item, answer in zip(items, answers, strict=True):
-        expected = oracle(CORPUS[0], **given, seed=item.parameters["seed"])
-        assert [entry["generated_text"] for entry in answer] == [CORPUS[0] + text for text in expected]
-    assert answers[0] == answers[2] != answers[1]
+    assert alone != other
+
+
+def test_sequences_of_one_prompt_are_those_of_seeds_in_a_row(folder: Path) -> None:
+    runner = _runner(folder)
+    options = {"do_sample": True, "temperature": 2.0, "max_new_tokens": 12, "return_full_text": False}
+    (several,) = runner.predict([Item("Paris", {**options, "seed": 5, "num_return_sequences": 3})])
+    assert [entry["generated_text"] for entry in several] == [
+        _new(runner, "Paris", **options, seed=5 + i) for i in range(3)
+    ]
+    assert len({entry["generated_text"] for entry in several}) == 3
 
 
 def test_without_a_seed_answers_differ(llama: Path) -> None:
@@ -264,7 +227,7 @@ def test_several_sequences_need_sampling(llama: Path, options: dict[str, Any]) -
 
 
 def test_beams_of_the_model_are_kept_and_bound_the_sequences(tmp_path: Path) -> None:
-    folder = _gpt2(tmp_path, num_beams=3)
+    folder = gpt2_model(tmp_path, num_beams=3)
     runner, oracle = _runner(folder), Oracle(folder)
     items = [Item(text[:n], {"max_new_tokens": n, "num_return_sequences": 2}) for text in CORPUS[:3] for n in (6, 12)]
     for item, answer in zip(items, runner.predict(items), strict=True):
@@ -339,9 +302,9 @@ def test_an_empty_prompt_begins_a_text_if_the_model_can(tmp_path: Path, llama: P
 
 
 def test_min_new_tokens_holds_off_the_end_and_must_fit(tmp_path: Path) -> None:
-    oracle = Oracle(_gpt2(tmp_path))
+    oracle = Oracle(gpt2_model(tmp_path))
     first = oracle.model.generate(torch.tensor([oracle.tokenizer("The")["input_ids"]]), max_new_tokens=1)[0, -1]
-    folder = _generating(tmp_path, {"eos_token_id": int(first)})
+    folder = with_generation_config(tmp_path, {"eos_token_id": int(first)})
     runner, oracle = _runner(folder), Oracle(folder)
     assert _new(runner, "The") == ""
     options = {"min_new_tokens": 5, "max_new_tokens": 9}
@@ -353,7 +316,7 @@ def test_min_new_tokens_holds_off_the_end_and_must_fit(tmp_path: Path) -> None:
 
 def test_of_the_models_own_settings_only_those_count_that_no_variable_names(tmp_path: Path, gpt2: Path) -> None:
     own = {"do_sample": True, "temperature": 0.2, "top_k": 3, "top_p": 0.5, "max_length": 4, "min_length": 60}
-    runner = _runner(_gpt2(tmp_path, **own, no_repeat_ngram_size=1, stop_strings=["\n"]))
+    runner = _runner(gpt2_model(tmp_path, **own, no_repeat_ngram_size=1, stop_strings=["\n"]))
     oracle = Oracle(gpt2)
     texts = ["The", CORPUS[0], "I love"]
     answers = runner.predict([Item(text, {"max_new_tokens": 25, "return_full_text": False}) for text in texts])
@@ -374,14 +337,13 @@ def test_text_ends_before_the_first_stop_string_and_so_does_the_work(folder: Pat
         Item(text, {"max_new_tokens": 40, "stop": stop, "return_full_text": False})
         for text, stop in zip(texts, stops, strict=True)
     ]
-    jobs = [runner.prepare_item(item) for item in items]
-    outputs = runner.forward([job.rows[0] for job in jobs])
-    answers = [runner.finish(job, [output])[0]["generated_text"] for job, output in zip(jobs, outputs, strict=True)]
+    answers = [answer[0]["generated_text"] for answer in runner.predict(items)]
     assert answers[0] == min((full[0].split(stop)[0] for stop in stops[0]), key=len)
     assert answers[1] == full[1].split(stops[1])[0]
     assert answers[2] == full[2]
-    alone = runner.forward([jobs[0].rows[0]])
-    assert len(runner.pretrained.tokenizer.decode(alone[0][0])) < len(full[0])
+    (stopped,) = runner.predict([Item("The", {**items[0].parameters, "details": True})])
+    assert stopped[0]["finish_reason"] == "stop"
+    assert stopped[0]["generated_tokens"] < 40
 
 
 def test_a_stop_string_in_the_prompt_stops_nothing(llama: Path) -> None:
@@ -390,7 +352,7 @@ def test_a_stop_string_in_the_prompt_stops_nothing(llama: Path) -> None:
 
 
 def test_a_special_token_can_be_a_stop_string(tmp_path: Path) -> None:
-    oracle = Oracle(_gpt2(tmp_path))
+    oracle = Oracle(gpt2_model(tmp_path))
     new = oracle.model.generate(torch.tensor([oracle.tokenizer("The")["input_ids"]]), max_new_tokens=9)[0].tolist()[1:]
     tokenizer = oracle.tokenizer
     tokenizer.add_special_tokens({"additional_special_tokens": [tokenizer.convert_ids_to_tokens(new[-1])]})
@@ -405,7 +367,7 @@ def test_a_special_token_can_be_a_stop_string(tmp_path: Path) -> None:
 
 
 def test_a_chat_without_a_template_or_against_it_is_refused(tmp_path: Path, llama: Path) -> None:
-    _invalid(_new(_runner(_llama(tmp_path, chat_template=None)), CHAT), "no chat template")
+    _invalid(_new(_runner(llama_model(tmp_path, chat_template=None)), CHAT), "no chat template")
     _invalid(_new(_runner(llama), [{"role": "tool", "content": "x"}]), "messages", "no tools here")
 
 
@@ -456,14 +418,15 @@ def test_parameters_of_one_item_do_not_reach_another(llama: Path) -> None:
 
 def test_operator_defaults_hold_until_the_request_says_otherwise(llama: Path) -> None:
     runner = _runner(llama, do_sample=True, temperature=0.7, top_k=5, top_p=0.9, return_full_text=False)
-    sampled = Oracle(llama)("I", seed=1, max_new_tokens=20, do_sample=True, temperature=0.7, top_k=5, top_p=0.9)
+    asked = {"do_sample": True, "temperature": 0.7, "top_k": 5, "top_p": 0.9, "return_full_text": False}
+    sampled = _new(_runner(llama), "I", seed=1, **asked)
     answers = runner.predict(
         [Item("I", {"seed": 1}), Item("I", {"do_sample": False}), Item("I", {"seed": 1, "return_full_text": True})]
     )
     assert [answer[0]["generated_text"] for answer in answers] == [
-        sampled[0],
+        sampled,
         Oracle(llama)("I", max_new_tokens=20)[0],
-        "I" + sampled[0],
+        "I" + sampled,
     ]
 
 

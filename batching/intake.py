@@ -1,0 +1,118 @@
+"""What comes before any computing: a bounded number of items, made ready one thread away from the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from errors import InferenceFailed, InvalidRequest, Overloaded, ServingError
+from runners.base import Item, Job, Runner
+
+logger = logging.getLogger(__name__)
+
+#: Items prepared in one visit to the other thread: enough to make the visit cheap, few enough to start soon.
+_PREPARE_AT_ONCE = 32
+
+
+class Entry:
+    """An item on its way through an engine.
+
+    Attributes:
+        job: set once it is prepared.
+    """
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.job: Job[Any, Any]
+
+    def settle(self, result: Any) -> None:
+        """Hand the result, or the error, to whoever still waits for it."""
+        if self.future.done():
+            return
+        if isinstance(result, BaseException):
+            self.future.set_exception(result)
+        else:
+            self.future.set_result(result)
+
+
+class Intake:
+    """Takes items while there is room, and prepares them in order.
+
+    Attributes:
+        text: the thread for tokenizing and decoding.
+    """
+
+    def __init__(self, runner: Runner[Any, Any, Any, Any], max_queue_size: int) -> None:
+        self.text = ThreadPoolExecutor(1, thread_name_prefix="text")
+        self._runner = runner
+        self._max_queue_size = max_queue_size
+        self._arrived: deque[Entry] = deque()
+        self._news = asyncio.Event()
+        self._unfinished = 0
+        self._seconds_per_item = 0.05
+
+    def check_room(self) -> None:
+        """Raise `Overloaded` if `max_queue_size` items are unfinished already."""
+        if self._unfinished >= self._max_queue_size:
+            wait = math.ceil(self._unfinished * self._seconds_per_item)
+            raise Overloaded(
+                f"{self._unfinished} instances are waiting already: try again later", retry_after=min(max(wait, 1), 60)
+            )
+
+    def add(self, entry: Entry) -> None:
+        """Queue an item; it counts until its future is done."""
+        self._unfinished += 1
+        entry.future.add_done_callback(self._one_less)
+        self._arrived.append(entry)
+        self._news.set()
+
+    def _one_less(self, _: asyncio.Future[Any]) -> None:
+        self._unfinished -= 1
+
+    def learn_speed(self, seconds_per_item: float) -> None:
+        """Take a measurement into the estimate of how long a full queue lasts."""
+        self._seconds_per_item += 0.1 * (seconds_per_item - self._seconds_per_item)
+
+    async def run(self, prepared: Callable[[Sequence[Entry]], None]) -> None:
+        """Prepare what arrives until cancelled; those that can be computed are handed on, the others settled."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                while self._arrived:
+                    entries = [self._arrived.popleft() for _ in range(min(len(self._arrived), _PREPARE_AT_ONCE))]
+                    entries = [entry for entry in entries if not entry.future.done()]
+                    jobs = await loop.run_in_executor(self.text, self._prepare, [entry.item for entry in entries])
+                    ready = []
+                    for entry, job in zip(entries, jobs, strict=True):
+                        if isinstance(job, ServingError):
+                            entry.settle(job)
+                        else:
+                            entry.job = job
+                            ready.append(entry)
+                    prepared(ready)
+        finally:
+            self.text.shutdown(wait=False, cancel_futures=True)
+
+    def _prepare(self, items: Sequence[Item]) -> list[Job[Any, Any] | ServingError]:
+        return [guarded("preparing", self._runner.prepare_item, item) for item in items]
+
+
+def guarded(what: str, step: Any, *arguments: Any) -> Any:
+    """The step's result, or the error of this one item as a value."""
+    try:
+        return step(*arguments)
+    except ServingError as error:
+        return error
+    except RecursionError:
+        return InvalidRequest("is nested too deeply")
+    except Exception:
+        logger.exception("%s an item failed", what)
+        return InferenceFailed("the server failed on this instance; its log has the details")

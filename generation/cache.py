@@ -1,0 +1,174 @@
+"""Keys and values of running sequences, within a budget of tokens.
+
+Sequences of like length share a slab: for each layer one tensor with a place for each sequence. So one call of
+attention serves all of them, a sequence is nowhere padded to more than twice its length, and none is ever copied to
+make room for another. A sequence that outgrows its place moves to a slab with longer ones; when one leaves, the last of
+its slab takes its place, so that the places in use are always the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+#: The shortest place, in tokens: shorter ones would make a sequence move often.
+_SHORTEST = 128
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What one layer keeps of a token: `heads` keys of `key_size` and values of `value_size`."""
+
+    heads: int
+    key_size: int
+    value_size: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def token_bytes(self) -> int:
+        """Memory of one token."""
+        return self.heads * (self.key_size + self.value_size) * self.dtype.itemsize
+
+
+class Place:
+    """Where a sequence's keys and values are; it stays the sequence's own while slab and index change."""
+
+    __slots__ = ("index", "length", "slab")
+
+    def __init__(self, slab: Slab, index: int) -> None:
+        self.slab = slab
+        self.index = index
+        self.length = 0
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that it can hold."""
+        return self.slab.capacity
+
+
+class Slab:
+    """Places of one capacity.
+
+    Attributes:
+        keys: for each layer a tensor (places, capacity, heads, key size).
+        values: likewise (places, capacity, heads, value size).
+        places: those in use, each at its own index.
+    """
+
+    def __init__(self, layers: Sequence[LayerShape], size: int, capacity: int) -> None:
+        self.capacity = capacity
+        self.size = size
+        self.places: list[Place] = []
+
+        def empty(layer: LayerShape, width: int) -> torch.Tensor:
+            return torch.zeros(size, capacity, layer.heads, width, dtype=layer.dtype, device=layer.device)
+
+        self.keys = [empty(layer, layer.key_size) for layer in layers]
+        self.values = [empty(layer, layer.value_size) for layer in layers]
+
+    @property
+    def tokens(self) -> int:
+        """Memory that it takes, in tokens."""
+        return self.size * self.capacity
+
+    def add(self) -> Place:
+        """The next free place."""
+        place = Place(self, len(self.places))
+        self.places.append(place)
+        return place
+
+    def remove(self, place: Place) -> None:
+        """Free a place; the last one moves into the gap."""
+        last = self.places.pop()
+        if last is not place:
+            copy(last, place.slab, place.index, last.length)
+            last.index = place.index
+            self.places[place.index] = last
+
+
+def copy(source: Place, slab: Slab, index: int, length: int) -> None:
+    """Copy the first `length` tokens of a sequence to a place of a slab."""
+    for layer in range(len(slab.keys)):
+        for mine, theirs in ((slab.keys, source.slab.keys), (slab.values, source.slab.values)):
+            mine[layer][index, :length] = theirs[layer][source.index, :length]
+
+
+class KVCache:
+    """Places for keys and values.
+
+    Args:
+        budget: tokens that all slabs together may hold.
+        slab_tokens: of a slab, where the budget allows; so many short sequences share one.
+        max_rows: no slab needs more places.
+        longest: no sequence is longer.
+    """
+
+    def __init__(
+        self, layers: Sequence[LayerShape], *, budget: int, slab_tokens: int, max_rows: int, longest: int
+    ) -> None:
+        self.budget = budget
+        self.slabs: list[Slab] = []
+        self._layers = layers
+        self._slab_tokens = slab_tokens
+        self._max_rows = max_rows
+        self._longest = min(longest, budget)
+
+    @property
+    def tokens(self) -> int:
+        """Memory in use, in tokens."""
+        return sum(slab.tokens for slab in self.slabs)
+
+    def capacity(self, tokens: int) -> int:
+        """The capacity of a place for so many tokens."""
+        return min(max(_SHORTEST, 1 << (tokens - 1).bit_length()), self._longest)
+
+    def allocate(self, tokens: int) -> Place | None:
+        """A place for so many tokens; None if there is no memory for it now.
+
+        Args:
+            tokens: not more than `budget` and the longest sequence.
+        """
+        capacity = self.capacity(tokens)
+        assert tokens <= capacity, f"this is a bug: {tokens} tokens were admitted where {capacity} fit"
+        slab = next((s for s in self.slabs if s.capacity == capacity and len(s.places) < s.size), None)
+        if slab is None:
+            room = min(self._slab_tokens, self.budget - self.tokens)
+            size = min(max(room // capacity, 1), self._max_rows)
+            if self.tokens + size * capacity > self.budget:
+                return None
+            slab = Slab(self._layers, size, capacity)
+            self.slabs.append(slab)
+        return slab.add()
+
+    def grow(self, place: Place, tokens: int) -> bool:
+        """Move a sequence to a place for so many tokens; False if there is no memory for it now."""
+        moved = self.allocate(tokens)
+        if moved is None:
+            return False
+        copy(place, moved.slab, moved.index, place.length)
+        old = Place(place.slab, place.index)
+        place.slab.places[place.index] = old
+        place.slab, place.index = moved.slab, moved.index
+        place.slab.places[place.index] = place
+        self.free(old)
+        return True
+
+    def copy_out(self, place: Place) -> Place | None:
+        """A copy of a sequence in as much memory as it takes; None if there is not so much."""
+        if self.tokens + place.length > self.budget:
+            return None
+        slab = Slab(self._layers, 1, place.length)
+        self.slabs.append(slab)
+        copied = slab.add()
+        copy(place, slab, copied.index, place.length)
+        copied.length = place.length
+        return copied
+
+    def free(self, place: Place) -> None:
+        """Give a place back; an empty slab's memory too."""
+        place.slab.remove(place)
+        if not place.slab.places:
+            self.slabs.remove(place.slab)

@@ -1,0 +1,41 @@
+"""The contract of what writes sequences."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from generation.sequence import Sequence
+
+
+class Decoder(ABC):
+    """Writes sequences, many at a time, in one thread.
+
+    A sequence that is finished, or whose `cancelled` was set, is let go at the next step.
+    """
+
+    def __init__(self) -> None:
+        #: Called after each token, with those sequences that got one or ended.
+        self.on_tokens: Callable[[list[Sequence]], None] = lambda _: None
+
+    @abstractmethod
+    def add(self, sequence: Sequence) -> None:
+        """Take a sequence; it starts when there is room."""
+
+    @abstractmethod
+    def step(self) -> None:
+        """Work until some sequences have got their next token; the faults of one are its own end."""
+
+    @abstractmethod
+    def abandon(self) -> list[Sequence]:
+        """Let go of all sequences, after an error that none of them explains; which they were."""
+
+    @property
+    @abstractmethod
+    def busy(self) -> bool:
+        """Whether any sequence is unfinished."""
+
+    @property
+    def memory(self) -> int | None:
+        """Tokens that one sequence may have, prompt included; None if memory does not bound them."""
+        return None

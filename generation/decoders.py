@@ -1,0 +1,77 @@
+"""Which decoder writes with a model, and how much memory it may take."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import torch
+
+from batching.rows import BatchLimits
+from generation.attention import Unsupported
+from generation.cache import KVCache, LayerShape
+from generation.continuous import ContinuousDecoder, StepLimits
+from generation.decoder import Decoder
+from generation.model import GenerationModel
+from generation.static import StaticDecoder
+from generation.takeover import SteppingModel
+from settings import ModelSettings
+
+logger = logging.getLogger(__name__)
+
+#: Of the memory that is free once the model is loaded, what keys and values may take unless KV_CACHE_MEMORY says it.
+_CPU_SHARE, _GPU_SHARE = 0.25, 0.85
+
+#: Where Linux says how much memory a container may take, and takes.
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def create_decoder(model: GenerationModel, settings: ModelSettings) -> Decoder:
+    """Continuous batching where the model allows it, batches that start together where it does not."""
+    gpu = model.device.type == "cuda"
+    # A step reads all weights, for one row as for many: unlike an encoder, a CPU too gains by company.
+    rows = settings.max_batch_size or (128 if gpu else 16)
+    try:
+        if model.seq2seq:
+            raise Unsupported("it reads a source")
+        if model.beams > 1:
+            raise Unsupported("it searches with beams")
+        stepping = SteppingModel(model)
+    except Unsupported as reason:
+        logger.info("%s: sequences are written in batches that start together: %s.", settings.name, reason)
+        return StaticDecoder(model, BatchLimits(rows, settings.max_batch_tokens or (32768 if gpu else 4096)))
+    longest = model.context or 1 << 20
+    cache = KVCache(
+        stepping.layers,
+        budget=_budget(stepping.layers, model.device, settings),
+        slab_tokens=rows * 256,
+        max_rows=rows,
+        longest=longest,
+    )
+    # A step is as long as its tokens are many, and all that are written wait for it.
+    tokens = settings.max_batch_tokens or (2048 if gpu else 64)
+    logger.info("%s: up to %d sequences at once, %d tokens in memory.", settings.name, rows, cache.budget)
+    return ContinuousDecoder(model, stepping, cache, StepLimits(rows, max(tokens, rows + 1)))
+
+
+def _budget(layers: Sequence[LayerShape], device: torch.device, settings: ModelSettings) -> int:
+    """Tokens whose keys and values may be in memory."""
+    if settings.kv_cache_memory is not None:
+        memory = float(settings.kv_cache_memory)
+    elif device.type == "cuda":
+        memory = _GPU_SHARE * sum(torch.cuda.mem_get_info(gpu)[0] for gpu in {layer.device for layer in layers})
+    else:
+        memory = _CPU_SHARE * _free_memory()
+    return max(int(memory / sum(layer.token_bytes for layer in layers)), 256)
+
+
+def _free_memory() -> int:
+    """Bytes that this process may still take."""
+    free = psutil.virtual_memory().available
+    try:
+        limit, used = ((_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return free
+    return free if limit == "max" else min(free, max(int(limit) - int(used), 0))

@@ -1,0 +1,216 @@
+"""Items that write text, from their arrival to the last piece."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from collections.abc import Sequence as Rows
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Protocol
+
+from batching.intake import Entry, Intake, guarded
+from errors import InferenceFailed
+from generation.request import TokenLogprob, Written
+from generation.sequence import Sequence
+from runners.base import Item
+from runners.generation import GenerationRunner
+from transport.listener import StreamListener
+
+logger = logging.getLogger(__name__)
+
+
+class LatencyObserver(Protocol):
+    """Whoever measures what clients wait for."""
+
+    def first_token(self, seconds: float) -> None:
+        """From an item's arrival to the first token of one of its sequences."""
+
+    def next_token(self, seconds: float) -> None:
+        """Between two tokens of a sequence."""
+
+
+class _Answer(Entry):
+    """An item whose sequences are written."""
+
+    def __init__(self, item: Item, listener: StreamListener | None) -> None:
+        super().__init__(item)
+        self.listener = listener
+        self.arrived = monotonic()
+        self.sequences: list[_Part] = []
+        self.unfinished = 0
+
+
+class _Part:
+    """One sequence of an answer."""
+
+    def __init__(self, answer: _Answer, sequence: Sequence, piece: Callable[..., dict[str, Any] | None]) -> None:
+        self.answer = answer
+        self.sequence = sequence
+        self.piece = piece
+        self.last_token: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _News:
+    """What a step has done to a sequence."""
+
+    part: _Part
+    fresh: tuple[str, list[TokenLogprob]] | None
+    written: Written | None
+    at: float
+
+
+class GenerationEngine:
+    """Continuous batching around a runner.
+
+    A thread of its own steps the decoder for as long as anything is to be written; it takes in newcomers and hears of
+    departures between two steps, and tells the event loop once a step what was written.
+    """
+
+    def __init__(
+        self,
+        runner: GenerationRunner[Any, Any],
+        *,
+        max_queue_size: int,
+        compute: ThreadPoolExecutor,
+        latency: LatencyObserver | None = None,
+    ) -> None:
+        self._runner = runner
+        self._intake = Intake(runner, max_queue_size)
+        self._compute = compute
+        self._latency = latency
+        self._parts: dict[Sequence, _Part] = {}
+        self._inbox: deque[Sequence] = deque()
+        self._work = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._stopping = False
+        self._last_end = monotonic()
+
+    def submit(self, item: Item, listener: StreamListener | None = None) -> asyncio.Future[Any]:
+        """Queue an item.
+
+        Args:
+            listener: is told when the item is accepted, then every piece of its answer.
+
+        Returns:
+            A future of the answer, or of its end if there is a listener; cancel it and its sequences end.
+
+        Raises:
+            Overloaded: the queue is full.
+        """
+        self._intake.check_room()
+        answer = _Answer(item, listener)
+        answer.future.add_done_callback(lambda _: self._forget(answer))
+        self._intake.add(answer)
+        return answer.future
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._intake.run(self._prepared))
+                group.create_task(self._write_what_waits())
+        finally:
+            self._stopping = True
+
+    def _prepared(self, entries: Rows[Entry]) -> None:
+        for answer in entries:
+            assert isinstance(answer, _Answer)
+            if answer.future.done():
+                continue
+            for number, row in enumerate(answer.job.rows):
+                sequence = guarded("starting", Sequence, row.inputs, self._runner.model)
+                if not isinstance(sequence, Sequence):
+                    answer.settle(sequence)
+                    break
+                piece = self._runner.pieces(answer.job, number)
+                self._parts[sequence] = part = _Part(answer, sequence, piece)
+                answer.sequences.append(part)
+            else:
+                answer.unfinished = len(answer.sequences)
+                if answer.listener is not None:
+                    answer.listener.accepted()
+                self._inbox.extend(part.sequence for part in answer.sequences)
+        self._work.set()
+
+    def _forget(self, answer: _Answer) -> None:
+        for part in answer.sequences:
+            part.sequence.cancelled = part.sequence.finish_reason is None
+            self._parts.pop(part.sequence, None)
+
+    async def _write_what_waits(self) -> None:
+        self._runner.decoder.on_tokens = self._publish
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            await self._loop.run_in_executor(self._compute, self._write)
+
+    def _told(self, news: list[_News]) -> None:
+        for one in news:
+            answer = one.part.answer
+            if answer.future.done():
+                continue
+            if (error := one.part.sequence.error) is not None:
+                answer.settle(error)
+                continue
+            self._measure(one)
+            if answer.listener is not None and one.fresh is not None:
+                piece = guarded("telling", one.part.piece, *one.fresh, one.written)
+                if isinstance(piece, BaseException):
+                    answer.settle(piece)
+                elif piece is not None:
+                    answer.listener.piece(piece)
+            if one.written is not None:
+                answer.unfinished -= 1
+                if answer.unfinished == 0:
+                    self._finish(answer)
+
+    def _finish(self, answer: _Answer) -> None:
+        now = monotonic()
+        self._intake.learn_speed(min(now - self._last_end, now - answer.arrived))
+        self._last_end = now
+        if answer.listener is not None:
+            answer.settle(None)
+        else:
+            outputs = [part.sequence.written for part in answer.sequences]
+            answer.settle(guarded("finishing", self._runner.finish, answer.job, outputs))
+
+    def _measure(self, news: _News) -> None:
+        if self._latency is not None:
+            if news.part.last_token is None:
+                self._latency.first_token(news.at - news.part.answer.arrived)
+            else:
+                self._latency.next_token(news.at - news.part.last_token)
+        news.part.last_token = news.at
+
+    # The rest runs on the computing thread.
+
+    def _write(self) -> None:
+        decoder = self._runner.decoder
+        while not self._stopping:
+            while self._inbox:
+                decoder.add(self._inbox.popleft())
+            if not decoder.busy:
+                return
+            try:
+                decoder.step()
+            except Exception:
+                logger.exception("writing failed")
+                for sequence in decoder.abandon():
+                    sequence.fail(InferenceFailed("the server failed on this instance; its log has the details"))
+                    self._publish([sequence])
+
+    def _publish(self, sequences: list[Sequence]) -> None:
+        now = monotonic()
+        news = []
+        for sequence in sequences:
+            if (part := self._parts.get(sequence)) is not None:
+                fresh = sequence.take_piece() if part.answer.listener is not None else None
+                written = sequence.written if sequence.finish_reason is not None else None
+                news.append(_News(part, fresh, written, now))
+        if news and not self._stopping:
+            self._loop.call_soon_threadsafe(self._told, news)

@@ -1,0 +1,101 @@
+"""Whether a model can be computed step by step with sequences side by side; seen by trying, not by its name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from inspect import signature
+from typing import Any
+
+import torch
+
+from generation.attention import NAME, Probe, Step, Unsupported
+from generation.cache import KVCache, LayerShape
+from generation.model import GenerationModel
+
+logger = logging.getLogger(__name__)
+
+#: Prompts of the trial, of different lengths; any tokens will do.
+_LENGTHS = (7, 4)
+
+#: How far logits may be from those of the plain model, relative to their own size: rounding, not another result.
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
+
+
+class SteppingModel:
+    """The forward pass of a model over a `Step`.
+
+    Raises:
+        Unsupported: the model cannot be computed this way.
+    """
+
+    def __init__(self, model: GenerationModel) -> None:
+        self._model: Any = model.model
+        self.device = model.device
+        self._vocabulary = self._model.get_input_embeddings().weight.shape[0]
+        parameters = signature(self._model.forward).parameters
+        if "position_ids" not in parameters:
+            raise Unsupported("it does not take positions")
+        self._keeps_logits = "logits_to_keep" in parameters
+        if not getattr(self._model, "_supports_attention_backend", False):
+            raise Unsupported("its attention cannot be replaced")
+        with torch.inference_mode():
+            prompts = self._prompts()
+            expected = [self._plain(prompt) for prompt in prompts]
+            previous = self._model.config._attn_implementation
+            self._model.set_attn_implementation(NAME)
+            try:
+                self.layers = self._probe(prompts[0])
+                self._compare(prompts, expected)
+            except BaseException:
+                self._model.set_attn_implementation(previous)
+                raise
+
+    def forward(self, step: Step | Probe, ids: torch.Tensor, positions: torch.Tensor, wanted: Any) -> torch.Tensor:
+        """Logits of the tokens at the indices `wanted`, shape (wanted, vocabulary)."""
+        options: dict[str, Any] = {"logits_to_keep": wanted} if self._keeps_logits else {}
+        logits = self._model(input_ids=ids, position_ids=positions, use_cache=False, step=step, **options).logits[0]
+        return logits if self._keeps_logits else logits[wanted]  # type: ignore[no-any-return]
+
+    def _prompts(self) -> list[list[int]]:
+        return [[(3 + 5 * i + number) % self._vocabulary for i in range(n)] for number, n in enumerate(_LENGTHS)]
+
+    def _plain(self, prompt: Sequence[int]) -> torch.Tensor:
+        """Logits of all tokens by the model's own attention, and of one more token."""
+        ids = torch.tensor([[*prompt, prompt[0]]], device=self.device)
+        return self._model(input_ids=ids, use_cache=False).logits[0]  # type: ignore[no-any-return]
+
+    def _probe(self, prompt: Sequence[int]) -> list[LayerShape]:
+        probe = Probe()
+        ids = torch.tensor([prompt], device=self.device)
+        self.forward(probe, ids, torch.arange(len(prompt), device=self.device)[None], torch.tensor([0]))
+        config = self._model.config.get_text_config(decoder=True)
+        if sorted(probe.layers) != list(range(config.num_hidden_layers)):
+            raise Unsupported("not all of its layers are attention")
+        kinds = set(getattr(config, "layer_types", None) or ())
+        if not kinds <= {"full_attention", "sliding_attention"}:
+            raise Unsupported(f"its layers are of the kinds {', '.join(sorted(kinds))}")
+        window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+        if ("sliding_attention" in kinds or (window and not kinds)) and not probe.windows:
+            raise Unsupported("its attention does not tell its window")
+        return [probe.layers[i] for i in range(config.num_hidden_layers)]
+
+    def _compare(self, prompts: Sequence[Sequence[int]], expected: Sequence[torch.Tensor]) -> None:
+        """Read two prompts side by side, the longer in two pieces, then one more token of each."""
+        cache = KVCache(self.layers, budget=512, slab_tokens=256, max_rows=2, longest=128)
+        places = [cache.allocate(len(prompt) + 1) for prompt in prompts]
+        first, second = (place for place in places if place is not None)
+        (long, short), cut = prompts, len(prompts[0]) // 2
+        self._step([], [(first, long[:cut]), (second, short)], expected)
+        self._step([], [(first, long[cut:])], expected)
+        self._step([(first, long[0]), (second, short[0])], [], expected)
+
+    def _step(self, decoding: Any, reading: Any, expected: Sequence[torch.Tensor]) -> None:
+        step = Step(decoding, reading, self.device)
+        logits = self.forward(step, step.input_ids, step.position_ids, step.ends).float()
+        for row, (place, tokens) in enumerate([*decoding, *reading]):
+            place.length += 1 if isinstance(tokens, int) else len(tokens)
+            right = expected[place.index][place.length - 1].float()
+            tolerance = _TOLERANCE.get(expected[0].dtype, 1e-1) * float(right.abs().max())
+            if not float((logits[row] - right).abs().max()) <= tolerance:
+                raise Unsupported("computed this way it gives other results")

@@ -1,0 +1,87 @@
+"""The text of tokens as they are written: whole characters only, and nothing of a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+#: Tokens decoded along with the new ones: a word's leading space is only seen beside the token before it.
+_CONTEXT_TOKENS = 8
+
+#: What decoders write for bytes that are no character, or not yet.
+_REPLACEMENT = "\ufffd"
+
+
+class TextStream:
+    """Decodes one sequence token by token.
+
+    The text is decoded in a window over the last tokens, as text-generation-inference does, because decoding a token
+    alone loses spaces and characters of several tokens.
+
+    Args:
+        before: tokens of the prompt that the text continues.
+        stop: strings before the first of which the text ends.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, before: Sequence[int], stop: Sequence[str]) -> None:
+        self._tokenizer = tokenizer
+        self._stop = stop
+        self._window = list(before[-_CONTEXT_TOKENS:])
+        self._shown = self._decode(self._window)  # the part of the window's text that was read already
+        self._read = len(self._window)
+        self._held = ""  # may be the beginning of a stop string
+        self._given: list[str] = []
+        self.stopped = False
+
+    @property
+    def text(self) -> str:
+        """All that was given out."""
+        return "".join(self._given)
+
+    def feed(self, token: int) -> str:
+        """The text that is certain with one more token; nothing after a stop string was found."""
+        self._window.append(token)
+        text = self._decode(self._window)
+        if text.endswith(_REPLACEMENT):
+            return ""  # half a character
+        return self._give(self._new(text))
+
+    def end(self) -> str:
+        """What was held back: a half character as the decoder shows it, the beginning of no stop string."""
+        text = "" if self.stopped else self._give(self._new(self._decode(self._window)))
+        if not self.stopped:
+            text += self._held
+            self._given.append(self._held)
+            self._held = ""
+        return text
+
+    def _new(self, text: str) -> str:
+        """Step the window forward; what its text has more than was read."""
+        # A decoder may drop a leading space only once more tokens follow: then the text does not continue what it was.
+        new = text[len(self._shown) :] if text.startswith(self._shown) else self._decode(self._window[self._read :])
+        self._window = self._window[max(self._read - _CONTEXT_TOKENS, 0) :]
+        self._read = len(self._window)
+        self._shown = self._decode(self._window)
+        return new
+
+    def _give(self, new: str) -> str:
+        text = self._held + new
+        at = min((at for string in self._stop if (at := text.find(string)) >= 0), default=None)
+        if at is not None:
+            self.stopped = True
+            given, self._held = text[:at], ""
+        else:
+            held = max((_overlap(text, string) for string in self._stop), default=0)
+            given, self._held = text[: len(text) - held], text[len(text) - held :]
+        self._given.append(given)
+        return given
+
+    def _decode(self, tokens: list[int]) -> str:
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+def _overlap(text: str, string: str) -> int:
+    """Characters at the end of a text that begin a string."""
+    longest = min(len(text), len(string) - 1)
+    return next((length for length in range(longest, 0, -1) if text.endswith(string[:length])), 0)

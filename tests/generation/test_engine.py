@@ -1,0 +1,260 @@
+"""Promises of the engine: pieces in order, ends that are told, departures and faults that concern one item."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from errors import InferenceFailed, InvalidRequest, Overloaded
+from generation.engine import GenerationEngine
+from runners.base import Item
+from runners.text2text_generation import Text2TextGenerationRunner
+from runners.text_generation import TextGenerationRunner
+from settings import ModelSettings
+from tests.e2e.checkpoints import text2text_generation
+from tests.tiny import CORPUS, llama_model
+
+GREEDY = {"ignore_eos": True, "return_full_text": False}
+
+
+class Listener:
+    """Remembers what it is told, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+        self.news = asyncio.Event()
+
+    def accepted(self) -> None:
+        self._add("accepted")
+
+    def piece(self, value: Any) -> None:
+        self._add(value)
+
+    def _add(self, value: Any) -> None:
+        self.told.append(value)
+        self.news.set()
+
+    async def wait_pieces(self, count: int) -> None:
+        async with asyncio.timeout(60):
+            while len(self.told) <= count:
+                self.news.clear()
+                await self.news.wait()
+
+    @property
+    def text(self) -> str:
+        assert self.told[0] == "accepted"
+        return "".join(piece["generated_text"] for piece in self.told[1:])
+
+
+class Latency:
+    def __init__(self) -> None:
+        self.first: list[float] = []
+        self.next: list[float] = []
+
+    def first_token(self, seconds: float) -> None:
+        self.first.append(seconds)
+
+    def next_token(self, seconds: float) -> None:
+        self.next.append(seconds)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> TextGenerationRunner:
+    folder = llama_model(tmp_path_factory.mktemp("llama"))
+    runner = TextGenerationRunner(ModelSettings(storage_uri=str(folder), task="text-generation"))
+    runner.load()
+    return runner
+
+
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory: pytest.TempPathFactory) -> Text2TextGenerationRunner:
+    folder: Path = text2text_generation(tmp_path_factory.mktemp("t5"))
+    runner = Text2TextGenerationRunner(ModelSettings(storage_uri=str(folder), task="text2text-generation"))
+    runner.load()
+    return runner
+
+
+@asynccontextmanager
+async def _engine(
+    runner: Any, max_queue_size: int = 1000, latency: Latency | None = None
+) -> AsyncIterator[GenerationEngine]:
+    with ThreadPoolExecutor(1) as compute:
+        engine = GenerationEngine(runner, max_queue_size=max_queue_size, compute=compute, latency=latency)
+        running = asyncio.create_task(engine.run())
+        try:
+            yield engine
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            for sequence in runner.decoder.abandon():
+                sequence.cancelled = True
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_pieces_join_to_the_whole_answer_and_the_last_says_why_and_how_much(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    runner = request.getfixturevalue(kind)
+    items = [Item(text, {"max_new_tokens": 5 + 3 * i, "return_full_text": False}) for i, text in enumerate(CORPUS)]
+    expected = [answer[0]["generated_text"] for answer in runner.predict(items)]
+
+    async def scenario() -> list[Listener]:
+        latency = Latency()
+        async with _engine(runner, latency=latency) as engine:
+            listeners = [Listener() for _ in items]
+            ends = [engine.submit(item, listener) for item, listener in zip(items, listeners, strict=True)]
+            assert await asyncio.gather(*ends) == [None] * len(items)
+            complete = await asyncio.gather(*(engine.submit(item) for item in items))
+            assert [answer[0]["generated_text"] for answer in complete] == expected
+        assert len(latency.first) == 2 * len(items)
+        assert all(seconds > 0 for seconds in latency.first + latency.next)
+        return listeners
+
+    listeners = asyncio.run(scenario())
+    assert [listener.text for listener in listeners] == expected
+    for item, listener in zip(items, listeners, strict=True):
+        *pieces, last = listener.told[1:]
+        assert not any("finish_reason" in piece for piece in pieces)
+        assert last["finish_reason"] in ("stop", "length")
+        assert last["prompt_tokens"] > 0
+        assert last["generated_tokens"] <= item.parameters["max_new_tokens"]
+        assert (last["finish_reason"] == "length") == (last["generated_tokens"] == item.parameters["max_new_tokens"])
+
+
+def test_a_stream_begins_with_the_prompt_if_the_request_says_so_and_numbers_several_sequences(
+    llama: TextGenerationRunner,
+) -> None:
+    async def scenario() -> Listener:
+        async with _engine(llama) as engine:
+            listener = Listener()
+            options = {"do_sample": True, "seed": 1, "num_return_sequences": 2, "return_full_text": True}
+            await engine.submit(Item("Paris", {**options, "max_new_tokens": 6}), listener)
+            return listener
+
+    told = asyncio.run(scenario()).told[1:]
+    for number in range(2):
+        text = "".join(piece["generated_text"] for piece in told if piece["sequence"] == number)
+        assert text.startswith("Paris")
+    assert [piece["sequence"] for piece in told if "finish_reason" in piece] in ([0, 1], [1, 0])
+
+
+def test_two_hundred_that_leave_make_room_for_the_next_at_once(llama: TextGenerationRunner) -> None:
+    async def scenario() -> None:
+        async with _engine(llama) as engine:
+            listeners = [Listener() for _ in range(200)]
+            ends = [
+                engine.submit(Item(CORPUS[i % 5], {**GREEDY, "max_new_tokens": 90, "seed": i}), listener)
+                for i, listener in enumerate(listeners)
+            ]
+            await listeners[0].wait_pieces(3)
+            for end in ends:
+                end.cancel()
+            steps = 0
+            step = llama.decoder.step
+
+            def counted() -> None:
+                nonlocal steps
+                steps += 1
+                step()
+
+            llama.decoder.step = counted  # type: ignore[method-assign]
+            try:
+                fresh = Listener()
+                end = engine.submit(Item("The", {**GREEDY, "max_new_tokens": 3}), fresh)
+                await end
+            finally:
+                llama.decoder.step = step  # type: ignore[method-assign]
+            assert steps <= 3 + 2
+            told = [len(listener.told) for listener in listeners]
+            assert max(told) < 90
+
+    asyncio.run(scenario())
+
+
+def test_a_refused_item_harms_no_neighbour_and_is_never_accepted(llama: TextGenerationRunner) -> None:
+    async def scenario() -> None:
+        async with _engine(llama) as engine:
+            refused = Listener()
+            ends = [
+                engine.submit(Item("The", {"max_new_tokens": 4}), Listener()),
+                engine.submit(Item("The", {"max_new_tokens": -4}), refused),
+                engine.submit(Item("The", {"max_new_tokens": 4})),
+            ]
+            results: list[Any] = await asyncio.gather(*ends, return_exceptions=True)
+            assert results[0] is None
+            assert isinstance(results[1], InvalidRequest)
+            assert len(results[2]) == 1
+            assert refused.told == []
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_an_error_in_the_middle_ends_one_stream_and_the_others_go_on(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = request.getfixturevalue(kind)
+    expected = runner.predict([Item("The", {"max_new_tokens": 8, "return_full_text": False})])[0][0]["generated_text"]
+    decode = runner.model.tokenizer.decode
+
+    def failing(tokens: list[int], **options: Any) -> str:
+        if len(tokens) > len(marked) and tokens[: len(marked)] == marked:
+            raise RuntimeError("no such text")
+        return str(decode(tokens, **options))
+
+    async def scenario() -> None:
+        async with _engine(runner) as engine:
+            good, bad = Listener(), Listener()
+            ends = [
+                engine.submit(Item("The", {"max_new_tokens": 8}), good),
+                engine.submit(Item(CORPUS[1], {"max_new_tokens": 20}), bad),
+            ]
+            results = await asyncio.gather(*ends, return_exceptions=True)
+            assert results[0] is None
+            assert isinstance(results[1], InferenceFailed)
+            assert good.text == expected
+            assert bad.told[0] == "accepted"
+            assert not any("finish_reason" in piece for piece in bad.told[1:])
+
+    if kind == "llama":
+        marked = runner.pretrained.tokenizer(CORPUS[1])["input_ids"][-8:]
+    else:
+        (written,) = runner.forward(runner.prepare_item(Item(CORPUS[1], {"max_new_tokens": 20})).rows)
+        marked = written.tokens[:2]
+        (other,) = runner.forward(runner.prepare_item(Item("The", {"max_new_tokens": 8})).rows)
+        assert other.tokens[:2] != marked
+    monkeypatch.setattr(runner.model.tokenizer, "decode", failing)
+    asyncio.run(scenario())
+
+
+def test_more_than_the_queue_holds_is_refused_with_a_time_to_retry(llama: TextGenerationRunner) -> None:
+    async def scenario() -> None:
+        async with _engine(llama, max_queue_size=2) as engine:
+            ends = [engine.submit(Item("The", {"max_new_tokens": 5})) for _ in range(2)]
+            with pytest.raises(Overloaded) as refused:
+                engine.submit(Item("The"))
+            assert refused.value.retry_after is not None
+            await asyncio.gather(*ends)
+            assert await engine.submit(Item("The", {"max_new_tokens": 1}))
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_that_needs_more_memory_than_there_is_is_refused_with_all_lengths(tmp_path: Path) -> None:
+    folder = llama_model(tmp_path)
+    settings = ModelSettings(storage_uri=str(folder), task="text-generation", kv_cache_memory=1)
+    runner = TextGenerationRunner(settings)
+    runner.load()
+    memory = runner.decoder.memory
+    assert memory is not None
+    runner.decoder._cache.budget = 50  # type: ignore[attr-defined]
+    (refused,) = runner.predict([Item("The", {"max_new_tokens": 60})])
+    assert isinstance(refused, InvalidRequest)
+    assert "memory for 50" in refused.message
+    assert "KV_CACHE_MEMORY" in refused.message

@@ -53,7 +53,7 @@ class _EntryService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML has 
 def _entry_service(settings: Settings, runners: Mapping[str, Any]) -> Any:
     configure_logging(settings.server.log_level)
     clients = {name: RunnerClient(name, partial(getattr, runner, "url")) for name, runner in runners.items()}
-    models = Models(clients)
+    models = Models(clients, {model.name: model.task for model in settings.models if model.task is not None})
 
     @asynccontextmanager
     async def connected(_: Starlette) -> AsyncIterator[None]:

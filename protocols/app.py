@@ -11,12 +11,13 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import Match, Mount, Route
 
 from errors import HTTP_STATUS, InferenceFailed, MethodNotAllowed, RouteNotFound, ServingError
 from protocols import kserve_v1
 from protocols.inference import Models
 from protocols.json_body import json_response
+from protocols.openai.routes import openai_app
 from settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,11 @@ Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 def create_app(models: Models, settings: ServerSettings, lifespan: Lifespan) -> Starlette:
     """The application that the entry service mounts at its root."""
     return Starlette(
-        routes=[*kserve_v1.routes(models, settings), Route("/v1/{path:path}", _no_route, methods=_METHODS)],
+        routes=[
+            *kserve_v1.routes(models, settings),
+            Route("/v1/{path:path}", _no_route, methods=_METHODS),
+            Mount("/openai", openai_app(models, settings)),
+        ],
         exception_handlers={
             ServingError: _serving_error,
             HTTPException: _http_exception,

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
 from errors import DeadlineExceeded, ModelNotFound, RequestTooLarge, ServingError
-from settings import ServerSettings
+from settings import ServerSettings, Task
 from transport.client import RunnerClient
 
 
 class Models:
-    """The models of this server by name."""
+    """The models of this server by name.
 
-    def __init__(self, clients: Mapping[str, RunnerClient]) -> None:
+    Args:
+        tasks: what each model does, as far as that is known.
+    """
+
+    def __init__(self, clients: Mapping[str, RunnerClient], tasks: Mapping[str, Task] | None = None) -> None:
         self._clients = clients
+        self._tasks = tasks or {}
 
     @property
     def names(self) -> list[str]:
@@ -28,6 +33,10 @@ class Models:
     def ready(self) -> bool:
         """Whether every model is ready."""
         return all(client.state.status == "ready" for client in self._clients.values())
+
+    def task(self, name: str) -> Task | None:
+        """What a model does; None if that is not known, or no model has that name."""
+        return self._tasks.get(name)
 
     def get(self, name: str) -> RunnerClient:
         """A model that is ready.
@@ -67,17 +76,17 @@ async def read_body(request: Request, settings: ServerSettings) -> bytes:
 async def infer(
     request: Request,
     client: RunnerClient,
-    instances: Sequence[Any],
-    parameters: dict[str, Any],
+    items: Iterable[tuple[Any, dict[str, Any]]],
     *,
-    field: str,
+    place: Callable[[int], str],
     settings: ServerSettings,
 ) -> list[Any]:
-    """Compute all instances of one request, or fail as a whole with the first instance that fails.
+    """Compute all items of one request, or fail as a whole with the first item that fails.
 
     Args:
         request: watched while the model computes; when its client leaves, the items are cancelled.
-        field: what the protocol calls the list of instances, for error messages.
+        items: instances, each with its parameters.
+        place: what the protocol calls the instance of that index, for error messages.
 
     Raises:
         ServingError: led by the place of the failed instance, such as `instances[3]`.
@@ -86,17 +95,17 @@ async def infer(
     futures: list[asyncio.Future[Any]] = []
     watcher = asyncio.ensure_future(until_disconnect(request))
     try:
-        for index, instance in enumerate(instances):
+        for index, (instance, parameters) in enumerate(items):
             try:
                 futures.append(client.submit(instance, parameters))
             except ServingError as error:
-                raise error.located(f"{field}[{index}]") from None
+                raise error.located(place(index)) from None
         everything = asyncio.gather(*futures)
         done, _ = await asyncio.wait(
             (everything, watcher), timeout=settings.request_timeout, return_when=asyncio.FIRST_COMPLETED
         )
         if everything in done:
-            return _unless_failed(everything, futures, field)
+            return _unless_failed(everything, futures, place)
         if watcher in done:
             raise ClientDisconnect
         raise DeadlineExceeded(f"no answer within {settings.request_timeout:g} s (REQUEST_TIMEOUT)")
@@ -107,13 +116,13 @@ async def infer(
 
 
 def _unless_failed(
-    everything: asyncio.Future[list[Any]], futures: Sequence[asyncio.Future[Any]], field: str
+    everything: asyncio.Future[list[Any]], futures: Sequence[asyncio.Future[Any]], place: Callable[[int], str]
 ) -> list[Any]:
     if everything.exception() is None:
         return everything.result()
     for index, future in enumerate(futures):
         if future.done() and not future.cancelled() and isinstance(error := future.exception(), ServingError):
-            raise error.located(f"{field}[{index}]") if concerns_instance(error) else error
+            raise error.located(place(index)) if concerns_instance(error) else error
     return everything.result()
 
 

@@ -46,6 +46,15 @@ class PredictRequest(NamedTuple):
     parameters: dict[str, Any]
     stream: bool
 
+    @property
+    def items(self) -> list[tuple[Any, dict[str, Any]]]:
+        """The instances, each with the parameters of all."""
+        return [(instance, self.parameters) for instance in self.instances]
+
+    def place(self, index: int) -> str:
+        """What the client calls an instance."""
+        return f"{self.field}[{index}]"
+
 
 def parse(body: bytes, max_instances: int) -> PredictRequest:
     """Read a `:predict` body.
@@ -123,14 +132,11 @@ def routes(models: Models, settings: ServerSettings) -> list[Route]:
         client = models.get(request.path_params["name"])
         asked = parse(await read_body(request, settings), settings.max_instances)
         if asked.stream:
-            items = ((instance, asked.parameters) for instance in asked.instances)
-            streams = await AnswerStreams.start(request, client, items, field=asked.field, settings=settings)
+            streams = await AnswerStreams.start(request, client, asked.items, place=asked.place, settings=settings)
             if "text/event-stream" in request.headers.get("accept", ""):
                 return StreamingBody(streams, render_events, "text/event-stream")
             return StreamingBody(streams, render_lines, "application/x-ndjson")
-        return render(
-            await infer(request, client, asked.instances, asked.parameters, field=asked.field, settings=settings)
-        )
+        return render(await infer(request, client, asked.items, place=asked.place, settings=settings))
 
     async def explain(request: Request) -> Response:
         models.get(request.path_params["name"])

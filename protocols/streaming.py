@@ -57,14 +57,14 @@ class AnswerStreams:
         client: RunnerClient,
         items: Iterable[tuple[Any, dict[str, Any]]],
         *,
-        field: str,
+        place: Callable[[int], str],
         settings: ServerSettings,
     ) -> AnswerStreams:
         """Submit all items and wait until each is checked and queued, while a refusal can still have its status.
 
         Args:
             items: instances, each with its parameters.
-            field: what the protocol calls the list of instances, for error messages.
+            place: what the protocol calls the instance of that index, for error messages.
 
         Raises:
             ServingError: one is refused; led by its place, such as `instances[3]`.
@@ -72,18 +72,20 @@ class AnswerStreams:
         """
         streams = cls(request, settings)
         try:
-            await streams._submit(client, items, field)
+            await streams._submit(client, items, place)
         except BaseException:
             streams.close()
             raise
         return streams
 
-    async def _submit(self, client: RunnerClient, items: Iterable[tuple[Any, dict[str, Any]]], field: str) -> None:
+    async def _submit(
+        self, client: RunnerClient, items: Iterable[tuple[Any, dict[str, Any]]], place: Callable[[int], str]
+    ) -> None:
         for index, (instance, parameters) in enumerate(items):
             try:
                 end = client.submit(instance, parameters, _Listener(index, self._events))
             except ServingError as error:
-                raise _placed(error, index, field) from None
+                raise _placed(error, place(index)) from None
             self._ends.append(end)
             self._open.add(index)
             end.add_done_callback(partial(self._ended, index))
@@ -93,7 +95,7 @@ class AnswerStreams:
             if event is _ACCEPTED:
                 waiting.discard(index)
             elif isinstance(event, ServingError) and index in waiting:
-                raise _placed(event, index, field)
+                raise _placed(event, place(index))
             else:
                 waiting.discard(index)
                 self._early.append((index, event))
@@ -165,8 +167,8 @@ class _Listener:
         self._events.put_nowait((self._index, value))
 
 
-def _placed(error: ServingError, index: int, field: str) -> ServingError:
-    return error.located(f"{field}[{index}]") if concerns_instance(error) else error
+def _placed(error: ServingError, place: str) -> ServingError:
+    return error.located(place) if concerns_instance(error) else error
 
 
 class StreamingBody(Response):

@@ -1,0 +1,129 @@
+"""The application under `/openai`, in which every answer has OpenAI's shape, errors of all kinds included."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from time import time
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from errors import InferenceFailed, MethodNotAllowed, RouteNotFound, ServingError
+from protocols.inference import Models, infer, read_body
+from protocols.json_body import json_response
+from protocols.openai.chat import ChatDeltas, ChatRequest
+from protocols.openai.completions import CompletionDeltas, CompletionRequest
+from protocols.openai.embeddings import EmbeddingRequest
+from protocols.openai.errors import FieldError, error_response, in_clients_terms, refused
+from protocols.openai.schema import OpenAIRequest, read
+from protocols.openai.stream import Deltas, EventStream
+from protocols.streaming import AnswerStreams, StreamingBody
+from settings import ServerSettings
+from transport.client import RunnerClient
+
+logger = logging.getLogger(__name__)
+
+
+def openai_app(models: Models, settings: ServerSettings) -> Starlette:
+    """The application to mount at `/openai`."""
+    started = int(time())
+
+    def model_object(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": started, "owned_by": "hugging-face-runtime"}
+
+    def client_for(asked: OpenAIRequest) -> RunnerClient:
+        task = models.task(asked.model)
+        if task is not None and task not in asked.tasks:
+            needed = " or ".join(asked.tasks)
+            raise refused(f"model: {asked.model} does {task}, this needs a model that does {needed}", "model")
+        return models.get(asked.model)
+
+    async def answers(request: Request, asked: OpenAIRequest) -> list[Any]:
+        client = client_for(asked)
+        try:
+            return await infer(request, client, asked.items, place=asked.place, settings=settings)
+        except ServingError as error:
+            raise in_clients_terms(error, type(asked).model_fields, asked.names) from None
+
+    async def stream(request: Request, asked: ChatRequest | CompletionRequest, deltas: Deltas) -> Response:
+        client = client_for(asked)
+        try:
+            streams = await AnswerStreams.start(request, client, asked.items, place=asked.place, settings=settings)
+        except ServingError as error:
+            raise in_clients_terms(error, type(asked).model_fields, asked.names) from None
+        events = EventStream(asked, asked.opening(), deltas)
+        return StreamingBody(streams, events.render, "text/event-stream", events.end)
+
+    async def completions(request: Request) -> Response:
+        asked = read(CompletionRequest, await read_body(request, settings), settings.max_instances)
+        if asked.stream:
+            return await stream(request, asked, CompletionDeltas())
+        return json_response(asked.response(await answers(request, asked)))
+
+    async def chat_completions(request: Request) -> Response:
+        asked = read(ChatRequest, await read_body(request, settings), settings.max_instances)
+        if asked.stream:
+            return await stream(request, asked, ChatDeltas())
+        return json_response(asked.response(await answers(request, asked)))
+
+    async def embeddings(request: Request) -> Response:
+        asked = read(EmbeddingRequest, await read_body(request, settings), settings.max_instances)
+        return json_response(asked.response(await answers(request, asked)))
+
+    async def list_models(_: Request) -> Response:
+        return json_response({"object": "list", "data": [model_object(name) for name in models.names]})
+
+    async def retrieve_model(request: Request) -> Response:
+        return json_response(model_object(models.get(request.path_params["name"]).name))
+
+    return Starlette(
+        routes=[
+            Route("/v1/completions", completions, methods=["POST"]),
+            Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+            Route("/v1/embeddings", embeddings, methods=["POST"]),
+            Route("/v1/models", list_models),
+            # Names of models elsewhere have slashes; asked for here, they are unknown models, not unknown routes.
+            Route("/v1/models/{name:path}", retrieve_model),
+        ],
+        exception_handlers={
+            FieldError: _field_error,
+            ServingError: _serving_error,
+            HTTPException: _http_exception,
+            ClientDisconnect: _client_gone,
+            Exception: _bug,
+        },
+    )
+
+
+async def _field_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, FieldError)
+    return error_response(error.error, error.param)
+
+
+async def _serving_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ServingError)
+    return error_response(error)
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
+    """What the router raises."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return error_response(MethodNotAllowed(f"{path} does not take {request.method}"))
+    return error_response(RouteNotFound(f"{path} is not a route of this server"))
+
+
+async def _client_gone(_: Request, __: Exception) -> Response:
+    # nginx's status for it; nobody reads this, the access log does.
+    return Response(status_code=499)
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    logger.error("%s failed", request.url.path, exc_info=error)
+    return error_response(InferenceFailed("the server failed; its log has the details"))

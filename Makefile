@@ -3,7 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 PORT   ?= 3000
 VENV   ?= .venv
-PYTEST ?= $(VENV)/bin/pytest -n 2
+PYTEST ?= $(VENV)/bin/pytest -n 2 --dist loadgroup
 RUFF   ?= $(VENV)/bin/ruff
 MYPY   ?= $(VENV)/bin/mypy
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-_ROOMS = ("batching", "loading", "protocols", "runners", "service", "transport")
+_ROOMS = ("batching", "generation", "loading", "protocols", "runners", "service", "transport")
 
 
 def configure_logging(level: str) -> None:

@@ -146,12 +146,14 @@ class Matcher:
         logits.masked_fill_(torch.from_numpy(~allowed).to(logits.device), float("-inf"))
 
     def accept(self, token: int) -> None:
-        """Go on behind the next token.
+        """Go on behind the next token; nothing follows one that ends the text.
 
         Raises:
             InvalidRequest: the grammar is too complex.
             InferenceFailed: the token may not come next.
         """
+        if token in self._vocabulary.eos:
+            return
         known = self._matcher.try_consume_tokens([token])
         self._check()
         if not known:

@@ -121,12 +121,14 @@ def gpt2_model(folder: Path, **generation: Any) -> Path:
     return with_generation_config(save(folder, GPT2LMHeadModel, config, tokenizer), generation)
 
 
-def llama_model(folder: Path, chat_template: str | None = CHAT_TEMPLATE, **generation: Any) -> Path:
+def llama_model(
+    folder: Path, chat_template: str | None = CHAT_TEMPLATE, context: int = CONTEXT, **generation: Any
+) -> Path:
     """A Llama of two layers whose heads share keys and values."""
-    tokenizer = byte_level_tokenizer(CONTEXT)
+    tokenizer = byte_level_tokenizer(context)
     tokenizer.chat_template = chat_template
     config = LlamaConfig(
-        vocab_size=len(tokenizer), max_position_embeddings=CONTEXT, hidden_size=32, intermediate_size=64,
+        vocab_size=len(tokenizer), max_position_embeddings=context, hidden_size=32, intermediate_size=64,
         num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip

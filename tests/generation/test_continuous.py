@@ -262,3 +262,36 @@ def test_numbers_that_overflow_end_one_sequence_with_a_reason(bench: Make, monke
     assert first.tokens == expected
     assert second.error is not None
     assert "TORCH_DTYPE" in second.error.message
+
+
+def test_in_float32_company_moves_logits_by_rounding_only_and_in_bfloat16_by_its_own(
+    bench: Make, pretrained: Pretrained
+) -> None:
+    # What this states: greedy text is promised to be the same in any company in float32; in bfloat16 two candidates
+    # that are closer than its rounding may change places.
+    prompts = [text[:25] for text in CORPUS]
+
+    def first_logits(prompts: list[str]) -> torch.Tensor:
+        """Of the first prompt's first token."""
+        made = bench()
+        forward = made.decoder._stepping.forward
+        seen: list[torch.Tensor] = []
+
+        def remembered(*arguments: Any) -> torch.Tensor:
+            logits = forward(*arguments)
+            seen.append(logits[0].float().clone())
+            return logits
+
+        made.decoder._stepping.forward = remembered  # type: ignore[method-assign]
+        for prompt in prompts:
+            made.add(prompt, 1)
+        made.decoder.step()
+        return seen[0]
+
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 5e-2)):
+        pretrained.model.to(dtype)
+        try:
+            alone, together = first_logits(prompts[:1]), first_logits(prompts)
+        finally:
+            pretrained.model.to(torch.float32)
+        assert float((alone - together).abs().max()) <= tolerance * float(alone.abs().max())

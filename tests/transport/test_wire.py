@@ -43,6 +43,12 @@ class ScriptedHost:
                 future.set_exception(InvalidRequest("wrong"))
             case "bug":
                 future.set_exception(RuntimeError("internal detail"))
+            case {"stream": pieces}:
+                assert listener is not None
+                listener.accepted()
+                for piece in pieces:
+                    listener.piece(piece)
+                future.set_result(None)
             case {"open": name}:
                 self.open[name] = future
                 asyncio.get_running_loop().create_task(self._tell())
@@ -225,5 +231,37 @@ def test_what_cannot_be_sent_fails_alone(tmp_path: Path) -> None:
             big = "x" * (MAX_FRAME - 1000)
             answers = await asyncio.gather(*(client.submit(big, {"n": n}) for n in range(3)))
         assert [answer["n"] for answer in answers] == [0, 1, 2]
+
+    asyncio.run(scenario())
+
+
+class Heard:
+    """What a listener was told, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def accepted(self) -> None:
+        self.told.append("accepted")
+
+    def piece(self, value: Any) -> None:
+        self.told.append(value)
+
+
+def test_pieces_of_many_streams_arrive_in_order_and_at_their_own_listener(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with _connected(ScriptedHost(), tmp_path / "socket") as client:
+            heard = [Heard() for _ in range(50)]
+            ends = [
+                client.submit({"stream": [f"{i}-{j}" for j in range(i)]}, {}, listener)
+                for i, listener in enumerate(heard)
+            ]
+            assert await asyncio.gather(*ends) == [None] * 50
+            for i, listener in enumerate(heard):
+                assert listener.told == ["accepted", *(f"{i}-{j}" for j in range(i))]
+            refused = Heard()
+            with pytest.raises(InvalidRequest):
+                await client.submit("wrong", {}, refused)
+            assert refused.told == []
 
     asyncio.run(scenario())

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
-
-from generation.text import overlap
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +79,7 @@ class ToolCallReader:
         else:
             at = -1 if self._leads else text.find(self._sought)
         if at < 0:
-            held = 0 if ended or self._leads else overlap(text, self._sought)
+            held = 0 if ended or self._leads else _overlap(text, self._sought)
             content = text[: len(text) - held]
             if not ended and not self._leads:
                 content = content.rstrip()
@@ -153,8 +151,8 @@ class _Call:
         whole: it is all there, as far as its brackets tell.
     """
 
-    _PLAIN = re.compile(r"[\s:,\w+.-]*")
-    _STRING = re.compile(r'(?:[^"\\]|\\.)*', re.DOTALL)
+    _PLAIN = re.compile(r"[\s:,0-9A-Za-z+.-]*")
+    _STRING = re.compile(r'(?:[^"\\]++|\\.)*+', re.DOTALL)
 
     def __init__(self, start: int, opening: str) -> None:
         self.start = self.end = start
@@ -215,12 +213,7 @@ def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is no JSON")
 
 
-def joined(pieces: Iterable[str | ToolCall]) -> list[str | ToolCall]:
-    """Pieces with neighbouring content in one."""
-    whole: list[str | ToolCall] = []
-    for piece in pieces:
-        if isinstance(piece, str) and whole and isinstance(whole[-1], str):
-            whole[-1] += piece
-        else:
-            whole.append(piece)
-    return whole
+def _overlap(text: str, string: str) -> int:
+    """Characters at the end of a text that begin a string."""
+    longest = min(len(text), len(string) - 1)
+    return next((length for length in range(longest, 0, -1) if text.endswith(string[:length])), 0)

@@ -177,7 +177,9 @@ def _is_tag(text: str) -> bool:
 
 def _ranges(tokens: Iterable[int]) -> str:
     """Token ids as llguidance writes many: `3-7,9`."""
-    runs = [[token for _, token in run] for _, run in groupby(enumerate(sorted(tokens)), lambda pair: pair[1] - pair[0])]
+    runs = [
+        [token for _, token in run] for _, run in groupby(enumerate(sorted(tokens)), lambda pair: pair[1] - pair[0])
+    ]
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 

@@ -289,9 +289,10 @@ def test_in_float32_company_moves_logits_by_rounding_only_and_in_bfloat16_by_its
         return seen[0]
 
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 5e-2)):
-        pretrained.model.to(dtype)
+        model: Any = pretrained.model
+        model.to(dtype)
         try:
             alone, together = first_logits(prompts[:1]), first_logits(prompts)
         finally:
-            pretrained.model.to(torch.float32)
+            model.to(torch.float32)
         assert float((alone - together).abs().max()) <= tolerance * float(alone.abs().max())

@@ -166,14 +166,19 @@ class Step:
         keys[start:end] = key
         values[start:end] = value
         mask = self._reading_mask(start, end, keys.device, window)
+        keys, values = keys[:end], values[:end]
+        shared = query.shape[1] // keys.shape[1]
+        if shared > 1 and mask is not None and keys.device.type != "cpu":
+            # Elsewhere, the kernels that need no memory for all scores do not take a mask and shared heads at once.
+            keys, values, shared = keys.repeat_interleave(shared, 1), values.repeat_interleave(shared, 1), 1
         attended = scaled_dot_product_attention(
             query.transpose(0, 1)[None],
-            keys[:end].transpose(0, 1)[None],
-            values[:end].transpose(0, 1)[None],
+            keys.transpose(0, 1)[None],
+            values.transpose(0, 1)[None],
             attn_mask=mask,
             is_causal=mask is None,
             scale=scale,
-            enable_gqa=query.shape[1] != key.shape[1],
+            enable_gqa=shared > 1,
         )
         return attended[0].transpose(0, 1)
 

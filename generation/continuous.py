@@ -29,6 +29,9 @@ _HEADROOM = 64
 #: How many may go before the first in the queue because they find memory and it does not.
 _PATIENCE = 64
 
+#: How many are tried in one step: a long queue must not be gone through for every token.
+_TRIES = 8
+
 
 @dataclass(frozen=True, slots=True)
 class StepLimits:
@@ -114,7 +117,7 @@ class ContinuousDecoder(Decoder):
         """Start waiting sequences, in order, as far as rows and memory allow; one that does not fit yet may be
         overtaken by smaller ones, but not for ever."""
         passed: list[Sequence] = []
-        while self._waiting and len(self._running) < self._limits.max_rows:
+        while self._waiting and len(self._running) < self._limits.max_rows and len(passed) < _TRIES:
             sequence = self._waiting.popleft()
             running = self._start(sequence)
             if running is not None:

@@ -282,7 +282,7 @@ def test_in_float32_company_moves_logits_by_rounding_only_and_in_bfloat16_by_its
             seen.append(logits[0].float().clone())
             return logits
 
-        made.decoder._stepping.forward = remembered  # type: ignore[method-assign]
+        made.decoder._stepping.forward = remembered  # type: ignore[assignment]
         for prompt in prompts:
             made.add(prompt, 1)
         made.decoder.step()

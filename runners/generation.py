@@ -8,13 +8,13 @@ from collections.abc import Sequence as Rows
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from generation.grammar import Grammar
 from pydantic import BeforeValidator, Field
 
 from batching.rows import BatchLimits, Row
 from errors import InvalidRequest, ServingError
 from generation.decoder import Decoder
 from generation.decoders import create_decoder
+from generation.grammar import Grammar
 from generation.model import GenerationModel
 from generation.request import GenerationRequest, Sampling, TokenLogprob, Written
 from generation.sequence import Sequence
@@ -243,7 +243,7 @@ class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]
         if grammar is None and parameters.response_format is not None:
             grammar = self.model.grammars.response_format(parameters.response_format)
         if parameters.logprobs is not None:
-            self.model.grammars.token_bytes(0)  # reads the vocabulary, which takes a second, on this thread
+            self.model.grammars.prepare()
         request = GenerationRequest(
             input_ids=input_ids,
             max_new_tokens=max_new_tokens,

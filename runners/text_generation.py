@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
-from jinja2 import TemplateError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import AutoModelForCausalLM
 
 from errors import InvalidRequest
-from generation.request import GenerationRequest, Written
+from generation.grammar import Grammar
+from generation.request import GenerationRequest, TokenLogprob, Written
+from generation.tool_call_reader import ToolCallReader
+from generation.tool_calls import ToolSyntax
 from loading import LoadError
 from loading.storage import read_config
 from runners.base import Job
-from runners.generation import GenerationParameters, GenerationRunner
-from runners.parameters import describe, token_ids
-
-
-class Message(BaseModel):
-    """One turn of a chat."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str
-
-
-class Chat(BaseModel):
-    """An instance that is more than a string."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    messages: list[Message] = Field(min_length=1)
-
-    @property
-    def is_begun(self) -> bool:
-        """Whether the chat ends with the beginning of an answer, which is to be continued."""
-        return self.messages[-1].role == "assistant"
+from runners.chat import Chat, parse
+from runners.chat_prompt import prompt_tokens
+from runners.generation import GenerationParameters, GenerationRunner, PieceMaker
+from runners.parameters import token_ids
 
 
 class TextGenerationParameters(GenerationParameters):
@@ -54,17 +35,20 @@ class _Context:
     Attributes:
         before: what stands before it: a prompt or a chat; None if it was not asked for.
         echo: what a stream begins with.
+        tools: names of the functions that it may call.
     """
 
     before: str | Chat | None
     echo: str
     details: bool
+    tools: tuple[str, ...]
 
 
 class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context]):
     """The answer is a list of `{"generated_text": str}`, one for each sequence.
 
-    The full text of a chat is the list of its messages, with the assistant's at the end.
+    The full text of a chat is the list of its messages, with the assistant's at the end. Calls of a chat's tools are
+    told apart from the text: `"tool_calls": [{"name": str, "arguments": str}]`, the arguments as JSON.
     """
 
     parameters_type = TextGenerationParameters
@@ -79,6 +63,7 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
                 "do text-generation; set TASK to text2text-generation."
             )
         super().load()
+        self._tool_syntax = ToolSyntax(self.pretrained.tokenizer)
 
     def prepare(self, instance: Any, parameters: TextGenerationParameters) -> Job[GenerationRequest, _Context]:
         if _is_tokens(instance):
@@ -86,25 +71,56 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
             before: str | Chat = str(self.pretrained.tokenizer.decode(input_ids, skip_special_tokens=True))
         else:
             before = _parse(instance)
-            input_ids = self._tokens(before) if isinstance(before, str) else self._chat_tokens(before)
+            tokenizer = self.pretrained.tokenizer
+            input_ids = self._tokens(before) if isinstance(before, str) else prompt_tokens(tokenizer, before)
         wanted = self.wanted_tokens(parameters, len(input_ids), "the prompt")
         input_ids, room = self._fitted(input_ids, wanted, parameters.truncation)
-        rows = self.rows(input_ids, min(wanted, room), parameters, continues=isinstance(before, str))
+        grammar = self._tool_grammar(before, parameters) if isinstance(before, Chat) else None
+        continues = isinstance(before, str)
+        rows = self.rows(input_ids, min(wanted, room), parameters, continues=continues, grammar=grammar)
         asked = parameters.return_full_text
         full = self.settings.return_full_text if asked is None else asked
         context = _Context(
             before=before if full else None,
             echo=before if asked and isinstance(before, str) else "",
             details=parameters.details,
+            tools=() if isinstance(before, str) or before.choice == "none" else tuple(before.tool_names),
         )
         return Job(rows, context)
 
     def finish(self, job: Job[GenerationRequest, _Context], outputs: Rows[Written]) -> Any:
-        return [
-            {"generated_text": _joined(job.context.before, written.text)}
-            | (self.details(job, written) if job.context.details else {})
-            for written in outputs
-        ]
+        return [self._answer(job, written) for written in outputs]
+
+    def pieces(self, job: Job[GenerationRequest, _Context], number: int) -> PieceMaker:
+        said = super().pieces(job, number)
+        if not job.context.tools:
+            return said
+        reader = self._tool_syntax.reader(job.context.tools)
+
+        def piece(text: str, logprobs: list[TokenLogprob], written: Written | None) -> dict[str, Any] | None:
+            content, calls = _read(reader, text, ended=written is not None)
+            if not (content or calls or logprobs or written):
+                return None
+            return (said(content, logprobs, written) or {}) | ({"tool_calls": calls} if calls else {})
+
+        return piece
+
+    def _answer(self, job: Job[GenerationRequest, _Context], written: Written) -> dict[str, Any]:
+        context, text, calls = job.context, written.text, {}
+        if context.tools:
+            text, found = _read(self._tool_syntax.reader(context.tools), written.text, ended=True)
+            calls = {"tool_calls": found} if found else {}
+        details = self.details(job, written) if context.details else {}
+        return {"generated_text": _joined(context.before, text, calls), **calls, **details}
+
+    def _tool_grammar(self, chat: Chat, parameters: TextGenerationParameters) -> Grammar | None:
+        """What keeps the calls of a chat's tools valid; None if none is to be called."""
+        grammar = self._tool_syntax.grammar(chat.usable_tools, chat.choice, chat.parallel_tool_calls)
+        if grammar is None:
+            return None
+        if parameters.response_format not in (None, {"type": "text"}):
+            raise InvalidRequest("parameters.response_format: an answer that may call tools has a form of its own")
+        return self.model.grammars.compile(grammar, "tools")
 
     def echo(self, context: _Context) -> str:
         return context.echo
@@ -117,25 +133,6 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
             if tokenizer.bos_token_id is None:
                 raise InvalidRequest("the prompt is empty, and this model has no token to begin a text with")
             return [tokenizer.bos_token_id]
-        return input_ids
-
-    def _chat_tokens(self, chat: Chat) -> list[int]:
-        tokenizer = self.pretrained.tokenizer
-        if not tokenizer.chat_template:
-            raise InvalidRequest("messages: the model has no chat template; send a string as the prompt")
-        try:
-            encoding: Any = tokenizer.apply_chat_template(
-                [message.model_dump() for message in chat.messages],
-                add_generation_prompt=not chat.is_begun,
-                continue_final_message=chat.is_begun,
-                return_dict=True,
-                tokenizer_kwargs={"verbose": False},
-            )
-        except (TemplateError, ValueError) as error:
-            raise InvalidRequest(f"messages: the model's chat template does not accept them: {error}") from None
-        input_ids: list[int] = encoding["input_ids"]
-        if not input_ids:
-            raise InvalidRequest("messages: the model's chat template makes an empty prompt of them")
         return input_ids
 
     def _fitted(self, input_ids: list[int], wanted: int, truncation: bool) -> tuple[list[int], int]:
@@ -165,29 +162,30 @@ def _is_tokens(instance: Any) -> bool:
 
 
 def _parse(instance: Any) -> str | Chat:
-    match instance:
-        case str():
-            return instance
-        case list():
-            instance = {"messages": instance}
-        case dict():
-            pass
-        case _:
-            raise InvalidRequest("must be a string, a list of tokens or of messages, or an object with messages")
-    try:
-        return Chat.model_validate(instance)
-    except ValidationError as error:
-        raise InvalidRequest(describe(error, "").removeprefix(".")) from None
+    if isinstance(instance, str):
+        return instance
+    if not isinstance(instance, list | dict):
+        raise InvalidRequest("must be a string, a list of tokens or of messages, or an object with messages")
+    return parse(instance)
 
 
-def _joined(before: str | Chat | None, text: str) -> Any:
+def _read(reader: ToolCallReader, text: str, *, ended: bool) -> tuple[str, list[dict[str, str]]]:
+    """Content and calls of the next part of a text."""
+    found = reader.feed(text)
+    if ended:
+        found += reader.end()
+    content = "".join(part for part in found if isinstance(part, str))
+    return content, [asdict(part) for part in found if not isinstance(part, str)]
+
+
+def _joined(before: str | Chat | None, text: str, calls: dict[str, Any]) -> Any:
     """The generated text as the transformers pipeline presents it."""
     if before is None:
         return text
     if isinstance(before, str):
         return before + text
-    messages = [message.model_dump() for message in before.messages]
+    messages = [message.model_dump(exclude_none=True) for message in before.messages]
     if before.is_begun:
         messages[-1]["content"] += text
         return messages
-    return [*messages, {"role": "assistant", "content": text}]
+    return [*messages, {"role": "assistant", "content": text, **calls}]

@@ -30,8 +30,9 @@ CORPUS = [
 #: Tokens that the generating models read.
 CONTEXT = 128
 CHAT_TEMPLATE = (
-    "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
-    "{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    "{% if messages[0].role == 'assistant' %}{{ raise_exception('nobody has asked') }}{% endif %}"
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
 )
 
 

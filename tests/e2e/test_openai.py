@@ -175,6 +175,61 @@ def test_a_json_schema_is_kept_to(client: openai.OpenAI) -> None:
             assert len(answer["name"]) <= 8
 
 
+TOOLS: list[Any] = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": "Tells about a city.",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"enum": ["Paris", "Berlin"]}},
+                "required": ["city"],
+                "additionalProperties": False,
+            },
+        },
+    }
+    for name in ("weather", "population")
+]
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("required", {"weather", "population"}),
+        ({"type": "function", "function": {"name": "population"}}, {"population"}),
+    ],
+)
+def test_a_tool_is_called_with_valid_arguments_streamed_and_whole(
+    client: openai.OpenAI, choice: Any, names: set[str]
+) -> None:
+    options: dict[str, Any] = {
+        "model": "text-generation", "messages": CHAT, "tools": TOOLS, "tool_choice": choice, "seed": 1,
+        "parallel_tool_calls": False,
+    }  # fmt: skip
+    choice = client.chat.completions.create(**options).choices[0]
+    assert choice.finish_reason == "tool_calls"
+    (call,) = choice.message.tool_calls
+    assert call.function.name in names
+    assert json.loads(call.function.arguments)["city"] in ("Paris", "Berlin")
+    chunks = [chunk.choices[0] for chunk in client.chat.completions.create(**options, stream=True)]
+    (delta,) = [chunk.delta.tool_calls[0] for chunk in chunks if chunk.delta.tool_calls]
+    assert (delta.function.name, delta.function.arguments) == (call.function.name, call.function.arguments)
+    assert chunks[-1].finish_reason == "tool_calls"
+    # The client sends the call and its result back, and goes on.
+    history = [*CHAT, choice.message, {"role": "tool", "tool_call_id": call.id, "content": "fine"}]
+    again = client.chat.completions.create(model="text-generation", messages=history, max_tokens=4, tools=TOOLS)
+    assert again.choices[0].finish_reason in ("stop", "length", "tool_calls")
+
+
+def test_a_tool_may_be_left_alone(client: openai.OpenAI) -> None:
+    for tool_choice in ("auto", "none"):
+        options: dict[str, Any] = {"model": "text-generation", "messages": CHAT, "tools": TOOLS, "max_tokens": 8}
+        choice = client.chat.completions.create(**options, tool_choice=tool_choice, temperature=0).choices[0]
+        assert choice.message.content
+        assert not choice.message.tool_calls
+
+
 def test_json_mode_gives_an_object(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
         model="text-generation", messages=CHAT, response_format={"type": "json_object"}, seed=3, max_tokens=600,

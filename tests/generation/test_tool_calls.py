@@ -205,7 +205,7 @@ def test_what_of_parameters_cannot_be_enforced_is_ignored_unless_they_are_strict
 # Reading
 
 
-TEXTS: list[tuple[Notation, str, list[str | ToolCall]]] = [
+TEXTS: list[tuple[Notation, str, Any]] = [
     (HERMES, "", []),
     (HERMES, "Hello <tool_car> ", ["Hello <tool_car> "]),
     (HERMES, _written(HERMES, "clock", {}), [ToolCall("clock", "{}")]),
@@ -248,7 +248,7 @@ TEXTS: list[tuple[Notation, str, list[str | ToolCall]]] = [
         '{"name": "clock", "parameters": {}} and {"name": "clock", "parameters": {}}',
         [ToolCall("clock", "{}"), 'and {"name": "clock", "parameters": {}}'],
     ),
-]  # type: ignore[list-item]
+]
 
 
 def _reader(notation: Notation) -> ToolCallReader:

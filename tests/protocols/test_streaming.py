@@ -94,7 +94,7 @@ def test_a_client_that_leaves_a_stream_cancels_its_items(path: str) -> None:
     async def scenario() -> ScriptedClient:
         writer = ScriptedClient("writer", ModelState("ready"))
         writer.script = lambda _: None
-        body = {"instances": ["a", "b"], "parameters": {"stream": True}}
+        body: dict[str, Any] = {"instances": ["a", "b"], "parameters": {"stream": True}}
         if "openai" in path:
             body = {"model": "writer", "prompt": ["a", "b"], "stream": True}
         incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()

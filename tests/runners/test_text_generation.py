@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import (
 )
 
 from errors import InvalidRequest
+from generation.request import Written
 from loading import LoadError
 from runners.base import Item
 from runners.text_generation import TextGenerationRunner
@@ -368,13 +370,105 @@ def test_a_special_token_can_be_a_stop_string(tmp_path: Path) -> None:
 
 def test_a_chat_without_a_template_or_against_it_is_refused(tmp_path: Path, llama: Path) -> None:
     _invalid(_new(_runner(llama_model(tmp_path, chat_template=None)), CHAT), "no chat template")
-    _invalid(_new(_runner(llama), [{"role": "tool", "content": "x"}]), "messages", "no tools here")
+    _invalid(_new(_runner(llama), [{"role": "assistant", "content": "x"}]), "messages", "nobody has asked")
+
+
+# Tools
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"enum": ["Paris", "Berlin"]}},
+                "required": ["city"],
+                "additionalProperties": False,
+            },
+        },
+    }
+    for name in ("weather", "population")
+]
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+
+
+@pytest.fixture(scope="module")
+def chatting(tmp_path_factory: pytest.TempPathFactory) -> TextGenerationRunner:
+    """With room for tools in its prompt."""
+    return _runner(llama_model(tmp_path_factory.mktemp("chatting"), context=4096), return_full_text=False)
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("required", {"weather", "population"}),
+        ({"type": "function", "function": {"name": "population"}}, {"population"}),
+    ],
+)
+def test_a_call_that_is_required_is_made_with_valid_arguments(
+    chatting: TextGenerationRunner, choice: Any, names: set[str]
+) -> None:
+    instance = {"messages": CHAT[1:], "tools": TOOLS[:2], "tool_choice": choice, "parallel_tool_calls": False}
+    items = [Item(instance, {"max_new_tokens": 500, "do_sample": True, "seed": seed}) for seed in range(4)]
+    for (answer,) in chatting.predict(items):
+        (call,) = answer["tool_calls"]
+        assert call["name"] in names
+        assert json.loads(call["arguments"])["city"] in ("Paris", "Berlin")
+        assert answer["generated_text"] == ""
+
+
+def _job_with_tools(runner: TextGenerationRunner, **options: Any) -> Any:
+    instance = {"messages": CHAT[1:], "tools": TOOLS, **options}
+    return runner.prepare_item(Item(instance, {"details": True, "return_full_text": False, "max_new_tokens": 30}))
+
+
+def test_calls_are_told_apart_from_text_whole_and_streamed(chatting: TextGenerationRunner) -> None:
+    text = f"I will look. {CALL}"
+    written = Written([1, 2, 3], text, "stop")
+    job = _job_with_tools(chatting)
+    expected = [{"name": "weather", "arguments": '{"city": "Paris"}'}]
+    (answer,) = chatting.finish(job, [written])
+    assert (answer["generated_text"], answer["tool_calls"]) == ("I will look.", expected)
+    piece = chatting.pieces(job, 0)
+    pieces = [piece(text[i : i + 3], [], None) for i in range(0, len(text), 3)] + [piece("", [], written)]
+    told = [piece for piece in pieces if piece is not None]
+    assert "".join(piece["generated_text"] for piece in told) == "I will look."
+    assert [call for piece in told for call in piece.get("tool_calls", [])] == expected
+    assert told[-1]["finish_reason"] == "stop"
+
+
+def test_with_tools_that_must_not_be_called_text_is_text(chatting: TextGenerationRunner) -> None:
+    job = _job_with_tools(chatting, tool_choice="none")
+    (answer,) = chatting.finish(job, [Written([1], CALL, "stop")])
+    assert answer["generated_text"] == CALL
+    assert "tool_calls" not in answer
+    assert job.rows[0].inputs.grammar is None
+
+
+def test_the_full_text_of_a_chat_ends_with_its_calls(chatting: TextGenerationRunner) -> None:
+    job = chatting.prepare_item(Item({"messages": CHAT[1:], "tools": TOOLS}, {"return_full_text": True}))
+    (answer,) = chatting.finish(job, [Written([1], CALL, "stop")])
+    assert answer["generated_text"][-1]["tool_calls"] == [{"name": "weather", "arguments": '{"city": "Paris"}'}]
+
+
+def test_tools_and_a_response_format_exclude_each_other(chatting: TextGenerationRunner) -> None:
+    instance = {"messages": CHAT, "tools": TOOLS}
+    _invalid(_new(chatting, instance, response_format={"type": "json_object"}), "parameters.response_format")
+    assert isinstance(_new(chatting, {**instance, "tool_choice": "none"}, response_format={"type": "text"}), str)
 
 
 @pytest.mark.parametrize(
     ("instance", "parameters", "named"),
     [
         (7, {}, "must be a string"),
+        ([1, 10**6], {}, "[1]: must be a token of the model"),
+        ({"messages": CHAT, "tools": [{"type": "function"}]}, {}, "tools[0].function"),
+        ("a", {"response_format": {"type": "yaml"}}, "response_format.type"),
+        ("a", {"logprobs": 21}, "parameters.logprobs"),
+        ("a", {"presence_penalty": 3}, "parameters.presence_penalty"),
+        ("a", {"logit_bias": {"x": 1}}, "parameters.logit_bias"),
+        ("a", {"logit_bias": {"999999": 1}}, "parameters.logit_bias.999999"),
         ([], {}, "messages"),
         (["a"], {}, "messages[0]"),
         ([{"role": "robot", "content": "a"}], {}, "messages[0].role"),

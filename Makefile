@@ -14,11 +14,11 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 # pip's output, without the lines of small files.
 INSTALL = set -o pipefail; $(PIP) install -r $(1) | { grep --line-buffered -oE '(Downloading|Using cached) .*[MG]B\)|Installing collected' || true; }
 
-.PHONY: help serve models demo test lint types format lock build clean
+.PHONY: help serve models demo test bench-generation lint types format lock build clean
 .DEFAULT_GOAL := help
 
 help:    ## List these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: $(VENV)/runtime  ## Serve two demo models on port 3000 (PORT=…); next, any other: STORAGE_URI=hf://owner/model TASK=…
 	$(VENV)/bin/bentoml serve service:HuggingFaceRuntime --port $(PORT)
@@ -37,6 +37,9 @@ demo: models $(VENV)/runtime  ## Train five small models beside them, for config
 
 test: lint types $(VENV)/dev  ## Run every check: lint, types and tests (PYTEST='…' to choose)
 	$(PYTEST)
+
+bench-generation: models $(VENV)/runtime  ## Measure how fast text is written, with nothing else running (minutes)
+	@$(VENV)/bin/python -m benchmarks.generation
 
 lint: $(VENV)/dev  ## Check style
 	$(RUFF) check

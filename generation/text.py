@@ -72,7 +72,7 @@ class TextStream:
             self.stopped = True
             given, self._held = text[:at], ""
         else:
-            held = max((_overlap(text, string) for string in self._stop), default=0)
+            held = max((overlap(text, string) for string in self._stop), default=0)
             given, self._held = text[: len(text) - held], text[len(text) - held :]
         self._given.append(given)
         return given
@@ -81,7 +81,7 @@ class TextStream:
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
 
-def _overlap(text: str, string: str) -> int:
+def overlap(text: str, string: str) -> int:
     """Characters at the end of a text that begin a string."""
     longest = min(len(text), len(string) - 1)
     return next((length for length in range(longest, 0, -1) if text.endswith(string[:length])), 0)

@@ -8,6 +8,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from generation.text import overlap
+
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
@@ -79,7 +81,7 @@ class ToolCallReader:
         else:
             at = -1 if self._leads else text.find(self._sought)
         if at < 0:
-            held = 0 if ended or self._leads else _overlap(text, self._sought)
+            held = 0 if ended or self._leads else overlap(text, self._sought)
             content = text[: len(text) - held]
             if not ended and not self._leads:
                 content = content.rstrip()
@@ -211,9 +213,3 @@ def _is_text(text: str) -> bool:
 
 def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is no JSON")
-
-
-def _overlap(text: str, string: str) -> int:
-    """Characters at the end of a text that begin a string."""
-    longest = min(len(text), len(string) - 1)
-    return next((length for length in range(longest, 0, -1) if text.endswith(string[:length])), 0)

@@ -8,10 +8,16 @@ its slab takes its place, so that the places in use are always the first.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+
+logger = logging.getLogger(__name__)
+
+#: Slabs that the budget has room for at least.
+_SLABS = 16
 
 #: The shortest place, in tokens: shorter ones would make a sequence move often.
 _SHORTEST = 128
@@ -75,8 +81,9 @@ class Slab:
         return self.size * self.capacity
 
     def add(self) -> Place:
-        """The next free place."""
+        """The next free place, empty."""
         place = Place(self, len(self.places))
+        self._clear(place.index, 0)
         self.places.append(place)
         return place
 
@@ -87,6 +94,15 @@ class Slab:
             copy(last, place.slab, place.index, last.length)
             last.index = place.index
             self.places[place.index] = last
+            self._clear(last.index, last.length)
+
+    def _clear(self, index: int, start: int) -> None:
+        """Forget what stood in a place from a token on.
+
+        It is masked, but a number that is none, of a sequence whose computation overflowed, would show through.
+        """
+        for tensor in (*self.keys, *self.values):
+            tensor[index, start:] = 0
 
 
 def copy(source: Place, slab: Slab, index: int, length: int) -> None:
@@ -94,6 +110,15 @@ def copy(source: Place, slab: Slab, index: int, length: int) -> None:
     for layer in range(len(slab.keys)):
         for mine, theirs in ((slab.keys, source.slab.keys), (slab.values, source.slab.values)):
             mine[layer][index, :length] = theirs[layer][source.index, :length]
+
+
+def _allocated(layers: Sequence[LayerShape], size: int, capacity: int) -> Slab | None:
+    """A slab, unless the system has less memory than it was thought to have."""
+    try:
+        return Slab(layers, size, capacity)
+    except (RuntimeError, MemoryError):  # torch has no other name for it on a CPU
+        logger.warning("no memory for %d sequences of %d tokens", size, capacity, exc_info=True)
+        return None
 
 
 class KVCache:
@@ -114,7 +139,7 @@ class KVCache:
         self._layers = layers
         self._slab_tokens = slab_tokens
         self._max_rows = max_rows
-        self._longest = min(longest, budget)
+        self.longest = min(longest, budget)
 
     @property
     def tokens(self) -> int:
@@ -123,7 +148,7 @@ class KVCache:
 
     def capacity(self, tokens: int) -> int:
         """The capacity of a place for so many tokens."""
-        return min(max(_SHORTEST, 1 << (tokens - 1).bit_length()), self._longest)
+        return min(max(_SHORTEST, 1 << (tokens - 1).bit_length()), self.longest)
 
     def allocate(self, tokens: int) -> Place | None:
         """A place for so many tokens; None if there is no memory for it now.
@@ -135,13 +160,27 @@ class KVCache:
         assert tokens <= capacity, f"this is a bug: {tokens} tokens were admitted where {capacity} fit"
         slab = next((s for s in self.slabs if s.capacity == capacity and len(s.places) < s.size), None)
         if slab is None:
-            room = min(self._slab_tokens, self.budget - self.tokens)
-            size = min(max(room // capacity, 1), self._max_rows)
-            if self.tokens + size * capacity > self.budget:
-                return None
-            slab = Slab(self._layers, size, capacity)
+            slab = self._new_slab(capacity)
+        if slab is None:
+            larger = [s for s in self.slabs if s.capacity > capacity and len(s.places) < s.size]
+            slab = min(larger, key=lambda s: s.capacity, default=None)
+        return slab.add() if slab is not None else None
+
+    def _new_slab(self, capacity: int) -> Slab | None:
+        """Places of a capacity as far as the budget allows: few at once where it is small, so that sequences of other
+        lengths find a place as well."""
+        room = min(self._slab_tokens, self.budget // _SLABS, self.budget - self.tokens)
+        size = min(max(room // capacity, 1), self._max_rows)
+        if self.tokens + size * capacity > self.budget:
+            return None
+        slab = _allocated(self._layers, size, capacity)
+        if slab is not None:
             self.slabs.append(slab)
-        return slab.add()
+        return slab
+
+    def clear(self) -> None:
+        """Forget all places; nobody may use one any more."""
+        self.slabs.clear()
 
     def grow(self, place: Place, tokens: int) -> bool:
         """Move a sequence to a place for so many tokens; False if there is no memory for it now."""
@@ -160,7 +199,9 @@ class KVCache:
         """A copy of a sequence in as much memory as it takes; None if there is not so much."""
         if self.tokens + place.length > self.budget:
             return None
-        slab = Slab(self._layers, 1, place.length)
+        slab = _allocated(self._layers, 1, place.length)
+        if slab is None:
+            return None
         self.slabs.append(slab)
         copied = slab.add()
         copy(place, slab, copied.index, place.length)

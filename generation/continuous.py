@@ -81,7 +81,7 @@ class ContinuousDecoder(Decoder):
 
     @property
     def memory(self) -> int:
-        return self._cache.budget
+        return self._cache.longest
 
     def add(self, sequence: Sequence) -> None:
         self._waiting.append(sequence)
@@ -96,38 +96,42 @@ class ContinuousDecoder(Decoder):
 
     def abandon(self) -> list[Sequence]:
         abandoned = [*(running.sequence for running in self._running), *self._waiting]
-        for running in self._running:
-            self._cache.free(running.place)
         self._running, self._waiting = [], deque()
-        return abandoned
+        self._shelf.clear()
+        self._cache.clear()
+        return [sequence for sequence in abandoned if not sequence.finished]
 
     # Who runs
 
     def _let_go(self) -> None:
-        for running in self._running:
-            if running.sequence.finished:
-                if running.sequence.error is None:
-                    self._shelf.keep(running.ids, running.place)
-                self._cache.free(running.place)
-        self._running = [running for running in self._running if not running.sequence.finished]
-        if any(sequence.finished for sequence in self._waiting):
-            self._waiting = deque(sequence for sequence in self._waiting if not sequence.finished)
+        # Asked once for each: the answer may change at any moment, when a client leaves.
+        leaving = [running for running in self._running if running.sequence.finished]
+        for running in leaving:
+            self._running.remove(running)
+            if running.sequence.error is None:
+                self._shelf.keep(running.ids, running.place)
+            self._cache.free(running.place)
+        self._waiting = deque(sequence for sequence in self._waiting if not sequence.finished)
 
     def _admit(self) -> None:
         """Start waiting sequences, in order, as far as rows and memory allow; one that does not fit yet may be
         overtaken by smaller ones, but not for ever."""
-        passed: list[Sequence] = []
-        while self._waiting and len(self._running) < self._limits.max_rows and len(passed) < _TRIES:
-            sequence = self._waiting.popleft()
-            running = self._start(sequence)
+        tried = 0
+        while tried < min(len(self._waiting), _TRIES) and len(self._running) < self._limits.max_rows:
+            running = self._start(self._waiting[tried])
             if running is not None:
+                del self._waiting[tried]
                 self._running.append(running)
-                self._overtaken = self._overtaken + 1 if passed else 0
+                self._overtaken = self._overtaken + 1 if tried else 0
                 continue
-            passed.append(sequence)
+            tried += 1
             if self._overtaken >= _PATIENCE:
                 break
-        self._waiting.extendleft(reversed(passed))
+        if self._waiting and not self._running:
+            # Nobody will make room: the system itself has no memory left.
+            failed = self._waiting.popleft()
+            failed.fail(InferenceFailed("there is not enough memory for this sequence"))
+            self.on_tokens([failed])
 
     def _start(self, sequence: Sequence) -> _Running | None:
         ids = sequence.request.input_ids + sequence.tokens
@@ -190,7 +194,7 @@ class ContinuousDecoder(Decoder):
 
     def _compute_or_blame(self, parts: list[tuple[_Running, int]]) -> None:
         try:
-            self._compute(parts)
+            written = self._compute(parts)
         except Exception:
             if len(parts) > 1:
                 # Whose fault it was is not known: alone, only the culprit fails.
@@ -201,10 +205,12 @@ class ContinuousDecoder(Decoder):
             logger.exception("computing a sequence failed")
             culprit = parts[0][0].sequence
             culprit.fail(InferenceFailed("the model failed on this instance; the server's log has the details"))
-            self.on_tokens([culprit])
+            written = [culprit]
+        self.on_tokens(written)
 
     @torch.inference_mode()
-    def _compute(self, parts: list[tuple[_Running, int]]) -> None:
+    def _compute(self, parts: list[tuple[_Running, int]]) -> list[Sequence]:
+        """Read all parts; the sequences that got a token."""
         # A single token is computed with those of its slab, whether it ends a prompt or an unfinished answer.
         slabs = {id(slab): number for number, slab in enumerate(self._cache.slabs)}
         single = [running for running, count in parts if count == 1]
@@ -228,4 +234,4 @@ class ContinuousDecoder(Decoder):
             running.place.length += count
         for running in writing:
             running.ids.extend(running.sequence.tokens[-1:] if not running.sequence.error else [])
-        self.on_tokens([running.sequence for running in writing])
+        return [running.sequence for running in writing]

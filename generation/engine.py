@@ -122,20 +122,20 @@ class GenerationEngine:
             assert isinstance(answer, _Answer)
             if answer.future.done():
                 continue
-            for number, row in enumerate(answer.job.rows):
-                sequence = guarded("starting", Sequence, row.inputs, self._runner.model)
-                if not isinstance(sequence, Sequence):
-                    answer.settle(sequence)
-                    break
-                piece = self._runner.pieces(answer.job, number)
-                self._parts[sequence] = part = _Part(answer, sequence, piece)
-                answer.sequences.append(part)
-            else:
-                answer.unfinished = len(answer.sequences)
-                if answer.listener is not None:
-                    answer.listener.accepted()
-                self._inbox.extend(part.sequence for part in answer.sequences)
+            error = guarded("starting", self._start, answer)
+            if error is not None:
+                answer.settle(error)
         self._work.set()
+
+    def _start(self, answer: _Answer) -> None:
+        for number, row in enumerate(answer.job.rows):
+            sequence = Sequence(row.inputs, self._runner.model)
+            self._parts[sequence] = part = _Part(answer, sequence, self._runner.pieces(answer.job, number))
+            answer.sequences.append(part)
+        answer.unfinished = len(answer.sequences)
+        if answer.listener is not None:
+            answer.listener.accepted()
+        self._inbox.extend(part.sequence for part in answer.sequences)
 
     def _forget(self, answer: _Answer) -> None:
         for part in answer.sequences:
@@ -158,16 +158,20 @@ class GenerationEngine:
                 answer.settle(error)
                 continue
             self._measure(one)
-            if answer.listener is not None and one.fresh is not None:
-                piece = guarded("telling", one.part.piece, *one.fresh, one.written)
-                if isinstance(piece, BaseException):
-                    answer.settle(piece)
-                elif piece is not None:
-                    answer.listener.piece(piece)
-            if one.written is not None:
+            error = guarded("telling", self._tell, one)
+            if error is not None:
+                answer.settle(error)
+            elif one.written is not None:
                 answer.unfinished -= 1
                 if answer.unfinished == 0:
                     self._finish(answer)
+
+    def _tell(self, news: _News) -> None:
+        listener = news.part.answer.listener
+        if listener is not None and news.fresh is not None:
+            piece = news.part.piece(*news.fresh, news.written)
+            if piece is not None:
+                listener.piece(piece)
 
     def _finish(self, answer: _Answer) -> None:
         now = monotonic()

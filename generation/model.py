@@ -39,6 +39,13 @@ _RULES = (
 )  # fmt: skip
 
 
+#: Values with which they do nothing.
+_NEUTRAL: Mapping[str, Any] = {
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0, "remove_invalid_values": False, "renormalize_logits": False,
+}  # fmt: skip
+
+
 class GenerationModel:
     """A model with the rules that its checkpoint sets for every answer.
 
@@ -53,6 +60,7 @@ class GenerationModel:
         pad: a token for places that no one reads.
         reads_mask: padding can be hidden from the model.
         can_pad: sequences of different lengths may share a call of `generate`.
+        rope_limit: tokens after which the model turns its positions otherwise, in a whole batch at once; None for most.
         foresees_end: where the end is near the model may write otherwise, so a longer answer cannot be cut to a
             shorter one.
     """
@@ -79,6 +87,7 @@ class GenerationModel:
         self.grammars = GrammarCompiler(pretrained.tokenizer, self.vocabulary, self.eos)
         own.pad_token_id = self.pad = self._pad_token(own)
         self.foresees_end = self.beams > 1 or own.forced_eos_token_id is not None
+        self.rope_limit = _rope_limit(self.model.config, self.context)
         self.reads_mask = "attention_mask" in signature(self.model.forward).parameters
         self.can_pad = self.reads_mask and not getattr(self.model, "_is_stateful", False)
         if self.beams == 1:  # else `generate` needs them itself
@@ -136,13 +145,11 @@ class GenerationModel:
             "min_new_tokens": request.min_new_tokens or None,
         }
         values = {**self._rules, **{name: value for name, value in asked.items() if value is not None}}
-        if all(value in (None, False, 0, 1.0) and name != "forced_bos_token_id" for name, value in values.items()):
+        values = {name: value for name, value in values.items() if value is not None and value != _NEUTRAL.get(name)}
+        if not values:
             return LogitsProcessorList()
         config_class: Any = GenerationConfig
-        config = config_class(
-            max_length=len(start) + request.max_new_tokens,
-            **{name: value for name, value in values.items() if value is not None},
-        )
+        config = config_class(max_length=len(start) + request.max_new_tokens, **values)
         if self.eos:
             config._eos_token_tensor = torch.tensor(sorted(self.eos), device=self.device)
         encoder_input_ids = torch.tensor([request.input_ids], device=self.device)
@@ -151,6 +158,21 @@ class GenerationModel:
             config, len(start), encoder_input_ids=encoder_input_ids, device=self.device
         )
         return made
+
+
+def _rope_limit(config: Any, context: int | None) -> int | None:
+    """Where the longest sequence of a batch decides on the rotary embedding of all (longrope and dynamic NTK)."""
+    config = config.get_text_config(decoder=True)
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, Mapping))]
+    for kind in kinds:
+        if kind.get("rope_type") in ("longrope", "dynamic"):
+            limit = kind.get("original_max_position_embeddings") or getattr(
+                config, "original_max_position_embeddings", config.max_position_embeddings
+            )
+            if context is None or limit < context:
+                return int(limit)
+    return None
 
 
 class PresenceAndFrequency(LogitsProcessor):

@@ -57,6 +57,10 @@ class Shelf:
             self._kept.append(self._kept.pop(at))
         return found
 
+    def clear(self) -> None:
+        """Forget everything; the cache is cleared too."""
+        self._kept.clear()
+
     def make_room(self) -> bool:
         """Give up what was not used for longest; False if there is nothing left."""
         if not self._kept:

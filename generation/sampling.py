@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from errors import InferenceFailed
+from errors import InferenceFailed, InvalidRequest
 from generation.model import GenerationModel
 from generation.request import Alternative, Sampling, TokenLogprob
 from generation.sequence import Sequence
@@ -49,6 +49,8 @@ class Sampler:
                 logits.copy_(sequence.rules(ids, logits))
             if sequence.matcher is not None:
                 sequence.matcher.mask(logits[0])
+            if logits.max() == -torch.inf:
+                raise InvalidRequest("no token could come next: what is asked of the text excludes every one")
 
     def _logprob(self, token: int, logprobs: torch.Tensor, sequence: Sequence) -> TokenLogprob:
         wanted = sequence.request.logprobs or 0
@@ -101,18 +103,33 @@ def _draw(probabilities: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     return torch.minimum(picked, last)
 
 
+def _order(scores: torch.Tensor) -> torch.Tensor:
+    """Whole numbers in the order of the scores, no two of a row alike: of equal scores, the first token's is greater.
+
+    How `topk` orders equal ones depends on how many it is asked for, and so on other rows.
+    """
+    bits = scores.contiguous().view(torch.int32)
+    increasing = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
+    return (increasing << 32) - torch.arange(scores.shape[-1], device=scores.device)
+
+
 def _draw_restricted(scores: torch.Tensor, asked: Rows[Sampling], u: torch.Tensor) -> torch.Tensor:
     vocabulary = scores.shape[-1]
     top_k = torch.tensor([s.top_k or vocabulary for s in asked], device=scores.device)[:, None]
     top_p = torch.tensor([s.top_p for s in asked], device=scores.device)[:, None]
+    unbounded = any(s.top_k == 0 or s.top_k >= vocabulary for s in asked)
     width = min(max(_LIKELIEST if s.top_k == 0 else s.top_k for s in asked), vocabulary)
+    order = _order(scores)
     while True:
-        values, ids = scores.topk(width)
+        ids = order.topk(width).indices
+        values = scores.gather(-1, ids)
         # Of all tokens that top_k leaves; where it leaves all, the sum runs over the whole vocabulary.
         within = torch.arange(width, device=scores.device) < top_k
         weights = (values - values[:, :1]).double().exp() * within
-        everything = (scores - values[:, :1]).double().exp().sum(-1, keepdim=True)
-        total = torch.where(top_k < vocabulary, weights.sum(-1, keepdim=True), everything)
+        total = weights.sum(-1, keepdim=True)
+        if unbounded:
+            everything = (scores - values[:, :1]).double().exp().sum(-1, keepdim=True)
+            total = torch.where(top_k < vocabulary, total, everything)
         before = (weights.cumsum(-1) - weights) / total
         enough = (top_k <= width) | (before[:, -1:] >= top_p)
         if width == vocabulary or bool(enough.all()):

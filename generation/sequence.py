@@ -38,6 +38,7 @@ class Sequence:
         self.logprobs: list[TokenLogprob] = []
         self.matcher = request.grammar.matcher() if request.grammar is not None else None
         self.rules = model.rules(request)
+        self._number: float | None = None
         self._random = random.Random(request.sampling.seed) if request.sampling is not None else None  # noqa: S311
         self._eos = frozenset() if request.ignore_eos else model.eos
         self._text = TextStream(model.tokenizer, request.input_ids if request.continues else (), request.stop)
@@ -52,6 +53,7 @@ class Sequence:
     def accept(self, token: int, logprob: TokenLogprob | None = None) -> None:
         """Take the next token."""
         self.tokens.append(token)
+        self._number = None
         if logprob is not None:
             self.logprobs.append(logprob)
         if token in self._eos:
@@ -66,8 +68,10 @@ class Sequence:
             self.finish("length")
 
     def random_number(self) -> float:
-        """The next one in [0, 1) of the sequence's own; 0 where none is needed."""
-        return self._random.random() if self._random is not None else 0.0
+        """That of the next token, in [0, 1), however often it is asked for; 0 where none is needed."""
+        if self._number is None:
+            self._number = self._random.random() if self._random is not None else 0.0
+        return self._number
 
     @contextmanager
     def guarded(self) -> Iterator[None]:

@@ -45,7 +45,7 @@ class StaticDecoder(Decoder):
 
     def abandon(self) -> list[Sequence]:
         abandoned, self._waiting = self._waiting, []
-        return abandoned
+        return [sequence for sequence in abandoned if not sequence.finished]
 
     def step(self) -> None:
         self._waiting = [sequence for sequence in self._waiting if not sequence.finished]
@@ -69,6 +69,9 @@ class StaticDecoder(Decoder):
     def _key(self, request: GenerationRequest, count: int) -> Hashable:
         """Requests of equal keys can share a call, and each gets the answer it would get alone."""
         length = None if self._model.can_pad else len(request.input_ids)
+        limit = self._model.rope_limit
+        if limit is not None and len(request.input_ids) + request.max_new_tokens > limit:
+            return object()  # equal to no other
         if self._model.beams == 1:
             return length
         if request.sampling is not None:
@@ -151,11 +154,12 @@ class StaticDecoder(Decoder):
         rows = output[:, start:].tolist()
         sequences = [sequence for group in groups for sequence in group]
         for sequence, tokens in zip(sequences, rows, strict=True):
-            for token in tokens:
-                if not sequence.finished:
-                    sequence.accept(token)
-            if not sequence.finished:  # padding took the place of the end
-                sequence.finish("stop")
+            with sequence.guarded():
+                for token in tokens:
+                    if not sequence.finished:
+                        sequence.accept(token)
+                if not sequence.finished:  # padding took the place of the end
+                    sequence.finish("stop")
         self.on_tokens(sequences)
 
     def choose(self, sequences: list[Sequence], logits: torch.Tensor) -> None:

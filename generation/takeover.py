@@ -37,6 +37,8 @@ class SteppingModel:
         if "position_ids" not in parameters:
             raise Unsupported("it does not take positions")
         self._keeps_logits = "logits_to_keep" in parameters
+        if model.rope_limit is not None:
+            raise Unsupported(f"sequences of more than {model.rope_limit} tokens change the positions of others")
         if not getattr(self._model, "_supports_attention_backend", False):
             raise Unsupported("its attention cannot be replaced")
         with torch.inference_mode():
@@ -82,9 +84,10 @@ class SteppingModel:
 
     def _compare(self, prompts: Sequence[Sequence[int]], expected: Sequence[torch.Tensor]) -> None:
         """Read two prompts side by side, the longer in two pieces, then one more token of each."""
-        cache = KVCache(self.layers, budget=512, slab_tokens=256, max_rows=2, longest=128)
+        cache = KVCache(self.layers, budget=1 << 16, slab_tokens=256, max_rows=2, longest=128)
         places = [cache.allocate(len(prompt) + 1) for prompt in prompts]
         first, second = (place for place in places if place is not None)
+        assert first.slab is second.slab, "this is a bug: two short sequences do not share a slab"
         (long, short), cut = prompts, len(prompts[0]) // 2
         self._step([], [(first, long[:cut]), (second, short)], expected)
         self._step([], [(first, long[cut:])], expected)

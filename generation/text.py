@@ -9,6 +9,9 @@ from transformers import PreTrainedTokenizerBase
 #: Tokens decoded along with the new ones: a word's leading space is only seen beside the token before it.
 _CONTEXT_TOKENS = 8
 
+#: Tokens of a character at most: one for each of its bytes.
+_LONGEST_CHARACTER = 4
+
 #: What decoders write for bytes that are no character, or not yet.
 _REPLACEMENT = "\ufffd"
 
@@ -43,9 +46,11 @@ class TextStream:
         """The text that is certain with one more token; nothing after a stop string was found."""
         self._window.append(token)
         text = self._decode(self._window)
-        if text.endswith(_REPLACEMENT):
+        if not text.endswith(_REPLACEMENT):
+            return self._give(self._new(text))
+        if len(self._window) - self._read <= _LONGEST_CHARACTER:
             return ""  # half a character
-        return self._give(self._new(text))
+        return self._give(self._new(text, held=self._half_character(text)))
 
     def end(self) -> str:
         """What was held back: a half character as the decoder shows it, the beginning of no stop string."""
@@ -56,8 +61,20 @@ class TextStream:
             self._held = ""
         return text
 
-    def _new(self, text: str) -> str:
-        """Step the window forward; what its text has more than was read."""
+    def _half_character(self, text: str) -> int:
+        """Tokens at the end of a text without sense that may yet become a character."""
+        for count in range(1, _LONGEST_CHARACTER):
+            if self._decode(self._window[:-count]) + self._decode(self._window[-count:]) == text:
+                return count
+        return 0
+
+    def _new(self, text: str, held: int = 0) -> str:
+        """Step the window forward, to before its last `held` tokens; what its text has more than was read."""
+        if held:
+            later, self._window = self._window[-held:], self._window[:-held]
+            new = self._new(self._decode(self._window))
+            self._window += later
+            return new
         # A decoder may drop a leading space only once more tokens follow: then the text does not continue what it was.
         new = text[len(self._shown) :] if text.startswith(self._shown) else self._decode(self._window[self._read :])
         self._window = self._window[max(self._read - _CONTEXT_TOKENS, 0) :]

@@ -49,6 +49,10 @@ class ModelHost:
         await self._become(ModelState("ready"))
         try:
             await engine.run()
+        except Exception:
+            logger.exception("model %s stopped", self._settings.name)
+            self._engine = None
+            await self._become(ModelState("failed", "it stopped; the server's log has the details"))
         finally:
             self._compute.shutdown(wait=False, cancel_futures=True)
 

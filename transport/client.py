@@ -110,6 +110,8 @@ class RunnerClient:
                 pause = _FIRST_PAUSE
             except (aiohttp.ClientError, OSError) as error:
                 logger.debug("no connection to the runner of %s: %s", self.name, error)
+            except Exception:
+                logger.exception("the connection to the runner of %s failed", self.name)
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -130,6 +132,8 @@ class RunnerClient:
             self._outbox = outbox
             try:
                 async for frame in socket:
+                    if frame.type is not aiohttp.WSMsgType.BINARY:
+                        break  # the connection is broken
                     await self._receive(frame.data)
             finally:
                 sending.cancel()

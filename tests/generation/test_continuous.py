@@ -296,3 +296,97 @@ def test_in_float32_company_moves_logits_by_rounding_only_and_in_bfloat16_by_its
         finally:
             model.to(torch.float32)
         assert float((alone - together).abs().max()) <= tolerance * float(alone.abs().max())
+
+
+def test_a_client_that_leaves_while_it_is_decided_who_goes_leaks_no_memory(
+    bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = bench()
+    answers: list[bool] = []
+
+    class Leaving(Sequence):
+        @property
+        def finished(self) -> bool:
+            # Cancelled by another thread just after it was asked for the first time.
+            answers.append(super().finished)
+            self.cancelled = True
+            return answers[-1]
+
+    made.decoder.add(Leaving(made.sequence("The", 50).request, made.model))
+    made.run()
+    assert answers[-1]
+    made.decoder._shelf.clear()
+    assert all(not slab.places or slab.size == 1 for slab in made.cache.slabs)
+
+
+def test_numbers_of_a_sequence_that_overflowed_do_not_reach_the_next_in_its_place(bench: Make) -> None:
+    made = bench()
+    expected, older = made.alone("I", 12), made.alone(CORPUS[0], 60)
+    made = bench()
+    running = made.add(CORPUS[0], 60)
+    poisoned = made.add(CORPUS[1], 30)
+    made.decoder.step()
+    made.decoder.step()
+    for slab in made.cache.slabs:
+        for place in slab.places:
+            if place is made.decoder._running[1].place:
+                slab.keys[0][place.index] = torch.nan
+                slab.values[0][place.index] = torch.nan
+    made.decoder.step()
+    assert poisoned.error is not None
+    innocent = made.add("I", 12)
+    made.run()
+    assert innocent.error is None
+    assert innocent.tokens == expected
+    assert running.tokens == older
+
+
+def test_where_the_system_has_less_memory_than_it_says_one_waits_and_nothing_hangs(
+    bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = bench()
+    expected = [made.alone(text, 6) for text in CORPUS[:2]]
+    made = bench()
+
+    def none(*_: Any) -> None:
+        raise MemoryError
+
+    first = made.add(CORPUS[0], 6)
+    made.decoder.step()
+    with monkeypatch.context() as patch:
+        patch.setattr("generation.cache.Slab", none)
+        second = made.add(CORPUS[1], 6)
+        made.run()
+        assert first.tokens == expected[0]
+        made.decoder._shelf.clear()
+        made.cache.clear()
+        third = made.add(CORPUS[2], 6)
+        made.run()
+        assert third.error is not None
+        assert "memory" in third.error.message
+    assert second.tokens == expected[1] or second.error is not None
+
+
+def test_an_abandoned_decoder_is_empty_and_goes_on(bench: Make) -> None:
+    made = bench()
+    expected = made.alone(CORPUS[0], 6)
+    sequences = [made.add(text, 30) for text in CORPUS]
+    made.decoder.step()
+    assert set(made.decoder.abandon()) == set(sequences)
+    assert not made.decoder.busy
+    assert made.cache.tokens == 0
+    again = made.add(CORPUS[0], 6)
+    made.run()
+    assert again.tokens == expected
+
+
+def test_a_small_budget_serves_many_of_all_lengths_without_throwing_all_out(bench: Make) -> None:
+    made = bench(budget=2048, rows=64)
+    sequences = [made.add(CORPUS[i % 6][: 5 + i % 40], 5 + (7 * i) % 90) for i in range(60)]
+    fewest = 64
+    while made.decoder.busy:
+        made.decoder.step()
+        if made.decoder._waiting:
+            fewest = min(fewest, len(made.decoder._running))
+    assert all(sequence.finish_reason == "length" for sequence in sequences)
+    assert fewest >= 5

@@ -253,8 +253,37 @@ def test_an_answer_that_needs_more_memory_than_there_is_is_refused_with_all_leng
     runner.load()
     memory = runner.decoder.memory
     assert memory is not None
-    runner.decoder._cache.budget = 50  # type: ignore[attr-defined]
+    runner.decoder._cache.longest = 50  # type: ignore[attr-defined]
     (refused,) = runner.predict([Item("The", {"max_new_tokens": 60})])
     assert isinstance(refused, InvalidRequest)
     assert "memory for 50" in refused.message
     assert "KV_CACHE_MEMORY" in refused.message
+
+
+def test_a_listener_that_fails_ends_its_own_stream_alone(llama: TextGenerationRunner) -> None:
+    class Failing(Listener):
+        def __init__(self, at: str) -> None:
+            super().__init__()
+            self._at = at
+
+        def accepted(self) -> None:
+            if self._at == "accepted":
+                raise RuntimeError("gone")
+
+        def piece(self, value: Any) -> None:
+            raise RuntimeError("gone")
+
+    async def scenario() -> None:
+        async with _engine(llama) as engine:
+            good = Listener()
+            ends = [
+                engine.submit(Item("The", {"max_new_tokens": 4}), Failing("accepted")),
+                engine.submit(Item("The", {"max_new_tokens": 4}), Failing("piece")),
+                engine.submit(Item("The", {"max_new_tokens": 4}), good),
+            ]
+            results = await asyncio.gather(*ends, return_exceptions=True)
+            assert [type(result) for result in results] == [InferenceFailed, InferenceFailed, type(None)]
+            assert good.text
+            assert await engine.submit(Item("The", {"max_new_tokens": 1}))
+
+    asyncio.run(scenario())

@@ -81,3 +81,18 @@ def test_a_flat_distribution_wider_than_the_first_look_is_drawn_in_full() -> Non
     sampling = Sampling(1.0, 0, 0.9, 0)
     drawn = {choose(logits, [sampling], [i / 200])[0] for i in range(200)}
     assert len(drawn) == 200
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Sampling(1.0, 50, 1.0, 0), Sampling(1.0, 0, 0.95, 0)),
+        (Sampling(1.0, 50, 1.0, 0), Sampling(1.0, 400, 1.0, 0)),
+        (Sampling(1.0, 0, 0.9, 0), Sampling(1.0, 0, 0.999, 0)),
+    ],
+)
+def test_equal_logits_are_told_apart_the_same_way_in_any_company(one: Sampling, other: Sampling) -> None:
+    logits = _logits(2).bfloat16().float()
+    for number in range(100):
+        u = (number + 0.5) / 100
+        assert choose(logits, [one, other], [u, u])[0] == choose(logits[:1], [one], [u])[0]

@@ -21,6 +21,8 @@ from transformers import (
     GPTNeoXForCausalLM,
     GptOssConfig,
     GptOssForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     MistralConfig,
@@ -71,6 +73,20 @@ TOGETHER: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "Falcon, likewise": (FalconConfig, FalconForCausalLM, {"alibi": True}),
     "Gemma2, which caps its scores": (Gemma2Config, Gemma2ForCausalLM, {**HEADS, **WINDOW}),
     "gpt-oss, which has sinks": (GptOssConfig, GptOssForCausalLM, {**HEADS, **WINDOW, **EXPERTS}),
+    "Llama with longrope": (
+        LlamaConfig,
+        LlamaForCausalLM,
+        {
+            "original_max_position_embeddings": 32,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "short_factor": [1.0] * 4,
+                "long_factor": [4.0] * 4,
+                "original_max_position_embeddings": 32,
+            },
+        },
+    ),
     "Mamba, which has a state": (MambaConfig, MambaForCausalLM, {"state_size": 4}),
 }
 

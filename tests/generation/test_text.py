@@ -75,3 +75,13 @@ def test_nothing_is_held_back_that_begins_no_stop_string() -> None:
     tokens = BYTES("I love this movie")["input_ids"]
     stream = TextStream(BYTES, [], ["zzz"])
     assert all(stream.feed(token) for token in tokens)
+
+
+def test_senseless_bytes_are_given_out_on_the_way_and_not_kept_for_the_end() -> None:
+    (broken,) = BYTES("\u6771", add_special_tokens=False)["input_ids"][:1]
+    stream = TextStream(BYTES, [], [])
+    pieces = [stream.feed(broken) for _ in range(200)]
+    assert sum(map(len, pieces)) > 150
+    assert len(stream._window) < 30
+    whole = "".join(pieces) + stream.end()
+    assert whole == BYTES.decode([broken] * 200)

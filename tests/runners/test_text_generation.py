@@ -373,6 +373,12 @@ def test_a_chat_without_a_template_or_against_it_is_refused(tmp_path: Path, llam
     _invalid(_new(_runner(llama), [{"role": "assistant", "content": "x"}]), "messages", "nobody has asked")
 
 
+def test_rules_that_leave_no_token_are_refused_and_not_a_text_that_breaks_them(tmp_path: Path) -> None:
+    runner = _runner(llama_model(tmp_path, no_repeat_ngram_size=2))
+    with pytest.raises(InvalidRequest, match="excludes every"):
+        _new(runner, "The", response_format={"type": "regex", "regex": "(abc){20}"}, max_new_tokens=80)
+
+
 # Tools
 
 TOOLS = [

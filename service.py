@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import bentoml
@@ -22,6 +24,8 @@ from protocols.inference import Models
 from runners.service import runner_service
 from settings import ModelSettings, Settings, SettingsError, load_settings
 from transport.client import RunnerClient
+from transport.model_client import ModelClient
+from transport.replicas import Replicas
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +33,25 @@ logger = logging.getLogger(__name__)
 def _configured() -> Settings:
     """The settings, with every model's task known; a wrong one stops the start with one line."""
     try:
-        settings = load_settings()
+        settings = load_settings(_config_argument())
         for model in settings.models:
             check_uri(model)
         return settings.model_copy(update={"models": tuple(resolve_task(model) for model in settings.models)})
     except (SettingsError, LoadError) as error:
         raise SystemExit(f"Error: {error}") from None
+
+
+def _config_argument() -> Path | None:
+    """The file of `bentoml serve --arg config=…`.
+
+    Raises:
+        SettingsError: there are other arguments.
+    """
+    arguments = vars(bentoml.use_arguments())
+    config = arguments.pop("config", None)
+    if arguments:
+        raise SettingsError(f"--arg {next(iter(arguments))}: is not an argument of this service; config is")
+    return Path(str(config)) if config is not None else None
 
 
 class _EntryService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML has no types there
@@ -50,15 +67,22 @@ class _EntryService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML has 
         return app
 
 
-def _entry_service(settings: Settings, runners: Mapping[str, Any]) -> Any:
+def _client(name: str, runners: Sequence[Any]) -> ModelClient:
+    clients = [RunnerClient(name, partial(getattr, runner, "url")) for runner in runners]
+    return clients[0] if len(clients) == 1 else Replicas(clients)
+
+
+def _entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]]) -> Any:
     configure_logging(settings.server.log_level)
-    clients = {name: RunnerClient(name, partial(getattr, runner, "url")) for name, runner in runners.items()}
+    clients = {name: _client(name, replicas) for name, replicas in runners.items()}
     models = Models(clients, {model.name: model.task for model in settings.models if model.task is not None})
 
     @asynccontextmanager
     async def connected(_: Starlette) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(client.run()) for client in clients.values()]
         if bentoml.server_context.worker_index == 1:
+            for note in settings.notes:
+                logger.warning("%s", note)
             tasks.append(asyncio.create_task(_announce(settings.models, clients, service)))
         yield
         for task in tasks:
@@ -81,7 +105,8 @@ def _entry_service(settings: Settings, runners: Mapping[str, Any]) -> Any:
                     "or a file of InferenceServices as RUNTIME_CONFIG."
                 )
 
-    dependencies = {f"runner_{number}": bentoml.depends(runner) for number, runner in enumerate(runners.values())}
+    every = [runner for replicas in runners.values() for runner in replicas]
+    dependencies = {f"runner_{number}": bentoml.depends(runner) for number, runner in enumerate(every)}
     service = bentoml.service(
         name="HuggingFaceRuntime",
         workers=settings.server.api_workers,
@@ -92,14 +117,14 @@ def _entry_service(settings: Settings, runners: Mapping[str, Any]) -> Any:
     return service
 
 
-async def _announce(models: tuple[ModelSettings, ...], clients: Mapping[str, RunnerClient], service: Any) -> None:
+async def _announce(models: tuple[ModelSettings, ...], clients: Mapping[str, ModelClient], service: Any) -> None:
     """Say where the models are served and how to ask them, once the last of them is ready or has failed."""
     states = {name: await client.wait_settled() for name, client in clients.items()}
     for model in models:
         state = states[model.name]
         if state.status == "ready":
-            assert model.task is not None
-            logger.info("%s (%s) is served. Try:\n%s", model.name, model.task, curl_example(model, service.url))
+            what = model.task or model.asked_task or "custom pipeline"
+            logger.info("%s (%s) is served. Try:\n%s", model.name, what, curl_example(model, service.url))
         else:
             logger.error("%s is not served: %s", model.name, state.reason)
 
@@ -109,13 +134,16 @@ def _models_or_a_place_for_one(settings: Settings) -> tuple[ModelSettings, ...]:
     return settings.models or (ModelSettings(storage_uri="/model", task="text-generation"),)
 
 
+def _runners(models: tuple[ModelSettings, ...]) -> dict[str, list[Any]]:
+    """The runners of each model: as many as it has replicas, each a service of its own with its own GPUs."""
+    numbers = itertools.count(1)
+    return {model.name: [runner_service(model, next(numbers)) for _ in range(model.replicas)] for model in models}
+
+
 _SETTINGS = _configured()
-_RUNNERS = {
-    model.name: runner_service(model, number)
-    for number, model in enumerate(_models_or_a_place_for_one(_SETTINGS), start=1)
-}
+_RUNNERS = _runners(_models_or_a_place_for_one(_SETTINGS))
 
 HuggingFaceRuntime = _entry_service(_SETTINGS, _RUNNERS)
 
 #: The first model alone, for BentoML's own clients: `bentoml serve service:Runner`.
-Runner = next(iter(_RUNNERS.values()))
+Runner = next(iter(_RUNNERS.values()))[0]

@@ -23,7 +23,6 @@ EXAMPLES: Mapping[Task, dict[str, Any]] = {
 
 
 def curl_example(model: ModelSettings, url: str | None) -> str:
-    """A curl command for the model at the server's address."""
-    assert model.task is not None
-    body = orjson.dumps(EXAMPLES[model.task]).decode().replace("'", "'\\''")
+    """A curl command for the model at the server's address; what a custom pipeline reads is not known, often a text."""
+    body = orjson.dumps(EXAMPLES[model.task or "text-classification"]).decode().replace("'", "'\\''")
     return f"curl {url}/v1/models/{model.name}:predict -H 'Content-Type: application/json' -d '{body}'"

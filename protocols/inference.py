@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from errors import DeadlineExceeded, ModelNotFound, RequestTooLarge, ServingError
 from settings import ServerSettings, Task
-from transport.client import RunnerClient
+from transport.model_client import ModelClient
 
 
 class Models:
@@ -20,7 +20,7 @@ class Models:
         tasks: what each model does, as far as that is known.
     """
 
-    def __init__(self, clients: Mapping[str, RunnerClient], tasks: Mapping[str, Task] | None = None) -> None:
+    def __init__(self, clients: Mapping[str, ModelClient], tasks: Mapping[str, Task] | None = None) -> None:
         self._clients = clients
         self._tasks = tasks or {}
 
@@ -38,7 +38,7 @@ class Models:
         """What a model does; None if that is not known, or no model has that name."""
         return self._tasks.get(name)
 
-    def get(self, name: str) -> RunnerClient:
+    def get(self, name: str) -> ModelClient:
         """A model that is ready.
 
         Raises:
@@ -75,7 +75,7 @@ async def read_body(request: Request, settings: ServerSettings) -> bytes:
 
 async def infer(
     request: Request,
-    client: RunnerClient,
+    client: ModelClient,
     items: Iterable[tuple[Any, dict[str, Any]]],
     *,
     place: Callable[[int], str],

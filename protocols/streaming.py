@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from errors import DeadlineExceeded, InferenceFailed, ServingError
 from protocols.inference import concerns_instance, until_disconnect
 from settings import ServerSettings
-from transport.client import RunnerClient
+from transport.model_client import ModelClient
 
 _ACCEPTED, _ENDED = object(), object()
 
@@ -54,7 +54,7 @@ class AnswerStreams:
     async def start(
         cls,
         request: Request,
-        client: RunnerClient,
+        client: ModelClient,
         items: Iterable[tuple[Any, dict[str, Any]]],
         *,
         place: Callable[[int], str],
@@ -79,7 +79,7 @@ class AnswerStreams:
         return streams
 
     async def _submit(
-        self, client: RunnerClient, items: Iterable[tuple[Any, dict[str, Any]]], place: Callable[[int], str]
+        self, client: ModelClient, items: Iterable[tuple[Any, dict[str, Any]]], place: Callable[[int], str]
     ) -> None:
         for index, (instance, parameters) in enumerate(items):
             try:

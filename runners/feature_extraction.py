@@ -84,7 +84,7 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
 
     @property
     def defaults(self) -> dict[str, Any]:
-        return {"truncation": self.settings.truncation}
+        return {"truncation": self.settings.truncates_texts}
 
     def prepare(self, instance: Any, parameters: FeatureExtractionParameters) -> Job[Encoding, _Context]:
         pooling = parameters.pooling or self.pooling
@@ -185,8 +185,10 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
                     "model, or set POOLING (none, mean, cls, max or last_token) for embeddings without it."
                 )
             logger.warning("%s: POOLING is set, so its embeddings leave out %s.", uri, what)
-        self.pooling = self.settings.pooling or self.embedding.pooling or "none"
-        self.normalize = self.embedding.normalize if self.settings.normalize is None else self.settings.normalize
+        as_text = self.settings.text_embedding and self.embedding.pooling is None
+        self.pooling = self.settings.pooling or self.embedding.pooling or ("mean" if as_text else "none")
+        normalize = self.embedding.normalize or as_text
+        self.normalize = normalize if self.settings.normalize is None else self.settings.normalize
         if self.settings.normalize and self.pooling == "none":
             logger.warning("NORMALIZE has no effect on requests without pooling; set POOLING for one vector a text.")
 

@@ -53,7 +53,7 @@ class FillMaskRunner(EncoderRunner[FillMaskParameters, _Context, npt.NDArray[np.
 
     @property
     def defaults(self) -> dict[str, Any]:
-        return {"truncation": self.settings.truncation}
+        return {"truncation": self.settings.truncates_texts}
 
     def example_instance(self) -> Any:
         return f"A first {self.pretrained.tokenizer.mask_token}."

@@ -114,7 +114,7 @@ class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]
             "temperature": settings.temperature,
             "top_k": settings.top_k,
             "top_p": settings.top_p,
-            "truncation": settings.truncation,
+            "truncation": bool(settings.truncation),
         }
         if settings.explicit_max_length is not None:
             defaults["max_length"] = settings.explicit_max_length

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import bentoml
@@ -30,6 +31,8 @@ class RunnerService:
 
     def __init__(self) -> None:
         configure_logging(self.settings.log_level)
+        # Not among the `envs` below: those are written into a Bento.
+        os.environ.update({name: v.get_secret_value() for name, v in self.settings.secret_environment.items()})
         self.host = ModelHost(self.settings)
         self._connections = Connections()
         self._running: asyncio.Task[None] | None = None
@@ -69,28 +72,29 @@ class RunnerService:
 
 
 def runner_service(settings: ModelSettings, number: int) -> Any:
-    """The BentoML service of one configured model.
+    """The BentoML service of one configured model, or of one replica of it.
 
     It is named by its number, not after the model: a Bento knows its services when it is built, its model only when
     it is served.
     """
     members = {"settings": settings, "__doc__": RunnerService.__doc__}
     service_class: Any = type("RunnerService", (RunnerService,), members)
-    resources = {"gpu": settings.gpus} if settings.gpus else {}
-    environment = [
+    environment = {
         # OpenMP's threads spin while they wait. With one other busy process on two cores that leaves a tenth of the
         # throughput; sleeping costs about a fifth of it where nothing else runs, and more for models of a millisecond.
-        {"name": "OMP_WAIT_POLICY", "value": "PASSIVE"},
-        {"name": "TOKENIZERS_PARALLELISM", "value": "false"},
-    ]
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+        **settings.environment,
+    }
     if settings.cuda_visible_devices is not None:
-        environment.append({"name": "CUDA_VISIBLE_DEVICES", "value": settings.cuda_visible_devices})
+        environment["CUDA_VISIBLE_DEVICES"] = settings.cuda_visible_devices
     service = bentoml.service(
         name=f"runner-{number}",
-        resources=resources,
+        resources=_resources(settings),
         runner_connection={"max_requests": _NEVER, "max_age": float(_NEVER)},
         logging={"access": {"enabled": False}},
-        envs=environment,
+        # BentoML takes a variable without a value for one that must be set already.
+        envs=[{"name": name, "value": value} for name, value in environment.items() if value],
     )(service_class)
 
     async def items(websocket: WebSocket) -> None:
@@ -98,3 +102,10 @@ def runner_service(settings: ModelSettings, number: int) -> Any:
 
     service.mount_asgi_app(Starlette(routes=[WebSocketRoute(PATH, items)]), path="/")
     return service
+
+
+def _resources(settings: ModelSettings) -> dict[str, float]:
+    """Of one runner, in BentoML's units: cores, GiB, GPUs."""
+    memory = settings.memory_limit / 2**30 if settings.memory_limit else None
+    wanted = {"cpu": settings.cpus, "memory": memory, "gpu": settings.gpus}
+    return {name: amount for name, amount in wanted.items() if amount}

@@ -53,7 +53,12 @@ class TextClassificationRunner(EncoderRunner[TextClassificationParameters, _Cont
 
     @property
     def defaults(self) -> dict[str, Any]:
-        return {"truncation": self.settings.truncation}
+        defaults: dict[str, Any] = {"truncation": self.settings.truncates_texts}
+        if self.settings.return_probabilities or self.settings.return_raw_logits:
+            defaults["top_k"] = None
+        if self.settings.return_raw_logits:
+            defaults["function_to_apply"] = "none"
+        return defaults
 
     def prepare(self, instance: Any, parameters: TextClassificationParameters) -> Job[Encoding, _Context]:
         pair = _parse(instance)

@@ -93,7 +93,7 @@ class TokenClassificationRunner(EncoderRunner[TokenClassificationParameters, _Co
 
     @property
     def defaults(self) -> dict[str, Any]:
-        return {"aggregation_strategy": self.settings.aggregation_strategy, "truncation": self.settings.truncation}
+        return {"aggregation_strategy": self.settings.aggregation_strategy, "truncation": self.settings.truncates_texts}
 
     def prepare(self, instance: Any, parameters: TokenClassificationParameters) -> Job[Encoding, _Context]:
         if not isinstance(instance, str):

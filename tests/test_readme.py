@@ -22,8 +22,9 @@ def _variables() -> list[str]:
     for kind in (ModelSettings, ServerSettings):
         for field in kind.model_fields.values():
             alias = field.validation_alias
-            names.append(str(alias.choices[0]) if isinstance(alias, AliasChoices) else str(alias))
-    return names
+            if alias is not None:
+                names.append(str(alias.choices[0]) if isinstance(alias, AliasChoices) else str(alias))
+    return list(dict.fromkeys(names))
 
 
 @pytest.mark.parametrize("variable", _variables())

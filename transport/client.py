@@ -50,9 +50,19 @@ class RunnerClient:
         self._outbox: Outbox | None = None
         self._state_changed = asyncio.Condition()
 
+    @property
+    def ready(self) -> bool:
+        """Whether items can be answered now."""
+        return self.state.status == "ready" and self._outbox is not None
+
+    @property
+    def unanswered(self) -> int:
+        """How many items wait for their answers."""
+        return len(self._pending)
+
     def check_ready(self) -> None:
         """Raise `ModelNotReady` unless items can be answered now."""
-        if self.state.status == "ready" and self._outbox is not None:
+        if self.ready:
             return
         reason = f" It could not be loaded: {self.state.reason}" if self.state.status == "failed" else ""
         raise ModelNotReady(f"Model with name {self.name} is not ready.{reason}", retry_after=5)
@@ -67,18 +77,7 @@ class RunnerClient:
     def submit(
         self, instance: Any, parameters: dict[str, Any], listener: StreamListener | None = None
     ) -> asyncio.Future[Any]:
-        """Send one item.
-
-        Args:
-            listener: is told the answer piece by piece; the future then tells no more than that it has ended.
-
-        Returns:
-            A future of its answer or its `ServingError`. Cancelling it tells the runner to forget the item.
-
-        Raises:
-            ModelNotReady: the model is loading, or its runner is away.
-            InvalidRequest, RequestTooLarge: the item cannot be sent.
-        """
+        """As `ModelClient.submit`."""
         self.check_ready()
         assert self._outbox is not None, "this is a bug: check_ready passed without a connection"
         number = next(self._ids)

@@ -24,7 +24,7 @@ from protocols.openai.schema import OpenAIRequest, read
 from protocols.openai.stream import Deltas, EventStream
 from protocols.streaming import AnswerStreams, StreamingBody
 from settings import ServerSettings
-from transport.client import RunnerClient
+from transport.model_client import ModelClient
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def openai_app(models: Models, settings: ServerSettings) -> Starlette:
     def model_object(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": started, "owned_by": "hugging-face-runtime"}
 
-    def client_for(asked: OpenAIRequest) -> RunnerClient:
+    def client_for(asked: OpenAIRequest) -> ModelClient:
         task = models.task(asked.model)
         if task is not None and task not in asked.tasks:
             needed = " or ".join(asked.tasks)

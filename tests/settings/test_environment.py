@@ -1,4 +1,4 @@
-"""Promises of the settings: the seed's variables and defaults, and one readable line for a wrong value."""
+"""Promises of the environment: the seed's variables and defaults, and one readable line for a wrong value."""
 
 from __future__ import annotations
 
@@ -7,20 +7,6 @@ from pathlib import Path
 import pytest
 
 from settings import ModelSettings, SettingsError, load_settings
-
-VARIABLES = {
-    "MODEL_NAME", "STORAGE_URI", "TASK", "MODEL_REVISION", "GGUF_FILE", "HF_TOKEN", "HF_HUB_CACHE",
-    "TRANSFORMERS_CACHE", "TRUST_REMOTE_CODE", "TORCH_DTYPE", "DEVICE_MAP", "LOAD_IN_8BIT", "LOAD_IN_4BIT",
-    "TORCH_CUDA_MEMORY_FRACTION", "CUDA_VISIBLE_DEVICES", "GPUS", "MAX_LENGTH", "TEMPERATURE", "DO_SAMPLE", "TOP_K",
-    "TOP_P", "RETURN_FULL_TEXT", "AGGREGATION_STRATEGY", "POOLING", "NORMALIZE", "TRUNCATION", "RUNTIME_CONFIG",
-    "LOG_LEVEL", "TRANSFORMERS_VERBOSITY", "MAX_BATCH_SIZE",
-}  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
 
 
 def _model(monkeypatch: pytest.MonkeyPatch, **environment: str) -> ModelSettings:
@@ -75,6 +61,10 @@ def test_a_variable_set_to_nothing_counts_as_not_set(monkeypatch: pytest.MonkeyP
         ({"TORCH_DTYPE": "float8"}, "TORCH_DTYPE: "),
         ({"LOG_LEVEL": "loud"}, "LOG_LEVEL: "),
         ({"MODEL_NAME": "a/b"}, "MODEL_NAME: "),
+        ({"RETURN_PROBABILITIES": "true", "RETURN_RAW_LOGITS": "true"}, "RETURN_PROBABILITIES and RETURN_RAW_LOGITS"),
+        ({"RETURN_RAW_LOGITS": "true", "TASK": "fill-mask"}, "RETURN_RAW_LOGITS is for text-classification"),
+        ({"REPLICAS": "0"}, "REPLICAS: "),
+        ({"MEMORY_LIMIT": "much"}, "MEMORY_LIMIT: "),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_variable(
@@ -90,54 +80,32 @@ def test_no_model_configured_is_no_error_yet_so_that_a_bento_can_be_built() -> N
     assert load_settings().models == ()
 
 
-def _config(tmp_path: Path, text: str) -> str:
-    path = tmp_path / "models.yaml"
-    path.write_text(text)
-    return str(path)
-
-
-DOCUMENT = """
-apiVersion: "serving.kserve.io/v1beta1"
-kind: "InferenceService"
-metadata: {{name: "{name}"}}
-spec:
-  predictor:
-    huggingface:
-      storageUri: "hf://gpt2"
-      env:
-      - {{name: TASK, value: "text-generation"}}
-      - {{name: MAX_LENGTH, value: "100"}}
-"""
-
-
-def test_inference_services_name_models_and_their_env_wins_over_the_environment(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("name", ["NAME", "REVISION", "ENVIRONMENT", "STORAGE_OPTIONS", "TASK_NAME"])
+def test_variables_that_happen_to_be_called_like_a_field_mean_nothing(
+    monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    text = DOCUMENT.format(name="a") + "---" + DOCUMENT.format(name="b")
-    monkeypatch.setenv("RUNTIME_CONFIG", _config(tmp_path, text))
-    monkeypatch.setenv("MAX_LENGTH", "7")
-    monkeypatch.setenv("TOP_K", "3")
-    models = load_settings().models
-    assert [(model.name, model.explicit_max_length, model.top_k) for model in models] == [("a", 100, 3), ("b", 100, 3)]
+    assert _model(monkeypatch, **{name: "workstation"}) == _model(monkeypatch)
 
 
-@pytest.mark.parametrize(
-    ("text", "named"),
-    [
-        ("kind: [", "is not valid YAML"),
-        ("", "holds no InferenceService"),
-        (DOCUMENT.format(name="a") + "---" + DOCUMENT.format(name="a"), "two models share a name"),
-        (DOCUMENT.format(name="a").replace("storageUri", "storageURL"), "document 1: spec.predictor.huggingface"),
-        (DOCUMENT.format(name="a").replace("text-generation", "text"), "document 1: TASK"),
-    ],
-)
-def test_a_wrong_file_is_one_line_that_names_file_and_field(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, named: str
-) -> None:
-    path = _config(tmp_path, text)
-    monkeypatch.setenv("RUNTIME_CONFIG", path)
-    with pytest.raises(SettingsError) as error:
-        load_settings()
-    assert str(error.value).startswith(path)
-    assert named in str(error.value)
-    assert "\n" not in str(error.value)
+def test_memory_is_written_as_in_kubernetes_or_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _model(monkeypatch, MEMORY_LIMIT="4Gi").memory_limit == 4 * 2**30
+    assert _model(monkeypatch, KV_CACHE_MEMORY="512MiB").kv_cache_memory == 512 * 2**20
+
+
+def test_variables_of_object_stores_are_kept_as_they_are_and_out_of_sight(monkeypatch: pytest.MonkeyPatch) -> None:
+    headers = {"weights.example-headers": '{"Authorization": "Bearer hidden"}'}
+    model = _model(monkeypatch, AWS_SECRET_ACCESS_KEY="hidden", awsAnonymousCredential="true", PATHS="x", **headers)
+    assert set(model.storage_options) >= {"AWS_SECRET_ACCESS_KEY", "awsAnonymousCredential", "weights.example-headers"}
+    assert "PATHS" not in model.storage_options
+    assert "hidden" not in repr(model)
+
+
+def test_a_task_of_its_own_is_for_models_that_bring_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model(monkeypatch, TASK="image-classification", TRUST_REMOTE_CODE="true")
+    assert (model.task, model.asked_task) == (None, "image-classification")
+
+
+def test_texts_are_cut_where_their_length_is_limited_by_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not _model(monkeypatch).truncates_texts
+    assert _model(monkeypatch, MAX_MODEL_LEN="128").truncates_texts
+    assert not _model(monkeypatch, MAX_MODEL_LEN="128", TRUNCATION="false").truncates_texts

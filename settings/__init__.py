@@ -1,0 +1,22 @@
+"""All settings, read once at the top: environment variables, or InferenceService documents over them.
+
+The names are those that users of KServe's Hugging Face runtime already set. Nothing below this package reads the
+environment; every room is handed the frozen objects made here.
+"""
+
+from settings.errors import SettingsError
+from settings.load import Settings, load_settings
+from settings.model import AggregationStrategy, ModelSettings, Pooling, Task, TorchDtype
+from settings.server import ServerSettings
+
+__all__ = [
+    "AggregationStrategy",
+    "ModelSettings",
+    "Pooling",
+    "ServerSettings",
+    "Settings",
+    "SettingsError",
+    "Task",
+    "TorchDtype",
+    "load_settings",
+]

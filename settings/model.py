@@ -1,0 +1,187 @@
+"""What one model is and how its runner computes: one frozen object, made from environment variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings
+
+from settings.quantity import with_byte_unit
+from settings.source import SOURCE
+
+Task = Literal[
+    "text-classification",
+    "token-classification",
+    "question-answering",
+    "text-generation",
+    "text2text-generation",
+    "fill-mask",
+    "feature-extraction",
+]
+AggregationStrategy = Literal["none", "simple", "first", "average", "max"]
+TorchDtype = Literal["auto", "float32", "float16", "bfloat16"]
+Pooling = Literal["none", "mean", "cls", "max", "last_token"]
+
+#: Bytes as pydantic reads them, or as Kubernetes does: 4GiB, 4Gi.
+Memory = Annotated[ByteSize, BeforeValidator(with_byte_unit)]
+
+
+class ModelSettings(BaseSettings):
+    """What one model is and how its runner computes. Units stand in the field descriptions."""
+
+    model_config = SOURCE
+
+    name: str = Field("model", validation_alias="MODEL_NAME", min_length=1, pattern=r"^[^/:\s]+$")
+    storage_uri: str = Field(validation_alias="STORAGE_URI", description="Where the model is.")
+    revision: str | None = Field(None, validation_alias="MODEL_REVISION", description="Branch, tag or commit.")
+    gguf_file: str | None = Field(None, validation_alias="GGUF_FILE", description="Which GGUF file, if several.")
+    hf_token: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"), description="For private models."
+    )
+    cache_dir: Path | None = Field(
+        None,
+        validation_alias=AliasChoices("HF_HUB_CACHE", "TRANSFORMERS_CACHE"),
+        description="Folder of downloaded models; huggingface_hub's own (HF_HOME) if unset.",
+    )
+    hf_endpoint: str | None = Field(None, validation_alias="HF_ENDPOINT", description="Another hub; a URL.")
+    offline: bool = Field(
+        False, validation_alias=AliasChoices("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"), description="No network."
+    )
+    storage_cache: Path = Field(
+        Path("~/.cache/hugging-face-runtime"),
+        validation_alias="STORAGE_CACHE",
+        description="Folder of models fetched from object stores and web servers.",
+    )
+    pvc_dir: Path = Field(Path("/mnt/pvc"), validation_alias="PVC_DIR", description="Where pvc:// volumes are mounted.")
+    storage_options: dict[str, SecretStr] = Field(
+        {}, description="Variables of object stores and web servers as they were set, such as AWS_ACCESS_KEY_ID."
+    )
+    environment: dict[str, str] = Field(
+        {}, description="Variables of an InferenceService that are no settings, for libraries and the model's own code."
+    )
+    secret_environment: dict[str, SecretStr] = Field({}, description="The same, of those that come from Secrets.")
+    base_model: str | None = Field(
+        None, validation_alias="BASE_MODEL", description="Storage URI of an adapter's base; from its config if unset."
+    )
+    trust_remote_code: bool = Field(False, validation_alias="TRUST_REMOTE_CODE")
+    custom_pipeline: str | None = Field(
+        None,
+        validation_alias="CUSTOM_PIPELINE",
+        description="File in the model's folder with create_pipeline(); custom_pipeline.py if that code is trusted.",
+    )
+    # After the fields that say whether it may be one that only the model's own code knows.
+    task: Task | None = Field(None, validation_alias="TASK", description="From the model's config.json if unset.")
+    asked_task: str | None = Field(None, validation_alias=AliasChoices("TASK"), description="TASK as it was given.")
+
+    torch_dtype: TorchDtype | None = Field(
+        None, validation_alias="TORCH_DTYPE", description="float32 on a CPU and the checkpoint's own on a GPU if unset."
+    )
+    attn_implementation: str | None = Field(None, validation_alias="ATTN_IMPLEMENTATION", pattern=r"^[\w./-]+$")
+    device_map: str | None = Field(None, validation_alias="DEVICE_MAP")
+    load_in_8bit: bool = Field(False, validation_alias="LOAD_IN_8BIT")
+    load_in_4bit: bool = Field(False, validation_alias="LOAD_IN_4BIT")
+    cuda_memory_fraction: float | None = Field(None, validation_alias="TORCH_CUDA_MEMORY_FRACTION", gt=0, le=1)
+    cuda_visible_devices: str | None = Field(None, validation_alias="CUDA_VISIBLE_DEVICES")
+    gpus: float = Field(
+        0, validation_alias="GPUS", ge=0, description="GPUs reserved for each runner; a fraction shares one."
+    )
+    cpus: float | None = Field(None, validation_alias="CPUS", gt=0, description="CPU cores that each runner may use.")
+    memory_limit: Memory | None = Field(
+        None, validation_alias="MEMORY_LIMIT", ge=1, description="Memory that each runner may use, such as 4Gi."
+    )
+    replicas: int = Field(1, validation_alias="REPLICAS", ge=1, description="Runners, each with a copy of the model.")
+    torch_threads: int | None = Field(None, validation_alias="TORCH_NUM_THREADS", ge=1)
+
+    max_length: int = Field(20, validation_alias="MAX_LENGTH", ge=1, description="Tokens, the prompt included.")
+    temperature: float = Field(1.0, validation_alias="TEMPERATURE", ge=0, allow_inf_nan=False)
+    do_sample: bool = Field(False, validation_alias="DO_SAMPLE")
+    top_k: int = Field(50, validation_alias="TOP_K", ge=0)
+    top_p: float = Field(1.0, validation_alias="TOP_P", gt=0, le=1)
+    return_full_text: bool = Field(True, validation_alias="RETURN_FULL_TEXT")
+    aggregation_strategy: AggregationStrategy = Field("none", validation_alias="AGGREGATION_STRATEGY")
+    pooling: Pooling | None = Field(
+        None, validation_alias="POOLING", description="From the model's sentence-transformers files if unset."
+    )
+    normalize: bool | None = Field(None, validation_alias="NORMALIZE", description="As for pooling.")
+    matryoshka: bool | None = Field(
+        None,
+        validation_alias="MATRYOSHKA",
+        description="Whether vectors may be cut; from the model's config if unset.",
+    )
+    max_model_len: int | None = Field(
+        None, validation_alias="MAX_MODEL_LEN", ge=1, description="Tokens that are read at most; the model's if unset."
+    )
+    truncation: bool | None = Field(
+        None,
+        validation_alias="TRUNCATION",
+        description="Cut texts longer than the model; if unset, where MAX_MODEL_LEN is set and no text is generated.",
+    )
+    return_probabilities: bool = Field(
+        False, validation_alias="RETURN_PROBABILITIES", description="All labels of a text, not the best alone."
+    )
+    return_raw_logits: bool = Field(
+        False, validation_alias="RETURN_RAW_LOGITS", description="The same with logits as scores."
+    )
+    text_embedding: bool = Field(
+        False,
+        validation_alias="TEXT_EMBEDDING",
+        description="Mean of the tokens, of length 1, where the model's files do not say how to embed a text.",
+    )
+
+    max_batch_size: int | None = Field(None, validation_alias="MAX_BATCH_SIZE", ge=1, description="Rows in a batch.")
+    max_batch_tokens: int | None = Field(
+        None, validation_alias="MAX_BATCH_TOKENS", ge=1, description="Tokens in a batch after padding."
+    )
+    kv_cache_memory: Memory | None = Field(
+        None,
+        validation_alias="KV_CACHE_MEMORY",
+        ge=1,
+        description="For keys and values of running sequences, such as 4GiB; a share of what is free if unset.",
+    )
+    max_text_length: int = Field(
+        1_000_000, validation_alias="MAX_TEXT_LENGTH", ge=1, description="Characters in one instance."
+    )
+    max_queue_size: int = Field(4096, validation_alias="MAX_QUEUE_SIZE", ge=1, description="Items that may wait.")
+
+    log_level: str = Field("INFO", validation_alias="LOG_LEVEL", pattern=r"^(?i:debug|info|warning|error|critical)$")
+    transformers_verbosity: Literal["detail", "debug", "info", "warning", "error", "critical"] = Field(
+        "warning", validation_alias="TRANSFORMERS_VERBOSITY"
+    )
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _tasks_of_own_code(cls, value: Any, info: ValidationInfo) -> Any:
+        """A custom pipeline may do more than the seven tasks."""
+        own_code = info.data.get("trust_remote_code") or info.data.get("custom_pipeline")
+        return None if own_code and value not in get_args(Task) else value
+
+    @model_validator(mode="after")
+    def _without_contradictions(self) -> Self:
+        if self.load_in_8bit and self.load_in_4bit:
+            raise ValueError("LOAD_IN_8BIT and LOAD_IN_4BIT cannot both be true; choose one")
+        if self.return_probabilities and self.return_raw_logits:
+            raise ValueError("RETURN_PROBABILITIES and RETURN_RAW_LOGITS cannot both be true; choose one")
+        if self.return_raw_logits and self.task not in (None, "text-classification"):
+            raise ValueError("RETURN_RAW_LOGITS is for text-classification")
+        return self
+
+    @property
+    def truncates_texts(self) -> bool:
+        """Whether a text longer than the model is cut, where the answer says nothing about its end anyway."""
+        return self.max_model_len is not None if self.truncation is None else self.truncation
+
+    @property
+    def explicit_max_length(self) -> int | None:
+        """`max_length` if the operator set it, else None: the default of 20 means 20 new tokens."""
+        return self.max_length if "max_length" in self.model_fields_set else None

@@ -1,0 +1,74 @@
+"""Promises of several runners of one model: they share the work, and one that is away is done without."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from errors import ModelNotReady
+from transport.client import RunnerClient
+from transport.listener import StreamListener
+from transport.messages import ModelState, ModelStatus
+from transport.replicas import Replicas
+
+
+class ScriptedReplica(RunnerClient):
+    """Is in the state that a test puts it in, and answers when told to."""
+
+    def __init__(self, status: ModelStatus = "ready") -> None:
+        super().__init__("x", lambda: None)
+        self.status: ModelStatus = status
+        self.state = ModelState(status, "broken" if status == "failed" else None)
+        self.open: list[asyncio.Future[Any]] = []
+
+    @property
+    def ready(self) -> bool:
+        return self.status == "ready"
+
+    @property
+    def unanswered(self) -> int:
+        return len(self.open)
+
+    def submit(
+        self, instance: Any, parameters: dict[str, Any], listener: StreamListener | None = None
+    ) -> asyncio.Future[Any]:
+        self.check_ready()
+        self.open.append(asyncio.get_running_loop().create_future())
+        return self.open[-1]
+
+
+def _submit(replicas: Replicas, times: int) -> None:
+    async def scenario() -> None:
+        for _ in range(times):
+            replicas.submit("", {})
+
+    asyncio.run(scenario())
+
+
+def test_items_go_where_the_fewest_wait() -> None:
+    busy, idle = ScriptedReplica(), ScriptedReplica()
+    replicas = Replicas([busy, idle])
+    _submit(replicas, 4)
+    assert (busy.unanswered, idle.unanswered) == (2, 2)
+    idle.open.clear()
+    _submit(replicas, 2)
+    assert (busy.unanswered, idle.unanswered) == (2, 2)
+
+
+@pytest.mark.parametrize("status", ["loading", "failed"])
+def test_the_model_is_served_by_those_that_are_ready(status: ModelStatus) -> None:
+    away, ready = ScriptedReplica(status), ScriptedReplica()
+    replicas = Replicas([away, ready])
+    _submit(replicas, 3)
+    assert (away.unanswered, ready.unanswered) == (0, 3)
+    assert replicas.state.status == "ready"
+
+
+def test_without_any_the_model_is_loading_while_one_may_come_and_else_failed_with_the_reason() -> None:
+    assert Replicas([ScriptedReplica("failed"), ScriptedReplica("loading")]).state.status == "loading"
+    failed = Replicas([ScriptedReplica("failed"), ScriptedReplica("failed")])
+    assert failed.state == ModelState("failed", "broken")
+    with pytest.raises(ModelNotReady, match="It could not be loaded: broken"):
+        failed.check_ready()

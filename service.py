@@ -112,6 +112,8 @@ def _entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]]) -> 
         workers=settings.server.api_workers,
         service_class=_EntryService,
         logging={"access": {"enabled": settings.server.access_log}},
+        # The runners tell how they are over their connections, and one that has failed must not fail the others.
+        runner_probe={"enabled": False},
     )(type("HuggingFaceRuntime", (Entry,), {"__doc__": Entry.__doc__, **dependencies}))
     service.mount_asgi_app(create_app(models, settings.server, connected), path="/")
     return service

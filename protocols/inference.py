@@ -31,8 +31,12 @@ class Models:
 
     @property
     def ready(self) -> bool:
-        """Whether every model is ready."""
-        return all(client.state.status == "ready" for client in self._clients.values())
+        """Whether requests should be sent here: nothing loads for the first time, and a model can answer.
+
+        One that has failed, or restarts, says so itself: its own requests are refused, those to the others are not.
+        """
+        clients = self._clients.values()
+        return all(client.settled for client in clients) and any(client.state.status == "ready" for client in clients)
 
     def task(self, name: str) -> Task | None:
         """What a model does; None if that is not known, or no model has that name."""

@@ -43,6 +43,7 @@ class RunnerClient:
     def __init__(self, name: str, url: Callable[[], str | None]) -> None:
         self.name = name
         self.state = ModelState("loading")
+        self.settled = False
         self._url = url
         self._ids = itertools.count()
         self._pending: dict[int, asyncio.Future[Any]] = {}
@@ -176,6 +177,7 @@ class RunnerClient:
     async def _become(self, state: ModelState) -> None:
         async with self._state_changed:
             self.state = state
+            self.settled |= state.status != "loading"
             self._state_changed.notify_all()
 
 

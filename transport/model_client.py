@@ -18,6 +18,10 @@ class ModelClient(Protocol):
     def state(self) -> ModelState:
         """Loading, ready or failed."""
 
+    @property
+    def settled(self) -> bool:
+        """Whether the model has been ready, or has failed, since the start."""
+
     def check_ready(self) -> None:
         """Raise `ModelNotReady` unless items can be answered now."""
 

@@ -31,6 +31,11 @@ class Replicas:
                 return found[0]
         return states[0]
 
+    @property
+    def settled(self) -> bool:
+        """Whether one replica has been ready, or all have failed, since the start."""
+        return self.state.status == "ready" or all(client.settled for client in self._clients)
+
     def check_ready(self) -> None:
         """Raise `ModelNotReady` unless items can be answered now."""
         self._least_busy().check_ready()

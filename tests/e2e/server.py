@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -29,7 +29,7 @@ class Server:
         log: the lines it has printed so far.
     """
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str], arguments: Sequence[str] = ()) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -37,7 +37,7 @@ class Server:
         self.log: list[str] = []
         self._news = threading.Condition()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bentoml", "serve", "-p", str(self.port)],
+            [sys.executable, "-m", "bentoml", "serve", "-p", str(self.port), *arguments],
             cwd=ROOT,
             env={
                 **{name: os.environ[name] for name in _KEPT if name in os.environ},
@@ -119,11 +119,11 @@ class Server:
 
 
 @contextmanager
-def serving(*, models: int = 1, **environment: str) -> Iterator[Server]:
+def serving(*, models: int = 1, arguments: Sequence[str] = (), **environment: str) -> Iterator[Server]:
     """A server whose models are all ready."""
-    server = Server(environment)
+    server = Server(environment, arguments)
     try:
-        server.wait_for(r"\) is served\. Try:", times=models)
+        server.wait_for(r"\) is served\. Try:", times=models, timeout=120 + 30 * models)
         yield server
     finally:
         server.stop()

@@ -27,6 +27,7 @@ class ScriptedClient(RunnerClient):
     def __init__(self, name: str, state: ModelState) -> None:
         super().__init__(name, lambda: None)
         self.state = state
+        self.settled = state.status != "loading"
         self._outbox = object()  # type: ignore[assignment]  # stands for a connection
         self.cancelled: list[Any] = []
 

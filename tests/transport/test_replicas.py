@@ -21,6 +21,7 @@ class ScriptedReplica(RunnerClient):
         super().__init__("x", lambda: None)
         self.status: ModelStatus = status
         self.state = ModelState(status, "broken" if status == "failed" else None)
+        self.settled = status != "loading"
         self.open: list[asyncio.Future[Any]] = []
 
     @property
@@ -67,8 +68,9 @@ def test_the_model_is_served_by_those_that_are_ready(status: ModelStatus) -> Non
 
 
 def test_without_any_the_model_is_loading_while_one_may_come_and_else_failed_with_the_reason() -> None:
-    assert Replicas([ScriptedReplica("failed"), ScriptedReplica("loading")]).state.status == "loading"
+    mixed = Replicas([ScriptedReplica("failed"), ScriptedReplica("loading")])
+    assert (mixed.state.status, mixed.settled) == ("loading", False)
     failed = Replicas([ScriptedReplica("failed"), ScriptedReplica("failed")])
-    assert failed.state == ModelState("failed", "broken")
+    assert (failed.state, failed.settled) == (ModelState("failed", "broken"), True)
     with pytest.raises(ModelNotReady, match="It could not be loaded: broken"):
         failed.check_ready()

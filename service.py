@@ -73,7 +73,7 @@ def _client(name: str, runners: Sequence[Any]) -> ModelClient:
 
 
 def _entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]]) -> Any:
-    configure_logging(settings.server.log_level)
+    configure_logging(settings.server.log_level, {secret for model in settings.models for secret in model.secrets})
     clients = {name: _client(name, replicas) for name, replicas in runners.items()}
     models = Models(clients, {model.name: model.task for model in settings.models if model.task is not None})
 

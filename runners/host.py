@@ -40,8 +40,10 @@ class ModelHost:
         except (LoadError, ServingError) as error:
             logger.error("model %s: %s", self._settings.name, error)
             return await self._become(ModelState("failed", str(error)))
-        except Exception:
-            logger.exception("model %s could not be loaded", self._settings.name)
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            logger.error("model %s could not be loaded: %s (LOG_LEVEL=DEBUG shows where)", self._settings.name, what)
+            logger.debug("where model %s could not be loaded", self._settings.name, exc_info=True)
             return await self._become(ModelState("failed", "something unforeseen; the server's log has the details"))
         engine = make_engine(max_queue_size=self._settings.max_queue_size, compute=self._compute)
         self._engine = engine

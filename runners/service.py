@@ -30,7 +30,7 @@ class RunnerService:
     settings: ModelSettings
 
     def __init__(self) -> None:
-        configure_logging(self.settings.log_level)
+        configure_logging(self.settings.log_level, self.settings.secrets)
         # Not among the `envs` below: those are written into a Bento.
         os.environ.update({name: v.get_secret_value() for name, v in self.settings.secret_environment.items()})
         self.host = ModelHost(self.settings)

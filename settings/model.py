@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -32,6 +33,11 @@ Task = Literal[
 AggregationStrategy = Literal["none", "simple", "first", "average", "max"]
 TorchDtype = Literal["auto", "float32", "float16", "bfloat16"]
 Pooling = Literal["none", "mean", "cls", "max", "last_token"]
+
+#: Among the variables of object stores there are regions and addresses too.
+_SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|SAS|CONNECTION_STRING")
+#: Values in the JSON of a web server's headers.
+_QUOTED = re.compile(r':\s*"([^"]+)"')
 
 #: Bytes as pydantic reads them, or as Kubernetes does: 4GiB, 4Gi.
 Memory = Annotated[ByteSize, BeforeValidator(with_byte_unit)]
@@ -180,6 +186,17 @@ class ModelSettings(BaseSettings):
     def truncates_texts(self) -> bool:
         """Whether a text longer than the model is cut, where the answer says nothing about its end anyway."""
         return self.max_model_len is not None if self.truncation is None else self.truncation
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What nobody may read in a log."""
+        named = [value for name, value in self.storage_options.items() if _SECRET_NAME.search(name)]
+        values = [self.hf_token, *self.secret_environment.values(), *named]
+        headers = [value for name, value in self.storage_options.items() if name.endswith("-headers")]
+        return (
+            *(value.get_secret_value() for value in values if value is not None),
+            *(text for value in headers for text in _QUOTED.findall(value.get_secret_value())),
+        )
 
     @property
     def explicit_max_length(self) -> int | None:

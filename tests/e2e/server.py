@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -119,9 +119,11 @@ class Server:
 
 
 @contextmanager
-def serving(*, models: int = 1, arguments: Sequence[str] = (), **environment: str) -> Iterator[Server]:
-    """A server whose models are all ready."""
-    server = Server(environment, arguments)
+def serving(
+    environment: Mapping[str, str] | None = None, *, models: int = 1, arguments: Sequence[str] = (), **variables: str
+) -> Iterator[Server]:
+    """A server whose models are all ready, with the variables of `environment` and of the call."""
+    server = Server({**(environment or {}), **variables}, arguments)
     try:
         server.wait_for(r"\) is served\. Try:", times=models, timeout=120 + 30 * models)
         yield server

@@ -36,9 +36,14 @@ def _configured() -> Settings:
         settings = load_settings(_config_argument())
         for model in settings.models:
             check_uri(model)
-        return settings.model_copy(update={"models": tuple(resolve_task(model) for model in settings.models)})
+        models = tuple(resolve_task(model, own_code=_may_run_own_code(model)) for model in settings.models)
+        return settings.model_copy(update={"models": models})
     except (SettingsError, LoadError) as error:
         raise SystemExit(f"Error: {error}") from None
+
+
+def _may_run_own_code(model: ModelSettings) -> bool:
+    return model.trust_remote_code or model.custom_pipeline is not None
 
 
 def _config_argument() -> Path | None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
-import psutil
 import torch
 
 from batching.rows import BatchLimits
@@ -17,15 +15,13 @@ from generation.decoder import Decoder
 from generation.model import GenerationModel
 from generation.static import StaticDecoder
 from generation.takeover import SteppingModel
+from loading.memory import free_memory
 from settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 
 #: Of the memory that is free once the model is loaded, what keys and values may take unless KV_CACHE_MEMORY says it.
 _CPU_SHARE, _GPU_SHARE = 0.25, 0.85
-
-#: Where Linux says how much memory a container may take, and takes.
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def create_decoder(model: GenerationModel, settings: ModelSettings) -> Decoder:
@@ -63,15 +59,5 @@ def _budget(layers: Sequence[LayerShape], device: torch.device, settings: ModelS
     elif device.type == "cuda":
         memory = _GPU_SHARE * sum(torch.cuda.mem_get_info(gpu)[0] for gpu in {layer.device for layer in layers})
     else:
-        memory = _CPU_SHARE * _free_memory()
+        memory = _CPU_SHARE * free_memory(settings.memory_limit)
     return max(int(memory / sum(layer.token_bytes for layer in layers)), 256)
-
-
-def _free_memory() -> int:
-    """Bytes that this process may still take."""
-    free = psutil.virtual_memory().available
-    try:
-        limit, used = ((_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
-    except OSError:
-        return free
-    return free if limit == "max" else min(free, max(int(limit) - int(used), 0))

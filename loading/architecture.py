@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from loading import LoadError
+from loading.adapter import CONFIG as ADAPTER_CONFIG
+from loading.adapter import task_of_adapter
 from loading.storage import fetch, read_config
 from settings import ModelSettings, Task
 
@@ -39,8 +41,11 @@ def task_of_architecture(config: dict[str, Any]) -> Task | None:
     return None
 
 
-def resolve_task(settings: ModelSettings) -> ModelSettings:
+def resolve_task(settings: ModelSettings, *, own_code: bool = False) -> ModelSettings:
     """Settings with the task filled in from the model where TASK is not set.
+
+    Args:
+        own_code: leave it open if the model does not say, and may bring a pipeline of its own that does.
 
     Raises:
         LoadError: the model does not say clearly; the message lists the tasks.
@@ -48,16 +53,36 @@ def resolve_task(settings: ModelSettings) -> ModelSettings:
     if settings.task is not None:
         return settings
     config = read_config(settings)
-    task = (task_of_architecture(config) if config is not None else None) or _task_of_gguf(settings)
-    if task is None:
-        known = ", ".join(dict.fromkeys(task for _, task in _HEADS))
+    task = (task_of_architecture(config) if config is not None else None) or _task_of_others(settings)
+    if task is None and not own_code:
         raise LoadError(
-            f"TASK is not set and {settings.storage_uri} does not say its task; set TASK to one of {known}."
+            f"TASK is not set and {settings.storage_uri} does not say its task; set TASK to one of {_known()}."
         )
     return settings.model_copy(update={"task": task})
 
 
-def _task_of_gguf(settings: ModelSettings) -> Task | None:
+def check_asked_task(settings: ModelSettings) -> None:
+    """Refuse a TASK that only a custom pipeline could do, for a model that has none.
+
+    Raises:
+        LoadError: the message lists the tasks.
+    """
+    if settings.task is None and settings.asked_task is not None:
+        raise LoadError(
+            f"TASK: {settings.storage_uri} has no custom pipeline for {settings.asked_task}; "
+            f"without one, TASK is one of {_known()}."
+        )
+
+
+def _known() -> str:
+    return ", ".join(dict.fromkeys(task for _, task in _HEADS))
+
+
+def _task_of_others(settings: ModelSettings) -> Task | None:
+    """The task of what has no config.json: an adapter, or a GGUF file."""
+    adapter = read_config(settings, ADAPTER_CONFIG)
+    if adapter is not None:
+        return task_of_adapter(adapter)
     if settings.storage_uri.startswith("hf://"):
         return "text-generation" if settings.gguf_file or "gguf" in settings.storage_uri.lower() else None
     return "text-generation" if fetch(settings).gguf_file else None

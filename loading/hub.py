@@ -79,8 +79,8 @@ def download_from_hub(settings: ModelSettings) -> Path:
         raise _explained(error, repo, revision) from error
 
 
-def download_hub_config(settings: ModelSettings) -> Path | None:
-    """Download config.json alone; None if the repository has none.
+def download_hub_config(settings: ModelSettings, name: str) -> Path | None:
+    """Download one small file alone; None if the repository has none of that name.
 
     Raises:
         LoadError: as `download_from_hub`.
@@ -88,12 +88,10 @@ def download_hub_config(settings: ModelSettings) -> Path | None:
     repo, revision = parse_uri(settings)
     try:
         return Path(
-            hf_hub_download(
-                repo, "config.json", revision=revision, cache_dir=settings.cache_dir, token=_token(settings)
-            )
+            hf_hub_download(repo, name, revision=revision, cache_dir=settings.cache_dir, token=_token(settings))
         )
     except LocalEntryNotFoundError as error:
-        known = try_to_load_from_cache(repo, "config.json", cache_dir=settings.cache_dir, revision=revision)
+        known = try_to_load_from_cache(repo, name, cache_dir=settings.cache_dir, revision=revision)
         if known is _CACHED_NO_EXIST:
             return None
         raise _explained(error, repo, revision) from error

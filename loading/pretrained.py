@@ -3,41 +3,29 @@
 from __future__ import annotations
 
 import logging
-import re
+import math
+import sys
 from dataclasses import dataclass
-from json import JSONDecodeError
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from loading import LoadError
-from loading.storage import Checkpoint
+from loading.adapter import Adapter, read_adapter
+from loading.custom_code import warn_of_unused_pipeline
+from loading.failures import explained
+from loading.files import choose_weights
+from loading.memory import check_fits
+from loading.quantization import quantization
+from loading.storage import Checkpoint, fetch
 from settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 
 #: Tokenizers without a limit of their own say a number like 1e30.
 _NO_LIMIT = 10**9
-
-#: What `from_pretrained` says of a model's files, and the same in the operator's words.
-_KNOWN: tuple[tuple[str, str], ...] = (
-    (r"trust_remote_code", "brings code of its own; set TRUST_REMOTE_CODE=true if you trust it"),
-    (r"configuration class .*?(\w+)'?>", "({0}) cannot do {task}; choose another TASK or model"),
-    (r"has model type `(.+?)`", f"is of the type {{0}}, which transformers {transformers.__version__} does not know"),
-    (r"`model_type` key", "does not say in config.json what type of model it is; it is not a transformers model"),
-    (r"not a valid JSON file", "has a damaged JSON file; fetch it again"),
-    (r"no file named model\.safetensors", "has no weights (model.safetensors or pytorch_model.bin)"),
-    (r"ignore_mismatched_sizes", "has weights of other shapes than its config.json says"),
-    (r"^Weights only load failed", "has pickled weights that could run code; use a copy of the model as safetensors"),
-    (r"PytorchStreamReader", "has a damaged pytorch_model.bin; fetch it again"),
-    (
-        r"instantiate the backend tokenizer",
-        "has no tokenizer that can be read: tokenizer.json is missing, or the package for its older files",
-    ),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +44,14 @@ class Pretrained:
 def prepare_torch(settings: ModelSettings) -> None:
     """Settings that hold for the whole process of a runner."""
     transformers.logging.set_verbosity(transformers.logging.log_levels[settings.transformers_verbosity])
-    if settings.torch_threads is not None:
-        torch.set_num_threads(settings.torch_threads)
+    if not sys.stderr.isatty():
+        # A bar in a file is one line of a hundred thousand characters.
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    threads = settings.torch_threads or (math.ceil(settings.cpus) if settings.cpus else None)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if settings.gpus and not torch.cuda.is_available():
+        logger.warning("%s: %g GPUs are asked for and none is here: the CPU computes.", settings.name, settings.gpus)
     if settings.cuda_memory_fraction is not None and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(settings.cuda_memory_fraction)
 
@@ -74,31 +68,65 @@ def load_pretrained(
     Raises:
         LoadError: one sentence for every failure that `from_pretrained` has.
     """
+    warn_of_unused_pipeline(checkpoint.folder, settings)
+    adapter = read_adapter(checkpoint.folder)
+    base = checkpoint if adapter is None else _fetch_base(adapter, settings)
+    check_fits(base, settings)
+    _warn_of_pickles(base, settings)
     try:
-        tokenizer = _load_tokenizer(checkpoint, settings)
+        tokenizer = _load_tokenizer(checkpoint if adapter is None or adapter.has_tokenizer else base, settings)
         model, report = auto_class.from_pretrained(
-            checkpoint.folder,
+            base.folder,
             output_loading_info=True,
-            gguf_file=checkpoint.gguf_file,
+            gguf_file=base.gguf_file,
             trust_remote_code=settings.trust_remote_code,
             **_placement(settings),
-            **_quantization(auto_class, checkpoint, settings),
+            **quantization(auto_class, base, settings),
+            **(adapter.head_options if adapter is not None else {}),
         )
+        missing = set(report["missing_keys"])
+        if adapter is not None:
+            missing = adapter.still_missing(missing)
+            model = adapter.apply(model, merge=not _quantized(model, base))
     except LoadError:
         raise
     except Exception as error:
         logger.debug("loading %s failed", settings.storage_uri, exc_info=True)
-        raise _explained(error, settings) from error
+        raise explained(error, settings) from error
     _check_direction(model, settings)
-    _check_weights(model, set(report["missing_keys"]), new_head, settings)
-    if settings.device_map is None and not (settings.load_in_8bit or settings.load_in_4bit):
+    _check_weights(model, missing, new_head, settings)
+    if settings.device_map is None and not _quantized(model, base):
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     model.eval()
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token
     if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    return Pretrained(model, tokenizer, _max_length(model, tokenizer))
+    return Pretrained(model, tokenizer, _max_length(model, tokenizer, settings.max_model_len))
+
+
+def _fetch_base(adapter: Adapter, settings: ModelSettings) -> Checkpoint:
+    try:
+        return fetch(adapter.base_settings(settings))
+    except LoadError as error:
+        raise LoadError(
+            f"{settings.storage_uri} is an adapter whose base model cannot be had; BASE_MODEL names another: {error}"
+        ) from error
+
+
+def _quantized(model: PreTrainedModel, checkpoint: Checkpoint) -> bool:
+    """Whether the weights are packed: neither to be moved by hand nor added to. Those of GGUF are unpacked by now."""
+    return checkpoint.gguf_file is None and getattr(model, "hf_quantizer", None) is not None
+
+
+def _warn_of_pickles(checkpoint: Checkpoint, settings: ModelSettings) -> None:
+    names = [path.name for path in checkpoint.folder.iterdir()]
+    if any(name.endswith(".bin") for name in choose_weights(names, checkpoint.gguf_file)):
+        logger.warning(
+            "%s has pickled weights; they are read without running what they may hold, but safetensors load faster "
+            "and hold nothing else.",
+            settings.storage_uri,
+        )
 
 
 def _load_tokenizer(checkpoint: Checkpoint, settings: ModelSettings) -> PreTrainedTokenizerBase:
@@ -116,41 +144,11 @@ def _load_tokenizer(checkpoint: Checkpoint, settings: ModelSettings) -> PreTrain
 
 def _placement(settings: ModelSettings) -> dict[str, Any]:
     options: dict[str, Any] = {"dtype": _dtype(settings)}
+    if settings.attn_implementation is not None:
+        options["attn_implementation"] = settings.attn_implementation
     if settings.device_map is not None:
         options["device_map"] = settings.device_map
     return options
-
-
-def _quantization(auto_class: Any, checkpoint: Checkpoint, settings: ModelSettings) -> dict[str, Any]:
-    """bitsandbytes for the body of the model; its head, small and decisive, keeps its precision."""
-    if not (settings.load_in_8bit or settings.load_in_4bit):
-        return {}
-    # It warns once a layer and forward pass that float32 inputs are cast.
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    config_class: Any = BitsAndBytesConfig
-    config = config_class(
-        load_in_8bit=settings.load_in_8bit,
-        load_in_4bit=settings.load_in_4bit,
-        llm_int8_skip_modules=_head(auto_class, checkpoint, settings) or None,
-    )
-    return {"quantization_config": config}
-
-
-def _head(auto_class: Any, checkpoint: Checkpoint, settings: ModelSettings) -> list[str]:
-    """Names of the linear layers behind the base model, found on a model without weights."""
-    config = AutoConfig.from_pretrained(
-        checkpoint.folder, gguf_file=checkpoint.gguf_file, trust_remote_code=settings.trust_remote_code
-    )
-    with torch.device("meta"):
-        model: PreTrainedModel = auto_class.from_config(config, trust_remote_code=settings.trust_remote_code)
-    if model.base_model is model:
-        return []
-    body = f"{model.base_model_prefix}."
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and not name.startswith(body)
-    ]
 
 
 def _dtype(settings: ModelSettings) -> Any:
@@ -188,8 +186,8 @@ def _check_weights(model: PreTrainedModel, missing: set[str], new_head: bool, se
     )
 
 
-def _max_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    limits = [tokenizer.model_max_length]
+def _max_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int | None:
+    limits = [tokenizer.model_max_length, wanted or _NO_LIMIT]
     positions = getattr(model.config, "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
         limits.append(positions - _reserved_positions(model, positions))
@@ -208,21 +206,3 @@ def _reserved_positions(model: PreTrainedModel, positions: int) -> int:
         ):
             return module.padding_idx + 1
     return 0
-
-
-def _explained(error: Exception, settings: ModelSettings) -> LoadError:
-    uri = settings.storage_uri
-    text = " ".join(str(error).split())
-    match error:
-        case SafetensorError():
-            return LoadError(f"{uri} has a damaged safetensors file; fetch it again.")
-        case JSONDecodeError():
-            return LoadError(f"{uri} has a damaged JSON file; fetch it again.")
-        case torch.OutOfMemoryError() | MemoryError():
-            return LoadError(f"{uri} does not fit in memory; use a smaller TORCH_DTYPE, LOAD_IN_8BIT or LOAD_IN_4BIT.")
-    for pattern, sentence in _KNOWN:
-        if found := re.search(pattern, text):
-            return LoadError(f"{uri} {sentence.format(*found.groups(), task=settings.task)}.")
-    # The first sentence says what happened, the rest mostly what a programmer could do about it.
-    short = re.split(r"(?<=[.!?])\s(?=[A-Z])", text, maxsplit=1)[0][:300].rstrip(".!?")
-    return LoadError(f"{uri} could not be loaded: {short or type(error).__name__}.")

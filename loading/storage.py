@@ -10,8 +10,12 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from loading import LoadError
+from loading.adapter import CONFIG as ADAPTER_CONFIG
+from loading.custom_code import find_custom_pipeline
 from loading.hub import download_from_hub, download_hub_config, parse_uri
 from settings import ModelSettings
+
+CONFIG = "config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ def fetch(settings: ModelSettings) -> Checkpoint:
         raise LoadError(
             f"STORAGE_URI: '{scheme}://' is not a known storage scheme; known are a local path, {known}."
         ) from None
-    return _checkpoint(fetch_scheme(settings), settings.gguf_file)
+    return _checkpoint(fetch_scheme(settings), settings)
 
 
 def check_uri(settings: ModelSettings) -> None:
@@ -51,25 +55,25 @@ def check_uri(settings: ModelSettings) -> None:
         fetch(settings)
 
 
-def read_config(settings: ModelSettings) -> dict[str, Any] | None:
-    """The model's config.json, without its weights; None if it has none (a GGUF file carries its own).
+def read_config(settings: ModelSettings, name: str = CONFIG) -> dict[str, Any] | None:
+    """The model's config.json, or another such file, without its weights; None if it has none.
 
     Raises:
         LoadError: as `fetch`, or the file is not JSON.
     """
     if _scheme(settings.storage_uri) == "hf":
-        path = download_hub_config(settings)
+        path = download_hub_config(settings, name)
         return None if path is None else _read_object(path)
-    return local_config(fetch(settings))
+    return local_config(fetch(settings), name)
 
 
-def local_config(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """The config.json of a model on this machine; None for GGUF, where one in the folder may be another model's.
+def local_config(checkpoint: Checkpoint, name: str = CONFIG) -> dict[str, Any] | None:
+    """The same of a model on this machine; None for GGUF, where one in the folder may be another model's.
 
     Raises:
         LoadError: the file is not JSON.
     """
-    path = checkpoint.folder / "config.json"
+    path = checkpoint.folder / name
     return _read_object(path) if checkpoint.gguf_file is None and path.is_file() else None
 
 
@@ -98,7 +102,8 @@ def _local(settings: ModelSettings) -> Path:
 FETCHERS: Mapping[str, Callable[[ModelSettings], Path]] = {"": _local, "file": _local, "hf": download_from_hub}
 
 
-def _checkpoint(path: Path, wanted: str | None) -> Checkpoint:
+def _checkpoint(path: Path, settings: ModelSettings) -> Checkpoint:
+    wanted = settings.gguf_file
     if path.is_file():
         if path.suffix != ".gguf":
             raise LoadError(f"STORAGE_URI: {path} is neither a model folder nor a .gguf file.")
@@ -108,7 +113,9 @@ def _checkpoint(path: Path, wanted: str | None) -> Checkpoint:
         if not (path / wanted).is_file():
             raise LoadError(f"GGUF_FILE: {wanted} is not in {path}; it holds {', '.join(found) or 'no .gguf file'}.")
         return Checkpoint(path, wanted)
-    if (path / "config.json").is_file() and not _only_gguf_weights(path):
+    if (path / CONFIG).is_file() and not _only_gguf_weights(path):
+        return Checkpoint(path)
+    if (path / ADAPTER_CONFIG).is_file() or find_custom_pipeline(path, settings) is not None:
         return Checkpoint(path)
     if len(found) == 1:
         return Checkpoint(path, found[0])

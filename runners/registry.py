@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, cast
 
+from loading.architecture import check_asked_task, resolve_task
+from loading.custom_code import find_custom_pipeline
+from loading.storage import fetch
 from runners.base import Runner
 from settings import ModelSettings, Task
 
@@ -23,8 +26,26 @@ RUNNERS: Mapping[Task, str] = {
 }
 
 
+#: Computes whatever task the model's own code does.
+CUSTOM = "runners.custom_pipeline:CustomPipelineRunner"
+
+
 def create_runner(settings: ModelSettings) -> Runner[Any, Any, Any, Any]:
-    """The runner of `settings.task`, which must be set; nothing is loaded yet."""
-    assert settings.task is not None, "this is a bug: the task is resolved before a runner is made"
-    module, name = RUNNERS[settings.task].split(":")
+    """The runner of the model's own pipeline, if it has one that may run, else that of its task; nothing is loaded yet.
+
+    Raises:
+        LoadError: there is no such pipeline, and the task is not known.
+    """
+    if settings.trust_remote_code or settings.custom_pipeline is not None:
+        checkpoint = fetch(settings)
+        if find_custom_pipeline(checkpoint.folder, settings) is not None:
+            return _create(CUSTOM, settings)
+        check_asked_task(settings)
+    settings = resolve_task(settings)
+    assert settings.task is not None, "this is a bug: a task that is not found raises"
+    return _create(RUNNERS[settings.task], settings)
+
+
+def _create(place: str, settings: ModelSettings) -> Runner[Any, Any, Any, Any]:
+    module, name = place.split(":")
     return cast("Runner[Any, Any, Any, Any]", getattr(import_module(module), name)(settings))

@@ -103,7 +103,7 @@ def test_a_new_head_is_accepted_with_a_warning_where_the_task_allows_one(
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
-        (lambda f: (f / "config.json").write_text('{"model_'), "damaged JSON file"),
+        (lambda f: (f / "config.json").write_text('{"model_'), "config.json is not valid JSON"),
         (lambda f: (f / "tokenizer.json").write_text('{"model_'), "damaged JSON file"),
         (lambda f: _cut(f / "model.safetensors", 2000), "damaged safetensors file"),
         (lambda f: _cut(f / "model.safetensors", 0), "damaged safetensors file"),

@@ -1,0 +1,65 @@
+"""What the libraries raise when a model cannot be loaded, in the operator's words."""
+
+from __future__ import annotations
+
+import re
+from json import JSONDecodeError
+
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from loading import LoadError
+from settings import ModelSettings
+
+#: What `from_pretrained` says of a model's files, and the same in the operator's words.
+_KNOWN: tuple[tuple[str, str], ...] = (
+    (r"trust_remote_code", "brings code of its own; set TRUST_REMOTE_CODE=true if you trust it"),
+    (r"configuration class .*?(\w+)'?>", "({0}) cannot do {task}; choose another TASK or model"),
+    (r"has model type `(.+?)`", f"is of the type {{0}}, which transformers {transformers.__version__} does not know"),
+    (r"`model_type` key", "does not say in config.json what type of model it is; it is not a transformers model"),
+    (r"not a valid JSON file", "has a damaged JSON file; fetch it again"),
+    (r"no file named model\.safetensors", "has no weights (model.safetensors or pytorch_model.bin)"),
+    (r"ignore_mismatched_sizes", "has weights of other shapes than its config.json says"),
+    (r"^Weights only load failed", "has pickled weights that could run code; use a copy of the model as safetensors"),
+    (r"PytorchStreamReader", "has a damaged pytorch_model.bin; fetch it again"),
+    (
+        r"^FlashAttention|attn_implementation|an attention implementation|`kernels` is either",
+        "cannot be computed with ATTN_IMPLEMENTATION={attention} here; leave it out, or install what it needs",
+    ),
+    (
+        r"[Ll]oading an? (GPTQ|AWQ)",
+        "is a {0} checkpoint, which needs the packages gptqmodel and optimum and a GPU; install them",
+    ),
+    (
+        r"pip install ([a-z][\w-]+)",
+        "needs the package {0}, which is not installed; install it, or choose another model",
+    ),
+    (r"A valid HQQ version", "needs the package hqq, which is not installed; install it, or choose another model"),
+    (r"[Nn]o GPU|GPU is required|requires an? (?:\w+ )?GPU", "is in a format that needs a GPU, and none is here"),
+    (r"size mismatch for", "has an adapter that was made for another base model; name the right one as BASE_MODEL"),
+    (
+        r"instantiate the backend tokenizer",
+        "has no tokenizer that can be read: tokenizer.json is missing, or the package for its older files",
+    ),
+)
+
+
+def explained(error: Exception, settings: ModelSettings) -> LoadError:
+    """One sentence that says what is wrong with the model and what to do."""
+    uri = settings.storage_uri
+    text = " ".join(str(error).split())
+    match error:
+        case SafetensorError():
+            return LoadError(f"{uri} has a damaged safetensors file; fetch it again.")
+        case JSONDecodeError():
+            return LoadError(f"{uri} has a damaged JSON file; fetch it again.")
+        case torch.OutOfMemoryError() | MemoryError():
+            return LoadError(f"{uri} does not fit in memory; use a smaller TORCH_DTYPE, LOAD_IN_8BIT or LOAD_IN_4BIT.")
+    for pattern, sentence in _KNOWN:
+        if found := re.search(pattern, text):
+            said = sentence.format(*found.groups(), task=settings.task, attention=settings.attn_implementation)
+            return LoadError(f"{uri} {said}.")
+    # The first sentence says what happened, the rest mostly what a programmer could do about it.
+    short = re.split(r"(?<=[.!?])\s(?=[A-Z])", text, maxsplit=1)[0][:300].rstrip(".!?")
+    return LoadError(f"{uri} could not be loaded: {short or type(error).__name__}.")

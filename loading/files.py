@@ -1,0 +1,69 @@
+"""Which files of a repository, a bucket or a folder serving needs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+
+from loading import LoadError
+
+#: Weights that transformers loads, best first. Exact names, because a repository may hold the same weights again as
+#: consolidated.safetensors, in another precision, or in a folder.
+_WEIGHTS = (
+    re.compile(r"model(-\d+-of-\d+)?\.safetensors"),
+    re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin"),
+    re.compile(r"adapter_model\.safetensors"),
+    re.compile(r"adapter_model\.bin"),
+    re.compile(r".+\.safetensors"),
+)
+
+#: What serving reads beside the weights; leaves out onnx/, tf_model.h5, flax_model.msgpack and the like.
+_SMALL_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja", "*.py", "*.tiktoken")
+
+
+def choose_files(files: Iterable[str], gguf_file: str | None = None, *, everything: bool = False) -> list[str]:
+    """The files to fetch, of all that a source holds.
+
+    Args:
+        files: paths from the model's folder, with forward slashes.
+        gguf_file: the operator's choice.
+        everything: all of them; a custom pipeline may read any.
+
+    Raises:
+        LoadError: `gguf_file` is not there, or there are several GGUF files and no choice.
+    """
+    files = list(files)
+    if everything:
+        return files
+    weights = choose_weights(files, gguf_file)
+    return [file for file in files if file in weights or _is_small(file)]
+
+
+def choose_weights(files: Iterable[str], gguf_file: str | None = None) -> list[str]:
+    """The files of one kind of weights: safetensors before pickles; GGUF if it is named or there is nothing else.
+
+    Raises:
+        LoadError: as `choose_files`.
+    """
+    files = list(files)
+    top = [file for file in files if "/" not in file]
+    ggufs = sorted(file for file in top if file.endswith(".gguf"))
+    if gguf_file is not None:
+        if gguf_file not in files:
+            raise LoadError(
+                f"GGUF_FILE: {gguf_file} is not in the repository; it holds {', '.join(ggufs) or 'no .gguf file'}."
+            )
+        return [gguf_file]
+    for pattern in _WEIGHTS:
+        if chosen := [file for file in top if pattern.fullmatch(file)]:
+            return chosen
+    if len(ggufs) > 1:
+        raise LoadError(f"the repository holds several GGUF files; choose one with GGUF_FILE: {', '.join(ggufs)}.")
+    return ggufs
+
+
+def _is_small(file: str) -> bool:
+    path = PurePosixPath(file)
+    return any(fnmatchcase(path.name, pattern) for pattern in _SMALL_FILES) and "onnx" not in path.parts

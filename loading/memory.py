@@ -1,0 +1,149 @@
+"""How much memory a model needs, and how much there is; told before weights are read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from safetensors import SafetensorError, safe_open
+
+from loading import LoadError
+from loading.files import choose_weights
+from loading.storage import Checkpoint, local_config
+from settings import ModelSettings
+
+#: Bytes of the types that safetensors and config.json name.
+_WIDTHS = {
+    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
+    "float32": 4, "float16": 2, "bfloat16": 2, "float64": 8,
+}  # fmt: skip
+#: Quantized linear layers, with what bitsandbytes keeps beside them.
+_INT8, _NF4 = 1.02, 0.56
+#: Layers that stay as they are when the others are quantized.
+_UNQUANTIZED = ("embed", "wte", "wpe", "shared", "lm_head", "classifier", "score", "qa_outputs", "cls.")
+
+#: Where Linux says how much memory a container may take, and takes: version 2, then version 1.
+_CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """The size of a model.
+
+    Attributes:
+        parameters: None if the files do not say without being read whole.
+        disk: bytes of its weight files.
+        memory: bytes of its weights as they are configured to be loaded; None as for `parameters`.
+    """
+
+    parameters: int | None
+    disk: int
+    memory: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    name: str
+    shape: tuple[int, ...]
+    width: int
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+def footprint(checkpoint: Checkpoint, settings: ModelSettings) -> Footprint:
+    """Read the headers of a checkpoint's weight files; GGUF files, which say it slowly, count on disk alone."""
+    names = [path.name for path in checkpoint.folder.iterdir() if path.is_file()]
+    files = [checkpoint.folder / name for name in choose_weights(names, checkpoint.gguf_file)]
+    disk = sum(file.stat().st_size for file in files)
+    if not files or checkpoint.gguf_file is not None:
+        return Footprint(None, disk, None)
+    config = local_config(checkpoint) or {}
+    tensors = list(_tensors(files, _WIDTHS.get(str(config.get("dtype") or config.get("torch_dtype")), 4)))
+    if "quantization_config" in config:
+        # Packed: neither do the shapes tell the parameters, nor is anything converted.
+        return Footprint(None, disk, disk)
+    memory = sum(tensor.size * _width(tensor, settings) for tensor in tensors)
+    return Footprint(sum(tensor.size for tensor in tensors), disk, int(memory))
+
+
+def check_fits(checkpoint: Checkpoint, settings: ModelSettings) -> None:
+    """Refuse a model whose weights alone are more than there is memory for.
+
+    Nothing is said where accelerate spreads the model: it may take several devices and the disk.
+
+    Raises:
+        LoadError: with both sizes and what to do.
+    """
+    if settings.device_map is not None:
+        return
+    with suppress(OSError, SafetensorError):  # A damaged file has an error of its own.
+        needed = footprint(checkpoint, settings).memory
+        free = free_device_memory(settings)
+        if needed is not None and needed > free:
+            dtype = "8 bit" if settings.load_in_8bit else "4 bit" if settings.load_in_4bit else dtype_name(settings)
+            raise LoadError(
+                f"{settings.storage_uri} does not fit in memory: it needs about {gib(needed)} in {dtype} and "
+                f"{gib(free)} are free; use a smaller TORCH_DTYPE, LOAD_IN_8BIT or LOAD_IN_4BIT, or more memory."
+            )
+
+
+def free_device_memory(settings: ModelSettings) -> int:
+    """Bytes that weights may take where they would be: on the first GPU if there is one."""
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return min(free, int(total * (settings.cuda_memory_fraction or 1)))
+    return free_memory(settings.memory_limit)
+
+
+def free_memory(limit: int | None = None) -> int:
+    """Bytes that this process may still take of the machine's, of its container's, and of `limit`."""
+    free = psutil.virtual_memory().available
+    for most, taken in _CGROUPS:
+        # No such file, or no limit: "max".
+        with suppress(OSError, ValueError):
+            free = min(free, max(int(Path(most).read_text()) - int(Path(taken).read_text()), 0))
+    return free if limit is None else min(free, max(limit - psutil.Process().memory_info().rss, 0))
+
+
+def dtype_name(settings: ModelSettings) -> str:
+    """The type that weights are loaded in, `auto` for that of the files."""
+    return settings.torch_dtype or ("auto" if torch.cuda.is_available() else "float32")
+
+
+def gib(size: float) -> str:
+    """Bytes as people say them."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def _tensors(files: Iterable[Path], width: int) -> Iterator[_Tensor]:
+    """What files hold; of a pickle, which cannot be looked into without being read, one tensor of its size."""
+    for file in files:
+        if file.suffix != ".safetensors":
+            yield _Tensor(file.name, (file.stat().st_size // width,), width)
+            continue
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  # not a dictionary
+                part = tensors.get_slice(name)
+                yield _Tensor(name, tuple(part.get_shape()), _WIDTHS.get(part.get_dtype(), 1))
+
+
+def _width(tensor: _Tensor, settings: ModelSettings) -> float:
+    """Bytes of each number of a tensor once it is loaded."""
+    dtype = dtype_name(settings)
+    plain = tensor.width if dtype == "auto" else _WIDTHS[dtype]
+    quantized = len(tensor.shape) == 2 and not any(part in tensor.name for part in _UNQUANTIZED)
+    if quantized and settings.load_in_8bit:
+        return _INT8
+    if quantized and settings.load_in_4bit:
+        return _NF4
+    return plain

@@ -1,0 +1,91 @@
+"""Promises about memory: a model that cannot fit is refused before it is read, and sizes are what loading takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
+
+from loading import LoadError, memory
+from loading.memory import Footprint, check_fits, footprint, free_memory, gib
+from loading.pretrained import load_pretrained
+from loading.storage import Checkpoint
+from settings import ModelSettings
+from tests.tiny import bert_config, save, wordpiece_tokenizer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tokenizer = wordpiece_tokenizer()
+    config = bert_config(tokenizer, num_labels=3, hidden_size=256, intermediate_size=1024)
+    return save(tmp_path_factory.mktemp("model"), BertForSequenceClassification, config, tokenizer)
+
+
+def _settings(folder: Path, **options: Any) -> ModelSettings:
+    return ModelSettings(storage_uri=str(folder), task="text-classification", **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"torch_dtype": "bfloat16"}, {"torch_dtype": "auto"}, {"load_in_8bit": True}, {"load_in_4bit": True}],
+    ids=str,
+)
+def test_the_estimate_is_what_loading_takes(folder: Path, options: dict[str, Any]) -> None:
+    settings, checkpoint = _settings(folder, **options), Checkpoint(folder)
+    estimated = footprint(checkpoint, settings).memory
+    assert estimated is not None
+    model: Any = load_pretrained(AutoModelForSequenceClassification, checkpoint, settings).model
+    buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+    assert estimated == pytest.approx(model.get_memory_footprint() - buffers, rel=0.1)
+
+
+def test_parameters_are_counted_in_safetensors_and_estimated_in_pickles(folder: Path, tmp_path: Path) -> None:
+    model = BertForSequenceClassification.from_pretrained(folder)
+    counted = footprint(Checkpoint(folder), _settings(folder))
+    assert counted.parameters == sum(parameter.numel() for parameter in model.parameters())
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    estimated = footprint(Checkpoint(tmp_path), _settings(tmp_path))
+    assert estimated.parameters == pytest.approx(counted.parameters, rel=0.05)
+
+
+def test_gguf_counts_on_disk_alone(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"x" * 100)
+    assert footprint(Checkpoint(tmp_path, "m.gguf"), _settings(tmp_path)) == Footprint(None, 100, None)
+
+
+def test_a_model_that_does_not_fit_is_refused_with_both_sizes_and_what_to_do(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_device_memory", lambda _: 2**20)
+    with pytest.raises(LoadError) as error:
+        check_fits(Checkpoint(folder), _settings(folder))
+    assert "does not fit in memory: it needs about 7 MiB in float32 and 1 MiB are free" in str(error.value)
+    assert "LOAD_IN_8BIT" in str(error.value)
+    check_fits(Checkpoint(folder), _settings(folder, device_map="auto"))
+
+
+def test_a_limit_counts_what_the_process_takes_already(folder: Path) -> None:
+    assert free_memory(1) == 0
+    assert free_memory() > free_memory(2**34) - 2**34
+    with pytest.raises(LoadError, match="does not fit in memory"):
+        check_fits(Checkpoint(folder), _settings(folder, memory_limit=2**20))
+
+
+@pytest.mark.parametrize(("limit", "free"), [("3000", 1000), ("1000", 0)])
+def test_the_limit_of_a_container_is_heeded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, free: int
+) -> None:
+    (tmp_path / "max").write_text(f"{limit}\n")
+    (tmp_path / "current").write_text("2000\n")
+    monkeypatch.setattr(memory, "_CGROUPS", ((str(tmp_path / "max"), str(tmp_path / "current")),))
+    assert free_memory() == free
+    (tmp_path / "max").write_text("max\n")
+    assert free_memory() > 3000
+
+
+def test_sizes_as_people_say_them() -> None:
+    assert (gib(3 * 2**30), gib(2**20 * 5)) == ("3.0 GiB", "5 MiB")

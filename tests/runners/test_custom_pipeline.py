@@ -1,0 +1,216 @@
+"""Promises of custom pipelines: run if allowed, from where they stand, one item's failure its own, nothing opened."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer, BertForSequenceClassification, pipeline
+
+from errors import InferenceFailed, InvalidRequest
+from loading import LoadError
+from runners.base import Item
+from runners.custom_pipeline import CustomPipelineRunner
+from runners.registry import create_runner
+from runners.text_classification import TextClassificationRunner
+from settings import ModelSettings
+from tests.e2e.checkpoints import text_classification, token_classification
+
+#: As KServe's runtime documents it.
+DOCUMENTED = """# custom_pipeline.py
+from transformers import pipeline
+
+def create_pipeline():
+    return pipeline(
+        "text-classification",
+        model="./model",
+        tokenizer="./model",
+        return_all_scores=True
+    )
+"""
+TEXT = "I love this movie!"
+
+
+def _write(folder: Path, code: str = DOCUMENTED) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "custom_pipeline.py").write_text(code)
+    return folder
+
+
+def _settings(folder: Path, **options: Any) -> ModelSettings:
+    return ModelSettings(**{"storage_uri": str(folder), "trust_remote_code": True, **options})
+
+
+def _runner(folder: Path, **options: Any) -> CustomPipelineRunner:
+    runner = create_runner(_settings(folder, **options))
+    assert isinstance(runner, CustomPipelineRunner)
+    runner.load()
+    runner.warm_up()
+    return runner
+
+
+def _code(body: str) -> str:
+    return f"def create_pipeline():\n    def pipe(text, **options):\n        {body}\n    return pipe\n"
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["beside model/", "in the model's folder"])
+def test_the_documented_pipeline_answers_all_scores_wherever_its_file_stands(
+    tmp_path: Path, beside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "storage"
+    checkpoint = text_classification(folder / "model" if beside else folder)
+    _write(folder)
+    before = Path.cwd()
+    runner = _runner(folder)
+    assert Path.cwd() == before
+    expected = pipeline("text-classification", model=str(checkpoint))(TEXT, top_k=None)
+    (answer,) = runner.predict([Item(TEXT)])
+    assert answer == expected
+    assert {part["label"] for part in answer} == {"POSITIVE", "NEGATIVE"}
+    (best,) = runner.predict([Item(TEXT, {"top_k": 1})])
+    assert best == expected[:1]
+
+
+def test_a_pipeline_runs_if_the_models_code_is_trusted_or_it_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = _write(text_classification(tmp_path / "m"), "raise SystemExit('it ran')")
+    with caplog.at_level(logging.WARNING, "loading"):
+        runner = create_runner(_settings(folder, trust_remote_code=False, task="text-classification"))
+        assert isinstance(runner, TextClassificationRunner)
+        runner.load()
+    assert "CUSTOM_PIPELINE=custom_pipeline.py, if you trust it" in caplog.text
+    named = _write(text_classification(tmp_path / "n"), _code("return text.upper()"))
+    (named / "custom_pipeline.py").rename(named / "mine.py")
+    (answer,) = _runner(named, trust_remote_code=False, custom_pipeline="mine.py").predict([Item("a")])
+    assert answer == "A"
+
+
+@pytest.mark.parametrize("name", ["missing.py", "../outside.py", "/etc/hostname"])
+def test_a_named_file_must_be_in_the_folder(tmp_path: Path, name: str) -> None:
+    folder = text_classification(tmp_path / "m")
+    (tmp_path / "outside.py").write_text("raise SystemExit('it ran')")
+    with pytest.raises(LoadError, match=r"CUSTOM_PIPELINE: .* holds no file"):
+        create_runner(_settings(folder, custom_pipeline=name))
+
+
+def test_a_trusted_model_without_a_pipeline_is_served_by_its_task_and_a_task_of_its_own_is_refused(
+    tmp_path: Path,
+) -> None:
+    folder = text_classification(tmp_path / "m")
+    assert isinstance(create_runner(_settings(folder)), TextClassificationRunner)
+    with pytest.raises(LoadError, match=r"TASK: .* has no custom pipeline for image-classification"):
+        create_runner(_settings(folder, TASK="image-classification"))
+
+
+@pytest.mark.parametrize(
+    ("code", "named"),
+    [
+        ("def create_pipeline(): raise RuntimeError('no weights\\nsecond line')", "RuntimeError: no weights"),
+        ("def make(): pass", "it does not define create_pipeline()"),
+        ("def create_pipeline(): return 5", "returns nothing that can be called"),
+        ("syntax error", "SyntaxError"),
+        ("import no_such_module", "ModuleNotFoundError"),
+        (
+            "from transformers import pipeline\ndef create_pipeline(): return pipeline('summarization')",
+            "The task summarization has been removed from transformers",
+        ),
+    ],
+)
+def test_a_pipeline_that_cannot_be_made_is_one_sentence(tmp_path: Path, code: str, named: str) -> None:
+    runner = create_runner(_settings(_write(tmp_path / "m", code)))
+    with pytest.raises(LoadError) as error:
+        runner.load()
+    assert named in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_modules_and_files_beside_it_are_found(tmp_path: Path) -> None:
+    folder = _write(
+        tmp_path / "m",
+        "from pathlib import Path\nfrom shouting_of_custom_pipeline import shout\n"
+        "def create_pipeline():\n    word = Path('./word.txt').read_text()\n"
+        "    return lambda text: shout(text + word)\n",
+    )
+    (folder / "shouting_of_custom_pipeline.py").write_text("def shout(text): return text.upper()\n")
+    (folder / "word.txt").write_text("!")
+    assert _runner(folder).predict([Item("hey")]) == ["HEY!"]
+
+
+def test_one_bad_item_does_not_fail_the_others_and_what_code_refuses_is_the_clients_mistake(tmp_path: Path) -> None:
+    runner = _runner(_write(tmp_path / "m", _code("return [int(text), sorted(options)]")))
+    good, bad, unknown, reserved = runner.predict(
+        [Item("1", {"a": 2}), Item("x"), Item(None), Item("1", {"num_workers": 4})]
+    )
+    assert good == [1, ["a"]]
+    assert isinstance(bad, InvalidRequest)
+    assert "invalid literal for int()" in bad.message
+    assert isinstance(unknown, InvalidRequest)
+    assert isinstance(reserved, InvalidRequest)
+    assert reserved.message.startswith("parameters.num_workers: ")
+
+
+def test_an_object_with_the_first_arguments_name_is_keyword_arguments(tmp_path: Path) -> None:
+    runner = _runner(_write(tmp_path / "m", _code("return [text, options]")))
+    assert runner.predict([Item({"text": "a", "labels": ["b"]})]) == [["a", {"labels": ["b"]}]]
+    assert runner.predict([Item({"texts": "a"})]) == [[{"texts": "a"}, {}]]
+
+
+def test_a_zero_shot_pipeline_of_transformers(tmp_path: Path) -> None:
+    code = (
+        "from transformers import pipeline\n"
+        "def create_pipeline(): return pipeline('zero-shot-classification', model='./model', tokenizer='./model')\n"
+    )
+    folder = _write(text_classification(tmp_path / "m"), code)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "label2id": {"NEGATIVE": 0, "ENTAILMENT": 1}}))
+    question = {"sequences": "Paris is the capital.", "candidate_labels": ["city", "food"]}
+    (answer,) = _runner(folder).predict([Item(question)])
+    assert set(answer["labels"]) == {"city", "food"}
+    assert sum(answer["scores"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_items_in_one_batch_are_answered_as_alone(tmp_path: Path) -> None:
+    code = (
+        "from transformers import pipeline\n"
+        "def create_pipeline(): return pipeline('token-classification', model='./model', tokenizer='./model')\n"
+    )
+    folder = _write(token_classification(tmp_path / "m"), code)
+    items = [Item("Steve Jobs in Cupertino"), Item("Paris"), Item("Hello world, how are you today?")]
+    alone, together = _runner(folder).predict(items), _runner(folder, max_batch_size=8).predict(items)
+    for one, other in zip(alone, together, strict=True):
+        assert [part["word"] for part in one] == [part["word"] for part in other]
+        assert [part["score"] for part in one] == pytest.approx([part["score"] for part in other], abs=1e-5)
+
+
+def test_answers_are_json_whatever_the_pipeline_returns(tmp_path: Path) -> None:
+    imports = "import numpy as np, torch\nfrom collections import OrderedDict\n"
+    body = "return OrderedDict(a=np.float32(0.5), b=np.ones((1, 2)), c=torch.ones(2), d=(1, None), e=b'x')"
+    runner = _runner(_write(tmp_path / "m", imports + _code(body)))
+    assert runner.predict([Item("")]) == [{"a": 0.5, "b": [[1.0, 1.0]], "c": [1.0, 1.0], "d": [1, None], "e": "eA=="}]
+    (failed,) = _runner(_write(tmp_path / "n", _code("return object()"))).predict([Item("")])
+    assert isinstance(failed, InferenceFailed)
+
+
+@pytest.mark.parametrize("instance", ["/etc/hostname", "http://127.0.0.1/secret", {"image": "file:///etc/hostname"}])
+def test_no_clients_string_is_opened_as_a_file_or_an_address(tmp_path: Path, instance: Any) -> None:
+    code = (
+        "class Pipe:\n    image_processor = object()\n"
+        "    def __call__(self, image, **options):\n"
+        "        return open(image).read() if isinstance(image, str) else len(image)\n"
+        "def create_pipeline(): return Pipe()\n"
+    )
+    runner = _runner(_write(tmp_path / "m", code))
+    with pytest.raises(InvalidRequest, match="base64"):
+        runner.prepare_item(Item(instance))
+    assert runner.predict([Item("data:audio/wav;base64,QUJD"), Item("QUJD")]) == [3, 3]
+
+
+def test_the_tokenizer_of_the_folder_is_the_pipelines(tmp_path: Path) -> None:
+    checkpoint = text_classification(tmp_path / "m")
+    runner = _runner(_write(checkpoint))
+    assert isinstance(runner.pipeline.model, BertForSequenceClassification)  # type: ignore[attr-defined]
+    assert runner.pipeline.tokenizer.get_vocab() == AutoTokenizer.from_pretrained(checkpoint).get_vocab()  # type: ignore[attr-defined]

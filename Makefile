@@ -14,7 +14,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 # pip's output, without the lines of small files.
 INSTALL = set -o pipefail; $(PIP) install -r $(1) | { grep --line-buffered -oE '(Downloading|Using cached) .*[MG]B\)|Installing collected' || true; }
 
-.PHONY: help serve models demo test bench-generation lint types format lock build clean
+.PHONY: help serve models demo test bench-generation bench-quantization lint types format lock build clean
 .DEFAULT_GOAL := help
 
 help:    ## List these commands
@@ -40,6 +40,9 @@ test: lint types $(VENV)/dev  ## Run every check: lint, types and tests (PYTEST=
 
 bench-generation: models $(VENV)/runtime  ## Measure how fast text is written, with nothing else running (minutes)
 	@$(VENV)/bin/python -m benchmarks.generation
+
+bench-quantization: models $(VENV)/runtime  ## Measure memory and time of each precision, with nothing else running
+	@$(VENV)/bin/python -m benchmarks.quantization
 
 lint: $(VENV)/dev  ## Check style
 	$(RUFF) check

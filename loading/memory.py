@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -113,6 +114,12 @@ def free_memory(limit: int | None = None) -> int:
         with suppress(OSError, ValueError):
             free = min(free, max(int(Path(most).read_text()) - int(Path(taken).read_text()), 0))
     return free if limit is None else min(free, max(limit - psutil.Process().memory_info().rss, 0))
+
+
+def give_back_memory() -> None:
+    """Return to the system what conversions took while a model was loaded; the C library would keep it."""
+    with suppress(OSError, AttributeError):  # glibc's alone
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def dtype_name(settings: ModelSettings) -> str:

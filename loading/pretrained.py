@@ -18,7 +18,7 @@ from loading.custom_code import warn_of_unused_pipeline
 from loading.failures import explained
 from loading.files import choose_weights
 from loading.memory import check_fits
-from loading.quantization import quantization
+from loading.quantization import quantization, release_files
 from loading.storage import Checkpoint, fetch
 from settings import ModelSettings
 
@@ -95,7 +95,9 @@ def load_pretrained(
         raise explained(error, settings) from error
     _check_direction(model, settings)
     _check_weights(model, missing, new_head, settings)
-    if settings.device_map is None and not _quantized(model, base):
+    if _quantized(model, base):
+        release_files(model)
+    elif settings.device_map is None:
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     model.eval()
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:

@@ -38,6 +38,15 @@ def quantization(auto_class: Any, checkpoint: Checkpoint, settings: ModelSetting
     return {"quantization_config": config}
 
 
+def release_files(model: PreTrainedModel) -> None:
+    """Copy what is not quantized: it is a view of the file, and one such view keeps all of the file in memory."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Quantized ones are of classes of their own.
+            if type(parameter) is torch.nn.Parameter and parameter.device.type == "cpu":
+                parameter.data = parameter.data.clone()
+
+
 def _head(auto_class: Any, checkpoint: Checkpoint, settings: ModelSettings) -> list[str]:
     """Names of the linear layers behind the base model, found on a model without weights."""
     config = AutoConfig.from_pretrained(

@@ -88,10 +88,12 @@ class ModelHost:
 
     def _load(self) -> Callable[..., Engine]:
         # Imported here, as the first thing in this process that needs torch: it takes seconds.
+        from loading.memory import give_back_memory
         from loading.pretrained import prepare_torch
 
         prepare_torch(self._settings)
         runner = create_runner(self._settings)
         runner.load()
         runner.warm_up()
+        give_back_memory()
         return engine_for(runner)

@@ -8,6 +8,8 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from loading import LoadError
+from loading.custom_code import FILE as CUSTOM_PIPELINE
+from settings import ModelSettings
 
 #: Weights that transformers loads, best first. Exact names, because a repository may hold the same weights again as
 #: consolidated.safetensors, in another precision, or in a folder.
@@ -21,6 +23,17 @@ _WEIGHTS = (
 
 #: What serving reads beside the weights; leaves out onnx/, tf_model.h5, flax_model.msgpack and the like.
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja", "*.py", "*.tiktoken")
+
+
+def choose_for(settings: ModelSettings, files: Iterable[str]) -> list[str]:
+    """The files to fetch for a model: of one kind of weights, or all if a pipeline of the model's own may read them.
+
+    Raises:
+        LoadError: as `choose_files`.
+    """
+    files = list(files)
+    own_code = settings.custom_pipeline or (CUSTOM_PIPELINE if settings.trust_remote_code else None)
+    return choose_files(files, settings.gguf_file, everything=own_code in files)
 
 
 def choose_files(files: Iterable[str], gguf_file: str | None = None, *, everything: bool = False) -> list[str]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import logging
 import re
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
+import httpx2
 from huggingface_hub import (
     _CACHED_NO_EXIST,
     HfApi,
+    constants,
     get_cached_repo_tree,
     hf_hub_download,
     snapshot_download,
@@ -27,24 +33,22 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils.tqdm import tqdm
 
 from loading import LoadError
+from loading.disk import check_space, is_full, no_space
+from loading.files import choose_for
+from loading.progress import Progress
+from loading.uri import hide_signatures
 from settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 
+# They log every address, and that of a file is signed.
+hide_signatures("httpx2", "huggingface_hub.file_download", "huggingface_hub.utils._http")
+
 _URI = re.compile(r"hf://(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?::(?P<revision>[^\s:]*[^\s:/]))?/?")
-
-#: Weights that transformers loads, best first. Exact names, because a repository may hold the same weights again as
-#: consolidated.safetensors, in another precision, or in a folder.
-_WEIGHTS = (
-    re.compile(r"model(-\d+-of-\d+)?\.safetensors"),
-    re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin"),
-    re.compile(r".+\.safetensors"),
-)
-
-#: What serving reads beside the weights; leaves out onnx/, tf_model.h5, flax_model.msgpack and the like.
-_SMALL_FILES = ["*.json", "*.txt", "*.model", "*.spm", "*.jinja", "*.py", "*.tiktoken"]
 
 
 def parse_uri(settings: ModelSettings) -> tuple[str, str | None]:
@@ -70,13 +74,31 @@ def download_from_hub(settings: ModelSettings) -> Path:
     While the hub is down, or HF_HUB_OFFLINE is set, a complete copy in the cache does as well.
 
     Raises:
-        LoadError: no such repository or revision, no access to it, or no network and nothing cached.
+        LoadError: no such repository or revision, no access to it, no room, or no network and nothing cached.
     """
     repo, revision = parse_uri(settings)
     try:
         return _download(repo, revision, settings)
+    except OSError as error:
+        if is_full(error):
+            raise no_space(_cache_folder(settings), repo) from None
+        raise _explained(error, repo, revision) from error
     except Exception as error:
         raise _explained(error, repo, revision) from error
+
+
+def list_hub_files(settings: ModelSettings) -> list[tuple[str, int, bool]]:
+    """What `download_from_hub` would bring: path, size in bytes, and whether it is in the cache.
+
+    Raises:
+        LoadError: as `download_from_hub`.
+    """
+    repo, revision = parse_uri(settings)
+    try:
+        wanted = _wanted(settings, _cached_tree(repo, revision, settings) if settings.offline else _tree(settings))
+    except Exception as error:
+        raise _explained(error, repo, revision) from error
+    return [(file.path, file.size, _is_cached(repo, file.path, revision, settings)) for file in wanted]
 
 
 def download_hub_config(settings: ModelSettings, name: str) -> Path | None:
@@ -88,7 +110,15 @@ def download_hub_config(settings: ModelSettings, name: str) -> Path | None:
     repo, revision = parse_uri(settings)
     try:
         return Path(
-            hf_hub_download(repo, name, revision=revision, cache_dir=settings.cache_dir, token=_token(settings))
+            hf_hub_download(
+                repo,
+                name,
+                revision=revision,
+                cache_dir=settings.cache_dir,
+                token=_token(settings),
+                endpoint=settings.hf_endpoint,
+                local_files_only=settings.offline,
+            )
         )
     except LocalEntryNotFoundError as error:
         known = try_to_load_from_cache(repo, name, cache_dir=settings.cache_dir, revision=revision)
@@ -102,16 +132,60 @@ def download_hub_config(settings: ModelSettings, name: str) -> Path | None:
 
 
 def _download(repo: str, revision: str | None, settings: ModelSettings) -> Path:
-    token = _token(settings)
+    if settings.offline:
+        return _cached(repo, revision, settings, OfflineModeIsEnabled())
     try:
-        files = HfApi().list_repo_files(repo, revision=revision, token=token)
+        wanted = _wanted(settings, _tree(settings))
     except Exception as error:
         if _is_an_answer(error):
             raise
         return _cached(repo, revision, settings, error)
-    patterns = [*_SMALL_FILES, *_weights(files, settings.gguf_file)]
+    missing = [file for file in wanted if not _is_cached(repo, file.path, revision, settings)]
+    if not missing:
+        return _snapshot(repo, revision, settings, wanted)
+    total = sum(file.size for file in missing)
+    # huggingface_hub only warns, and fails after hours.
+    check_space(_cache_folder(settings), total, repo)
+    with Progress(repo, total) as progress:
+        folder = _snapshot(repo, revision, settings, wanted, tqdm_class=_silent_bar(progress))
+        for file in missing:
+            _verify(folder / file.path, file, repo)
+    return folder
+
+
+def _tree(settings: ModelSettings) -> list[RepoFile]:
+    repo, revision = parse_uri(settings)
+    api = HfApi(endpoint=settings.hf_endpoint, token=_token(settings))
+    return [
+        entry for entry in api.list_repo_tree(repo, recursive=True, revision=revision) if isinstance(entry, RepoFile)
+    ]
+
+
+def _cached_tree(repo: str, revision: str | None, settings: ModelSettings) -> list[RepoFile]:
+    try:
+        return get_cached_repo_tree(repo, revision=revision, cache_dir=settings.cache_dir)
+    except CachedRepoTreeNotFoundError:
+        raise OfflineModeIsEnabled from None
+
+
+def _wanted(settings: ModelSettings, files: Sequence[RepoFile]) -> list[RepoFile]:
+    chosen = set(choose_for(settings, [file.path for file in files]))
+    return [file for file in files if file.path in chosen]
+
+
+def _snapshot(
+    repo: str, revision: str | None, settings: ModelSettings, wanted: Iterable[RepoFile], **more: Any
+) -> Path:
     return Path(
-        snapshot_download(repo, revision=revision, cache_dir=settings.cache_dir, token=token, allow_patterns=patterns)
+        snapshot_download(
+            repo,
+            revision=revision,
+            cache_dir=settings.cache_dir,
+            token=_token(settings),
+            endpoint=settings.hf_endpoint,
+            allow_patterns=[glob.escape(file.path) for file in wanted],
+            **more,
+        )
     )
 
 
@@ -120,8 +194,8 @@ def _cached(repo: str, revision: str | None, settings: ModelSettings, reason: Ex
     patterns = None
     # A cache filled by an older huggingface_hub, or file by file, has no listing to check it against.
     with suppress(CachedRepoTreeNotFoundError):
-        files = [file.path for file in get_cached_repo_tree(repo, revision=revision, cache_dir=settings.cache_dir)]
-        patterns = [*_SMALL_FILES, *_weights(files, settings.gguf_file)]
+        files = get_cached_repo_tree(repo, revision=revision, cache_dir=settings.cache_dir)
+        patterns = [glob.escape(file.path) for file in _wanted(settings, files)]
     try:
         path = snapshot_download(
             repo, revision=revision, cache_dir=settings.cache_dir, local_files_only=True, allow_patterns=patterns
@@ -133,6 +207,42 @@ def _cached(repo: str, revision: str | None, settings: ModelSettings, reason: Ex
     return Path(path)
 
 
+def _is_cached(repo: str, path: str, revision: str | None, settings: ModelSettings) -> bool:
+    return isinstance(try_to_load_from_cache(repo, path, cache_dir=settings.cache_dir, revision=revision), str)
+
+
+def _cache_folder(settings: ModelSettings) -> Path:
+    return settings.cache_dir if settings.cache_dir is not None else Path(constants.HF_HUB_CACHE)
+
+
+def _silent_bar(progress: Progress) -> type[tqdm]:
+    """huggingface_hub tells its progress to nobody but a bar, and shows that only on a terminal."""
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            # Of its two bars for bytes, the one of what is written; the other counts the same on its way here.
+            self._counts = str(options.get("desc")).startswith("Reconstruct")
+            super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> None:
+            if self._counts:
+                progress.add(int(n or 0))
+
+    return Bar
+
+
+def _verify(path: Path, file: RepoFile, repo: str) -> None:
+    """Compare what has come with what was listed; huggingface_hub trusts what the answer itself says."""
+    same = path.stat().st_size == file.size
+    if same and file.lfs is not None:
+        with path.open("rb") as content:
+            same = hashlib.file_digest(content, "sha256").hexdigest() == file.lfs.sha256
+    if not same:
+        path.resolve().unlink()
+        path.unlink(missing_ok=True)
+        raise LoadError(f"{repo}: {file.path} came damaged (other size or SHA-256): start again to fetch it again.")
+
+
 def _is_an_answer(error: Exception) -> bool:
     """Whether the hub, or its client's check, has said no: the cache is no way round that."""
     if isinstance(error, HfHubHTTPError):
@@ -142,24 +252,6 @@ def _is_an_answer(error: Exception) -> bool:
 
 def _token(settings: ModelSettings) -> str | None:
     return settings.hf_token.get_secret_value() if settings.hf_token else None
-
-
-def _weights(files: list[str], gguf_file: str | None) -> list[str]:
-    """The files of one kind of weights: safetensors before pickles; GGUF if it is named or there is nothing else."""
-    top = [file for file in files if "/" not in file]
-    ggufs = sorted(file for file in top if file.endswith(".gguf"))
-    if gguf_file is not None:
-        if gguf_file not in files:
-            raise LoadError(
-                f"GGUF_FILE: {gguf_file} is not in the repository; it holds {', '.join(ggufs) or 'no .gguf file'}."
-            )
-        return [gguf_file]
-    for pattern in _WEIGHTS:
-        if chosen := [file for file in top if pattern.fullmatch(file)]:
-            return chosen
-    if len(ggufs) > 1:
-        raise LoadError(f"the repository holds several GGUF files; choose one with GGUF_FILE: {', '.join(ggufs)}.")
-    return ggufs
 
 
 def _explained(error: Exception, repo: str, revision: str | None) -> LoadError:
@@ -185,6 +277,10 @@ def _explained(error: Exception, repo: str, revision: str | None) -> LoadError:
             return LoadError(f"the hub refuses access to {at}: check that HF_TOKEN is valid and may read it.")
         case HfHubHTTPError():
             return LoadError(f"the hub answered status {error.response.status_code} for {at}: try again later.")
+        case OSError() if "Consistency check failed" in str(error):
+            return LoadError(f"{at}: a file came in another size than the hub says: start again to fetch it again.")
+        case httpx2.TransportError():
+            return LoadError(f"{at} is not in the cache and the hub hung up again and again: check the network.")
         case _:
             # The message of an unknown error may hold anything, a token included.
             return LoadError(f"{at} is not in the cache and could not be downloaded: {type(error).__name__}.")

@@ -102,7 +102,8 @@ class _Service:
         self._read_env(references)
         self._read_arguments()
         self._say("MODEL_NAME", self.service.metadata.name, ("metadata", "name"), if_unsaid=True)
-        self._say("REPLICAS", str(max(1, predictor.min_replicas)), ("spec", "predictor", "minReplicas"), if_unsaid=True)
+        if predictor.min_replicas > 1:
+            self._say("REPLICAS", str(predictor.min_replicas), ("spec", "predictor", "minReplicas"), if_unsaid=True)
         for variable, value in _resources(predictor.container.resources):
             self._say(variable, value, (*self._base, "resources"), if_unsaid=True)
         if "STORAGE_URI" not in self.variables:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
+from urllib.parse import urlsplit
 
 from pydantic import (
     AliasChoices,
@@ -192,10 +193,12 @@ class ModelSettings(BaseSettings):
         """What nobody may read in a log."""
         named = [value for name, value in self.storage_options.items() if _SECRET_NAME.search(name)]
         values = [self.hf_token, *self.secret_environment.values(), *named]
+        uri = urlsplit(self.storage_uri if self.storage_uri.startswith("http") else "")
         headers = [value for name, value in self.storage_options.items() if name.endswith("-headers")]
         return (
             *(value.get_secret_value() for value in values if value is not None),
             *(text for value in headers for text in _QUOTED.findall(value.get_secret_value())),
+            *filter(None, (uri.password, uri.query)),
         )
 
     @property

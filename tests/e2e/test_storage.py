@@ -1,4 +1,4 @@
-"""Promises about where models come from: the hub with a token, offline from the cache, and one that is broken."""
+"""Promises about where models come from: hub and object store with a secret, their caches, and one that is broken."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import requests
 
 from tests.e2e.checkpoints import text_classification
 from tests.e2e.server import Server, serving
-from tests.loading import fake_hub
+from tests.loading import fake_hub, fake_s3
 
 TOKEN = "hf_only_the_hub_may_see_this"
 
@@ -33,6 +33,26 @@ def test_a_private_model_of_the_hub_is_served_without_task_or_token_in_sight_and
         assert len(hub.requests) == asked
     assert online == offline
     assert "predictions" in online
+
+
+def test_a_model_of_an_object_store_is_served_with_keys_out_of_sight_and_then_without_the_store(tmp_path: Path) -> None:
+    folder = text_classification(tmp_path / "model")
+    variables = {"STORAGE_URI": "s3://models/a/b", "STORAGE_CACHE": str(tmp_path / "cache"), "LOG_LEVEL": "DEBUG"}
+    body = {"instances": ["Hello world"]}
+    logs = []
+    with fake_s3.serving() as store:
+        store.add("models", "a/b", folder)
+        variables |= store.variables
+        with serving(variables, HF_HUB_OFFLINE="0") as server:
+            first = requests.post(f"{server.url}/v1/models/model:predict", json=body, timeout=60).json()
+            logs += server.log
+    with serving(variables, HF_HUB_OFFLINE="1") as server:
+        second = requests.post(f"{server.url}/v1/models/model:predict", json=body, timeout=60).json()
+        logs += server.log
+    assert first == second
+    assert "predictions" in first
+    assert fake_s3.SECRET not in "\n".join(logs)
+    assert len([line for line in logs if "s3://models/a/b: downloading " in line]) == 1
 
 
 def test_a_model_that_cannot_be_loaded_is_not_ready_and_says_why_without_a_stack_trace(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A hub on 127.0.0.1 that speaks as much of the download API as huggingface_hub needs, and counts what it is asked."""
+"""A hub on 127.0.0.1 with as much of the download API as huggingface_hub needs, that notes what it is asked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from urllib.parse import unquote, urlsplit
 
 _TREE = re.compile(r"/api/models/(?P<repo>[\w.-]+(?:/[\w.-]+)?)/tree/(?P<revision>[^/]+)")
@@ -45,12 +45,22 @@ class FakeHub:
 
     Attributes:
         status: a status that every request is answered with; 0 closes the connection without an answer.
+        cuts: for each of the next contents, the bytes after which the connection ends.
+        altered: sent in place of a file's content, under its old hash.
+        listed_sizes: bytes that the listing claims of a file, in place of its own.
+        hold: contents are sent only after it is set.
+        asked: set as soon as a content is asked for.
     """
 
     url: str = ""
     repos: dict[str, Repo] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     status: int | None = None
+    cuts: list[int] = field(default_factory=list)
+    altered: dict[str, bytes] = field(default_factory=dict)
+    listed_sizes: dict[str, int] = field(default_factory=dict)
+    hold: Event | None = None
+    asked: Event = field(default_factory=Event)
 
     def add(self, name: str, folder: Path, *, token: str | None = None, gated: bool = False) -> None:
         """Offer a folder as revision main of a repository."""
@@ -82,6 +92,10 @@ def serving() -> Iterator[FakeHub]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def _is_large(path: str) -> bool:
+    return path.endswith((".safetensors", ".bin", ".gguf"))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -128,12 +142,18 @@ class _Handler(BaseHTTPRequestHandler):
             return
         repo, commit = found
         files = [
-            {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+            self._entry(path, self.hub.listed_sizes.get(path, len(content)), content)
             for path, content in repo.files(commit).items()
         ]
         siblings = [{"rfilename": file["path"]} for file in files]
         body = files if tree else {"id": name, "sha": commit, "siblings": siblings}
         self._answer(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
+
+    def _entry(self, path: str, size: int, content: bytes) -> dict[str, object]:
+        entry = {"type": "file", "path": path, "size": size, "oid": hashlib.sha1(content).hexdigest()}
+        if _is_large(path):
+            entry |= {"lfs": {"oid": hashlib.sha256(content).hexdigest(), "size": size, "pointerSize": 134}}
+        return entry
 
     def _file(self, name: str, revision: str, path: str) -> None:
         if (found := self._readable(name, revision)) is None:
@@ -142,10 +162,17 @@ class _Handler(BaseHTTPRequestHandler):
         content = repo.files(commit).get(path)
         if content is None:
             return self._answer(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
-        headers = {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha1(content).hexdigest()}"'}
+        kind = hashlib.sha256 if _is_large(path) else hashlib.sha1
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{kind(content).hexdigest()}"'}
+        content = self.hub.altered.get(path, content)
         start = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
         if start is not None:
+            headers["Content-Range"] = f"bytes {start[1]}-{len(content) - 1}/{len(content)}"
             content = content[int(start[1]) :]
+        if self.command == "GET":
+            self.hub.asked.set()
+            if self.hub.hold is not None:
+                self.hub.hold.wait()
         self._answer(206 if start else 200, headers, content)
 
     def _answer(self, status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
@@ -155,4 +182,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(body)
+            cut = self.hub.cuts.pop(0) if self.hub.cuts and "ETag" in (headers or {}) else None
+            self.wfile.write(body[:cut])
+            self.close_connection = cut is not None

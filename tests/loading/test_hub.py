@@ -7,21 +7,26 @@ import logging
 import os
 import subprocess
 import sys
+from collections import namedtuple
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 from huggingface_hub import constants
 from pydantic import SecretStr
 
-from loading import LoadError
+from loading import LoadError, disk, progress
 from loading.architecture import resolve_task
-from loading.storage import fetch
+from loading.storage import RemoteFile, fetch, list_files
 from settings import ModelSettings
 from tests.loading.fake_hub import FakeHub, serving
 
 TOKEN = "hf_a-secret-token"
+LARGE = bytes(range(256)) * 1000
+_Usage = namedtuple("_Usage", "total used free")
 ROOT = Path(__file__).parents[2]
 
 
@@ -161,7 +166,7 @@ def test_what_the_hub_does_not_give_is_said_in_one_sentence(hub: FakeHub, model:
 
 @pytest.mark.parametrize(
     ("status", "named"),
-    [(500, "status 500"), (429, "status 429"), (403, "HF_TOKEN"), (418, "status 418"), (0, "could not be downloaded")],
+    [(500, "status 500"), (429, "status 429"), (403, "HF_TOKEN"), (418, "status 418"), (0, "hung up again and again")],
     ids=["fails", "limits", "forbids", "jokes", "hangs up"],
 )
 def test_a_hub_that_misbehaves_is_one_sentence(hub: FakeHub, status: int, named: str) -> None:
@@ -213,6 +218,112 @@ def test_offline_a_warm_cache_is_served_without_a_request_and_a_cold_one_refused
     with pytest.raises(LoadError, match="not in the cache"):
         resolve_task(_settings("hf://owner/other"))
     assert hub.requests == []
+
+
+def test_offline_is_a_setting_of_the_model_whatever_the_process_says(hub: FakeHub, model: Path) -> None:
+    hub.add("owner/model", model)
+    assert "not in the cache" in _refusal(_settings("hf://owner/model", offline=True))
+    first = fetch(resolve_task(_settings("hf://owner/model")))
+    hub.requests.clear()
+    assert fetch(resolve_task(_settings("hf://owner/model", offline=True))) == first
+    assert all(file.cached for file in list_files(_settings("hf://owner/model", offline=True)))
+    assert hub.requests == []
+
+
+def test_another_hub_is_asked_if_one_is_set(
+    hub: FakeHub, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:1/{repo_id}/resolve/{revision}/{filename}"
+    )
+    hub.add("owner/model", model)
+    settings = _settings("hf://owner/model", hf_endpoint=hub.url)
+    assert list_files(settings) != []
+    assert resolve_task(settings).task == "fill-mask"
+    assert fetch(settings).folder.is_dir()
+
+
+def test_what_would_be_downloaded_is_listed_with_sizes(hub: FakeHub, model: Path) -> None:
+    hub.add("owner/model", model)
+    names = ["config.json", "tokenizer.json", "vocab.txt", "1_Pooling/config.json", "model.safetensors"]
+    expected = {RemoteFile(name, (model / name).stat().st_size) for name in names}
+    assert set(list_files(_settings("hf://owner/model"))) == expected
+    assert hub.downloads() == []
+    fetch(_settings("hf://owner/model"))
+    assert all(file.cached for file in list_files(_settings("hf://owner/model")))
+
+
+def test_a_file_that_is_cut_off_is_continued(hub: FakeHub, model: Path) -> None:
+    (model / "model.safetensors").write_bytes(LARGE)
+    hub.add("owner/model", model)
+    hub.cuts = [100_000] * 6
+    assert (fetch(_settings("hf://owner/model")).folder / "model.safetensors").read_bytes() == LARGE
+
+
+def test_a_file_that_is_cut_off_again_and_again_is_one_sentence_and_continued_later(hub: FakeHub, model: Path) -> None:
+    (model / "model.safetensors").write_bytes(LARGE)
+    hub.add("owner/model", model)
+    hub.cuts = [0] * 1000
+    assert "hung up again and again" in _refusal(_settings("hf://owner/model"))
+    hub.cuts = []
+    assert (fetch(_settings("hf://owner/model")).folder / "model.safetensors").read_bytes() == LARGE
+
+
+def test_a_file_with_another_hash_is_refused_and_fetched_again(hub: FakeHub, model: Path) -> None:
+    (model / "model.safetensors").write_bytes(LARGE)
+    hub.add("owner/model", model)
+    hub.altered["model.safetensors"] = LARGE[::-1]
+    assert "model.safetensors came damaged (other size or SHA-256)" in _refusal(_settings("hf://owner/model"))
+    hub.altered.clear()
+    assert (fetch(_settings("hf://owner/model")).folder / "model.safetensors").read_bytes() == LARGE
+
+
+def test_a_file_of_another_size_than_listed_is_refused(hub: FakeHub, model: Path) -> None:
+    hub.add("owner/model", model)
+    hub.listed_sizes["model.safetensors"] = 12345
+    assert "came damaged" in _refusal(_settings("hf://owner/model"))
+
+
+def test_what_does_not_fit_on_the_disk_is_not_begun(
+    hub: FakeHub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (model / "model.safetensors").write_bytes(LARGE)
+    hub.add("owner/model", model)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: _Usage(0, 0, disk.RESERVE + 1024))
+    message = _refusal(_settings("hf://owner/model", cache_dir=tmp_path / "cache"))
+    assert message.startswith("owner/model needs 250.")
+    assert f"KiB in {tmp_path / 'cache'}, where 1.0 KiB are free" in message
+    assert hub.downloads() == []
+
+
+def test_two_threads_at_once_download_each_file_once(hub: FakeHub, model: Path) -> None:
+    hub.add("owner/model", model)
+    hub.hold = Event()
+    with ThreadPoolExecutor(2) as threads:
+        asked = [threads.submit(fetch, _settings("hf://owner/model")) for _ in range(2)]
+        hub.asked.wait()
+        hub.hold.set()
+        assert len({future.result() for future in asked}) == 1
+    assert hub.downloads() == sorted(set(hub.downloads()))
+
+
+def test_the_log_tells_size_progress_and_end_and_no_signature(
+    hub: FakeHub, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (model / "model.safetensors").write_bytes(LARGE)
+    hub.add("owner/model", model, token=TOKEN)
+    clock = iter(range(0, 10**6, 6))
+    monkeypatch.setattr(progress, "monotonic", lambda: float(next(clock)))
+    with caplog.at_level(logging.DEBUG):
+        fetch(_settings("hf://owner/model", hf_token=SecretStr(TOKEN)))
+        logging.getLogger("httpx2").info("GET %s", f"https://cdn.example/file?X-Amz-Signature={TOKEN}")
+    lines = [record.getMessage() for record in caplog.records if record.name == "loading.progress"]
+    assert lines[0].startswith("owner/model: downloading 250.")
+    assert lines[-1].startswith("owner/model: downloaded 250.")
+    assert any("%" in line for line in lines)
+    assert "https://cdn.example/file" in caplog.text
+    assert TOKEN not in caplog.text
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "TRANSFORMERS_CACHE"])

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from loading import LoadError
-from loading.storage import Checkpoint, fetch, read_config
+from loading.storage import Checkpoint, RemoteFile, check_uri, fetch, list_files, read_config
+from loading.uri import shown_uri, unsigned_uri
 from settings import ModelSettings
 
 
@@ -70,7 +71,10 @@ def test_gguf_beside_a_config_and_no_weights_is_loaded(tmp_path: Path) -> None:
         ("file:///missing", "/missing does not exist"),
         ("readme.txt", "readme.txt is neither a model folder nor a .gguf file"),
         ("empty", "holds no config.json and no .gguf file"),
-        ("s3://bucket/model", "'s3://' is not a known storage scheme; known are a local path, file://, hf://"),
+        (
+            "ftp://host/model",
+            "'ftp://' is not a known storage scheme; known are a local path, file://, pvc://, hf://, s3://",
+        ),
         ("HF://owner/model", "'HF://' is not a known storage scheme"),
     ],
 )
@@ -99,3 +103,77 @@ def test_a_damaged_config_is_said_to_be_so(tmp_path: Path) -> None:
     (folder / "config.json").write_bytes(b'{"model_type": "b')
     with pytest.raises(LoadError, match=r"config\.json is not valid JSON"):
         read_config(ModelSettings(storage_uri=str(folder)))
+
+
+def test_a_volume_is_found_under_its_claims_name_or_as_the_mount_itself(tmp_path: Path) -> None:
+    (tmp_path / "claim").mkdir()
+    (tmp_path / "other").mkdir()
+    below = _folder(tmp_path / "claim" / "model", "config.json")
+    itself = _folder(tmp_path / "alone", "config.json")
+    for uri, folder in (
+        ("pvc://claim/model", below),
+        ("pvc://claim/model/", below),
+        ("pvc://mounted/alone", itself),
+    ):
+        assert _fetch(uri, pvc_dir=tmp_path) == Checkpoint(folder)
+        check_uri(ModelSettings(storage_uri=uri, pvc_dir=tmp_path))
+    assert _fetch("pvc://claim", pvc_dir=itself) == Checkpoint(itself)
+    assert _fetch("pvc://model", pvc_dir=tmp_path / "claim") == Checkpoint(below)
+
+
+@pytest.mark.parametrize(
+    ("uri", "named"),
+    [
+        ("pvc://", "is not of the form pvc://claim/path"),
+        ("pvc:///model", "is not of the form pvc://claim/path"),
+        ("pvc://claim/../../etc", "is not of the form pvc://claim/path"),
+        ("pvc://../etc", "is not of the form pvc://claim/path"),
+        ("pvc://claim/link", "leads out of"),
+        ("pvc://claim/none", "/claim/none nor "),
+    ],
+)
+def test_a_path_that_is_not_on_the_volume_is_refused(tmp_path: Path, uri: str, named: str) -> None:
+    _folder(tmp_path / "mnt")
+    _folder(tmp_path / "mnt" / "claim")
+    _folder(tmp_path / "outside", "config.json")
+    (tmp_path / "mnt" / "claim" / "link").symlink_to(tmp_path / "outside")
+    for check in (fetch, check_uri):
+        with pytest.raises(LoadError) as refused:
+            check(ModelSettings(storage_uri=uri, pvc_dir=tmp_path / "mnt"))
+        assert named in str(refused.value)
+
+
+def test_the_files_of_a_local_model_that_serving_reads_are_listed(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "model", "config.json", "model.safetensors", "pytorch_model.bin", "onnx/model.onnx")
+    assert list_files(ModelSettings(storage_uri=str(folder))) == [
+        RemoteFile("config.json", 2, cached=True),
+        RemoteFile("model.safetensors", 2, cached=True),
+    ]
+    gguf = _folder(tmp_path / "gguf", "a.gguf") / "a.gguf"
+    assert list_files(ModelSettings(storage_uri=str(gguf))) == [RemoteFile("a.gguf", 2, cached=True)]
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("/models/a?b", "/models/a?b"),
+        ("file:///models/a", "file:///models/a"),
+        ("hf://owner/model:v1", "hf://owner/model:v1"),
+        ("s3://bucket/a", "s3://bucket/a"),
+        ("abfs://container@account.dfs.core.windows.net/a", "abfs://container@account.dfs.core.windows.net/a"),
+        ("https://user:password@host:8443/a.zip?X-Amz-Signature=secret", "https://host:8443/a.zip"),
+        ("https://account.blob.core.windows.net/c/a?sv=1&sig=secret", "https://account.blob.core.windows.net/c/a"),
+        ("hf://user:secret@owner/model", "hf://owner/model"),
+    ],
+)
+def test_a_uri_is_shown_without_secrets(uri: str, shown: str) -> None:
+    assert shown_uri(uri) == shown
+
+
+def test_links_to_the_same_file_are_equal_without_their_signatures() -> None:
+    links = [
+        "https://host/a.zip?file=1&X-Amz-Signature=a&X-Amz-Date=b&X-Amz-Expires=c",
+        "https://user:password@host/a.zip?file=1&sv=1&sig=2&se=3&sp=r&sr=b",
+        "https://host/a.zip?file=1&Expires=1&Signature=2&Key-Pair-Id=3",
+    ]
+    assert {unsigned_uri(link) for link in links} == {"https://host/a.zip?file=1"}

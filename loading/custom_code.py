@@ -8,17 +8,19 @@ import logging
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from loading import LoadError
+from loading.uri import shown_uri
 from settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 
 FILE = "custom_pipeline.py"
 _FUNCTION = "create_pipeline"
+_MODULE = "custom_pipeline"
 #: What a custom pipeline calls the folder of the model.
 _MODEL = "model"
 
@@ -30,9 +32,12 @@ def find_custom_pipeline(folder: Path, settings: ModelSettings) -> Path | None:
         LoadError: CUSTOM_PIPELINE names a file that is not there, or not in the folder.
     """
     if settings.custom_pipeline is not None:
-        path = folder / settings.custom_pipeline
-        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
-            raise LoadError(f"CUSTOM_PIPELINE: {settings.storage_uri} holds no file {settings.custom_pipeline}.")
+        name = PurePath(settings.custom_pipeline)
+        path = folder / name
+        # By its name alone: in the hub's cache and on mounted volumes, the files of a folder are links out of it.
+        if name.is_absolute() or ".." in name.parts or not path.is_file():
+            uri = shown_uri(settings.storage_uri)
+            raise LoadError(f"CUSTOM_PIPELINE: {uri} holds no file {settings.custom_pipeline}.")
         return path
     path = folder / FILE
     return path if settings.trust_remote_code and path.is_file() else None
@@ -43,7 +48,7 @@ def warn_of_unused_pipeline(folder: Path, settings: ModelSettings) -> None:
     if (folder / FILE).is_file() and not (settings.trust_remote_code or settings.custom_pipeline):
         logger.warning(
             "%s has a %s, which is not run; set TRUST_REMOTE_CODE=true, or CUSTOM_PIPELINE=%s, if you trust it.",
-            settings.storage_uri, FILE, FILE,
+            shown_uri(settings.storage_uri), FILE, FILE,
         )  # fmt: skip
 
 
@@ -56,6 +61,7 @@ def create_pipeline(path: Path, folder: Path, settings: ModelSettings) -> Callab
     Raises:
         LoadError: it fails, or returns nothing that can be called.
     """
+    uri = shown_uri(settings.storage_uri)
     with TemporaryDirectory(prefix="custom-pipeline-") as view:
         for entry in folder.resolve().iterdir():
             (Path(view) / entry.name).symlink_to(entry)
@@ -64,11 +70,11 @@ def create_pipeline(path: Path, folder: Path, settings: ModelSettings) -> Callab
         try:
             with contextlib.chdir(view):
                 pipeline: Any = _function(path)()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             logger.debug("%s failed", path, exc_info=True)
-            raise LoadError(f"{settings.storage_uri}: {_FUNCTION}() in {path.name} failed: {_said(error)}") from error
+            raise LoadError(f"{uri}: {_FUNCTION}() in {path.name} failed: {_said(error)}") from error
     if not callable(pipeline):
-        raise LoadError(f"{settings.storage_uri}: {_FUNCTION}() in {path.name} returns nothing that can be called.")
+        raise LoadError(f"{uri}: {_FUNCTION}() in {path.name} returns nothing that can be called.")
     _heed_return_all_scores(pipeline)
     return cast("Callable[..., Any]", pipeline)
 
@@ -76,17 +82,19 @@ def create_pipeline(path: Path, folder: Path, settings: ModelSettings) -> Callab
 def _function(path: Path) -> Callable[[], Any]:
     # Behind everything else: a module of the same name as one of this server's must not take its place.
     sys.path.append(str(path.parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None, "this is a bug: the file was found"
-    assert spec.loader is not None, "this is a bug: the file is Python's"
+    spec = importlib.util.spec_from_file_location(_MODULE, path)
+    if spec is None or spec.loader is None:
+        raise LookupError("its name does not end in .py")
     module = importlib.util.module_from_spec(spec)
+    # Dataclasses and pickles look their module up; the file's own name could be that of one of this server's.
+    sys.modules[_MODULE] = module
     spec.loader.exec_module(module)
     if not callable(getattr(module, _FUNCTION, None)):
         raise LookupError(f"it does not define {_FUNCTION}()")
     return cast("Callable[[], Any]", getattr(module, _FUNCTION))
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     """The first line of an error; transformers' own for a task that it has no pipeline for lists all that it has."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     first = re.split(r"\n|, available tasks are", text.strip(), maxsplit=1)[0][:300].rstrip(".")

@@ -10,6 +10,7 @@ import transformers
 from safetensors import SafetensorError
 
 from loading import LoadError
+from loading.uri import shown_uri
 from settings import ModelSettings
 
 #: What `from_pretrained` says of a model's files, and the same in the operator's words.
@@ -23,6 +24,16 @@ _KNOWN: tuple[tuple[str, str], ...] = (
     (r"ignore_mismatched_sizes", "has weights of other shapes than its config.json says"),
     (r"^Weights only load failed", "has pickled weights that could run code; use a copy of the model as safetensors"),
     (r"PytorchStreamReader", "has a damaged pytorch_model.bin; fetch it again"),
+    (r"No such file or directory: .*?([\w.-]+\.(?:safetensors|bin))'?$", "lacks its file {0}; fetch it again"),
+    (r"^'(?:weight_map|metadata)'$", "has a damaged index of its weights (*.index.json); fetch it again"),
+    (
+        r"device_map as a string",
+        "cannot be placed by DEVICE_MAP={device_map}, which is neither auto, balanced, sequential nor a device",
+    ),
+    (
+        r"provide an `offload_folder`|modules are dispatched on the CPU",
+        "does not fit where DEVICE_MAP={device_map} puts it; use a smaller TORCH_DTYPE, LOAD_IN_8BIT or LOAD_IN_4BIT",
+    ),
     (
         r"^FlashAttention|attn_implementation|an attention implementation|`kernels` is either",
         "cannot be computed with ATTN_IMPLEMENTATION={attention} here; leave it out, or install what it needs",
@@ -47,7 +58,7 @@ _KNOWN: tuple[tuple[str, str], ...] = (
 
 def explained(error: Exception, settings: ModelSettings) -> LoadError:
     """One sentence that says what is wrong with the model and what to do."""
-    uri = settings.storage_uri
+    uri = shown_uri(settings.storage_uri)
     text = " ".join(str(error).split())
     match error:
         case SafetensorError():
@@ -58,7 +69,10 @@ def explained(error: Exception, settings: ModelSettings) -> LoadError:
             return LoadError(f"{uri} does not fit in memory; use a smaller TORCH_DTYPE, LOAD_IN_8BIT or LOAD_IN_4BIT.")
     for pattern, sentence in _KNOWN:
         if found := re.search(pattern, text):
-            said = sentence.format(*found.groups(), task=settings.task, attention=settings.attn_implementation)
+            said = sentence.format(
+                *found.groups(),
+                task=settings.task, attention=settings.attn_implementation, device_map=settings.device_map,
+            )  # fmt: skip
             return LoadError(f"{uri} {said}.")
     # The first sentence says what happened, the rest mostly what a programmer could do about it.
     short = re.split(r"(?<=[.!?])\s(?=[A-Z])", text, maxsplit=1)[0][:300].rstrip(".!?")

@@ -267,7 +267,7 @@ def _explained(error: Exception, repo: str, revision: str | None) -> LoadError:
             return LoadError(f"{repo} does not exist on the hub, or is private: check the name, or set HF_TOKEN.")
         case RevisionNotFoundError():
             return LoadError(f"{repo} has no revision {revision} on the hub.")
-        case LocalEntryNotFoundError() | OfflineModeIsEnabled():
+        case LocalEntryNotFoundError() | OfflineModeIsEnabled() | httpx2.ConnectError():
             return LoadError(
                 f"{at} is not in the cache and the hub cannot be reached: connect, or fill the cache first."
             )

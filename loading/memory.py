@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 from safetensors import SafetensorError, safe_open
 
 from loading import LoadError
+from loading.disk import shown_size
 from loading.files import choose_weights
 from loading.storage import Checkpoint, local_config
+from loading.uri import shown_uri
 from settings import ModelSettings
 
 #: Bytes of the types that safetensors and config.json name.
@@ -28,11 +32,17 @@ _INT8, _NF4 = 1.02, 0.56
 #: Layers that stay as they are when the others are quantized.
 _UNQUANTIZED = ("embed", "wte", "wpe", "shared", "lm_head", "classifier", "score", "qa_outputs", "cls.")
 
-#: Where Linux says how much memory a container may take, and takes: version 2, then version 1.
+#: Where Linux says how much memory a container may take, takes, and of what: version 2, then version 1.
 _CGROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+    ),
 )
+#: Cached files, which make way for whoever needs memory; a model that was just downloaded fills a container with them.
+_CACHED = re.compile(r"^(?:total_)?(?:in)?active_file (\d+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +79,24 @@ def footprint(checkpoint: Checkpoint, settings: ModelSettings) -> Footprint:
     if not files or checkpoint.gguf_file is not None:
         return Footprint(None, disk, None)
     config = local_config(checkpoint) or {}
-    tensors = list(_tensors(files, _WIDTHS.get(str(config.get("dtype") or config.get("torch_dtype")), 4)))
+    tensors = list(_tensors(files, _stored_width(config)))
     if "quantization_config" in config:
         # Packed: neither do the shapes tell the parameters, nor is anything converted.
         return Footprint(None, disk, disk)
     memory = sum(tensor.size * _width(tensor, settings) for tensor in tensors)
     return Footprint(sum(tensor.size for tensor in tensors), disk, int(memory))
+
+
+def expected_footprint(weights: int, config: Mapping[str, Any], settings: ModelSettings) -> Footprint:
+    """The same of a model that is elsewhere, from the bytes of its weight files and its config.json.
+
+    Every weight counts as one that is quantized where LOAD_IN_8BIT or LOAD_IN_4BIT is set, so the truth may be more.
+    """
+    if "quantization_config" in config:
+        return Footprint(None, weights, weights)
+    stored = _stored_width(config)
+    tensor = _Tensor("", (weights // stored, 1), stored)
+    return Footprint(tensor.size, weights, int(tensor.size * _width(tensor, settings)))
 
 
 def check_fits(checkpoint: Checkpoint, settings: ModelSettings) -> None:
@@ -88,13 +110,17 @@ def check_fits(checkpoint: Checkpoint, settings: ModelSettings) -> None:
     if settings.device_map is not None:
         return
     with suppress(OSError, SafetensorError):  # A damaged file has an error of its own.
-        needed = footprint(checkpoint, settings).memory
+        size = footprint(checkpoint, settings)
+        # What is unpacked, from 32 bits a number at most, takes at least this.
+        unpacked = size.disk * _WIDTHS.get(dtype_name(settings), 2) // 4
+        needed = unpacked if size.memory is None else size.memory
         free = free_device_memory(settings)
-        if needed is not None and needed > free:
+        if needed > free:
             dtype = "8 bit" if settings.load_in_8bit else "4 bit" if settings.load_in_4bit else dtype_name(settings)
             raise LoadError(
-                f"{settings.storage_uri} does not fit in memory: it needs about {gib(needed)} in {dtype} and "
-                f"{gib(free)} are free; use a smaller TORCH_DTYPE, LOAD_IN_8BIT or LOAD_IN_4BIT, or more memory."
+                f"{shown_uri(settings.storage_uri)} does not fit in memory: it needs about {shown_size(needed)} in "
+                f"{dtype} and {shown_size(free)} are free; use a smaller TORCH_DTYPE, LOAD_IN_8BIT or LOAD_IN_4BIT, or "
+                "more memory."
             )
 
 
@@ -109,11 +135,19 @@ def free_device_memory(settings: ModelSettings) -> int:
 def free_memory(limit: int | None = None) -> int:
     """Bytes that this process may still take of the machine's, of its container's, and of `limit`."""
     free = psutil.virtual_memory().available
-    for most, taken in _CGROUPS:
+    for most, taken, kinds in _CGROUPS:
         # No such file, or no limit: "max".
         with suppress(OSError, ValueError):
-            free = min(free, max(int(Path(most).read_text()) - int(Path(taken).read_text()), 0))
+            used = int(Path(taken).read_text()) - _cached(Path(kinds).read_text())
+            free = min(free, max(int(Path(most).read_text()) - used, 0))
     return free if limit is None else min(free, max(limit - psutil.Process().memory_info().rss, 0))
+
+
+def _cached(statistics: str) -> int:
+    """Bytes of cached files. Version 1 counts its children's in lines of their own, which hold those of the others."""
+    inherited = "total_" in statistics
+    found = [match for match in _CACHED.finditer(statistics) if match[0].startswith("total_") == inherited]
+    return sum(int(match[1]) for match in found)
 
 
 def give_back_memory() -> None:
@@ -127,9 +161,9 @@ def dtype_name(settings: ModelSettings) -> str:
     return settings.torch_dtype or ("auto" if torch.cuda.is_available() else "float32")
 
 
-def gib(size: float) -> str:
-    """Bytes as people say them."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+def _stored_width(config: Mapping[str, Any]) -> int:
+    """Bytes of a number in the files, as config.json says it; older ones do not."""
+    return _WIDTHS.get(str(config.get("dtype") or config.get("torch_dtype")), 4)
 
 
 def _tensors(files: Iterable[Path], width: int) -> Iterator[_Tensor]:

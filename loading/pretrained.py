@@ -20,6 +20,7 @@ from loading.files import choose_weights
 from loading.memory import check_fits
 from loading.quantization import quantization, release_files
 from loading.storage import Checkpoint, fetch
+from loading.uri import shown_uri
 from settings import ModelSettings
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def load_pretrained(
     adapter = read_adapter(checkpoint.folder)
     base = checkpoint if adapter is None else _fetch_base(adapter, settings)
     check_fits(base, settings)
-    _warn_of_pickles(base, settings)
+    _warn_of_pickles({base, checkpoint}, settings)
     try:
         tokenizer = _load_tokenizer(checkpoint if adapter is None or adapter.has_tokenizer else base, settings)
         model, report = auto_class.from_pretrained(
@@ -86,12 +87,12 @@ def load_pretrained(
         )
         missing = set(report["missing_keys"])
         if adapter is not None:
-            missing = adapter.still_missing(missing)
+            missing = adapter.still_missing(report)
             model = adapter.apply(model, merge=not _quantized(model, base))
     except LoadError:
         raise
     except Exception as error:
-        logger.debug("loading %s failed", settings.storage_uri, exc_info=True)
+        logger.debug("loading %s failed", shown_uri(settings.storage_uri), exc_info=True)
         raise explained(error, settings) from error
     _check_direction(model, settings)
     _check_weights(model, missing, new_head, settings)
@@ -109,10 +110,15 @@ def load_pretrained(
 
 def _fetch_base(adapter: Adapter, settings: ModelSettings) -> Checkpoint:
     try:
-        return fetch(adapter.base_settings(settings))
+        base = fetch(adapter.base_settings(settings))
+        if read_adapter(base.folder) is not None:
+            # transformers would follow it by itself, past our settings.
+            raise LoadError(f"{base.folder} is an adapter too.")
+        return base
     except LoadError as error:
         raise LoadError(
-            f"{settings.storage_uri} is an adapter whose base model cannot be had; BASE_MODEL names another: {error}"
+            f"{shown_uri(settings.storage_uri)} is an adapter whose base model cannot be had; "
+            f"BASE_MODEL names another: {error}"
         ) from error
 
 
@@ -121,13 +127,17 @@ def _quantized(model: PreTrainedModel, checkpoint: Checkpoint) -> bool:
     return checkpoint.gguf_file is None and getattr(model, "hf_quantizer", None) is not None
 
 
-def _warn_of_pickles(checkpoint: Checkpoint, settings: ModelSettings) -> None:
-    names = [path.name for path in checkpoint.folder.iterdir()]
-    if any(name.endswith(".bin") for name in choose_weights(names, checkpoint.gguf_file)):
+def _warn_of_pickles(checkpoints: set[Checkpoint], settings: ModelSettings) -> None:
+    weights = [
+        name
+        for checkpoint in checkpoints
+        for name in choose_weights([path.name for path in checkpoint.folder.iterdir()], checkpoint.gguf_file)
+    ]
+    if any(name.endswith(".bin") for name in weights):
         logger.warning(
             "%s has pickled weights; they are read without running what they may hold, but safetensors load faster "
             "and hold nothing else.",
-            settings.storage_uri,
+            shown_uri(settings.storage_uri),
         )
 
 
@@ -138,7 +148,7 @@ def _load_tokenizer(checkpoint: Checkpoint, settings: ModelSettings) -> PreTrain
     files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
     if checkpoint.gguf_file is None and not any((checkpoint.folder / file).is_file() for file in files if file):
         # transformers would go on with an empty vocabulary and answer nonsense.
-        raise LoadError(f"{settings.storage_uri} has no tokenizer files ({', '.join(sorted(files))}).")
+        raise LoadError(f"{shown_uri(settings.storage_uri)} has no tokenizer files ({', '.join(sorted(files))}).")
     # Padding is done once for a whole batch, from rows tokenized alone: not what the warning warns of.
     tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
     return tokenizer
@@ -164,7 +174,7 @@ def _check_direction(model: PreTrainedModel, settings: ModelSettings) -> None:
     masked = any(name.endswith("ForMaskedLM") for name in model.config.architectures or [])
     if settings.task == "text-generation" and masked and not getattr(model.config, "is_decoder", False):
         raise LoadError(
-            f"{settings.storage_uri} was trained to fill in masks, not for text-generation; "
+            f"{shown_uri(settings.storage_uri)} was trained to fill in masks, not for text-generation; "
             "choose another TASK or model."
         )
 
@@ -179,11 +189,11 @@ def _check_weights(model: PreTrainedModel, missing: set[str], new_head: bool, se
     if new_head and not any(key.startswith(prefix) for key in missing):
         logger.warning(
             "%s has no %s head: %s are random, answers mean nothing until it is fine-tuned.",
-            settings.storage_uri, settings.task, shown,
+            shown_uri(settings.storage_uri), settings.task, shown,
         )  # fmt: skip
         return
     raise LoadError(
-        f"{settings.storage_uri} lacks weights that {type(model).__name__} needs ({shown}): "
+        f"{shown_uri(settings.storage_uri)} lacks weights that {type(model).__name__} needs ({shown}): "
         f"it was not made for {settings.task}; choose another TASK or model."
     )
 

@@ -10,6 +10,7 @@ from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
 
 from loading import LoadError
 from loading.storage import Checkpoint, local_config
+from loading.uri import shown_uri
 from settings import ModelSettings
 
 
@@ -25,7 +26,8 @@ def quantization(auto_class: Any, checkpoint: Checkpoint, settings: ModelSetting
     method = "gguf" if checkpoint.gguf_file else own.get("quant_method")
     if method is not None:
         raise LoadError(
-            f"{settings.storage_uri} is quantized already ({method}); leave out LOAD_IN_8BIT and LOAD_IN_4BIT."
+            f"{shown_uri(settings.storage_uri)} is quantized already ({method}); "
+            "leave out LOAD_IN_8BIT and LOAD_IN_4BIT."
         )
     # It warns once a layer and forward pass that float32 inputs are cast.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)

@@ -13,6 +13,7 @@ from batching.rows import BatchLimits, Row
 from errors import InvalidRequest
 from loading.pretrained import Pretrained, load_pretrained
 from loading.storage import Checkpoint, fetch
+from loading.uri import shown_uri
 from runners.base import Item, Job, Runner
 from runners.parameters import Parameters
 
@@ -50,7 +51,8 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
         self._padding_changes_answers = not self._ignores_padding()
         if self._padding_changes_answers:
             logger.warning(
-                "%s reads padding as text: only texts of equal length share a batch", self.settings.storage_uri
+                "%s reads padding as text: only texts of equal length share a batch",
+                shown_uri(self.settings.storage_uri),
             )
 
     def prepare_item(self, item: Item) -> Job[Encoding, ContextT]:

@@ -19,6 +19,7 @@ from loading import LoadError
 from loading.pretrained import Pretrained, load_pretrained
 from loading.sentence_transformers import SentenceEmbedding, read_sentence_embedding
 from loading.storage import fetch, local_config
+from loading.uri import shown_uri
 from runners.base import Job
 from runners.encoder import EncoderRunner, Encoding
 from runners.parameters import Parameters, token_ids
@@ -178,7 +179,7 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
                 be wrong, so only an explicit POOLING gives one.
         """
         if self.embedding.unsupported is not None:
-            uri, what = self.settings.storage_uri, self.embedding.unsupported
+            uri, what = shown_uri(self.settings.storage_uri), self.embedding.unsupported
             if self.settings.pooling is None:
                 raise LoadError(
                     f"{uri} makes its sentence embeddings with {what}, which is not computed here; choose another "

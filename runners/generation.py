@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Rows
@@ -12,6 +13,7 @@ from pydantic import BeforeValidator, Field
 
 from batching.rows import BatchLimits, Row
 from errors import InvalidRequest, ServingError
+from generation.continuous import ContinuousDecoder
 from generation.decoder import Decoder
 from generation.decoders import create_decoder
 from generation.grammar import Grammar
@@ -22,6 +24,8 @@ from loading.pretrained import Pretrained, load_pretrained
 from loading.storage import Checkpoint, fetch
 from runners.base import Item, Job, Runner
 from runners.parameters import Parameters
+
+logger = logging.getLogger(__name__)
 
 #: More than any model writes at once: a slip of the keyboard must not occupy a model that has no limit of its own.
 _MAX_TOKENS = 1_000_000
@@ -100,6 +104,12 @@ class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]
         self.pretrained = load_pretrained(self.auto_class, self.checkpoint, self.settings)
         self.model = GenerationModel(self.pretrained)
         self.decoder = create_decoder(self.model, self.settings)
+        if self.settings.attn_implementation is not None and isinstance(self.decoder, ContinuousDecoder):
+            # Batches that start together would heed it, and lose far more than any attention gains.
+            logger.warning(
+                "%s: its attention is computed in steps that sequences share, not by ATTN_IMPLEMENTATION=%s.",
+                self.settings.name, self.settings.attn_implementation,
+            )  # fmt: skip
 
     @property
     def limits(self) -> BatchLimits:

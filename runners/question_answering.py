@@ -19,6 +19,7 @@ from transformers import AutoModelForQuestionAnswering
 from batching.rows import Row
 from errors import InvalidRequest
 from loading import LoadError
+from loading.uri import shown_uri
 from runners.base import Job
 from runners.encoder import MAX_WINDOWS, EncoderRunner, Encoding
 from runners.parameters import Parameters, describe
@@ -98,8 +99,8 @@ class QuestionAnsweringRunner(EncoderRunner[QuestionAnsweringParameters, _Contex
         super().load()
         if not self.pretrained.tokenizer.is_fast:
             raise LoadError(
-                f"{self.settings.storage_uri} has a tokenizer that does not tell where in a text its tokens are: "
-                "answers cannot be located in the context."
+                f"{shown_uri(self.settings.storage_uri)} has a tokenizer that does not tell where in a text its "
+                "tokens are: answers cannot be located in the context."
             )
 
     def prepare(self, instance: Any, parameters: QuestionAnsweringParameters) -> Job[Encoding, _Context]:

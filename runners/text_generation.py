@@ -15,6 +15,7 @@ from generation.tool_call_reader import ToolCallReader
 from generation.tool_calls import ToolSyntax
 from loading import LoadError
 from loading.storage import read_config
+from loading.uri import shown_uri
 from runners.base import Job
 from runners.chat import Chat, parse
 from runners.chat_prompt import prompt_tokens
@@ -59,8 +60,8 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
         config = read_config(self.settings)
         if config is not None and config.get("is_encoder_decoder"):
             raise LoadError(
-                f"{self.settings.storage_uri} is an encoder-decoder model ({config.get('model_type')}), which cannot "
-                "do text-generation; set TASK to text2text-generation."
+                f"{shown_uri(self.settings.storage_uri)} is an encoder-decoder model ({config.get('model_type')}), "
+                "which cannot do text-generation; set TASK to text2text-generation."
             )
         super().load()
         self._tool_syntax = ToolSyntax(self.pretrained.tokenizer)

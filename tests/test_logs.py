@@ -42,3 +42,9 @@ def test_secrets_are_tokens_and_keys_but_not_regions(monkeypatch: pytest.MonkeyP
     }
     model = ModelSettings.model_validate({"storage_uri": "s3://b/m", "hf_token": "hf_x", "storage_options": options})
     assert set(model.secrets) == {"hf_x", "hidden", "Bearer x"}
+
+
+def test_what_signs_a_link_is_a_secret_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    model = ModelSettings(storage_uri="https://user:word@host/model.zip?sig=signed")
+    assert set(model.secrets) == {"word", "sig=signed"}

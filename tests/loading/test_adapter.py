@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     BertModel,
     BitsAndBytesConfig,
 )
@@ -24,7 +27,7 @@ from runners.base import Item
 from runners.registry import create_runner
 from settings import ModelSettings
 from tests.e2e.checkpoints import text_generation
-from tests.tiny import bert_config, save, wordpiece_tokenizer
+from tests.tiny import bert_config, llama_model, save, wordpiece_tokenizer
 
 TEXT = "I love this movie!"
 LABELS = 5
@@ -73,7 +76,6 @@ def test_an_adapter_with_its_head_answers_as_in_peft(base: Path, tmp_path: Path)
     torch.testing.assert_close(_logits(loaded.model), _logits(expected), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("quantization", ["load_in_8bit", "load_in_4bit"])
 @pytest.mark.parametrize("quantization", ["load_in_8bit", "load_in_4bit"])
 def test_beside_quantized_weights_too(base: Path, tmp_path: Path, quantization: str) -> None:
     _classifier(base, tmp_path / "adapter")
@@ -169,3 +171,56 @@ def test_code_in_a_pickled_adapter_does_not_run(base: Path, tmp_path: Path) -> N
     with pytest.raises(LoadError, match="pickled weights that could run code"):
         _load(tmp_path / "adapter")
     assert not proof.exists()
+
+
+def test_pickled_adapters_load_with_a_warning(base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    expected = _logits(_classifier(base, tmp_path / "adapter"))
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    with caplog.at_level(logging.WARNING, "loading"):
+        torch.testing.assert_close(_logits(_load(tmp_path / "adapter").model), expected, rtol=1e-4, atol=1e-4)
+    assert caplog.text.count("has pickled weights") == 1
+    weights.with_suffix(".bin").unlink()
+    with pytest.raises(LoadError, match="is an adapter without weights"):
+        _load(tmp_path / "adapter")
+
+
+def test_a_config_of_the_base_model_beside_an_adapter_makes_it_no_whole_model(base: Path, tmp_path: Path) -> None:
+    adapted = _classifier(base, tmp_path / "adapter")
+    adapted.base_model.model.config.save_pretrained(tmp_path / "adapter")
+    loaded = _load(tmp_path / "adapter", task="text-classification")
+    torch.testing.assert_close(_logits(loaded.model), _logits(adapted), rtol=1e-4, atol=1e-4)
+
+
+def test_a_base_model_whose_weights_have_other_shapes_is_refused(base: Path, tmp_path: Path) -> None:
+    _classifier(base, tmp_path / "adapter")
+    path = base / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "intermediate_size": 512}))
+    with pytest.raises(LoadError, match=r"lacks weights that BertForSequenceClassification needs \(bert\.encoder"):
+        _load(tmp_path / "adapter")
+
+
+def test_an_adapter_of_an_adapter_is_refused(base: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        _classifier(base, tmp_path / name)
+    with pytest.raises(LoadError, match=r"BASE_MODEL names another: .*one is an adapter too"):
+        _load(tmp_path / "two", base_model=str(tmp_path / "one"))
+
+
+def test_an_adapter_that_knows_new_tokens_writes_what_peft_writes(tmp_path: Path) -> None:
+    base = llama_model(tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens(["<new>", "<newer>"])
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(len(tokenizer))
+    expected = _adapted(
+        model, tmp_path / "adapter", task_type="CAUSAL_LM", target_modules=["q_proj"],
+        modules_to_save=["embed_tokens", "lm_head"],
+    )  # fmt: skip
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    loaded = _load(tmp_path / "adapter", AutoModelForCausalLM)
+    ids = loaded.tokenizer("Hello <new> world <newer>", return_tensors="pt")["input_ids"]
+    assert int(ids.max()) == len(tokenizer) - 1
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.model(ids).logits, expected(ids).logits, rtol=1e-4, atol=1e-4)

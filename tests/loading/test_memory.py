@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 from loading import LoadError, memory
-from loading.memory import Footprint, check_fits, footprint, free_memory, gib
+from loading.memory import Footprint, check_fits, footprint, free_memory
 from loading.pretrained import load_pretrained
 from loading.storage import Checkpoint
 from settings import ModelSettings
@@ -63,9 +63,20 @@ def test_a_model_that_does_not_fit_is_refused_with_both_sizes_and_what_to_do(
     monkeypatch.setattr(memory, "free_device_memory", lambda _: 2**20)
     with pytest.raises(LoadError) as error:
         check_fits(Checkpoint(folder), _settings(folder))
-    assert "does not fit in memory: it needs about 7 MiB in float32 and 1 MiB are free" in str(error.value)
+    assert "does not fit in memory: it needs about 6.5 MiB in float32 and 1.0 MiB are free" in str(error.value)
     assert "LOAD_IN_8BIT" in str(error.value)
     check_fits(Checkpoint(folder), _settings(folder, device_map="auto"))
+
+
+def test_gguf_that_is_larger_than_memory_before_it_is_unpacked_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"x" * 100)
+    checkpoint = Checkpoint(tmp_path, "m.gguf")
+    monkeypatch.setattr(memory, "free_device_memory", lambda _: 60)
+    with pytest.raises(LoadError, match="does not fit in memory"):
+        check_fits(checkpoint, _settings(tmp_path))
+    check_fits(checkpoint, _settings(tmp_path, torch_dtype="bfloat16"))
 
 
 def test_a_limit_counts_what_the_process_takes_already(folder: Path) -> None:
@@ -81,11 +92,25 @@ def test_the_limit_of_a_container_is_heeded(
 ) -> None:
     (tmp_path / "max").write_text(f"{limit}\n")
     (tmp_path / "current").write_text("2000\n")
-    monkeypatch.setattr(memory, "_CGROUPS", ((str(tmp_path / "max"), str(tmp_path / "current")),))
+    (tmp_path / "stat").write_text("anon 2000\nfile 0\n")
+    monkeypatch.setattr(memory, "_CGROUPS", (tuple(str(tmp_path / name) for name in ("max", "current", "stat")),))
     assert free_memory() == free
     (tmp_path / "max").write_text("max\n")
     assert free_memory() > 3000
 
 
-def test_sizes_as_people_say_them() -> None:
-    assert (gib(3 * 2**30), gib(2**20 * 5)) == ("3.0 GiB", "5 MiB")
+@pytest.mark.parametrize(
+    "statistics",
+    [
+        "anon 500\nfile 1500\ninactive_anon 500\ninactive_file 1200\nactive_file 300\nworkingset_refault_file 7\n",
+        "inactive_file 9\nactive_file 9\ntotal_inactive_file 1200\ntotal_active_file 300\ntotal_mapped_file 50\n",
+    ],
+    ids=["version 2", "version 1"],
+)
+def test_files_that_a_download_left_in_the_cache_do_not_count_as_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statistics: str
+) -> None:
+    for name, content in (("max", "3000"), ("current", "2000"), ("stat", statistics)):
+        (tmp_path / name).write_text(content)
+    monkeypatch.setattr(memory, "_CGROUPS", (tuple(str(tmp_path / name) for name in ("max", "current", "stat")),))
+    assert free_memory() == 3000 - 500

@@ -133,6 +133,32 @@ def test_a_damaged_or_unknown_model_is_refused_in_one_sentence(
     assert named in _refusal(folder)
 
 
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda f: next(f.glob("model-00002-*")).unlink(), "lacks its file model-00002-of-0000"),
+        (lambda f: _cut(next(f.glob("model-00002-*")), 500), "damaged safetensors file"),
+        (lambda f: (f / "model.safetensors.index.json").unlink(), "has no weights"),
+        (lambda f: (f / "model.safetensors.index.json").write_text("{"), "damaged JSON file"),
+        (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "damaged index of its weights"),
+    ],
+    ids=["missing shard", "cut shard", "no index", "cut index", "empty index"],
+)
+def test_a_model_in_several_files_is_refused_if_one_is_damaged(
+    folder: Path, damage: Callable[[Path], object], named: str
+) -> None:
+    model = _load(folder).model
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="20KB")
+    torch.testing.assert_close(_load(folder).model.state_dict(), model.state_dict())
+    damage(folder)
+    assert named in _refusal(folder)
+
+
+def test_a_device_map_that_does_not_exist_is_refused_with_the_setting(folder: Path) -> None:
+    assert "DEVICE_MAP=everywhere" in _refusal(folder, device_map="everywhere")
+
+
 def test_a_model_with_code_of_its_own_is_refused_unrun_unless_trusted(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,11 +184,16 @@ def test_a_model_with_code_of_its_own_is_refused_unrun_unless_trusted(
     assert proof.exists()
 
 
-def test_pickled_weights_load_and_pickled_code_does_not_run(folder: Path, tmp_path: Path) -> None:
+def test_pickled_weights_load_with_a_warning_and_pickled_code_does_not_run(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     weights = folder / "pytorch_model.bin"
     torch.save(_load(folder).model.state_dict(), weights)
     (folder / "model.safetensors").unlink()
-    assert isinstance(_load(folder).model, BertForMaskedLM)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "loading"):
+        assert isinstance(_load(folder).model, BertForMaskedLM)
+    assert caplog.text.count("has pickled weights") == 1
     _cut(weights, 1000)
     assert "damaged pytorch_model.bin" in _refusal(folder)
 
@@ -215,6 +246,9 @@ def test_a_gguf_file_loads_with_its_own_tokenizer(tmp_path: Path) -> None:
     loaded = _load(tmp_path / "tiny.gguf", AutoModelForCausalLM, "text-generation")
     assert loaded.tokenizer.decode(loaded.tokenizer("Hello world")["input_ids"]) == "Hello world"
     assert loaded.max_length == 64
+    for quantization in ("load_in_8bit", "load_in_4bit"):
+        message = _refusal(tmp_path / "tiny.gguf", AutoModelForCausalLM, "text-generation", **{quantization: True})
+        assert "is quantized already (gguf); leave out LOAD_IN_8BIT and LOAD_IN_4BIT" in message
     _cut(tmp_path / "tiny.gguf", 9000)
     assert "could not be loaded" in _refusal(tmp_path / "tiny.gguf", AutoModelForCausalLM, "text-generation")
 
@@ -247,8 +281,11 @@ def _write_gguf(path: Path) -> None:
     writer.close()
 
 
+@pytest.mark.parametrize("device_map", [None, "cpu", "auto"])
 @pytest.mark.parametrize("quantization", ["load_in_8bit", "load_in_4bit"])
-def test_a_quantized_model_is_smaller_and_its_head_keeps_its_precision(tmp_path: Path, quantization: str) -> None:
+def test_a_quantized_model_is_smaller_and_its_head_keeps_its_precision(
+    tmp_path: Path, quantization: str, device_map: str | None
+) -> None:
     tokenizer = wordpiece_tokenizer()
     config = bert_config(tokenizer, num_labels=3, hidden_size=128, intermediate_size=256)
     folder = save(tmp_path, BertForSequenceClassification, config, tokenizer)
@@ -257,7 +294,7 @@ def test_a_quantized_model_is_smaller_and_its_head_keeps_its_precision(tmp_path:
         model = ModelSettings(storage_uri=str(folder), task="text-classification", **settings)
         return load_pretrained(AutoModelForSequenceClassification, Checkpoint(folder), model).model
 
-    plain, quantized = load(), load(**{quantization: True})
+    plain, quantized = load(), load(**{quantization: True}, device_map=device_map)
     assert quantized.get_memory_footprint() < 0.7 * plain.get_memory_footprint()
     assert torch.equal(quantized.classifier.weight, plain.classifier.weight)
     inputs = tokenizer("I love this movie!", return_tensors="pt")

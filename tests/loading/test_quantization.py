@@ -140,13 +140,17 @@ def test_the_attention_is_chosen_by_name_and_one_that_is_not_here_is_told(tmp_pa
             _load(folder, attn_implementation=name)
 
 
-def test_text_is_written_in_steps_whatever_attention_is_chosen(tmp_path: Path) -> None:
+def test_text_is_written_in_steps_whatever_attention_is_chosen_and_the_choice_is_told_to_have_no_effect(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder, instance = _checkpoint(tmp_path, "text-generation")
     answers = []
     for attention in (None, "eager"):
         settings = ModelSettings(storage_uri=str(folder), task="text-generation", attn_implementation=attention)
         runner = create_runner(settings)
+        caplog.clear()
         runner.load()
+        assert ("not by ATTN_IMPLEMENTATION=eager" in caplog.text) == (attention is not None)
         answers.append(runner.predict([Item(instance, {"max_new_tokens": 8})]))
     assert answers[0] == answers[1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from runners.custom_pipeline import CustomPipelineRunner
 from runners.registry import create_runner
 from runners.text_classification import TextClassificationRunner
 from settings import ModelSettings
-from tests.e2e.checkpoints import text_classification, token_classification
+from tests.e2e.checkpoints import text_classification, text_generation, token_classification
 
 #: As KServe's runtime documents it.
 DOCUMENTED = """# custom_pipeline.py
@@ -97,6 +98,16 @@ def test_a_named_file_must_be_in_the_folder(tmp_path: Path, name: str) -> None:
         create_runner(_settings(folder, custom_pipeline=name))
 
 
+def test_a_named_file_may_be_a_link_as_all_files_of_the_hubs_cache_are(tmp_path: Path) -> None:
+    blob = tmp_path / "blob"
+    blob.write_text(_code("return text.upper()"))
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    (folder / "custom_pipeline.py").symlink_to(blob)
+    runner = _runner(folder, trust_remote_code=False, custom_pipeline="custom_pipeline.py")
+    assert runner.predict([Item("a")]) == ["A"]
+
+
 def test_a_trusted_model_without_a_pipeline_is_served_by_its_task_and_a_task_of_its_own_is_refused(
     tmp_path: Path,
 ) -> None:
@@ -113,6 +124,7 @@ def test_a_trusted_model_without_a_pipeline_is_served_by_its_task_and_a_task_of_
         ("def make(): pass", "it does not define create_pipeline()"),
         ("def create_pipeline(): return 5", "returns nothing that can be called"),
         ("syntax error", "SyntaxError"),
+        ("def create_pipeline(): raise SystemExit('not today')", "SystemExit: not today"),
         ("import no_such_module", "ModuleNotFoundError"),
         (
             "from transformers import pipeline\ndef create_pipeline(): return pipeline('summarization')",
@@ -128,6 +140,13 @@ def test_a_pipeline_that_cannot_be_made_is_one_sentence(tmp_path: Path, code: st
     assert "\n" not in str(error.value)
 
 
+def test_where_a_pipeline_failed_is_told_at_debug_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    runner = create_runner(_settings(_write(tmp_path / "m", "def create_pipeline(): raise RuntimeError('no')")))
+    with caplog.at_level(logging.DEBUG), pytest.raises(LoadError):
+        runner.load()
+    assert [record.levelno for record in caplog.records if record.exc_info] == [logging.DEBUG]
+
+
 def test_modules_and_files_beside_it_are_found(tmp_path: Path) -> None:
     folder = _write(
         tmp_path / "m",
@@ -138,6 +157,18 @@ def test_modules_and_files_beside_it_are_found(tmp_path: Path) -> None:
     (folder / "shouting_of_custom_pipeline.py").write_text("def shout(text): return text.upper()\n")
     (folder / "word.txt").write_text("!")
     assert _runner(folder).predict([Item("hey")]) == ["HEY!"]
+
+
+def test_a_file_of_any_name_may_define_dataclasses_and_hide_no_module_of_the_server(tmp_path: Path) -> None:
+    code = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass Answer:\n    word: str\n    scores: list[float]\n"
+        "def create_pipeline(): return lambda text: Answer(text, [0.5])\n"
+    )
+    folder = _write(tmp_path / "m", code)
+    (folder / "custom_pipeline.py").rename(folder / "settings.py")
+    assert _runner(folder, custom_pipeline="settings.py").predict([Item("a")]) == [{"word": "a", "scores": [0.5]}]
+    assert sys.modules["settings"].ModelSettings is ModelSettings
 
 
 def test_one_bad_item_does_not_fail_the_others_and_what_code_refuses_is_the_clients_mistake(tmp_path: Path) -> None:
@@ -153,10 +184,36 @@ def test_one_bad_item_does_not_fail_the_others_and_what_code_refuses_is_the_clie
     assert reserved.message.startswith("parameters.num_workers: ")
 
 
+def test_a_refused_parameter_is_named(tmp_path: Path) -> None:
+    code = "def create_pipeline(): return lambda text, top_k=1: text[:top_k]\n"
+    good, bad = _runner(_write(tmp_path / "m", code)).predict([Item("ab", {"top_k": 2}), Item("a", {"topk": 2})])
+    assert good == "ab"
+    assert isinstance(bad, InvalidRequest)
+    assert bad.message.startswith("parameters.topk: ")
+
+
+def test_a_pipeline_that_does_not_read_the_example_is_served_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = (
+        "class Pipe:\n    task = 'text-classification'\n"
+        "    def __call__(self, instance): return {'label': instance.get('title'), 'score': 1.0}\n"
+        "def create_pipeline(): return Pipe()\n"
+    )
+    with caplog.at_level(logging.WARNING, "runners"):
+        runner = _runner(_write(tmp_path / "m", code))
+    assert "did not answer an example" in caplog.text
+    assert runner.predict([Item({"title": "a"})]) == [[{"label": "a", "score": 1.0}]]
+
+
 def test_an_object_with_the_first_arguments_name_is_keyword_arguments(tmp_path: Path) -> None:
     runner = _runner(_write(tmp_path / "m", _code("return [text, options]")))
     assert runner.predict([Item({"text": "a", "labels": ["b"]})]) == [["a", {"labels": ["b"]}]]
     assert runner.predict([Item({"texts": "a"})]) == [[{"texts": "a"}, {}]]
+    named = _runner(_write(tmp_path / "n", "def create_pipeline(): return lambda a=1, b=2: [a, b]\n"))
+    assert named.predict([Item({"b": 3}), Item({"c": 3}), Item({})]) == [[1, 3], [{"c": 3}, 2], [{}, 2]]
+    unnamed = _runner(_write(tmp_path / "o", "def create_pipeline(): return max\n"))
+    assert unnamed.predict([Item([1, 2])]) == [2]
 
 
 def test_a_zero_shot_pipeline_of_transformers(tmp_path: Path) -> None:
@@ -186,27 +243,90 @@ def test_items_in_one_batch_are_answered_as_alone(tmp_path: Path) -> None:
         assert [part["score"] for part in one] == pytest.approx([part["score"] for part in other], abs=1e-5)
 
 
+def test_code_that_is_not_transformers_is_called_for_one_instance_at_a_time(tmp_path: Path) -> None:
+    # Given two instances as a list, it would answer a list of two, of which neither is an instance's.
+    runner = _runner(_write(tmp_path / "m", _code("return [text, 'second']")), max_batch_size=8)
+    assert runner.predict([Item("a"), Item("b")]) == [["a", "second"], ["b", "second"]]
+
+
 def test_answers_are_json_whatever_the_pipeline_returns(tmp_path: Path) -> None:
     imports = "import numpy as np, torch\nfrom collections import OrderedDict\n"
     body = "return OrderedDict(a=np.float32(0.5), b=np.ones((1, 2)), c=torch.ones(2), d=(1, None), e=b'x')"
     runner = _runner(_write(tmp_path / "m", imports + _code(body)))
     assert runner.predict([Item("")]) == [{"a": 0.5, "b": [[1.0, 1.0]], "c": [1.0, 1.0], "d": [1, None], "e": "eA=="}]
-    (failed,) = _runner(_write(tmp_path / "n", _code("return object()"))).predict([Item("")])
-    assert isinstance(failed, InferenceFailed)
+    for number, body in enumerate(("return object()", "return [np.array([object()])]", "return np.complex128(1)")):
+        (failed,) = _runner(_write(tmp_path / f"n{number}", imports + _code(body))).predict([Item("")])
+        assert isinstance(failed, InferenceFailed)
 
 
-@pytest.mark.parametrize("instance", ["/etc/hostname", "http://127.0.0.1/secret", {"image": "file:///etc/hostname"}])
-def test_no_clients_string_is_opened_as_a_file_or_an_address(tmp_path: Path, instance: Any) -> None:
+#: A pipeline that opens whatever string it finds, given the attribute by which transformers' own are known.
+OPENS = """class Pipe:
+    {part} = object()
+    def __call__(self, images, text=None, **options):
+        found = [images, text, *options.values()]
+        return [open(one).read() for one in found if isinstance(one, str)] or len(images)
+def create_pipeline(): return Pipe()
+"""
+CHAT = [{"role": "user", "content": [{"type": "image", "url": "http://127.0.0.1/secret"}]}]
+
+
+@pytest.mark.parametrize("part", ["image_processor", "feature_extractor", "video_processor", "processor"])
+@pytest.mark.parametrize(
+    ("instance", "parameters"),
+    [
+        ("/etc/hostname", {}),
+        ("http://127.0.0.1/secret", {}),
+        (["QUJD", "/etc/hostname"], {}),
+        ({"image": "file:///etc/hostname"}, {}),
+        ({"inputs": {"path": "/etc/hostname"}}, {}),
+        (CHAT, {}),
+        ({"text": CHAT}, {}),
+        ({"assets": {"[1]": "/etc/hostname"}}, {}),
+        ("QUJD", {"images": ["/etc/hostname"]}),
+        ("QUJD", {"voice_preset": "../../etc/hostname"}),
+        ("data:image/png,QUJD", {}),
+    ],
+    ids=str,
+)
+def test_no_clients_string_is_opened_as_a_file_or_an_address(
+    tmp_path: Path, part: str, instance: Any, parameters: dict[str, Any]
+) -> None:
+    runner = _runner(_write(tmp_path / "m", OPENS.format(part=part)))
+    with pytest.raises(InvalidRequest, match="base64"):
+        runner.prepare_item(Item(instance, parameters))
+    assert runner.predict([Item("data:audio/wav;base64,QUJD"), Item("QUJD")]) == [3, 3]
+
+
+def test_texts_and_choices_of_pipelines_that_open_files_arrive_as_they_are(tmp_path: Path) -> None:
     code = (
-        "class Pipe:\n    image_processor = object()\n"
-        "    def __call__(self, image, **options):\n"
-        "        return open(image).read() if isinstance(image, str) else len(image)\n"
+        "class Pipe:\n    processor = object()\n"
+        "    def __call__(self, images=None, text=None, **options): return [text, options]\n"
         "def create_pipeline(): return Pipe()\n"
     )
-    runner = _runner(_write(tmp_path / "m", code))
-    with pytest.raises(InvalidRequest, match="base64"):
-        runner.prepare_item(Item(instance))
-    assert runner.predict([Item("data:audio/wav;base64,QUJD"), Item("QUJD")]) == [3, 3]
+    text, parameters = "and/or https://example.org", {"candidate_labels": ["a photo / drawing"], "task": "transcribe"}
+    (answer,) = _runner(_write(tmp_path / "m", code)).predict([Item({"text": text}, parameters)])
+    assert answer == [text, parameters]
+
+
+@pytest.mark.parametrize(
+    ("instance", "nested"), [("Hello", False), ("Hello", True), ({"text_inputs": "Hello"}, False)], ids=str
+)
+def test_no_client_has_the_server_run_code(tmp_path: Path, instance: Any, nested: bool) -> None:
+    code = (
+        "from transformers import pipeline\n"
+        "def create_pipeline(): return pipeline('text-generation', model='./model', tokenizer='./model')\n"
+    )
+    runner = _runner(_write(text_generation(tmp_path / "m"), code))
+    evil, proof = tmp_path / "evil" / "custom_generate", tmp_path / "ran"
+    evil.mkdir(parents=True)
+    (evil / "generate.py").write_text(f"open({str(proof)!r}, 'w')\ndef generate(model, **options): return 1\n")
+    attack = {"custom_generate": str(evil.parent), "trust_remote_code": True, "max_new_tokens": 2}
+    as_keywords = isinstance(instance, dict)
+    parameters = {"generate_kwargs": attack} if nested else {} if as_keywords else attack
+    (answer,) = runner.predict([Item({**instance, **attack} if as_keywords else instance, parameters)])
+    assert isinstance(answer, InvalidRequest)
+    assert "custom_generate: clients do not choose code to run" in answer.message
+    assert not proof.exists()
 
 
 def test_the_tokenizer_of_the_folder_is_the_pipelines(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def prepare_torch(settings: ModelSettings) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     if settings.gpus and not torch.cuda.is_available():
-        logger.warning("%s: %g GPUs are asked for and none is here: the CPU computes.", settings.name, settings.gpus)
+        logger.warning("%s: GPUS=%g, and there is no GPU here: the CPU computes.", settings.name, settings.gpus)
     if settings.cuda_memory_fraction is not None and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(settings.cuda_memory_fraction)
 

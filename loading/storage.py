@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from loading import LoadError
 from loading.adapter import CONFIG as ADAPTER_CONFIG
+from loading.custom_code import FILE as CUSTOM_PIPELINE
 from loading.custom_code import find_custom_pipeline
 from loading.files import choose_for
 from loading.hub import download_from_hub, download_hub_config, list_hub_files, parse_uri
@@ -273,6 +274,11 @@ def _checkpoint(path: Path, settings: ModelSettings) -> Checkpoint:
         return Checkpoint(path, found[0])
     if found:
         raise LoadError(f"{path} holds several GGUF files; choose one with GGUF_FILE: {', '.join(found)}.")
+    if (path / CUSTOM_PIPELINE).is_file():
+        raise LoadError(
+            f"{path} holds a {CUSTOM_PIPELINE} and no model of its own; set TRUST_REMOTE_CODE=true, or "
+            f"CUSTOM_PIPELINE={CUSTOM_PIPELINE}, if you trust it."
+        )
     raise LoadError(f"{path} holds no config.json and no .gguf file; it is not a Hugging Face model folder.")
 
 

@@ -334,3 +334,9 @@ def test_the_tokenizer_of_the_folder_is_the_pipelines(tmp_path: Path) -> None:
     runner = _runner(_write(checkpoint))
     assert isinstance(runner.pipeline.model, BertForSequenceClassification)  # type: ignore[attr-defined]
     assert runner.pipeline.tokenizer.get_vocab() == AutoTokenizer.from_pretrained(checkpoint).get_vocab()  # type: ignore[attr-defined]
+
+
+def test_a_folder_with_nothing_but_a_pipeline_says_how_to_let_it_run(tmp_path: Path) -> None:
+    folder = _write(tmp_path / "m")
+    with pytest.raises(LoadError, match="set TRUST_REMOTE_CODE=true, or CUSTOM_PIPELINE="):
+        create_runner(_settings(folder, trust_remote_code=False, task="text-classification")).load()

@@ -107,5 +107,7 @@ def runner_service(settings: ModelSettings, number: int) -> Any:
 def _resources(settings: ModelSettings) -> dict[str, float]:
     """Of one runner, in BentoML's units: cores, GiB, GPUs."""
     memory = settings.memory_limit / 2**30 if settings.memory_limit else None
-    wanted = {"cpu": settings.cpus, "memory": memory, "gpu": settings.gpus}
+    # BentoML's own choice of GPUs would take the place of the operator's.
+    gpus = settings.gpus if settings.cuda_visible_devices is None else None
+    wanted = {"cpu": settings.cpus, "memory": memory, "gpu": gpus}
     return {name: amount for name, amount in wanted.items() if amount}

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import AliasChoices, ByteSize, SecretStr
@@ -14,10 +15,10 @@ from pydantic import AliasChoices, ByteSize, SecretStr
 from loading import LoadError
 from loading.adapter import CONFIG as ADAPTER_CONFIG
 from loading.architecture import resolve_task
-from loading.custom_code import FILE as CUSTOM_PIPELINE
+from loading.custom_code import allowed_pipeline
 from loading.disk import shown_size
 from loading.files import choose_weights
-from loading.memory import Footprint, dtype_name, expected_footprint, footprint, free_device_memory
+from loading.memory import Footprint, expected_footprint, footprint, free_device_memory, precision_name
 from loading.storage import RemoteFile, check_uri, fetch, list_files, read_config
 from loading.uri import scheme_of, shown_uri
 from settings import ModelSettings, SettingsError, load_settings
@@ -64,7 +65,7 @@ def describe(model: ModelSettings) -> Iterator[tuple[str, str]]:
     check_uri(model)
     files = list_files(model)
     yield "files", _files(files)
-    own_code = model.custom_pipeline or (CUSTOM_PIPELINE if model.trust_remote_code else None)
+    own_code = allowed_pipeline(model)
     if own_code is not None and own_code in [file.path for file in files]:
         yield "task", f"{model.asked_task or 'that'} of {own_code}, which is the model's own code"
     else:
@@ -83,15 +84,17 @@ def _chosen(model: ModelSettings) -> Iterator[str]:
         alias = type(model).model_fields[name].validation_alias
         if alias is not None:
             variable = str(alias.choices[0]) if isinstance(alias, AliasChoices) else alias
-            value = getattr(model, name)
-            shown = (
-                "[hidden]"
-                if isinstance(value, SecretStr)
-                else shown_size(value)
-                if isinstance(value, ByteSize)
-                else value
-            )
-            yield f"{variable}={shown}"
+            yield f"{variable}={_shown(getattr(model, name))}"
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case SecretStr():
+            return "[hidden]"
+        case ByteSize():
+            return shown_size(value)
+        case _:
+            return str(value)
 
 
 def _files(files: list[RemoteFile]) -> str:
@@ -103,14 +106,13 @@ def _files(files: list[RemoteFile]) -> str:
 
 
 def _place(model: ModelSettings) -> str:
-    kind = "8 bit" if model.load_in_8bit else "4 bit" if model.load_in_4bit else dtype_name(model)
     gpus = torch.cuda.device_count()
     if gpus:
         device = f"{model.gpus:g} of {gpus} GPUs" if model.gpus else "the first GPU"
     else:
         device = "the CPU" + (f" (GPUS={model.gpus:g}, and none is here)" if model.gpus else "")
     replicas = f", {model.replicas} runners" if model.replicas > 1 else ""
-    return f"{device}, in {kind}{replicas}"
+    return f"{device}, in {precision_name(model)}{replicas}"
 
 
 def _memory(model: ModelSettings, files: list[RemoteFile]) -> Iterator[tuple[str, str]]:

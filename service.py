@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 
 from loading import LoadError
 from loading.architecture import resolve_task
+from loading.custom_code import allowed_pipeline
 from loading.storage import check_uri
 from logs import configure_logging
 from protocols.app import create_app
@@ -36,14 +37,10 @@ def _configured() -> Settings:
         settings = load_settings(_config_argument())
         for model in settings.models:
             check_uri(model)
-        models = tuple(resolve_task(model, own_code=_may_run_own_code(model)) for model in settings.models)
+        models = tuple(resolve_task(model, own_code=allowed_pipeline(model) is not None) for model in settings.models)
         return settings.model_copy(update={"models": models})
     except (SettingsError, LoadError) as error:
         raise SystemExit(f"Error: {error}") from None
-
-
-def _may_run_own_code(model: ModelSettings) -> bool:
-    return model.trust_remote_code or model.custom_pipeline is not None
 
 
 def _config_argument() -> Path | None:

@@ -25,6 +25,11 @@ _MODULE = "custom_pipeline"
 _MODEL = "model"
 
 
+def allowed_pipeline(settings: ModelSettings) -> str | None:
+    """The file with a custom pipeline that the operator lets run, if the model has it."""
+    return settings.custom_pipeline or (FILE if settings.trust_remote_code else None)
+
+
 def find_custom_pipeline(folder: Path, settings: ModelSettings) -> Path | None:
     """The file to run; None if there is none, or the operator does not let it run.
 
@@ -45,7 +50,7 @@ def find_custom_pipeline(folder: Path, settings: ModelSettings) -> Path | None:
 
 def warn_of_unused_pipeline(folder: Path, settings: ModelSettings) -> None:
     """Say so if there is a custom pipeline and nobody lets it run."""
-    if (folder / FILE).is_file() and not (settings.trust_remote_code or settings.custom_pipeline):
+    if (folder / FILE).is_file() and allowed_pipeline(settings) is None:
         logger.warning(
             "%s has a %s, which is not run; set TRUST_REMOTE_CODE=true, or CUSTOM_PIPELINE=%s, if you trust it.",
             shown_uri(settings.storage_uri), FILE, FILE,

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from loading import LoadError
-from loading.custom_code import FILE as CUSTOM_PIPELINE
+from loading.custom_code import allowed_pipeline
 from settings import ModelSettings
 
 #: Weights that transformers loads, best first. Exact names, because a repository may hold the same weights again as
@@ -32,8 +32,7 @@ def choose_for(settings: ModelSettings, files: Iterable[str]) -> list[str]:
         LoadError: as `choose_files`.
     """
     files = list(files)
-    own_code = settings.custom_pipeline or (CUSTOM_PIPELINE if settings.trust_remote_code else None)
-    return choose_files(files, settings.gguf_file, everything=own_code in files)
+    return choose_files(files, settings.gguf_file, everything=allowed_pipeline(settings) in files)
 
 
 def choose_files(files: Iterable[str], gguf_file: str | None = None, *, everything: bool = False) -> list[str]:

@@ -95,7 +95,7 @@ def list_hub_files(settings: ModelSettings) -> list[tuple[str, int, bool]]:
     """
     repo, revision = parse_uri(settings)
     try:
-        wanted = _wanted(settings, _cached_tree(repo, revision, settings) if settings.offline else _tree(settings))
+        wanted = _wanted(settings, (_cached_tree if settings.offline else _tree)(repo, revision, settings))
     except Exception as error:
         raise _explained(error, repo, revision) from error
     return [(file.path, file.size, _is_cached(repo, file.path, revision, settings)) for file in wanted]
@@ -135,7 +135,7 @@ def _download(repo: str, revision: str | None, settings: ModelSettings) -> Path:
     if settings.offline:
         return _cached(repo, revision, settings, OfflineModeIsEnabled())
     try:
-        wanted = _wanted(settings, _tree(settings))
+        wanted = _wanted(settings, _tree(repo, revision, settings))
     except Exception as error:
         if _is_an_answer(error):
             raise
@@ -153,8 +153,7 @@ def _download(repo: str, revision: str | None, settings: ModelSettings) -> Path:
     return folder
 
 
-def _tree(settings: ModelSettings) -> list[RepoFile]:
-    repo, revision = parse_uri(settings)
+def _tree(repo: str, revision: str | None, settings: ModelSettings) -> list[RepoFile]:
     api = HfApi(endpoint=settings.hf_endpoint, token=_token(settings))
     return [
         entry for entry in api.list_repo_tree(repo, recursive=True, revision=revision) if isinstance(entry, RepoFile)

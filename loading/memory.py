@@ -17,7 +17,6 @@ from safetensors import SafetensorError, safe_open
 
 from loading import LoadError
 from loading.disk import shown_size
-from loading.files import choose_weights
 from loading.storage import Checkpoint, local_config
 from loading.uri import shown_uri
 from settings import ModelSettings
@@ -73,8 +72,7 @@ class _Tensor:
 
 def footprint(checkpoint: Checkpoint, settings: ModelSettings) -> Footprint:
     """Read the headers of a checkpoint's weight files; GGUF files, which say it slowly, count on disk alone."""
-    names = [path.name for path in checkpoint.folder.iterdir() if path.is_file()]
-    files = [checkpoint.folder / name for name in choose_weights(names, checkpoint.gguf_file)]
+    files = checkpoint.weight_files()
     disk = sum(file.stat().st_size for file in files)
     if not files or checkpoint.gguf_file is not None:
         return Footprint(None, disk, None)
@@ -116,11 +114,10 @@ def check_fits(checkpoint: Checkpoint, settings: ModelSettings) -> None:
         needed = unpacked if size.memory is None else size.memory
         free = free_device_memory(settings)
         if needed > free:
-            dtype = "8 bit" if settings.load_in_8bit else "4 bit" if settings.load_in_4bit else dtype_name(settings)
             raise LoadError(
                 f"{shown_uri(settings.storage_uri)} does not fit in memory: it needs about {shown_size(needed)} in "
-                f"{dtype} and {shown_size(free)} are free; use a smaller TORCH_DTYPE, LOAD_IN_8BIT or LOAD_IN_4BIT, or "
-                "more memory."
+                f"{precision_name(settings)} and {shown_size(free)} are free; use a smaller TORCH_DTYPE, LOAD_IN_8BIT "
+                "or LOAD_IN_4BIT, or more memory."
             )
 
 
@@ -159,6 +156,11 @@ def give_back_memory() -> None:
 def dtype_name(settings: ModelSettings) -> str:
     """The type that weights are loaded in, `auto` for that of the files."""
     return settings.torch_dtype or ("auto" if torch.cuda.is_available() else "float32")
+
+
+def precision_name(settings: ModelSettings) -> str:
+    """The same as the operator chose it, or the bits that are quantized to."""
+    return "8 bit" if settings.load_in_8bit else "4 bit" if settings.load_in_4bit else dtype_name(settings)
 
 
 def _stored_width(config: Mapping[str, Any]) -> int:

@@ -16,8 +16,7 @@ from loading import LoadError
 from loading.adapter import Adapter, read_adapter
 from loading.custom_code import warn_of_unused_pipeline
 from loading.failures import explained
-from loading.files import choose_weights
-from loading.memory import check_fits
+from loading.memory import check_fits, dtype_name
 from loading.quantization import quantization, release_files
 from loading.storage import Checkpoint, fetch
 from loading.uri import shown_uri
@@ -85,8 +84,9 @@ def load_pretrained(
             **quantization(auto_class, base, settings),
             **(adapter.head_options if adapter is not None else {}),
         )
-        missing = set(report["missing_keys"])
-        if adapter is not None:
+        if adapter is None:
+            missing = set(report["missing_keys"])
+        else:
             missing = adapter.still_missing(report)
             model = adapter.apply(model, merge=not _quantized(model, base))
     except LoadError:
@@ -128,12 +128,7 @@ def _quantized(model: PreTrainedModel, checkpoint: Checkpoint) -> bool:
 
 
 def _warn_of_pickles(checkpoints: set[Checkpoint], settings: ModelSettings) -> None:
-    weights = [
-        name
-        for checkpoint in checkpoints
-        for name in choose_weights([path.name for path in checkpoint.folder.iterdir()], checkpoint.gguf_file)
-    ]
-    if any(name.endswith(".bin") for name in weights):
+    if any(file.suffix == ".bin" for checkpoint in checkpoints for file in checkpoint.weight_files()):
         logger.warning(
             "%s has pickled weights; they are read without running what they may hold, but safetensors load faster "
             "and hold nothing else.",
@@ -164,9 +159,8 @@ def _placement(settings: ModelSettings) -> dict[str, Any]:
 
 
 def _dtype(settings: ModelSettings) -> Any:
-    if settings.torch_dtype is None:
-        return "auto" if torch.cuda.is_available() else torch.float32
-    return "auto" if settings.torch_dtype == "auto" else getattr(torch, settings.torch_dtype)
+    name = dtype_name(settings)
+    return name if name == "auto" else getattr(torch, name)
 
 
 def _check_direction(model: PreTrainedModel, settings: ModelSettings) -> None:

@@ -15,7 +15,7 @@ from loading import LoadError
 from loading.adapter import CONFIG as ADAPTER_CONFIG
 from loading.custom_code import FILE as CUSTOM_PIPELINE
 from loading.custom_code import find_custom_pipeline
-from loading.files import choose_for
+from loading.files import choose_for, choose_weights
 from loading.hub import download_from_hub, download_hub_config, list_hub_files, parse_uri
 from loading.object_store import ObjectSource
 from loading.source import Source, UnreachableError
@@ -36,6 +36,11 @@ class Checkpoint:
 
     folder: Path
     gguf_file: str | None = None
+
+    def weight_files(self) -> list[Path]:
+        """The files that its weights are loaded from."""
+        names = [path.name for path in self.folder.iterdir() if path.is_file()]
+        return [self.folder / name for name in choose_weights(names, self.gguf_file)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any, cast
 
 from loading.architecture import check_asked_task, resolve_task
-from loading.custom_code import find_custom_pipeline
+from loading.custom_code import allowed_pipeline, find_custom_pipeline
 from loading.storage import fetch
 from runners.base import Runner
 from settings import ModelSettings, Task
@@ -36,7 +36,7 @@ def create_runner(settings: ModelSettings) -> Runner[Any, Any, Any, Any]:
     Raises:
         LoadError: there is no such pipeline, and the task is not known.
     """
-    if settings.trust_remote_code or settings.custom_pipeline is not None:
+    if allowed_pipeline(settings) is not None:
         checkpoint = fetch(settings)
         if find_custom_pipeline(checkpoint.folder, settings) is not None:
             return _create(CUSTOM, settings)

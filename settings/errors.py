@@ -26,7 +26,12 @@ def checked(make: Callable[[], ModelT], place: Callable[[Sequence[str | int]], s
     try:
         return make()
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
+        raise explained(error, place) from None
+
+
+def explained(error: ValidationError, place: Callable[[Sequence[str | int]], str] = lambda _: "") -> SettingsError:
+    """What is wrong with the first value that is wrong; `place` as in `checked`."""
+    first = error.errors(include_url=False, include_context=False)[0]
     location = first["loc"]
     path = dotted(location)
     if first["type"] == "extra_forbidden":
@@ -35,7 +40,7 @@ def checked(make: Callable[[], ModelT], place: Callable[[Sequence[str | int]], s
         message = "is missing"
     else:
         message = first["msg"].removeprefix("Value error, ")
-    raise SettingsError(f"{place(location)}{path}{': ' if path else ''}{message}{_shown(path, first.get('input'))}")
+    return SettingsError(f"{place(location)}{path}{': ' if path else ''}{message}{_shown(path, first.get('input'))}")
 
 
 def dotted(location: Sequence[str | int]) -> str:

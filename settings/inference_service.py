@@ -156,7 +156,9 @@ class _Spec(_Strict):
     predictor: Predictor
 
 
-class _Metadata(BaseModel):
+class Metadata(BaseModel):
+    """The name of a document; what else Kubernetes keeps there has no meaning here."""
+
     name: str
 
 
@@ -165,7 +167,7 @@ class InferenceService(_Strict):
 
     apiVersion: Literal["serving.kserve.io/v1beta1"]
     kind: Literal["InferenceService"]
-    metadata: _Metadata
+    metadata: Metadata
     spec: _Spec
     status: Any = None
 

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings
 
 from settings.arguments import ArgumentError, is_default_folder, parse_arguments
 from settings.documents import Document, read_documents
-from settings.errors import SettingsError, checked, dotted
+from settings.errors import SettingsError, checked, dotted, explained
 from settings.inference_service import InferenceService, Resources
 from settings.model import ModelSettings
 from settings.references import References
@@ -57,7 +57,7 @@ def load_settings(config: Path | None = None) -> Settings:
     except ValidationError as error:
         if [(e["type"], e["loc"]) for e in error.errors()] == [("missing", ("STORAGE_URI",))]:
             return Settings(server=server, models=())
-        return Settings(server=server, models=(checked(ModelSettings),))
+        raise explained(error) from None
     return Settings(server=server, models=models)
 
 
@@ -177,26 +177,27 @@ class _Service:
 
 
 def _server_of(services: list[_Service], server: ServerSettings) -> ServerSettings:
-    """The server's settings with those that an InferenceService makes for it; where several do, they must agree."""
-    aliases = {name: field for field, names in _aliases(ServerSettings).items() for name in names}
-    shared = _variables(ModelSettings)
+    """The server's settings with those that InferenceServices make for it.
+
+    What a model may say for itself as well, such as LOG_LEVEL, is the server's if all of them say it alike; about the
+    rest, those that say anything must agree.
+    """
     said: dict[str, str] = {}
-    for service in services:
-        for name, value in service.variables.items():
-            if name not in aliases or name == "RUNTIME_CONFIG" or not value:
-                continue
-            if said.setdefault(aliases[name], value) != value and name not in shared:
+    for name in sorted(_variables(ServerSettings) - {"RUNTIME_CONFIG"}):
+        values = [service.variables.get(name) or None for service in services]
+        first = next(filter(None, values), None)
+        if name in _variables(ModelSettings):
+            if first is not None and set(values) == {first}:
+                said[name] = first
+            continue
+        for service, value in zip(services, values, strict=True):
+            if value not in (None, first):
                 raise SettingsError(
                     f"{service.place(name)}{name} holds for the whole server, and another model says otherwise"
                 )
-    said = {field: value for field, value in said.items() if not _differ(services, field, shared)}
+        if first is not None:
+            said[name] = first
     return checked(lambda: ServerSettings(**said)) if said else server  # type: ignore[arg-type]
-
-
-def _differ(services: list[_Service], field: str, shared: set[str]) -> bool:
-    """Whether models say differently what each may say for itself, such as LOG_LEVEL."""
-    names = set(_aliases(ServerSettings)[field]) & shared
-    return bool(names) and len({service.variables.get(name) for service in services for name in names}) > 1
 
 
 def _resources(resources: Resources) -> Iterator[tuple[str, str]]:

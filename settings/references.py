@@ -12,18 +12,14 @@ from pydantic import BaseModel
 
 from settings.documents import Document
 from settings.errors import SettingsError, checked
-from settings.inference_service import KeyRef, ValueFrom
-
-
-class _Metadata(BaseModel):
-    name: str
+from settings.inference_service import KeyRef, Metadata, ValueFrom
 
 
 class _KeyValues(BaseModel):
     """A Secret or a ConfigMap of the same file."""
 
     kind: Literal["Secret", "ConfigMap"]
-    metadata: _Metadata
+    metadata: Metadata
     data: dict[str, str] = {}
     stringData: dict[str, str] = {}
 

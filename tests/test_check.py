@@ -6,23 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import check
-from tests.e2e.checkpoints import text_classification, text_generation
+from tests.e2e.checkpoints import inference_service, text_classification, text_generation
 from tests.loading import fake_hub
-
-SERVICE = """
-apiVersion: serving.kserve.io/v1beta1
-kind: InferenceService
-metadata: {{name: {name}}}
-spec:
-  predictor:
-    maxReplicas: 2
-    huggingface:
-      storageUri: {uri}
-      env: [{env}]
----
-"""
 
 
 def _check(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -30,9 +18,10 @@ def _check(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return check.main()
 
 
-def _config(folder: Path, *services: tuple[str, str, str]) -> str:
+def _config(folder: Path, *services: tuple[str, str, dict[str, str]]) -> str:
     path = folder / "models.yaml"
-    path.write_text("".join(SERVICE.format(name=name, uri=uri, env=env) for name, uri, env in services))
+    documents = [inference_service(name, uri, env, maxReplicas=2) for name, uri, env in services]
+    path.write_text(yaml.safe_dump_all(documents))
     return str(path)
 
 
@@ -42,9 +31,9 @@ def test_models_are_told_with_task_sizes_and_settings_and_problems_make_it_fail(
     good = text_classification(tmp_path / "good")
     config = _config(
         tmp_path,
-        ("good", str(good), "{name: LOAD_IN_8BIT, value: 'true'}, {name: HF_TOKEN, value: hf_hidden}"),
-        ("missing", "/no/such/folder", ""),
-        ("large", str(good), "{name: MEMORY_LIMIT, value: '1'}"),
+        ("good", str(good), {"LOAD_IN_8BIT": "true", "HF_TOKEN": "hf_hidden"}),
+        ("missing", "/no/such/folder", {}),
+        ("large", str(good), {"MEMORY_LIMIT": "1"}),
     )
     assert _check(monkeypatch, config) == 1
     out = capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from transformers import (
@@ -108,26 +109,23 @@ CHECKPOINTS: Mapping[str, Callable[[Path], Path]] = {
 }
 
 
+def inference_service(name: str, uri: str | Path, env: Mapping[str, str], **predictor: Any) -> dict[str, Any]:
+    """An InferenceService as a document of YAML; `predictor` are fields beside `huggingface`."""
+    container = {"storageUri": str(uri), "env": [{"name": key, "value": value} for key, value in env.items()]}
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": name},
+        "spec": {"predictor": {"huggingface": container, **predictor}},
+    }
+
+
 def write_all(folder: Path) -> Path:
     """All seven under `folder`, and a file that serves each under the name of its task."""
     documents = []
     for task, make in CHECKPOINTS.items():
         make(folder / task)
-        documents.append(
-            {
-                "apiVersion": "serving.kserve.io/v1beta1",
-                "kind": "InferenceService",
-                "metadata": {"name": task},
-                "spec": {
-                    "predictor": {
-                        "huggingface": {
-                            "storageUri": str(folder / task),
-                            "env": [{"name": "TASK", "value": task}],
-                        }
-                    }
-                },
-            }
-        )
+        documents.append(inference_service(task, folder / task, {"TASK": task}))
     config = folder / "seven.yaml"
     config.write_text(yaml.safe_dump_all(documents))
     return config

@@ -8,28 +8,14 @@ from typing import Any
 
 import pytest
 import requests
+import yaml
 
 from runners.base import Item
 from runners.registry import create_runner
 from settings import ModelSettings, load_settings
-from tests.e2e.checkpoints import fill_mask, text_classification, token_classification
+from tests.e2e.checkpoints import fill_mask, inference_service, text_classification, token_classification
 from tests.e2e.server import serving
 from tests.tiny import CORPUS
-
-SERVICE = """
-apiVersion: serving.kserve.io/v1beta1
-kind: InferenceService
-metadata: {{name: {name}}}
-spec:
-  predictor:
-    minReplicas: {replicas}
-    huggingface:
-      storageUri: {folder}
-      env:
-        - {{name: TASK, value: {task}}}
-        - {{name: AGGREGATION_STRATEGY, value: simple}}
----
-"""
 
 
 def _answers(model: ModelSettings, texts: list[str]) -> list[Any]:
@@ -42,15 +28,17 @@ def test_models_of_different_tasks_under_load_at_once_beside_one_that_failed(tmp
     broken = fill_mask(tmp_path / "broken") / "model.safetensors"
     broken.write_bytes(broken.read_bytes()[:1000])
     config = tmp_path / "models.yaml"
-    config.write_text(
-        SERVICE.format(
-            name="sentiment", folder=text_classification(tmp_path / "a"), task="text-classification", replicas=2
-        )
-        + SERVICE.format(
-            name="entities", folder=token_classification(tmp_path / "b"), task="token-classification", replicas=1
-        )
-        + SERVICE.format(name="broken", folder=tmp_path / "broken", task="fill-mask", replicas=1)
-    )
+    simple = {"AGGREGATION_STRATEGY": "simple"}
+    documents = [
+        inference_service(
+            "sentiment", text_classification(tmp_path / "a"), {"TASK": "text-classification", **simple}, minReplicas=2
+        ),
+        inference_service(
+            "entities", token_classification(tmp_path / "b"), {"TASK": "token-classification", **simple}, minReplicas=1
+        ),
+        inference_service("broken", tmp_path / "broken", {"TASK": "fill-mask", **simple}, minReplicas=1),
+    ]
+    config.write_text(yaml.safe_dump_all(documents))
     models = {model.name: model for model in load_settings(config).models}
     texts = [f"{text} {number}" for number in range(40) for text in CORPUS]
     expected = {name: _answers(models[name], texts) for name in ("sentiment", "entities")}

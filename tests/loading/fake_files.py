@@ -7,10 +7,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Event, Thread
+from http.server import BaseHTTPRequestHandler
+from threading import Event
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.loading.threads import listening
 
 
 @dataclass
@@ -133,11 +135,6 @@ class FilesHandler(BaseHTTPRequestHandler):
         self.close_connection = True
 
 
-class _Server(ThreadingHTTPServer):
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing: clients leave early in some tests."""
-
-
 @contextmanager
 def serving(handler: type[FilesHandler] = FilesHandler, **state: Any) -> Iterator[FakeFiles]:
     """A server without files, until the context is left."""
@@ -146,15 +143,5 @@ def serving(handler: type[FilesHandler] = FilesHandler, **state: Any) -> Iterato
     class Handler(handler):  # type: ignore[misc,valid-type]
         server_files = fake
 
-    server = _Server(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.block_on_close = False
-    fake.url = f"http://127.0.0.1:{server.server_port}"
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with listening(Handler) as fake.url:
         yield fake
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -8,10 +8,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from urllib.parse import unquote, urlsplit
+
+from tests.loading.threads import listening
 
 _TREE = re.compile(r"/api/models/(?P<repo>[\w.-]+(?:/[\w.-]+)?)/tree/(?P<revision>[^/]+)")
 _INFO = re.compile(r"/api/models/(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?:/revision/(?P<revision>[^/]+))?")
@@ -82,16 +84,8 @@ def serving() -> Iterator[FakeHub]:
         pass
 
     Handler.hub = hub
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with listening(Handler) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def _is_large(path: str) -> bool:

@@ -23,6 +23,7 @@ from loading.architecture import resolve_task
 from loading.storage import RemoteFile, fetch, list_files
 from settings import ModelSettings
 from tests.loading.fake_hub import FakeHub, serving
+from tests.loading.refusals import refusal
 
 TOKEN = "hf_a-secret-token"
 LARGE = bytes(range(256)) * 1000
@@ -71,13 +72,7 @@ def _settings(uri: str, **settings: Any) -> ModelSettings:
 
 
 def _refusal(settings: ModelSettings) -> str:
-    with pytest.raises(LoadError) as refused:
-        fetch(settings)
-    message = str(refused.value)
-    assert "\n" not in message
-    assert message.endswith(".")
-    assert TOKEN not in message
-    return message
+    return refusal(settings, TOKEN)
 
 
 @pytest.mark.parametrize("name", ["owner/model", "model"])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
-from loading import LoadError, storage_cache, stores
+from loading import LoadError, storage_cache
 from loading.object_store import ObjectSource
 from loading.storage import RemoteFile, check_uri, fetch, list_files, read_config
 from settings import ModelSettings
@@ -19,6 +18,7 @@ from tests.loading import fake_files, fake_s3
 from tests.loading.fake_azure import AzureHandler
 from tests.loading.fake_bucket import BucketHandler
 from tests.loading.fake_files import FakeFiles
+from tests.loading.refusals import refusal
 
 SECRET = "c2VjcmV0LW5vLW9uZS1tYXktcmVhZA=="
 MODEL = {
@@ -31,14 +31,12 @@ MODEL = {
 FETCHED = ["1_Pooling/config.json", "config.json", "model.safetensors"]
 
 
+pytestmark = pytest.mark.usefixtures("quick")
+
+
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No waits between tries, no identity of this machine."""
-    backoff = {"init_backoff": timedelta(0), "max_backoff": timedelta(0), "base": 2}
-    monkeypatch.setattr(
-        stores, "RETRIES", {"max_retries": 0, "backoff": backoff, "retry_timeout": timedelta(seconds=5)}
-    )
-    monkeypatch.setattr(storage_cache, "sleep", lambda seconds: None)
+def no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of this machine's own."""
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1")
 
 
@@ -94,13 +92,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def _refusal(settings: ModelSettings) -> str:
-    with pytest.raises(LoadError) as refused:
-        fetch(settings)
-    message = str(refused.value)
-    assert "\n" not in message
-    assert message.endswith(".")
-    assert SECRET not in message
-    return message
+    return refusal(settings, SECRET)
 
 
 def test_what_serving_reads_is_fetched_with_the_operators_key_and_nothing_else(store: Store) -> None:

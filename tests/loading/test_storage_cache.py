@@ -11,7 +11,6 @@ import sys
 from collections import namedtuple
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from loading import LoadError, disk, progress, storage_cache, stores
+from loading import LoadError, disk, progress
 from loading.storage import fetch
 from settings import ModelSettings
 from tests.loading import fake_files
@@ -31,14 +30,7 @@ MODEL = {"config.json": b"{}", "model.safetensors": b"weights " * 2**15}
 _Usage = namedtuple("_Usage", "total used free")
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No waits between tries."""
-    backoff = {"init_backoff": timedelta(0), "max_backoff": timedelta(0), "base": 2}
-    monkeypatch.setattr(
-        stores, "RETRIES", {"max_retries": 0, "backoff": backoff, "retry_timeout": timedelta(seconds=5)}
-    )
-    monkeypatch.setattr(storage_cache, "sleep", lambda seconds: None)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture

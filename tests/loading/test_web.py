@@ -15,20 +15,18 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from loading import LoadError, storage_cache
+from loading import LoadError
 from loading.storage import Checkpoint, RemoteFile, check_uri, fetch, list_files, read_config
 from settings import ModelSettings
 from tests.loading import fake_files
 from tests.loading.fake_files import FakeFiles
+from tests.loading.refusals import refusal
 
 SECRET = "only-one-host-may-read-this"
 GGUF = b"GGUF" + bytes(range(256)) * 1000
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No waits between tries."""
-    monkeypatch.setattr(storage_cache, "sleep", lambda seconds: None)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture
@@ -52,13 +50,7 @@ def _settings(uri: str, tmp_path: Path, options: dict[str, str] | None = None, *
 
 
 def _refusal(settings: ModelSettings) -> str:
-    with pytest.raises(LoadError) as refused:
-        fetch(settings)
-    message = str(refused.value)
-    assert "\n" not in message
-    assert message.endswith(".")
-    assert SECRET not in message
-    return message
+    return refusal(settings, SECRET)
 
 
 def test_an_archive_is_unpacked_and_fetched_once(web: FakeFiles, tmp_path: Path) -> None:

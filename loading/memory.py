@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from loading import LoadError
+from loading.checkpoint import Checkpoint, local_config
 from loading.disk import shown_size
-from loading.storage import Checkpoint, local_config
 from loading.uri import shown_uri
 from settings import ModelSettings
 

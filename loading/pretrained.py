@@ -14,11 +14,12 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from loading import LoadError
 from loading.adapter import Adapter, read_adapter
+from loading.checkpoint import Checkpoint
 from loading.custom_code import warn_of_unused_pipeline
 from loading.failures import explained
 from loading.memory import check_fits, dtype_name
 from loading.quantization import quantization, release_files
-from loading.storage import Checkpoint, fetch
+from loading.storage import fetch
 from loading.uri import shown_uri
 from settings import ModelSettings
 

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
 
 from loading import LoadError
-from loading.storage import Checkpoint, local_config
+from loading.checkpoint import Checkpoint, local_config
 from loading.uri import shown_uri
 from settings import ModelSettings
 

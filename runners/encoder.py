@@ -11,8 +11,9 @@ import torch
 
 from batching.rows import BatchLimits, Row
 from errors import InvalidRequest
+from loading.checkpoint import Checkpoint
 from loading.pretrained import Pretrained, load_pretrained
-from loading.storage import Checkpoint, fetch
+from loading.storage import fetch
 from loading.uri import shown_uri
 from runners.base import Item, Job, Runner
 from runners.parameters import Parameters

@@ -16,9 +16,10 @@ from transformers import AutoModel, AutoModelForTextEncoding
 from batching.rows import Row
 from errors import InvalidRequest
 from loading import LoadError
+from loading.checkpoint import local_config
 from loading.pretrained import Pretrained, load_pretrained
 from loading.sentence_transformers import SentenceEmbedding, read_sentence_embedding
-from loading.storage import fetch, local_config
+from loading.storage import fetch
 from loading.uri import shown_uri
 from runners.base import Job
 from runners.encoder import EncoderRunner, Encoding

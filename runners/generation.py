@@ -20,8 +20,9 @@ from generation.grammar import Grammar
 from generation.model import GenerationModel
 from generation.request import GenerationRequest, Sampling, TokenLogprob, Written
 from generation.sequence import Sequence
+from loading.checkpoint import Checkpoint
 from loading.pretrained import Pretrained, load_pretrained
-from loading.storage import Checkpoint, fetch
+from loading.storage import fetch
 from runners.base import Item, Job, Runner
 from runners.parameters import Parameters
 

@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 from loading import LoadError, memory
+from loading.checkpoint import Checkpoint
 from loading.memory import Footprint, check_fits, footprint, free_memory
 from loading.pretrained import load_pretrained
-from loading.storage import Checkpoint
 from settings import ModelSettings
 from tests.tiny import bert_config, save, wordpiece_tokenizer
 

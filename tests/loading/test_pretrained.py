@@ -28,8 +28,9 @@ from transformers import (
 )
 
 from loading import LoadError
+from loading.checkpoint import Checkpoint
 from loading.pretrained import Pretrained, load_pretrained
-from loading.storage import Checkpoint, fetch
+from loading.storage import fetch
 from settings import ModelSettings, Task
 from tests.tiny import bert_config, byte_level_tokenizer, save, wordpiece_tokenizer
 

@@ -24,8 +24,8 @@ from transformers import (
 
 from errors import ServingError
 from loading import LoadError
+from loading.checkpoint import Checkpoint
 from loading.pretrained import Pretrained, load_pretrained
-from loading.storage import Checkpoint
 from runners.base import Item
 from runners.registry import create_runner
 from settings import ModelSettings

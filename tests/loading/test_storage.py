@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from loading import LoadError
-from loading.storage import Checkpoint, RemoteFile, check_uri, fetch, list_files, read_config
+from loading.checkpoint import Checkpoint
+from loading.storage import RemoteFile, check_uri, fetch, list_files, read_config
 from loading.uri import shown_uri, unsigned_uri
 from settings import ModelSettings
 

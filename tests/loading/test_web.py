@@ -16,7 +16,8 @@ import pytest
 from pydantic import SecretStr
 
 from loading import LoadError
-from loading.storage import Checkpoint, RemoteFile, check_uri, fetch, list_files, read_config
+from loading.checkpoint import Checkpoint
+from loading.storage import RemoteFile, check_uri, fetch, list_files, read_config
 from settings import ModelSettings
 from tests.loading import fake_files
 from tests.loading.fake_files import FakeFiles

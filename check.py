@@ -20,10 +20,8 @@ from loading.disk import shown_size
 from loading.files import choose_weights
 from loading.memory import Footprint, expected_footprint, footprint, free_device_memory, precision_name
 from loading.storage import RemoteFile, check_uri, fetch, list_files, read_config
-from loading.uri import scheme_of, shown_uri
 from settings import ModelSettings, SettingsError, load_settings
-
-_LOCAL = ("", "file", "pvc")
+from settings.uri import is_on_disk
 
 
 def main() -> int:
@@ -60,7 +58,7 @@ def describe(model: ModelSettings) -> Iterator[tuple[str, str]]:
     Raises:
         LoadError: it could not be served; what was yielded before holds all the same.
     """
-    yield "from", shown_uri(model.storage_uri)
+    yield "from", model.shown_uri
     yield "settings", ", ".join(_chosen(model)) or "all by default"
     check_uri(model)
     files = list_files(model)
@@ -132,7 +130,7 @@ def _memory(model: ModelSettings, files: list[RemoteFile]) -> Iterator[tuple[str
 
 def _footprint(model: ModelSettings, files: list[RemoteFile]) -> Footprint | None:
     """None for an archive that is elsewhere, which cannot be looked into."""
-    if scheme_of(model.storage_uri) in _LOCAL:
+    if is_on_disk(model.storage_uri):
         return footprint(fetch(model), model)
     weights = choose_weights([file.path for file in files], model.gguf_file)
     size = sum(file.size or 0 for file in files if file.path in weights)

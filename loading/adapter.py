@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from loading import LoadError
-from loading.uri import shown_uri
 from settings import ModelSettings, Task
 
 CONFIG = "adapter_config.json"
@@ -91,13 +90,11 @@ class Adapter:
         if uri is None:
             name = self.config.get("base_model_name_or_path")
             if not isinstance(name, str) or not name:
-                raise LoadError(
-                    f"{shown_uri(settings.storage_uri)} does not name its base model; set BASE_MODEL to its URI."
-                )
+                raise LoadError(f"{settings.shown_uri} does not name its base model; set BASE_MODEL to its URI.")
             local = next((path for path in (self.folder / name, Path(name)) if path.is_dir()), None)
             if local is None and (name.startswith((".", "/", "~")) or name.count("/") > 1):
                 raise LoadError(
-                    f"{shown_uri(settings.storage_uri)} was trained on {name}, a folder that is not here; set "
+                    f"{settings.shown_uri} was trained on {name}, a folder that is not here; set "
                     "BASE_MODEL to the URI of that model."
                 )
             uri = str(local.resolve()) if local is not None else f"hf://{name}"

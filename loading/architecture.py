@@ -8,7 +8,6 @@ from loading import LoadError
 from loading.adapter import CONFIG as ADAPTER_CONFIG
 from loading.adapter import task_of_adapter
 from loading.storage import fetch, read_config
-from loading.uri import shown_uri
 from settings import ModelSettings, Task
 
 _HEADS: tuple[tuple[str, Task], ...] = (
@@ -57,8 +56,7 @@ def resolve_task(settings: ModelSettings, *, own_code: bool = False) -> ModelSet
     task = (task_of_architecture(config) if config is not None else None) or _task_of_others(settings)
     if task is None and not own_code:
         raise LoadError(
-            f"TASK is not set and {shown_uri(settings.storage_uri)} does not say its task; "
-            f"set TASK to one of {_known()}."
+            f"TASK is not set and {settings.shown_uri} does not say its task; set TASK to one of {_known()}."
         )
     return settings.model_copy(update={"task": task})
 
@@ -71,7 +69,7 @@ def check_asked_task(settings: ModelSettings) -> None:
     """
     if settings.task is None and settings.asked_task is not None:
         raise LoadError(
-            f"TASK: {shown_uri(settings.storage_uri)} has no custom pipeline for {settings.asked_task}; "
+            f"TASK: {settings.shown_uri} has no custom pipeline for {settings.asked_task}; "
             f"without one, TASK is one of {_known()}."
         )
 

@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from loading import LoadError
-from loading.uri import shown_uri
 from settings import ModelSettings
 
 logger = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ def find_custom_pipeline(folder: Path, settings: ModelSettings) -> Path | None:
         path = folder / name
         # By its name alone: in the hub's cache and on mounted volumes, the files of a folder are links out of it.
         if name.is_absolute() or ".." in name.parts or not path.is_file():
-            uri = shown_uri(settings.storage_uri)
+            uri = settings.shown_uri
             raise LoadError(f"CUSTOM_PIPELINE: {uri} holds no file {settings.custom_pipeline}.")
         return path
     path = folder / FILE
@@ -53,7 +52,7 @@ def warn_of_unused_pipeline(folder: Path, settings: ModelSettings) -> None:
     if (folder / FILE).is_file() and allowed_pipeline(settings) is None:
         logger.warning(
             "%s has a %s, which is not run; set TRUST_REMOTE_CODE=true, or CUSTOM_PIPELINE=%s, if you trust it.",
-            shown_uri(settings.storage_uri), FILE, FILE,
+            settings.shown_uri, FILE, FILE,
         )  # fmt: skip
 
 
@@ -66,7 +65,7 @@ def create_pipeline(path: Path, folder: Path, settings: ModelSettings) -> Callab
     Raises:
         LoadError: it fails, or returns nothing that can be called.
     """
-    uri = shown_uri(settings.storage_uri)
+    uri = settings.shown_uri
     with TemporaryDirectory(prefix="custom-pipeline-") as view:
         for entry in folder.resolve().iterdir():
             (Path(view) / entry.name).symlink_to(entry)

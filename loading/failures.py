@@ -10,7 +10,6 @@ import transformers
 from safetensors import SafetensorError
 
 from loading import LoadError
-from loading.uri import shown_uri
 from settings import ModelSettings
 
 #: What `from_pretrained` says of a model's files, and the same in the operator's words.
@@ -58,7 +57,7 @@ _KNOWN: tuple[tuple[str, str], ...] = (
 
 def explained(error: Exception, settings: ModelSettings) -> LoadError:
     """One sentence that says what is wrong with the model and what to do."""
-    uri = shown_uri(settings.storage_uri)
+    uri = settings.shown_uri
     text = " ".join(str(error).split())
     match error:
         case SafetensorError():

@@ -40,8 +40,8 @@ from loading import LoadError
 from loading.disk import check_space, is_full, no_space
 from loading.files import choose_for
 from loading.progress import Progress
-from loading.uri import hide_signatures
 from settings import ModelSettings
+from settings.uri import hide_signatures
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def parse_uri(settings: ModelSettings) -> tuple[str, str | None]:
     """
     match = _URI.fullmatch(settings.storage_uri)
     if match is None:
-        raise LoadError(f"STORAGE_URI: {settings.storage_uri} is not of the form hf://[owner/]model[:revision].")
+        raise LoadError(f"STORAGE_URI: {settings.shown_uri} is not of the form hf://[owner/]model[:revision].")
     revision = match["revision"]
     if revision and settings.revision and revision != settings.revision:
         raise LoadError(

@@ -33,7 +33,7 @@ def find_on_volume(settings: ModelSettings) -> Path:
     claim, _, rest = settings.storage_uri.removeprefix("pvc://").partition("/")
     inner = PurePosixPath(rest.strip("/"))
     if not claim or ".." in (claim, *inner.parts):
-        raise LoadError(f"STORAGE_URI: {settings.storage_uri} is not of the form pvc://claim/path.")
+        raise LoadError(f"STORAGE_URI: {settings.shown_uri} is not of the form pvc://claim/path.")
     places = [settings.pvc_dir / claim / inner, settings.pvc_dir / inner]
     # Without a path, the second place would be a folder of claims.
     for place in places if rest.strip("/") or not (settings.pvc_dir / claim).exists() else places[:1]:

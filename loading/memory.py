@@ -18,7 +18,6 @@ from safetensors import SafetensorError, safe_open
 from loading import LoadError
 from loading.checkpoint import Checkpoint, local_config
 from loading.disk import shown_size
-from loading.uri import shown_uri
 from settings import ModelSettings
 
 #: Bytes of the types that safetensors and config.json name.
@@ -115,7 +114,7 @@ def check_fits(checkpoint: Checkpoint, settings: ModelSettings) -> None:
         free = free_device_memory(settings)
         if needed > free:
             raise LoadError(
-                f"{shown_uri(settings.storage_uri)} does not fit in memory: it needs about {shown_size(needed)} in "
+                f"{settings.shown_uri} does not fit in memory: it needs about {shown_size(needed)} in "
                 f"{precision_name(settings)} and {shown_size(free)} are free; use a smaller TORCH_DTYPE, LOAD_IN_8BIT "
                 "or LOAD_IN_4BIT, or more memory."
             )

@@ -13,8 +13,8 @@ from obstore.exceptions import BaseError, InvalidPathError, PermissionDeniedErro
 from loading import LoadError
 from loading.source import ChangedError, InterruptedReadError, SourceFile, UnreachableError
 from loading.stores import Options, azure_account, endpoint_of, has_credentials, open_store, parse_location
-from loading.uri import shown_uri, unsigned_uri
 from settings import ModelSettings
+from settings.uri import shown_uri, unsigned_uri
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult, ObjectMeta

@@ -20,7 +20,6 @@ from loading.failures import explained
 from loading.memory import check_fits, dtype_name
 from loading.quantization import quantization, release_files
 from loading.storage import fetch
-from loading.uri import shown_uri
 from settings import ModelSettings
 
 logger = logging.getLogger(__name__)
@@ -93,7 +92,7 @@ def load_pretrained(
     except LoadError:
         raise
     except Exception as error:
-        logger.debug("loading %s failed", shown_uri(settings.storage_uri), exc_info=True)
+        logger.debug("loading %s failed", settings.shown_uri, exc_info=True)
         raise explained(error, settings) from error
     _check_direction(model, settings)
     _check_weights(model, missing, new_head, settings)
@@ -118,8 +117,7 @@ def _fetch_base(adapter: Adapter, settings: ModelSettings) -> Checkpoint:
         return base
     except LoadError as error:
         raise LoadError(
-            f"{shown_uri(settings.storage_uri)} is an adapter whose base model cannot be had; "
-            f"BASE_MODEL names another: {error}"
+            f"{settings.shown_uri} is an adapter whose base model cannot be had; BASE_MODEL names another: {error}"
         ) from error
 
 
@@ -133,7 +131,7 @@ def _warn_of_pickles(checkpoints: set[Checkpoint], settings: ModelSettings) -> N
         logger.warning(
             "%s has pickled weights; they are read without running what they may hold, but safetensors load faster "
             "and hold nothing else.",
-            shown_uri(settings.storage_uri),
+            settings.shown_uri,
         )
 
 
@@ -144,7 +142,7 @@ def _load_tokenizer(checkpoint: Checkpoint, settings: ModelSettings) -> PreTrain
     files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
     if checkpoint.gguf_file is None and not any((checkpoint.folder / file).is_file() for file in files if file):
         # transformers would go on with an empty vocabulary and answer nonsense.
-        raise LoadError(f"{shown_uri(settings.storage_uri)} has no tokenizer files ({', '.join(sorted(files))}).")
+        raise LoadError(f"{settings.shown_uri} has no tokenizer files ({', '.join(sorted(files))}).")
     # Padding is done once for a whole batch, from rows tokenized alone: not what the warning warns of.
     tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
     return tokenizer
@@ -169,8 +167,7 @@ def _check_direction(model: PreTrainedModel, settings: ModelSettings) -> None:
     masked = any(name.endswith("ForMaskedLM") for name in model.config.architectures or [])
     if settings.task == "text-generation" and masked and not getattr(model.config, "is_decoder", False):
         raise LoadError(
-            f"{shown_uri(settings.storage_uri)} was trained to fill in masks, not for text-generation; "
-            "choose another TASK or model."
+            f"{settings.shown_uri} was trained to fill in masks, not for text-generation; choose another TASK or model."
         )
 
 
@@ -184,11 +181,11 @@ def _check_weights(model: PreTrainedModel, missing: set[str], new_head: bool, se
     if new_head and not any(key.startswith(prefix) for key in missing):
         logger.warning(
             "%s has no %s head: %s are random, answers mean nothing until it is fine-tuned.",
-            shown_uri(settings.storage_uri), settings.task, shown,
+            settings.shown_uri, settings.task, shown,
         )  # fmt: skip
         return
     raise LoadError(
-        f"{shown_uri(settings.storage_uri)} lacks weights that {type(model).__name__} needs ({shown}): "
+        f"{settings.shown_uri} lacks weights that {type(model).__name__} needs ({shown}): "
         f"it was not made for {settings.task}; choose another TASK or model."
     )
 

@@ -10,7 +10,6 @@ from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
 
 from loading import LoadError
 from loading.checkpoint import Checkpoint, local_config
-from loading.uri import shown_uri
 from settings import ModelSettings
 
 
@@ -26,8 +25,7 @@ def quantization(auto_class: Any, checkpoint: Checkpoint, settings: ModelSetting
     method = "gguf" if checkpoint.gguf_file else own.get("quant_method")
     if method is not None:
         raise LoadError(
-            f"{shown_uri(settings.storage_uri)} is quantized already ({method}); "
-            "leave out LOAD_IN_8BIT and LOAD_IN_4BIT."
+            f"{settings.shown_uri} is quantized already ({method}); leave out LOAD_IN_8BIT and LOAD_IN_4BIT."
         )
     # It warns once a layer and forward pass that float32 inputs are cast.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)

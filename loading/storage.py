@@ -17,9 +17,9 @@ from loading.object_store import ObjectSource
 from loading.source import Source, UnreachableError
 from loading.storage_cache import StorageCache
 from loading.stores import is_azure_url, parse_location
-from loading.uri import scheme_of, shown_uri
 from loading.web import WebSource, web_host
 from settings import ModelSettings
+from settings.uri import scheme_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def _copied(source: Callable[[ModelSettings], Source], check: Callable[[ModelSet
             return copies.fetch()
         if (known := copies.newest()) is None:
             raise LoadError(
-                f"{shown_uri(settings.storage_uri)} is not in {settings.storage_cache} and HF_HUB_OFFLINE is set: fill "
+                f"{settings.shown_uri} is not in {settings.storage_cache} and HF_HUB_OFFLINE is set: fill "
                 "the cache first, or let it connect."
             )
         return known

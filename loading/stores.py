@@ -19,7 +19,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from pydantic import SecretStr
 
 from loading import LoadError
-from loading.uri import scheme_of, shown_uri
+from settings.uri import scheme_of, shown_uri
 
 if TYPE_CHECKING:
     from obstore.store import AzureConfig, ClientConfig, GCSConfig, RetryConfig, S3Config, S3Credential

@@ -17,7 +17,7 @@ from requests import PreparedRequest, Response
 
 from loading import LoadError
 from loading.source import ChangedError, InterruptedReadError, SourceFile, UnreachableError
-from loading.uri import hide_signatures, shown_uri, unsigned_uri
+from settings.uri import hide_signatures, shown_uri, unsigned_uri
 
 hide_signatures("urllib3.connectionpool")
 

@@ -14,7 +14,6 @@ from errors import InvalidRequest
 from loading.checkpoint import Checkpoint
 from loading.pretrained import Pretrained, load_pretrained
 from loading.storage import fetch
-from loading.uri import shown_uri
 from runners.base import Item, Job, Runner
 from runners.parameters import Parameters
 
@@ -53,7 +52,7 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
         if self._padding_changes_answers:
             logger.warning(
                 "%s reads padding as text: only texts of equal length share a batch",
-                shown_uri(self.settings.storage_uri),
+                self.settings.shown_uri,
             )
 
     def prepare_item(self, item: Item) -> Job[Encoding, ContextT]:

@@ -20,7 +20,6 @@ from loading.checkpoint import local_config
 from loading.pretrained import Pretrained, load_pretrained
 from loading.sentence_transformers import SentenceEmbedding, read_sentence_embedding
 from loading.storage import fetch
-from loading.uri import shown_uri
 from runners.base import Job
 from runners.encoder import EncoderRunner, Encoding
 from runners.parameters import Parameters, token_ids
@@ -180,7 +179,7 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
                 be wrong, so only an explicit POOLING gives one.
         """
         if self.embedding.unsupported is not None:
-            uri, what = shown_uri(self.settings.storage_uri), self.embedding.unsupported
+            uri, what = self.settings.shown_uri, self.embedding.unsupported
             if self.settings.pooling is None:
                 raise LoadError(
                     f"{uri} makes its sentence embeddings with {what}, which is not computed here; choose another "

@@ -15,7 +15,6 @@ from transformers import AutoModelForMaskedLM
 from batching.rows import Row
 from errors import InvalidRequest
 from loading import LoadError
-from loading.uri import shown_uri
 from runners.base import Job
 from runners.encoder import EncoderRunner, Encoding
 from runners.parameters import Parameters
@@ -50,9 +49,7 @@ class FillMaskRunner(EncoderRunner[FillMaskParameters, _Context, npt.NDArray[np.
     def load(self) -> None:
         super().load()
         if self.pretrained.tokenizer.mask_token_id is None:
-            raise LoadError(
-                f"the tokenizer of {shown_uri(self.settings.storage_uri)} has no mask token: it cannot do fill-mask."
-            )
+            raise LoadError(f"the tokenizer of {self.settings.shown_uri} has no mask token: it cannot do fill-mask.")
 
     @property
     def defaults(self) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from transformers import AutoModelForQuestionAnswering
 from batching.rows import Row
 from errors import InvalidRequest
 from loading import LoadError
-from loading.uri import shown_uri
 from runners.base import Job
 from runners.encoder import MAX_WINDOWS, EncoderRunner, Encoding
 from runners.parameters import Parameters, describe
@@ -99,7 +98,7 @@ class QuestionAnsweringRunner(EncoderRunner[QuestionAnsweringParameters, _Contex
         super().load()
         if not self.pretrained.tokenizer.is_fast:
             raise LoadError(
-                f"{shown_uri(self.settings.storage_uri)} has a tokenizer that does not tell where in a text its "
+                f"{self.settings.shown_uri} has a tokenizer that does not tell where in a text its "
                 "tokens are: answers cannot be located in the context."
             )
 

@@ -15,7 +15,6 @@ from generation.tool_call_reader import ToolCallReader
 from generation.tool_calls import ToolSyntax
 from loading import LoadError
 from loading.storage import read_config
-from loading.uri import shown_uri
 from runners.base import Job
 from runners.chat import Chat, parse
 from runners.chat_prompt import prompt_tokens
@@ -60,7 +59,7 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
         config = read_config(self.settings)
         if config is not None and config.get("is_encoder_decoder"):
             raise LoadError(
-                f"{shown_uri(self.settings.storage_uri)} is an encoder-decoder model ({config.get('model_type')}), "
+                f"{self.settings.shown_uri} is an encoder-decoder model ({config.get('model_type')}), "
                 "which cannot do text-generation; set TASK to text2text-generation."
             )
         super().load()

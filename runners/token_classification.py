@@ -20,7 +20,6 @@ from transformers import AutoModelForTokenClassification
 from batching.rows import Row
 from errors import InvalidRequest
 from loading import LoadError
-from loading.uri import shown_uri
 from runners.base import Job
 from runners.encoder import MAX_WINDOWS, EncoderRunner, Encoding
 from runners.parameters import Parameters
@@ -86,7 +85,7 @@ class TokenClassificationRunner(EncoderRunner[TokenClassificationParameters, _Co
         tokenizer = self.pretrained.tokenizer
         if not tokenizer.is_fast and self.settings.aggregation_strategy not in ("none", "simple"):
             raise LoadError(
-                f"{shown_uri(self.settings.storage_uri)} has a tokenizer without offsets, which cannot tell words: "
+                f"{self.settings.shown_uri} has a tokenizer without offsets, which cannot tell words: "
                 "set AGGREGATION_STRATEGY to none or simple."
             )
         backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings
 
 from settings.quantity import with_byte_unit
 from settings.source import SOURCE
+from settings.uri import shown_uri
 
 Task = Literal[
     "text-classification",
@@ -182,6 +183,11 @@ class ModelSettings(BaseSettings):
         if self.return_raw_logits and self.task not in (None, "text-classification"):
             raise ValueError("RETURN_RAW_LOGITS is for text-classification")
         return self
+
+    @property
+    def shown_uri(self) -> str:
+        """STORAGE_URI for messages and logs, without what may be a secret in it."""
+        return shown_uri(self.storage_uri)
 
     @property
     def truncates_texts(self) -> bool:

@@ -20,9 +20,14 @@ def scheme_of(uri: str) -> str:
     return uri.split("://", 1)[0] if "://" in uri else ""
 
 
+def is_on_disk(uri: str) -> bool:
+    """Whether the model is served from where it is, on this machine or a volume."""
+    return scheme_of(uri) in ("", "file", "pvc")
+
+
 def shown_uri(uri: str) -> str:
     """The URI for messages and logs: without user, password and query, any of which may be a secret."""
-    if scheme_of(uri) in ("", "file", "pvc"):
+    if is_on_disk(uri):
         return uri
     # What stands before the @ of an abfs:// URI is no user, but the container.
     return _QUERY.sub("", uri if scheme_of(uri) in ("abfs", "abfss") else _USER.sub("", uri))

@@ -19,6 +19,7 @@ from loading.architecture import resolve_task
 from loading.custom_code import allowed_pipeline
 from loading.storage import check_uri
 from logs import configure_logging
+from observability.metrics_directory import own_metrics_directory
 from protocols.app import create_app
 from protocols.examples import curl_example
 from protocols.inference import Models
@@ -144,6 +145,7 @@ def _runners(models: tuple[ModelSettings, ...]) -> dict[str, list[Any]]:
     return {model.name: [runner_service(model, next(numbers)) for _ in range(model.replicas)] for model in models}
 
 
+own_metrics_directory()
 _SETTINGS = _configured()
 _RUNNERS = _runners(_models_or_a_place_for_one(_SETTINGS))
 

@@ -1,0 +1,26 @@
+"""Where the processes of one server gather their metrics."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import socket
+from pathlib import Path
+
+from bentoml._internal.configuration.containers import BentoMLContainer
+
+
+def own_metrics_directory() -> Path:
+    """Give the server that is starting a folder of its own, and forget it when it ends.
+
+    BentoML has one folder for all servers of a user and empties it at each start: the servers that run already lose
+    their metrics, show those of the new one, and a process that opens its files at that moment answers nothing but
+    500 from then on. To be called in the process of `bentoml serve`, before it starts others.
+    """
+    # The name of the host as well: containers that share a home are all process 1.
+    name = f"{socket.gethostname()}-{os.getpid()}"
+    directory = Path(BentoMLContainer.bentoml_home.get(), "server_metrics", name)
+    BentoMLContainer.prometheus_multiproc_dir.set(str(directory))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory

@@ -11,16 +11,16 @@ from pathlib import Path
 from bentoml._internal.configuration.containers import BentoMLContainer
 
 
-def own_metrics_directory() -> Path:
+def own_metrics_directory() -> None:
     """Give the server that is starting a folder of its own, and forget it when it ends.
 
     BentoML has one folder for all servers of a user and empties it at each start: the servers that run already lose
     their metrics, show those of the new one, and a process that opens its files at that moment answers nothing but
-    500 from then on. To be called in the process of `bentoml serve`, before it starts others.
+    500 from then on. `bentoml serve` loads the service before it makes the folder and starts other processes; in
+    those, which are told the folder, the call means nothing.
     """
     # The name of the host as well: containers that share a home are all process 1.
     name = f"{socket.gethostname()}-{os.getpid()}"
     directory = Path(BentoMLContainer.bentoml_home.get(), "server_metrics", name)
     BentoMLContainer.prometheus_multiproc_dir.set(str(directory))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return directory

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from http import HTTPMethod, HTTPStatus
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match, Mount, Route
 
 from errors import HTTP_STATUS, InferenceFailed, MethodNotAllowed, RouteNotFound, ServingError
+from observability.requests import ObservedRequests, Observer, record_of
 from protocols import kserve_v1
 from protocols.inference import Models
 from protocols.json_body import json_response
@@ -27,8 +29,14 @@ _METHODS = [method.value for method in HTTPMethod]
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
 
-def create_app(models: Models, settings: ServerSettings, lifespan: Lifespan) -> Starlette:
-    """The application that the entry service mounts at its root."""
+def create_app(
+    models: Models, settings: ServerSettings, lifespan: Lifespan, observers: Sequence[Observer] = ()
+) -> Starlette:
+    """The application that the entry service mounts at its root.
+
+    Args:
+        observers: are told what became of each request.
+    """
     return Starlette(
         routes=[
             *kserve_v1.routes(models, settings),
@@ -41,11 +49,13 @@ def create_app(models: Models, settings: ServerSettings, lifespan: Lifespan) -> 
             ClientDisconnect: _client_gone,
             Exception: _bug,
         },
+        middleware=[Middleware(ObservedRequests, observers=observers)],
         lifespan=lifespan,
     )
 
 
-def _error_response(error: ServingError) -> Response:
+def _error_response(request: Request, error: ServingError) -> Response:
+    record_of(request.scope).error = error.code
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else None
     return json_response({"error": error.message}, HTTP_STATUS[type(error)], headers)
 
@@ -57,15 +67,15 @@ async def _no_route(request: Request) -> Response:
     raise RouteNotFound(f"{request.url.path} is not a route of this server")
 
 
-async def _serving_error(_: Request, error: Exception) -> Response:
+async def _serving_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServingError)
-    return _error_response(error)
+    return _error_response(request, error)
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        return _error_response(MethodNotAllowed(f"{request.url.path} does not take {request.method}"))
+        return _error_response(request, MethodNotAllowed(f"{request.url.path} does not take {request.method}"))
     return json_response({"error": error.detail}, error.status_code)
 
 
@@ -76,4 +86,4 @@ async def _client_gone(_: Request, __: Exception) -> Response:
 
 async def _bug(request: Request, error: Exception) -> Response:
     logger.error("%s failed", request.url.path, exc_info=error)
-    return _error_response(InferenceFailed("the server failed; its log has the details"))
+    return _error_response(request, InferenceFailed("the server failed; its log has the details"))

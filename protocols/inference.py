@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from time import perf_counter
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
 from errors import DeadlineExceeded, ModelNotFound, RequestTooLarge, ServingError
+from observability.requests import record_of
 from settings import ServerSettings, Task
 from transport.model_client import ModelClient
 
@@ -42,8 +44,8 @@ class Models:
         """What a model does; None if that is not known, or no model has that name."""
         return self._tasks.get(name)
 
-    def get(self, name: str) -> ModelClient:
-        """A model that is ready.
+    def get(self, name: str, request: Request) -> ModelClient:
+        """A model that is ready, for a request, in whose record it is noted.
 
         Raises:
             ModelNotFound: no model has that name.
@@ -53,6 +55,7 @@ class Models:
             client = self._clients[name]
         except KeyError:
             raise ModelNotFound(f"Model with name {name} does not exist.") from None
+        record_of(request.scope).model_name = name
         client.check_ready()
         return client
 
@@ -96,14 +99,17 @@ async def infer(
         ServingError: led by the place of the failed instance, such as `instances[3]`.
         ClientDisconnect: nobody waits for the answer.
     """
+    record = record_of(request.scope)
     futures: list[asyncio.Future[Any]] = []
     watcher = asyncio.ensure_future(until_disconnect(request))
+    record.predict_started = perf_counter()
     try:
         for index, (instance, parameters) in enumerate(items):
             try:
                 futures.append(client.submit(instance, parameters))
             except ServingError as error:
                 raise error.located(place(index)) from None
+            record.instances += 1
         everything = asyncio.gather(*futures)
         done, _ = await asyncio.wait(
             (everything, watcher), timeout=settings.request_timeout, return_when=asyncio.FIRST_COMPLETED
@@ -114,6 +120,7 @@ async def infer(
             raise ClientDisconnect
         raise DeadlineExceeded(f"no answer within {settings.request_timeout:g} s (REQUEST_TIMEOUT)")
     finally:
+        record.predict_ended = perf_counter()
         watcher.cancel()
         for future in futures:
             future.cancel()

@@ -125,11 +125,11 @@ def routes(models: Models, settings: ServerSettings) -> list[Route]:
         return json_response({"models": models.names})
 
     async def model_status(request: Request) -> Response:
-        client = models.get(request.path_params["name"])
+        client = models.get(request.path_params["name"], request)
         return json_response({"name": client.name, "ready": True})
 
     async def predict(request: Request) -> Response:
-        client = models.get(request.path_params["name"])
+        client = models.get(request.path_params["name"], request)
         asked = parse(await read_body(request, settings), settings.max_instances)
         if asked.stream:
             streams = await AnswerStreams.start(request, client, asked.items, place=asked.place, settings=settings)
@@ -139,7 +139,7 @@ def routes(models: Models, settings: ServerSettings) -> list[Route]:
         return render(await infer(request, client, asked.items, place=asked.place, settings=settings))
 
     async def explain(request: Request) -> Response:
-        models.get(request.path_params["name"])
+        models.get(request.path_params["name"], request)
         raise NotSupported("this server has no explainer")
 
     return [

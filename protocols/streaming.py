@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -13,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from errors import DeadlineExceeded, InferenceFailed, ServingError
+from observability.requests import record_of
 from protocols.inference import concerns_instance, until_disconnect
 from settings import ServerSettings
 from transport.model_client import ModelClient
@@ -41,7 +43,8 @@ class AnswerStreams:
     """
 
     def __init__(self, request: Request, settings: ServerSettings) -> None:
-        self._request = request
+        self._record = record_of(request.scope)
+        self._record.predict_started = perf_counter()
         self._settings = settings
         self._events: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
         self._early: list[tuple[int, Any]] = []
@@ -87,6 +90,7 @@ class AnswerStreams:
             except ServingError as error:
                 raise _placed(error, place(index)) from None
             self._ends.append(end)
+            self._record.instances += 1
             self._open.add(index)
             end.add_done_callback(partial(self._ended, index))
         waiting = set(self._open)
@@ -150,6 +154,7 @@ class AnswerStreams:
 
     def close(self) -> None:
         """Cancel what is not finished."""
+        self._record.predict_ended = perf_counter()
         self._watcher.cancel()
         for end in self._ends:
             end.cancel()

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from errors import InferenceFailed, MethodNotAllowed, RouteNotFound, ServingError
+from observability.requests import record_of
 from protocols.inference import Models, infer, read_body
 from protocols.json_body import json_response
 from protocols.openai.chat import ChatDeltas, ChatRequest
@@ -36,22 +37,22 @@ def openai_app(models: Models, settings: ServerSettings) -> Starlette:
     def model_object(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": started, "owned_by": "hugging-face-runtime"}
 
-    def client_for(asked: OpenAIRequest) -> ModelClient:
+    def client_for(request: Request, asked: OpenAIRequest) -> ModelClient:
         task = models.task(asked.model)
         if task is not None and task not in asked.tasks:
             needed = " or ".join(asked.tasks)
             raise refused(f"model: {asked.model} does {task}, this needs a model that does {needed}", "model")
-        return models.get(asked.model)
+        return models.get(asked.model, request)
 
     async def answers(request: Request, asked: OpenAIRequest) -> list[Any]:
-        client = client_for(asked)
+        client = client_for(request, asked)
         try:
             return await infer(request, client, asked.items, place=asked.place, settings=settings)
         except ServingError as error:
             raise in_clients_terms(error, type(asked).model_fields, asked.names) from None
 
     async def stream(request: Request, asked: ChatRequest | CompletionRequest, deltas: Deltas) -> Response:
-        client = client_for(asked)
+        client = client_for(request, asked)
         try:
             streams = await AnswerStreams.start(request, client, asked.items, place=asked.place, settings=settings)
         except ServingError as error:
@@ -79,7 +80,7 @@ def openai_app(models: Models, settings: ServerSettings) -> Starlette:
         return json_response({"object": "list", "data": [model_object(name) for name in models.names]})
 
     async def retrieve_model(request: Request) -> Response:
-        return json_response(model_object(models.get(request.path_params["name"]).name))
+        return json_response(model_object(models.get(request.path_params["name"], request).name))
 
     return Starlette(
         routes=[
@@ -100,14 +101,19 @@ def openai_app(models: Models, settings: ServerSettings) -> Starlette:
     )
 
 
-async def _field_error(_: Request, error: Exception) -> Response:
+def _error_response(request: Request, error: ServingError, param: str | None = None) -> Response:
+    record_of(request.scope).error = error.code
+    return error_response(error, param)
+
+
+async def _field_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, FieldError)
-    return error_response(error.error, error.param)
+    return _error_response(request, error.error, error.param)
 
 
-async def _serving_error(_: Request, error: Exception) -> Response:
+async def _serving_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServingError)
-    return error_response(error)
+    return _error_response(request, error)
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
@@ -115,8 +121,8 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        return error_response(MethodNotAllowed(f"{path} does not take {request.method}"))
-    return error_response(RouteNotFound(f"{path} is not a route of this server"))
+        return _error_response(request, MethodNotAllowed(f"{path} does not take {request.method}"))
+    return _error_response(request, RouteNotFound(f"{path} is not a route of this server"))
 
 
 async def _client_gone(_: Request, __: Exception) -> Response:
@@ -126,4 +132,4 @@ async def _client_gone(_: Request, __: Exception) -> Response:
 
 async def _bug(request: Request, error: Exception) -> Response:
     logger.error("%s failed", request.url.path, exc_info=error)
-    return error_response(InferenceFailed("the server failed; its log has the details"))
+    return _error_response(request, InferenceFailed("the server failed; its log has the details"))

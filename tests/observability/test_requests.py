@@ -1,0 +1,48 @@
+"""What is noted of each request."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from observability.requests import ObservedRequests, RequestRecord, record_of
+
+
+def _client(records: list[RequestRecord]) -> TestClient:
+    async def answer(request: Request) -> Response:
+        record_of(request.scope).model_name = "x"
+        return PlainTextResponse("", 418)
+
+    middleware = [Middleware(ObservedRequests, observers=[records.append])]
+    return TestClient(Starlette(routes=[Route("/here", answer)], middleware=middleware))
+
+
+def test_every_request_is_told_once_with_what_was_noted_on_its_way() -> None:
+    records: list[RequestRecord] = []
+    client = _client(records)
+    client.get("/here")
+    client.post("/nowhere")
+    assert [(r.method, r.path, r.status, r.model_name) for r in records] == [
+        ("GET", "/here", 418, "x"),
+        ("POST", "/nowhere", 404, None),
+    ]
+    assert all(r.ended is not None and r.ended >= r.started for r in records)
+
+
+def test_a_request_keeps_the_id_its_client_gave_it() -> None:
+    records: list[RequestRecord] = []
+    answer = _client(records).get("/here", headers={"X-Request-Id": "abc-1"})
+    assert answer.headers["X-Request-Id"] == records[0].request_id == "abc-1"
+
+
+@pytest.mark.parametrize("given", ["", "a b", "x" * 129, "é"])
+def test_an_id_that_does_not_belong_into_a_log_is_replaced(given: str) -> None:
+    records: list[RequestRecord] = []
+    answer = _client(records).get("/here", headers=[(b"X-Request-Id", given.encode("latin-1"))])
+    assert answer.headers["X-Request-Id"] == records[0].request_id
+    assert len(records[0].request_id) == 32

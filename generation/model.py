@@ -57,6 +57,7 @@ class GenerationModel:
         vocabulary: number of the model's logits.
         grammars: for the thread that tokenizes.
         eos: tokens that end a text.
+        special_ids: tokens that are not text.
         pad: a token for places that no one reads.
         reads_mask: padding can be hidden from the model.
         can_pad: sequences of different lengths may share a call of `generate`.
@@ -69,6 +70,7 @@ class GenerationModel:
         self.model: Any = pretrained.model
         # The thread that computes decodes as well, and a fast tokenizer is not safe to share between threads.
         self.tokenizer: PreTrainedTokenizerBase = deepcopy(pretrained.tokenizer)
+        self.special_ids = frozenset(self.tokenizer.all_special_ids)
         self.context = pretrained.max_length
         own: GenerationConfig = self.model.generation_config
         self.seq2seq = bool(self.model.config.is_encoder_decoder)

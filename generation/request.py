@@ -36,7 +36,7 @@ class GenerationRequest:
         logit_bias: added to the logits of tokens.
         logprobs: alternatives reported for each token, beside its own log probability; None for no report.
         stop: strings before the first of which the text ends.
-        stop_ids: those of them that are special tokens, which no text shows.
+        stop_ids: those of them that are special tokens, which no text shows, by token.
         ignore_eos: write on after the model has ended its text.
         continues: the text continues the prompt's, rather than being a text of its own.
         grammar: what the text must conform to.
@@ -52,7 +52,7 @@ class GenerationRequest:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None
     stop: tuple[str, ...] = ()
-    stop_ids: frozenset[int] = frozenset()
+    stop_ids: Mapping[int, str] = field(default_factory=dict)
     ignore_eos: bool = False
     continues: bool = False
     grammar: Grammar | None = None
@@ -66,6 +66,7 @@ class Alternative(TypedDict):
     id: int
     logprob: float
     bytes: list[int] | None
+    special: bool
 
 
 class TokenLogprob(Alternative):
@@ -81,6 +82,7 @@ class Written:
     Attributes:
         tokens: all new tokens, the one that ended the sequence included.
         text: without special tokens, before the first stop string.
+        stop_sequence: the stop string that ended it, if one did.
         cached_tokens: tokens of the prompt that need not be computed, because another prompt began with the same.
     """
 
@@ -88,4 +90,5 @@ class Written:
     text: str
     finish_reason: FinishReason
     logprobs: list[TokenLogprob] | None = None
+    stop_sequence: str | None = None
     cached_tokens: int = 0

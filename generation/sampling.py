@@ -61,7 +61,8 @@ class Sampler:
     def _alternative(self, token: int, logprob: float) -> Alternative:
         spelled = self._model.grammars.token_bytes(token)
         text = spelled.decode(errors="replace")
-        return {"token": text, "id": token, "logprob": logprob, "bytes": list(spelled)}
+        special = token in self._model.special_ids
+        return {"token": text, "id": token, "logprob": logprob, "bytes": list(spelled), "special": special}
 
 
 def choose(logits: torch.Tensor, samplings: Rows[Sampling | None], uniforms: Rows[float]) -> list[int]:

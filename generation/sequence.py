@@ -106,6 +106,7 @@ class Sequence:
             self._text.text,
             self.finish_reason,
             self.logprobs if self.request.logprobs is not None else None,
+            self._text.stopped_by or self.request.stop_ids.get(self.tokens[-1]),
             self.cached_tokens,
         )
 

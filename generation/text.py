@@ -35,7 +35,13 @@ class TextStream:
         self._read = len(self._window)
         self._held = ""  # may be the beginning of a stop string
         self._given: list[str] = []
-        self.stopped = False
+        #: The stop string that ended the text.
+        self.stopped_by: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has ended the text."""
+        return self.stopped_by is not None
 
     @property
     def text(self) -> str:
@@ -84,9 +90,9 @@ class TextStream:
 
     def _give(self, new: str) -> str:
         text = self._held + new
-        at = min((at for string in self._stop if (at := text.find(string)) >= 0), default=None)
-        if at is not None:
-            self.stopped = True
+        first = min(((at, string) for string in self._stop if (at := text.find(string)) >= 0), default=None)
+        if first is not None:
+            at, self.stopped_by = first
             given, self._held = text[:at], ""
         else:
             held = max((overlap(text, string) for string in self._stop), default=0)

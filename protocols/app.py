@@ -19,6 +19,7 @@ from observability.requests import ObservedRequests, Observer, record_of
 from protocols import kserve_v1
 from protocols.inference import Models
 from protocols.json_body import json_response
+from protocols.open_inference_v2 import routes as open_inference_v2
 from protocols.openai.routes import openai_app
 from settings import ServerSettings
 
@@ -40,7 +41,8 @@ def create_app(
     return Starlette(
         routes=[
             *kserve_v1.routes(models, settings),
-            Route("/v1/{path:path}", _no_route, methods=_METHODS),
+            *open_inference_v2.routes(models, settings),
+            *(Route(f"/{version}/{{path:path}}", _no_route, methods=_METHODS) for version in ("v1", "v2")),
             Mount("/openai", openai_app(models, settings)),
         ],
         exception_handlers={

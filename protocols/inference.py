@@ -44,18 +44,36 @@ class Models:
         """What a model does; None if that is not known, or no model has that name."""
         return self._tasks.get(name)
 
-    def get(self, name: str, request: Request) -> ModelClient:
-        """A model that is ready, for a request, in whose record it is noted.
+    def check_all_ready(self) -> None:
+        """What the Open Inference Protocol calls a ready server.
+
+        Raises:
+            ModelNotReady: a model cannot answer now.
+        """
+        for client in self._clients.values():
+            client.check_ready()
+
+    def known(self, name: str, request: Request) -> ModelClient:
+        """A model, ready or not, for a request, in whose record it is noted.
 
         Raises:
             ModelNotFound: no model has that name.
-            ModelNotReady: it is loading or has failed.
         """
         try:
             client = self._clients[name]
         except KeyError:
             raise ModelNotFound(f"Model with name {name} does not exist.") from None
         record_of(request.scope).model_name = name
+        return client
+
+    def get(self, name: str, request: Request) -> ModelClient:
+        """A model that is ready.
+
+        Raises:
+            ModelNotFound: no model has that name.
+            ModelNotReady: it is loading or has failed.
+        """
+        client = self.known(name, request)
         client.check_ready()
         return client
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from batching.rows import BatchLimits, Row, select_batch
 from errors import InvalidRequest, ServingError
 from runners.parameters import Parameters, parse_parameters
+from runners.signature import TEXT_TO_JSON, Signature
 from settings import ModelSettings
 
 ParametersT = TypeVar("ParametersT", bound=Parameters)
@@ -64,6 +65,11 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
     @abstractmethod
     def limits(self) -> BatchLimits:
         """How large a batch may be on this device."""
+
+    @property
+    def signature(self) -> Signature:
+        """Instances and answers as named tensors; to be asked for once the model is loaded."""
+        return TEXT_TO_JSON
 
     @property
     def defaults(self) -> dict[str, Any]:

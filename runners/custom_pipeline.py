@@ -18,9 +18,10 @@ from errors import InvalidRequest, ServingError
 from loading.custom_code import create_pipeline, find_custom_pipeline
 from loading.storage import fetch
 from runners.base import Item, Job, Runner
-from runners.jsonable import jsonable
+from runners.jsonable import array_or_jsonable
 from runners.media import opens_files, without_addresses
 from runners.parameters import Parameters
+from runners.signature import Signature
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
     names of arguments. Images and audio are base64 or data: URIs; nothing that a client writes makes a pipeline of
     transformers open a file or an address, or run code.
 
-    The answer is what the pipeline returns, as JSON; images as base64 of PNG.
+    The answer is what the pipeline returns: an array of numbers, or JSON, with images as base64 of PNG. An instance
+    that came as a tensor of numbers is a numpy array.
     """
 
     parameters_type = AnyParameters
@@ -62,6 +64,10 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
         self._task = getattr(self.pipeline, "task", None)
         self._arguments = _arguments(self.pipeline)
         self._opens_files = opens_files(self.pipeline)
+
+    @property
+    def signature(self) -> Signature:
+        return Signature()
 
     @property
     def limits(self) -> BatchLimits:
@@ -133,7 +139,7 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
         return self._arguments[0] in instance or (bool(instance) and instance.keys() <= set(self._arguments))
 
     def _answer(self, result: Any) -> Any:
-        answer = jsonable(result)
+        answer = array_or_jsonable(result)
         if self._task != "text-classification":
             return answer
         # As the other runners answer: one list of labels, which transformers nests more, less or not at all.

@@ -23,6 +23,7 @@ from loading.storage import fetch
 from runners.base import Job
 from runners.encoder import EncoderRunner, Encoding
 from runners.parameters import Parameters, token_ids
+from runners.signature import ANSWER, ATTENTION_MASK, TEXT_OR_TOKENS_TO_JSON, Signature, Tensor
 from settings import Pooling
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,15 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
         self._choose_defaults()
         loaded = load_pretrained(self._auto_class(), self.checkpoint, self.settings)
         self.pretrained = _encoder_alone(loaded, self.embedding.max_length)
+
+    @property
+    def signature(self) -> Signature:
+        size: int = self.pretrained.model.config.hidden_size
+        if self.pooling == "none":
+            outputs: tuple[Tensor, ...] = (Tensor(ANSWER.name, "FP32", (-1, -1, size)), ATTENTION_MASK)
+        else:
+            outputs = (Tensor(ANSWER.name, "FP32", (-1, size)),)
+        return Signature(TEXT_OR_TOKENS_TO_JSON.inputs, TEXT_OR_TOKENS_TO_JSON.instances, outputs)
 
     @property
     def defaults(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from loading.pretrained import Pretrained, load_pretrained
 from loading.storage import fetch
 from runners.base import Item, Job, Runner
 from runners.parameters import Parameters
+from runners.signature import TEXT_OR_TOKENS_TO_JSON, Signature
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +114,10 @@ class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]
             )  # fmt: skip
 
     @property
+    def signature(self) -> Signature:
+        return TEXT_OR_TOKENS_TO_JSON
+
+    @property
     def limits(self) -> BatchLimits:
         # The decoder has its own.
         return BatchLimits(max_rows=1 << 30, max_tokens=1 << 60)
@@ -174,8 +179,10 @@ class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]
 
     def counts(self, job: Job[GenerationRequest, ContextT], written: Written) -> dict[str, Any]:
         """Why a sequence has ended, and its numbers of tokens."""
+        stopped_by = {"stop_sequence": written.stop_sequence} if written.stop_sequence is not None else {}
         return {
             "finish_reason": written.finish_reason,
+            **stopped_by,
             "prompt_tokens": len(job.rows[0].inputs.input_ids),
             "cached_tokens": written.cached_tokens,
             "generated_tokens": len(written.tokens),
@@ -265,7 +272,7 @@ class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]
             logit_bias=self._logit_bias(parameters.logit_bias),
             logprobs=parameters.logprobs,
             stop=stop,
-            stop_ids=frozenset(special[string] for string in stop if string in special),
+            stop_ids={special[string]: string for string in stop if string in special},
             ignore_eos=parameters.ignore_eos,
             continues=continues,
             forced_bos_token_id=forced_bos_token_id,

@@ -14,6 +14,7 @@ from loading import LoadError
 from runners.base import Item
 from runners.engines import Engine, engine_for
 from runners.registry import create_runner
+from runners.signature import Signature
 from settings import ModelSettings
 from transport.listener import StreamListener
 from transport.messages import ModelState
@@ -28,6 +29,7 @@ class ModelHost:
         self._settings = settings
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._engine: Engine | None = None
+        self._signature: Signature | None = None
         self._changed = asyncio.Condition()
         self.state = ModelState("loading")
 
@@ -48,7 +50,7 @@ class ModelHost:
         engine = make_engine(max_queue_size=self._settings.max_queue_size, compute=self._compute)
         self._engine = engine
         logger.info("model %s is ready after %.1f s", self._settings.name, monotonic() - started)
-        await self._become(ModelState("ready"))
+        await self._become(ModelState("ready", signature=self._signature))
         try:
             await engine.run()
         except Exception:
@@ -96,4 +98,5 @@ class ModelHost:
         runner.load()
         runner.warm_up()
         give_back_memory()
+        self._signature = runner.signature
         return engine_for(runner)

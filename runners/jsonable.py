@@ -17,6 +17,20 @@ from errors import InferenceFailed
 _PLAIN = "biufU"
 
 
+def array_or_jsonable(value: Any) -> Any:
+    """Numbers of an array as a native, contiguous array, which needs no copy on its way; anything else as `jsonable`.
+
+    Raises:
+        InferenceFailed: as `jsonable`.
+    """
+    if isinstance(value, torch.Tensor):
+        tensor = value.detach().cpu()
+        value = (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
+    if isinstance(value, np.ndarray) and value.ndim and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
+        return np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("="))
+    return jsonable(value)
+
+
 def jsonable(value: Any) -> Any:
     """The same as JSON has it; bytes are base64, images base64 of PNG.
 

@@ -22,6 +22,7 @@ from loading import LoadError
 from runners.base import Job
 from runners.encoder import MAX_WINDOWS, EncoderRunner, Encoding
 from runners.parameters import Parameters, describe
+from runners.signature import ANSWER, Signature, Tensor
 
 _Indices = npt.NDArray[np.int64]
 _Floats = npt.NDArray[np.float32]
@@ -58,6 +59,10 @@ class QuestionAnsweringParameters(Parameters):
     max_question_len: int | None = Field(None, ge=1)
     handle_impossible_answer: bool = False
     align_to_words: bool = True
+
+
+_QUESTION = Tensor("question", "BYTES", (-1,))
+_CONTEXT = Tensor("context", "BYTES", (-1,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,10 @@ class QuestionAnsweringRunner(EncoderRunner[QuestionAnsweringParameters, _Contex
                 f"{self.settings.shown_uri} has a tokenizer that does not tell where in a text its "
                 "tokens are: answers cannot be located in the context."
             )
+
+    @property
+    def signature(self) -> Signature:
+        return Signature((_QUESTION, _CONTEXT), ((_QUESTION.name, _CONTEXT.name),), (ANSWER,))
 
     def prepare(self, instance: Any, parameters: QuestionAnsweringParameters) -> Job[Encoding, _Context]:
         asked = _parse(instance)

@@ -17,7 +17,6 @@ from logs import configure_logging
 from runners.draining import Connections
 from runners.host import ModelHost
 from settings import ModelSettings
-from transport.messages import ModelState
 from transport.server import PATH, serve_connection
 
 #: BentoML's proxy between services closes its session, with calls in flight, after so many requests or seconds.
@@ -56,7 +55,7 @@ class RunnerService:
             await asyncio.gather(self._running, return_exceptions=True)
 
     async def __is_ready__(self) -> bool:
-        return self.host.state == ModelState("ready")
+        return self.host.state.status == "ready"
 
     @bentoml.api(batchable=True, max_batch_size=64)
     async def predict(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from errors import InvalidRequest
 from runners.base import Job
 from runners.encoder import EncoderRunner, Encoding
 from runners.parameters import Parameters, describe
+from runners.signature import ANSWER, TEXT, Signature, Tensor
 
 
 class TextPair(BaseModel):
@@ -36,6 +37,11 @@ class TextClassificationParameters(Parameters):
     truncation: bool = False
 
 
+_TEXT_PAIR = Tensor("text_pair", "BYTES", (-1,))
+_LABEL = Tensor("label", "BYTES", (-1, -1))
+_SCORE = Tensor("score", "FP32", (-1, -1))
+
+
 @dataclass(frozen=True, slots=True)
 class _Context:
     top_k: int | None
@@ -50,6 +56,11 @@ class TextClassificationRunner(EncoderRunner[TextClassificationParameters, _Cont
     # KServe's quick start serves bert-base-uncased, which has no classification head.
     new_head = True
     example = "A first text."
+
+    @property
+    def signature(self) -> Signature:
+        forms = ((TEXT.name,), (TEXT.name, _TEXT_PAIR.name))
+        return Signature((TEXT, _TEXT_PAIR), forms, (ANSWER, _LABEL, _SCORE))
 
     @property
     def defaults(self) -> dict[str, Any]:

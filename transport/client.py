@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import aiohttp
 
 from errors import ERROR_BY_CODE, InferenceFailed, InvalidRequest, ModelNotReady, RequestTooLarge, ServingError
+from runners.signature import Signature
 from transport.listener import StreamListener
 from transport.messages import (
     Accepted,
@@ -44,6 +45,7 @@ class RunnerClient:
         self.name = name
         self.state = ModelState("loading")
         self.settled = False
+        self.signature: Signature | None = None
         self._url = url
         self._ids = itertools.count()
         self._pending: dict[int, asyncio.Future[Any]] = {}
@@ -178,6 +180,7 @@ class RunnerClient:
         async with self._state_changed:
             self.state = state
             self.settled |= state.status != "loading"
+            self.signature = state.signature or self.signature
             self._state_changed.notify_all()
 
 

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from runners.signature import Signature
+
 _NDARRAY = 1
 
 
@@ -65,10 +67,16 @@ ModelStatus = Literal["loading", "ready", "failed"]
 
 
 class ModelState(msgspec.Struct, tag="state", array_like=True, frozen=True):
-    """How the model of the runner is; sent on connecting and on every change. `reason` says why it failed."""
+    """How the model of the runner is; sent on connecting and on every change.
+
+    Attributes:
+        reason: why it failed.
+        signature: what it takes and gives, once it is ready.
+    """
 
     status: ModelStatus
     reason: str | None = None
+    signature: Signature | None = None
 
 
 ToRunner = Submit | Cancel

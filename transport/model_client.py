@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
+from runners.signature import Signature
 from transport.listener import StreamListener
 from transport.messages import ModelState
 
@@ -17,6 +18,10 @@ class ModelClient(Protocol):
     @property
     def state(self) -> ModelState:
         """Loading, ready or failed."""
+
+    @property
+    def signature(self) -> Signature | None:
+        """What the model takes and gives; None until it has been ready once."""
 
     @property
     def settled(self) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from runners.signature import Signature
 from transport.client import RunnerClient
 from transport.listener import StreamListener
 from transport.messages import ModelState
@@ -30,6 +31,11 @@ class Replicas:
             if found := [state for state in states if state.status == status]:
                 return found[0]
         return states[0]
+
+    @property
+    def signature(self) -> Signature | None:
+        """What the model takes and gives, as the first replica to be ready says."""
+        return next((client.signature for client in self._clients if client.signature is not None), None)
 
     @property
     def settled(self) -> bool:

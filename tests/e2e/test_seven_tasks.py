@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,21 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
 from runners.registry import create_runner
 from settings import ModelSettings
-from tests.e2e.checkpoints import CHECKPOINTS, write_all
-from tests.e2e.server import Server, serving
+from tests.e2e.checkpoints import CHECKPOINTS
+from tests.e2e.server import Server
 from tests.tiny import CORPUS
 
 pytestmark = pytest.mark.xdist_group("seven")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("seven")
+def folder(seven_folder: Path) -> Path:
+    return seven_folder
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[Server]:
-    with serving(models=len(CHECKPOINTS), RUNTIME_CONFIG=str(write_all(folder))) as server:
-        yield server
+def server(seven_server: Server) -> Server:
+    return seven_server
 
 
 def _predict(server: Server, task: str, instances: list[Any], **parameters: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from protocols.inference import Models
-from tests.protocols.test_kserve_v1 import ScriptedClient
+from tests.protocols.scripted_client import ScriptedClient
 from transport.messages import ModelState, ModelStatus
 
 

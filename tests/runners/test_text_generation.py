@@ -361,7 +361,7 @@ def test_a_special_token_can_be_a_stop_string(tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     stop = tokenizer.convert_ids_to_tokens(new[-1])
     (row,) = _runner(tmp_path).prepare_item(Item("The", {"stop": stop})).rows
-    assert row.inputs.stop_ids == {new[-1]}
+    assert row.inputs.stop_ids == {new[-1]: stop}
     assert _new(_runner(tmp_path), "The", stop=stop) == tokenizer.decode(new[: new.index(new[-1])])
 
 

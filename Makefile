@@ -12,7 +12,7 @@ export BENTOML_DO_NOT_TRACK := True
 
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 # pip's output, without the lines of small files.
-INSTALL = set -o pipefail; $(PIP) install -r $(1) | { grep --line-buffered -oE '(Downloading|Using cached) .*[MG]B\)|Installing collected' || true; }
+INSTALL = set -o pipefail; $(1)/bin/python -m pip --disable-pip-version-check install -r $(2) | { grep --line-buffered -oE '(Downloading|Using cached) .*[MG]B\)|Installing collected' || true; }
 
 .PHONY: help serve models demo test bench-generation bench-quantization lint types format lock build clean
 .DEFAULT_GOAL := help
@@ -35,7 +35,7 @@ models: $(VENV)/python  ## Fetch the demo models (180 MB) into .models
 demo: models $(VENV)/runtime  ## Train five small models beside them, for configs/demo.yaml: all seven tasks (minutes)
 	@OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m tools.train_demo_models
 
-test: lint types $(VENV)/dev  ## Run every check: lint, types and tests (PYTEST='…' to choose)
+test: lint types $(VENV)/dev $(VENV)/kserve/installed  ## Run every check: lint, types and tests (PYTEST='…' to choose)
 	$(PYTEST)
 
 bench-generation: models $(VENV)/runtime  ## Measure how fast text is written, with nothing else running (minutes)
@@ -61,7 +61,7 @@ build: $(VENV)/runtime  ## Build the Bento
 lock: $(VENV)/python  ## Pin requirements*.in again; pins that still fit stay (UPGRADE=--upgrade moves them)
 	$(PIP) install --quiet pip-tools==7.6.2
 	@# torch as the index names it, without a local build's suffix or the CUDA packages of one platform.
-	@set -euo pipefail; for name in requirements requirements-dev; do \
+	@set -euo pipefail; for name in requirements requirements-dev requirements-kserve; do \
 	  echo "Resolving $$name.in"; \
 	  $(VENV)/bin/pip-compile --quiet --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-options \
 	    --no-emit-index-url --no-emit-find-links $(UPGRADE) --output-file $$name.txt $$name.in; \
@@ -84,10 +84,17 @@ $(VENV)/python:
 
 $(VENV)/runtime: requirements.txt | $(VENV)/python
 	@echo "Installing the server's packages into $(VENV); PyTorch is the large one"
-	@$(call INSTALL,requirements.txt)
+	@$(call INSTALL,$(VENV),requirements.txt)
+	@touch $@
+
+# KServe's package, for its clients, beside the server's packages: it wants older ones.
+$(VENV)/kserve/installed: requirements-kserve.txt | $(VENV)/python
+	@echo "Installing KServe's client into $(VENV)/kserve"
+	@$(PYTHON) -m venv $(VENV)/kserve
+	@$(call INSTALL,$(VENV)/kserve,requirements-kserve.txt)
 	@touch $@
 
 $(VENV)/dev: requirements-dev.txt $(VENV)/runtime
 	@echo "Installing the packages for checks into $(VENV)"
-	@$(call INSTALL,requirements-dev.txt)
+	@$(call INSTALL,$(VENV),requirements-dev.txt)
 	@touch $@

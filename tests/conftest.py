@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`make conformance` writes README's table from what the server answers."""
+    parser.addoption("--write-conformance", action="store_true", help="write the README's conformance table anew")

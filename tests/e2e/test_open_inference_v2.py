@@ -13,7 +13,7 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from tests.e2e.checkpoints import CHECKPOINTS
-from tests.e2e.server import Server, serving
+from tests.e2e.server import ROOT, Server, serving
 from tests.tiny import CORPUS
 
 pytestmark = pytest.mark.xdist_group("seven")
@@ -91,6 +91,18 @@ def test_every_task_answers_tensors_as_its_metadata_says_with_the_answers_of_v1(
         np.testing.assert_allclose(answer, np.array(expected, np.float32), atol=1e-6)
     else:
         assert [json.loads(document) for document in answer] == expected
+
+
+def _described(tensor: dict[str, Any]) -> str:
+    shape = ", ".join("size" if size == 32 else str(size) for size in tensor["shape"])
+    return f"`{tensor['name']}` {tensor['datatype']} [{shape}]" + " (optional)" * ("parameters" in tensor)
+
+
+@pytest.mark.parametrize("task", CHECKPOINTS)
+def test_the_readme_states_the_tensors_of_the_metadata(client: triton.InferenceServerClient, task: str) -> None:
+    metadata = client.get_model_metadata(task)
+    inputs, outputs = (", ".join(map(_described, metadata[kind])) for kind in ("inputs", "outputs"))
+    assert f"\n| {task} | {inputs} | {outputs} |\n" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_labels_and_scores_are_tensors(client: triton.InferenceServerClient, seven_server: Server) -> None:

@@ -1,0 +1,82 @@
+"""Promise: the README's table says what KServe's server answers, and what this one really does.
+
+`make conformance` writes the table anew.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+
+from tests.e2e.checkpoints import fill_mask, inference_service, text_classification
+from tests.e2e.conformance import CASES, Case
+from tests.e2e.server import ROOT, Server, serving
+
+pytestmark = pytest.mark.xdist_group("conformance")
+
+_README = ROOT / "README.md"
+_HEAD = "| Request | KServe | Here |\n|---|---|---|\n"
+_LONGEST = 90
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("conformance")
+    broken = fill_mask(folder / "broken") / "model.safetensors"
+    broken.write_bytes(broken.read_bytes()[:1000])
+    documents = [
+        inference_service("x", text_classification(folder / "x"), {"TASK": "text-classification"}),
+        inference_service("broken", folder / "broken", {"TASK": "fill-mask"}),
+    ]
+    config = folder / "models.yaml"
+    config.write_text(yaml.safe_dump_all(documents))
+    with serving(RUNTIME_CONFIG=str(config)) as server:
+        server.wait_for("broken is not served")
+        yield server
+
+
+def _send(server: Server, case: Case) -> requests.Response:
+    data = case.sent if isinstance(case.sent, str) else None
+    body = None if data is not None else case.sent
+    return requests.request(case.method, server.url + case.path, json=body, data=data, headers=case.headers, timeout=60)
+
+
+def _shown(response: requests.Response) -> str:
+    """Status and body as the table has them: without what differs from run to run."""
+    text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "…", response.text)
+    text = re.sub(r"(/[\w.-]+)+/broken", "…/broken", text)
+    text = re.sub(r"(\d\.\d)\d{2,}", r"\1…", text).replace("|", "\\|")
+    return f"{response.status_code} `{text if len(text) <= _LONGEST else text[:_LONGEST] + '…'}`"
+
+
+def _holds(answer: Any, expected: Any) -> bool:
+    if isinstance(expected, dict):
+        return isinstance(answer, dict) and all(_holds(answer.get(key), value) for key, value in expected.items())
+    return bool(answer == expected)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.request[:80])
+def test_every_request_is_answered_as_expected(server: Server, case: Case) -> None:
+    response = _send(server, case)
+    assert response.status_code == case.status, response.text
+    assert _holds(response.json(), case.body), response.text
+    if case.status >= 400:
+        assert list(response.json()) == ["error"]
+
+
+def test_the_readme_has_the_table_that_this_run_produces(server: Server, pytestconfig: pytest.Config) -> None:
+    rows = [f"| {case.request} | {case.kserve} | {_shown(_send(server, case))} |\n" for case in CASES]
+    table = _HEAD + "".join(rows)
+    readme = _README.read_text(encoding="utf-8")
+    before, _, rest = readme.partition(_HEAD)
+    after = rest[rest.index("\n\n") + 1 :]
+    if pytestconfig.getoption("--write-conformance"):
+        Path(_README).write_text(before + table + after, encoding="utf-8")
+    else:
+        assert _HEAD + rest[: rest.index("\n\n") + 1] == table

@@ -61,6 +61,12 @@ class RequestTooLarge(ServingError):
     code = "request_too_large"
 
 
+class UnsupportedMediaType(ServingError):
+    """The body is in a format that is not read here."""
+
+    code = "unsupported_media_type"
+
+
 class Overloaded(ServingError):
     """The queue of the model is full."""
 
@@ -97,6 +103,7 @@ HTTP_STATUS: Mapping[type[ServingError], HTTPStatus] = {
     RouteNotFound: HTTPStatus.NOT_FOUND,
     MethodNotAllowed: HTTPStatus.METHOD_NOT_ALLOWED,
     RequestTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
     NotSupported: HTTPStatus.NOT_IMPLEMENTED,
     ModelNotReady: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from errors import DeadlineExceeded, InvalidRequest, NotSupported, RequestTooLarge, ServingError
+from protocols.cloud_events import read_event, render_event
 from protocols.inference import Models, infer, read_body
 from protocols.json_body import encode, json_response, read_object
 from protocols.streaming import AnswerStreams, Chunk, StreamingBody
@@ -57,13 +58,17 @@ class PredictRequest(NamedTuple):
 
 
 def parse(body: bytes, max_instances: int) -> PredictRequest:
-    """Read a `:predict` body.
+    """Read a `:predict` body; raises as `parse_object`."""
+    return parse_object(read_object(body), max_instances)
+
+
+def parse_object(document: dict[str, Any], max_instances: int) -> PredictRequest:
+    """Read the object in a `:predict` body, or in an event.
 
     Raises:
         InvalidRequest: names the field that is missing or wrong.
         RequestTooLarge: more instances than allowed.
     """
-    document = read_object(body)
     field = "instances" if "instances" in document or "inputs" not in document else "inputs"
     for name in document:
         if name not in (field, "parameters"):
@@ -86,11 +91,6 @@ def parse(body: bytes, max_instances: int) -> PredictRequest:
     if not isinstance(stream, bool):
         raise InvalidRequest("parameters.stream: must be true or false")
     return PredictRequest(field, instances, parameters, stream)
-
-
-def render(predictions: Sequence[Any]) -> Response:
-    """The answers, one for each instance, in order."""
-    return json_response({"predictions": predictions})
 
 
 def render_lines(chunks: Sequence[Chunk]) -> bytes:
@@ -130,13 +130,19 @@ def routes(models: Models, settings: ServerSettings) -> list[Route]:
 
     async def predict(request: Request) -> Response:
         client = models.get(request.path_params["name"], request)
-        asked = parse(await read_body(request, settings), settings.max_instances)
+        body = await read_body(request, settings)
+        event = read_event(request.headers, body)
+        limit = settings.max_instances
+        asked = parse(body, limit) if event is None else parse_object(event.data, limit)
         if asked.stream:
+            if event is not None:
+                raise InvalidRequest("parameters.stream: an event is answered by one event, which is whole")
             streams = await AnswerStreams.start(request, client, asked.items, place=asked.place, settings=settings)
             if "text/event-stream" in request.headers.get("accept", ""):
                 return StreamingBody(streams, render_events, "text/event-stream")
             return StreamingBody(streams, render_lines, "application/x-ndjson")
-        return render(await infer(request, client, asked.items, place=asked.place, settings=settings))
+        answer = {"predictions": await infer(request, client, asked.items, place=asked.place, settings=settings)}
+        return json_response(answer) if event is None else render_event(event, client.name, answer, settings)
 
     async def explain(request: Request) -> Response:
         models.get(request.path_params["name"], request)

@@ -25,5 +25,14 @@ class ServerSettings(BaseSettings):
     max_instances: int = Field(1024, validation_alias="MAX_INSTANCES", ge=1, description="In one request.")
     request_timeout: float = Field(300.0, validation_alias="REQUEST_TIMEOUT", gt=0, description="Seconds.")
     api_workers: int = Field(1, validation_alias="API_WORKERS", ge=1, description="Processes of the entry service.")
+    ce_merge: bool = Field(
+        False, validation_alias="CE_MERGE", description="Answers take over the attributes of CloudEvents asked with."
+    )
+    ce_type: str = Field(
+        "io.kserve.inference.response", validation_alias="CE_TYPE", description="Of CloudEvents that are answers."
+    )
+    ce_source: str | None = Field(
+        None, validation_alias="CE_SOURCE", description="Of CloudEvents that are answers; by default the model's."
+    )
     access_log: bool = Field(False, validation_alias="ACCESS_LOG", description="One line a request.")
     log_level: str = Field("INFO", validation_alias="LOG_LEVEL", pattern=r"^(?i:debug|info|warning|error|critical)$")

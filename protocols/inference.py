@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
-from errors import DeadlineExceeded, ModelNotFound, RequestTooLarge, ServingError
+from errors import DeadlineExceeded, ModelNotFound, ServingError
 from observability.requests import record_of
 from settings import ServerSettings, Task
 from transport.model_client import ModelClient
@@ -76,26 +76,6 @@ class Models:
         client = self.known(name, request)
         client.check_ready()
         return client
-
-
-async def read_body(request: Request, settings: ServerSettings) -> bytes:
-    """The whole body.
-
-    Raises:
-        RequestTooLarge: it is over the limit; the rest is not read.
-    """
-    limit = settings.max_body_size
-    message = f"the body is larger than {limit} bytes (MAX_BODY_SIZE)"
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:
-        raise RequestTooLarge(message)
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise RequestTooLarge(message)
-        chunks.append(chunk)
-    return b"".join(chunks)
 
 
 async def infer(

@@ -14,8 +14,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from errors import DeadlineExceeded, InvalidRequest, NotSupported, RequestTooLarge, ServingError
+from protocols.body import read_body
 from protocols.cloud_events import read_event, render_event
-from protocols.inference import Models, infer, read_body
+from protocols.inference import Models, infer
 from protocols.json_body import encode, json_response, read_object
 from protocols.streaming import AnswerStreams, Chunk, StreamingBody
 from settings import ServerSettings

@@ -9,7 +9,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from errors import InvalidRequest, ModelNotReady, NotSupported, RequestTooLarge, ServingError
-from protocols.inference import Models, infer, read_body
+from protocols.body import read_body
+from protocols.inference import Models, infer
 from protocols.json_body import json_response
 from protocols.open_inference_v2.answers import check_outputs, to_tensors
 from protocols.open_inference_v2.generate import GenerateRequest, in_clients_terms

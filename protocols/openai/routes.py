@@ -15,7 +15,8 @@ from starlette.routing import Route
 
 from errors import InferenceFailed, MethodNotAllowed, RouteNotFound, ServingError
 from observability.requests import record_of
-from protocols.inference import Models, infer, read_body
+from protocols.body import read_body
+from protocols.inference import Models, infer
 from protocols.json_body import json_response
 from protocols.openai.chat import ChatDeltas, ChatRequest
 from protocols.openai.completions import CompletionDeltas, CompletionRequest

@@ -128,6 +128,15 @@ def test_vectors_of_tokens_are_padded_to_the_longest_text(
         assert not vector[length:].any()
 
 
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_a_client_may_compress_what_it_sends(client: triton.InferenceServerClient, algorithm: str) -> None:
+    plain, compressed = (
+        client.infer("fill-mask", [_tensor("text", _strings(["a [MASK]"]))], request_compression_algorithm=how)
+        for how in (None, algorithm)
+    )
+    assert compressed.as_numpy("output-0").tolist() == plain.as_numpy("output-0").tolist()
+
+
 def test_a_refusal_is_told_to_the_client(client: triton.InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException, match=r"unknown input 'contxt', did you mean 'context'") as refused:
         client.infer("question-answering", [_tensor("contxt", _strings(["a"]))])

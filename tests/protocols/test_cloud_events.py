@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 from protocols.app import create_app
 from protocols.inference import Models
 from settings import ServerSettings
-from tests.protocols.test_kserve_v1 import ScriptedClient
+from tests.protocols.scripted_client import ScriptedClient
 from transport.messages import ModelState
 
 PATH = "/v1/models/x:predict"

@@ -43,6 +43,12 @@ class ModelNotFound(ServingError):
     code = "model_not_found"
 
 
+class Forbidden(ServingError):
+    """The operator has not enabled this operation."""
+
+    code = "forbidden"
+
+
 class MethodNotAllowed(ServingError):
     """The path exists, but not with this HTTP method."""
 
@@ -80,7 +86,7 @@ class NotSupported(ServingError):
 
 
 class ModelNotReady(ServingError):
-    """The model is still loading, has failed to load, or its runner is restarting."""
+    """The model is still loading, has failed to load, was unloaded, or its runner is restarting."""
 
     code = "model_not_ready"
 
@@ -99,6 +105,7 @@ class InferenceFailed(ServingError):
 
 HTTP_STATUS: Mapping[type[ServingError], HTTPStatus] = {
     InvalidRequest: HTTPStatus.BAD_REQUEST,
+    Forbidden: HTTPStatus.FORBIDDEN,
     ModelNotFound: HTTPStatus.NOT_FOUND,
     RouteNotFound: HTTPStatus.NOT_FOUND,
     MethodNotAllowed: HTTPStatus.METHOD_NOT_ALLOWED,

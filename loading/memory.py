@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -150,6 +151,14 @@ def give_back_memory() -> None:
     """Return to the system what conversions took while a model was loaded; the C library would keep it."""
     with suppress(OSError, AttributeError):  # glibc's alone
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def give_back_dropped() -> None:
+    """Return to the system what a model took that nobody refers to any more, and what caches kept for it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    give_back_memory()
 
 
 def dtype_name(settings: ModelSettings) -> str:

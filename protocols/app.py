@@ -16,7 +16,7 @@ from starlette.routing import Match, Mount, Route
 
 from errors import HTTP_STATUS, InferenceFailed, MethodNotAllowed, RouteNotFound, ServingError
 from observability.requests import ObservedRequests, Observer, record_of
-from protocols import kserve_v1
+from protocols import kserve_v1, model_repository
 from protocols.inference import Models
 from protocols.json_body import json_response
 from protocols.open_inference_v2 import routes as open_inference_v2
@@ -41,6 +41,7 @@ def create_app(
     return Starlette(
         routes=[
             *kserve_v1.routes(models, settings),
+            *model_repository.routes(models, settings),
             *open_inference_v2.routes(models, settings),
             *(Route(f"/{version}/{{path:path}}", _no_route, methods=_METHODS) for version in ("v1", "v2")),
             Mount("/openai", openai_app(models, settings)),

@@ -9,9 +9,10 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
-from errors import DeadlineExceeded, ModelNotFound, ServingError
+from errors import DeadlineExceeded, ModelNotFound, ModelNotReady, ServingError
 from observability.requests import record_of
 from settings import ServerSettings, Task
+from transport.messages import ModelState
 from transport.model_client import ModelClient
 
 
@@ -36,25 +37,43 @@ class Models:
         """Whether requests should be sent here: nothing loads for the first time, and a model can answer.
 
         One that has failed, or restarts, says so itself: its own requests are refused, those to the others are not.
+        One that was unloaded counts as well: a server that nothing is sent to any more could not be asked to load it.
         """
         clients = self._clients.values()
-        return all(client.settled for client in clients) and any(client.state.status == "ready" for client in clients)
+        useful = ("ready", "unloading", "unloaded")
+        return all(client.settled for client in clients) and any(client.state.status in useful for client in clients)
 
     def task(self, name: str) -> Task | None:
         """What a model does; None if that is not known, or no model has that name."""
         return self._tasks.get(name)
 
     def check_all_ready(self) -> None:
-        """What the Open Inference Protocol calls a ready server.
+        """What the Open Inference Protocol calls a ready server; a model that was unloaded is none of its models.
 
         Raises:
             ModelNotReady: a model cannot answer now.
         """
         for client in self._clients.values():
-            client.check_ready()
+            if client.state.status != "unloaded":
+                client.check_ready()
 
-    def known(self, name: str, request: Request) -> ModelClient:
-        """A model, ready or not, for a request, in whose record it is noted.
+    def states(self) -> dict[str, ModelState]:
+        """How each model is, in the order of configuration."""
+        return {name: client.state for name, client in self._clients.items()}
+
+    def get(self, name: str, request: Request) -> ModelClient:
+        """A model that is ready, for a request, in whose record it is noted.
+
+        Raises:
+            ModelNotFound: no model has that name.
+            ModelNotReady: it is loading or unloaded, or has failed.
+        """
+        client = self.client(name, request)
+        client.check_ready()
+        return client
+
+    def client(self, name: str, request: Request) -> ModelClient:
+        """The same of a model that need not be ready.
 
         Raises:
             ModelNotFound: no model has that name.
@@ -106,7 +125,7 @@ async def infer(
             try:
                 futures.append(client.submit(instance, parameters))
             except ServingError as error:
-                raise error.located(place(index)) from None
+                raise (error.located(place(index)) if concerns_instance(error) else error) from None
             record.instances += 1
         everything = asyncio.gather(*futures)
         done, _ = await asyncio.wait(
@@ -136,8 +155,9 @@ def _unless_failed(
 
 
 def concerns_instance(error: ServingError) -> bool:
-    """Parameters hold for the whole request, and a busy server for all requests: no instance is to blame there."""
-    return error.retry_after is None and not error.message.startswith("parameters.")
+    """Parameters hold for the whole request, and a busy or absent model for all requests: no instance is to blame."""
+    whole = error.message.startswith("parameters.") or isinstance(error, ModelNotReady)
+    return error.retry_after is None and not whole
 
 
 async def until_disconnect(request: Request) -> None:

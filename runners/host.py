@@ -1,18 +1,19 @@
-"""A model's life in its process: loading, warm-up, ready or failed; and its items, from wherever they come."""
+"""A model's life in its process: loaded, unloaded and loaded again; and its items, from wherever they come."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Any
 
-from errors import ModelNotReady, ServingError
+from errors import InferenceFailed, ServingError
 from loading import LoadError
 from runners.base import Item
 from runners.engines import Engine, engine_for
+from runners.loaded import LoadedModel
 from runners.registry import create_runner
 from runners.signature import Signature
 from settings import ModelSettings
@@ -21,43 +22,44 @@ from transport.messages import ModelState
 
 logger = logging.getLogger(__name__)
 
+_Step = Callable[[], Awaitable[None]]
+
 
 class ModelHost:
-    """Loads one model beside the event loop, then answers its items."""
+    """Loads one model beside the event loop, then answers its items.
+
+    Attributes:
+        state: how the model is.
+    """
 
     def __init__(self, settings: ModelSettings) -> None:
         self._settings = settings
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
-        self._engine: Engine | None = None
-        self._signature: Signature | None = None
-        self._changed = asyncio.Condition()
+        self._model: LoadedModel | None = None
+        #: What was asked for: one step after the other, in order, so that none finds another halfway.
+        self._asked: asyncio.Queue[tuple[_Step, asyncio.Future[None]]] = asyncio.Queue()
+        self._changed = asyncio.Event()
         self.state = ModelState("loading")
 
     async def run(self) -> None:
-        """Load, warm up and serve until cancelled; a model that cannot be loaded leaves the state `failed`."""
-        started = monotonic()
-        loop = asyncio.get_running_loop()
+        """Load, warm up, serve and do what is asked until cancelled.
+
+        A model that cannot be loaded leaves the state `failed`; loading may be asked for again.
+        """
         try:
-            make_engine = await loop.run_in_executor(self._compute, self._load)
-        except (LoadError, ServingError) as error:
-            logger.error("model %s: %s", self._settings.name, error)
-            return await self._become(ModelState("failed", str(error)))
-        except Exception as error:
-            what = f"{type(error).__name__}: {error}".splitlines()[0]
-            logger.error("model %s could not be loaded: %s (LOG_LEVEL=DEBUG shows where)", self._settings.name, what)
-            logger.debug("where model %s could not be loaded", self._settings.name, exc_info=True)
-            return await self._become(ModelState("failed", "something unforeseen; the server's log has the details"))
-        engine = make_engine(max_queue_size=self._settings.max_queue_size, compute=self._compute)
-        self._engine = engine
-        logger.info("model %s is ready after %.1f s", self._settings.name, monotonic() - started)
-        await self._become(ModelState("ready", signature=self._signature))
-        try:
-            await engine.run()
-        except Exception:
-            logger.exception("model %s stopped", self._settings.name)
-            self._engine = None
-            await self._become(ModelState("failed", "it stopped; the server's log has the details"))
+            await self._do(self._load)
+            while True:
+                step, asked = await self._asked.get()
+                error = await self._do(step)
+                if asked.done():
+                    continue
+                if error is None:
+                    asked.set_result(None)
+                else:
+                    asked.set_exception(error)
         finally:
+            if self._model is not None:
+                await self._model.stop()
             self._compute.shutdown(wait=False, cancel_futures=True)
 
     def submit(
@@ -67,28 +69,104 @@ class ModelHost:
 
         Raises:
             InvalidRequest: the task's answers do not come in pieces.
-            ModelNotReady: the model is loading or has failed.
+            ModelNotReady: the model is loading, has failed, or was unloaded.
             Overloaded: the queue is full.
         """
-        if self._engine is None:
-            raise ModelNotReady(f"Model with name {self._settings.name} is not ready.", retry_after=1)
-        return self._engine.submit(Item(instance, parameters), listener)
+        if self._model is None or self.state.status != "ready":
+            raise self.state.refusal(self._settings.name)
+        return self._model.submit(Item(instance, parameters), listener)
+
+    def load(self) -> asyncio.Future[None]:
+        """Load the model if it is not loaded; the future tells when it is ready.
+
+        Its error is `ModelNotReady` if the model cannot be loaded. Cancelling it stops nothing: the next who asks
+        would find the model halfway.
+        """
+        return self._ask(self._load)
+
+    def unload(self) -> asyncio.Future[None]:
+        """Refuse new items, finish those that are here and drop the model; the future tells when that is done."""
+        return self._ask(self._unload)
 
     async def states(self) -> AsyncIterator[ModelState]:
         """The state now, then each new one."""
         while True:
-            state = self.state
-            yield state
-            async with self._changed:
-                while self.state is state:
-                    await self._changed.wait()
+            changed = self._changed
+            yield self.state
+            await changed.wait()
 
-    async def _become(self, state: ModelState) -> None:
-        async with self._changed:
-            self.state = state
-            self._changed.notify_all()
+    def _ask(self, step: _Step) -> asyncio.Future[None]:
+        asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asked.put_nowait((step, asked))
+        return asked
 
-    def _load(self) -> Callable[..., Engine]:
+    async def _do(self, step: _Step) -> ServingError | None:
+        try:
+            await step()
+        except ServingError as error:
+            return error
+        except Exception:
+            logger.exception("model %s", self._settings.name)
+            return InferenceFailed("the server failed; its log has the details")
+        return None
+
+    async def _load(self) -> None:
+        if self._model is not None:
+            return
+        if self.state.status == "failed":
+            await self._give_back_memory()
+        self._become(ModelState("loading"))
+        started = monotonic()
+        reason = await self._load_or_reason()
+        if reason is not None:
+            self._become(ModelState("failed", reason))
+            await self._give_back_memory()
+            raise self.state.refusal(self._settings.name)
+        logger.info("model %s is ready after %.1f s", self._settings.name, monotonic() - started)
+        assert self._model is not None, "this is a bug: there is neither a model nor a reason"
+        self._become(ModelState("ready", signature=self._model.signature))
+
+    async def _load_or_reason(self) -> str | None:
+        """Why the model could not be loaded; a frame of its own, as errors keep what was loaded before them."""
+        try:
+            make_engine, signature = await asyncio.get_running_loop().run_in_executor(self._compute, self._make)
+        except (LoadError, ServingError) as error:
+            reason = str(error)  # not the error itself: who keeps lines of a log would keep the model
+            logger.error("model %s: %s", self._settings.name, reason)
+            return reason
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            logger.error("model %s could not be loaded: %s (LOG_LEVEL=DEBUG shows where)", self._settings.name, what)
+            logger.debug("where model %s could not be loaded", self._settings.name, exc_info=True)
+            return "something unforeseen; the server's log has the details"
+        engine = make_engine(max_queue_size=self._settings.max_queue_size, compute=self._compute)
+        self._model = LoadedModel(engine, signature, self._failed)
+        return None
+
+    async def _unload(self) -> None:
+        if self.state.status == "unloaded":
+            return
+        if self._model is not None:
+            self._become(ModelState("unloading"))
+            await self._model.finish()
+            self._model = None
+        await self._give_back_memory()
+        logger.info("model %s is unloaded", self._settings.name)
+        self._become(ModelState("unloaded", "unloaded"))
+
+    def _failed(self) -> None:
+        self._model = None
+        self._become(ModelState("failed", "it stopped; the server's log has the details"))
+
+    def _become(self, state: ModelState) -> None:
+        self.state = state
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def _give_back_memory(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._compute, _give_back_memory)
+
+    def _make(self) -> tuple[Callable[..., Engine], Signature]:
         # Imported here, as the first thing in this process that needs torch: it takes seconds.
         from loading.memory import give_back_memory
         from loading.pretrained import prepare_torch
@@ -98,5 +176,10 @@ class ModelHost:
         runner.load()
         runner.warm_up()
         give_back_memory()
-        self._signature = runner.signature
-        return engine_for(runner)
+        return engine_for(runner), runner.signature
+
+
+def _give_back_memory() -> None:
+    from loading.memory import give_back_dropped
+
+    give_back_dropped()

@@ -25,6 +25,9 @@ class ServerSettings(BaseSettings):
     max_instances: int = Field(1024, validation_alias="MAX_INSTANCES", ge=1, description="In one request.")
     request_timeout: float = Field(300.0, validation_alias="REQUEST_TIMEOUT", gt=0, description="Seconds.")
     api_workers: int = Field(1, validation_alias="API_WORKERS", ge=1, description="Processes of the entry service.")
+    model_management: bool = Field(
+        False, validation_alias="MODEL_MANAGEMENT", description="Clients may load and unload models."
+    )
     ce_merge: bool = Field(
         False, validation_alias="CE_MERGE", description="Answers take over the attributes of CloudEvents asked with."
     )

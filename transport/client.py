@@ -18,10 +18,12 @@ from transport.messages import (
     Accepted,
     Cancel,
     Failure,
+    Load,
     ModelState,
     Piece,
     Result,
     Submit,
+    Unload,
     decode_from_runner,
     encode_frame,
 )
@@ -65,13 +67,11 @@ class RunnerClient:
 
     def check_ready(self) -> None:
         """Raise `ModelNotReady` unless items can be answered now."""
-        if self.ready:
-            return
-        reason = f" It could not be loaded: {self.state.reason}" if self.state.status == "failed" else ""
-        raise ModelNotReady(f"Model with name {self.name} is not ready.{reason}", retry_after=5)
+        if not self.ready:
+            raise self.state.refusal(self.name)
 
     async def wait_settled(self) -> ModelState:
-        """Wait until the model is ready or has failed."""
+        """As `ModelClient.wait_settled`."""
         async with self._state_changed:
             while self.state.status == "loading":
                 await self._state_changed.wait()
@@ -91,10 +91,28 @@ class RunnerClient:
         if len(encoded) > MAX_FRAME:
             raise RequestTooLarge(f"has {len(encoded)} bytes, one instance may have {MAX_FRAME}")
         self._outbox.put_encoded(encoded)
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._pending[number] = future
         if listener is not None:
             self._listeners[number] = listener
+        return self._answer(number)
+
+    async def load(self) -> None:
+        """As `ModelClient.load`."""
+        await self._ask(Load)
+
+    async def unload(self) -> None:
+        """As `ModelClient.unload`."""
+        await self._ask(Unload)
+
+    async def _ask(self, kind: type[Load | Unload]) -> None:
+        if self._outbox is None:
+            raise ModelNotReady(f"The runner of model {self.name} is starting.", retry_after=5)
+        number = next(self._ids)
+        self._outbox.put(kind(number))
+        await self._answer(number)
+
+    def _answer(self, number: int) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._pending[number] = future
         future.add_done_callback(lambda done: self._settled(number, done))
         return future
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from errors import ModelNotReady
 from runners.signature import Signature
 
 _NDARRAY = 1
@@ -30,6 +31,18 @@ class Submit(msgspec.Struct, tag="submit", array_like=True, frozen=True):
 
 class Cancel(msgspec.Struct, tag="cancel", array_like=True, frozen=True):
     """The item's client has gone; its result is not wanted any more."""
+
+    id: int
+
+
+class Load(msgspec.Struct, tag="load", array_like=True, frozen=True):
+    """Load the model if it is not loaded; answered by `Result` without a value, or `Failure`, after its state."""
+
+    id: int
+
+
+class Unload(msgspec.Struct, tag="unload", array_like=True, frozen=True):
+    """Finish what is there and drop the model; answered as `Load`."""
 
     id: int
 
@@ -63,11 +76,13 @@ class Failure(msgspec.Struct, tag="failure", array_like=True, frozen=True):
     retry_after: int | None = None
 
 
-ModelStatus = Literal["loading", "ready", "failed"]
+ModelStatus = Literal["loading", "ready", "failed", "unloading", "unloaded"]
 
 
 class ModelState(msgspec.Struct, tag="state", array_like=True, frozen=True):
     """How the model of the runner is; sent on connecting and on every change.
+
+    It is unloading and unloaded because somebody asked for that.
 
     Attributes:
         reason: why it failed.
@@ -78,8 +93,19 @@ class ModelState(msgspec.Struct, tag="state", array_like=True, frozen=True):
     reason: str | None = None
     signature: Signature | None = None
 
+    def refusal(self, name: str) -> ModelNotReady:
+        """What a request to the model of that name is refused with, unless it is ready."""
+        message = f"Model with name {name} is not ready."
+        match self.status:
+            case "unloading" | "unloaded":
+                # Waiting does not bring it back.
+                return ModelNotReady(f"{message} It was unloaded.")
+            case "failed":
+                message += f" It could not be loaded: {self.reason}"
+        return ModelNotReady(message, retry_after=5)
 
-ToRunner = Submit | Cancel
+
+ToRunner = Submit | Cancel | Load | Unload
 FromRunner = Accepted | Piece | Result | Failure | ModelState
 
 

@@ -17,7 +17,7 @@ class ModelClient(Protocol):
 
     @property
     def state(self) -> ModelState:
-        """Loading, ready or failed."""
+        """Loading, ready, failed or unloaded."""
 
     @property
     def signature(self) -> Signature | None:
@@ -25,13 +25,13 @@ class ModelClient(Protocol):
 
     @property
     def settled(self) -> bool:
-        """Whether the model has been ready, or has failed, since the start."""
+        """Whether the model has been anything but loading since the start."""
 
     def check_ready(self) -> None:
         """Raise `ModelNotReady` unless items can be answered now."""
 
     async def wait_settled(self) -> ModelState:
-        """Wait until the model is ready or has failed."""
+        """Wait while the model is loading."""
 
     def submit(
         self, instance: Any, parameters: dict[str, Any], listener: StreamListener | None = None
@@ -45,8 +45,22 @@ class ModelClient(Protocol):
             A future of its answer or its `ServingError`. Cancelling it tells the runner to forget the item.
 
         Raises:
-            ModelNotReady: the model is loading, or its runner is away.
+            ModelNotReady: the model is loading or unloaded, or its runner is away.
             InvalidRequest, RequestTooLarge: the item cannot be sent.
+        """
+
+    async def load(self) -> None:
+        """Load the model wherever it is not loaded, and wait until it is.
+
+        Raises:
+            ModelNotReady: it could not be loaded, or a runner is away; those that are there are told all the same.
+        """
+
+    async def unload(self) -> None:
+        """Let the model finish what it has, drop it, and wait until that is done.
+
+        Raises:
+            ModelNotReady: a runner is away; those that are there are told all the same.
         """
 
     async def run(self) -> None:

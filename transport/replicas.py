@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any
 
 from runners.signature import Signature
@@ -27,7 +27,7 @@ class Replicas:
     def state(self) -> ModelState:
         """Ready while any replica is; the model is served, if slower, while another loads or has failed."""
         states = [client.state for client in self._clients]
-        for status in ("ready", "loading"):
+        for status in ("ready", "loading", "unloading", "unloaded"):
             if found := [state for state in states if state.status == status]:
                 return found[0]
         return states[0]
@@ -44,10 +44,11 @@ class Replicas:
 
     def check_ready(self) -> None:
         """Raise `ModelNotReady` unless items can be answered now."""
-        self._least_busy().check_ready()
+        if not any(client.ready for client in self._clients):
+            raise self.state.refusal(self.name)
 
     async def wait_settled(self) -> ModelState:
-        """Wait until every replica is ready or has failed."""
+        """Wait while any replica is loading."""
         await asyncio.gather(*(client.wait_settled() for client in self._clients))
         return self.state
 
@@ -57,9 +58,24 @@ class Replicas:
         """As `ModelClient.submit`, by one replica."""
         return self._least_busy().submit(instance, parameters, listener)
 
+    async def load(self) -> None:
+        """As `ModelClient.load`, all replicas at once."""
+        await _all(client.load() for client in self._clients)
+
+    async def unload(self) -> None:
+        """As `ModelClient.unload`, all replicas at once."""
+        await _all(client.unload() for client in self._clients)
+
     async def run(self) -> None:
         """Stay connected to all of them until cancelled."""
         await asyncio.gather(*(client.run() for client in self._clients))
 
     def _least_busy(self) -> RunnerClient:
         return min(self._clients, key=lambda client: (not client.ready, client.unanswered))
+
+
+async def _all(steps: Iterable[Awaitable[None]]) -> None:
+    """Wait for all, whatever becomes of one, then raise the first error."""
+    for result in await asyncio.gather(*steps, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result

@@ -12,7 +12,18 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from errors import InferenceFailed, ServingError
 from transport.listener import StreamListener
-from transport.messages import Accepted, Cancel, Failure, ModelState, Piece, Result, Submit, decode_to_runner
+from transport.messages import (
+    Accepted,
+    Cancel,
+    Failure,
+    Load,
+    ModelState,
+    Piece,
+    Result,
+    Submit,
+    Unload,
+    decode_to_runner,
+)
 from transport.outbox import Outbox
 
 logger = logging.getLogger(__name__)
@@ -24,10 +35,18 @@ PATH = "/items"
 class ItemHost(Protocol):
     """What answers the items."""
 
+    state: ModelState
+
     def submit(
         self, instance: Any, parameters: dict[str, Any], listener: StreamListener | None = None
     ) -> asyncio.Future[Any]:
         """Queue one item and return the future of its answer, or, with a listener, of its end."""
+
+    def load(self) -> asyncio.Future[None]:
+        """Load the model if it is not loaded; the future tells when it is."""
+
+    def unload(self) -> asyncio.Future[None]:
+        """Drop the model once its items are finished; the future tells when that is done."""
 
     def states(self) -> AsyncIterator[ModelState]:
         """The state of the model now, then each new one."""
@@ -53,6 +72,11 @@ async def serve_connection(websocket: WebSocket, host: ItemHost) -> None:
                     case Cancel():
                         if (future := running.get(message.id)) is not None:
                             given_up = future.cancel() or given_up
+                    case Load() | Unload():
+                        done = host.load() if isinstance(message, Load) else host.unload()
+                        # Before the answer: who hears it must know the state that it tells of.
+                        done.add_done_callback(lambda _: outbox.put(host.state))
+                        _follow(message.id, done, running, outbox)
     except WebSocketDisconnect:
         pass
     finally:
@@ -90,20 +114,25 @@ def _start(message: Submit, host: ItemHost, running: dict[int, asyncio.Future[An
     except ServingError as error:
         outbox.put(_failure(message.id, error))
         return
-    running[message.id] = future
+    _follow(message.id, future, running, outbox)
+
+
+def _follow(item: int, future: asyncio.Future[Any], running: dict[int, asyncio.Future[Any]], outbox: Outbox) -> None:
+    """Answer with what becomes of the future."""
+    running[item] = future
 
     def settled(done: asyncio.Future[Any]) -> None:
-        del running[message.id]
+        del running[item]
         if done.cancelled():
             return
         error = done.exception()
         if error is None:
-            outbox.put(Result(message.id, done.result()))
+            outbox.put(Result(item, done.result()))
         elif isinstance(error, ServingError):
-            outbox.put(_failure(message.id, error))
+            outbox.put(_failure(item, error))
         else:
             logger.error("an item failed", exc_info=error)
-            outbox.put(_failure(message.id, InferenceFailed("the server failed; its log has the details")))
+            outbox.put(_failure(item, InferenceFailed("the server failed; its log has the details")))
 
     future.add_done_callback(settled)
 

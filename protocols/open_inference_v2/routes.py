@@ -44,7 +44,7 @@ def routes(models: Models, settings: ServerSettings) -> list[Route]:
         return json_response({"models": models.names})
 
     async def metadata(request: Request) -> Response:
-        client = models.known(request.path_params["name"], request)
+        client = models.client(request.path_params["name"], request)
         return json_response(model_metadata(client.name, _signature(client)))
 
     async def model_ready(request: Request) -> Response:
@@ -52,7 +52,7 @@ def routes(models: Models, settings: ServerSettings) -> list[Route]:
         return json_response({"name": client.name, "ready": True})
 
     async def version(request: Request) -> Response:
-        models.known(request.path_params["name"], request)
+        models.client(request.path_params["name"], request)
         raise NotSupported("Model versioning not supported yet.")
 
     async def infer_tensors(request: Request) -> Response:

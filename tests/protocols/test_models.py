@@ -17,9 +17,15 @@ from transport.messages import ModelState, ModelStatus
         (["failed"], False),
         (["ready", "failed"], True),
         (["ready", "loading"], False),
+        (["unloaded"], True),
+        (["unloading"], True),
+        (["unloaded", "failed"], True),
+        (["unloaded", "loading"], False),
     ],
 )
-def test_a_failed_model_does_not_take_the_others_down(states: list[ModelStatus], ready: bool) -> None:
+def test_a_model_that_failed_or_was_unloaded_does_not_take_the_others_down(
+    states: list[ModelStatus], ready: bool
+) -> None:
     models = Models({str(number): ScriptedClient(str(number), ModelState(s)) for number, s in enumerate(states)})
     assert models.ready is ready
 

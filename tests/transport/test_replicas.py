@@ -39,6 +39,18 @@ class ScriptedReplica(RunnerClient):
         self.open.append(asyncio.get_running_loop().create_future())
         return self.open[-1]
 
+    async def load(self) -> None:
+        await self._command("ready")
+
+    async def unload(self) -> None:
+        await self._command("unloaded")
+
+    async def _command(self, status: ModelStatus) -> None:
+        if self.status in ("loading", "failed"):
+            raise ModelNotReady("away", retry_after=5)
+        self.status = status
+        self.state = ModelState(status)
+
 
 def _submit(replicas: Replicas, times: int) -> None:
     async def scenario() -> None:
@@ -74,3 +86,25 @@ def test_without_any_the_model_is_loading_while_one_may_come_and_else_failed_wit
     assert (failed.state, failed.settled) == (ModelState("failed", "broken"), True)
     with pytest.raises(ModelNotReady, match="It could not be loaded: broken"):
         failed.check_ready()
+
+
+def test_all_replicas_are_told_whatever_becomes_of_one() -> None:
+    first, second = ScriptedReplica(), ScriptedReplica()
+    replicas = Replicas([first, second])
+    asyncio.run(replicas.unload())
+    assert (first.status, second.status, replicas.state.status) == ("unloaded", "unloaded", "unloaded")
+    with pytest.raises(ModelNotReady, match="It was unloaded"):
+        replicas.check_ready()
+    asyncio.run(replicas.load())
+    assert (first.status, second.status, replicas.state.status) == ("ready", "ready", "ready")
+    first.status = "loading"
+    with pytest.raises(ModelNotReady, match="away"):
+        asyncio.run(replicas.unload())
+    assert second.status == "unloaded"
+
+
+def test_a_model_that_comes_back_is_loading_though_another_replica_was_unloaded() -> None:
+    replicas = Replicas([ScriptedReplica("unloaded"), ScriptedReplica("loading")])
+    with pytest.raises(ModelNotReady) as refused:
+        replicas.check_ready()
+    assert refused.value.retry_after

@@ -56,6 +56,19 @@ class ScriptedHost:
                 future.set_result({"echo": instance, **parameters})
         return future
 
+    def load(self) -> asyncio.Future[None]:
+        return self._become(ModelState("ready"))
+
+    def unload(self) -> asyncio.Future[None]:
+        return self._become(ModelState("unloaded", "unloaded"))
+
+    def _become(self, state: ModelState) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.state = state
+        self.changed.set()
+        future.set_result(None)
+        return future
+
     async def _tell(self) -> None:
         async with self.opened:
             self.opened.notify_all()
@@ -214,6 +227,61 @@ def test_a_model_that_failed_says_why(tmp_path: Path) -> None:
         async with _connected(host, tmp_path / "s") as client:
             with pytest.raises(ModelNotReady, match="no such file"):
                 client.submit("now", {})
+
+    asyncio.run(scenario())
+
+
+def test_whoever_unloads_or_loads_a_model_knows_its_state_with_the_answer(tmp_path: Path) -> None:
+    class Silent(ScriptedHost):
+        async def states(self) -> AsyncIterator[ModelState]:
+            yield self.state
+
+    async def scenario() -> None:
+        async with _connected(Silent(), tmp_path / "s") as client:
+            for _ in range(3):
+                await client.unload()
+                with pytest.raises(ModelNotReady, match="It was unloaded") as refused:
+                    client.check_ready()
+                assert refused.value.retry_after is None
+                await client.load()
+                assert await client.submit("now", {}) == {"echo": "now"}
+
+    asyncio.run(scenario())
+
+
+def test_every_entry_process_hears_of_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host, path = ScriptedHost(), tmp_path / "s"
+        async with _connected(host, path) as ours:
+            theirs = RunnerClient("x", lambda: f"file://{path}")
+            running = asyncio.create_task(theirs.run())
+            await asyncio.wait_for(theirs.wait_settled(), 30)
+            await ours.unload()
+            async with asyncio.timeout(30), theirs._state_changed:
+                await theirs._state_changed.wait_for(lambda: theirs.state.status == "unloaded")
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+def test_a_load_that_fails_says_why_and_one_that_nobody_can_hear_of_is_refused(tmp_path: Path) -> None:
+    class Broken(ScriptedHost):
+        def load(self) -> asyncio.Future[None]:
+            self.state = ModelState("failed", "no such file")
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            future.set_exception(self.state.refusal("x"))
+            return future
+
+    async def scenario() -> None:
+        async with _connected(Broken(), tmp_path / "s") as client:
+            await client.unload()
+            with pytest.raises(ModelNotReady, match="no such file"):
+                await client.load()
+            assert client.state == ModelState("failed", "no such file")
+        with pytest.raises(ModelNotReady, match="starting") as away:
+            await client.load()
+        assert away.value.retry_after
 
     asyncio.run(scenario())
 

@@ -1,0 +1,60 @@
+"""One loading of a model: its engine at work, until its last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from errors import InferenceFailed
+from runners.base import Item
+from runners.engines import Engine
+from runners.signature import Signature
+from transport.listener import StreamListener
+
+logger = logging.getLogger(__name__)
+
+
+class LoadedModel:
+    """Answers items. Whoever drops the last reference to it, after `stop`, drops the model.
+
+    Args:
+        signature: what the model takes and gives.
+        on_failure: is called if the engine stops by itself.
+    """
+
+    def __init__(self, engine: Engine, signature: Signature, on_failure: Callable[[], None]) -> None:
+        self.signature = signature
+        self._engine = engine
+        self._on_failure = on_failure
+        self._unfinished: set[asyncio.Future[Any]] = set()
+        self._working = asyncio.create_task(engine.run())
+        self._working.add_done_callback(self._ended)
+
+    def submit(self, item: Item, listener: StreamListener | None = None) -> asyncio.Future[Any]:
+        """As `Engine.submit`."""
+        future = self._engine.submit(item, listener)
+        self._unfinished.add(future)
+        future.add_done_callback(self._unfinished.discard)
+        return future
+
+    async def finish(self) -> None:
+        """Wait until every item is answered or given up, then stop."""
+        while self._unfinished:
+            await asyncio.wait(set(self._unfinished))
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Stop, whatever is unfinished."""
+        self._working.cancel()
+        await asyncio.gather(self._working, return_exceptions=True)
+
+    def _ended(self, working: asyncio.Task[None]) -> None:
+        if working.cancelled():
+            return
+        logger.error("the engine stopped", exc_info=working.exception())
+        for future in list(self._unfinished):
+            if not future.done():
+                future.set_exception(InferenceFailed("the model stopped; the server's log has the details"))
+        self._on_failure()

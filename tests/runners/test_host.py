@@ -1,0 +1,247 @@
+"""Promises of a model's life in its process: unloaded it is gone, loaded again it answers, none finds it halfway."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from errors import InferenceFailed, ModelNotReady
+from loading import LoadError
+from runners.host import ModelHost
+from settings import ModelSettings
+from tests.scripted import ScriptedRunner
+from tests.tiny import llama_model
+from transport.messages import ModelState, ModelStatus
+
+
+class Storage:
+    """Where scripted runners come from: it counts them, may be broken, and knows which of them still live."""
+
+    def __init__(self) -> None:
+        self.made: weakref.WeakSet[ScriptedRunner] = weakref.WeakSet()
+        self.loads = 0
+        self.broken: Callable[[], Exception] | None = None
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def runner(self, _: ModelSettings) -> ScriptedRunner:
+        storage = self
+
+        class Loaded(ScriptedRunner):
+            def load(self) -> None:
+                storage.loads += 1
+                assert storage.gate.wait(30), "the test forgot to open the gate"
+                if storage.broken is not None:
+                    raise storage.broken()
+
+        runner = Loaded()
+        self.made.add(runner)
+        return runner
+
+    @property
+    def living(self) -> list[ScriptedRunner]:
+        gc.collect()
+        return list(self.made)
+
+
+@pytest.fixture
+def storage(monkeypatch: pytest.MonkeyPatch) -> Storage:
+    storage = Storage()
+    monkeypatch.setattr("runners.host.create_runner", storage.runner)
+    return storage
+
+
+async def _until(host: ModelHost, status: ModelStatus) -> None:
+    async with asyncio.timeout(60):
+        async for state in host.states():
+            if state.status == status:
+                return
+
+
+@asynccontextmanager
+async def _hosting(settings: ModelSettings | None = None) -> AsyncIterator[ModelHost]:
+    host = ModelHost(settings or ModelSettings(storage_uri="nowhere", task="text-classification", model_name="x"))
+    running = asyncio.create_task(host.run())
+    try:
+        yield host
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+def _scenario(steps: Callable[[ModelHost], Awaitable[None]], first: ModelStatus = "ready") -> None:
+    async def scenario() -> None:
+        async with _hosting() as host:
+            await _until(host, first)
+            async with asyncio.timeout(60):
+                await steps(host)
+
+    asyncio.run(scenario())
+
+
+def test_a_model_that_is_unloaded_is_gone_and_answers_again_once_it_is_loaded(storage: Storage) -> None:
+    async def steps(host: ModelHost) -> None:
+        for loads in range(1, 4):
+            assert await host.submit("a", {}) == "A"
+            assert (storage.loads, len(storage.living)) == (loads, 1)
+            await host.unload()
+            assert host.state == ModelState("unloaded", "unloaded")
+            assert storage.living == []
+            with pytest.raises(ModelNotReady, match="It was unloaded") as refused:
+                host.submit("a", {})
+            assert refused.value.retry_after is None
+            await host.load()
+            assert host.state == ModelState("ready")
+
+    _scenario(steps)
+
+
+def test_what_is_running_is_finished_and_what_comes_after_is_refused(storage: Storage) -> None:
+    async def steps(host: ModelHost) -> None:
+        (runner,) = storage.living
+        runner.gate.clear()
+        answers = [host.submit(text, {}) for text in ("a", "b,c")]
+        unloaded = host.unload()
+        await _until(host, "unloading")
+        with pytest.raises(ModelNotReady, match="It was unloaded"):
+            host.submit("late", {})
+        assert not unloaded.done()
+        runner.gate.set()
+        assert await asyncio.gather(*answers) == ["A", "B,C"]
+        await unloaded
+
+    _scenario(steps)
+
+
+def test_a_client_that_leaves_does_not_hold_an_unload_up(storage: Storage) -> None:
+    async def steps(host: ModelHost) -> None:
+        (runner,) = storage.living
+        runner.gate.clear()
+        answer = host.submit("a", {})
+        unloaded = host.unload()
+        await _until(host, "unloading")
+        answer.cancel()
+        runner.gate.set()
+        await unloaded
+
+    _scenario(steps)
+
+
+def test_loading_what_is_loaded_and_unloading_what_is_not_changes_nothing(storage: Storage) -> None:
+    async def steps(host: ModelHost) -> None:
+        await host.load()
+        assert storage.loads == 1
+        await host.unload()
+        await host.unload()
+        assert host.state.status == "unloaded"
+
+    _scenario(steps)
+
+
+def test_what_is_asked_at_once_is_done_in_order(storage: Storage) -> None:
+    async def steps(host: ModelHost) -> None:
+        steps = [host.unload(), host.load(), host.load(), host.unload(), host.unload(), host.load()]
+        steps[1].cancel()  # who asked has gone, those after find the model whole all the same
+        await asyncio.gather(*steps, return_exceptions=True)
+        assert storage.loads == 3
+        assert await host.submit("a", {}) == "A"
+        await asyncio.gather(host.load(), host.unload())
+        assert host.state.status == "unloaded"
+        assert storage.living == []
+
+    _scenario(steps)
+
+
+def test_unloading_while_the_model_is_loaded_waits_for_that(storage: Storage) -> None:
+    storage.gate.clear()
+
+    async def steps(host: ModelHost) -> None:
+        unloaded = host.unload()
+        with pytest.raises(ModelNotReady) as refused:
+            host.submit("a", {})
+        assert refused.value.retry_after
+        storage.gate.set()
+        await unloaded
+        assert storage.living == []
+
+    _scenario(steps, "loading")
+
+
+@pytest.mark.parametrize(("kind", "reason"), [(LoadError, "no such file"), (RuntimeError, "something unforeseen")])
+def test_a_load_that_fails_leaves_its_reason_and_nothing_else_and_may_be_tried_again(
+    storage: Storage, kind: type[Exception], reason: str
+) -> None:
+    async def steps(host: ModelHost) -> None:
+        assert storage.living == []
+        with pytest.raises(ModelNotReady, match=reason):
+            await host.load()
+        assert host.state.reason is not None
+        assert reason in host.state.reason
+        storage.broken = None
+        await host.load()
+        assert await host.submit("a", {}) == "A"
+
+    storage.broken = lambda: kind("no such file")
+    _scenario(steps, "failed")
+
+
+def test_a_model_that_failed_can_be_unloaded(storage: Storage) -> None:
+    async def steps(host: ModelHost) -> None:
+        await host.unload()
+        assert host.state == ModelState("unloaded", "unloaded")
+
+    storage.broken = lambda: LoadError("no such file")
+    _scenario(steps, "failed")
+
+
+def test_an_engine_that_stops_fails_its_items_and_the_model_can_be_loaded_again(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopping:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            self._asked = asyncio.Event()
+
+        def submit(self, *_: Any) -> asyncio.Future[Any]:
+            self._asked.set()
+            return asyncio.get_running_loop().create_future()
+
+        async def run(self) -> None:
+            await self._asked.wait()
+            raise RuntimeError("a bug")
+
+    async def steps(host: ModelHost) -> None:
+        with pytest.raises(InferenceFailed, match="the model stopped"):
+            await host.submit("a", {})
+        await _until(host, "failed")
+        assert "it stopped" in str(host.state.reason)
+        monkeypatch.undo()
+        monkeypatch.setattr("runners.host.create_runner", storage.runner)
+        await host.load()
+        assert await host.submit("a", {}) == "A"
+
+    monkeypatch.setattr("runners.host.engine_for", lambda _: Stopping)
+    _scenario(steps)
+
+
+def test_text_is_the_same_after_a_second_loading(tmp_path: Path) -> None:
+    llama_model(tmp_path)
+
+    async def scenario() -> None:
+        settings = ModelSettings(storage_uri=str(tmp_path), task="text-generation", torch_threads=1)
+        async with _hosting(settings) as host:
+            answers = []
+            for _ in range(2):
+                await host.load()
+                answers.append(await host.submit("Hello", {"max_new_tokens": 8}))
+                await host.unload()
+            assert answers[0] == answers[1]
+
+    asyncio.run(scenario())

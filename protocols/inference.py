@@ -85,17 +85,6 @@ class Models:
         record_of(request.scope).model_name = name
         return client
 
-    def get(self, name: str, request: Request) -> ModelClient:
-        """A model that is ready.
-
-        Raises:
-            ModelNotFound: no model has that name.
-            ModelNotReady: it is loading or has failed.
-        """
-        client = self.known(name, request)
-        client.check_ready()
-        return client
-
 
 async def infer(
     request: Request,

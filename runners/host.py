@@ -154,7 +154,8 @@ class ModelHost:
         logger.info("model %s is unloaded", self._settings.name)
         self._become(ModelState("unloaded", "unloaded"))
 
-    def _failed(self) -> None:
+    def _failed(self, error: BaseException | None) -> None:
+        logger.error("model %s stopped", self._settings.name, exc_info=error)
         self._model = None
         self._become(ModelState("failed", "it stopped; the server's log has the details"))
 

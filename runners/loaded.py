@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -13,18 +12,18 @@ from runners.engines import Engine
 from runners.signature import Signature
 from transport.listener import StreamListener
 
-logger = logging.getLogger(__name__)
-
 
 class LoadedModel:
     """Answers items. Whoever drops the last reference to it, after `stop`, drops the model.
 
     Args:
         signature: what the model takes and gives.
-        on_failure: is called if the engine stops by itself.
+        on_failure: is called with the error if the engine stops by itself.
     """
 
-    def __init__(self, engine: Engine, signature: Signature, on_failure: Callable[[], None]) -> None:
+    def __init__(
+        self, engine: Engine, signature: Signature, on_failure: Callable[[BaseException | None], None]
+    ) -> None:
         self.signature = signature
         self._engine = engine
         self._on_failure = on_failure
@@ -53,8 +52,7 @@ class LoadedModel:
     def _ended(self, working: asyncio.Task[None]) -> None:
         if working.cancelled():
             return
-        logger.error("the engine stopped", exc_info=working.exception())
         for future in list(self._unfinished):
             if not future.done():
                 future.set_exception(InferenceFailed("the model stopped; the server's log has the details"))
-        self._on_failure()
+        self._on_failure(working.exception())

@@ -56,7 +56,7 @@ _INFER = st.fixed_dictionaries(
         "outputs": st.lists(st.fixed_dictionaries({"name": _OUTPUTS}), max_size=3),
     },
 )
-_GENERATE = st.fixed_dictionaries(
+_GENERATE: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {"text_input": _TEXTS | st.sampled_from([None, 1, []])}, optional={"parameters": _PARAMETERS}
 )
 

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from protocols.app import create_app
 from protocols.inference import Models
 from settings import ServerSettings
-from tests.protocols.test_kserve_v1 import ScriptedClient
+from tests.protocols.scripted_client import ScriptedClient
 from transport.messages import ModelState
 
 MODELS = "/v2/repository/models"
@@ -166,6 +166,12 @@ def test_a_wrong_question_for_the_index_is_a_4xx(http: TestClient, body: bytes, 
     response = http.post("/v2/repository/index", content=body)
     assert response.status_code == status
     assert named in response.json()["error"]
+
+
+@pytest.mark.parametrize("path", ["/v2/repository/index", f"{MODELS}/x/load", f"{MODELS}/x/unload"])
+def test_the_routes_take_posts_alone(http: TestClient, path: str) -> None:
+    response = http.get(path)
+    assert (response.status_code, response.json()) == (405, {"error": f"{path} does not take GET"})
 
 
 def test_a_step_that_takes_longer_than_requests_may_is_a_504_that_says_where_to_look(

@@ -99,7 +99,7 @@ def test_a_model_that_is_unloaded_is_gone_and_answers_again_once_it_is_loaded(st
                 host.submit("a", {})
             assert refused.value.retry_after is None
             await host.load()
-            assert host.state == ModelState("ready")
+            assert host.state.status == "ready"
 
     _scenario(steps)
 
@@ -231,17 +231,36 @@ def test_an_engine_that_stops_fails_its_items_and_the_model_can_be_loaded_again(
     _scenario(steps)
 
 
-def test_text_is_the_same_after_a_second_loading(tmp_path: Path) -> None:
+class Heard:
+    """The text that a listener was told."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def accepted(self) -> None:
+        pass
+
+    def piece(self, value: Any) -> None:
+        self.text += value["generated_text"]
+
+
+def test_a_stream_is_finished_before_its_model_goes_and_is_the_same_after_a_second_loading(tmp_path: Path) -> None:
     llama_model(tmp_path)
 
     async def scenario() -> None:
         settings = ModelSettings(storage_uri=str(tmp_path), task="text-generation", torch_threads=1)
         async with _hosting(settings) as host:
+            parameters = {"max_new_tokens": 50, "ignore_eos": True}
             answers = []
             for _ in range(2):
                 await host.load()
-                answers.append(await host.submit("Hello", {"max_new_tokens": 8}))
+                (whole,) = await host.submit("Hello", {**parameters, "return_full_text": False})
+                heard = Heard()
+                end = host.submit("Hello", parameters, heard)
                 await host.unload()
-            assert answers[0] == answers[1]
+                assert end.done()
+                assert heard.text == whole["generated_text"]
+                answers.append(heard.text)
+            assert answers[0] == answers[1] != ""
 
     asyncio.run(scenario())

@@ -7,8 +7,14 @@ from typing import Any
 from runners.signature import Signature, Tensor
 from version import __version__
 
-#: As Triton names them, and KServe the first.
-_EXTENSIONS = ["model_repository_extension", "model_repository", "binary_tensor_data", "generate"]
+#: As Triton names them, and KServe the last.
+_EXTENSIONS = [
+    "binary_tensor_data",
+    "generate",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "model_repository_extension",
+]
 
 
 def server_metadata() -> dict[str, Any]:

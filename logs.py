@@ -1,26 +1,77 @@
-"""Levels of this project's loggers, and what no logger may say; BentoML sets up where lines go and how they look."""
+"""How this process logs: from which level on, in which form, about which request, and what no line may say.
+
+BentoML makes the handlers; here they get this server's filters and, if asked for, JSON.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from types import TracebackType
 
-_ROOMS = ("batching", "generation", "loading", "protocols", "runners", "service", "transport")
+from observability.log_format import JSON_FORMATTER
+from observability.log_records import RequestFields
+from settings import ServerSettings
+
+_ROOMS = ("batching", "generation", "loading", "observability", "protocols", "runners", "service", "transport")
+#: What is printed because a setting of its own says so, whatever the level.
+_ASKED_FOR = ("observability.access_log", "protocols.payloads")
 _HIDDEN = "[hidden]"
 
 
-def configure_logging(level: str, secrets: Iterable[str] = ()) -> None:
-    """Let this project's rooms log from `level` on, and hide secrets in what any library logs in this process."""
+def configure_logging(
+    server: ServerSettings, secrets: Iterable[str] = (), *, level: str | None = None, model: str | None = None
+) -> None:
+    """Set up the loggers and handlers of this process; once more, with what has become known, does no harm.
+
+    Args:
+        secrets: are hidden in what any library logs, beside those of earlier calls.
+        level: from which this project's rooms log; the server's if None.
+        model: that this process computes.
+    """
     for room in _ROOMS:
-        logging.getLogger(room).setLevel(level.upper())
-    redaction = Redaction(secrets)
-    for name in (None, "bentoml", "uvicorn", "transformers", "huggingface_hub"):
-        for handler in logging.getLogger(name).handlers:
-            handler.addFilter(redaction)
+        logging.getLogger(room).setLevel((level or server.log_level).upper())
+    for name in _ASKED_FOR:
+        logging.getLogger(name).setLevel(logging.INFO)
+    fields = RequestFields(model, show_errors=server.log_payloads)
+    secrets = frozenset(secrets)
+    for handler in _handlers():
+        known = [old for old in handler.filters if isinstance(old, Redaction)]
+        others = [old for old in handler.filters if not isinstance(old, Redaction | RequestFields)]
+        # What is hidden comes last: until then, a record gains text.
+        handler.filters = [*others, fields, Redaction(secrets.union(*(old.secrets for old in known)))]
+        if server.log_format == "json":
+            handler.setFormatter(JSON_FORMATTER)
+    if server.log_format == "json":
+        logging.captureWarnings(True)
+        sys.excepthook = _log_uncaught
+        threading.excepthook = lambda failed: _log_uncaught(
+            failed.exc_type, failed.exc_value or failed.exc_type(), failed.exc_traceback
+        )
+
+
+def adopt_libraries() -> None:
+    """Let the Hugging Face libraries, once imported, log through the handlers of this process in place of theirs."""
+    for name in ("transformers", "huggingface_hub"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+
+
+def _handlers() -> Iterator[logging.Handler]:
+    loggers = [logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))]
+    yield from dict.fromkeys(handler for logger in loggers for handler in logger.handlers)
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if not issubclass(kind, KeyboardInterrupt | SystemExit):
+        logging.getLogger().critical("an exception was not caught", exc_info=(kind, error, traceback))
 
 
 class Redaction(logging.Filter):
-    """Replaces secrets in the messages and stack traces that a handler is about to write.
+    """Replaces secrets in all that a handler is about to write of a record.
 
     The last of several precautions: an address or a header in a library's error may hold a token.
     """
@@ -28,21 +79,22 @@ class Redaction(logging.Filter):
     def __init__(self, secrets: Iterable[str]) -> None:
         super().__init__()
         # The longest first, in case one contains another.
-        self._secrets = sorted(filter(None, secrets), key=len, reverse=True)
+        self.secrets = tuple(sorted(filter(None, secrets), key=len, reverse=True))
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let every record pass, without secrets."""
-        if self._secrets:
+        if self.secrets:
             message = record.getMessage()
             if (clean := self._clean(message)) != message:
                 record.msg, record.args = clean, ()
             if record.exc_info and not record.exc_text:
                 record.exc_text = logging.Formatter().formatException(record.exc_info)
-            if record.exc_text:
-                record.exc_text = self._clean(record.exc_text)
+            for name, value in vars(record).items():
+                if isinstance(value, str) and name != "msg":
+                    setattr(record, name, self._clean(value))
         return True
 
     def _clean(self, text: str) -> str:
-        for secret in self._secrets:
+        for secret in self.secrets:
             text = text.replace(secret, _HIDDEN)
         return text

@@ -19,12 +19,14 @@ from loading.architecture import resolve_task
 from loading.custom_code import allowed_pipeline
 from loading.storage import check_uri
 from logs import configure_logging
+from observability.access_log import log_access
 from observability.metrics_directory import own_metrics_directory
+from observability.tracing import Tracing
 from protocols.app import create_app
 from protocols.examples import curl_example
 from protocols.inference import Models
 from runners.service import runner_service
-from settings import ModelSettings, Settings, SettingsError, load_settings
+from settings import ModelSettings, ServerSettings, Settings, SettingsError, load_settings
 from transport.client import RunnerClient
 from transport.model_client import ModelClient
 from transport.replicas import Replicas
@@ -57,16 +59,20 @@ def _config_argument() -> Path | None:
     return Path(str(config)) if config is not None else None
 
 
+_NOT_USED = ("TimeoutMiddleware", "OpenTelemetryMiddleware")
+
+
 class _EntryService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML has no types there
-    """A BentoML service without BentoML's time-out.
+    """A BentoML service without BentoML's time-out and traces.
 
     Every request has a deadline of our own, answered in the shape of its protocol. BentoML's keeps a timer alive for
-    the whole time-out after a request is answered: at 1,000 requests a second, hundreds of megabytes.
+    the whole time-out after a request is answered: at 1,000 requests a second, hundreds of megabytes. Spans are our own
+    as well; BentoML makes some for each request that go nowhere unless they are asked for.
     """
 
     def to_asgi(self, is_main: bool = True) -> Any:
         app: Any = super().to_asgi(is_main)
-        app.user_middleware = [layer for layer in app.user_middleware if layer.cls.__name__ != "TimeoutMiddleware"]
+        app.user_middleware = [layer for layer in app.user_middleware if layer.cls.__name__ not in _NOT_USED]
         return app
 
 
@@ -76,12 +82,15 @@ def _client(name: str, runners: Sequence[Any]) -> ModelClient:
 
 
 def _entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]]) -> Any:
-    configure_logging(settings.server.log_level, {secret for model in settings.models for secret in model.secrets})
+    configure_logging(settings.server, {secret for model in settings.models for secret in model.secrets})
     clients = {name: _client(name, replicas) for name, replicas in runners.items()}
+    tracing = Tracing(settings.server.traces_url) if settings.server.traces_url is not None else None
     models = Models(clients, {model.name: model.task for model in settings.models if model.task is not None})
 
     @asynccontextmanager
     async def connected(_: Starlette) -> AsyncIterator[None]:
+        if tracing is not None:
+            tracing.start(f"{bentoml.server_context.service_name}-{bentoml.server_context.worker_index}")
         tasks = [asyncio.create_task(client.run()) for client in clients.values()]
         if bentoml.server_context.worker_index == 1:
             for note in settings.notes:
@@ -91,6 +100,8 @@ def _entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]]) -> 
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if tracing is not None:
+            await tracing.stop()
 
     class Entry:
         """Answers the protocols; computes nothing itself."""
@@ -114,11 +125,13 @@ def _entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]]) -> 
         name="HuggingFaceRuntime",
         workers=settings.server.api_workers,
         service_class=_EntryService,
-        logging={"access": {"enabled": settings.server.access_log}},
+        # The access log is our own.
+        logging={"access": {"enabled": False}},
         # The runners tell how they are over their connections, and one that has failed must not fail the others.
         runner_probe={"enabled": False},
     )(type("HuggingFaceRuntime", (Entry,), {"__doc__": Entry.__doc__, **dependencies}))
-    service.mount_asgi_app(create_app(models, settings.server, connected), path="/")
+    observers = [log_access] if settings.server.access_log else []
+    service.mount_asgi_app(create_app(models, settings.server, connected, observers, tracing), path="/")
     return service
 
 
@@ -139,15 +152,17 @@ def _models_or_a_place_for_one(settings: Settings) -> tuple[ModelSettings, ...]:
     return settings.models or (ModelSettings(storage_uri="/model", task="text-generation"),)
 
 
-def _runners(models: tuple[ModelSettings, ...]) -> dict[str, list[Any]]:
+def _runners(models: tuple[ModelSettings, ...], server: ServerSettings) -> dict[str, list[Any]]:
     """The runners of each model: as many as it has replicas, each a service of its own with its own GPUs."""
     numbers = itertools.count(1)
-    return {model.name: [runner_service(model, next(numbers)) for _ in range(model.replicas)] for model in models}
+    return {
+        model.name: [runner_service(model, next(numbers), server) for _ in range(model.replicas)] for model in models
+    }
 
 
 own_metrics_directory()
 _SETTINGS = _configured()
-_RUNNERS = _runners(_models_or_a_place_for_one(_SETTINGS))
+_RUNNERS = _runners(_models_or_a_place_for_one(_SETTINGS), _SETTINGS.server)
 
 HuggingFaceRuntime = _entry_service(_SETTINGS, _RUNNERS)
 

@@ -6,12 +6,15 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any
 
 from batching.intake import Entry, Intake, guarded
 from batching.rows import Row, select_batch
 from errors import InferenceFailed, InvalidRequest, ServingError
+from observability.item_trace import working_on
+from observability.origin import about
 from runners.base import Item, Runner
 from transport.listener import StreamListener
 
@@ -96,8 +99,10 @@ class BatchEngine:
             chosen = set(picked)
             self._waiting = [waiting for i, waiting in enumerate(self._waiting) if i not in chosen]
             started = monotonic()
-            outputs = await loop.run_in_executor(self._compute, self._forward, [waiting.row for waiting in batch])
-            self._learn_speed(batch, monotonic() - started)
+            outputs = await loop.run_in_executor(self._compute, self._forward, batch)
+            ended = monotonic()
+            self._learn_speed(batch, ended - started)
+            _trace(batch, started, ended)
             complete = []
             for waiting, output in zip(batch, outputs, strict=True):
                 entry = waiting.entry
@@ -124,25 +129,48 @@ class BatchEngine:
         items = sum(1 / len(waiting.entry.job.rows) for waiting in batch)
         self._intake.learn_speed(seconds / items)
         if logger.isEnabledFor(logging.DEBUG):
-            lengths = [waiting.row.length for waiting in batch]
-            padded = max(lengths) * len(lengths)
-            logger.debug(
-                "batch of %d rows, %d tokens, %.0f %% padding, %.1f ms, %d rows wait",
-                len(batch), sum(lengths), 100 * (1 - sum(lengths) / max(padded, 1)), 1000 * seconds, len(self._waiting),
-            )  # fmt: skip
+            tokens, padding = _size(batch)
+            with _about(batch):
+                logger.debug(
+                    "batch of %d rows, %d tokens, %.0f %% padding, %.1f ms, %d rows wait",
+                    len(batch), tokens, 100 * padding / max(tokens + padding, 1), 1000 * seconds, len(self._waiting),
+                )  # fmt: skip
 
     # The rest runs on the other threads.
 
     def _finish(self, entries: Sequence[_RowsEntry]) -> list[Any]:
-        return [guarded("finishing", self._runner.finish, entry.job, entry.outputs) for entry in entries]
+        return [self._finish_one(entry) for entry in entries]
 
-    def _forward(self, rows: Sequence[Row[Any]]) -> Sequence[Any]:
-        try:
-            return self._runner.forward(rows)
-        except Exception:
-            if len(rows) > 1:
-                # Whose fault it was is not known: alone, only the culprit fails.
-                logger.warning("a batch of %d rows failed, computing them one by one", len(rows), exc_info=True)
-                return [self._forward([row])[0] for row in rows]
-            logger.exception("computing an item failed")
-            return [InferenceFailed("the model failed on this instance; the server's log has the details")]
+    def _finish_one(self, entry: _RowsEntry) -> Any:
+        with working_on(entry.item, "finish"):
+            return guarded("finishing", self._runner.finish, entry.job, entry.outputs)
+
+    def _forward(self, batch: Sequence[_Waiting]) -> Sequence[Any]:
+        with _about(batch):
+            try:
+                return self._runner.forward([waiting.row for waiting in batch])
+            except Exception:
+                if len(batch) > 1:
+                    # Whose fault it was is not known: alone, only the culprit fails.
+                    logger.warning("a batch of %d rows failed, computing them one by one", len(batch), exc_info=True)
+                    return [self._forward([waiting])[0] for waiting in batch]
+                logger.exception("computing an item failed")
+                return [InferenceFailed("the model failed on this instance; the server's log has the details")]
+
+
+def _about(batch: Sequence[_Waiting]) -> AbstractContextManager[None]:
+    return about(*(waiting.entry.item.origin for waiting in batch))
+
+
+def _size(batch: Sequence[_Waiting]) -> tuple[int, int]:
+    """Tokens of all rows, and how many were added to make them equally long."""
+    lengths = [waiting.row.length for waiting in batch]
+    return sum(lengths), max(lengths) * len(lengths) - sum(lengths)
+
+
+def _trace(batch: Sequence[_Waiting], started: float, ended: float) -> None:
+    traces = {waiting.entry: trace for waiting in batch if (trace := waiting.entry.item.trace) is not None}
+    if traces:
+        tokens, padding = _size(batch)
+        for trace in traces.values():
+            trace.batch(started, ended, rows=len(batch), tokens=tokens, padding=padding)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from errors import InferenceFailed, InvalidRequest, Overloaded, ServingError
+from observability.item_trace import working_on
 from runners.base import Item, Job, Runner
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,11 @@ class Intake:
             self.text.shutdown(wait=False, cancel_futures=True)
 
     def _prepare(self, items: Sequence[Item]) -> list[Job[Any, Any] | ServingError]:
-        return [guarded("preparing", self._runner.prepare_item, item) for item in items]
+        return [self._prepare_one(item) for item in items]
+
+    def _prepare_one(self, item: Item) -> Job[Any, Any] | ServingError:
+        with working_on(item, "prepare"):
+            return guarded("preparing", self._runner.prepare_item, item)  # type: ignore[no-any-return]
 
 
 def guarded(what: str, step: Any, *arguments: Any) -> Any:

@@ -20,6 +20,7 @@ from generation.prefixes import Shelf, longest, shared
 from generation.sampling import Sampler
 from generation.sequence import Sequence
 from generation.takeover import SteppingModel
+from observability.origin import about
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +109,7 @@ class ContinuousDecoder(Decoder):
         leaving = [running for running in self._running if running.sequence.finished]
         for running in leaving:
             self._running.remove(running)
+            self._tell_left(running.sequence)
             if running.sequence.error is None:
                 self._shelf.keep(running.ids, running.place)
             self._cache.free(running.place)
@@ -122,6 +124,7 @@ class ContinuousDecoder(Decoder):
             if running is not None:
                 del self._waiting[tried]
                 self._running.append(running)
+                self._tell_joined(running)
                 self._overtaken = self._overtaken + 1 if tried else 0
                 continue
             tried += 1
@@ -132,6 +135,24 @@ class ContinuousDecoder(Decoder):
             failed = self._waiting.popleft()
             failed.fail(InferenceFailed("there is not enough memory for this sequence"))
             self.on_tokens([failed])
+
+    def _tell_joined(self, running: _Running) -> None:
+        running.sequence.start()
+        if logger.isEnabledFor(logging.DEBUG):
+            with about(running.sequence.origin):
+                logger.debug(
+                    "a sequence joins: %d tokens, %d of them read; %d sequences run, %d wait",
+                    len(running.ids), running.place.length, len(self._running), len(self._waiting),
+                )  # fmt: skip
+
+    def _tell_left(self, sequence: Sequence) -> None:
+        if logger.isEnabledFor(logging.DEBUG):
+            with about(sequence.origin):
+                reason = sequence.finish_reason or ("error" if sequence.error is not None else "cancelled")
+                logger.debug(
+                    "a sequence leaves: %d new tokens, %s; %d sequences run, %d wait",
+                    len(sequence.tokens), reason, len(self._running), len(self._waiting),
+                )  # fmt: skip
 
     def _start(self, sequence: Sequence) -> _Running | None:
         ids = sequence.request.input_ids + sequence.tokens
@@ -193,19 +214,20 @@ class ContinuousDecoder(Decoder):
         return parts
 
     def _compute_or_blame(self, parts: list[tuple[_Running, int]]) -> None:
-        try:
-            written = self._compute(parts)
-        except Exception:
-            if len(parts) > 1:
-                # Whose fault it was is not known: alone, only the culprit fails.
-                logger.warning("a step of %d sequences failed, computing each alone", len(parts), exc_info=True)
-                for part in parts:
-                    self._compute_or_blame([part])
-                return
-            logger.exception("computing a sequence failed")
-            culprit = parts[0][0].sequence
-            culprit.fail(InferenceFailed("the model failed on this instance; the server's log has the details"))
-            written = [culprit]
+        with about(*(running.sequence.origin for running, _ in parts)):
+            try:
+                written = self._compute(parts)
+            except Exception:
+                if len(parts) > 1:
+                    # Whose fault it was is not known: alone, only the culprit fails.
+                    logger.warning("a step of %d sequences failed, computing each alone", len(parts), exc_info=True)
+                    for part in parts:
+                        self._compute_or_blame([part])
+                    return
+                logger.exception("computing a sequence failed")
+                culprit = parts[0][0].sequence
+                culprit.fail(InferenceFailed("the model failed on this instance; the server's log has the details"))
+                written = [culprit]
         self.on_tokens(written)
 
     @torch.inference_mode()

@@ -16,6 +16,8 @@ from batching.intake import Entry, Intake, guarded
 from errors import InferenceFailed
 from generation.request import TokenLogprob, Written
 from generation.sequence import Sequence
+from observability.item_trace import working_on
+from observability.origin import about
 from runners.base import Item
 from runners.generation import GenerationRunner
 from transport.listener import StreamListener
@@ -51,7 +53,22 @@ class _Part:
         self.answer = answer
         self.sequence = sequence
         self.piece = piece
+        self.first_token: float | None = None
         self.last_token: float | None = None
+
+    def trace(self) -> None:
+        """Tell of the sequence, at its end."""
+        trace, sequence = self.answer.item.trace, self.sequence
+        if trace is not None and sequence.started is not None:
+            trace.sequence(
+                sequence.started,
+                self.last_token or sequence.started,
+                first_token=self.first_token,
+                prompt_tokens=len(sequence.request.input_ids),
+                generated_tokens=len(sequence.tokens),
+                cached_tokens=sequence.cached_tokens,
+                finish_reason=sequence.finish_reason,
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +139,15 @@ class GenerationEngine:
             assert isinstance(answer, _Answer)
             if answer.future.done():
                 continue
-            error = guarded("starting", self._start, answer)
+            with about(answer.item.origin):
+                error = guarded("starting", self._start, answer)
             if error is not None:
                 answer.settle(error)
         self._work.set()
 
     def _start(self, answer: _Answer) -> None:
         for number, row in enumerate(answer.job.rows):
-            sequence = Sequence(row.inputs, self._runner.model)
+            sequence = Sequence(row.inputs, self._runner.model, answer.item.origin)
             self._parts[sequence] = part = _Part(answer, sequence, self._runner.pieces(answer.job, number))
             answer.sequences.append(part)
         answer.unfinished = len(answer.sequences)
@@ -141,6 +159,7 @@ class GenerationEngine:
         for part in answer.sequences:
             part.sequence.cancelled = part.sequence.finish_reason is None
             self._parts.pop(part.sequence, None)
+            part.trace()
 
     async def _write_what_waits(self) -> None:
         self._runner.decoder.on_tokens = self._publish
@@ -158,7 +177,8 @@ class GenerationEngine:
                 answer.settle(error)
                 continue
             self._measure(one)
-            error = guarded("telling", self._tell, one)
+            with about(answer.item.origin):
+                error = guarded("telling", self._tell, one)
             if error is not None:
                 answer.settle(error)
             elif one.written is not None:
@@ -181,7 +201,9 @@ class GenerationEngine:
             answer.settle(None)
         else:
             outputs = [part.sequence.written for part in answer.sequences]
-            answer.settle(guarded("finishing", self._runner.finish, answer.job, outputs))
+            with working_on(answer.item, "finish"):
+                result = guarded("finishing", self._runner.finish, answer.job, outputs)
+            answer.settle(result)
 
     def _measure(self, news: _News) -> None:
         if self._latency is not None:
@@ -189,6 +211,7 @@ class GenerationEngine:
                 self._latency.first_token(news.at - news.part.answer.arrived)
             else:
                 self._latency.next_token(news.at - news.part.last_token)
+        news.part.first_token = news.part.first_token or news.at
         news.part.last_token = news.at
 
     # The rest runs on the computing thread.
@@ -203,8 +226,10 @@ class GenerationEngine:
             try:
                 decoder.step()
             except Exception:
-                logger.exception("writing failed")
-                for sequence in decoder.abandon():
+                abandoned = decoder.abandon()
+                with about(*(sequence.origin for sequence in abandoned)):
+                    logger.exception("writing failed")
+                for sequence in abandoned:
                     sequence.fail(InferenceFailed("the server failed on this instance; its log has the details"))
                     self._publish([sequence])
 

@@ -6,11 +6,13 @@ import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 
 from errors import InferenceFailed, ServingError
 from generation.model import GenerationModel
 from generation.request import FinishReason, GenerationRequest, TokenLogprob, Written
 from generation.text import TextStream
+from observability.origin import Origin, about
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +28,14 @@ class Sequence:
         finish_reason: None while it is written.
         error: what befell it alone.
         cached_tokens: tokens of the prompt that another prompt had brought along.
+        origin: the HTTP request that wants it.
+        started: when its first step began, by `monotonic`; None while it waits.
     """
 
-    def __init__(self, request: GenerationRequest, model: GenerationModel) -> None:
+    def __init__(self, request: GenerationRequest, model: GenerationModel, origin: Origin | None = None) -> None:
         self.request = request
+        self.origin = origin
+        self.started: float | None = None
         self.tokens: list[int] = []
         self.cancelled = False
         self.finish_reason: FinishReason | None = None
@@ -49,6 +55,11 @@ class Sequence:
     def finished(self) -> bool:
         """Whether it takes no more tokens."""
         return self.finish_reason is not None or self.error is not None or self.cancelled
+
+    def start(self) -> None:
+        """Note that its first step begins; again, after it had to wait, without effect."""
+        if self.started is None:
+            self.started = monotonic()
 
     def accept(self, token: int, logprob: TokenLogprob | None = None) -> None:
         """Take the next token."""
@@ -81,7 +92,8 @@ class Sequence:
         except ServingError as error:
             self.fail(error)
         except Exception:
-            logger.exception("writing a sequence failed")
+            with about(self.origin):
+                logger.exception("writing a sequence failed")
             self.fail(InferenceFailed("the server failed on this instance; its log has the details"))
 
     def fail(self, error: ServingError) -> None:

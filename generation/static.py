@@ -22,6 +22,7 @@ from generation.model import GenerationModel
 from generation.request import GenerationRequest
 from generation.sampling import Sampler
 from generation.sequence import Sequence
+from observability.origin import about
 
 logger = logging.getLogger(__name__)
 
@@ -93,27 +94,33 @@ class StaticDecoder(Decoder):
         yield part
 
     def _write_or_blame(self, groups: list[list[Sequence]]) -> None:
-        try:
-            self._write(groups)
-        except Exception:
-            if len(groups) > 1:
-                # Whose fault it was is not known: alone, only the culprit fails. The others go on where they were.
-                logger.warning("a batch of %d sequences failed, writing each alone", len(groups), exc_info=True)
-                for group in groups:
-                    if not all(sequence.finished for sequence in group):
-                        self._write_or_blame([group])
-                return
-            logger.exception("writing a sequence failed")
-            for sequence in groups[0]:
-                sequence.fail(InferenceFailed("the model failed on this instance; the server's log has the details"))
-            self.on_tokens(groups[0])
+        with about(*(group[0].origin for group in groups)):
+            try:
+                self._write(groups)
+            except Exception:
+                if len(groups) > 1:
+                    # Whose fault it was is not known: alone, only the culprit fails. The others go on where they were.
+                    logger.warning("a batch of %d sequences failed, writing each alone", len(groups), exc_info=True)
+                    for group in groups:
+                        if not all(sequence.finished for sequence in group):
+                            self._write_or_blame([group])
+                    return
+                logger.exception("writing a sequence failed")
+                for sequence in groups[0]:
+                    sequence.fail(
+                        InferenceFailed("the model failed on this instance; the server's log has the details")
+                    )
+                self.on_tokens(groups[0])
 
     @torch.inference_mode()
     def _write(self, groups: list[list[Sequence]]) -> None:
+        sequences = [sequence for group in groups for sequence in group]
+        for sequence in sequences:
+            sequence.start()
+        logger.debug("a batch of %d sequences starts; %d are there", len(sequences), len(self._waiting))
         if self._model.beams > 1:
             self._search(groups, self._padded([group[0].request.input_ids for group in groups]))
             return
-        sequences = [sequence for group in groups for sequence in group]
         inputs = self._inputs(sequences)
         longest = max(s.request.max_new_tokens - len(s.tokens) for s in sequences)
         choice = _Choice(self, sequences)

@@ -11,6 +11,9 @@ from time import perf_counter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from errors import InferenceFailed
+from observability.origin import Origin, enter
+
 _KEY = "request_record"
 
 #: A request id that a client may choose: it is sent back and written to logs.
@@ -28,6 +31,8 @@ class RequestRecord:
         predict_started, predict_ended: while the model had them; None if it never did.
         error: `code` of the `ServingError` that was answered.
         status: of the answer; 499 if the client left before it.
+        client: its address, or that of the last proxy.
+        trace_id: 32 hexadecimal digits; None if requests are not traced.
     """
 
     method: str
@@ -41,6 +46,8 @@ class RequestRecord:
     predict_ended: float | None = None
     error: str | None = None
     status: int = 499
+    client: str | None = None
+    trace_id: str | None = None
 
 
 Observer = Callable[[RequestRecord], None]
@@ -67,15 +74,24 @@ class ObservedRequests:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         record = scope[_KEY] = _new_record(scope)
+        # For good: a request is a task of its own, and what is logged when it has failed is about it, too.
+        enter(Origin(record.request_id))
+        begun = False
 
         async def note_status(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 record.status = message["status"]
                 MutableHeaders(scope=message)["X-Request-Id"] = record.request_id
             await send(message)
 
         try:
             await self._app(scope, receive, note_status)
+        except Exception:
+            if not begun:  # it is answered further out
+                record.status, record.error = 500, InferenceFailed.code
+            raise
         finally:
             record.ended = perf_counter()
             for observer in self._observers:
@@ -84,4 +100,6 @@ class ObservedRequests:
 
 def _new_record(scope: Scope) -> RequestRecord:
     given = Headers(scope=scope).get("x-request-id", "")
-    return RequestRecord(scope["method"], scope["path"], given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex)
+    request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    client = scope.get("client")
+    return RequestRecord(scope["method"], scope["path"], request_id, client=client[0] if client else None)

@@ -15,7 +15,9 @@ from starlette.responses import Response
 from starlette.routing import Match, Mount, Route
 
 from errors import HTTP_STATUS, InferenceFailed, MethodNotAllowed, RouteNotFound, ServingError
+from observability.request_spans import TracedRequests
 from observability.requests import ObservedRequests, Observer, record_of
+from observability.tracing import Tracing
 from protocols import kserve_v1, model_repository
 from protocols.inference import Models
 from protocols.json_body import json_response
@@ -31,12 +33,17 @@ Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
 
 def create_app(
-    models: Models, settings: ServerSettings, lifespan: Lifespan, observers: Sequence[Observer] = ()
+    models: Models,
+    settings: ServerSettings,
+    lifespan: Lifespan,
+    observers: Sequence[Observer] = (),
+    tracing: Tracing | None = None,
 ) -> Starlette:
     """The application that the entry service mounts at its root.
 
     Args:
         observers: are told what became of each request.
+        tracing: makes a span of each request.
     """
     return Starlette(
         routes=[
@@ -52,7 +59,10 @@ def create_app(
             ClientDisconnect: _client_gone,
             Exception: _bug,
         },
-        middleware=[Middleware(ObservedRequests, observers=observers)],
+        middleware=[
+            Middleware(ObservedRequests, observers=observers),
+            *([Middleware(TracedRequests, tracing=tracing)] if tracing is not None else []),
+        ],
         lifespan=lifespan,
     )
 
@@ -89,4 +99,6 @@ async def _client_gone(_: Request, __: Exception) -> Response:
 
 async def _bug(request: Request, error: Exception) -> Response:
     logger.error("%s failed", request.url.path, exc_info=error)
-    return _error_response(request, InferenceFailed("the server failed; its log has the details"))
+    response = _error_response(request, InferenceFailed("the server failed; its log has the details"))
+    response.headers["X-Request-Id"] = record_of(request.scope).request_id
+    return response

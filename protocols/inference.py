@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from errors import DeadlineExceeded, ModelNotFound, ModelNotReady, ServingError
 from observability.requests import record_of
+from protocols.payloads import log_items, log_payload
 from settings import ServerSettings, Task
 from transport.messages import ModelState
 from transport.model_client import ModelClient
@@ -106,6 +107,8 @@ async def infer(
         ClientDisconnect: nobody waits for the answer.
     """
     record = record_of(request.scope)
+    if settings.log_payloads:
+        items = log_items(client.name, items)
     futures: list[asyncio.Future[Any]] = []
     watcher = asyncio.ensure_future(until_disconnect(request))
     record.predict_started = perf_counter()
@@ -121,7 +124,10 @@ async def infer(
             (everything, watcher), timeout=settings.request_timeout, return_when=asyncio.FIRST_COMPLETED
         )
         if everything in done:
-            return _unless_failed(everything, futures, place)
+            answers = _unless_failed(everything, futures, place)
+            if settings.log_payloads:
+                log_payload("answers", client.name, answers)
+            return answers
         if watcher in done:
             raise ClientDisconnect
         raise DeadlineExceeded(f"no answer within {settings.request_timeout:g} s (REQUEST_TIMEOUT)")

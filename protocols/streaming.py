@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from errors import DeadlineExceeded, InferenceFailed, ServingError
 from observability.requests import record_of
 from protocols.inference import concerns_instance, until_disconnect
+from protocols.payloads import log_items, log_payload
 from settings import ServerSettings
 from transport.model_client import ModelClient
 
@@ -42,8 +43,10 @@ class AnswerStreams:
     fails harms no other; a client that leaves cancels all.
     """
 
-    def __init__(self, request: Request, settings: ServerSettings) -> None:
+    def __init__(self, request: Request, model: str, settings: ServerSettings) -> None:
         self._record = record_of(request.scope)
+        self._model = model
+        self._texts: dict[str, str] = {}
         self._record.predict_started = perf_counter()
         self._settings = settings
         self._events: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
@@ -73,7 +76,9 @@ class AnswerStreams:
             ServingError: one is refused; led by its place, such as `instances[3]`.
             ClientDisconnect: nobody waits for the answers.
         """
-        streams = cls(request, settings)
+        streams = cls(request, client.name, settings)
+        if settings.log_payloads:
+            items = log_items(client.name, items)
         try:
             await streams._submit(client, items, place)
         except BaseException:
@@ -150,10 +155,20 @@ class AnswerStreams:
     def _chunk(self, index: int, event: Any) -> Chunk:
         if event is _ENDED or isinstance(event, ServingError):
             self._open.discard(index)
+        elif self._settings.log_payloads:
+            self._gather(index, event)
         return Chunk(index, None if event is _ENDED else event)
+
+    def _gather(self, index: int, piece: Mapping[str, Any]) -> None:
+        place = f"{index}.{piece['sequence']}" if "sequence" in piece else str(index)
+        said = [piece.get("generated_text", ""), *(str(call) for call in piece.get("tool_calls", ()))]
+        self._texts[place] = self._texts.get(place, "") + "".join(said)
 
     def close(self) -> None:
         """Cancel what is not finished."""
+        if self._texts:
+            log_payload("answers", self._model, self._texts)
+            self._texts = {}
         self._record.predict_ended = perf_counter()
         self._watcher.cancel()
         for end in self._ends:

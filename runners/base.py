@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from batching.rows import BatchLimits, Row, select_batch
 from errors import InvalidRequest, ServingError
+from observability.item_trace import ItemTrace
+from observability.origin import Origin
 from runners.parameters import Parameters, parse_parameters
 from runners.signature import TEXT_TO_JSON, Signature
 from settings import ModelSettings
@@ -25,10 +27,17 @@ ContextT = TypeVar("ContextT")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One instance of a request, with the parameters that concern it."""
+    """One instance of a request, with the parameters that concern it.
+
+    Attributes:
+        origin: the request.
+        trace: is told how long each step takes; None if nobody wants to know.
+    """
 
     instance: Any
     parameters: dict[str, Any] = field(default_factory=dict)
+    origin: Origin | None = None
+    trace: ItemTrace | None = None
 
 
 @dataclass(frozen=True, slots=True)

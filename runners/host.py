@@ -11,6 +11,9 @@ from typing import Any
 
 from errors import InferenceFailed, ServingError
 from loading import LoadError
+from logs import adopt_libraries
+from observability.item_spans import ItemTracing
+from observability.origin import Origin
 from runners.base import Item
 from runners.engines import Engine, engine_for
 from runners.loaded import LoadedModel
@@ -32,8 +35,9 @@ class ModelHost:
         state: how the model is.
     """
 
-    def __init__(self, settings: ModelSettings) -> None:
+    def __init__(self, settings: ModelSettings, tracing: ItemTracing | None = None) -> None:
         self._settings = settings
+        self._tracing = tracing
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._model: LoadedModel | None = None
         #: What was asked for: one step after the other, in order, so that none finds another halfway.
@@ -63,9 +67,16 @@ class ModelHost:
             self._compute.shutdown(wait=False, cancel_futures=True)
 
     def submit(
-        self, instance: Any, parameters: dict[str, Any], listener: StreamListener | None = None
+        self,
+        instance: Any,
+        parameters: dict[str, Any],
+        listener: StreamListener | None = None,
+        origin: Origin | None = None,
     ) -> asyncio.Future[Any]:
         """Queue one item; cancel the future if nobody wants the answer any more.
+
+        Args:
+            origin: the request that it belongs to.
 
         Raises:
             InvalidRequest: the task's answers do not come in pieces.
@@ -74,7 +85,17 @@ class ModelHost:
         """
         if self._model is None or self.state.status != "ready":
             raise self.state.refusal(self._settings.name)
-        return self._model.submit(Item(instance, parameters), listener)
+        if self._tracing is None:
+            return self._model.submit(Item(instance, parameters, origin), listener)
+        trace = self._tracing.item(origin)
+        try:
+            future = self._model.submit(Item(instance, parameters, origin, trace), listener)
+        except ServingError as error:
+            trace.failed(error.code)
+            raise
+        # After the engine's own callbacks, which may have something to tell the trace.
+        future.add_done_callback(trace.ended)
+        return future
 
     def load(self) -> asyncio.Future[None]:
         """Load the model if it is not loaded; the future tells when it is ready.
@@ -172,6 +193,7 @@ class ModelHost:
         from loading.memory import give_back_memory
         from loading.pretrained import prepare_torch
 
+        adopt_libraries()
         prepare_torch(self._settings)
         runner = create_runner(self._settings)
         runner.load()

@@ -14,9 +14,11 @@ from starlette.websockets import WebSocket
 
 from errors import ServingError
 from logs import configure_logging
+from observability.item_spans import ItemTracing
+from observability.tracing import Tracing
 from runners.draining import Connections
 from runners.host import ModelHost
-from settings import ModelSettings
+from settings import ModelSettings, ServerSettings
 from transport.server import PATH, serve_connection
 
 #: BentoML's proxy between services closes its session, with calls in flight, after so many requests or seconds.
@@ -27,18 +29,25 @@ class RunnerService:
     """Hosts one model: for the entry service over a WebSocket, for BentoML's own clients as `predict`."""
 
     settings: ModelSettings
+    server: ServerSettings
 
     def __init__(self) -> None:
-        configure_logging(self.settings.log_level, self.settings.secrets)
+        model = self.settings
+        configure_logging(self.server, model.secrets, level=model.log_level, model=model.name)
         # Not among the `envs` below: those are written into a Bento.
         os.environ.update({name: v.get_secret_value() for name, v in self.settings.secret_environment.items()})
-        self.host = ModelHost(self.settings)
+        url = self.server.traces_url
+        self._tracing = Tracing(url) if url is not None else None
+        items = ItemTracing(self._tracing, model.name, model.task) if self._tracing is not None else None
+        self.host = ModelHost(model, items)
         self._connections = Connections()
         self._running: asyncio.Task[None] | None = None
 
     @bentoml.on_startup
     async def start(self) -> None:
         """Load the model beside the event loop, so that health is answered from the first moment."""
+        if self._tracing is not None:
+            self._tracing.start(bentoml.server_context.service_name or "runner")
         self._running = asyncio.create_task(self.host.run())
         self._connections.hold_signals()
 
@@ -49,10 +58,12 @@ class RunnerService:
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        """Stop computing."""
+        """Stop computing, and tell what is left to tell."""
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
+        if self._tracing is not None:
+            await self._tracing.stop()
 
     async def __is_ready__(self) -> bool:
         return self.host.state.status == "ready"
@@ -70,13 +81,13 @@ class RunnerService:
         return {"result": result.tolist() if isinstance(result, np.ndarray) else result}
 
 
-def runner_service(settings: ModelSettings, number: int) -> Any:
+def runner_service(settings: ModelSettings, number: int, server: ServerSettings) -> Any:
     """The BentoML service of one configured model, or of one replica of it.
 
     It is named by its number, not after the model: a Bento knows its services when it is built, its model only when
     it is served.
     """
-    members = {"settings": settings, "__doc__": RunnerService.__doc__}
+    members = {"settings": settings, "server": server, "__doc__": RunnerService.__doc__}
     service_class: Any = type("RunnerService", (RunnerService,), members)
     environment = {
         # OpenMP's threads spin while they wait. With one other busy process on two cores that leaves a tenth of the

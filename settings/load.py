@@ -58,7 +58,7 @@ def load_settings(config: Path | None = None) -> Settings:
         if [(e["type"], e["loc"]) for e in error.errors()] == [("missing", ("STORAGE_URI",))]:
             return Settings(server=server, models=())
         raise explained(error) from None
-    return Settings(server=server, models=models)
+    return Settings(server=server, models=models, notes=tuple(server.notes()))
 
 
 def _of_documents(path: Path, server: ServerSettings) -> Settings:
@@ -78,7 +78,8 @@ def _of_documents(path: Path, server: ServerSettings) -> Settings:
         if service.model.name in names[:number]:
             raise SettingsError(f"{service.place('MODEL_NAME')}a model named {service.model.name} stands here twice")
         notes += service.notes()
-    return Settings(server=_server_of(services, server), models=models, notes=tuple(notes))
+    server = _server_of(services, server)
+    return Settings(server=server, models=models, notes=(*notes, *server.notes()))
 
 
 def _kind(document: Document) -> Any:

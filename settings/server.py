@@ -1,17 +1,19 @@
-"""What holds for the entry service as a whole."""
+"""What holds for the server as a whole: the entry service, and what all of its processes tell of themselves."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings
 
 from settings.source import SOURCE
 
 
 class ServerSettings(BaseSettings):
-    """What holds for the entry service as a whole."""
+    """What holds for the server as a whole."""
 
     model_config = SOURCE
 
@@ -39,3 +41,43 @@ class ServerSettings(BaseSettings):
     )
     access_log: bool = Field(False, validation_alias="ACCESS_LOG", description="One line a request.")
     log_level: str = Field("INFO", validation_alias="LOG_LEVEL", pattern=r"^(?i:debug|info|warning|error|critical)$")
+
+    log_format: Literal["text", "json"] = Field("text", validation_alias="LOG_FORMAT")
+    log_payloads: bool = Field(
+        False, validation_alias="LOG_PAYLOADS", description="Log instances, parameters and answers."
+    )
+
+    # OpenTelemetry's own variables; the others (OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER …) are read by its SDK.
+    # https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+    otel_sdk_disabled: bool = Field(False, validation_alias="OTEL_SDK_DISABLED")
+    otel_traces_exporter: str | None = Field(None, validation_alias="OTEL_TRACES_EXPORTER")
+    otlp_endpoint: str | None = Field(
+        None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT", description="A collector's base URL."
+    )
+    otlp_traces_endpoint: str | None = Field(
+        None, validation_alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", description="Its URL for traces, with path."
+    )
+    otlp_protocol: str = Field(
+        "http/protobuf",
+        validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"),
+    )
+
+    @property
+    def traces_url(self) -> str | None:
+        """Where traces are sent; None if nothing asks for any."""
+        exporters = {name.strip() for name in (self.otel_traces_exporter or "").split(",") if name.strip()}
+        asked = "otlp" in exporters or (not exporters and (self.otlp_traces_endpoint or self.otlp_endpoint))
+        if self.otel_sdk_disabled or not asked:
+            return None
+        return self.otlp_traces_endpoint or (self.otlp_endpoint or "http://localhost:4318").rstrip("/") + "/v1/traces"
+
+    def notes(self) -> Iterator[str]:
+        """What was asked for and is done differently."""
+        if self.traces_url is not None and self.otlp_protocol != "http/protobuf":
+            yield (
+                f"OTEL_EXPORTER_OTLP_PROTOCOL={self.otlp_protocol}: traces are sent as http/protobuf, "
+                f"to {self.traces_url}"
+            )
+        exporters = (self.otel_traces_exporter or "none").split(",")
+        if unknown := [name.strip() for name in exporters if name.strip() not in ("otlp", "none")]:
+            yield f"OTEL_TRACES_EXPORTER={','.join(unknown)}: only otlp is here"

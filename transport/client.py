@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import aiohttp
 
 from errors import ERROR_BY_CODE, InferenceFailed, InvalidRequest, ModelNotReady, RequestTooLarge, ServingError
+from observability.origin import current_origin
 from runners.signature import Signature
 from transport.listener import StreamListener
 from transport.messages import (
@@ -85,7 +86,7 @@ class RunnerClient:
         assert self._outbox is not None, "this is a bug: check_ready passed without a connection"
         number = next(self._ids)
         try:
-            encoded = encode_frame(Submit(number, instance, parameters, listener is not None))
+            encoded = encode_frame(Submit(number, instance, parameters, listener is not None, current_origin()))
         except (RecursionError, OverflowError, TypeError, ValueError) as error:
             raise InvalidRequest(f"cannot be read: {error}") from None
         if len(encoded) > MAX_FRAME:

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from errors import ModelNotReady
+from observability.origin import Origin
 from runners.signature import Signature
 
 _NDARRAY = 1
@@ -21,12 +22,14 @@ class Submit(msgspec.Struct, tag="submit", array_like=True, frozen=True):
     """One item to compute: an instance with the parameters that concern it alone.
 
     If `stream`, the answer comes in pieces: `Accepted`, then any number of `Piece`, then `Result` without a value.
+    `origin` is the request, for the runner's logs and traces.
     """
 
     id: int
     instance: Any
     parameters: dict[str, Any]
     stream: bool = False
+    origin: Origin | None = None
 
 
 class Cancel(msgspec.Struct, tag="cancel", array_like=True, frozen=True):

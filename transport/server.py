@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from errors import InferenceFailed, ServingError
+from observability.origin import Origin, about
 from transport.listener import StreamListener
 from transport.messages import (
     Accepted,
@@ -38,7 +39,11 @@ class ItemHost(Protocol):
     state: ModelState
 
     def submit(
-        self, instance: Any, parameters: dict[str, Any], listener: StreamListener | None = None
+        self,
+        instance: Any,
+        parameters: dict[str, Any],
+        listener: StreamListener | None = None,
+        origin: Origin | None = None,
     ) -> asyncio.Future[Any]:
         """Queue one item and return the future of its answer, or, with a listener, of its end."""
 
@@ -108,13 +113,14 @@ class _Forward:
 
 
 def _start(message: Submit, host: ItemHost, running: dict[int, asyncio.Future[Any]], outbox: Outbox) -> None:
-    try:
-        listener = _Forward(message.id, outbox) if message.stream else None
-        future = host.submit(message.instance, message.parameters, listener)
-    except ServingError as error:
-        outbox.put(_failure(message.id, error))
-        return
-    _follow(message.id, future, running, outbox)
+    with about(message.origin):  # what comes of it as well: callbacks keep the context that they are added in
+        try:
+            listener = _Forward(message.id, outbox) if message.stream else None
+            future = host.submit(message.instance, message.parameters, listener, message.origin)
+        except ServingError as error:
+            outbox.put(_failure(message.id, error))
+            return
+        _follow(message.id, future, running, outbox)
 
 
 def _follow(item: int, future: asyncio.Future[Any], running: dict[int, asyncio.Future[Any]], outbox: Outbox) -> None:

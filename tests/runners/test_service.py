@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from runners.service import runner_service
-from settings import ModelSettings, load_settings
+from settings import ModelSettings, ServerSettings, load_settings
 
 SERVICE = """
 apiVersion: serving.kserve.io/v1beta1
@@ -27,7 +27,7 @@ spec:
 
 def _service(**options: Any) -> tuple[dict[str, Any], dict[str, str]]:
     """Resources and environment of the process."""
-    service = runner_service(ModelSettings(storage_uri="/model", task="fill-mask", **options), 1)
+    service = runner_service(ModelSettings(storage_uri="/model", task="fill-mask", **options), 1, ServerSettings())
     return service.config["resources"], {variable.name: variable.value for variable in service.envs}
 
 
@@ -46,7 +46,7 @@ def test_variables_reach_the_process_and_secrets_stay_out_of_what_a_bento_writes
     config = tmp_path / "m.yaml"
     config.write_text(SERVICE)
     (model,) = load_settings(config).models
-    service = runner_service(model, 1)
+    service = runner_service(model, 1, ServerSettings())
     environment = {variable.name: variable.value for variable in service.envs}
     assert environment["TORCH_CUDA_ARCH_LIST"] == "8.0"
     assert "PASSPHRASE" not in environment

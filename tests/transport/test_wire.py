@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,8 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
-from errors import InvalidRequest, ModelNotReady, Overloaded, RequestTooLarge
+from errors import InferenceFailed, InvalidRequest, ModelNotReady, Overloaded, RequestTooLarge
+from observability.origin import Origin, about, current_origins
 from transport.client import RunnerClient
 from transport.listener import StreamListener
 from transport.messages import ModelState
@@ -33,7 +35,11 @@ class ScriptedHost:
         self.changed = asyncio.Event()
 
     def submit(
-        self, instance: Any, parameters: dict[str, Any], listener: StreamListener | None = None
+        self,
+        instance: Any,
+        parameters: dict[str, Any],
+        listener: StreamListener | None = None,
+        origin: Origin | None = None,
     ) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         match instance:
@@ -49,6 +55,8 @@ class ScriptedHost:
                 for piece in pieces:
                     listener.piece(piece)
                 future.set_result(None)
+            case "origin":
+                future.set_result(origin.request_id if origin is not None else None)
             case {"open": name}:
                 self.open[name] = future
                 asyncio.get_running_loop().create_task(self._tell())
@@ -126,7 +134,11 @@ def test_thousands_of_items_at_once_all_come_back_to_their_senders(tmp_path: Pat
 def test_arrays_arrive_as_they_were(tmp_path: Path, dtype: str) -> None:
     class ArrayHost(ScriptedHost):
         def submit(
-            self, instance: Any, parameters: dict[str, Any], listener: StreamListener | None = None
+            self,
+            instance: Any,
+            parameters: dict[str, Any],
+            listener: StreamListener | None = None,
+            origin: Origin | None = None,
         ) -> asyncio.Future[Any]:
             future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             future.set_result([np.arange(24, dtype=dtype).reshape(2, 3, 4).transpose(1, 0, 2)])
@@ -157,6 +169,36 @@ def test_errors_arrive_as_they_were_raised_and_without_internals(tmp_path: Path)
     asyncio.run(scenario())
 
 
+def test_the_runner_learns_which_request_an_item_belongs_to(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with _connected(ScriptedHost(), tmp_path / "s") as client:
+            with about(Origin("the-id")):
+                future = client.submit("origin", {})
+            assert await future == "the-id"
+            assert await client.submit("origin", {}) is None
+
+    asyncio.run(scenario())
+
+
+def test_what_is_logged_of_an_item_names_its_request(tmp_path: Path) -> None:
+    named: list[list[Origin]] = []
+
+    async def scenario() -> None:
+        async with _connected(ScriptedHost(), tmp_path / "s") as client:
+            with about(Origin("the-id")), pytest.raises(InferenceFailed):
+                await client.submit("bug", {})
+
+    handler = logging.Handler()
+    handler.emit = lambda record: named.append(current_origins())  # type: ignore[method-assign]
+    logger = logging.getLogger("transport.server")
+    logger.addHandler(handler)
+    try:
+        asyncio.run(scenario())
+    finally:
+        logger.removeHandler(handler)
+    assert named == [[Origin("the-id")]]
+
+
 def test_an_item_given_up_by_its_client_is_given_up_by_the_runner(tmp_path: Path) -> None:
     async def scenario() -> None:
         host = ScriptedHost()
@@ -175,7 +217,11 @@ def test_items_given_up_make_room_for_those_sent_right_after_them(tmp_path: Path
         busy = 0
 
         def submit(
-            self, instance: Any, parameters: dict[str, Any], listener: StreamListener | None = None
+            self,
+            instance: Any,
+            parameters: dict[str, Any],
+            listener: StreamListener | None = None,
+            origin: Origin | None = None,
         ) -> asyncio.Future[Any]:
             if self.busy:
                 raise Overloaded("full", retry_after=1)

@@ -1,0 +1,29 @@
+"""One line a request."""
+
+from __future__ import annotations
+
+import logging
+
+from observability.requests import RequestRecord
+
+logger = logging.getLogger(__name__)
+
+
+def log_access(record: RequestRecord) -> None:
+    """An observer of requests: writes the line, in which the log's filters name the request and its trace."""
+    assert record.ended is not None, "this is a bug: a request was told before its end"
+    duration = record.ended - record.started
+    said = {"model": record.model_name, "instances": record.instances or None, "error": record.error}
+    took = 1000 * duration
+    details = "".join(f", {name} {value}" for name, value in said.items() if value is not None)
+    logger.info(
+        "%s %s %s %d %.1f ms%s", record.client or "-", record.method, record.path, record.status, took, details,
+        extra={
+            "client": record.client,
+            "method": record.method,
+            "path": record.path,
+            "status": record.status,
+            "duration": round(duration, 6),
+            **said,
+        },
+    )  # fmt: skip

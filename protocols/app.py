@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Match, Mount, Route
+from starlette.routing import BaseRoute, Match, Mount, Route
 
 from errors import HTTP_STATUS, InferenceFailed, MethodNotAllowed, RouteNotFound, ServingError
 from observability.request_spans import TracedRequests
@@ -23,6 +23,7 @@ from protocols.inference import Models
 from protocols.json_body import json_response
 from protocols.open_inference_v2 import routes as open_inference_v2
 from protocols.openai.routes import openai_app
+from protocols.openapi import routes as openapi
 from settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -45,14 +46,15 @@ def create_app(
         observers: are told what became of each request.
         tracing: makes a span of each request.
     """
+    routes: list[BaseRoute] = [
+        *kserve_v1.routes(models, settings),
+        *model_repository.routes(models, settings),
+        *open_inference_v2.routes(models, settings),
+        *(_nothing_else(f"/{version}/{{path:path}}") for version in ("v1", "v2")),
+        Mount("/openai", openai_app(models, settings)),
+    ]
     return Starlette(
-        routes=[
-            *kserve_v1.routes(models, settings),
-            *model_repository.routes(models, settings),
-            *open_inference_v2.routes(models, settings),
-            *(Route(f"/{version}/{{path:path}}", _no_route, methods=_METHODS) for version in ("v1", "v2")),
-            Mount("/openai", openai_app(models, settings)),
-        ],
+        routes=[*routes, *openapi.routes(models, settings, routes)],
         exception_handlers={
             ServingError: _serving_error,
             HTTPException: _http_exception,
@@ -71,6 +73,10 @@ def _error_response(request: Request, error: ServingError) -> Response:
     record_of(request.scope).error = error.code
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else None
     return json_response({"error": error.message}, HTTP_STATUS[type(error)], headers)
+
+
+def _nothing_else(path: str) -> Route:
+    return Route(path, _no_route, methods=_METHODS, include_in_schema=False)
 
 
 async def _no_route(request: Request) -> Response:

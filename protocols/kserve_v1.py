@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from errors import DeadlineExceeded, InvalidRequest, NotSupported, RequestTooLarge, ServingError
@@ -119,7 +119,10 @@ def _line(index: int, piece: Mapping[str, Any] | ServingError) -> dict[str, Any]
 def routes(models: Models, settings: ServerSettings) -> list[Route]:
     """The routes of the protocol."""
 
-    async def alive(_: Request) -> Response:
+    async def alive(request: Request) -> Response:
+        # Browsers ask for HTML, clients and probes do not.
+        if "text/html" in request.headers.get("accept", ""):
+            return RedirectResponse("docs")
         return json_response({"status": "alive"})
 
     async def list_models(_: Request) -> Response:

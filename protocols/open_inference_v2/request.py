@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 from uuid import uuid4
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from errors import InvalidRequest
 from protocols.open_inference_v2.schema import Strict, read
@@ -18,40 +18,55 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 
 _DATATYPES = frozenset((*DTYPES, BYTES, BF16))
 
+#: Checked later, for a message that says what is known.
+Datatype = Annotated[str, Field(json_schema_extra={"enum": sorted(_DATATYPES)})]
 
-class _InputParameters(Strict):
+#: Checked later, in one pass; here every element would be visited.
+_Data = Annotated[
+    list[Any] | None,
+    WithJsonSchema({"type": ["array", "null"], "items": {"type": ["string", "number", "boolean", "array"]}}),
+]
+
+
+class InputParameters(Strict):
     """`content_type` tells what elements of BYTES are: texts, or instances as JSON documents."""
 
     binary_data_size: int | None = Field(None, ge=0)
     content_type: str | None = Field(None, pattern="^(str|json)$")
 
 
-class _Input(Strict):
+class RequestInput(Strict):
+    """A tensor, its elements nested like the shape or flat, or `binary_data_size` bytes behind the JSON."""
+
     name: str
-    shape: list[int] = Field(min_length=1, max_length=32)
-    datatype: str
-    parameters: _InputParameters | None = None
-    data: list[Any] | None = None
+    shape: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, max_length=32)
+    datatype: Datatype
+    parameters: InputParameters | None = None
+    data: _Data = None
 
 
-class _OutputParameters(Strict):
+class OutputParameters(Strict):
+    """`binary_data` asks for bytes behind the JSON."""
+
     binary_data: bool | None = None
 
 
-class _Output(Strict):
+class RequestOutput(Strict):
+    """An output that is asked for."""
+
     name: str
-    parameters: _OutputParameters | None = None
+    parameters: OutputParameters | None = None
 
 
-class _Document(Strict):
-    """`model_name` and `model_version` are what KServe's client repeats from the path."""
+class InferenceDocument(Strict):
+    """The JSON of a request. `model_name` and `model_version` are what KServe's client repeats from the path."""
 
     id: str | None = None
     model_name: str | None = None
     model_version: str | None = None
     parameters: dict[str, Any] | None = None
-    inputs: list[_Input] = Field(min_length=1)
-    outputs: list[_Output] | None = None
+    inputs: list[RequestInput] = Field(min_length=1)
+    outputs: list[RequestOutput] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +96,7 @@ def parse(body: bytes, header_length: str | None) -> InferRequest:
         InvalidRequest: names the field that is missing or wrong.
     """
     end = _json_length(body, header_length)
-    document = read(_Document, body[:end])
+    document = read(InferenceDocument, body[:end])
     rest = memoryview(body)[end:]
     inputs: list[Tensor] = []
     for number, given in enumerate(document.inputs):
@@ -110,13 +125,11 @@ def _json_length(body: bytes, header_length: str | None) -> int:
     return length
 
 
-def _tensor(given: _Input, place: str, rest: memoryview) -> tuple[Tensor, memoryview]:
+def _tensor(given: RequestInput, place: str, rest: memoryview) -> tuple[Tensor, memoryview]:
     """A tensor, and what is left of the bytes behind the JSON."""
     if given.datatype not in _DATATYPES:
         raise InvalidRequest(f"{place}.datatype: {given.datatype[:100]!r} is none of {', '.join(sorted(_DATATYPES))}")
-    if min(given.shape) < 0:
-        raise InvalidRequest(f"{place}.shape: a size is 0 or more")
-    parameters = given.parameters or _InputParameters()
+    parameters = given.parameters or InputParameters()
     size = parameters.binary_data_size
     if size is not None:
         if given.data is not None:
@@ -137,7 +150,7 @@ def _tensor(given: _Input, place: str, rest: memoryview) -> tuple[Tensor, memory
     return Tensor(given.name, given.datatype, values, parameters.model_dump(exclude_none=True)), rest
 
 
-def _outputs(asked: list[_Output], binary: bool) -> dict[str, bool]:
+def _outputs(asked: list[RequestOutput], binary: bool) -> dict[str, bool]:
     outputs = {}
     for number, output in enumerate(asked):
         if output.name in outputs:

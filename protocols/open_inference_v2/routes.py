@@ -24,7 +24,7 @@ from runners.signature import Signature
 from settings import ServerSettings, Task
 from transport.model_client import ModelClient
 
-_WRITES: tuple[Task, ...] = ("text-generation", "text2text-generation")
+WRITES: tuple[Task, ...] = ("text-generation", "text2text-generation")
 
 
 def routes(models: Models, settings: ServerSettings) -> list[Route]:
@@ -90,9 +90,9 @@ def routes(models: Models, settings: ServerSettings) -> list[Route]:
     def _writer(request: Request) -> ModelClient:
         name = request.path_params["name"]
         client = models.get(name, request)
-        if models.task(name) not in _WRITES:
+        if models.task(name) not in WRITES:
             what = models.task(name) or "a pipeline of its own"
-            raise InvalidRequest(f"{name} does {what}: generate needs a model that does {' or '.join(_WRITES)}")
+            raise InvalidRequest(f"{name} does {what}: generate needs a model that does {' or '.join(WRITES)}")
         return client
 
     return [

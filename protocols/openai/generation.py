@@ -43,7 +43,9 @@ class GenerationRequest(OpenAIRequest):
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, ge=0, le=1)
     seed: int | None = Field(None, ge=-_SEEDS, lt=_SEEDS)
-    stop: Annotated[list[str], BeforeValidator(_as_list)] = Field(default_factory=list)
+    stop: Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])] = Field(
+        default_factory=list
+    )
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     logit_bias: dict[_TokenId, _Bias] = Field(default_factory=dict)

@@ -43,7 +43,9 @@ class Message(Strict):
     """One turn. An answer of this server is one too, as it stands."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[list[TextPart] | None, BeforeValidator(_parts)] = None
+    content: Annotated[
+        list[TextPart] | None, BeforeValidator(_parts, json_schema_input_type=str | list[TextPart] | None)
+    ] = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
@@ -113,5 +115,7 @@ def _tool_choice(value: Any) -> str | NamedTool:
         ) from None
 
 
+_Choice = Literal["none", "auto", "required"] | NamedTool
+
 #: Whether, and which, a tool is called.
-ToolChoice = Annotated[str | NamedTool, PlainValidator(_tool_choice)]
+ToolChoice = Annotated[str | NamedTool, PlainValidator(_tool_choice, json_schema_input_type=_Choice)]

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
+from pydantic_core import CoreSchema
 
 from errors import RequestTooLarge
 from protocols.json_body import read_object
@@ -55,6 +56,16 @@ class OpenAIRequest(Strict):
 
     model: str
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """With what `read` takes beside the fields: null in place of nothing, and fields that change nothing."""
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        fields = schema["properties"]
+        for name in fields.keys() - set(schema["required"]):
+            fields[name] = _or_null(fields[name])
+        fields |= {name: {"description": "Changes nothing here."} for name in sorted(IGNORED)}
+        return {**schema, "additionalProperties": {"type": "null"}}
+
     @property
     def items(self) -> list[tuple[Any, dict[str, Any]]]:
         """What the model's runner is given: instances, each with its parameters."""
@@ -73,6 +84,13 @@ class OpenAIRequest(Strict):
     def size(self) -> tuple[str, int]:
         """The field that makes many items of one request, and how many there are."""
         raise NotImplementedError
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    if {"type": "null"} in schema.get("anyOf", ()):
+        return schema
+    about = {name: schema.pop(name) for name in ("default", "description") if name in schema}
+    return {"anyOf": [schema, {"type": "null"}], **about}
 
 
 #: A field within the one that pydantic names.

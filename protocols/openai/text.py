@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeGuard
 
-from pydantic import PlainValidator
+from pydantic import Field, PlainValidator
+
+_Tokens = Annotated[list[int], Field(min_length=1)]
 
 #: A text, or its tokens.
 Text = str | list[int]
@@ -45,5 +47,8 @@ def _is_tokens(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and bool(value) and all(type(token) is int for token in value)
 
 
+_Several = Annotated[list[str | _Tokens], Field(min_length=1)]
+_Written = str | _Tokens | _Several
+
 #: A field that holds a string, a list of strings, a list of token ids or a list of lists of token ids.
-TextsField = Annotated[Texts, PlainValidator(_read)]
+TextsField = Annotated[Texts, PlainValidator(_read, json_schema_input_type=_Written)]

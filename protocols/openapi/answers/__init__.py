@@ -1,0 +1,1 @@
+"""What is answered, as types: nothing here runs, `schemas` writes them into the document."""

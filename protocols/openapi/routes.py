@@ -1,0 +1,35 @@
+"""Where the document and the page are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from protocols.inference import Models
+from protocols.json_body import encode
+from protocols.openapi.document import openapi_document
+from settings import ServerSettings
+
+_PAGE = Path(__file__).parent / "docs.html"
+
+
+def routes(models: Models, settings: ServerSettings, described: Sequence[BaseRoute]) -> list[Route]:
+    """The routes that tell of others, `/docs.json` among them, where BentoML would tell of its own alone."""
+    document = encode(openapi_document(models, settings, described))
+    page = _PAGE.read_text(encoding="utf-8")
+
+    async def openapi(_: Request) -> Response:
+        return Response(document, media_type="application/json")
+
+    async def docs(_: Request) -> Response:
+        return HTMLResponse(page)
+
+    return [
+        Route("/openapi.json", openapi, include_in_schema=False),
+        Route("/docs.json", openapi, include_in_schema=False),
+        Route("/docs", docs, include_in_schema=False),
+    ]

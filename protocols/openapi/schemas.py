@@ -1,0 +1,45 @@
+"""JSON schemas of Python's types, each kept once among the document's components."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+
+Json = dict[str, Any]
+
+_REFERENCE = "#/components/schemas/{model}"
+
+
+class _Schemas(GenerateJsonSchema):
+    """Pydantic's, without titles that repeat the names of fields."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+class Schemas:
+    """The schemas of a document.
+
+    Attributes:
+        components: by name, as far as they have been asked for.
+    """
+
+    def __init__(self) -> None:
+        self.components: dict[str, Json] = {}
+
+    def of(self, kind: Any) -> Json:
+        """The schema of a type, a reference if the type has a name."""
+        schema = TypeAdapter(kind).json_schema(ref_template=_REFERENCE, schema_generator=_Schemas)
+        for name, inner in schema.pop("$defs", {}).items():
+            self._add(name, inner)
+        return self.named(kind.__name__, schema) if isinstance(kind, type) else schema
+
+    def named(self, name: str, schema: Json) -> Json:
+        """A reference to a schema, which is kept under that name."""
+        self._add(name, schema)
+        return {"$ref": _REFERENCE.format(model=name)}
+
+    def _add(self, name: str, schema: Json) -> None:
+        assert self.components.setdefault(name, schema) == schema, f"this is a bug: two schemas are named {name}"

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from http import HTTPMethod, HTTPStatus
 
 from starlette.applications import Starlette
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -27,6 +28,16 @@ from protocols.openapi import routes as openapi
 from settings import ServerSettings
 
 logger = logging.getLogger(__name__)
+
+
+class _AnyPath(PathConvertor):
+    """The rest of a path, line breaks included: without, BentoML's mount would answer those paths in plain text."""
+
+    regex = "(?s:.*)"
+
+
+# In place of Starlette's, which BentoML uses too.
+register_url_convertor("path", _AnyPath())
 
 _METHODS = [method.value for method in HTTPMethod]
 

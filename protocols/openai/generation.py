@@ -26,6 +26,7 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+_Stop = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
 _TokenId = Annotated[str, Field(pattern=r"^\d+$")]
 _Bias = Annotated[float, Field(ge=-100, le=100)]
 
@@ -43,9 +44,7 @@ class GenerationRequest(OpenAIRequest):
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, ge=0, le=1)
     seed: int | None = Field(None, ge=-_SEEDS, lt=_SEEDS)
-    stop: Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])] = Field(
-        default_factory=list
-    )
+    stop: _Stop = Field(default_factory=list)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     logit_bias: dict[_TokenId, _Bias] = Field(default_factory=dict)

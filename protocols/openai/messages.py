@@ -24,6 +24,9 @@ def _parts(content: Any) -> Any:
     return content
 
 
+_Content = Annotated[list[TextPart] | None, BeforeValidator(_parts, json_schema_input_type=str | list[TextPart] | None)]
+
+
 class FunctionCall(Strict):
     """What an earlier answer called."""
 
@@ -43,9 +46,7 @@ class Message(Strict):
     """One turn. An answer of this server is one too, as it stands."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[
-        list[TextPart] | None, BeforeValidator(_parts, json_schema_input_type=str | list[TextPart] | None)
-    ] = None
+    content: _Content = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from errors import RequestTooLarge
@@ -57,7 +58,7 @@ class OpenAIRequest(Strict):
     model: str
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """With what `read` takes beside the fields: null in place of nothing, and fields that change nothing."""
         schema = handler.resolve_ref_schema(handler(core_schema))
         fields = schema["properties"]
@@ -86,11 +87,11 @@ class OpenAIRequest(Strict):
         raise NotImplementedError
 
 
-def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+def _or_null(schema: JsonSchemaValue) -> JsonSchemaValue:
     if {"type": "null"} in schema.get("anyOf", ()):
         return schema
-    about = {name: schema.pop(name) for name in ("default", "description") if name in schema}
-    return {"anyOf": [schema, {"type": "null"}], **about}
+    about: JsonSchemaValue = {name: schema.pop(name) for name in ("default", "description") if name in schema}
+    return {"anyOf": [schema, {"type": "null"}]} | about
 
 
 #: A field within the one that pydantic names.

@@ -12,11 +12,12 @@ from protocols.openapi.operation import (
     Served,
     answer,
     errors,
+    events,
     examples,
+    lines,
     model_parameter,
     ok,
     operation,
-    stream_of,
 )
 from protocols.openapi.schemas import Json
 
@@ -69,8 +70,8 @@ def operations(served: Served) -> Operations:
                 **answer(
                     {
                         JSON: {"schema": served.schemas.named("Predictions", _predictions(served))},
-                        "application/x-ndjson": stream_of(piece, "A GeneratedPiece a line.", f"{_LINE}\n"),
-                        "text/event-stream": stream_of(piece, "A GeneratedPiece an event.", f"data: {_LINE}\n\n"),
+                        "application/x-ndjson": lines(piece, f"{_LINE}\n"),
+                        "text/event-stream": events(piece, f"data: {_LINE}\n\n"),
                         _EVENT: {"schema": _event({"$ref": "#/components/schemas/Predictions"})},
                     },
                     headers={name: {"schema": {"type": "string"}} for name in _CE_HEADERS},

@@ -25,11 +25,11 @@ from protocols.openapi.operation import (
     Served,
     answer,
     errors,
+    events,
     examples,
     model_parameter,
     ok,
     operation,
-    stream_of,
 )
 from protocols.openapi.schemas import Json
 from settings import Task
@@ -148,13 +148,7 @@ def _generate(served: Served) -> Operations:
             "v2_generate_stream",
             "Write a text, piece by piece",
             {
-                **answer(
-                    {
-                        "text/event-stream": stream_of(
-                            of(GenerateStreamResponse), "A GenerateStreamResponse an event.", event
-                        )
-                    }
-                ),
+                **answer({"text/event-stream": events(of(GenerateStreamResponse), event)}),
                 **errors("", COMPUTING),
             },
             parameters=parameters,

@@ -15,6 +15,7 @@ from protocols.openapi.answers.openai import (
     EmbeddingList,
     ModelList,
     ModelObject,
+    OpenAIError,
 )
 from protocols.openapi.operation import (
     COMPUTING,
@@ -23,10 +24,10 @@ from protocols.openapi.operation import (
     Served,
     answer,
     errors,
+    events,
     model_parameter,
     ok,
     operation,
-    stream_of,
 )
 from protocols.openapi.schemas import Json
 
@@ -46,14 +47,14 @@ def operations(served: Served) -> Operations:
             "Continue texts",
             CompletionRequest,
             {"prompt": "The capital of France is", "max_tokens": 20},
-            _whole_or_streamed(of(Completion), of(Completion), "Completion"),
+            _whole_or_streamed(of(Completion), of(Completion), of(OpenAIError)),
         ),
         "POST /openai/v1/chat/completions": _create(
             served,
             "Answer a chat",
             ChatRequest,
             {"messages": question, "max_tokens": 20},
-            _whole_or_streamed(of(ChatCompletion), of(ChatCompletionChunk), "ChatCompletionChunk"),
+            _whole_or_streamed(of(ChatCompletion), of(ChatCompletionChunk), of(OpenAIError)),
         ),
         "POST /openai/v1/embeddings": _create(
             served,
@@ -92,8 +93,6 @@ def _create(served: Served, summary: str, kind: type[OpenAIRequest], example: di
     )
 
 
-def _whole_or_streamed(whole: Json, event: Json, name: str) -> Json:
-    what = f"With `stream`: a {name} or an OpenAIError an event, and `[DONE]` as the last one."
-    return answer(
-        {JSON: {"schema": whole}, "text/event-stream": stream_of(event, what, "data: {…}\n\ndata: [DONE]\n\n")}
-    )
+def _whole_or_streamed(whole: Json, event: Json, error: Json) -> Json:
+    streamed = events({"anyOf": [event, error]}, "data: {…}\n\ndata: [DONE]\n\n", end="[DONE]")
+    return answer({JSON: {"schema": whole}, "text/event-stream": streamed})

@@ -142,9 +142,23 @@ def model_parameter(names: Collection[str], description: str = "") -> Json:
     return described | ({"description": description} if description else {})
 
 
-def stream_of(schema: Json, what: str, example: str) -> Json:
-    """A body that is sent as it is made. OpenAPI 3.1 has no words for that, 3.2's is `itemSchema`."""
-    return {"schema": {"type": "string", "description": what}, "x-itemSchema": schema, "example": example}
+def events(data: Json, example: str, *, end: str | None = None) -> Json:
+    """Server-sent events. OpenAPI 3.1 has no words for streams; as tools read it, the schema is that of one event.
+
+    Args:
+        data: what the event's data, which is JSON, holds.
+        end: the data of the last event, if that is not JSON.
+    """
+    text: Json = {"type": "string", "contentMediaType": JSON, "contentSchema": data}
+    if end is not None:
+        text = {"anyOf": [{"const": end}, text]}
+    event = {"type": "object", "description": "One event.", "properties": {"data": text}, "required": ["data"]}
+    return {"schema": event, "example": example}
+
+
+def lines(line: Json, example: str) -> Json:
+    """Newline-delimited JSON, of which OpenAPI 3.1 can say no more than that it is text; 3.2 has `itemSchema`."""
+    return {"schema": {"type": "string"}, "x-itemSchema": line, "example": example}
 
 
 def _headers(*names: str) -> Json:

@@ -20,7 +20,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from tests.tiny import bert_config, byte_level_tokenizer, save, wordpiece_tokenizer
+from tests.tiny import CHAT_TEMPLATE, bert_config, byte_level_tokenizer, save, wordpiece_tokenizer
 
 ENTITIES = ["O", "B-ORG", "I-ORG", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
@@ -77,8 +77,9 @@ def feature_extraction(folder: Path) -> Path:
 
 
 def text_generation(folder: Path) -> Path:
-    """A decoder."""
+    """A decoder that chats."""
     tokenizer = byte_level_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE
     config = GPT2Config(
         vocab_size=len(tokenizer), n_positions=128, n_embd=32, n_layer=2, n_head=2, initializer_range=0.5,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,

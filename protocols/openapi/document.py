@@ -20,8 +20,9 @@ from settings import ServerSettings
 from version import __version__
 
 _ABOUT = """\
-Hugging Face transformers models behind the APIs of KServe and OpenAI. Every route that is not found is a 404, and every
-wrong method a 405, in the shape of its protocol's errors.
+Hugging Face transformers models behind the APIs of KServe and OpenAI.
+
+An unknown route is a 404 and a wrong method a 405, in the shape of the protocol whose path it begins with.
 """
 
 

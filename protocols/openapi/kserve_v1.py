@@ -76,7 +76,7 @@ def operations(served: Served) -> Operations:
                     },
                     headers={name: {"schema": {"type": "string"}} for name in _CE_HEADERS},
                 ),
-                **errors("", (*COMPUTING, 415)),
+                **errors("", COMPUTING),
             },
             description=_PREDICT,
             parameters=[model_parameter(names), *map(_ce_parameter, _CE_HEADERS)],

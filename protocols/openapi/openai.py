@@ -79,8 +79,7 @@ def _create(served: Served, summary: str, kind: type[OpenAIRequest], example: di
     body: Json = {"schema": served.schemas.of(kind)}
     models = served.doing((*kind.tasks, None))
     if models:
-        schema = served.schemas.components[kind.__name__]
-        schema["properties"]["model"] = {"type": "string", "enum": models}
+        served.schemas.narrow(kind.__name__, model={"type": "string", "enum": models})
         body["example"] = {"model": models[0], **example}
     name = kind.__name__.removesuffix("Request").lower()
     return operation(

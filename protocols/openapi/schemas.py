@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -19,6 +21,13 @@ class _Schemas(GenerateJsonSchema):
         return False
 
 
+@cache
+def _schema(kind: Any) -> tuple[Json, Mapping[str, Json]]:
+    """The schema of a type, and those that it refers to."""
+    schema = TypeAdapter(kind).json_schema(ref_template=_REFERENCE, schema_generator=_Schemas)
+    return schema, schema.pop("$defs", {})
+
+
 class Schemas:
     """The schemas of a document.
 
@@ -30,16 +39,21 @@ class Schemas:
         self.components: dict[str, Json] = {}
 
     def of(self, kind: Any) -> Json:
-        """The schema of a type, a reference if the type has a name."""
-        schema = TypeAdapter(kind).json_schema(ref_template=_REFERENCE, schema_generator=_Schemas)
-        for name, inner in schema.pop("$defs", {}).items():
-            self._add(name, inner)
-        return self.named(kind.__name__, schema) if isinstance(kind, type) else schema
+        """The schema of a type, a reference if it is a class with fields."""
+        schema, inner = _schema(kind)
+        for name, definition in inner.items():
+            self._add(name, definition)
+        return self.named(kind.__name__, schema) if "properties" in schema else schema
 
     def named(self, name: str, schema: Json) -> Json:
         """A reference to a schema, which is kept under that name."""
         self._add(name, schema)
         return {"$ref": _REFERENCE.format(model=name)}
+
+    def narrow(self, name: str, **properties: Json) -> None:
+        """Replace properties of an object by what is known of them here."""
+        schema = self.components[name]
+        self.components[name] = {**schema, "properties": {**schema["properties"], **properties}}
 
     def _add(self, name: str, schema: Json) -> None:
         assert self.components.setdefault(name, schema) == schema, f"this is a bug: two schemas are named {name}"

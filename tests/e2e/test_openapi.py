@@ -23,7 +23,7 @@ _CONFIG = Path(__file__).with_name("schemathesis.toml")
 _SPECIFICATIONS = Path(__file__).parents[1] / "specifications"
 
 #: Of generated requests for each route, beside those for the edges of each schema.
-_EXAMPLES = 20
+_EXAMPLES = 10
 
 
 @pytest.fixture(scope="module")

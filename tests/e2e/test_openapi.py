@@ -23,7 +23,7 @@ _CONFIG = Path(__file__).with_name("schemathesis.toml")
 _SPECIFICATIONS = Path(__file__).parents[1] / "specifications"
 
 #: Of generated requests for each route, beside those for the edges of each schema.
-_EXAMPLES = 10
+_EXAMPLES = 6
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,8 @@ def test_every_example_is_answered_as_it_is(seven_server: Server, document: Any)
     assert len(examples) >= 2 * len(CHECKPOINTS) + 5
     for path, body in examples:
         answer = requests.post(seven_server.url + path, json=body, timeout=60)
-        assert answer.status_code == 200, (path, body, answer.text)
+        # The operator has not enabled what would take a model from other tests.
+        assert answer.status_code == (403 if "/repository/models/" in path else 200), (path, body, answer.text)
 
 
 def test_the_page_and_its_files_are_served(seven_server: Server) -> None:

@@ -52,6 +52,9 @@ class RequestFields(logging.Filter):
         return True
 
     def _write_exception(self, record: logging.LogRecord, *, harmless: bool) -> None:
+        if record.name == "asyncio" and not self._show_errors:
+            # The second line is the task or future, with its exception.
+            record.msg, record.args = record.getMessage().split("\n", 1)[0], ()
         if record.exc_info and not record.exc_text:
             error = record.exc_info[1]
             if error is None or self._show_errors or harmless:

@@ -46,3 +46,13 @@ def test_an_id_that_does_not_belong_into_a_log_is_replaced(given: str) -> None:
     answer = _client(records).get("/here", headers=[(b"X-Request-Id", given.encode("latin-1"))])
     assert answer.headers["X-Request-Id"] == records[0].request_id
     assert len(records[0].request_id) == 32
+
+
+def test_a_bug_is_recorded_as_what_its_client_is_answered() -> None:
+    async def bug(_: Request) -> Response:
+        raise KeyError
+
+    records: list[RequestRecord] = []
+    app = Starlette(routes=[Route("/", bug)], middleware=[Middleware(ObservedRequests, observers=[records.append])])
+    assert TestClient(app, raise_server_exceptions=False).get("/").status_code == 500
+    assert [(record.status, record.error) for record in records] == [(500, "inference_failed")]

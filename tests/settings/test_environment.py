@@ -109,3 +109,35 @@ def test_texts_are_cut_where_their_length_is_limited_by_a_setting(monkeypatch: p
     assert not _model(monkeypatch).truncates_texts
     assert _model(monkeypatch, MAX_MODEL_LEN="128").truncates_texts
     assert not _model(monkeypatch, MAX_MODEL_LEN="128", TRUNCATION="false").truncates_texts
+
+
+@pytest.mark.parametrize(
+    ("environment", "url"),
+    [
+        ({}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318/"}, "http://c:4318/v1/traces"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c/t", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://d"}, "http://c/t"),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, "http://localhost:4318/v1/traces"),
+        ({"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, None),
+        ({"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, None),
+        ({"OTEL_TRACES_EXPORTER": "console", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, None),
+    ],
+)
+def test_traces_are_sent_if_opentelemetrys_variables_ask_for_it(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], url: str | None
+) -> None:
+    for name, value in {"STORAGE_URI": "hf://gpt2", **environment}.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings()
+    assert settings.server.traces_url == url
+    assert settings.notes == (
+        ("OTEL_TRACES_EXPORTER=console: only otlp is here",) if "console" in environment.values() else ()
+    )
+
+
+def test_a_protocol_of_traces_that_is_not_here_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORAGE_URI", "hf://gpt2")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    (note,) = load_settings().notes
+    assert note == "OTEL_EXPORTER_OTLP_PROTOCOL=grpc: traces are sent as http/protobuf, to http://c:4317/v1/traces"

@@ -21,6 +21,8 @@ from loading.storage import check_uri
 from logs import configure_logging
 from observability.access_log import log_access
 from observability.metrics_directory import own_metrics_directory
+from observability.request_metrics import RequestMetrics
+from observability.requests import Observer
 from observability.tracing import Tracing
 from protocols.app import create_app
 from protocols.examples import curl_example
@@ -125,12 +127,13 @@ def _entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]]) -> 
         name="HuggingFaceRuntime",
         workers=settings.server.api_workers,
         service_class=_EntryService,
-        # The access log is our own.
+        # The access log and the metrics of requests are our own.
         logging={"access": {"enabled": False}},
+        metrics={"enabled": False},
         # The runners tell how they are over their connections, and one that has failed must not fail the others.
         runner_probe={"enabled": False},
     )(type("HuggingFaceRuntime", (Entry,), {"__doc__": Entry.__doc__, **dependencies}))
-    observers = [log_access] if settings.server.access_log else []
+    observers: list[Observer] = [RequestMetrics(), *([log_access] if settings.server.access_log else [])]
     service.mount_asgi_app(create_app(models, settings.server, connected, observers, tracing), path="/")
     return service
 

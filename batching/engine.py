@@ -13,6 +13,7 @@ from typing import Any
 from batching.intake import Entry, Intake, guarded
 from batching.rows import Row, select_batch
 from errors import InferenceFailed, InvalidRequest, ServingError
+from observability.engine_observer import EngineObserver, Unobserved
 from observability.item_trace import working_on
 from observability.origin import about
 from runners.base import Item, Runner
@@ -49,9 +50,17 @@ class BatchEngine:
     next batch is tokenized while the present one is computed. The event loop decides what goes where.
     """
 
-    def __init__(self, runner: Runner[Any, Any, Any, Any], *, max_queue_size: int, compute: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        runner: Runner[Any, Any, Any, Any],
+        *,
+        max_queue_size: int,
+        compute: ThreadPoolExecutor,
+        observer: EngineObserver | None = None,
+    ) -> None:
         self._runner = runner
-        self._intake = Intake(runner, max_queue_size)
+        self._observer = observer or Unobserved()
+        self._intake = Intake(runner, max_queue_size, self._observer)
         self._compute = compute
         self._waiting: list[_Waiting] = []
         self._rows_wait = asyncio.Event()
@@ -99,6 +108,8 @@ class BatchEngine:
             chosen = set(picked)
             self._waiting = [waiting for i, waiting in enumerate(self._waiting) if i not in chosen]
             started = monotonic()
+            for waiting in batch:
+                self._intake.started(waiting.entry, started)
             outputs = await loop.run_in_executor(self._compute, self._forward, batch)
             ended = monotonic()
             self._learn_speed(batch, ended - started)
@@ -128,8 +139,10 @@ class BatchEngine:
     def _learn_speed(self, batch: list[_Waiting], seconds: float) -> None:
         items = sum(1 / len(waiting.entry.job.rows) for waiting in batch)
         self._intake.learn_speed(seconds / items)
+        tokens, padding = _size(batch)
+        self._observer.batch(len(batch), tokens, padding)
+        self._observer.read(tokens)
         if logger.isEnabledFor(logging.DEBUG):
-            tokens, padding = _size(batch)
             with _about(batch):
                 logger.debug(
                     "batch of %d rows, %d tokens, %.0f %% padding, %.1f ms, %d rows wait",

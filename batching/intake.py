@@ -8,9 +8,11 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from typing import Any
 
 from errors import InferenceFailed, InvalidRequest, Overloaded, ServingError
+from observability.engine_observer import EngineObserver
 from observability.item_trace import working_on
 from runners.base import Item, Job, Runner
 
@@ -24,11 +26,15 @@ class Entry:
     """An item on its way through an engine.
 
     Attributes:
+        arrived: when, by `monotonic`.
         job: set once it is prepared.
+        started: whether its first forward pass has begun.
     """
 
     def __init__(self, item: Item) -> None:
         self.item = item
+        self.arrived = monotonic()
+        self.started = False
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.job: Job[Any, Any]
 
@@ -49,7 +55,9 @@ class Intake:
         text: the thread for tokenizing and decoding.
     """
 
-    def __init__(self, runner: Runner[Any, Any, Any, Any], max_queue_size: int) -> None:
+    def __init__(self, runner: Runner[Any, Any, Any, Any], max_queue_size: int, observer: EngineObserver) -> None:
+        self._observer = observer
+        self._waiting = 0
         self.text = ThreadPoolExecutor(1, thread_name_prefix="text")
         self._runner = runner
         self._max_queue_size = max_queue_size
@@ -69,12 +77,26 @@ class Intake:
     def add(self, entry: Entry) -> None:
         """Queue an item; it counts until its future is done."""
         self._unfinished += 1
-        entry.future.add_done_callback(self._one_less)
+        self._wait(1)
+        entry.future.add_done_callback(lambda _: self._one_less(entry))
         self._arrived.append(entry)
         self._news.set()
 
-    def _one_less(self, _: asyncio.Future[Any]) -> None:
+    def started(self, entry: Entry, at: float) -> None:
+        """An item's forward pass begins; the first one ends its waiting."""
+        if not entry.started and not entry.future.done():
+            entry.started = True
+            self._wait(-1)
+            self._observer.started(at - entry.arrived)
+
+    def _one_less(self, entry: Entry) -> None:
         self._unfinished -= 1
+        if not entry.started:
+            self._wait(-1)
+
+    def _wait(self, change: int) -> None:
+        self._waiting += change
+        self._observer.waiting(self._waiting)
 
     def learn_speed(self, seconds_per_item: float) -> None:
         """Take a measurement into the estimate of how long a full queue lasts."""

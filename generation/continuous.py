@@ -81,6 +81,14 @@ class ContinuousDecoder(Decoder):
         return bool(self._waiting or self._running)
 
     @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def cache_usage(self) -> float:
+        return self._cache.tokens / self._cache.budget
+
+    @property
     def memory(self) -> int:
         return self._cache.longest
 
@@ -93,6 +101,7 @@ class ContinuousDecoder(Decoder):
         self._make_room()
         parts = self._parts()
         if parts:
+            self.on_batch(len(parts), sum(count for _, count in parts), 0)
             self._compute_or_blame(parts)
 
     def abandon(self) -> list[Sequence]:
@@ -138,6 +147,7 @@ class ContinuousDecoder(Decoder):
 
     def _tell_joined(self, running: _Running) -> None:
         running.sequence.start()
+        self.on_start(running.sequence)
         if logger.isEnabledFor(logging.DEBUG):
             with about(running.sequence.origin):
                 logger.debug(

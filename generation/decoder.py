@@ -15,6 +15,10 @@ class Decoder(ABC):
     """
 
     def __init__(self) -> None:
+        #: Called with each sequence whose first step begins, and again if it had to wait once more.
+        self.on_start: Callable[[Sequence], None] = lambda _: None
+        #: Called with rows, tokens and padding of what is computed together.
+        self.on_batch: Callable[[int, int, int], None] = lambda *_: None
         #: Called after each token, with those sequences that got one or ended.
         self.on_tokens: Callable[[list[Sequence]], None] = lambda _: None
 
@@ -34,6 +38,16 @@ class Decoder(ABC):
     @abstractmethod
     def busy(self) -> bool:
         """Whether any sequence is unfinished."""
+
+    @property
+    @abstractmethod
+    def running(self) -> int:
+        """Sequences that are being written."""
+
+    @property
+    def cache_usage(self) -> float:
+        """Which part of the memory for keys and values is in use, as far as it has a limit."""
+        return 0.0
 
     @property
     def memory(self) -> int | None:

@@ -10,12 +10,13 @@ from collections.abc import Sequence as Rows
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from batching.intake import Entry, Intake, guarded
 from errors import InferenceFailed
 from generation.request import TokenLogprob, Written
 from generation.sequence import Sequence
+from observability.engine_observer import EngineObserver, Unobserved
 from observability.item_trace import working_on
 from observability.origin import about
 from runners.base import Item
@@ -25,23 +26,12 @@ from transport.listener import StreamListener
 logger = logging.getLogger(__name__)
 
 
-class LatencyObserver(Protocol):
-    """Whoever measures what clients wait for."""
-
-    def first_token(self, seconds: float) -> None:
-        """From an item's arrival to the first token of one of its sequences."""
-
-    def next_token(self, seconds: float) -> None:
-        """Between two tokens of a sequence."""
-
-
 class _Answer(Entry):
     """An item whose sequences are written."""
 
     def __init__(self, item: Item, listener: StreamListener | None) -> None:
         super().__init__(item)
         self.listener = listener
-        self.arrived = monotonic()
         self.sequences: list[_Part] = []
         self.unfinished = 0
 
@@ -94,12 +84,12 @@ class GenerationEngine:
         *,
         max_queue_size: int,
         compute: ThreadPoolExecutor,
-        latency: LatencyObserver | None = None,
+        observer: EngineObserver | None = None,
     ) -> None:
         self._runner = runner
-        self._intake = Intake(runner, max_queue_size)
+        self._observer = observer or Unobserved()
+        self._intake = Intake(runner, max_queue_size, self._observer)
         self._compute = compute
-        self._latency = latency
         self._parts: dict[Sequence, _Part] = {}
         self._inbox: deque[Sequence] = deque()
         self._work = asyncio.Event()
@@ -162,7 +152,8 @@ class GenerationEngine:
             part.trace()
 
     async def _write_what_waits(self) -> None:
-        self._runner.decoder.on_tokens = self._publish
+        decoder = self._runner.decoder
+        decoder.on_start, decoder.on_batch, decoder.on_tokens = self._begun, self._observer.batch, self._publish
         while True:
             await self._work.wait()
             self._work.clear()
@@ -206,11 +197,13 @@ class GenerationEngine:
             answer.settle(result)
 
     def _measure(self, news: _News) -> None:
-        if self._latency is not None:
-            if news.part.last_token is None:
-                self._latency.first_token(news.at - news.part.answer.arrived)
-            else:
-                self._latency.next_token(news.at - news.part.last_token)
+        answer = news.part.answer
+        if all(part.last_token is None for part in answer.sequences):
+            self._observer.read(len(news.part.sequence.request.input_ids), news.part.sequence.cached_tokens)
+        if news.part.last_token is None:
+            self._observer.first_token(news.at - answer.arrived)
+        else:
+            self._observer.next_token(news.at - news.part.last_token)
         news.part.first_token = news.part.first_token or news.at
         news.part.last_token = news.at
 
@@ -222,6 +215,7 @@ class GenerationEngine:
             while self._inbox:
                 decoder.add(self._inbox.popleft())
             if not decoder.busy:
+                self._observer.running(decoder.running, decoder.cache_usage)
                 return
             try:
                 decoder.step()
@@ -233,8 +227,13 @@ class GenerationEngine:
                     sequence.fail(InferenceFailed("the server failed on this instance; its log has the details"))
                     self._publish([sequence])
 
+    def _begun(self, sequence: Sequence) -> None:
+        if (part := self._parts.get(sequence)) is not None and not self._stopping:
+            self._loop.call_soon_threadsafe(self._intake.started, part.answer, monotonic())
+
     def _publish(self, sequences: list[Sequence]) -> None:
         now = monotonic()
+        self._observer.running(self._runner.decoder.running, self._runner.decoder.cache_usage)
         news = []
         for sequence in sequences:
             if (part := self._parts.get(sequence)) is not None:

@@ -36,10 +36,15 @@ class StaticDecoder(Decoder):
         self._limits = limits
         self._sampler = Sampler(model)
         self._waiting: list[Sequence] = []
+        self._running = 0
 
     @property
     def busy(self) -> bool:
         return bool(self._waiting)
+
+    @property
+    def running(self) -> int:
+        return self._running
 
     def add(self, sequence: Sequence) -> None:
         self._waiting.append(sequence)
@@ -94,6 +99,7 @@ class StaticDecoder(Decoder):
         yield part
 
     def _write_or_blame(self, groups: list[list[Sequence]]) -> None:
+        self._running = sum(map(len, groups))
         with about(*(group[0].origin for group in groups)):
             try:
                 self._write(groups)
@@ -111,12 +117,17 @@ class StaticDecoder(Decoder):
                         InferenceFailed("the model failed on this instance; the server's log has the details")
                     )
                 self.on_tokens(groups[0])
+            finally:
+                self._running = 0
 
     @torch.inference_mode()
     def _write(self, groups: list[list[Sequence]]) -> None:
         sequences = [sequence for group in groups for sequence in group]
         for sequence in sequences:
             sequence.start()
+            self.on_start(sequence)
+        lengths = [len(sequence.request.input_ids) for sequence in sequences]
+        self.on_batch(len(lengths), sum(lengths), max(lengths) * len(lengths) - sum(lengths))
         logger.debug("a batch of %d sequences starts; %d are there", len(sequences), len(self._waiting))
         if self._model.beams > 1:
             self._search(groups, self._padded([group[0].request.input_ids for group in groups]))

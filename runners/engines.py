@@ -7,8 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
+from observability.engine_observer import EngineObserver
 from runners.base import Item, Runner
-from runners.metrics import GenerationLatency
 from transport.listener import StreamListener
 
 
@@ -37,7 +37,7 @@ class Engine(Protocol):
         """Work until cancelled."""
 
 
-def engine_for(runner: Runner[Any, Any, Any, Any]) -> Callable[..., Engine]:
+def engine_for(runner: Runner[Any, Any, Any, Any], observer: EngineObserver | None = None) -> Callable[..., Engine]:
     """What makes the engine of a runner's kind, given the size of its queue and the thread that computes."""
     # Imported here: they need torch.
     from batching.engine import BatchEngine
@@ -45,5 +45,5 @@ def engine_for(runner: Runner[Any, Any, Any, Any]) -> Callable[..., Engine]:
     from runners.generation import GenerationRunner
 
     if isinstance(runner, GenerationRunner):
-        return partial(GenerationEngine, runner, latency=GenerationLatency(runner.settings.name))
-    return partial(BatchEngine, runner)
+        return partial(GenerationEngine, runner, observer=observer)
+    return partial(BatchEngine, runner, observer=observer)

@@ -13,6 +13,7 @@ from errors import InferenceFailed, ServingError
 from loading import LoadError
 from logs import adopt_libraries
 from observability.item_spans import ItemTracing
+from observability.model_metrics import ModelMetrics
 from observability.origin import Origin
 from runners.base import Item
 from runners.engines import Engine, engine_for
@@ -35,7 +36,10 @@ class ModelHost:
         state: how the model is.
     """
 
-    def __init__(self, settings: ModelSettings, tracing: ItemTracing | None = None) -> None:
+    def __init__(
+        self, settings: ModelSettings, tracing: ItemTracing | None = None, metrics: ModelMetrics | None = None
+    ) -> None:
+        self._metrics = metrics
         self._settings = settings
         self._tracing = tracing
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
@@ -143,7 +147,10 @@ class ModelHost:
             self._become(ModelState("failed", reason))
             await self._give_back_memory()
             raise self.state.refusal(self._settings.name)
-        logger.info("model %s is ready after %.1f s", self._settings.name, monotonic() - started)
+        took = monotonic() - started
+        logger.info("model %s is ready after %.1f s", self._settings.name, took)
+        if self._metrics is not None:
+            self._metrics.loaded(took)
         assert self._model is not None, "this is a bug: there is neither a model nor a reason"
         self._become(ModelState("ready", signature=self._model.signature))
 
@@ -182,6 +189,10 @@ class ModelHost:
 
     def _become(self, state: ModelState) -> None:
         self.state = state
+        if self._metrics is not None:
+            self._metrics.ready(state.status == "ready")
+            if state.status in ("failed", "unloaded"):
+                self._metrics.idle()
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -199,7 +210,7 @@ class ModelHost:
         runner.load()
         runner.warm_up()
         give_back_memory()
-        return engine_for(runner), runner.signature
+        return engine_for(runner, self._metrics), runner.signature
 
 
 def _give_back_memory() -> None:

@@ -15,6 +15,7 @@ from starlette.websockets import WebSocket
 from errors import ServingError
 from logs import configure_logging
 from observability.item_spans import ItemTracing
+from observability.model_metrics import ModelMetrics
 from observability.tracing import Tracing
 from runners.draining import Connections
 from runners.host import ModelHost
@@ -39,7 +40,7 @@ class RunnerService:
         url = self.server.traces_url
         self._tracing = Tracing(url) if url is not None else None
         items = ItemTracing(self._tracing, model.name, model.task) if self._tracing is not None else None
-        self.host = ModelHost(model, items)
+        self.host = ModelHost(model, items, ModelMetrics(model.name, bentoml.server_context.service_name or "runner"))
         self._connections = Connections()
         self._running: asyncio.Task[None] | None = None
 
@@ -103,6 +104,8 @@ def runner_service(settings: ModelSettings, number: int, server: ServerSettings)
         resources=_resources(settings),
         runner_connection={"max_requests": _NEVER, "max_age": float(_NEVER)},
         logging={"access": {"enabled": False}},
+        # Those of requests; the entry service counts its own.
+        metrics={"enabled": False},
         # BentoML takes a variable without a value for one that must be set already.
         envs=[{"name": name, "value": value} for name, value in environment.items() if value],
     )(service_class)

@@ -12,14 +12,17 @@ import pytest
 
 from batching.engine import BatchEngine
 from errors import InferenceFailed, InvalidRequest, Overloaded
+from observability.engine_observer import EngineObserver, Unobserved
 from runners.base import Item
 from tests.scripted import ScriptedRunner
 
 
 @asynccontextmanager
-async def _engine(runner: ScriptedRunner, max_queue_size: int = 100) -> AsyncIterator[BatchEngine]:
+async def _engine(
+    runner: ScriptedRunner, max_queue_size: int = 100, observer: EngineObserver | None = None
+) -> AsyncIterator[BatchEngine]:
     with ThreadPoolExecutor(1) as compute:
-        engine = BatchEngine(runner, max_queue_size=max_queue_size, compute=compute)
+        engine = BatchEngine(runner, max_queue_size=max_queue_size, compute=compute, observer=observer)
         running = asyncio.create_task(engine.run())
         try:
             yield engine
@@ -50,6 +53,46 @@ def test_items_that_arrive_while_the_model_is_busy_are_computed_together() -> No
             assert await first == "FIRST"
             assert await asyncio.gather(*others) == ["AAAA", "B", "CC"]
         assert runner.batches == [["first"], ["b", "cc", "aaaa"]]
+
+    asyncio.run(scenario())
+
+
+class _Counts(Unobserved):
+    def __init__(self) -> None:
+        self.queue: list[int] = []
+        self.waits: list[float] = []
+        self.batches: list[tuple[int, int, int]] = []
+
+    def waiting(self, items: int) -> None:
+        self.queue.append(items)
+
+    def started(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+    def batch(self, rows: int, tokens: int, padding: int) -> None:
+        self.batches.append((rows, tokens, padding))
+
+
+def test_batches_and_the_queue_are_counted_and_who_leaves_it_unserved_too() -> None:
+    async def scenario() -> None:
+        runner, counts = ScriptedRunner(), _Counts()
+        async with _engine(runner, observer=counts) as engine:
+            first = await _busy(engine, runner)
+            assert counts.queue[-1] == 0
+            others = [engine.submit(Item(text)) for text in ("aaaa", "b", "cc,d")]
+            gone, refused = engine.submit(Item("gone")), engine.submit(Item("bad"))
+            assert counts.queue[-1] == 5
+            with pytest.raises(InvalidRequest):
+                await refused
+            gone.cancel()
+            await asyncio.sleep(0)
+            assert counts.queue[-1] == 3
+            runner.gate.set()
+            await asyncio.gather(first, *others)
+            assert counts.queue[-1] == 0
+        assert counts.batches == [(1, 5, 0), (4, 8, 8)]
+        assert len(counts.waits) == 4
+        assert all(seconds >= 0 for seconds in counts.waits)
 
     asyncio.run(scenario())
 

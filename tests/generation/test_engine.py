@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import pytest
 
 from errors import InferenceFailed, InvalidRequest, Overloaded
 from generation.engine import GenerationEngine
+from observability.engine_observer import EngineObserver, Unobserved
 from runners.base import Item
 from runners.text2text_generation import Text2TextGenerationRunner
 from runners.text_generation import TextGenerationRunner
@@ -52,16 +54,39 @@ class Listener:
         return "".join(piece["generated_text"] for piece in self.told[1:])
 
 
-class Latency:
+class Counts(Unobserved):
     def __init__(self) -> None:
         self.first: list[float] = []
         self.next: list[float] = []
+        self.waits: list[float] = []
+        self.queue: list[int] = []
+        self.prompts: list[int] = []
+        self.steps: list[tuple[int, int, int]] = []
+        self.ran: list[int] = []
+        self.idle = threading.Event()
+
+    def waiting(self, items: int) -> None:
+        self.queue.append(items)
+
+    def started(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+    def batch(self, rows: int, tokens: int, padding: int) -> None:
+        self.steps.append((rows, tokens, padding))
+
+    def read(self, tokens: int, cached: int = 0) -> None:
+        self.prompts.append(tokens)
 
     def first_token(self, seconds: float) -> None:
         self.first.append(seconds)
 
     def next_token(self, seconds: float) -> None:
         self.next.append(seconds)
+
+    def running(self, sequences: int, cache_usage: float) -> None:
+        assert 0 <= cache_usage <= 1
+        self.ran.append(sequences)
+        (self.idle.set if sequences == 0 else self.idle.clear)()
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +107,10 @@ def t5(tmp_path_factory: pytest.TempPathFactory) -> Text2TextGenerationRunner:
 
 @asynccontextmanager
 async def _engine(
-    runner: Any, max_queue_size: int = 1000, latency: Latency | None = None
+    runner: Any, max_queue_size: int = 1000, observer: EngineObserver | None = None
 ) -> AsyncIterator[GenerationEngine]:
     with ThreadPoolExecutor(1) as compute:
-        engine = GenerationEngine(runner, max_queue_size=max_queue_size, compute=compute, latency=latency)
+        engine = GenerationEngine(runner, max_queue_size=max_queue_size, compute=compute, observer=observer)
         running = asyncio.create_task(engine.run())
         try:
             yield engine
@@ -105,15 +130,22 @@ def test_pieces_join_to_the_whole_answer_and_the_last_says_why_and_how_much(
     expected = [answer[0]["generated_text"] for answer in runner.predict(items)]
 
     async def scenario() -> list[Listener]:
-        latency = Latency()
-        async with _engine(runner, latency=latency) as engine:
+        counts = Counts()
+        async with _engine(runner, observer=counts) as engine:
             listeners = [Listener() for _ in items]
             ends = [engine.submit(item, listener) for item, listener in zip(items, listeners, strict=True)]
             assert await asyncio.gather(*ends) == [None] * len(items)
             complete = await asyncio.gather(*(engine.submit(item) for item in items))
             assert [answer[0]["generated_text"] for answer in complete] == expected
-        assert len(latency.first) == 2 * len(items)
-        assert all(seconds > 0 for seconds in latency.first + latency.next)
+            assert await asyncio.to_thread(counts.idle.wait, 30)
+            assert counts.queue[-1] == 0
+            assert max(counts.queue) <= len(items)
+        assert len(counts.first) == len(counts.waits) == 2 * len(items)
+        assert all(seconds > 0 for seconds in counts.first + counts.next + counts.waits)
+        lengths = [len(runner.prepare_item(item).rows[0].inputs.input_ids) for item in items]
+        assert sorted(counts.prompts) == sorted(2 * lengths)
+        assert all(rows >= 1 and tokens >= rows and padding >= 0 for rows, tokens, padding in counts.steps)
+        assert max(counts.ran) > 1
         return listeners
 
     listeners = asyncio.run(scenario())

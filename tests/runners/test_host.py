@@ -227,7 +227,7 @@ def test_an_engine_that_stops_fails_its_items_and_the_model_can_be_loaded_again(
         await host.load()
         assert await host.submit("a", {}) == "A"
 
-    monkeypatch.setattr("runners.host.engine_for", lambda _: Stopping)
+    monkeypatch.setattr("runners.host.engine_for", lambda *_: Stopping)
     _scenario(steps)
 
 

@@ -15,10 +15,14 @@ _REFERENCE = "#/components/schemas/{model}"
 
 
 class _Schemas(GenerateJsonSchema):
-    """Pydantic's, without titles that repeat the names of fields."""
+    """Pydantic's, without titles that repeat the names of fields, and defaults that say that there is nothing."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
+
+    def default_schema(self, schema: Any) -> Json:
+        described = super().default_schema(schema)
+        return {key: value for key, value in described.items() if (key, value) != ("default", None)}
 
 
 @cache

@@ -55,13 +55,19 @@ def _examples(document: Any, media_type: str) -> list[Any]:
     return found
 
 
-def test_every_example_is_answered_as_it_is(seven_server: Server, document: Any) -> None:
-    examples = _examples(document, "application/json")
-    assert len(examples) >= 2 * len(CHECKPOINTS) + 5
+@pytest.mark.parametrize(
+    ("media_type", "count"), [("application/json", 2 * len(CHECKPOINTS) + 6), ("application/cloudevents+json", 7)]
+)
+def test_every_example_is_answered_as_it_is(seven_server: Server, document: Any, media_type: str, count: int) -> None:
+    examples = [each for each in _examples(document, media_type) if not each[0].endswith("load")]  # not allowed here
+    assert len(examples) == count
     for path, body in examples:
-        answer = requests.post(seven_server.url + path, json=body, timeout=60)
+        headers = {"Content-Type": media_type, "Accept": "*/*"}
+        answer = requests.post(seven_server.url + path, json=body, headers=headers, timeout=60)
         # The operator has not enabled what would take a model from other tests.
-        assert answer.status_code == (403 if "/repository/models/" in path else 200), (path, body, answer.text)
+        managed = "/repository/models/" in path
+        assert answer.status_code == (403 if managed else 200), (path, body, answer.text)
+        assert answer.headers["content-type"].split(";")[0] in (media_type, "text/event-stream")
 
 
 def test_the_page_and_its_files_are_served(seven_server: Server) -> None:

@@ -12,6 +12,13 @@ from protocols.openapi.schemas import Json
 _TAG = "Model repository"
 _ALLOWED = "Only where `MODEL_MANAGEMENT` is true. Answered once it is done."
 
+#: As Triton has it; models depend on no others here, so it means nothing.
+_PARAMETERS = {
+    "type": ["object", "null"],
+    "properties": {"unload_dependents": {"type": "boolean"}},
+    "additionalProperties": False,
+}
+
 
 def operations(served: Served) -> Operations:
     """Descriptions by method and path."""
@@ -33,7 +40,7 @@ def operations(served: Served) -> Operations:
             {**ok(served.schemas.of(ModelLoaded)), **changing},
             description=_ALLOWED,
             parameters=[name],
-            body=_body({"parameters": {"type": ["object", "null"]}}),
+            body=_body({"parameters": _PARAMETERS}),
             body_required=False,
         ),
         "POST /v2/repository/models/{name}/unload": operation(
@@ -43,7 +50,7 @@ def operations(served: Served) -> Operations:
             {**ok(served.schemas.of(ModelUnloaded)), **changing},
             description=_ALLOWED,
             parameters=[name],
-            body=_body({"parameters": {"type": ["object", "null"]}}),
+            body=_body({"parameters": _PARAMETERS}),
             body_required=False,
         ),
     }

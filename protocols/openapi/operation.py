@@ -29,7 +29,7 @@ ERRORS: Mapping[int, str] = {
     429: "The queue of the model is full.",
     500: "The model failed on an input that looked right; the log has the details.",
     501: "The protocol knows this, the server does not offer it.",
-    503: "The model is loading, was not loaded, or its runner restarts.",
+    503: "The model is loading, could not be loaded, was unloaded, or its runner restarts.",
     504: "There was no answer within `REQUEST_TIMEOUT`.",
 }
 

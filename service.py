@@ -14,6 +14,7 @@ from typing import Any
 import bentoml
 from starlette.applications import Starlette
 
+from lean_service import LeanService
 from loading import LoadError
 from loading.architecture import resolve_task
 from loading.custom_code import allowed_pipeline
@@ -61,21 +62,14 @@ def _config_argument() -> Path | None:
     return Path(str(config)) if config is not None else None
 
 
-_NOT_USED = ("TimeoutMiddleware", "OpenTelemetryMiddleware")
-
-
-class _EntryService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML has no types there
-    """A BentoML service without BentoML's time-out and traces.
+class _EntryService(LeanService):
+    """Without BentoML's time-out, too.
 
     Every request has a deadline of our own, answered in the shape of its protocol. BentoML's keeps a timer alive for
-    the whole time-out after a request is answered: at 1,000 requests a second, hundreds of megabytes. Spans are our own
-    as well; BentoML makes some for each request that go nowhere unless they are asked for.
+    the whole time-out after a request is answered: at 1,000 requests a second, hundreds of megabytes.
     """
 
-    def to_asgi(self, is_main: bool = True) -> Any:
-        app: Any = super().to_asgi(is_main)
-        app.user_middleware = [layer for layer in app.user_middleware if layer.cls.__name__ not in _NOT_USED]
-        return app
+    left_out = LeanService.left_out | {"TimeoutMiddleware"}
 
 
 def _client(name: str, runners: Sequence[Any]) -> ModelClient:

@@ -11,8 +11,8 @@ import bentoml
 from observability.origin import current_origins
 from observability.tracebacks import without_payload
 
-#: Their exceptions say why a model cannot be loaded, and no request is there yet.
-_BEFORE_REQUESTS = ("loading", "runners.host")
+#: Their exceptions say why a process or a model cannot start; root's are those that nobody caught.
+_NOT_OF_REQUESTS = ("circus", "loading", "root", "runners.host")
 
 
 class RequestFields(logging.Filter):
@@ -48,7 +48,7 @@ class RequestFields(logging.Filter):
         vars(record).update(said)
         if not hasattr(record, "model"):
             record.model = self._model
-        self._write_exception(record, harmless=not origins and _room(record) in _BEFORE_REQUESTS)
+        self._write_exception(record, harmless=not origins and _room(record) in _NOT_OF_REQUESTS)
         return True
 
     def _write_exception(self, record: logging.LogRecord, *, harmless: bool) -> None:
@@ -74,7 +74,7 @@ def _suffix(requests: Sequence[str], trace: str | None) -> str:
 
 
 def _room(record: logging.LogRecord) -> str:
-    return record.name if record.name in _BEFORE_REQUESTS else record.name.split(".", 1)[0]
+    return record.name if record.name in _NOT_OF_REQUESTS else record.name.split(".", 1)[0]
 
 
 def _process() -> str | None:

@@ -56,13 +56,12 @@ class TracedRequests:
         origin = _origin(record, span)
         record.trace_id = origin.trace_id
         enter(origin)
+        failed = True
         try:
             await self._app(scope, receive, send)
-        except Exception:
-            _end(span, scope, record, failed=True)
-            raise
-        else:
-            _end(span, scope, record)
+            failed = False
+        finally:
+            _end(span, scope, record, failed=failed)
 
 
 def _origin(record: RequestRecord, span: Span) -> Origin:
@@ -72,7 +71,7 @@ def _origin(record: RequestRecord, span: Span) -> Origin:
     return Origin(record.request_id, carrier.get("traceparent"), carrier.get("tracestate"))
 
 
-def _end(span: Span, scope: Scope, record: RequestRecord, *, failed: bool = False) -> None:
+def _end(span: Span, scope: Scope, record: RequestRecord, *, failed: bool) -> None:
     status = 500 if failed else record.status
     route = scope.get("route")
     if isinstance(route, Route):

@@ -13,6 +13,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from errors import ServingError
+from lean_service import LeanService
 from logs import configure_logging
 from observability.item_spans import ItemTracing
 from observability.model_metrics import ModelMetrics
@@ -101,6 +102,7 @@ def runner_service(settings: ModelSettings, number: int, server: ServerSettings)
         environment["CUDA_VISIBLE_DEVICES"] = settings.cuda_visible_devices
     service = bentoml.service(
         name=f"runner-{number}",
+        service_class=LeanService,
         resources=_resources(settings),
         runner_connection={"max_requests": _NEVER, "max_age": float(_NEVER)},
         logging={"access": {"enabled": False}},

@@ -222,12 +222,16 @@ def test_nothing_is_sent_where_traces_are_switched_off(config: Path, switch: dic
 
 def test_requests_pass_through_no_layer_that_traces_or_logs_them(config: Path) -> None:
     code = (
-        "import service; app = service.HuggingFaceRuntime.to_asgi(); "
-        "print([layer.cls.__name__ for layer in app.user_middleware])"
+        "import service\n"
+        "for one in (service.HuggingFaceRuntime, service.Runner):\n"
+        "    print([layer.cls.__name__ for layer in one.to_asgi().user_middleware])"
     )
     environment = {**os.environ, "STORAGE_URI": str(config.parent / "text-classification"), "BENTOML_DO_NOT_TRACK": "1"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "Middleware" in done.stdout
-    for layer in ("OpenTelemetry", "AccessLog", "Timeout"):
-        assert layer not in done.stdout
+    entry, runner = done.stdout.splitlines()
+    for layer in ("OpenTelemetry", "AccessLog"):
+        assert layer not in entry
+        assert layer not in runner
+    assert "Timeout" not in entry
+    assert "Context" in entry

@@ -16,8 +16,11 @@ from opentelemetry.trace import NoOpTracer, Tracer
 #: Seconds that the end of a process may wait for a collector.
 _LAST_CALL = 5.0
 
-#: Seconds between two complaints about a collector.
+#: Seconds between two complaints of a kind about a collector.
 _SILENCE = 300.0
+
+#: Tells of each span that finds no room while the collector is away.
+_QUEUE_LOGGER = "opentelemetry.sdk._shared_internal"
 
 
 class Tracing:
@@ -59,8 +62,8 @@ def _otlp(url: str) -> SpanExporter:
     # Imported here: only those who trace pay for it.
     from opentelemetry.exporter.otlp.proto.http import trace_exporter
 
-    complaints = logging.getLogger(trace_exporter.__name__)
-    complaints.addFilter(_NowAndThen())
+    for name in (trace_exporter.__name__, _QUEUE_LOGGER):
+        logging.getLogger(name).addFilter(_NowAndThen())
     return trace_exporter.OTLPSpanExporter(endpoint=url)
 
 

@@ -196,6 +196,8 @@ def test_a_collector_that_is_away_is_mentioned_and_harms_nothing(config: Path) -
             "OTEL_EXPORTER_OTLP_ENDPOINT": url,
             "OTEL_BSP_SCHEDULE_DELAY": "50",
             "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+            "OTEL_BSP_MAX_QUEUE_SIZE": "16",
+            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "8",
         }
         with serving(away, STORAGE_URI=folder) as server:
             server.wait_for("OTEL_EXPORTER_OTLP_PROTOCOL=grpc: traces are sent as http/protobuf")
@@ -206,7 +208,9 @@ def test_a_collector_that_is_away_is_mentioned_and_harms_nothing(config: Path) -
                 assert _predict(server, "model", str(number)).status_code == 200
             server.terminate()
             server.wait_ended()
-        assert server.count("span") == 2, server.log
+        assert server.count("exporting span") == 2, server.log
+        assert server.count("Queue full") == 2, server.log
+        assert server.count("(?i)span") == 4, server.log
 
 
 @pytest.mark.parametrize("switch", [{"OTEL_TRACES_EXPORTER": "none"}, {"OTEL_SDK_DISABLED": "true"}])

@@ -11,10 +11,11 @@ class LeanService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML has no
     """Leaves out layers around the application, by the names of their classes.
 
     BentoML's spans go nowhere unless its own configuration says so, and are made all the same: for each request, and
-    for each message on a WebSocket.
+    for each message on a WebSocket. What it counts of requests, `observability.request_metrics` does; without its
+    metrics as a whole there would be no `/metrics`.
     """
 
-    left_out: ClassVar[frozenset[str]] = frozenset({"OpenTelemetryMiddleware"})
+    left_out: ClassVar[frozenset[str]] = frozenset({"OpenTelemetryMiddleware", "RunnerTrafficMetricsMiddleware"})
 
     def to_asgi(self, is_main: bool = True) -> Any:
         """The application."""

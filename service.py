@@ -121,9 +121,8 @@ def _entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]]) -> 
         name="HuggingFaceRuntime",
         workers=settings.server.api_workers,
         service_class=_EntryService,
-        # The access log and the metrics of requests are our own.
+        # The access log is our own.
         logging={"access": {"enabled": False}},
-        metrics={"enabled": False},
         # The runners tell how they are over their connections, and one that has failed must not fail the others.
         runner_probe={"enabled": False},
     )(type("HuggingFaceRuntime", (Entry,), {"__doc__": Entry.__doc__, **dependencies}))

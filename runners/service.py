@@ -106,8 +106,6 @@ def runner_service(settings: ModelSettings, number: int, server: ServerSettings)
         resources=_resources(settings),
         runner_connection={"max_requests": _NEVER, "max_age": float(_NEVER)},
         logging={"access": {"enabled": False}},
-        # Those of requests; the entry service counts its own.
-        metrics={"enabled": False},
         # BentoML takes a variable without a value for one that must be set already.
         envs=[{"name": name, "value": value} for name, value in environment.items() if value],
     )(service_class)

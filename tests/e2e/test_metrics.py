@@ -104,7 +104,8 @@ def test_a_runner_that_was_killed_leaves_nothing_behind(tmp_path: Path) -> None:
         endless: dict[str, Any] = {"max_new_tokens": 100, "ignore_eos": True, "stream": True}
         body = {"instances": ["Paris"] * 500, "parameters": endless}
         with requests.post(f"{server.url}/v1/models/mortal:predict", json=body, stream=True, timeout=60) as response:
-            next(response.iter_lines())
+            lines = response.iter_lines()
+            assert next(lines)
             assert Samples(server).sums("running_sequences", "model_name")["mortal"] > 0
             (runner,) = server.runner_processes()
             runner.kill()

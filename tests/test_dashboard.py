@@ -1,0 +1,35 @@
+"""Promise: the dashboard is one that Grafana can read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+_DASHBOARD = Path(__file__).parents[1] / "configs" / "grafana" / "dashboard.json"
+
+
+def _kept(written: Any, read: Any) -> bool:
+    """Whether all that was written was read, beside what is so by default."""
+    match written:
+        case dict():
+            return all(name in read and _kept(value, read[name]) for name, value in written.items())
+        case list():
+            return len(written) == len(read) and all(map(_kept, written, read))
+        case _:
+            return bool(written == read)
+
+
+def test_grafana_reads_every_field_of_the_dashboard() -> None:
+    written = json.loads(_DASHBOARD.read_text(encoding="utf-8"))
+    assert _kept(written, json.loads(JSONEncoder().encode(Dashboard.from_json(written))))
+
+
+def test_panels_have_queries_and_places_of_their_own() -> None:
+    panels = json.loads(_DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}
+    assert len(places) == len(panels) == len({panel["id"] for panel in panels})
+    assert all(panel["targets"] for panel in panels)

@@ -49,6 +49,7 @@ def place(tensors: Sequence[Tensor], index: int) -> str:
 def _documents(tensors: Sequence[Tensor]) -> list[Any]:
     if len(tensors) > 1:
         raise InvalidRequest("inputs: a tensor of JSON documents holds whole instances and stands alone")
+    _check_one_each(tensors[0], "a tensor of JSON documents", "inputs[0]")
     instances = []
     for index, element in enumerate(tensors[0].values.flat):
         try:
@@ -106,14 +107,18 @@ def _column(tensor: Tensor, signature: Signature, where: str) -> list[Any]:
     if known.datatype == BYTES:
         if tensor.datatype != BYTES:
             raise InvalidRequest(f"{where}.datatype: {known.name} is BYTES, {tensor.datatype} given")
-        if values.size != len(values):
-            raise InvalidRequest(f"{where}.shape: {known.name} is [n] or [n, 1], {list(values.shape)} given")
+        _check_one_each(tensor, known.name, where)
         return [_text(element, f"{where}.data[{index}]") for index, element in enumerate(values.flat)]
     if values.dtype.kind not in "iu":
         raise InvalidRequest(f"{where}.datatype: {known.name} is {known.datatype}, {tensor.datatype} given")
     if values.ndim != len(known.shape):
         raise InvalidRequest(f"{where}.shape: {known.name} is {list(known.shape)}, {list(values.shape)} given")
     return list(values.tolist())
+
+
+def _check_one_each(tensor: Tensor, name: str, where: str) -> None:
+    if tensor.values.size != len(tensor.values):
+        raise InvalidRequest(f"{where}.shape: {name} is [n] or [n, 1], {list(tensor.values.shape)} given")
 
 
 def _text(element: str | bytes, where: str) -> str:

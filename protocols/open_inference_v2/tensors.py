@@ -84,16 +84,17 @@ def from_json(data: Sequence[Any], datatype: str, shape: Sequence[int], place: s
     if datatype == BYTES:
         if not set(map(type, elements)) <= {str}:
             raise InvalidRequest(f"{place}: must hold strings, as BYTES do in JSON")
-        return _objects(elements, shape)
+        return _shaped(_objects(elements), shape, place)
     dtype = DTYPES[datatype]
     allowed, what = _JSON_TYPES[dtype.kind]
     if not set(map(type, elements)) <= allowed:
         raise InvalidRequest(f"{place}: must hold {what}, as {datatype} does")
     try:
         with np.errstate(over="raise"):
-            return np.array(elements, dtype).reshape(shape)
+            values = np.array(elements, dtype)
     except (OverflowError, FloatingPointError):
         raise InvalidRequest(f"{place}: holds a number that {datatype} cannot") from None
+    return _shaped(values, shape, place)
 
 
 def from_binary(data: memoryview, datatype: str, shape: Sequence[int], place: str) -> npt.NDArray[Any]:
@@ -104,7 +105,7 @@ def from_binary(data: memoryview, datatype: str, shape: Sequence[int], place: st
     """
     count = math.prod(shape)
     if datatype == BYTES:
-        return _objects(_byte_strings(data, count, place), shape)
+        return _shaped(_objects(_byte_strings(data, count, place)), shape, place)
     dtype = np.dtype("<u2") if datatype == BF16 else DTYPES[datatype]
     if len(data) != count * dtype.itemsize:
         raise InvalidRequest(
@@ -113,7 +114,7 @@ def from_binary(data: memoryview, datatype: str, shape: Sequence[int], place: st
     values = np.frombuffer(data, dtype)
     if datatype == BF16:
         values = (values.astype(np.uint32) << 16).view(np.float32)
-    return values.reshape(shape)
+    return _shaped(values, shape, place)
 
 
 def to_json(tensor: Tensor) -> Any:
@@ -139,7 +140,7 @@ def to_binary(tensor: Tensor) -> bytes:
 
 def strings(elements: Sequence[Any]) -> npt.NDArray[Any]:
     """A BYTES tensor of one dimension."""
-    return _objects(elements, (len(elements),))
+    return _objects(elements)
 
 
 def json_strings(contents: Sequence[Any]) -> npt.NDArray[Any]:
@@ -162,10 +163,18 @@ def _flat(data: Sequence[Any], shape: Sequence[int], place: str) -> Sequence[Any
     return level
 
 
-def _objects(elements: Sequence[Any], shape: Sequence[int]) -> npt.NDArray[Any]:
+def _objects(elements: Sequence[Any]) -> npt.NDArray[Any]:
     values = np.empty(len(elements), dtype=object)
     values[:] = elements
-    return values.reshape(shape)
+    return values
+
+
+def _shaped(values: npt.NDArray[Any], shape: Sequence[int], place: str) -> npt.NDArray[Any]:
+    """The same, of a shape that has as many elements; one of none may still be more than numpy counts to."""
+    try:
+        return values.reshape(shape)
+    except ValueError:
+        raise InvalidRequest(f"{place}: {list(shape)} is no shape of an array") from None
 
 
 def _byte_strings(data: memoryview, count: int, place: str) -> list[bytes]:

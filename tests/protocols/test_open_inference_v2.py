@@ -328,6 +328,15 @@ def test_code_of_a_models_own_is_given_tensors_as_they_are(http: TestClient, sen
             {"inputs": [_text("a", "b") | {"shape": [1, 2]}]},
             "inputs[0].shape: text is [n] or [n, 1], [1, 2] given",
         ),
+        *(
+            (
+                model,
+                {"inputs": [_text(*texts, parameters={"content_type": "json"}) | {"shape": [1, len(texts)]}]},
+                f"inputs[0].shape: a tensor of JSON documents is [n] or [n, 1], [1, {len(texts)}] given",
+            )
+            for model in ("x", "vectors", "anything")
+            for texts in ([], ["1", "2"])
+        ),
         (
             "questions",
             {"inputs": [_text("a", name="question")]},

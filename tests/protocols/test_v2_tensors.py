@@ -137,6 +137,17 @@ def test_data_that_is_not_what_shape_and_datatype_say_is_refused(
     assert refused.value.message == f"inputs[0].data: {said}"
 
 
+@pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
+@pytest.mark.parametrize("shape", [[0, 2**62], [0, 2**31, 2**31, 2**31], [1, 0, 2**62, 4]])
+def test_a_tensor_of_nothing_may_not_be_larger_than_arrays_are(datatype: str, shape: list[int]) -> None:
+    tensor = {"name": "x", "shape": shape, "datatype": datatype}
+    empty: list[dict[str, Any]] = [{"data": []}, {"parameters": {"binary_data_size": 0}}]
+    for rest in empty:
+        body = json.dumps({"inputs": [{**tensor, **rest}]}).encode()
+        with pytest.raises(InvalidRequest, match="is no shape of an array"):
+            parse(body, str(len(body)))
+
+
 def test_deep_nesting_is_refused_like_any_other() -> None:
     data: Any = 1
     for _ in range(900):

@@ -32,16 +32,24 @@ class GenerateRequest(Strict):
     text_input: str
     parameters: dict[str, Any] = Field(default_factory=dict)
 
-    @property
-    def item(self) -> tuple[Any, dict[str, Any]]:
+    def item(self, *, stream: bool) -> tuple[Any, dict[str, Any]]:
         """The text, with its parameters as the tasks that generate text know them.
 
-        The answer is the new text alone, drawn if anything says how, unless the parameters say otherwise.
+        The answer is the new text alone, drawn if anything says how, unless the parameters say otherwise. Triton's
+        examples repeat in `stream` which route they ask.
+
+        Args:
+            stream: whether the text is answered in pieces.
 
         Raises:
             InvalidRequest: names a parameter.
         """
         parameters = {"return_full_text": False, **self.parameters}
+        said = parameters.pop("stream", stream)
+        if not isinstance(said, bool):
+            raise InvalidRequest("parameters.stream: must be true or false")
+        if said and not stream:
+            raise InvalidRequest("parameters.stream: generate answers whole, generate_stream in pieces")
         if "max_tokens" in parameters:
             if "max_new_tokens" in parameters:
                 raise InvalidRequest("parameters.max_tokens: is the same as max_new_tokens, set one of them")

@@ -73,7 +73,7 @@ def routes(models: Models, settings: ServerSettings) -> list[Route]:
         client = _writer(request)
         asked = read(GenerateRequest, await read_body(request, settings))
         try:
-            (answer,) = await infer(request, client, [asked.item], place=asked.place, settings=settings)
+            (answer,) = await infer(request, client, [asked.item(stream=False)], place=asked.place, settings=settings)
         except ServingError as error:
             raise in_clients_terms(error) from None
         return json_response(asked.response(client.name, answer))
@@ -82,7 +82,9 @@ def routes(models: Models, settings: ServerSettings) -> list[Route]:
         client = _writer(request)
         asked = read(GenerateRequest, await read_body(request, settings))
         try:
-            streams = await AnswerStreams.start(request, client, [asked.item], place=asked.place, settings=settings)
+            streams = await AnswerStreams.start(
+                request, client, [asked.item(stream=True)], place=asked.place, settings=settings
+            )
         except ServingError as error:
             raise in_clients_terms(error) from None
         return StreamingBody(streams, partial(asked.events, client.name), "text/event-stream")

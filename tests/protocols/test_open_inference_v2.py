@@ -408,6 +408,17 @@ def test_generate_answers_the_new_text(http: TestClient, clients: dict[str, Scri
     assert writer.given == [("ab", asked)]
 
 
+@pytest.mark.parametrize(("verb", "said"), [("generate", False), ("generate_stream", True), ("generate_stream", False)])
+def test_generate_may_be_told_again_how_it_answers(http: TestClient, verb: str, said: bool) -> None:
+    body = {"text_input": "ab", "parameters": {"stream": said, "temperature": 0}}
+    assert http.post(f"/v2/models/writer/{verb}", json=body).status_code == 200
+
+
+def test_generate_does_not_answer_in_pieces(http: TestClient) -> None:
+    answer = _generate(http, text_input="ab", parameters={"stream": True})
+    assert (answer.status_code, answer.json()["error"].split(":")[0]) == (400, "parameters.stream")
+
+
 @pytest.mark.parametrize(("stop", "reason"), [([], "eos_token"), (["!"], "stop_sequence")])
 def test_generate_tells_details_when_asked(http: TestClient, stop: list[str], reason: str) -> None:
     answer = _generate(http, text_input="ab", parameters={"details": True, "stop": stop}).json()

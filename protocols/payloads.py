@@ -20,7 +20,10 @@ def log_payload(what: str, model: str, value: Any) -> None:
     Args:
         what: it is: `instances`, `answers` ….
     """
-    text = orjson.dumps(value, default=repr, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS).decode()
+    try:
+        text = orjson.dumps(value, default=repr, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS).decode()
+    except orjson.JSONEncodeError as error:  # such as what is nested more deeply than is written, though it was read
+        text = f"not shown: {error}"
     more = len(text) - _MAX_LENGTH
     shown = f"{text[:_MAX_LENGTH]}… and {more} characters" if more > 0 else text
     logger.info("%s: %s", what, shown, extra={"model": model})

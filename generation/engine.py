@@ -45,6 +45,7 @@ class _Part:
         self.piece = piece
         self.first_token: float | None = None
         self.last_token: float | None = None
+        self.tokens = 0
 
     def trace(self) -> None:
         """Tell of the sequence, at its end."""
@@ -68,6 +69,7 @@ class _News:
     part: _Part
     fresh: tuple[str, list[TokenLogprob]] | None
     written: Written | None
+    tokens: int
     at: float
 
 
@@ -204,6 +206,8 @@ class GenerationEngine:
             self._observer.first_token(news.at - answer.arrived)
         else:
             self._observer.next_token(news.at - news.part.last_token)
+        self._observer.written(news.tokens - news.part.tokens)
+        news.part.tokens = news.tokens
         news.part.first_token = news.part.first_token or news.at
         news.part.last_token = news.at
 
@@ -239,6 +243,6 @@ class GenerationEngine:
             if (part := self._parts.get(sequence)) is not None:
                 fresh = sequence.take_piece() if part.answer.listener is not None else None
                 written = sequence.written if sequence.finish_reason is not None else None
-                news.append(_News(part, fresh, written, now))
+                news.append(_News(part, fresh, written, len(sequence.tokens), now))
         if news and not self._stopping:
             self._loop.call_soon_threadsafe(self._told, news)

@@ -35,6 +35,9 @@ class EngineObserver(Protocol):
     def next_token(self, seconds: float) -> None:
         """A further token, so long after the one before."""
 
+    def written(self, tokens: int) -> None:
+        """So many new tokens of a sequence have come; all of them at once if it was searched with beams."""
+
     def running(self, sequences: int, cache_usage: float) -> None:
         """After a step: sequences that are being written, and which part of the memory for keys and values is used."""
 
@@ -58,6 +61,9 @@ class Unobserved:
         """As `EngineObserver`."""
 
     def next_token(self, seconds: float) -> None:
+        """As `EngineObserver`."""
+
+    def written(self, tokens: int) -> None:
         """As `EngineObserver`."""
 
     def running(self, sequences: int, cache_usage: float) -> None:

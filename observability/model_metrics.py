@@ -52,13 +52,15 @@ class ModelMetrics:
 
     def first_token(self, seconds: float) -> None:
         """As `EngineObserver`."""
-        self._of.generated.inc()
         self._of.first.observe(seconds)
 
     def next_token(self, seconds: float) -> None:
         """As `EngineObserver`."""
-        self._of.generated.inc()
         self._of.next.observe(seconds)
+
+    def written(self, tokens: int) -> None:
+        """As `EngineObserver`."""
+        self._of.generated.inc(tokens)
 
     def running(self, sequences: int, cache_usage: float) -> None:
         """As `EngineObserver`."""

@@ -29,7 +29,7 @@ class RequestRecord:
         model_name: of the model that was asked, if there is one of that name.
         instances: how many were given to the model.
         predict_started, predict_ended: while the model had them; None if it never did.
-        error: `code` of the `ServingError` that was answered.
+        error: `code` of the `ServingError` that was answered; in a stream, of the last that ended an instance.
         status: of the answer; 499 if the client left before it.
         client: its address, or that of the last proxy.
         trace_id: 32 hexadecimal digits; None if requests are not traced.

@@ -149,12 +149,15 @@ class AnswerStreams:
             try:
                 chunks = [self._chunk(*await self._next())]
             except DeadlineExceeded as late:
+                self._record.error = late.code
                 yield [Chunk(index, late) for index in sorted(self._open)]
                 return
 
     def _chunk(self, index: int, event: Any) -> Chunk:
         if event is _ENDED or isinstance(event, ServingError):
             self._open.discard(index)
+            if isinstance(event, ServingError):
+                self._record.error = event.code
         elif self._settings.log_payloads:
             self._gather(index, event)
         return Chunk(index, None if event is _ENDED else event)

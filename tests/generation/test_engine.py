@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -61,6 +62,7 @@ class Counts(Unobserved):
         self.waits: list[float] = []
         self.queue: list[int] = []
         self.prompts: list[int] = []
+        self.tokens = 0
         self.steps: list[tuple[int, int, int]] = []
         self.ran: list[int] = []
         self.idle = threading.Event()
@@ -82,6 +84,9 @@ class Counts(Unobserved):
 
     def next_token(self, seconds: float) -> None:
         self.next.append(seconds)
+
+    def written(self, tokens: int) -> None:
+        self.tokens += tokens
 
     def running(self, sequences: int, cache_usage: float) -> None:
         assert 0 <= cache_usage <= 1
@@ -319,3 +324,21 @@ def test_a_listener_that_fails_ends_its_own_stream_alone(llama: TextGenerationRu
             assert await engine.submit(Item("The", {"max_new_tokens": 1}))
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_tokens_are_counted_as_clients_are_told_of_them_searched_with_beams_too(tmp_path: Path, beams: int) -> None:
+    folder = text2text_generation(tmp_path / "t5")
+    config = folder / "generation_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "num_beams": beams}))
+    runner = Text2TextGenerationRunner(ModelSettings(storage_uri=str(folder), task="text2text-generation"))
+    runner.load()
+
+    async def scenario() -> tuple[int, int]:
+        counts = Counts()
+        async with _engine(runner, observer=counts) as engine:
+            parameters = {"max_new_tokens": 8, "min_new_tokens": 8, "details": True}
+            answer = await engine.submit(Item("Paris", parameters))
+        return counts.tokens, answer[0]["generated_tokens"]
+
+    assert asyncio.run(scenario()) == (8, 8)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -10,7 +13,13 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from errors import InferenceFailed
 from observability.requests import ObservedRequests, RequestRecord, record_of
+from protocols.app import create_app
+from protocols.inference import Models
+from settings import ServerSettings
+from tests.protocols.openai_server import ScriptedClient, written
+from transport.messages import ModelState
 
 
 def _client(records: list[RequestRecord]) -> TestClient:
@@ -56,3 +65,18 @@ def test_a_bug_is_recorded_as_what_its_client_is_answered() -> None:
     app = Starlette(routes=[Route("/", bug)], middleware=[Middleware(ObservedRequests, observers=[records.append])])
     assert TestClient(app, raise_server_exceptions=False).get("/").status_code == 500
     assert [(record.status, record.error) for record in records] == [(500, "inference_failed")]
+
+
+def test_an_error_within_a_stream_is_noted_though_its_status_does_not_tell() -> None:
+    @asynccontextmanager
+    async def nothing(_: Starlette) -> AsyncIterator[None]:
+        yield
+
+    records: list[RequestRecord] = []
+    writer = ScriptedClient("writer", ModelState("ready"))
+    writer.script = lambda index: [{"generated_text": "x"}, InferenceFailed("broke") if index else written("y")]
+    app = create_app(Models({"writer": writer}), ServerSettings(), nothing, [records.append])
+    body = {"instances": ["a", "b"], "parameters": {"stream": True}}
+    with TestClient(app) as client:
+        assert "broke" in client.post("/v1/models/writer:predict", json=body).text
+    assert [(record.status, record.error) for record in records] == [(200, "inference_failed")]

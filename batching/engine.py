@@ -111,9 +111,7 @@ class BatchEngine:
             for waiting in batch:
                 self._intake.started(waiting.entry, started)
             outputs = await loop.run_in_executor(self._compute, self._forward, batch)
-            ended = monotonic()
-            self._learn_speed(batch, ended - started)
-            _trace(batch, started, ended)
+            self._tell(batch, started, monotonic())
             complete = []
             for waiting, output in zip(batch, outputs, strict=True):
                 entry = waiting.entry
@@ -136,12 +134,19 @@ class BatchEngine:
         for entry, result in zip(wanted, results, strict=True):
             entry.settle(result)
 
-    def _learn_speed(self, batch: list[_Waiting], seconds: float) -> None:
+    def _tell(self, batch: list[_Waiting], started: float, ended: float) -> None:
+        """Tell of a batch whoever measures, counts, follows an item or reads the log."""
+        seconds = ended - started
         items = sum(1 / len(waiting.entry.job.rows) for waiting in batch)
         self._intake.learn_speed(seconds / items)
-        tokens, padding = _size(batch)
+        lengths = [waiting.row.length for waiting in batch]
+        tokens = sum(lengths)
+        padding = max(lengths) * len(lengths) - tokens
         self._observer.batch(len(batch), tokens, padding)
         self._observer.read(tokens)
+        traces = {waiting.entry: trace for waiting in batch if (trace := waiting.entry.item.trace) is not None}
+        for trace in traces.values():
+            trace.batch(started, ended, rows=len(batch), tokens=tokens, padding=padding)
         if logger.isEnabledFor(logging.DEBUG):
             with _about(batch):
                 logger.debug(
@@ -173,17 +178,3 @@ class BatchEngine:
 
 def _about(batch: Sequence[_Waiting]) -> AbstractContextManager[None]:
     return about(*(waiting.entry.item.origin for waiting in batch))
-
-
-def _size(batch: Sequence[_Waiting]) -> tuple[int, int]:
-    """Tokens of all rows, and how many were added to make them equally long."""
-    lengths = [waiting.row.length for waiting in batch]
-    return sum(lengths), max(lengths) * len(lengths) - sum(lengths)
-
-
-def _trace(batch: Sequence[_Waiting], started: float, ended: float) -> None:
-    traces = {waiting.entry: trace for waiting in batch if (trace := waiting.entry.item.trace) is not None}
-    if traces:
-        tokens, padding = _size(batch)
-        for trace in traces.values():
-            trace.batch(started, ended, rows=len(batch), tokens=tokens, padding=padding)

@@ -200,9 +200,9 @@ class GenerationEngine:
 
     def _measure(self, news: _News) -> None:
         answer = news.part.answer
-        if all(part.last_token is None for part in answer.sequences):
-            self._observer.read(len(news.part.sequence.request.input_ids), news.part.sequence.cached_tokens)
         if news.part.last_token is None:
+            if all(part.last_token is None for part in answer.sequences):
+                self._observer.read(len(news.part.sequence.request.input_ids), news.part.sequence.cached_tokens)
             self._observer.first_token(news.at - answer.arrived)
         else:
             self._observer.next_token(news.at - news.part.last_token)

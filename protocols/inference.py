@@ -110,7 +110,6 @@ async def infer(
     if settings.log_payloads:
         items = log_items(client.name, items)
     futures: list[asyncio.Future[Any]] = []
-    watcher = asyncio.ensure_future(until_disconnect(request))
     record.predict_started = perf_counter()
     try:
         for index, (instance, parameters) in enumerate(items):
@@ -120,20 +119,14 @@ async def infer(
                 raise (error.located(place(index)) if concerns_instance(error) else error) from None
             record.instances += 1
         everything = asyncio.gather(*futures)
-        done, _ = await asyncio.wait(
-            (everything, watcher), timeout=settings.request_timeout, return_when=asyncio.FIRST_COMPLETED
-        )
-        if everything in done:
-            answers = _unless_failed(everything, futures, place)
-            if settings.log_payloads:
-                log_payload("answers", client.name, answers)
-            return answers
-        if watcher in done:
-            raise ClientDisconnect
-        raise DeadlineExceeded(f"no answer within {settings.request_timeout:g} s (REQUEST_TIMEOUT)")
+        late = f"no answer within {settings.request_timeout:g} s (REQUEST_TIMEOUT)"
+        await wait_in_time(request, everything, late, settings)
+        answers = _unless_failed(everything, futures, place)
+        if settings.log_payloads:
+            log_payload("answers", client.name, answers)
+        return answers
     finally:
         record.predict_ended = perf_counter()
-        watcher.cancel()
         for future in futures:
             future.cancel()
 
@@ -153,6 +146,30 @@ def concerns_instance(error: ServingError) -> bool:
     """Parameters hold for the whole request, and a busy or absent model for all requests: no instance is to blame."""
     whole = error.message.startswith("parameters.") or isinstance(error, ModelNotReady)
     return error.retry_after is None and not whole
+
+
+async def wait_in_time(request: Request, doing: asyncio.Future[Any], late: str, settings: ServerSettings) -> None:
+    """Wait until it is done, whatever has come of it.
+
+    Args:
+        late: what the client is told if it takes longer than requests may.
+
+    Raises:
+        DeadlineExceeded: it does.
+        ClientDisconnect: nobody waits any more.
+    """
+    watcher = asyncio.ensure_future(until_disconnect(request))
+    try:
+        done, _ = await asyncio.wait(
+            (doing, watcher), timeout=settings.request_timeout, return_when=asyncio.FIRST_COMPLETED
+        )
+    finally:
+        watcher.cancel()
+    if doing in done:
+        return
+    if watcher in done:
+        raise ClientDisconnect
+    raise DeadlineExceeded(late)
 
 
 async def until_disconnect(request: Request) -> None:

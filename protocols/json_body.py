@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -28,6 +29,11 @@ def read_object(body: bytes) -> dict[str, Any]:
 def encode(content: Any) -> bytes:
     """Compact JSON."""
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+
+
+def finite_logprob(token: Mapping[str, Any]) -> float:
+    """A token's log probability; OpenAI's for one that is next to impossible, as JSON has no infinity."""
+    return max(float(token["logprob"]), -9999.0)
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

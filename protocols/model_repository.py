@@ -9,13 +9,13 @@ import asyncio
 from collections.abc import Awaitable, Collection, Mapping
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from errors import DeadlineExceeded, Forbidden, InvalidRequest
+from errors import Forbidden, InvalidRequest
 from protocols.body import read_body
-from protocols.inference import Models, until_disconnect
+from protocols.inference import Models, wait_in_time
 from protocols.json_body import json_response, read_object
 from settings import ServerSettings
 from transport.messages import ModelState, ModelStatus
@@ -113,19 +113,11 @@ async def _in_time(request: Request, step: Awaitable[None], meanwhile: str, sett
         DeadlineExceeded: it takes longer than requests may.
         ClientDisconnect: nobody waits.
     """
-    doing, watcher = asyncio.ensure_future(step), asyncio.ensure_future(until_disconnect(request))
+    doing = asyncio.ensure_future(step)
+    limit = f"{settings.request_timeout:g} s (REQUEST_TIMEOUT)"
+    late = f"{meanwhile} after {limit}; /v2/repository/index tells when it is done"
     try:
-        done, _ = await asyncio.wait(
-            (doing, watcher), timeout=settings.request_timeout, return_when=asyncio.FIRST_COMPLETED
-        )
-        if doing in done:
-            return doing.result()
-        if watcher in done:
-            raise ClientDisconnect
-        raise DeadlineExceeded(
-            f"{meanwhile} after {settings.request_timeout:g} s (REQUEST_TIMEOUT); /v2/repository/index tells when it "
-            "is done"
-        )
+        await wait_in_time(request, doing, late, settings)
+        doing.result()
     finally:
         doing.cancel()
-        watcher.cancel()

@@ -12,15 +12,12 @@ from uuid import uuid4
 from pydantic import Field
 
 from errors import InvalidRequest, ServingError
-from protocols.json_body import encode
+from protocols.json_body import encode, finite_logprob
 from protocols.open_inference_v2.schema import Strict
 from protocols.streaming import Chunk
 
 #: Parameters that mean nothing unless tokens are drawn.
 _SAMPLING = ("temperature", "top_k", "top_p", "seed")
-
-#: JSON has no infinity for a token that is next to impossible.
-_LEAST_LOGPROB = -9999.0
 
 _COUNTS = ("prompt_tokens", "cached_tokens", "generated_tokens")
 
@@ -108,5 +105,5 @@ def _finish_reason(written: Mapping[str, Any]) -> str:
 
 
 def _token(token: Mapping[str, Any]) -> dict[str, Any]:
-    logprob = max(token["logprob"], _LEAST_LOGPROB)
+    logprob = finite_logprob(token)
     return {"id": token["id"], "text": token["token"], "logprob": logprob, "special": token["special"]}

@@ -6,8 +6,7 @@ import codecs
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-#: OpenAI's for a token that is next to impossible; JSON has no infinity.
-_IMPOSSIBLE = -9999.0
+from protocols.json_body import finite_logprob
 
 
 def chat_logprobs(tokens: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -17,7 +16,7 @@ def chat_logprobs(tokens: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _entry(token: Mapping[str, Any]) -> dict[str, Any]:
-    return {"token": token["token"], "logprob": _finite(token), "bytes": token["bytes"]}
+    return {"token": token["token"], "logprob": finite_logprob(token), "bytes": token["bytes"]}
 
 
 class CompletionLogprobs:
@@ -35,8 +34,10 @@ class CompletionLogprobs:
         """The next tokens; each stands among the likeliest in its place, whether or not it is one of them."""
         return {
             "tokens": [_name(token) for token in tokens],
-            "token_logprobs": [_finite(token) for token in tokens],
-            "top_logprobs": [{_name(other): _finite(other) for other in (*token["top"], token)} for token in tokens],
+            "token_logprobs": [finite_logprob(token) for token in tokens],
+            "top_logprobs": [
+                {_name(other): finite_logprob(other) for other in (*token["top"], token)} for token in tokens
+            ],
             "text_offset": [self._next_offset(token) for token in tokens],
         }
 
@@ -45,10 +46,6 @@ class CompletionLogprobs:
         raw = token["bytes"]
         self._offset += len(token["token"] if raw is None else self._decoder.decode(bytes(raw)))
         return offset
-
-
-def _finite(token: Mapping[str, Any]) -> float:
-    return max(float(token["logprob"]), _IMPOSSIBLE)
 
 
 def _name(token: Mapping[str, Any]) -> str:

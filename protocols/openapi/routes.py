@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from starlette.requests import Request
@@ -19,11 +21,16 @@ _PAGE = Path(__file__).parent / "docs.html"
 
 def routes(models: Models, settings: ServerSettings, described: Sequence[BaseRoute]) -> list[Route]:
     """The routes that tell of others, `/docs.json` among them, where BentoML would tell of its own alone."""
-    document = encode(openapi_document(models, settings, described))
+
+    # Made when it is first asked for: every process of the server makes the application, runners too.
+    @cache
+    def document() -> bytes:
+        return encode(openapi_document(models, settings, described))
+
     page = _PAGE.read_text(encoding="utf-8")
 
     async def openapi(_: Request) -> Response:
-        return Response(document, media_type="application/json")
+        return Response(await asyncio.to_thread(document), media_type="application/json")
 
     async def docs(_: Request) -> Response:
         return HTMLResponse(page)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,9 @@ import torch
 import transformers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from acceleration.cores import available_cores
+from acceleration.int8 import can_compute_int8
+from acceleration.weights import faster_weights
 from loading import LoadError
 from loading.adapter import Adapter, read_adapter
 from loading.checkpoint import Checkpoint
@@ -47,9 +49,7 @@ def prepare_torch(settings: ModelSettings) -> None:
     if not sys.stderr.isatty():
         # A bar in a file is one line of a hundred thousand characters.
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    threads = settings.torch_threads or (math.ceil(settings.cpus) if settings.cpus else None)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(settings.torch_threads or available_cores(settings.cpus))
     if settings.gpus and not torch.cuda.is_available():
         logger.warning("%s: GPUS=%g, and there is no GPU here: the CPU computes.", settings.name, settings.gpus)
     if settings.cuda_memory_fraction is not None and torch.cuda.is_available():
@@ -59,7 +59,7 @@ def prepare_torch(settings: ModelSettings) -> None:
 def load_pretrained(
     auto_class: Any, checkpoint: Checkpoint, settings: ModelSettings, *, new_head: bool = False
 ) -> Pretrained:
-    """Load model and tokenizer of a checkpoint.
+    """Load model and tokenizer of a checkpoint; on a CPU, with weights in the form that it computes fastest with.
 
     Args:
         auto_class: the AutoModel class of the task.
@@ -69,6 +69,39 @@ def load_pretrained(
         LoadError: one sentence for every failure that `from_pretrained` has.
     """
     warn_of_unused_pipeline(checkpoint.folder, settings)
+    loaded = _load(auto_class, checkpoint, settings, new_head)
+    int8 = settings.quantization == "int8"
+    if int8:
+        _check_int8(loaded.model, settings)
+    elif not _accelerates(loaded.model, settings):
+        return loaded
+    if faster_weights(loaded.model, int8=int8):
+        release_files(loaded.model)
+        return loaded
+    if int8:
+        raise LoadError(f"{settings.shown_uri} does not compute in eight bits; leave out QUANTIZATION.")
+    logger.info("%s: its weights stay in PyTorch's layout, it does not compute with another", settings.shown_uri)
+    del loaded
+    return _load(auto_class, checkpoint, settings, new_head)
+
+
+def _accelerates(model: PreTrainedModel, settings: ModelSettings) -> bool:
+    quantized = getattr(model, "hf_quantizer", None) is not None
+    return settings.acceleration and settings.device_map is None and model.device.type == "cpu" and not quantized
+
+
+def _check_int8(model: PreTrainedModel, settings: ModelSettings) -> None:
+    if model.device.type != "cpu" or settings.device_map is not None:
+        raise LoadError(
+            f"{settings.shown_uri}: QUANTIZATION=int8 is for CPUs; leave it out, or choose LOAD_IN_8BIT on a GPU."
+        )
+    if not can_compute_int8():
+        raise LoadError(f"{settings.shown_uri}: QUANTIZATION=int8 needs a CPU with VNNI, and this one has none.")
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise LoadError(f"{settings.shown_uri} is quantized already; leave out QUANTIZATION.")
+
+
+def _load(auto_class: Any, checkpoint: Checkpoint, settings: ModelSettings, new_head: bool) -> Pretrained:
     adapter = read_adapter(checkpoint.folder)
     base = checkpoint if adapter is None else _fetch_base(adapter, settings)
     check_fits(base, settings)

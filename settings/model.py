@@ -99,6 +99,11 @@ class ModelSettings(BaseSettings):
     device_map: str | None = Field(None, validation_alias="DEVICE_MAP")
     load_in_8bit: bool = Field(False, validation_alias="LOAD_IN_8BIT")
     load_in_4bit: bool = Field(False, validation_alias="LOAD_IN_4BIT")
+    quantization: Literal["int8"] | None = Field(
+        None,
+        validation_alias="QUANTIZATION",
+        description="On a CPU, linear layers computed in eight bits, the output head apart.",
+    )
     cuda_memory_fraction: float | None = Field(None, validation_alias="TORCH_CUDA_MEMORY_FRACTION", gt=0, le=1)
     cuda_visible_devices: str | None = Field(None, validation_alias="CUDA_VISIBLE_DEVICES")
     gpus: float = Field(
@@ -147,6 +152,11 @@ class ModelSettings(BaseSettings):
         description="Mean of the tokens, of length 1, where the model's files do not say how to embed a text.",
     )
 
+    acceleration: bool = Field(
+        True,
+        validation_alias="ACCELERATION",
+        description="On a CPU, compute with weights in its own layout and without padding.",
+    )
     max_batch_size: int | None = Field(None, validation_alias="MAX_BATCH_SIZE", ge=1, description="Rows in a batch.")
     max_batch_tokens: int | None = Field(
         None, validation_alias="MAX_BATCH_TOKENS", ge=1, description="Tokens in a batch after padding."
@@ -178,6 +188,11 @@ class ModelSettings(BaseSettings):
     def _without_contradictions(self) -> Self:
         if self.load_in_8bit and self.load_in_4bit:
             raise ValueError("LOAD_IN_8BIT and LOAD_IN_4BIT cannot both be true; choose one")
+        if self.quantization and (self.load_in_8bit or self.load_in_4bit):
+            raise ValueError(
+                "QUANTIZATION (computed in eight bits, on a CPU) cannot be set beside LOAD_IN_8BIT or LOAD_IN_4BIT "
+                "(kept so, by bitsandbytes); choose one"
+            )
         if self.return_probabilities and self.return_raw_logits:
             raise ValueError("RETURN_PROBABILITIES and RETURN_RAW_LOGITS cannot both be true; choose one")
         if self.return_raw_logits and self.task not in (None, "text-classification"):

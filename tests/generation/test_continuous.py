@@ -63,9 +63,17 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Pretrained:
-    folder: Path = llama_model(tmp_path_factory.mktemp("llama"), eos_token_id=None)
-    runner = TextGenerationRunner(ModelSettings(storage_uri=str(folder), task="text-generation"))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return llama_model(tmp_path_factory.mktemp("llama"), eos_token_id=None)
+
+
+@pytest.fixture(scope="module")
+def pretrained(folder: Path) -> Pretrained:
+    return _load(folder)
+
+
+def _load(folder: Path, **options: Any) -> Pretrained:
+    runner = TextGenerationRunner(ModelSettings(storage_uri=str(folder), task="text-generation", **options))
     runner.load()
     runner.model.eos = frozenset()
     return runner.pretrained
@@ -265,15 +273,15 @@ def test_numbers_that_overflow_end_one_sequence_with_a_reason(bench: Make, monke
 
 
 def test_in_float32_company_moves_logits_by_rounding_only_and_in_bfloat16_by_its_own(
-    bench: Make, pretrained: Pretrained
+    folder: Path,
 ) -> None:
     # What this states: greedy text is promised to be the same in any company in float32; in bfloat16 two candidates
     # that are closer than its rounding may change places.
     prompts = [text[:25] for text in CORPUS]
 
-    def first_logits(prompts: list[str]) -> torch.Tensor:
+    def first_logits(pretrained: Pretrained, prompts: list[str]) -> torch.Tensor:
         """Of the first prompt's first token."""
-        made = bench()
+        made = Bench(pretrained)
         forward = made.decoder._stepping.forward
         seen: list[torch.Tensor] = []
 
@@ -288,13 +296,9 @@ def test_in_float32_company_moves_logits_by_rounding_only_and_in_bfloat16_by_its
         made.decoder.step()
         return seen[0]
 
-    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 5e-2)):
-        model: Any = pretrained.model
-        model.to(dtype)
-        try:
-            alone, together = first_logits(prompts[:1]), first_logits(prompts)
-        finally:
-            model.to(torch.float32)
+    for dtype, tolerance in (("float32", 1e-5), ("bfloat16", 5e-2)):
+        pretrained = _load(folder, torch_dtype=dtype)
+        alone, together = first_logits(pretrained, prompts[:1]), first_logits(pretrained, prompts)
         assert float((alone - together).abs().max()) <= tolerance * float(alone.abs().max())
 
 

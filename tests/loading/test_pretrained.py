@@ -148,10 +148,10 @@ def test_a_damaged_or_unknown_model_is_refused_in_one_sentence(
 def test_a_model_in_several_files_is_refused_if_one_is_damaged(
     folder: Path, damage: Callable[[Path], object], named: str
 ) -> None:
-    model = _load(folder).model
+    model = _load(folder, acceleration=False).model
     (folder / "model.safetensors").unlink()
     model.save_pretrained(folder, max_shard_size="20KB")
-    torch.testing.assert_close(_load(folder).model.state_dict(), model.state_dict())
+    torch.testing.assert_close(_load(folder, acceleration=False).model.state_dict(), model.state_dict())
     damage(folder)
     assert named in _refusal(folder)
 
@@ -189,7 +189,7 @@ def test_pickled_weights_load_with_a_warning_and_pickled_code_does_not_run(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     weights = folder / "pytorch_model.bin"
-    torch.save(_load(folder).model.state_dict(), weights)
+    torch.save(_load(folder, acceleration=False).model.state_dict(), weights)
     (folder / "model.safetensors").unlink()
     caplog.clear()
     with caplog.at_level(logging.WARNING, "loading"):
@@ -295,7 +295,7 @@ def test_a_quantized_model_is_smaller_and_its_head_keeps_its_precision(
         model = ModelSettings(storage_uri=str(folder), task="text-classification", **settings)
         return load_pretrained(AutoModelForSequenceClassification, Checkpoint(folder), model).model
 
-    plain, quantized = load(), load(**{quantization: True}, device_map=device_map)
+    plain, quantized = load(acceleration=False), load(**{quantization: True}, device_map=device_map)
     assert quantized.get_memory_footprint() < 0.7 * plain.get_memory_footprint()
     assert torch.equal(quantized.classifier.weight, plain.classifier.weight)
     inputs = tokenizer("I love this movie!", return_tensors="pt")

@@ -1,0 +1,36 @@
+"""How many cores there are for this process."""
+
+from __future__ import annotations
+
+import math
+import os
+from contextlib import suppress
+from pathlib import Path
+
+#: Where Linux says how much of the processors' time a container may take: version 2 of cgroups, in one file.
+_CGROUP_2 = Path("/sys/fs/cgroup/cpu.max")
+#: Version 1, in two files: microseconds in each period, and its length.
+_CGROUP_1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+
+
+def available_cores(limit: float | None = None) -> int:
+    """Cores that this process may use: those of the machine it is bound to, of its container, and of `limit`.
+
+    Threads beyond them compute nothing sooner: all are stopped when the share is used up.
+
+    Source: https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files
+    """
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(math.ceil(min(bound, _container_cores(), limit or bound)), 1)
+
+
+def _container_cores() -> float:
+    # No such file, or no limit: "max" or -1.
+    with suppress(OSError, ValueError):
+        quota, period = _CGROUP_2.read_text().split()
+        return int(quota) / int(period)
+    with suppress(OSError, ValueError):
+        quota, period = (path.read_text() for path in _CGROUP_1)
+        if int(quota) > 0:
+            return int(quota) / int(period)
+    return math.inf

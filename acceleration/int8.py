@@ -1,0 +1,76 @@
+"""Linear layers computed in eight bits, from weights that are kept so."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.linalg import vector_norm
+from torch.nn.functional import pad
+from transformers import PreTrainedModel
+
+from acceleration.linear import linear_layers, usual_rows, weight_and_bias
+
+#: The largest number of eight bits with a sign, and what stands for nought in those without one.
+_LARGEST, _ZERO = 127, torch.tensor(128.0)
+
+#: A scale is never nought.
+_TINY = 1e-30
+
+
+class Int8Linear(nn.Module):
+    """A linear layer with weights of eight bits, whose inputs are rounded to eight bits as they come.
+
+    Each output has its own scale for weights, and each token its own for inputs, so that no token's result depends on
+    what else is in its batch. Source: https://arxiv.org/abs/2206.01861 (token-wise dynamic quantization).
+
+    Attributes:
+        weight: shape (out_features, in_features), without values: what is asked of it is its shape and type.
+        bias: shape (out_features,), or None.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        weight = weight.detach().float()
+        scales = (weight.abs().amax(1) / _LARGEST).clamp(min=_TINY)
+        rounded = (weight / scales[:, None]).round().to(torch.int8)
+        self._packed = torch.ops.onednn.qlinear_prepack(rounded, [usual_rows(256), self.in_features])
+        self._scales = scales / _LARGEST
+        self._zeros = torch.zeros(self.out_features, dtype=torch.int32)
+        self.register_buffer("weight", torch.empty_like(weight, device="meta"), persistent=False)
+        self.register_buffer("bias", None if bias is None else bias.detach().float().clone(), persistent=False)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Shape (..., in_features) to (..., out_features)."""
+        rows = inputs.reshape(-1, self.in_features).float()
+        largest = vector_norm(rows, torch.inf, dim=1, keepdim=True).clamp_(min=_TINY)
+        # The kernel reads numbers without a sign; what is cut off here is rounded so.
+        rounded = torch.addcmul(_ZERO + 0.5, rows, _LARGEST / largest).to(torch.uint8)
+        usual = usual_rows(len(rows))
+        outputs = torch.ops.onednn.qlinear_pointwise(
+            pad(rounded, (0, 0, 0, usual - len(rows))) if usual > len(rows) else rounded,
+            1.0, int(_ZERO), self._packed, self._scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], "",
+        )[: len(rows)]  # fmt: skip
+        outputs = outputs * largest if self.bias is None else torch.addcmul(self.bias, outputs, largest)
+        return outputs.to(inputs.dtype).view(*inputs.shape[:-1], self.out_features)
+
+
+def can_compute_int8() -> bool:
+    """Whether the CPU multiplies eight bits without cutting off sums."""
+    return bool(torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported())  # type: ignore[no-untyped-call]
+
+
+def quantize(model: PreTrainedModel) -> int:
+    """Replace the linear layers of a model on the CPU, one after the other; its head, small and decisive, stays.
+
+    Returns:
+        How many were replaced.
+    """
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    body = [(parent, name, layer) for parent, name, layer in linear_layers(model.base_model) if layer is not head]
+    for parent, name, layer in body:
+        setattr(parent, name, Int8Linear(*weight_and_bias(layer)))
+    return len(body)

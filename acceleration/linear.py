@@ -1,0 +1,106 @@
+"""Linear layers whose weights lie in memory as the CPU's kernels read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import pad
+from transformers.pytorch_utils import Conv1D
+
+#: Rows for which the layout of weights is chosen. That of 256 is as good as any other from one row to 512.
+_ROWS = 256
+
+
+class PackedLinear(nn.Module):
+    """A linear layer computed by oneDNN from weights in its own layout.
+
+    PyTorch keeps weights row by row, and its float32 kernel (MKL) packs them anew in every call: much of the time
+    where rows are few. In oneDNN's layout two cores of an AMD EPYC come to 0.98 of their peak.
+
+    Attributes:
+        weight: shape (out_features, in_features); opaque, but its shape, type and device can be read.
+        bias: shape (out_features,), or None.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _ROWS)
+        self.register_buffer("weight", packed, persistent=False)
+        self.register_buffer("bias", None if bias is None else bias.detach().clone(), persistent=False)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Shape (..., in_features) to (..., out_features)."""
+        rows = inputs.numel() // self.in_features
+        if (usual := usual_rows(rows)) == rows:
+            return self._compute(inputs)
+        outputs = self._compute(pad(inputs.reshape(rows, -1), (0, 0, 0, usual - rows)))
+        return outputs[:rows].view(*inputs.shape[:-1], self.out_features)
+
+    def _compute(self, inputs: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self.weight, self.bias, "none", [], None)
+        return outputs
+
+    def extra_repr(self) -> str:
+        """As `nn.Linear` shows itself."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+def usual_rows(rows: int) -> int:
+    """The next number of rows of those that are computed with, at most a sixteenth more where there are many.
+
+    oneDNN makes code for each number, more than half a megabyte, and keeps it: any number that comes would cost
+    hundreds of megabytes.
+    """
+    if rows <= 16:
+        return 1 << max(rows - 1, 0).bit_length() if rows else 0
+    step = max(16, 1 << (rows - 1).bit_length() - 5)
+    return -(-rows // step) * step
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this machine's CPU computes packed layers of a type faster than others."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
+
+
+def pack(model: nn.Module) -> int:
+    """Replace the linear layers of a model on the CPU, one after the other, so that two copies of one exist at most.
+
+    A layer whose weights are another's too, as those of an output head often are the embeddings', gets a copy.
+
+    Returns:
+        How many were replaced.
+    """
+    return sum(_replace(parent, name, layer) for parent, name, layer in list(linear_layers(model)))
+
+
+def linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Each linear layer of the plain kinds, with the module it belongs to and its name there."""
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            # Not of derived classes: those compute something else.
+            if type(child) in (nn.Linear, Conv1D):
+                yield parent, name, child
+
+
+def weight_and_bias(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Shapes (out, in) and (out,); GPT-2's `Conv1D` keeps the former the other way around."""
+    return (layer.weight.t() if type(layer) is Conv1D else layer.weight), layer.bias
+
+
+def _replace(parent: nn.Module, name: str, layer: nn.Module) -> int:
+    weight, bias = weight_and_bias(layer)
+    if weight.device.type != "cpu" or not can_pack(weight.dtype):
+        return 0
+    setattr(parent, name, PackedLinear(weight, bias))
+    return 1

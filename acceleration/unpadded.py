@@ -1,0 +1,170 @@
+"""A batch of texts computed without its padding.
+
+All layers of an encoder but attention compute tokens one by one, so the tokens of all texts may stand in one row, and
+only attention must know where one text ends; transformers' attention interface is the place to tell it
+(https://huggingface.co/docs/transformers/attention_interface). What is before the layers and behind them keeps the
+padded shape, so that every head works as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import pad, scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from acceleration.linear import usual_rows
+
+logger = logging.getLogger(__name__)
+
+#: The name under which transformers knows `attend` and `keep_mask`.
+NAME = "unpadded"
+
+#: How far outputs may be from those of the plain model, relative to the largest: rounding, not another result.
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1}
+
+#: Lengths of the texts that a model is tried with.
+_TRIAL = (9, 4, 6)
+
+
+class Unsupported(Exception):
+    """The model asks more of attention than is computed here."""
+
+
+class UnpaddedLayers(nn.Module):
+    """Stands in for the module that calls a model's layers, and hands it the tokens of a batch as one row."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **others: Any) -> Any:
+        """What the layers give, with zeros for padding.
+
+        Args:
+            hidden_states: shape (batch, length, size).
+            attention_mask: shape (batch, length), false for padding; None if there is none.
+        """
+        if attention_mask is None or bool(attention_mask.all()):
+            return self.layers(hidden_states, attention_mask=None, **others)
+        lengths = attention_mask.sum(1).tolist()
+        tokens = attention_mask.flatten().nonzero().squeeze(1)
+        padded = hidden_states.flatten(0, 1)
+        # A few rows of nothing make a number of rows that is computed with anyway.
+        row = pad(padded[tokens], (0, 0, 0, usual_rows(len(tokens)) - len(tokens)))
+        output = self.layers(row[None], attention_mask=None, text_lengths=lengths, **others)
+        computed = output[0][0, : len(tokens)]
+        states = computed.new_zeros(len(padded), computed.shape[-1])
+        states[tokens] = computed
+        output.last_hidden_state = states.unflatten(0, hidden_states.shape[:2])
+        return output
+
+
+def attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    text_lengths: list[int] | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls in each layer.
+
+    Args:
+        query, key, value: shape (1, heads, tokens, size), texts one after the other, then perhaps rows of nothing;
+            without `text_lengths`, shape (batch, heads, length, size), texts of equal length.
+
+    Raises:
+        Unsupported: the layer asks for what is not computed here.
+    """
+    for name in ("softcap", "s_aux", "position_bias", "head_mask", "sliding_window"):
+        if others.get(name) is not None:
+            raise Unsupported(f"its attention has {name}")
+    if attention_mask is not None:
+        raise Unsupported("its layers have a mask of their own")
+    causal = bool(getattr(module, "is_causal", False))
+    if text_lengths is None:
+        attended = scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scaling)
+        return attended.transpose(1, 2), None
+    attended = value.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1])
+    start = 0
+    for length in text_lengths:
+        text = slice(start, start + length)
+        q, k, v = query[:, :, text], key[:, :, text], value[:, :, text]
+        attended[:, text] = scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scaling).transpose(1, 2)
+        start += length
+    return attended, None
+
+
+def keep_mask(*, attention_mask: torch.Tensor | None = None, **_: Any) -> torch.Tensor | None:
+    """The mask as the layers get it: as the tokenizer made it, shape (batch, length)."""
+    return attention_mask
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, keep_mask)
+
+
+@torch.inference_mode()
+def without_padding(model: PreTrainedModel) -> bool:
+    """Have a model compute batches without their padding, if its results stay what they are.
+
+    Padding must be on the right.
+
+    Returns:
+        Whether it does. If not, the model is as it was.
+    """
+    found = _layers(model)
+    if found is None or not getattr(model, "_supports_attention_backend", False):
+        return False
+    parent, name, layers = found
+    previous = model.config._attn_implementation
+    try:
+        expected = _outputs(model)
+        setattr(parent, name, UnpaddedLayers(layers))
+        model.set_attn_implementation(NAME)
+        _compare(_outputs(model), expected)
+    except Exception as error:
+        logger.debug("padding is computed: %s", error, exc_info=not isinstance(error, Unsupported))
+        setattr(parent, name, layers)
+        model.set_attn_implementation(previous)
+        return False
+    return True
+
+
+def _layers(model: PreTrainedModel) -> tuple[nn.Module, str, nn.Module] | None:
+    """The module that does nothing but call the layers one after the other, with its parent and its name there."""
+    number = getattr(model.config, "num_hidden_layers", None)
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            lists = [part for part in child.children() if isinstance(part, nn.ModuleList)]
+            if not isinstance(child, PreTrainedModel) and any(len(part) == number for part in lists):
+                return parent, name, child
+    return None
+
+
+def _outputs(model: Any) -> list[torch.Tensor]:
+    """The first output for each of a batch of texts, and for the first of them alone."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = torch.zeros(len(_TRIAL), max(_TRIAL), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, length in enumerate(_TRIAL):
+        ids[row, :length] = torch.arange(5 + row, 5 + row + length) % vocabulary
+        mask[row, :length] = 1
+    batch = model(input_ids=ids, attention_mask=mask)[0]
+    alone = model(input_ids=ids[:1], attention_mask=mask[:1])[0]
+    # Only outputs of tokens have padding.
+    rows = [row[:length] if row.shape[0] == max(_TRIAL) else row for row, length in zip(batch, _TRIAL, strict=True)]
+    return [*rows, alone]
+
+
+def _compare(outputs: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    for output, right in zip(outputs, expected, strict=True):
+        tolerance = _TOLERANCE.get(right.dtype, 1e-1) * float(right.abs().max())
+        if not bool((output - right).abs().max() <= tolerance):
+            raise Unsupported("computed this way it gives other results")

@@ -1,0 +1,72 @@
+"""Promises of packed linear layers: the numbers of PyTorch's own, for any shape."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from acceleration.linear import PackedLinear, can_pack, linear_layers, pack, usual_rows, weight_and_bias
+
+pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="this PyTorch has no oneDNN")
+
+
+@pytest.mark.parametrize(
+    "shape", [(33,), (0, 33), (1, 33), (5, 33), (16, 33), (3, 7, 33), (1, 2, 0, 33), (260, 33)], ids=str
+)
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@torch.inference_mode()
+def test_a_packed_layer_gives_what_the_plain_one_gives(shape: tuple[int, ...], bias: bool) -> None:
+    plain = nn.Linear(33, 17, bias=bias)
+    packed = PackedLinear(*weight_and_bias(plain))
+    inputs = torch.randn(shape)
+    torch.testing.assert_close(packed(inputs), plain(inputs))
+
+
+@torch.inference_mode()
+def test_inputs_may_lie_in_memory_in_any_order() -> None:
+    plain = nn.Linear(33, 17)
+    packed = PackedLinear(*weight_and_bias(plain))
+    for inputs in (torch.randn(33, 4).t(), torch.randn(16, 66)[:, ::2], torch.randn(2, 33, 3).transpose(1, 2)):
+        torch.testing.assert_close(packed(inputs), plain(inputs))
+
+
+@torch.inference_mode()
+def test_gpt2s_transposed_layers_are_packed_too() -> None:
+    plain = Conv1D(17, 33)  # type: ignore[no-untyped-call]
+    packed = PackedLinear(*weight_and_bias(plain))
+    inputs = torch.randn(2, 5, 33)
+    torch.testing.assert_close(packed(inputs), plain(inputs))
+
+
+@pytest.mark.skipif(not can_pack(torch.bfloat16), reason="this CPU does not compute bfloat16")
+@torch.inference_mode()
+def test_bfloat16_stays_bfloat16() -> None:
+    plain = nn.Linear(64, 32).bfloat16()
+    inputs = torch.randn(5, 64).bfloat16()
+    torch.testing.assert_close(PackedLinear(*weight_and_bias(plain))(inputs), plain(inputs), atol=2e-2, rtol=2e-2)
+
+
+def test_shape_type_and_device_of_packed_weights_can_be_read() -> None:
+    weight = PackedLinear(torch.randn(17, 33), None).weight
+    assert (weight.shape, weight.dtype, weight.device.type) == ((17, 33), torch.float32, "cpu")
+
+
+def test_layers_that_compute_something_else_stay() -> None:
+    class Doubled(nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:  # its name in torch
+            return 2 * super().forward(input)
+
+    module = nn.Sequential(nn.Linear(4, 4), Doubled(4, 4), nn.Sequential(nn.Linear(4, 4)))
+    assert [name for _, name, _ in linear_layers(module)] == ["0", "0"]
+    assert pack(module) == 2
+    assert [type(layer).__name__ for layer in module] == ["PackedLinear", "Doubled", "Sequential"]
+
+
+def test_few_numbers_of_rows_are_computed_with_and_little_more_than_asked_for() -> None:
+    numbers = {usual_rows(rows) for rows in range(2049)}
+    assert len(numbers) < 80
+    for rows in range(2049):
+        assert usual_rows(usual_rows(rows)) == usual_rows(rows) >= rows
+        assert rows <= 256 or usual_rows(rows) <= 1.0625 * rows

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
 from batching.intake import Entry, Intake, guarded
+from batching.lanes import Lane, Lanes
 from batching.rows import Row, select_batch
 from errors import InferenceFailed, InvalidRequest, ServingError
 from observability.engine_observer import EngineObserver, Unobserved
@@ -46,8 +49,8 @@ class _RowsEntry(Entry):
 class BatchEngine:
     """Adaptive batching around a runner.
 
-    Two threads work: one prepares and finishes items, the other does nothing but forward passes, so the text of the
-    next batch is tokenized while the present one is computed. The event loop decides what goes where.
+    One thread prepares and finishes items, the others do nothing but forward passes, so the text of the next batch is
+    tokenized while the present ones are computed. The event loop decides what goes where.
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class BatchEngine:
         self._runner = runner
         self._observer = observer or Unobserved()
         self._intake = Intake(runner, max_queue_size, self._observer)
-        self._compute = compute
+        self._lanes = Lanes(compute, runner.parallelism, runner.use_threads)
         self._waiting: list[_Waiting] = []
         self._rows_wait = asyncio.Event()
         self._finishing: set[asyncio.Task[None]] = set()
@@ -85,9 +88,12 @@ class BatchEngine:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._intake.run(self._prepared))
-            group.create_task(self._compute_what_waits())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._intake.run(self._prepared))
+                group.create_task(self._compute_what_waits(group))
+        finally:
+            self._lanes.shutdown()
 
     def _prepared(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
@@ -95,37 +101,52 @@ class BatchEngine:
             self._waiting.extend(entry.wait())
         self._rows_wait.set()
 
-    async def _compute_what_waits(self) -> None:
-        loop = asyncio.get_running_loop()
+    async def _compute_what_waits(self, group: asyncio.TaskGroup) -> None:
         while True:
+            await self._lanes.wait_idle()
             await self._rows_wait.wait()
             self._waiting = [waiting for waiting in self._waiting if not waiting.entry.future.done()]
             if not self._waiting:
                 self._rows_wait.clear()
                 continue
-            picked = select_batch([waiting.row for waiting in self._waiting], self._runner.limits)
-            batch = [self._waiting[i] for i in picked]
-            chosen = set(picked)
-            self._waiting = [waiting for i, waiting in enumerate(self._waiting) if i not in chosen]
-            started = monotonic()
-            for waiting in batch:
-                self._intake.started(waiting.entry, started)
-            outputs = await loop.run_in_executor(self._compute, self._forward, batch)
-            self._tell(batch, started, monotonic())
-            complete = []
-            for waiting, output in zip(batch, outputs, strict=True):
-                entry = waiting.entry
-                if isinstance(output, ServingError):
-                    entry.settle(output)
-                    continue
-                entry.outputs[waiting.index] = output
-                entry.missing -= 1
-                if entry.missing == 0:
-                    complete.append(entry)
-            if complete:
-                task = asyncio.create_task(self._finish_all(complete))
-                self._finishing.add(task)
-                task.add_done_callback(self._finishing.discard)
+            batch = self._next_batch()
+            group.create_task(self._compute(batch, self._lanes.take(alone=not self._waiting)))
+
+    def _next_batch(self) -> list[_Waiting]:
+        limits = self._runner.limits
+        # Two lanes with half of what waits each are done before one that has all of it.
+        share = math.ceil(len(self._waiting) / self._lanes.idle)
+        picked = select_batch(
+            [waiting.row for waiting in self._waiting], replace(limits, max_rows=min(limits.max_rows, share))
+        )
+        batch = [self._waiting[i] for i in picked]
+        chosen = set(picked)
+        self._waiting = [waiting for i, waiting in enumerate(self._waiting) if i not in chosen]
+        return batch
+
+    async def _compute(self, batch: list[_Waiting], lane: Lane) -> None:
+        started = monotonic()
+        for waiting in batch:
+            self._intake.started(waiting.entry, started)
+        try:
+            outputs = await lane.run(self._forward, batch)
+        finally:
+            self._lanes.give_back(lane)
+        self._tell(batch, started, monotonic())
+        complete = []
+        for waiting, output in zip(batch, outputs, strict=True):
+            entry = waiting.entry
+            if isinstance(output, ServingError):
+                entry.settle(output)
+                continue
+            entry.outputs[waiting.index] = output
+            entry.missing -= 1
+            if entry.missing == 0:
+                complete.append(entry)
+        if complete:
+            task = asyncio.create_task(self._finish_all(complete))
+            self._finishing.add(task)
+            task.add_done_callback(self._finishing.discard)
 
     async def _finish_all(self, entries: list[_RowsEntry]) -> None:
         loop = asyncio.get_running_loop()
@@ -138,10 +159,10 @@ class BatchEngine:
         """Tell of a batch whoever measures, counts, follows an item or reads the log."""
         seconds = ended - started
         items = sum(1 / len(waiting.entry.job.rows) for waiting in batch)
-        self._intake.learn_speed(seconds / items)
+        self._intake.learn_speed(seconds / items / self._lanes.number)
         lengths = [waiting.row.length for waiting in batch]
         tokens = sum(lengths)
-        padding = max(lengths) * len(lengths) - tokens
+        padding = max(lengths) * len(lengths) - tokens if self._runner.limits.padded else 0
         self._observer.batch(len(batch), tokens, padding)
         self._observer.read(tokens)
         traces = {waiting.entry: trace for waiting in batch if (trace := waiting.entry.item.trace) is not None}

@@ -26,26 +26,34 @@ class Row(Generic[InputsT]):
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """What one forward pass may hold: rows, and tokens after padding (rows times the longest row)."""
+    """What one forward pass may hold.
+
+    Attributes:
+        max_tokens: of all rows; where they are padded, after that (rows times the longest row).
+        padded: rows are made equally long, so it pays to choose them of like length.
+    """
 
     max_rows: int
     max_tokens: int
+    padded: bool = True
 
 
 def select_batch(rows: Sequence[Row[InputsT]], limits: BatchLimits) -> list[int]:
     """Pick the next batch from rows given in order of arrival.
 
-    The oldest row is always in the batch, so nothing starves; its company is the contiguous run of rows, sorted by
-    length, that lies around it and fits the limits with the least padding.
+    The oldest row is always in the batch, so nothing starves. Where rows are padded, its company is the contiguous run
+    of rows, sorted by length, that lies around it and fits the limits with the least padding; else those that follow.
 
     Args:
         rows: waiting rows, oldest first; not empty.
         limits: a single row over the token budget still goes, alone.
 
     Returns:
-        Indices into `rows`, shortest row first.
+        Indices into `rows`; of rows that are padded, the shortest first.
     """
     oldest = rows[0]
+    if not limits.padded:
+        return _first_that_fit(rows, limits)
     alike = sorted((i for i, row in enumerate(rows) if row.key == oldest.key), key=lambda i: rows[i].length)
     low = alike.index(0)
     high = low + 1
@@ -63,3 +71,16 @@ def select_batch(rows: Sequence[Row[InputsT]], limits: BatchLimits) -> list[int]
         else:
             break
     return alike[low:high]
+
+
+def _first_that_fit(rows: Sequence[Row[InputsT]], limits: BatchLimits) -> list[int]:
+    picked: list[int] = []
+    tokens = 0
+    for index, row in enumerate(rows):
+        if row.key != rows[0].key:
+            continue
+        tokens += row.length
+        if picked and (tokens > limits.max_tokens or len(picked) == limits.max_rows):
+            break
+        picked.append(index)
+    return picked

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
+from batching.lanes import Parallelism
 from batching.rows import BatchLimits, Row, select_batch
 from errors import InvalidRequest, ServingError
 from observability.item_trace import ItemTrace
@@ -51,7 +52,7 @@ class Job(Generic[InputsT, ContextT]):
 class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
     """Computes one task with one model.
 
-    `load` and `warm_up` run once, before anything else. After that one thread calls `forward`, and another one
+    `load` and `warm_up` run once, before anything else. After that each lane's thread calls `forward`, and another one
     `prepare` and `finish`, so a fast tokenizer, which is not safe to share between threads, stays on one.
     """
 
@@ -74,6 +75,14 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
     @abstractmethod
     def limits(self) -> BatchLimits:
         """How large a batch may be on this device."""
+
+    @property
+    def parallelism(self) -> Parallelism:
+        """How many threads may call `forward` at the same time; to be asked for once the model is warm."""
+        return Parallelism()
+
+    def use_threads(self, number: int) -> None:
+        """Have what the calling thread computes from now on be computed by so many threads."""
 
     @property
     def signature(self) -> Signature:

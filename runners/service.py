@@ -92,9 +92,9 @@ def runner_service(settings: ModelSettings, number: int, server: ServerSettings)
     members = {"settings": settings, "server": server, "__doc__": RunnerService.__doc__}
     service_class: Any = type("RunnerService", (RunnerService,), members)
     environment = {
-        # OpenMP's threads spin while they wait. With one other busy process on two cores that leaves a tenth of the
-        # throughput; sleeping costs about a fifth of it where nothing else runs, and more for models of a millisecond.
-        "OMP_WAIT_POLICY": "PASSIVE",
+        # OpenMP's threads spin while they wait, by default for milliseconds, which takes the core from others; asleep
+        # at once, they are woken for every operation. This many turns bridge the time between two operations.
+        "GOMP_SPINCOUNT": "1000",
         "TOKENIZERS_PARALLELISM": "false",
         **settings.environment,
     }

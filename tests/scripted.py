@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from batching.lanes import Parallelism
 from batching.rows import BatchLimits, Row
 from errors import InvalidRequest
 from runners.base import Job, Runner
@@ -27,9 +28,12 @@ class ScriptedRunner(Runner[ScriptedParameters, str, int, str]):
     parameters_type = ScriptedParameters
     example = "example"
 
-    def __init__(self, max_rows: int = 4, max_tokens: int = 1000) -> None:
+    def __init__(self, max_rows: int = 4, max_tokens: int = 1000, parallelism: Parallelism | None = None) -> None:
         super().__init__(ModelSettings(storage_uri="nowhere", task="text-classification"))
         self._limits = BatchLimits(max_rows, max_tokens)
+        self._parallelism = parallelism or Parallelism()
+        #: How many threads were asked for, by which thread.
+        self.threads: list[tuple[str, int]] = []
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
@@ -41,6 +45,13 @@ class ScriptedRunner(Runner[ScriptedParameters, str, int, str]):
     @property
     def limits(self) -> BatchLimits:
         return self._limits
+
+    @property
+    def parallelism(self) -> Parallelism:
+        return self._parallelism
+
+    def use_threads(self, number: int) -> None:
+        self.threads.append((threading.current_thread().name, number))
 
     def prepare(self, instance: Any, parameters: ScriptedParameters) -> Job[str, int]:
         if instance == "bad":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,3 +40,15 @@ def test_company_is_chosen_by_length_not_by_arrival() -> None:
 
 def test_a_row_longer_than_the_budget_goes_alone() -> None:
     assert select_batch([Row(None, 500), Row(None, 500)], BatchLimits(8, 100)) == [0]
+
+
+@given(ROWS, LIMITS)
+def test_without_padding_a_batch_is_the_oldest_rows_that_fit(rows: list[Row[None]], limits: BatchLimits) -> None:
+    limits = replace(limits, padded=False)
+    picked = select_batch(rows, limits)
+    alike = [i for i, row in enumerate(rows) if row.key == rows[0].key]
+    assert picked == alike[: len(picked)]
+    assert 1 <= len(picked) <= limits.max_rows
+    assert len(picked) == 1 or sum(rows[i].length for i in picked) <= limits.max_tokens
+    if len(picked) < min(limits.max_rows, len(alike)):
+        assert sum(rows[i].length for i in alike[: len(picked) + 1]) > limits.max_tokens

@@ -33,7 +33,7 @@ _KEPT = (
 )  # fmt: skip
 
 #: As runners/service.py sets it, so that all are computed under the same conditions.
-_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+_THREADS = {"GOMP_SPINCOUNT": "1000", "TOKENIZERS_PARALLELISM": "false"}
 
 #: Share of a core that a process may take while it waits.
 IDLE = 0.05

@@ -30,6 +30,12 @@ _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1}
 _TRIAL = (9, 4, 6)
 
 
+#: Texts of at most so many tokens: three plain operations are faster for them than the fused kernel, whose scores fit
+#: the cache at any length. A text of 40 tokens, 12 heads of 32, one core: 54 against 98 microseconds; of 192: 1,681
+#: against 629.
+_SHORT = 96
+
+
 class Unsupported(Exception):
     """The model asks more of attention than is computed here."""
 
@@ -89,16 +95,28 @@ def attend(
         raise Unsupported("its layers have a mask of their own")
     causal = bool(getattr(module, "is_causal", False))
     if text_lengths is None:
-        attended = scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scaling)
-        return attended.transpose(1, 2), None
+        return _attend(query, key, value, scaling, causal).transpose(1, 2), None
     attended = value.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1])
     start = 0
     for length in text_lengths:
         text = slice(start, start + length)
         q, k, v = query[:, :, text], key[:, :, text], value[:, :, text]
-        attended[:, text] = scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scaling).transpose(1, 2)
+        attended[:, text] = _attend(q, k, v, scaling, causal).transpose(1, 2)
         start += length
     return attended, None
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, causal: bool
+) -> torch.Tensor:
+    """Shapes (batch, heads, length, size): texts that see nothing but themselves."""
+    short = query.shape[2] <= _SHORT and query.dtype == torch.float32 and key.shape == query.shape
+    if causal or not short:
+        return scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scaling)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    q, k, v = (states.flatten(0, 1) for states in (query, key, value))
+    weights = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=scale).softmax(-1)
+    return torch.bmm(weights, v).view(query.shape)
 
 
 def keep_mask(*, attention_mask: torch.Tensor | None = None, **_: Any) -> torch.Tensor | None:

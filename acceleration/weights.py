@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from acceleration.int8 import quantize
+from acceleration.int8 import quantize, share_rounding
 from acceleration.linear import pack
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,10 @@ def faster_weights(model: PreTrainedModel, *, int8: bool = False) -> bool:
         return True
     try:
         output = _output(model)
+        if int8:
+            share_rounding(model, True)
+            if not torch.equal(_output(model), output):
+                share_rounding(model, False)
     except Exception:
         logger.debug("the model does not compute with packed weights", exc_info=True)
         return False

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from acceleration.int8 import computes_int8
 from generation.attention import NAME, Probe, Step, Unsupported
 from generation.cache import KVCache, LayerShape
 from generation.model import GenerationModel
@@ -41,6 +42,7 @@ class SteppingModel:
             raise Unsupported(f"sequences of more than {model.rope_limit} tokens change the positions of others")
         if not getattr(self._model, "_supports_attention_backend", False):
             raise Unsupported("its attention cannot be replaced")
+        self._tolerance = 1e-1 if computes_int8(self._model) else _TOLERANCE.get(self._model.dtype, 1e-1)
         with torch.inference_mode():
             prompts = self._prompts()
             expected = [self._plain(prompt) for prompt in prompts]
@@ -99,6 +101,6 @@ class SteppingModel:
         for row, (place, tokens) in enumerate([*decoding, *reading]):
             place.length += 1 if isinstance(tokens, int) else len(tokens)
             right = expected[place.index][place.length - 1].float()
-            tolerance = _TOLERANCE.get(expected[0].dtype, 1e-1) * float(right.abs().max())
+            tolerance = self._tolerance * float(right.abs().max())
             if not float((logits[row] - right).abs().max()) <= tolerance:
                 raise Unsupported("computed this way it gives other results")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from acceleration.cores import available_cores
 from acceleration.int8 import can_compute_int8
+from acceleration.unpadded import without_padding
 from acceleration.weights import faster_weights
 from loading import LoadError
 from loading.adapter import Adapter, read_adapter
@@ -36,11 +37,13 @@ class Pretrained:
 
     Attributes:
         max_length: tokens that the model can read at once, special tokens included; None if it has no limit.
+        unpadded: batches are computed without their padding.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     max_length: int | None
+    unpadded: bool = False
 
 
 def prepare_torch(settings: ModelSettings) -> None:
@@ -57,19 +60,31 @@ def prepare_torch(settings: ModelSettings) -> None:
 
 
 def load_pretrained(
-    auto_class: Any, checkpoint: Checkpoint, settings: ModelSettings, *, new_head: bool = False
+    auto_class: Any,
+    checkpoint: Checkpoint,
+    settings: ModelSettings,
+    *,
+    new_head: bool = False,
+    reads_batches: bool = False,
 ) -> Pretrained:
     """Load model and tokenizer of a checkpoint; on a CPU, with weights in the form that it computes fastest with.
 
     Args:
         auto_class: the AutoModel class of the task.
-        new_head: accept a checkpoint without the task's head; its weights are then random, and a warning says so.
+        new_head: go on, with a warning, if the checkpoint has no weights for the task's head.
+        reads_batches: the model will read batches that are padded on the right, and may compute them without that.
 
     Raises:
         LoadError: one sentence for every failure that `from_pretrained` has.
     """
     warn_of_unused_pipeline(checkpoint.folder, settings)
-    loaded = _load(auto_class, checkpoint, settings, new_head)
+
+    def load() -> Pretrained:
+        loaded = _load(auto_class, checkpoint, settings, new_head)
+        # While its weights are exact: eight bits would hide small differences behind their own.
+        return replace(loaded, unpadded=reads_batches and _leaves_out_padding(loaded.model, settings))
+
+    loaded = load()
     int8 = settings.quantization == "int8"
     if int8:
         _check_int8(loaded.model, settings)
@@ -82,12 +97,17 @@ def load_pretrained(
         raise LoadError(f"{settings.shown_uri} does not compute in eight bits; leave out QUANTIZATION.")
     logger.info("%s: its weights stay in PyTorch's layout, it does not compute with another", settings.shown_uri)
     del loaded
-    return _load(auto_class, checkpoint, settings, new_head)
+    return load()
+
+
+def _leaves_out_padding(model: PreTrainedModel, settings: ModelSettings) -> bool:
+    free_to_choose = settings.acceleration and settings.attn_implementation is None
+    return free_to_choose and model.device.type == "cpu" and without_padding(model)
 
 
 def _accelerates(model: PreTrainedModel, settings: ModelSettings) -> bool:
-    quantized = getattr(model, "hf_quantizer", None) is not None
-    return settings.acceleration and settings.device_map is None and model.device.type == "cpu" and not quantized
+    on_cpu = settings.device_map is None and model.device.type == "cpu"
+    return settings.acceleration and on_cpu and not _quantized(model)
 
 
 def _check_int8(model: PreTrainedModel, settings: ModelSettings) -> None:
@@ -97,7 +117,7 @@ def _check_int8(model: PreTrainedModel, settings: ModelSettings) -> None:
         )
     if not can_compute_int8():
         raise LoadError(f"{settings.shown_uri}: QUANTIZATION=int8 needs a CPU with VNNI, and this one has none.")
-    if getattr(model, "hf_quantizer", None) is not None:
+    if _quantized(model):
         raise LoadError(f"{settings.shown_uri} is quantized already; leave out QUANTIZATION.")
 
 
@@ -117,11 +137,13 @@ def _load(auto_class: Any, checkpoint: Checkpoint, settings: ModelSettings, new_
             **quantization(auto_class, base, settings),
             **(adapter.head_options if adapter is not None else {}),
         )
+        if base.gguf_file is not None:
+            model.hf_quantizer = None  # its weights are unpacked by now
         if adapter is None:
             missing = set(report["missing_keys"])
         else:
             missing = adapter.still_missing(report)
-            model = adapter.apply(model, merge=not _quantized(model, base))
+            model = adapter.apply(model, merge=not _quantized(model))
     except LoadError:
         raise
     except Exception as error:
@@ -129,7 +151,7 @@ def _load(auto_class: Any, checkpoint: Checkpoint, settings: ModelSettings, new_
         raise explained(error, settings) from error
     _check_direction(model, settings)
     _check_weights(model, missing, new_head, settings)
-    if _quantized(model, base):
+    if _quantized(model):
         release_files(model)
     elif settings.device_map is None:
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -154,9 +176,9 @@ def _fetch_base(adapter: Adapter, settings: ModelSettings) -> Checkpoint:
         ) from error
 
 
-def _quantized(model: PreTrainedModel, checkpoint: Checkpoint) -> bool:
-    """Whether the weights are packed: neither to be moved by hand nor added to. Those of GGUF are unpacked by now."""
-    return checkpoint.gguf_file is None and getattr(model, "hf_quantizer", None) is not None
+def _quantized(model: PreTrainedModel) -> bool:
+    """Whether the weights are packed by a library of their own: neither to be moved by hand nor added to."""
+    return getattr(model, "hf_quantizer", None) is not None
 
 
 def _warn_of_pickles(checkpoints: set[Checkpoint], settings: ModelSettings) -> None:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, TypeVar
 import torch
 
 from acceleration.cores import available_cores
-from acceleration.unpadded import without_padding
 from batching.lanes import Parallelism
 from batching.rows import BatchLimits, Row
 from errors import InvalidRequest
@@ -44,15 +43,14 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
     checkpoint: Checkpoint
     pretrained: Pretrained
     _padding_changes_answers = False
-    _unpadded = False
 
     def load(self) -> None:
         self.checkpoint = fetch(self.settings)
-        self.pretrained = load_pretrained(self.auto_class, self.checkpoint, self.settings, new_head=self.new_head)
+        self.pretrained = load_pretrained(
+            self.auto_class, self.checkpoint, self.settings, new_head=self.new_head, reads_batches=True
+        )
 
     def warm_up(self) -> None:
-        free_to_choose = self._accelerated and self.settings.attn_implementation is None
-        self._unpadded = free_to_choose and without_padding(self.pretrained.model)
         super().warm_up()
         self._padding_changes_answers = not self._ignores_padding()
         if self._padding_changes_answers:
@@ -84,7 +82,7 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
         return BatchLimits(
             max_rows=self.settings.max_batch_size or (64 if gpu else 8),
             max_tokens=self.settings.max_batch_tokens or (16384 if gpu else 2048),
-            padded=not self._unpadded,
+            padded=not self.pretrained.unpadded,
         )
 
     @property

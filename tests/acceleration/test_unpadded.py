@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -29,9 +30,9 @@ def _model(architecture: str, head: str, **options: Any) -> Any:
     return getattr(transformers, architecture + head)(config).eval()
 
 
-def _batch() -> dict[str, torch.Tensor]:
-    ids = torch.zeros(len(_LENGTHS), max(_LENGTHS), dtype=torch.long)
-    for row, length in enumerate(_LENGTHS):
+def _batch(lengths: Sequence[int] = _LENGTHS) -> dict[str, torch.Tensor]:
+    ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+    for row, length in enumerate(lengths):
         ids[row, :length] = torch.randint(3, 99, (length,))
     return {"input_ids": ids, "attention_mask": (ids != 0).long()}
 
@@ -54,6 +55,18 @@ def test_every_text_of_a_batch_gets_what_it_gets_alone(architecture: str, head: 
     for output, expected, length in zip(outputs, alone, _LENGTHS, strict=True):
         given = output[:length] if output.shape[0] == max(_LENGTHS) else output
         torch.testing.assert_close(given, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("lengths", [(3, 95, 96, 97, 150), (96, 96), (97, 97)], ids=str)
+@torch.inference_mode()
+def test_texts_of_any_length_get_what_the_plain_model_gives(lengths: tuple[int, ...]) -> None:
+    model = _model("Bert", "Model", **_SIZES, **_IDS)
+    batch = _batch(lengths)
+    expected = model(**batch).last_hidden_state
+    assert without_padding(model)
+    outputs = model(**batch).last_hidden_state
+    for output, right, length in zip(outputs, expected, lengths, strict=True):
+        torch.testing.assert_close(output[:length], right[:length], atol=1e-5, rtol=1e-4)
 
 
 @torch.inference_mode()

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from dataclasses import dataclass
 
 import torch
 
+from batching.rows import BatchLimits
 from errors import InferenceFailed
 from generation.attention import Step
 from generation.cache import KVCache, Place, copy
@@ -32,14 +32,6 @@ _PATIENCE = 64
 
 #: How many are tried in one step: a long queue must not be gone through for every token.
 _TRIES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class StepLimits:
-    """What one step may hold: sequences, and tokens, prompts' pieces included."""
-
-    max_rows: int
-    max_tokens: int
 
 
 class _Running:
@@ -65,12 +57,11 @@ class _Running:
 class ContinuousDecoder(Decoder):
     """Writes with a decoder-only model whose attention `generation.attention` can take over."""
 
-    def __init__(self, model: GenerationModel, stepping: SteppingModel, cache: KVCache, limits: StepLimits) -> None:
-        super().__init__()
+    def __init__(self, model: GenerationModel, stepping: SteppingModel, cache: KVCache, limits: BatchLimits) -> None:
+        super().__init__(limits)
         self._stepping = stepping
         self._cache = cache
         self._shelf = Shelf(cache)
-        self._limits = limits
         self._sampler = Sampler(model)
         self._waiting: deque[Sequence] = deque()
         self._running: list[_Running] = []  # in order of their start
@@ -128,7 +119,7 @@ class ContinuousDecoder(Decoder):
         """Start waiting sequences, in order, as far as rows and memory allow; one that does not fit yet may be
         overtaken by smaller ones, but not for ever."""
         tried = 0
-        while tried < min(len(self._waiting), _TRIES) and len(self._running) < self._limits.max_rows:
+        while tried < min(len(self._waiting), _TRIES) and len(self._running) < self.limits.max_rows:
             running = self._start(self._waiting[tried])
             if running is not None:
                 del self._waiting[tried]
@@ -211,7 +202,7 @@ class ContinuousDecoder(Decoder):
         """
         parts = [(running, 1) for running in self._running if running.unread == 1]
         reading = [running for running in self._running if running.unread > 1]
-        room = max(self._limits.max_tokens - len(parts), 1)
+        room = max(self.limits.max_tokens - len(parts), 1)
         if reading:
             shares = dict.fromkeys(reading, 0)
             shares[reading[0]] = min(reading[0].unread, (room + 1) // 2)

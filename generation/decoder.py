@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+from batching.rows import BatchLimits
 from generation.sequence import Sequence
 
 
@@ -12,9 +13,13 @@ class Decoder(ABC):
     """Writes sequences, many at a time, in one thread.
 
     A sequence that is finished, or whose `cancelled` was set, is let go at the next step.
+
+    Attributes:
+        limits: sequences, and tokens, pieces of prompts included, that are computed together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: BatchLimits) -> None:
+        self.limits = limits
         #: Called with each sequence whose first step begins, and again if it had to wait once more.
         self.on_start: Callable[[Sequence], None] = lambda _: None
         #: Called with rows, tokens and padding of what is computed together.

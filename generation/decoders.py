@@ -8,13 +8,16 @@ from collections.abc import Sequence
 import torch
 
 from batching.rows import BatchLimits
+from calibration.kept import KeptPlans, model_key
+from calibration.steps import CPU_ROWS, CPU_TOKENS, GPU_ROWS, GPU_TOKENS, StepPlan, calibrate_steps
 from generation.attention import Unsupported
 from generation.cache import KVCache, LayerShape
-from generation.continuous import ContinuousDecoder, StepLimits
+from generation.continuous import ContinuousDecoder
 from generation.decoder import Decoder
 from generation.model import GenerationModel
 from generation.static import StaticDecoder
 from generation.takeover import SteppingModel
+from generation.trial import TrialSteps
 from loading.memory import free_memory
 from settings import ModelSettings
 
@@ -39,17 +42,50 @@ def create_decoder(model: GenerationModel, settings: ModelSettings) -> Decoder:
         logger.info("%s: sequences are written in batches that start together: %s.", settings.name, reason)
         return StaticDecoder(model, BatchLimits(rows, settings.max_batch_tokens or (32768 if gpu else 4096)))
     longest = model.context or 1 << 20
+    budget = _budget(stepping.layers, model.device, settings)
+    # A step is as long as its tokens are many, and all that are written wait for it.
+    usual = StepPlan(rows, settings.max_batch_tokens or (2048 if gpu else 64))
+    plan = _calibrated(model, stepping, usual, budget, settings) or usual
+    rows, tokens = settings.max_batch_size or plan.rows, settings.max_batch_tokens or plan.tokens
     cache = KVCache(
         stepping.layers,
-        budget=_budget(stepping.layers, model.device, settings),
+        budget=budget,
         slab_tokens=rows * 256,
         max_rows=rows,
         longest=longest,
     )
-    # A step is as long as its tokens are many, and all that are written wait for it.
-    tokens = settings.max_batch_tokens or (2048 if gpu else 64)
     logger.info("%s: up to %d sequences at once, %d tokens in memory.", settings.name, rows, cache.budget)
-    return ContinuousDecoder(model, stepping, cache, StepLimits(rows, max(tokens, rows + 1)))
+    return ContinuousDecoder(model, stepping, cache, BatchLimits(rows, max(tokens, rows + 1)))
+
+
+def _calibrated(
+    model: GenerationModel, stepping: SteppingModel, usual: StepPlan, budget: int, settings: ModelSettings
+) -> StepPlan | None:
+    """What a step is best made of here, as kept from an earlier start or measured now."""
+    if not settings.calibration_seconds or (settings.max_batch_size and settings.max_batch_tokens):
+        return None
+    cpu = model.device.type == "cpu"
+    cores = torch.get_num_threads() if cpu else None
+    rows, tokens = (CPU_ROWS, CPU_TOKENS) if cpu else (GPU_ROWS, GPU_TOKENS)
+    # What is tried must be small beside what is there.
+    trial = TrialSteps(stepping, context=model.context, budget=budget // 4)
+    tried = {
+        "rows": sorted({n for n in (*rows, usual.rows) if n <= trial.rows}),
+        "tokens": sorted({n for n in (*tokens, usual.tokens) if n <= trial.tokens}),
+    }
+    kept, key = KeptPlans(settings.storage_cache), {**model_key(model.model, settings), **tried, "cores": cores}
+    plan = kept.find(StepPlan, key)
+    if plan is None:
+        plan = calibrate_steps(
+            trial.compute,
+            usual,
+            **tried,
+            seconds=settings.calibration_seconds,
+            cores=cores,
+        )
+        if plan is not None:
+            kept.keep(plan, key)
+    return plan
 
 
 def _budget(layers: Sequence[LayerShape], device: torch.device, settings: ModelSettings) -> int:

@@ -31,9 +31,8 @@ class StaticDecoder(Decoder):
     """Writes a batch to its end before it starts the next one."""
 
     def __init__(self, model: GenerationModel, limits: BatchLimits) -> None:
-        super().__init__()
+        super().__init__(limits)
         self._model = model
-        self._limits = limits
         self._sampler = Sampler(model)
         self._waiting: list[Sequence] = []
         self._running = 0
@@ -62,7 +61,7 @@ class StaticDecoder(Decoder):
         for sequence in self._waiting:
             groups.setdefault(id(sequence.request), []).append(sequence)
         waiting = list(groups.values())
-        picked = select_batch([self._row(group) for group in waiting], self._limits)
+        picked = select_batch([self._row(group) for group in waiting], self.limits)
         for part in self._within_context([waiting[i] for i in picked]):
             self._write_or_blame(part)
         self._waiting = [sequence for sequence in self._waiting if not sequence.finished]

@@ -71,6 +71,13 @@ class ModelMetrics:
         """The model is on its device, so long after its loading began."""
         self._of.load.set(seconds)
 
+    def chosen(self, rows: int, tokens: int, lanes: int, threads: int | None) -> None:
+        """What a batch may hold, and how many are computed side by side with how many threads each, 0 if unknown."""
+        self._of.limit_rows.set(rows)
+        self._of.limit_tokens.set(tokens)
+        self._of.lanes.set(lanes)
+        self._of.threads.set(threads or 0)
+
     def idle(self) -> None:
         """The model does nothing, and no engine is there to say so."""
         self.waiting(0)
@@ -81,7 +88,9 @@ class ModelMetrics:
         self._of.ready.set(ready)
 
 
-_GAUGES = frozenset(("waiting", "running", "cache", "load", "ready"))
+_GAUGES = frozenset(
+    ("waiting", "running", "cache", "load", "ready", "limit_rows", "limit_tokens", "lanes", "threads")
+)
 
 
 @cache
@@ -98,6 +107,10 @@ def _families() -> Any:
     return SimpleNamespace(
         ready=gauge("model_ready", "1 while the runner can answer."),
         load=gauge("model_load_seconds", "What loading and warming up the model took."),
+        limit_rows=gauge("batch_limit_rows", "Rows, or sequences, that a forward pass may have."),
+        limit_tokens=gauge("batch_limit_tokens", "Tokens that a forward pass may have."),
+        lanes=gauge("compute_lanes", "Forward passes that are computed side by side."),
+        threads=gauge("compute_threads", "CPU threads of each of them; 0 where a library chooses."),
         waiting=gauge("queue_size", "Instances that wait for their first forward pass."),
         queue=histogram(
             "queue_wait_seconds", "From an instance's arrival at the runner to its first forward pass.", _WAIT_SECONDS

@@ -49,6 +49,22 @@ class Job(Generic[InputsT, ContextT]):
     context: ContextT
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """How a model is computed.
+
+    Attributes:
+        rows, tokens: of a batch, or of a step where text is written, at most.
+        lanes: batches that are computed side by side.
+        threads: of each lane; None is the library's number.
+    """
+
+    rows: int
+    tokens: int
+    lanes: int = 1
+    threads: int | None = None
+
+
 class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
     """Computes one task with one model.
 
@@ -80,6 +96,12 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
     def parallelism(self) -> Parallelism:
         """How many threads may call `forward` at the same time; to be asked for once the model is warm."""
         return Parallelism()
+
+    @property
+    def chosen(self) -> Chosen:
+        """What was chosen for this machine, measured or set; to be asked for once the model is warm."""
+        limits, parallelism = self.limits, self.parallelism
+        return Chosen(limits.max_rows, limits.max_tokens, parallelism.lanes, parallelism.threads)
 
     def use_threads(self, number: int) -> None:
         """Have what the calling thread computes from now on be computed by so many threads."""

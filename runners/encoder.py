@@ -12,6 +12,8 @@ import torch
 from acceleration.cores import available_cores
 from batching.lanes import Parallelism
 from batching.rows import BatchLimits, Row
+from calibration.encoders import CPU_ROWS, GPU_ROWS, BatchPlan, calibrate, lanes_of
+from calibration.kept import KeptPlans, model_key
 from errors import InvalidRequest
 from loading.checkpoint import Checkpoint
 from loading.pretrained import Pretrained, load_pretrained
@@ -43,6 +45,7 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
     checkpoint: Checkpoint
     pretrained: Pretrained
     _padding_changes_answers = False
+    _plan: BatchPlan | None = None
 
     def load(self) -> None:
         self.checkpoint = fetch(self.settings)
@@ -58,6 +61,53 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
                 "%s reads padding as text: only texts of equal length share a batch",
                 self.settings.shown_uri,
             )
+        self._plan = self._calibrated()
+
+    def _calibrated(self) -> BatchPlan:
+        """How batches are best made here, as kept from an earlier start or measured now."""
+        seconds = self.settings.calibration_seconds
+        if not seconds or self._padding_changes_answers:
+            return self._usual
+        lanes = self._lanes
+        model = self.pretrained.model
+        key = {
+            **model_key(model, self.settings),
+            "task": self.settings.task,
+            "unpadded": self.pretrained.unpadded,
+            "lanes": lanes,
+        }
+        kept = KeptPlans(self.settings.storage_cache)
+        plan = kept.find(BatchPlan, key)
+        if plan is None:
+            plan = calibrate(
+                self.forward,
+                self.prepare_item(Item(self.example_instance())).rows[0],
+                self._usual,
+                rows=CPU_ROWS if model.device.type == "cpu" else GPU_ROWS,
+                lanes=lanes,
+                seconds=seconds,
+                longest=self.pretrained.max_length,
+            )
+            if plan is None:
+                return self._usual
+            kept.keep(plan, key)
+        return plan
+
+    @property
+    def _usual(self) -> BatchPlan:
+        """How batches are made where nothing has been measured."""
+        lanes, threads = self._lanes[0]
+        parallelism = Parallelism(lanes, threads, lanes if threads is not None else None)
+        # Padding costs a CPU more than company gains it; a GPU wants large batches.
+        rows, tokens = (64, 16384) if self.pretrained.model.device.type == "cuda" else (8, 2048)
+        return BatchPlan(BatchLimits(rows, tokens, padded=not self.pretrained.unpadded), parallelism)
+
+    @property
+    def _lanes(self) -> Sequence[tuple[int, int | None]]:
+        """Numbers of lanes among which is chosen, with the threads of each; the usual one first."""
+        if not self.settings.acceleration or self.pretrained.model.device.type != "cpu":
+            return [(1, None)]
+        return lanes_of(self.settings.torch_threads or available_cores(self.settings.cpus))
 
     def prepare_item(self, item: Item) -> Job[Encoding, ContextT]:
         job = super().prepare_item(item)
@@ -77,24 +127,16 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
 
     @property
     def limits(self) -> BatchLimits:
-        # Padding costs a CPU more than company gains it; a GPU wants large batches.
-        gpu = self.pretrained.model.device.type == "cuda"
-        return BatchLimits(
-            max_rows=self.settings.max_batch_size or (64 if gpu else 8),
-            max_tokens=self.settings.max_batch_tokens or (16384 if gpu else 2048),
-            padded=not self.pretrained.unpadded,
+        limits = (self._plan or self._usual).limits
+        return replace(
+            limits,
+            max_rows=self.settings.max_batch_size or limits.max_rows,
+            max_tokens=self.settings.max_batch_tokens or limits.max_tokens,
         )
 
     @property
     def parallelism(self) -> Parallelism:
-        if not self._accelerated:
-            return Parallelism()
-        cores = self.settings.torch_threads or available_cores(self.settings.cpus)
-        return Parallelism(cores, 1, cores)
-
-    @property
-    def _accelerated(self) -> bool:
-        return self.settings.acceleration and self.pretrained.model.device.type == "cpu"
+        return (self._plan or self._usual).parallelism
 
     def use_threads(self, number: int) -> None:
         torch.set_num_threads(number)

@@ -23,7 +23,7 @@ from generation.sequence import Sequence
 from loading.checkpoint import Checkpoint
 from loading.pretrained import Pretrained, load_pretrained
 from loading.storage import fetch
-from runners.base import Item, Job, Runner
+from runners.base import Chosen, Item, Job, Runner
 from runners.parameters import Parameters
 from runners.signature import TEXT_OR_TOKENS_TO_JSON, Signature
 
@@ -121,6 +121,10 @@ class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]
     def limits(self) -> BatchLimits:
         # The decoder has its own.
         return BatchLimits(max_rows=1 << 30, max_tokens=1 << 60)
+
+    @property
+    def chosen(self) -> Chosen:
+        return Chosen(self.decoder.limits.max_rows, self.decoder.limits.max_tokens)
 
     @property
     def defaults(self) -> dict[str, Any]:

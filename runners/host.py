@@ -15,7 +15,7 @@ from logs import adopt_libraries
 from observability.item_spans import ItemTracing
 from observability.model_metrics import ModelMetrics
 from observability.origin import Origin
-from runners.base import Item
+from runners.base import Chosen, Item
 from runners.engines import Engine, engine_for
 from runners.loaded import LoadedModel
 from runners.registry import create_runner
@@ -157,7 +157,7 @@ class ModelHost:
     async def _load_or_reason(self) -> str | None:
         """Why the model could not be loaded; a frame of its own, as errors keep what was loaded before them."""
         try:
-            make_engine, signature = await asyncio.get_running_loop().run_in_executor(self._compute, self._make)
+            make_engine, signature, chosen = await asyncio.get_running_loop().run_in_executor(self._compute, self._make)
         except (LoadError, ServingError) as error:
             reason = str(error)  # not the error itself: who keeps lines of a log would keep the model
             logger.error("model %s: %s", self._settings.name, reason)
@@ -169,6 +169,8 @@ class ModelHost:
             return "something unforeseen; the server's log has the details"
         engine = make_engine(max_queue_size=self._settings.max_queue_size, compute=self._compute)
         self._model = LoadedModel(engine, signature, self._failed)
+        if self._metrics is not None:
+            self._metrics.chosen(chosen.rows, chosen.tokens, chosen.lanes, chosen.threads)
         return None
 
     async def _unload(self) -> None:
@@ -199,7 +201,7 @@ class ModelHost:
     async def _give_back_memory(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._compute, _give_back_memory)
 
-    def _make(self) -> tuple[Callable[..., Engine], Signature]:
+    def _make(self) -> tuple[Callable[..., Engine], Signature, Chosen]:
         # Imported here, as the first thing in this process that needs torch: it takes seconds.
         from loading.memory import give_back_memory
         from loading.pretrained import prepare_torch
@@ -210,7 +212,7 @@ class ModelHost:
         runner.load()
         runner.warm_up()
         give_back_memory()
-        return engine_for(runner, self._metrics), runner.signature
+        return engine_for(runner, self._metrics), runner.signature, runner.chosen
 
 
 def _give_back_memory() -> None:

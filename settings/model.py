@@ -69,7 +69,7 @@ class ModelSettings(BaseSettings):
     storage_cache: Path = Field(
         Path("~/.cache/hugging-face-runtime"),
         validation_alias="STORAGE_CACHE",
-        description="Folder of models fetched from object stores and web servers.",
+        description="Folder of models fetched from object stores and web servers, and of what was measured of models.",
     )
     pvc_dir: Path = Field(Path("/mnt/pvc"), validation_alias="PVC_DIR", description="Where pvc:// volumes are mounted.")
     storage_options: dict[str, SecretStr] = Field(
@@ -157,9 +157,16 @@ class ModelSettings(BaseSettings):
         validation_alias="ACCELERATION",
         description="On a CPU, compute with weights in its own layout and without padding.",
     )
+    calibration_seconds: float = Field(
+        3.0,
+        validation_alias="CALIBRATION_SECONDS",
+        ge=0,
+        le=600,
+        description="What the first start of a model may spend to measure which batches suit the machine; 0 is none.",
+    )
     max_batch_size: int | None = Field(None, validation_alias="MAX_BATCH_SIZE", ge=1, description="Rows in a batch.")
     max_batch_tokens: int | None = Field(
-        None, validation_alias="MAX_BATCH_TOKENS", ge=1, description="Tokens in a batch after padding."
+        None, validation_alias="MAX_BATCH_TOKENS", ge=1, description="Tokens in a batch, with any padding."
     )
     kv_cache_memory: Memory | None = Field(
         None,

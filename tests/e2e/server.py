@@ -46,6 +46,7 @@ class Server:
                 "PYTHONUNBUFFERED": "1",
                 # Two cores run the server and the tests.
                 "TORCH_NUM_THREADS": "1",
+                "CALIBRATION_SECONDS": "0",
                 **environment,
             },
             stdin=subprocess.DEVNULL,

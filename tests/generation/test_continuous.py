@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from batching.rows import BatchLimits
 from generation.cache import KVCache
-from generation.continuous import ContinuousDecoder, StepLimits
+from generation.continuous import ContinuousDecoder
 from generation.model import GenerationModel
 from generation.request import GenerationRequest, Sampling
 from generation.sequence import Sequence
@@ -29,7 +30,7 @@ class Bench:
         pretrained.model.set_attn_implementation("sdpa")
         stepping = SteppingModel(self.model)
         self.cache = KVCache(stepping.layers, budget=budget, slab_tokens=512, max_rows=rows, longest=CONTEXT)
-        self.decoder = ContinuousDecoder(self.model, stepping, self.cache, StepLimits(rows, tokens))
+        self.decoder = ContinuousDecoder(self.model, stepping, self.cache, BatchLimits(rows, tokens))
         self.told: list[list[Sequence]] = []
         self.decoder.on_tokens = self.told.append
 

@@ -1,0 +1,59 @@
+"""From what was measured to what is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+#: A larger batch makes everybody in it wait longer, so it must bring more than this.
+_WORTH = 0.05
+
+#: A machine is never quite still: what is less than this much faster may be no faster.
+_CLEARLY = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one arrangement has computed in one go.
+
+    Attributes:
+        lanes: batches that were computed side by side.
+        threads: of each lane; None leaves the number as it is.
+        rows: in each batch.
+        tokens: of all rows of all lanes.
+        seconds: until the last lane was done; the shortest of several times, as others only ever slow it down.
+    """
+
+    lanes: int
+    threads: int | None
+    rows: int
+    tokens: int
+    seconds: float
+
+    @property
+    def speed(self) -> float:
+        """Tokens a second."""
+        return self.tokens / self.seconds
+
+
+def most_worthwhile(measured: Sequence[Measured], usual: Measured) -> Measured:
+    """The fastest arrangement, with the fewest rows that are nearly as fast; the usual one unless it is clearly slower.
+
+    Args:
+        measured: of equal arrangements, the one with fewer rows is first.
+        usual: one of them, what is done where nothing is measured.
+    """
+    fastest = max(measured, key=lambda one: one.speed)
+    if fastest.speed < (1 + _CLEARLY) * usual.speed:
+        fastest = usual
+    alike = [one for one in measured if (one.lanes, one.threads) == (fastest.lanes, fastest.threads)]
+    return next(one for one in alike if one.speed >= (1 - _WORTH) * fastest.speed)
+
+
+def quickest_alone(measured: Sequence[Measured]) -> int | None:
+    """The number of threads that has a single row done first; of equally quick ones, the fewest."""
+    alone = [one for one in measured if one.lanes == one.rows == 1]
+    if not alone:
+        return None
+    least = min(one.seconds for one in alone)
+    return min(one.threads or 0 for one in alone if one.seconds <= (1 + _WORTH) * least) or None

@@ -1,0 +1,87 @@
+"""What was measured, kept in a file, so that a model that starts again need not measure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import transformers
+from pydantic import TypeAdapter, ValidationError
+from transformers import PreTrainedModel
+
+from settings import ModelSettings
+from version import __version__
+
+logger = logging.getLogger(__name__)
+
+PlanT = TypeVar("PlanT")
+
+
+def model_key(model: PreTrainedModel, settings: ModelSettings) -> dict[str, Any]:
+    """What of a model its speed depends on."""
+    return {
+        "class": type(model).__name__,
+        "config": model.config.to_json_string(use_diff=False),
+        "dtype": str(model.dtype),
+        "options": settings.model_dump(include={"quantization", "load_in_8bit", "load_in_4bit", "acceleration"}),
+    }
+
+
+class KeptPlans:
+    """Plans by what they depend on.
+
+    Args:
+        folder: is made when the first plan is kept; one that cannot be written to keeps nothing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.expanduser() / "calibration"
+
+    def find(self, kind: type[PlanT], key: Mapping[str, Any]) -> PlanT | None:
+        """The plan that was kept for exactly this key, by this version, on a machine like this one."""
+        file = self._file(kind, key)
+        try:
+            return TypeAdapter(kind).validate_json(file.read_bytes())
+        except (OSError, ValidationError):
+            logger.debug("no plan in %s", file)
+            return None
+
+    def keep(self, plan: Any, key: Mapping[str, Any]) -> None:
+        """Write a plan down, whole or not at all."""
+        file = self._file(type(plan), key)
+        partial = file.with_suffix(f".{platform.node()}")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(TypeAdapter(type(plan)).dump_json(plan))
+            partial.replace(file)
+        except OSError as error:
+            logger.debug("the plan is not kept: %s", error)
+
+    def _file(self, kind: type[Any], key: Mapping[str, Any]) -> Path:
+        everything = {
+            **key,
+            "kind": kind.__name__,
+            "version": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "processor": _processor(),
+        }
+        text = json.dumps(everything, sort_keys=True, default=str)
+        return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+
+
+def _processor() -> str:
+    """The name of what computes."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith("model name")), platform.processor())

@@ -95,11 +95,6 @@ class Int8Linear(nn.Module):
         return outputs.to(inputs.dtype).view(*inputs.shape[:-1], self.out_features)
 
 
-def can_compute_int8() -> bool:
-    """Whether the CPU multiplies eight bits without cutting off sums."""
-    return bool(torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported())  # type: ignore[no-untyped-call]
-
-
 def quantize(model: PreTrainedModel) -> int:
     """Replace the linear layers of a model on the CPU, one after the other; its head, small and decisive, stays.
 
@@ -113,7 +108,7 @@ def quantize(model: PreTrainedModel) -> int:
     return len(body)
 
 
-def computes_int8(model: nn.Module) -> bool:
+def has_int8_layers(model: nn.Module) -> bool:
     """Whether layers are computed in eight bits, so that rounding may magnify what little two ways differ in."""
     return any(isinstance(module, Int8Linear) for module in model.modules())
 

@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
+from acceleration.instructions import computes_bfloat16, has_onednn
+
 #: Rows for which the layout of weights is chosen. That of 256 is as good as any other from one row to 512.
 _ROWS = 256
 
@@ -66,11 +68,7 @@ def usual_rows(rows: int) -> int:
 
 def can_pack(dtype: torch.dtype) -> bool:
     """Whether this machine's CPU computes packed layers of a type faster than others."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return False
-    if dtype == torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return dtype == torch.float32
+    return has_onednn() if dtype == torch.float32 else dtype == torch.bfloat16 and computes_bfloat16()
 
 
 def pack(model: nn.Module) -> int:

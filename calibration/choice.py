@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 #: A larger batch makes everybody in it wait longer, so it must bring more than this.
-_WORTH = 0.05
+_WORTH = 0.03
 
 #: A machine is never quite still: what is less than this much faster may be no faster.
-_CLEARLY = 0.1
+_CLEARLY = 0.05
 
 
 @dataclass(frozen=True, slots=True)

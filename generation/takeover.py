@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from acceleration.int8 import computes_int8
+from acceleration.int8 import has_int8_layers
 from generation.attention import NAME, Probe, Step, Unsupported
 from generation.cache import KVCache, LayerShape
 from generation.model import GenerationModel
@@ -42,7 +42,7 @@ class SteppingModel:
             raise Unsupported(f"sequences of more than {model.rope_limit} tokens change the positions of others")
         if not getattr(self._model, "_supports_attention_backend", False):
             raise Unsupported("its attention cannot be replaced")
-        self._tolerance = 1e-1 if computes_int8(self._model) else _TOLERANCE.get(self._model.dtype, 1e-1)
+        self._tolerance = 1e-1 if has_int8_layers(self._model) else _TOLERANCE.get(self._model.dtype, 1e-1)
         with torch.inference_mode():
             prompts = self._prompts()
             expected = [self._plain(prompt) for prompt in prompts]

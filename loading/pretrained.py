@@ -12,7 +12,7 @@ import transformers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from acceleration.cores import available_cores
-from acceleration.int8 import can_compute_int8
+from acceleration.instructions import computes_int8
 from acceleration.unpadded import without_padding
 from acceleration.weights import faster_weights
 from loading import LoadError
@@ -115,7 +115,7 @@ def _check_int8(model: PreTrainedModel, settings: ModelSettings) -> None:
         raise LoadError(
             f"{settings.shown_uri}: QUANTIZATION=int8 is for CPUs; leave it out, or choose LOAD_IN_8BIT on a GPU."
         )
-    if not can_compute_int8():
+    if not computes_int8():
         raise LoadError(f"{settings.shown_uri}: QUANTIZATION=int8 needs a CPU with VNNI, and this one has none.")
     if _quantized(model):
         raise LoadError(f"{settings.shown_uri} is quantized already; leave out QUANTIZATION.")

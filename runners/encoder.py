@@ -98,9 +98,10 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
         """How batches are made where nothing has been measured."""
         lanes, threads = self._lanes[0]
         parallelism = Parallelism(lanes, threads, lanes if threads is not None else None)
+        unpadded = self.pretrained.unpadded
         # Padding costs a CPU more than company gains it; a GPU wants large batches.
-        rows, tokens = (64, 16384) if self.pretrained.model.device.type == "cuda" else (8, 2048)
-        return BatchPlan(BatchLimits(rows, tokens, padded=not self.pretrained.unpadded), parallelism)
+        rows, tokens = (64, 16384) if self.pretrained.model.device.type == "cuda" else (16 if unpadded else 8, 2048)
+        return BatchPlan(BatchLimits(rows, tokens, padded=not unpadded), parallelism)
 
     @property
     def _lanes(self) -> Sequence[tuple[int, int | None]]:

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
-from acceleration.int8 import Int8Linear, can_compute_int8, share_rounding
+from acceleration.instructions import computes_int8
+from acceleration.int8 import Int8Linear, share_rounding
 from acceleration.linear import weight_and_bias
 from acceleration.weights import faster_weights
 from loading import LoadError
@@ -21,7 +22,7 @@ from loading.storage import fetch
 from settings import ModelSettings
 from tests.tiny import bert_config, save, wordpiece_tokenizer
 
-needs_vnni = pytest.mark.skipif(not can_compute_int8(), reason="this CPU has no VNNI")
+needs_vnni = pytest.mark.skipif(not computes_int8(), reason="this CPU has no VNNI")
 
 
 @needs_vnni
@@ -115,7 +116,7 @@ def test_layers_share_their_rounding_unless_the_model_changes_what_they_are_give
 
 
 def test_eight_bits_are_refused_where_they_cannot_be_computed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading_pretrained, "can_compute_int8", lambda: False)
+    monkeypatch.setattr(loading_pretrained, "computes_int8", lambda: False)
     with pytest.raises(LoadError, match="needs a CPU with VNNI"):
         _load(folder, quantization="int8")
     with pytest.raises(LoadError, match="is for CPUs"):

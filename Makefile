@@ -14,7 +14,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 # pip's output, without the lines of small files.
 INSTALL = set -o pipefail; $(1)/bin/python -m pip --disable-pip-version-check install -r $(2) | { grep --line-buffered -oE '(Downloading|Using cached) .*[MG]B\)|Installing collected' || true; }
 
-.PHONY: help serve models demo test conformance bench-generation bench-quantization lint types format lock build clean
+.PHONY: help serve models demo test conformance bench bench-generation bench-quantization lint types format lock build clean
 .DEFAULT_GOAL := help
 
 help:    ## List these commands
@@ -40,6 +40,9 @@ test: lint types $(VENV)/dev $(VENV)/kserve/installed  ## Run every check: lint,
 
 conformance: $(VENV)/dev  ## Ask the server what KServe's was asked, and write the answers into README's table
 	$(VENV)/bin/pytest tests/e2e/test_conformance.py --write-conformance
+
+bench: models $(VENV)/dev  ## Measure the server beside other servers and the model alone (half an hour; BEFORE=revision)
+	@$(VENV)/bin/python -m benchmarks.serving $(if $(BEFORE),--before "$(BEFORE)") $(BENCH)
 
 bench-generation: models $(VENV)/runtime  ## Measure how fast text is written, with nothing else running (minutes)
 	@$(VENV)/bin/python -m benchmarks.generation

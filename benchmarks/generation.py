@@ -12,17 +12,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple
 from pathlib import Path
 from time import monotonic
-from typing import Any, NoReturn
+from typing import Any
 
 from benchmarks import client
-from benchmarks.processes import IDLE, BenchmarkError, Child, Server, Worker, watched
+from benchmarks.children import Server, Worker
+from benchmarks.command import at_least, run, say
+from benchmarks.processes import IDLE, BenchmarkError, Child, watched
 from benchmarks.prompts import Prompts, Request, sample
 from benchmarks.report import table, write_json
 
@@ -130,25 +131,18 @@ class Benchmark:
 def main() -> int:
     """Measure, print a table and write the figures; the exit status."""
     options = _options()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)
-    try:
-        facts, rounds = _measure(options)
-    except KeyboardInterrupt:
-        _say("stopped")
-        return 130
-    except (BenchmarkError, ExceptionGroup) as error:
-        _say(f"Error: {_first(error)}")
-        return 1
+    return run(lambda: _report(*_measure(options)))
+
+
+def _report(facts: dict[str, Any], rounds: list[dict[str, float]]) -> None:
     print(table(rounds))
-    _say(f"{write_json(facts, rounds)} is written")
-    return 0
+    say(f"{write_json(facts, rounds)} is written")
 
 
 def _measure(options: argparse.Namespace) -> tuple[dict[str, Any], list[dict[str, float]]]:
     started = monotonic()
     with ExitStack() as stack:
-        _say("loading the model three times")
+        say("loading the model three times")
         sequential = stack.enter_context(Worker("sequential", options.model, options.threads))
         offline = stack.enter_context(Worker("offline", options.model, options.threads))
         server = stack.enter_context(Server(options.model, options.threads))
@@ -157,43 +151,19 @@ def _measure(options: argparse.Namespace) -> tuple[dict[str, Any], list[dict[str
         benchmark = Benchmark(sequential, offline, server, options.requests)
         benchmark.warm_up()
         for number in range(1, options.rounds + 1):
-            _say(f"round {number} of {options.rounds}, after {monotonic() - started:.0f} s")
+            say(f"round {number} of {options.rounds}, after {monotonic() - started:.0f} s")
             benchmark.round()
-        _say(f"done after {monotonic() - started:.0f} s")
+        say(f"done after {monotonic() - started:.0f} s")
     return {"model": Path(options.model).name, **sequential.facts}, benchmark.rounds
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=_at_least(1), default=3, help="default: 3")
-    parser.add_argument("--requests", type=_at_least(2), default=16, help="at once; default: 16")
+    parser.add_argument("--rounds", type=at_least(1), default=3, help="default: 3")
+    parser.add_argument("--requests", type=at_least(2), default=16, help="at once; default: 16")
     parser.add_argument("--model", default=_MODEL, help=f"a STORAGE_URI; default: {_MODEL}")
-    parser.add_argument("--threads", type=_at_least(1), default=len(os.sched_getaffinity(0)), help="default: all cores")
+    parser.add_argument("--threads", type=at_least(1), default=len(os.sched_getaffinity(0)), help="default: all cores")
     return parser.parse_args()
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}")
-        return int(text)
-
-    return number
-
-
-def _first(error: BaseException) -> str:
-    """What went wrong first, of all that ended together."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return str(error) if isinstance(error, BenchmarkError) else f"{type(error).__name__}: {error}"
-
-
-def _end(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

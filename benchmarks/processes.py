@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, Self
-from urllib.error import URLError
-from urllib.request import urlopen
+from typing import Self
 
 import psutil
 
@@ -33,12 +29,10 @@ _KEPT = (
 )  # fmt: skip
 
 #: As runners/service.py sets it, so that all are computed under the same conditions.
-_THREADS = {"GOMP_SPINCOUNT": "1000", "TOKENIZERS_PARALLELISM": "false"}
+THREADS = {"GOMP_SPINCOUNT": "1000", "TOKENIZERS_PARALLELISM": "false"}
 
 #: Share of a core that a process may take while it waits.
 IDLE = 0.05
-
-_START_TIMEOUT = 300
 
 
 class BenchmarkError(Exception):
@@ -46,34 +40,76 @@ class BenchmarkError(Exception):
 
 
 class Child(ABC):
-    """A subprocess with its descendants; leaving the context ends all of them."""
+    """A subprocess with its descendants; leaving the context ends all of them.
 
-    def __init__(self, name: str, arguments: Sequence[str], *, pipes: bool = False, **environment: str) -> None:
-        self.name = name
+    Args:
+        name: what messages call it.
+        command: its arguments, the program first.
+        environment: variables besides those that are kept of the caller's.
+        folder: where it runs.
+        pipes: talk to it through its standard input and output; else what it prints is its log.
+        lasting: each of its processes stays to the end; one that leaves is a failure.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        folder: Path = ROOT,
+        pipes: bool = False,
+        lasting: bool = True,
+    ) -> None:
+        self.name, self.lasting = name, lasting
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed with this object
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            cwd=ROOT,
-            env={**{key: os.environ[key] for key in _KEPT if key in os.environ}, **_THREADS, **environment},
-            stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
-            stdout=subprocess.PIPE if pipes else self._log,
-            stderr=self._log,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for us, who then end it
-        )
+        try:
+            self._process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env={**{key: os.environ[key] for key in _KEPT if key in os.environ}, **(environment or {})},
+                stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if pipes else self._log,
+                stderr=self._log,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for us, who then end it
+            )
+        except OSError as error:
+            raise BenchmarkError(f"{name}: {error}") from None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with _undisturbed():
+        with undisturbed():
+            members = self.members()
             if self._process.poll() is None:
                 self._process.terminate()
                 with suppress(subprocess.TimeoutExpired):
                     self._process.wait(20)
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+            for member in members:  # also those that left its group
+                with suppress(psutil.NoSuchProcess):
+                    member.kill()
             self._process.wait()
+
+    @property
+    def ended(self) -> bool:
+        """Whether its first process has."""
+        return self._process.poll() is not None
+
+    def members(self) -> list[psutil.Process]:
+        """Its processes: the first, its descendants, and those that were left behind in its session."""
+        found: dict[int, psutil.Process] = {}
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self._process.pid)
+            found = {member.pid: member for member in (process, *process.children(recursive=True))}
+        for pid in psutil.pids():
+            with suppress(ProcessLookupError, PermissionError, psutil.NoSuchProcess):
+                if pid not in found and os.getsid(pid) == self._process.pid:
+                    found[pid] = psutil.Process(pid)
+        return list(found.values())
 
     @abstractmethod
     def wait_ready(self) -> None:
@@ -95,12 +131,10 @@ class Child(ABC):
     def cpu_seconds(self) -> dict[int, float]:
         """CPU time of each of its processes so far."""
         seconds = {}
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(self._process.pid)
-            for member in (process, *process.children(recursive=True)):
-                with suppress(psutil.NoSuchProcess):
-                    times = member.cpu_times()
-                    seconds[member.pid] = times.user + times.system
+        for member in self.members():
+            with suppress(psutil.NoSuchProcess):
+                times = member.cpu_times()
+                seconds[member.pid] = times.user + times.system
         return seconds
 
     def wait_idle(self, timeout: float = 30) -> None:
@@ -114,66 +148,17 @@ class Child(ABC):
         raise self.failed(f"is busy {timeout:g} s after its last request")
 
 
-class Worker(Child):
-    """`benchmarks.worker`: computes bursts without a server.
-
-    Attributes:
-        facts: what it says of itself and its model.
-    """
-
-    def __init__(self, kind: str, model: str, threads: int) -> None:
-        super().__init__(kind, ["benchmarks.worker", kind, model, str(threads)], pipes=True)
-        self.facts: dict[str, Any] = {}
-
-    def wait_ready(self) -> None:
-        self.facts = self._read()
-
-    def ask(self, question: Any) -> dict[str, Any]:
-        """Have it compute; its answer."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(question) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self.failed("has ended") from None
-        return self._read()
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise self.failed("has ended")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
-class Server(Child):
-    """The real `bentoml serve` of this repository, as its users start it."""
-
-    def __init__(self, model: str, threads: int) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        super().__init__(
-            "server",
-            ["bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)],
-            BENTOML_DO_NOT_TRACK="true",
-            PYTHONUNBUFFERED="1",
-            MODEL_NAME=MODEL,
-            STORAGE_URI=model,
-            TASK="text-generation",
-            TORCH_DTYPE="float32",
-            TORCH_NUM_THREADS=str(threads),
-        )
-
-    def wait_ready(self) -> None:
-        end = monotonic() + _START_TIMEOUT
-        while monotonic() < end and self._process.poll() is None and "is not served" not in self.log():
-            with suppress(URLError, OSError), urlopen(f"{self.url}/readyz", timeout=5):  # noqa: S310  # our own
-                return
-            sleep(0.2)
-        raise self.failed("did not start")
+def used_seconds(before: Mapping[int, float], after: Mapping[int, float]) -> float:
+    """CPU time between two calls of `cpu_seconds`; that of a process which ended in between is not known."""
+    return sum(seconds - before.get(pid, 0.0) for pid, seconds in after.items())
 
 
 @dataclass(slots=True)
@@ -202,24 +187,25 @@ def watched(idle: Sequence[Child], busy: Sequence[Child] = ()) -> Iterator[Watch
     wall, after = monotonic() - started, [child.cpu_seconds() for child in children]
     machine = _machine_seconds() - machine
     for child, earlier, later in zip(children, before, after, strict=True):
-        if not earlier or earlier.keys() - later.keys():
+        if not earlier or child.ended or (child.lasting and earlier.keys() - later.keys()):
             raise child.failed("a process has ended")
-    used = [sum(later.values()) - sum(earlier.values()) for earlier, later in zip(before, after, strict=True)]
+    used = [used_seconds(earlier, later) for earlier, later in zip(before, after, strict=True)]
     watch.idle_cores = sum(used[: len(idle)]) / wall
     watch.foreign_cores = max(machine - sum(used), 0.0) / wall
 
 
 def _machine_seconds() -> float:
-    """CPU time of the whole machine but this process."""
+    """CPU time of the whole machine but this process and its helpers that have ended, such as a load generator."""
     times, own = psutil.cpu_times(), psutil.Process().cpu_times()
-    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice - own.user - own.system)
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice - sum(own[:4]))
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """A second Ctrl-C must not leave processes behind."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def undisturbed() -> Iterator[None]:
+    """While the body runs, Ctrl-C is not heeded: a second one must not leave processes behind."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

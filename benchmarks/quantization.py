@@ -23,6 +23,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.models import bert_classifier, generator
 from settings import ModelSettings
 
 PRECISIONS: dict[str, dict[str, Any]] = {
@@ -31,8 +32,6 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "8 bit": {"load_in_8bit": True},
     "4 bit": {"load_in_4bit": True},
 }
-_GGUF = ".models/SmolLM2-135M-Instruct"
-_TOKENIZER = ".models/all-MiniLM-L6-v2"
 _TEXT = "The future of artificial intelligence is bright and full of possibilities. " * 4
 
 
@@ -47,8 +46,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         models = {
-            "text-classification": _classifier(Path(folder) / "classifier"),
-            "text-generation": _generator(Path(folder) / "generator"),
+            "text-classification": bert_classifier(Path(folder) / "classifier"),
+            "text-generation": generator(Path(folder) / "generator"),
         }
         print("| Task | Precision | MiB | ÷ float32 | Seconds an item | ÷ float32 |\n|---|---|---:|---:|---:|---:|")
         for task, path in models.items():
@@ -105,27 +104,6 @@ def _measure(settings: ModelSettings) -> dict[str, float]:
         runner.predict([item])
         seconds.append(monotonic() - started)
     return {"memory": memory, "seconds": median(seconds)}
-
-
-def _classifier(folder: Path) -> Path:
-    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
-
-    BertForSequenceClassification(BertConfig()).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(_TOKENIZER).save_pretrained(folder)
-    return folder
-
-
-def _generator(folder: Path) -> Path:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    file = next(Path(_GGUF).glob("*.gguf")).name
-    model: Any = AutoModelForCausalLM.from_pretrained(_GGUF, gguf_file=file, dtype="float32")
-    model.hf_quantizer = None
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(_GGUF, gguf_file=file).save_pretrained(folder)
-    return folder
 
 
 if __name__ == "__main__":

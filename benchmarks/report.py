@@ -55,15 +55,7 @@ def write_json(facts: Mapping[str, Any], rounds: Sequence[Mapping[str, float]]) 
     """Write the figures and what they were measured on; the file, relative to the repository."""
     document = {
         "date": date.today().isoformat(),
-        "machine": {
-            "cpu": _cpu(),
-            "cores": psutil.cpu_count(),
-            "memory_gib": round(psutil.virtual_memory().total / 2**30),
-            "python": platform.python_version(),
-            "torch": version("torch"),
-            "transformers": version("transformers"),
-            **facts,
-        },
+        "machine": {**machine(), **facts},
         "median": _rounded(_medians(rounds)),
         "rounds": [_rounded(figures) for figures in rounds],
     }
@@ -71,6 +63,18 @@ def write_json(facts: Mapping[str, Any], rounds: Sequence[Mapping[str, float]]) 
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return _PATH
+
+
+def machine() -> dict[str, Any]:
+    """What figures depend on besides the code."""
+    return {
+        "cpu": _cpu(),
+        "cores": psutil.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+    }
 
 
 def _medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:

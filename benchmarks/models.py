@@ -1,0 +1,67 @@
+"""Models to be measured, made in a folder: random weights cost what trained ones do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.processes import ROOT, BenchmarkError
+
+EMBEDDER = ROOT / ".models/all-MiniLM-L6-v2"
+_GGUF = ROOT / ".models/SmolLM2-135M-Instruct"
+
+
+def bert_classifier(folder: Path) -> Path:
+    """BERT-base with a head of two labels."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    return _classifier(BertForSequenceClassification(BertConfig()), folder)
+
+
+def distilbert_classifier(folder: Path) -> Path:
+    """DistilBERT with a head of two labels; the same weights every time."""
+    import torch
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    torch.manual_seed(0)
+    return _classifier(DistilBertForSequenceClassification(DistilBertConfig()), folder)
+
+
+def generator(folder: Path) -> Path:
+    """SmolLM2-135M-Instruct in float32, without its GGUF."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    check_there(_GGUF)
+    file = next(_GGUF.glob("*.gguf")).name
+    model: Any = AutoModelForCausalLM.from_pretrained(_GGUF, gguf_file=file, dtype="float32")
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(_GGUF, gguf_file=file).save_pretrained(folder)
+    return folder
+
+
+def check_there(model: Path) -> Path:
+    """A model that was fetched.
+
+    Raises:
+        BenchmarkError: it was not.
+    """
+    if not model.is_dir():
+        raise BenchmarkError(f"{model.relative_to(ROOT)} is not there; `make models` fetches it")
+    return model
+
+
+def _classifier(model: Any, folder: Path) -> Path:
+    from transformers import AutoTokenizer
+
+    model.save_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(check_there(EMBEDDER))
+    # Its file asks for padding to 128 tokens, which whoever reads it without transformers would heed.
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    if model.config.model_type == "distilbert":
+        tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.save_pretrained(folder)
+    return folder

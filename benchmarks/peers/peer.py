@@ -1,0 +1,220 @@
+"""What the benchmark needs to know of another server that is measured beside ours."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+_HERE = Path(__file__).parent
+_ENVIRONMENTS = _HERE.parents[1] / ".venv" / "peers"
+
+#: The name of the model in the peers' URLs and bodies.
+MODEL = "benchmark"
+
+#: How many texts a peer that batches may compute at once, and the milliseconds that it may wait for them; where it
+#: names a default that it stands by, that is taken instead.
+BATCH, BATCH_MS = 32, 5
+
+#: A peer may not install in less; torch alone is hundreds of megabytes.
+_INSTALL_TIMEOUT = 3600
+
+_VERSIONS = """\
+import json, sys
+from importlib.metadata import version
+print(json.dumps({name: version(name) for name in sys.argv[1:]}))
+"""
+
+
+class PeerUnavailable(Exception):
+    """A peer cannot be measured here; the message says why in one line."""
+
+
+class Peer(ABC):
+    """One server: how it is installed, started and asked.
+
+    Attributes:
+        name: as the table shows it.
+        key: the name of its environment and of its file of requirements.
+        packages: those whose versions are recorded.
+        module: what is imported to see that the installation works.
+        removed: packages that it names as its needs and that do not go with the rest; it works without.
+        workloads: of "classification", "embedding" and "generation", those that it serves.
+        pooled: whether an embedding is one vector made by the server; else `check` pools what it answers.
+        normalized: whether that vector has length 1.
+        echoes: whether a text that it writes begins with its prompt.
+    """
+
+    name: ClassVar[str]
+    key: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]]
+    module: ClassVar[str]
+    removed: ClassVar[tuple[str, ...]] = ()
+    workloads: ClassVar[frozenset[str]]
+    pooled: ClassVar[bool] = True
+    normalized: ClassVar[bool] = True
+    echoes: ClassVar[bool] = False
+
+    def install(self) -> None:
+        """Make its environment, unless the one that is there was made from the same requirements.
+
+        Raises:
+            PeerUnavailable: it cannot be installed.
+        """
+        requirements = _HERE / "requirements" / f"{self.key}.txt"
+        wanted = hashlib.sha256(requirements.read_bytes()).hexdigest()
+        marker = self._folder / "installed"
+        if marker.is_file() and marker.read_text() == wanted:
+            return
+        if self._folder.exists():
+            shutil.rmtree(self._folder)
+        self._run([sys.executable, "-m", "venv", str(self._folder)])
+        pip = [self._python, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+        self._run([*pip, "install", "--requirement", str(requirements)])
+        if self.removed:
+            self._run([*pip, "uninstall", "--yes", *self.removed])
+        # A compiled extension may not fit this processor, and packages of today may not fit each other.
+        self._run([self._python, "-c", f"import {self.module}"])
+        marker.write_text(wanted)
+
+    def versions(self) -> dict[str, str]:
+        """Versions of what matters of what is installed."""
+        packages = ("torch", "transformers", *self.packages)
+        done = self._run([self._python, "-c", _VERSIONS, *packages])
+        versions: dict[str, str] = json.loads(done)
+        return versions
+
+    @abstractmethod
+    def command(self, workload: str, model: Path, port: int, threads: int, folder: Path) -> list[str]:
+        """What starts it on this machine's loopback address.
+
+        Args:
+            workload: what it shall serve.
+            model: a Hugging Face folder.
+            port: where it shall listen.
+            threads: how many threads compute.
+            folder: an empty one, for its configuration.
+        """
+
+    def environment(self, threads: int) -> dict[str, str]:
+        """Variables that it is started with, besides the usual ones."""
+        return {
+            # Threads that wait give their core away soon, as ours do: another of them, or the load, needs it.
+            "GOMP_SPINCOUNT": "1000",
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_OFFLINE": "1",
+            # This repository's packages have plain names; where it is the current folder they must not be in the way.
+            "PYTHONPATH": "",
+            "PYTHONSAFEPATH": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    @abstractmethod
+    def ready_path(self, workload: str) -> str:
+        """Where a GET answers 200 once the model is loaded."""
+
+    @abstractmethod
+    def path(self, workload: str) -> str:
+        """Where a request is posted."""
+
+    @abstractmethod
+    def body(self, workload: str, text: str, new_tokens: int = 32) -> dict[str, Any]:
+        """The request of one text, as JSON."""
+
+    @abstractmethod
+    def check(self, workload: str, answer: Any) -> Any:
+        """What an answer says.
+
+        Args:
+            workload: what was asked for.
+            answer: the parsed JSON.
+
+        Returns:
+            For "classification" the index of the best label and its probability; for "embedding" the vector; for
+            "generation" the new text and the number of its tokens, None if that is not told.
+
+        Raises:
+            ValueError: it is no answer.
+        """
+
+    @property
+    def _folder(self) -> Path:
+        return _ENVIRONMENTS / self.key
+
+    @property
+    def _python(self) -> str:
+        return self._script("python")
+
+    def _script(self, name: str) -> str:
+        return str(self._folder / "bin" / name)
+
+    def _server(self, name: str) -> list[str]:
+        """The start of a command that runs one of `servers/`."""
+        return [self._python, str(_HERE / "servers" / name)]
+
+    def _run(self, command: Sequence[str]) -> str:
+        try:
+            done = subprocess.run(
+                command, check=True, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT, cwd=self._cwd
+            )
+        except subprocess.CalledProcessError as error:
+            raise PeerUnavailable(f"{self.name}: {_last_error(error.stderr)}") from None
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise PeerUnavailable(f"{self.name}: {error}") from None
+        return done.stdout
+
+    @property
+    def _cwd(self) -> Path:
+        # Away from this repository, whose packages `python -c` would find first.
+        return _ENVIRONMENTS if _ENVIRONMENTS.is_dir() else Path("/")
+
+
+def one(answer: Any, *keys: str | int) -> Any:
+    """What lies in an answer at a path of keys and indexes.
+
+    Raises:
+        ValueError: nothing does.
+    """
+    found = answer
+    try:
+        for key in keys:
+            found = found[key]
+    except (KeyError, IndexError, TypeError):
+        raise ValueError(f"not an answer: {str(answer)[:200]}") from None
+    return found
+
+
+def best(scores: Sequence[Any]) -> tuple[int, float]:
+    """Index and probability of the best of labels that are named LABEL_0, LABEL_1 …
+
+    Raises:
+        ValueError: these are no labels with scores.
+    """
+    label, score = max(((one(each, "label"), one(each, "score")) for each in scores), key=lambda pair: float(pair[1]))
+    return int(str(label).removeprefix("LABEL_")), float(score)
+
+
+def vector(numbers: Any) -> list[float]:
+    """Numbers of an embedding.
+
+    Raises:
+        ValueError: they are something else.
+    """
+    if not isinstance(numbers, list) or not numbers or not all(isinstance(number, int | float) for number in numbers):
+        raise ValueError(f"not an embedding: {str(numbers)[:200]}")
+    return [float(number) for number in numbers]
+
+
+def _last_error(log: str) -> str:
+    """The line of a log that says most."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    told = [line for line in lines if "error" in line.lower()] or lines or ["it failed without a word"]
+    return told[0][:300]

@@ -1,0 +1,123 @@
+"""Our server next to its peers, and next to what the same model computes without any server.
+
+    make bench
+    make bench BEFORE=HEAD~1
+    .venv/bin/python -m benchmarks.serving --workloads embedding --targets ours,litserve --rounds 1 --results DIR
+    .venv/bin/python -m benchmarks.serving --write-readme
+
+For each workload everybody is started, warmed up and asked in turns, round after round, while the others wait.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+from typing import Any
+
+from benchmarks.command import at_least, run, say
+from benchmarks.peers import PEERS
+from benchmarks.peers.peer import Peer
+from benchmarks.report import machine
+from benchmarks.serving import results, table
+from benchmarks.serving.contest import Contest
+from benchmarks.serving.load import check_wrk
+from benchmarks.serving.ours import Ours, OursBefore, OursBfloat16, OursInt8, before, described
+from benchmarks.serving.workloads import WORKLOADS, Workload
+
+
+def main() -> int:
+    """Measure, or write what was measured into the README; the exit status."""
+    options = _options()
+    return run(_write_readme if options.write_readme else lambda: _measure(options))
+
+
+def _write_readme() -> None:
+    table.write_readme(results.read())
+    say(f"{table.README.name} is written")
+
+
+def _measure(options: argparse.Namespace) -> None:
+    check_wrk()
+    started = monotonic()
+    measured: dict[str, Any] = {}
+    with ExitStack() as stack:
+        targets: list[Peer] = [Ours(), OursInt8(), OursBfloat16(), *PEERS]
+        if options.before:
+            targets.insert(3, stack.enter_context(before(options.before)))
+        targets = [target for target in targets if target.key in options.targets]
+        for workload in (one for one in WORKLOADS if one.name in options.workloads):
+            measured[workload.name] = _measure_one(workload, targets, options, started)
+            _write(options, measured)  # now: what comes next may be stopped
+    document = results.read(options.results)
+    print(f"{table.short(document)}\n\n{table.full(document)}")
+    say(f"done after {monotonic() - started:.0f} s; the results are in {options.results.name}")
+
+
+def _measure_one(
+    workload: Workload, targets: Sequence[Peer], options: argparse.Namespace, started: float
+) -> dict[str, Any]:
+    say(f"{workload.name}: starting, after {monotonic() - started:.0f} s")
+    with (
+        TemporaryDirectory() as folder,
+        Contest(workload, workload.make(Path(folder) / workload.name), options.threads, options.seconds) as contest,
+    ):
+        contest.start([target for target in targets if workload.name in target.workloads])
+        for number in range(1, options.rounds + 1):
+            say(f"{workload.name}: round {number} of {options.rounds}, after {monotonic() - started:.0f} s")
+            contest.round(options.rounds)
+        contest.finish()
+        return results.result_of(contest)
+
+
+def _write(options: argparse.Namespace, measured: dict[str, Any]) -> None:
+    from benchmarks.serving.plot import draw
+
+    facts = {**machine(), "revision": described(Ours().root)}
+    named = {name: getattr(options, name) for name in ("rounds", "seconds", "threads")}
+    results.write(options.results, facts, named, measured)
+    draw(results.read(options.results), options.results)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.serving",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    workloads = [workload.name for workload in WORKLOADS]
+    every: list[type[Peer] | Peer] = [Ours, OursInt8, OursBfloat16, OursBefore, *PEERS]
+    keys = [target.key for target in every]
+    parser.add_argument("--workloads", type=_some_of(workloads), default=workloads, help=f"of {','.join(workloads)}")
+    parser.add_argument("--targets", type=_some_of(keys), default=keys, help=f"of {','.join(keys)}")
+    parser.add_argument("--rounds", type=at_least(1), default=3, help="default: 3")
+    parser.add_argument(
+        "--seconds", type=at_least(1), default=3, help="that are counted at least, twice as many for text; default: 3"
+    )
+    parser.add_argument("--before", metavar="REVISION", help="measure the server of another revision, too")
+    parser.add_argument("--threads", type=at_least(1), default=len(os.sched_getaffinity(0)), help="default: all cores")
+    parser.add_argument("--results", type=Path, default=results.FOLDER, help="folder of what is written")
+    parser.add_argument(
+        "--write-readme", action="store_true", help="measure nothing; write the README's table from the results"
+    )
+    return parser.parse_args()
+
+
+def _some_of(known: Collection[str]) -> Callable[[str], list[str]]:
+    def names(text: str) -> list[str]:
+        chosen = [name.strip() for name in text.split(",")]
+        for name in chosen:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+        return chosen
+
+    return names
+
+
+if __name__ == "__main__":
+    sys.exit(main())

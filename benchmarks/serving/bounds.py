@@ -1,0 +1,129 @@
+"""What the same model computes without any server, in processes of its own that take their turns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.children import Worker
+from benchmarks.processes import used_seconds
+from benchmarks.serving.workloads import NEW_TOKENS, Workload
+
+#: Texts that are computed together, and one by one.
+_TEXTS, _ALONE = 256, 57
+
+#: The same where text is written; the first is the largest number of clients.
+_PROMPTS, _PROMPTS_ALONE = 16, 4
+
+
+class Offline(ABC):
+    """Something that computes texts of a workload without a server.
+
+    Attributes:
+        key: its name in results.
+        worker: its process.
+    """
+
+    def __init__(self, key: str, worker: Worker) -> None:
+        self.key = key
+        self.worker = worker
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """As the table shows it."""
+
+    @abstractmethod
+    def load(self, texts: Sequence[str]) -> None:
+        """Make ready, with texts to warm up with."""
+
+    @abstractmethod
+    def answers(self, texts: Sequence[str]) -> list[Any]:
+        """As `Peer.check` puts them."""
+
+    @abstractmethod
+    def measure(self, texts: Sequence[str]) -> dict[str, float]:
+        """Texts a second, the milliseconds of one that is alone, and the CPU time of each."""
+
+    def _cost(self, texts: int, compute: Callable[[], float]) -> dict[str, float]:
+        before = self.worker.cpu_seconds()
+        seconds = compute()
+        cpu = used_seconds(before, self.worker.cpu_seconds())
+        return {"requests_per_second": texts / seconds, "cpu_ms": 1000 * cpu / texts}
+
+
+class EncodersOffline(Offline):
+    """Plain transformers, or our engine, on classification or embedding."""
+
+    _facts: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        if self.key == "engine":
+            return "our engine without a server"
+        return f"plain transformers, sorted batches of {self._facts['batch_size']}"
+
+    def load(self, texts: Sequence[str]) -> None:
+        self._facts = self._ask("load", texts[:64])
+
+    def answers(self, texts: Sequence[str]) -> list[Any]:
+        answers: list[Any] = self._ask("answers", texts)["answers"]
+        return answers
+
+    def measure(self, texts: Sequence[str]) -> dict[str, float]:
+        alone = self._ask("alone", texts[:_ALONE])["seconds"]
+        together = self._cost(_TEXTS, lambda: sum(self._ask("seconds", texts[:_TEXTS])["seconds"]))
+        return {**together, "p50_ms": 1000 * median(alone)}
+
+    def _ask(self, want: str, texts: Sequence[str]) -> dict[str, Any]:
+        return self.worker.ask({"want": want, "texts": list(texts)})
+
+
+class GenerationOffline(Offline):
+    """`model.generate` one prompt after the other, or our engine with as many at once as there are clients at most."""
+
+    @property
+    def name(self) -> str:
+        if self.key == "engine":
+            return f"our engine without a server, {_PROMPTS} at once"
+        return "model.generate, one by one, our packed weights"
+
+    def load(self, texts: Sequence[str]) -> None:
+        self._ask(texts[:2])
+
+    def answers(self, texts: Sequence[str]) -> list[Any]:
+        return [(text, NEW_TOKENS) for text in self._ask(texts)["texts"]]
+
+    def measure(self, texts: Sequence[str]) -> dict[str, float]:
+        alone = [self._ask([text])["seconds"] for text in texts[:_PROMPTS_ALONE]]
+        figures = {"p50_ms": 1000 * median(alone), "requests_per_second": len(alone) / sum(alone)}
+        if self.key == "engine":
+            prompts = texts[_PROMPTS_ALONE : _PROMPTS_ALONE + _PROMPTS]
+            figures |= self._cost(_PROMPTS, lambda: float(self._ask(prompts)["seconds"]))
+        return {**figures, "tokens_per_second": NEW_TOKENS * figures["requests_per_second"]}
+
+    def _ask(self, texts: Sequence[str]) -> dict[str, Any]:
+        return self.worker.ask([(text, NEW_TOKENS) for text in texts])
+
+
+def offline(workload: Workload, model: Path, threads: int) -> list[Offline]:
+    """What is measured beside the servers of a workload, started but not loaded.
+
+    The first one's answers are those that the servers' are compared with.
+    """
+    if workload.generates:
+        kinds = {"transformers": "sequential", "engine": "offline"}
+        return [GenerationOffline(key, Worker(kind, str(model), threads)) for key, kind in kinds.items()]
+    module = "benchmarks.serving.encoders"
+    return [
+        EncodersOffline(key, Worker(f"{key}:{workload.task}", str(model), threads, module))
+        for key in ("transformers", "engine")
+    ]
+
+
+def bound_key(workload: Workload) -> str:
+    """Which of them is the bound: for text the engine, as `model.generate` does not batch as requests come."""
+    return "engine" if workload.generates else "transformers"

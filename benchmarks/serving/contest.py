@@ -1,0 +1,158 @@
+"""One workload: everybody who computes it, in turns, while the others wait."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.command import say
+from benchmarks.peers.peer import Peer, PeerUnavailable
+from benchmarks.processes import IDLE, BenchmarkError, Child, watched
+from benchmarks.serving.answers import compared
+from benchmarks.serving.bounds import Offline, offline
+from benchmarks.serving.load import Load, put_under_load
+from benchmarks.serving.ours import Ours
+from benchmarks.serving.server import TargetServer, without_folders
+from benchmarks.serving.workloads import Workload
+
+#: Clients and seconds of requests that are not counted, and the slot of texts for them.
+_WARM_UP_CLIENTS, _WARM_UP_SECONDS, _WARM_UP = 16, 2, 0
+
+
+class Contest:
+    """A workload while it is measured.
+
+    Attributes:
+        targets: what is known of each target, by key: also of those that cannot be measured, and why.
+        rounds: for each round, by the key of who computed, the figures; of servers, for each number of clients.
+    """
+
+    def __init__(self, workload: Workload, model: Path, threads: int, seconds: float) -> None:
+        self.workload = workload
+        self.targets: dict[str, dict[str, Any]] = {}
+        self.rounds: list[dict[str, Any]] = []
+        self._model, self._threads, self._seconds = model, threads, seconds * workload.patience
+        self._offline: list[Offline] = []
+        self._servers: dict[str, TargetServer] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Contest:
+        return self
+
+    def __exit__(self, *what: object) -> None:
+        self._stack.close()
+
+    @property
+    def offline(self) -> dict[str, str]:
+        """Names of those that compute without a server, by key."""
+        return {one.key: one.name for one in self._offline}
+
+    def start(self, targets: Sequence[Peer]) -> None:
+        """Start everybody, compare their answers and warm them up."""
+        texts = self.workload.texts(_WARM_UP)
+        self._offline = offline(self.workload, self._model, self._threads)
+        for one in self._offline:
+            self._stack.enter_context(one.worker)
+        for one in self._offline:
+            one.worker.wait_ready()
+            one.load(texts)
+        checked = texts[: self.workload.checked]
+        expected = self._offline[0].answers(checked)
+        for target in targets:
+            about = self.targets[target.key] = {"name": target.name, "ours": isinstance(target, Ours)}
+            with self._failing(target.key):
+                target.install()
+                about["versions"] = target.versions()
+                server = TargetServer(target, self.workload, self._model, self._threads)
+                self._servers[target.key] = self._stack.enter_context(server)
+                about["command"] = server.shown
+                server.wait_ready()
+                about["start_seconds"] = round(server.start_seconds, 1)
+                about["answers"] = compared(self.workload.name, expected, server.answers(checked))
+                self._warm_up(server, texts)
+                say(f"{self.workload.name}: {target.name} is ready after {server.start_seconds:.0f} s")
+
+    def _warm_up(self, server: TargetServer, texts: Sequence[str]) -> None:
+        put_under_load(server, server.bodies(texts), _WARM_UP_CLIENTS, _WARM_UP_SECONDS)
+        server.rest_cores = server.rest()
+        if server.rest_cores > IDLE:
+            say(f"{server.name} computes with {server.rest_cores:.2f} cores while nobody asks")
+
+    def round(self, rounds: int) -> None:
+        """Measure everybody once; who begins moves on from round to round."""
+        number = len(self.rounds)
+        figures: dict[str, Any] = {}
+        turns: list[tuple[str, Callable[[], dict[str, Any]]]] = [
+            *((one.key, partial(self._compute, one)) for one in self._offline),
+            *((key, partial(self._serve, server)) for key, server in self._servers.items()),
+        ]
+        begin = number * len(turns) // rounds
+        for key, turn in turns[begin:] + turns[:begin]:
+            with self._failing(key):
+                figures[key] = turn()
+        self.rounds.append(figures)
+
+    def finish(self) -> None:
+        """Note what the servers have come to hold."""
+        for key, server in self._servers.items():
+            self.targets[key] |= {
+                "memory_mib": round(server.memory() / 2**20),
+                "rest_cores": round(server.rest_cores, 2),
+            }
+
+    def _slot(self, turn: int) -> list[str]:
+        """Texts that nobody of this round has seen, the same for everybody."""
+        return self.workload.texts(1 + len(self.rounds) * (1 + len(self.workload.connections)) + turn)
+
+    def _compute(self, one: Offline) -> dict[str, Any]:
+        return self._watched(one.worker, partial(one.measure, self._slot(0)))
+
+    def _serve(self, server: TargetServer) -> dict[str, Any]:
+        figures: dict[str, Any] = {}
+        for turn, connections in enumerate(self.workload.connections, 1):
+            bodies = server.bodies(self._slot(turn))
+            load = partial(put_under_load, server, bodies, connections, self._seconds)
+            try:
+                figures[str(connections)] = self._watched(server, load)
+            except BenchmarkError as error:
+                if server.ended:
+                    raise
+                figures[str(connections)] = {"failed": reason(error)}
+                say(f"{self.workload.name}, {connections} clients: {error}")
+            server.rest()
+        return figures
+
+    def _watched(self, busy: Child, measure: Callable[[], dict[str, float] | Load]) -> dict[str, Any]:
+        children = [*(one.worker for one in self._offline), *self._servers.values()]
+        with watched([child for child in children if child is not busy], [busy]) as watch:
+            figures = measure()
+        return {
+            **(asdict(figures) if isinstance(figures, Load) else figures),
+            "idle_cores": watch.idle_cores,
+            "foreign_cores": watch.foreign_cores,
+        }
+
+    @contextmanager
+    def _failing(self, key: str) -> Iterator[None]:
+        """What fails a target fails no other; without the offline computations there is nothing to compare with."""
+        try:
+            yield
+        except (BenchmarkError, PeerUnavailable) as error:
+            if key not in self.targets:
+                raise
+            self.targets[key]["failed"] = reason(error).removeprefix(f"{self.targets[key]['name']}: ")
+            say(f"{self.workload.name}: {error}")
+            if (server := self._servers.pop(key, None)) is not None:
+                server.__exit__()
+
+
+def reason(error: Exception) -> str:
+    """One line of an error that may come with a log."""
+    first, *log = str(error).splitlines() or [type(error).__name__]
+    told = [line.strip() for line in log if re.search(r"error|not served", line, re.IGNORECASE)] or log
+    return without_folders(": ".join([first, *told[-1:]]))[:300]

@@ -1,0 +1,142 @@
+"""Classifies or embeds texts without a server: plain transformers in its best order, or our engine alone.
+
+    python -m benchmarks.serving.encoders transformers|engine:TASK MODEL THREADS
+
+It says one line of JSON when it can be asked, then answers each question,
+`{"texts": […], "want": "load|answers|seconds|alone"}`, with one line. Tokenizing belongs to what is measured, and so
+does reading the outputs; there is no HTTP and no JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+import torch
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+from loading.pretrained import prepare_torch
+from runners.host import ModelHost
+from settings import ModelSettings
+
+#: Texts in a batch, of which the best number is found at the start.
+_BATCHES = (1, 4, 8, 16, 32)
+
+
+class Encoder(ABC):
+    """Computes texts."""
+
+    async def load(self, texts: Sequence[str]) -> dict[str, Any]:
+        """Make ready; what there is to say about it."""
+        return {}
+
+    @abstractmethod
+    async def compute(self, texts: Sequence[str]) -> list[Any]:
+        """The answer to each text, in the same order."""
+
+
+class Plain(Encoder):
+    """transformers as it comes, with PyTorch's fused attention; texts of like length share a padded batch."""
+
+    def __init__(self, task: str, model: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        kind: Any = AutoModelForSequenceClassification if task == "text-classification" else AutoModel
+        self._classifies = task == "text-classification"
+        self._model: Any = kind.from_pretrained(model, dtype=torch.float32, attn_implementation="sdpa").eval()
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
+        self._batch = _BATCHES[0]
+
+    async def load(self, texts: Sequence[str]) -> dict[str, Any]:
+        seconds = {}
+        await self.compute(texts)
+        for self._batch in _BATCHES:
+            started = perf_counter()
+            await self.compute(texts)
+            seconds[self._batch] = perf_counter() - started
+        self._batch = min(seconds, key=lambda batch: seconds[batch])
+        return {"batch_size": self._batch}
+
+    @torch.inference_mode()
+    async def compute(self, texts: Sequence[str]) -> list[Any]:
+        encoded = self._tokenizer(list(texts), truncation=True)
+        order = sorted(range(len(texts)), key=lambda place: len(encoded["input_ids"][place]))
+        answers: list[Any] = [None] * len(texts)
+        for start in range(0, len(order), self._batch):
+            places = order[start : start + self._batch]
+            rows = {name: [values[place] for place in places] for name, values in encoded.items()}
+            for place, answer in zip(places, self._forward(rows), strict=True):
+                answers[place] = answer
+        return answers
+
+    def _forward(self, rows: dict[str, list[list[int]]]) -> list[Any]:
+        batch = self._tokenizer.pad(rows, return_tensors="pt")
+        output = self._model(**batch)
+        if self._classifies:
+            best = output.logits.softmax(-1).max(-1)
+            return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        mask = batch["attention_mask"].unsqueeze(-1)
+        pooled = (output.last_hidden_state * mask).sum(1) / mask.sum(1)
+        vectors: list[list[float]] = torch.nn.functional.normalize(pooled, dim=-1).tolist()
+        return vectors
+
+
+class Engine(Encoder):
+    """Our runner with its batches and lanes, handed all texts at once."""
+
+    def __init__(self, task: str, model: str, threads: int) -> None:
+        settings = ModelSettings(
+            name="engine", storage_uri=model, task=task, torch_dtype="float32", torch_threads=threads
+        )
+        prepare_torch(settings)
+        self._host = ModelHost(settings)
+
+    async def load(self, texts: Sequence[str]) -> dict[str, Any]:
+        self._running = asyncio.create_task(self._host.run())
+        async for state in self._host.states():
+            if state.status == "ready":
+                break
+            if state.status == "failed":
+                raise SystemExit(state.reason)
+        await self.compute(texts)
+        return {}
+
+    async def compute(self, texts: Sequence[str]) -> list[Any]:
+        return await asyncio.gather(*(self._host.submit(text, {}) for text in texts))
+
+
+async def main() -> None:
+    """Answer questions until the input ends."""
+    kind, model, threads = sys.argv[1:]
+    # What libraries print must not come between the answers.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    kind, _, task = kind.partition(":")
+    encoder: Encoder = {"transformers": Plain, "engine": Engine}[kind](task, model, int(threads))
+    print(json.dumps({}), file=answers, flush=True)
+    loop = asyncio.get_running_loop()
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        question = json.loads(line)
+        print(json.dumps(await _answer(encoder, question["want"], question["texts"])), file=answers, flush=True)
+
+
+async def _answer(encoder: Encoder, want: str, texts: Sequence[str]) -> dict[str, Any]:
+    if want == "load":
+        return await encoder.load(texts)
+    if want == "answers":
+        return {"answers": await encoder.compute(texts)}
+    seconds = []
+    for part in [[text] for text in texts] if want == "alone" else [texts]:
+        started = perf_counter()
+        await encoder.compute(part)
+        seconds.append(perf_counter() - started)
+    return {"seconds": seconds}
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

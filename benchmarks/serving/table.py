@@ -1,0 +1,137 @@
+"""Results as Markdown: short for the README, with everything for whoever has measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.processes import ROOT, BenchmarkError
+from benchmarks.serving.answers import in_short
+from benchmarks.serving.results import per_second
+
+README = ROOT / "README.md"
+_BEGIN, _END = "<!-- bench -->", "<!-- /bench -->"
+
+
+def short(document: Mapping[str, Any]) -> str:
+    """A table for each workload, a line for each target."""
+    return "\n\n".join("\n".join(_short(name, result)) for name, result in document["workloads"].items())
+
+
+def full(document: Mapping[str, Any]) -> str:
+    """Every figure: a line for each target and number of clients."""
+    head = (
+        "workload", "target", "clients", "requests/s", "tokens/s", "p50 ms", "p99 ms", "CPU ms", "errors", "÷ bound",
+        "÷ best peer", "start s", "MiB", "answers", "idle cores", "foreign cores",
+    )  # fmt: skip
+    lines = [_line(*head), _line("---", "---", *["---:"] * 11, "---", "---:", "---:")]
+    for workload, result in document["workloads"].items():
+        for about in result["targets"].values():
+            for clients, figures in about["load"].items():
+                lines.append(_full(workload, result, about, clients, figures))
+    return "\n".join(lines)
+
+
+def write_readme(document: Mapping[str, Any], readme: Path = README) -> None:
+    """Put the short tables between the marks of the README.
+
+    Raises:
+        BenchmarkError: the marks are not there.
+    """
+    text = readme.read_text(encoding="utf-8")
+    if text.count(_BEGIN) != 1 or text.count(_END) != 1:
+        raise BenchmarkError(f"{readme.name} must have the lines {_BEGIN} and {_END} once, for the table between them")
+    before, rest = text.split(_BEGIN)
+    _, after = rest.split(_END)
+    readme.write_text(f"{before}{_BEGIN}\n{short(document)}\n{_END}{after}", encoding="utf-8")
+
+
+def table_in(readme: str) -> str | None:
+    """What stands between the marks of a README; None if they do not."""
+    if _BEGIN not in readme or _END not in readme:
+        return None
+    return readme.split(_BEGIN)[1].split(_END)[0].strip()
+
+
+def _short(workload: str, result: Mapping[str, Any]) -> Iterator[str]:
+    columns, tail = [str(connections) for connections in result["connections"]], str(result["tail"])
+    title = f"{workload}: {result['unit']} by clients"
+    yield _line(title, *columns, "p50 alone, ms", f"p99 at {tail}, ms", "CPU ms a request", "MiB", "answers")
+    yield _line("---", *["---:"] * (len(columns) + 4), "---")
+    for about in result["targets"].values():
+        load = about["load"]
+        if any("requests_per_second" in figures for figures in load.values()):
+            speeds = [_speed(result, load[clients]) for clients in columns]
+            alone, loaded = load["1"], load[tail]
+            yield _line(
+                about["name"],
+                *speeds,
+                _number(alone.get("p50_ms")),
+                _number(loaded.get("p99_ms")),
+                _number(loaded.get("cpu_ms")),
+                _number(about.get("memory_mib")),
+                in_short(workload, about["answers"]),
+            )
+    for key, offline in result["offline"].items():
+        yield _offline(result, key, offline, len(columns))
+    failed = {about["name"]: why for about in result["targets"].values() if (why := _failure(about))}
+    if failed:
+        yield ""
+        yield "Not measured, or not to the end: " + "; ".join(f"{name} ({why})" for name, why in failed.items()) + "."
+
+
+def _failure(about: Mapping[str, Any]) -> str | None:
+    """Why a target has ended, or what it said if it answered no number of clients."""
+    refusals = [figures["failed"] for figures in about["load"].values() if "failed" in figures]
+    if "failed" in about or not refusals or len(refusals) < len(about["load"]):
+        return about.get("failed")
+    return str(refusals[0]).removeprefix(f"{about['name']}: ")
+
+
+def _offline(result: Mapping[str, Any], key: str, offline: Mapping[str, Any], columns: int) -> str:
+    """What needs no clients has the same speed for any number of them but one."""
+    name = f"*{offline['name']}*" + (" (bound)" if key == result["bound"] else "")
+    alone = {"requests_per_second": 1000 / offline["p50_ms"]}
+    speeds = [_speed(result, alone), *[_speed(result, offline)] * (columns - 1)]
+    return _line(name, *speeds, _number(offline["p50_ms"]), "", _number(offline.get("cpu_ms")), "", "")
+
+
+def _full(workload: str, result: Mapping[str, Any], about: Mapping[str, Any], clients: str, figures: Any) -> str:
+    if "failed" in figures:
+        return _line(workload, about["name"], clients, figures["failed"], *[""] * 12)
+    tokens = _speed(result, figures) if result["unit"].startswith("tokens") else ""
+    ratios = [f"{figures[name]:.2f}" if name in figures else "" for name in ("to_bound", "to_best_peer")]
+    return _line(
+        workload,
+        about["name"],
+        clients,
+        *map(_number, (figures["requests_per_second"],)),
+        tokens,
+        *(_number(figures[name]) for name in ("p50_ms", "p99_ms", "cpu_ms")),
+        f"{figures['errors']}" + (f" ({figures['error']})" if figures["error"] else ""),
+        *ratios,
+        _number(about.get("start_seconds")),
+        _number(about.get("memory_mib")),
+        in_short(workload, about["answers"]),
+        *(f"{figures[name]:.2f}" for name in ("idle_cores", "foreign_cores")),
+    )
+
+
+def _speed(result: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+    """Requests or tokens a second, marked where some requests failed."""
+    if "requests_per_second" not in figures:
+        return "fails"
+    return _number(per_second(result, figures)) + (" (errors)" if figures.get("errors") else "")
+
+
+def _number(value: float | None) -> str:
+    """Three digits, and all of those before the point."""
+    if value is None:
+        return ""
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f}"
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,0 +1,61 @@
+"""Promise: the README's table is that of the results, and nothing else of the README changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.processes import ROOT, BenchmarkError
+from benchmarks.serving import results, table
+from tests.benchmarks.documents import document
+
+
+def test_each_target_has_a_line_with_its_speed_for_each_number_of_clients() -> None:
+    lines = table.short(document()).splitlines()
+    assert lines[0].startswith("| embedding: requests/s by clients | 1 | 16 | p50 alone, ms | p99 at 16, ms |")
+    assert lines[2].startswith("| ours | 50.0 | 160 | 20.0 | 50.0 | 12.0 | 700 |")
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+
+
+def test_requests_that_failed_are_seen() -> None:
+    assert "| 80.0 (errors) |" in table.short(document())
+    assert "3 (503: busy)" in table.full(document())
+
+
+def test_a_target_that_was_not_measured_is_named_with_its_reason() -> None:
+    shown = document()
+    shown["workloads"]["embedding"]["targets"]["other"]["load"] = {"16": {"failed": "Other: 500"}}
+    end = "Not measured, or not to the end: Other (500); Absent (is not for this platform)."
+    assert table.short(shown).endswith(end)
+
+
+def test_every_measurement_has_a_line() -> None:
+    lines = table.full(document()).splitlines()
+    assert len(lines) == 2 + 4
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_only_what_stands_between_the_marks_is_written_anew(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("# Title\n\n<!-- bench -->\nold\n<!-- /bench -->\n\nThe end.\n")
+    for _ in range(2):
+        table.write_readme(document(), readme)
+        text = readme.read_text()
+        assert text.startswith("# Title\n\n<!-- bench -->\n| embedding")
+        assert text.endswith("<!-- /bench -->\n\nThe end.\n")
+        assert table.table_in(text) == table.short(document())
+
+
+@pytest.mark.parametrize("text", ["", "<!-- bench -->", "<!-- bench --><!-- bench --><!-- /bench -->"])
+def test_a_readme_without_a_place_for_the_table_is_left_alone(tmp_path: Path, text: str) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(text)
+    with pytest.raises(BenchmarkError, match=r"README\.md must have the lines <!-- bench -->"):
+        table.write_readme(document(), readme)
+    assert readme.read_text() == text
+
+
+def test_the_readme_says_what_the_results_say() -> None:
+    shown = table.table_in((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert shown is None or shown == table.short(results.read())

@@ -88,9 +88,7 @@ class ModelMetrics:
         self._of.ready.set(ready)
 
 
-_GAUGES = frozenset(
-    ("waiting", "running", "cache", "load", "ready", "limit_rows", "limit_tokens", "lanes", "threads")
-)
+_GAUGES = frozenset(("waiting", "running", "cache", "load", "ready", "limit_rows", "limit_tokens", "lanes", "threads"))
 
 
 @cache

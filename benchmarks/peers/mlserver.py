@@ -38,6 +38,7 @@ class MLServer(Peer):
             "http_port": port,
             "grpc_port": _free_port(port),
             "metrics_endpoint": None,  # else it listens on one more port
+            "metrics_dir": str(folder / "metrics"),
             "parallel_workers": 1,
             "debug": False,
         }

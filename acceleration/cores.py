@@ -1,11 +1,21 @@
-"""How many cores there are for this process."""
+"""How many cores there are for this process, and how libraries use them."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+
+#: What libraries that compute read when they are imported.
+THREAD_ENVIRONMENT: Mapping[str, str] = {
+    # OpenMP's threads spin while they wait for each other. Asleep sooner, they are woken for every operation, and lose
+    # half of their speed; where others want the cores, `batching.threads` has one thread compute alone.
+    "GOMP_SPINCOUNT": "100000",
+    # A text is tokenized by one thread while the others compute.
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 #: Where Linux says how much of the processors' time a container may take: version 2 of cgroups, in one file.
 _CGROUP_2 = Path("/sys/fs/cgroup/cpu.max")

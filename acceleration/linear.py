@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -14,6 +16,13 @@ from acceleration.instructions import computes_bfloat16, has_onednn
 
 #: Rows for which the layout of weights is chosen. That of 256 is as good as any other from one row to 512.
 _ROWS = 256
+
+
+#: Weights that are tried to see whether packing pays: more than what stays in a core's cache from one to the next.
+_TRIED_BYTES = 32 << 20
+
+#: Times that each is tried; the shortest counts.
+_TRIES = 5
 
 
 class PackedLinear(nn.Module):
@@ -69,6 +78,42 @@ def usual_rows(rows: int) -> int:
 def can_pack(dtype: torch.dtype) -> bool:
     """Whether this machine's CPU computes packed layers of a type faster than others."""
     return has_onednn() if dtype == torch.float32 else dtype == torch.bfloat16 and computes_bfloat16()
+
+
+@torch.inference_mode()
+def packing_pays(model: nn.Module, rows: Sequence[int]) -> bool:
+    """Whether some of a model's layers are computed faster when they are packed, by trying it.
+
+    On processors of AMD it always does; on Intel's, for which PyTorch's other kernels are made, that depends on the
+    number of rows and of threads.
+
+    Args:
+        rows: numbers of rows that will be computed most; each counts the same.
+    """
+    plain: list[nn.Module] = []
+    size = 0
+    for _, _, layer in linear_layers(model):
+        weight, _ = weight_and_bias(layer)
+        if weight.device.type == "cpu" and can_pack(weight.dtype) and size <= _TRIED_BYTES:
+            plain.append(layer)
+            size += weight.nbytes
+    packed = [PackedLinear(*weight_and_bias(layer)) for layer in plain]
+    gain = 1.0
+    for number in rows:
+        inputs = [torch.randn(number, layer.in_features, dtype=layer.weight.dtype) for layer in packed]
+        gain *= _seconds(plain, inputs) / max(_seconds(packed, inputs), 1e-9)
+    return gain > 1
+
+
+def _seconds(layers: Sequence[nn.Module], inputs: Sequence[torch.Tensor]) -> float:
+    """What all of them take, at best."""
+    best = math.inf
+    for _ in range(_TRIES):
+        started = perf_counter()
+        for layer, given in zip(layers, inputs, strict=True):
+            layer(given)
+        best = min(best, perf_counter() - started)
+    return best
 
 
 def pack(model: nn.Module) -> int:

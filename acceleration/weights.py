@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from acceleration.int8 import quantize, share_rounding
-from acceleration.linear import pack
+from acceleration.linear import pack, packing_pays
 
 logger = logging.getLogger(__name__)
 
@@ -23,16 +24,20 @@ _FIRST, _LENGTH = 5, 8
 
 
 @torch.inference_mode()
-def faster_weights(model: PreTrainedModel, *, int8: bool = False) -> bool:
+def faster_weights(model: PreTrainedModel, *, rows: Sequence[int], int8: bool = False) -> bool:
     """Put a model's weights into the form that the CPU computes fastest with.
 
     Args:
+        rows: numbers of tokens that will be computed together most.
         int8: compute all linear layers but those of the head in eight bits.
 
     Returns:
         Whether it then gives the same output. If not, it is of no use any more: some models read weights past their
         layers.
     """
+    packs = packing_pays(model, rows)
+    if not packs and not int8:
+        return True
     try:
         expected = _output(model)
     except Exception:
@@ -41,7 +46,7 @@ def faster_weights(model: PreTrainedModel, *, int8: bool = False) -> bool:
     quantized = quantize(model) if int8 else 0
     if int8 and not quantized:
         return False
-    if not pack(model) + quantized:
+    if not (pack(model) if packs else 0) + quantized:
         return True
     try:
         output = _output(model)

@@ -132,7 +132,9 @@ class BatchEngine:
             outputs = await lane.run(self._forward, batch)
         finally:
             self._lanes.give_back(lane)
-        self._tell(batch, started, monotonic())
+        ended = monotonic()
+        self._lanes.learn(lane, sum(waiting.row.length for waiting in batch), ended - started)
+        self._tell(batch, started, ended)
         complete = []
         for waiting, output in zip(batch, outputs, strict=True):
             entry = waiting.entry

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
+from batching.threads import ThreadChoice
+
 ArgumentT = TypeVar("ArgumentT")
 ResultT = TypeVar("ResultT")
 
@@ -22,7 +24,7 @@ class Parallelism:
     Attributes:
         lanes: batches at the same time.
         threads: for each of them; None leaves the number as it is.
-        threads_alone: for a batch that is computed alone.
+        threads_alone: for a batch that is computed alone, at most; None leaves the number as it is.
     """
 
     lanes: int = 1
@@ -37,10 +39,12 @@ class Lane:
     Attributes:
         number: the first lane is 0.
         threads: that the batch is computed with; None leaves the number as it is.
+        alone: it was the only batch when its computing began.
     """
 
     number: int
     threads: int | None
+    alone: bool
     executor: ThreadPoolExecutor
     use_threads: Callable[[int], None]
 
@@ -69,6 +73,8 @@ class Lanes:
         self._executors = [first, *others]
         self._parallelism = parallelism
         self._use_threads = use_threads
+        alone = parallelism.threads_alone
+        self._choice = ThreadChoice(alone) if alone is not None else None
         self._free = set(range(self.number))
         self._some_free = asyncio.Event()
         self._some_free.set()
@@ -93,8 +99,13 @@ class Lanes:
         self._free.remove(number)
         if not self._free:
             self._some_free.clear()
-        threads = self._parallelism.threads_alone if alone else self._parallelism.threads
-        return Lane(number, threads, self._executors[number], self._use_threads)
+        threads = self._choice.choose() if alone and self._choice is not None else self._parallelism.threads
+        return Lane(number, threads, alone, self._executors[number], self._use_threads)
+
+    def learn(self, lane: Lane, tokens: int, seconds: float) -> None:
+        """Take note of what a batch has taken."""
+        if lane.alone and self._choice is not None and lane.threads is not None:
+            self._choice.learn(lane.threads, tokens, seconds)
 
     def give_back(self, lane: Lane) -> None:
         """It computes nothing any more."""

@@ -10,7 +10,8 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from benchmarks.processes import MODEL, THREADS, Child, free_port
+from acceleration.cores import THREAD_ENVIRONMENT
+from benchmarks.processes import MODEL, Child, free_port
 
 _START_TIMEOUT = 300
 
@@ -24,7 +25,7 @@ class Worker(Child):
 
     def __init__(self, kind: str, model: str, threads: int, module: str = "benchmarks.worker") -> None:
         command = [sys.executable, "-m", module, kind, model, str(threads)]
-        super().__init__(kind, command, environment=THREADS, pipes=True)
+        super().__init__(kind, command, environment=THREAD_ENVIRONMENT, pipes=True)
         self.facts: dict[str, Any] = {}
 
     def wait_ready(self) -> None:
@@ -56,7 +57,7 @@ class Server(Child):
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         environment = {
-            **THREADS,
+            **THREAD_ENVIRONMENT,
             "BENTOML_DO_NOT_TRACK": "true",
             "PYTHONUNBUFFERED": "1",
             "MODEL_NAME": MODEL,

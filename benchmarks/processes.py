@@ -28,9 +28,6 @@ _KEPT = (
     "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN",
 )  # fmt: skip
 
-#: As runners/service.py sets it, so that all are computed under the same conditions.
-THREADS = {"GOMP_SPINCOUNT": "1000", "TOKENIZERS_PARALLELISM": "false"}
-
 #: Share of a core that a process may take while it waits.
 IDLE = 0.05
 

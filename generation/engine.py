@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any
 
 from batching.intake import Entry, Intake, guarded
+from batching.threads import ThreadChoice
 from errors import InferenceFailed
 from generation.request import TokenLogprob, Written
 from generation.sequence import Sequence
@@ -98,6 +99,9 @@ class GenerationEngine:
         self._loop = asyncio.get_running_loop()
         self._stopping = False
         self._last_end = monotonic()
+        threads = runner.parallelism.threads_alone
+        self._threads = ThreadChoice(threads) if threads is not None else None
+        self._step_tokens = 0
 
     def submit(self, item: Item, listener: StreamListener | None = None) -> asyncio.Future[Any]:
         """Queue an item.
@@ -155,7 +159,7 @@ class GenerationEngine:
 
     async def _write_what_waits(self) -> None:
         decoder = self._runner.decoder
-        decoder.on_start, decoder.on_batch, decoder.on_tokens = self._begun, self._observer.batch, self._publish
+        decoder.on_start, decoder.on_batch, decoder.on_tokens = self._begun, self._computed, self._publish
         while True:
             await self._work.wait()
             self._work.clear()
@@ -222,7 +226,7 @@ class GenerationEngine:
                 self._observer.running(decoder.running, decoder.cache_usage)
                 return
             try:
-                decoder.step()
+                self._step()
             except Exception:
                 abandoned = decoder.abandon()
                 with about(*(sequence.origin for sequence in abandoned)):
@@ -230,6 +234,19 @@ class GenerationEngine:
                 for sequence in abandoned:
                     sequence.fail(InferenceFailed("the server failed on this instance; its log has the details"))
                     self._publish([sequence])
+
+    def _step(self) -> None:
+        if self._threads is None:
+            self._runner.decoder.step()
+            return
+        threads, started, self._step_tokens = self._threads.choose(), monotonic(), 0
+        self._runner.use_threads(threads)
+        self._runner.decoder.step()
+        self._threads.learn(threads, self._step_tokens, monotonic() - started)
+
+    def _computed(self, rows: int, tokens: int, padding: int) -> None:
+        self._step_tokens += tokens
+        self._observer.batch(rows, tokens, padding)
 
     def _begun(self, sequence: Sequence) -> None:
         if (part := self._parts.get(sequence)) is not None and not self._stopping:

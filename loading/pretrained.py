@@ -27,6 +27,9 @@ from settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 
+#: Tokens that are computed together most: one text and a batch of them; one sequence and a step of several.
+_BATCH_ROWS, _STEP_ROWS = (32, 256), (1, 16)
+
 #: Tokenizers without a limit of their own say a number like 1e30.
 _NO_LIMIT = 10**9
 
@@ -90,7 +93,7 @@ def load_pretrained(
         _check_int8(loaded.model, settings)
     elif not _accelerates(loaded.model, settings):
         return loaded
-    if faster_weights(loaded.model, int8=int8):
+    if faster_weights(loaded.model, rows=_BATCH_ROWS if reads_batches else _STEP_ROWS, int8=int8):
         release_files(loaded.model)
         return loaded
     if int8:

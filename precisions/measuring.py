@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import psutil
 
+from acceleration.cores import THREAD_ENVIRONMENT
 from errors import InvalidRequest, ServingError
 from loading import LoadError
 from precisions.trials import TRIALS
@@ -165,8 +166,7 @@ def _environment(settings: ModelSettings) -> Iterator[None]:
     kept = dict(os.environ)
     os.environ.update(
         {
-            "GOMP_SPINCOUNT": "1000",
-            "TOKENIZERS_PARALLELISM": "false",
+            **THREAD_ENVIRONMENT,
             # Bars would come between the rows of the table.
             "TQDM_DISABLE": "1",
             **settings.environment,

@@ -94,7 +94,10 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
 
     @property
     def parallelism(self) -> Parallelism:
-        """How many threads may call `forward` at the same time; to be asked for once the model is warm."""
+        """How many threads may call `forward` at the same time, and with how many threads of their own.
+
+        To be asked for once the model is warm.
+        """
         return Parallelism()
 
     @property

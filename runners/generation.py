@@ -9,8 +9,11 @@ from collections.abc import Sequence as Rows
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, TypeVar
 
+import torch
 from pydantic import BeforeValidator, Field
 
+from acceleration.cores import available_cores
+from batching.lanes import Parallelism
 from batching.rows import BatchLimits, Row
 from errors import InvalidRequest, ServingError
 from generation.continuous import ContinuousDecoder
@@ -123,8 +126,18 @@ class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]
         return BatchLimits(max_rows=1 << 30, max_tokens=1 << 60)
 
     @property
+    def parallelism(self) -> Parallelism:
+        if self.model.device.type != "cpu" or not self.settings.acceleration:
+            return Parallelism()
+        return Parallelism(threads_alone=self.settings.torch_threads or available_cores(self.settings.cpus))
+
+    def use_threads(self, number: int) -> None:
+        torch.set_num_threads(number)
+
+    @property
     def chosen(self) -> Chosen:
-        return Chosen(self.decoder.limits.max_rows, self.decoder.limits.max_tokens)
+        limits = self.decoder.limits
+        return Chosen(limits.max_rows, limits.max_tokens, threads=self.parallelism.threads_alone)
 
     @property
     def defaults(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
+from acceleration.cores import THREAD_ENVIRONMENT
 from errors import ServingError
 from lean_service import LeanService
 from logs import configure_logging
@@ -91,13 +92,7 @@ def runner_service(settings: ModelSettings, number: int, server: ServerSettings)
     """
     members = {"settings": settings, "server": server, "__doc__": RunnerService.__doc__}
     service_class: Any = type("RunnerService", (RunnerService,), members)
-    environment = {
-        # OpenMP's threads spin while they wait, by default for milliseconds, which takes the core from others; asleep
-        # at once, they are woken for every operation. This many turns bridge the time between two operations.
-        "GOMP_SPINCOUNT": "1000",
-        "TOKENIZERS_PARALLELISM": "false",
-        **settings.environment,
-    }
+    environment = {**THREAD_ENVIRONMENT, **settings.environment}
     if settings.cuda_visible_devices is not None:
         environment["CUDA_VISIBLE_DEVICES"] = settings.cuda_visible_devices
     service = bentoml.service(

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from acceleration.cores import THREAD_ENVIRONMENT
+
 _HERE = Path(__file__).parent
 _ENVIRONMENTS = _HERE.parents[1] / ".venv" / "peers"
 
@@ -105,11 +107,9 @@ class Peer(ABC):
     def environment(self, threads: int) -> dict[str, str]:
         """Variables that it is started with, besides the usual ones."""
         return {
-            # Threads that wait give their core away soon, as ours do: another of them, or the load, needs it.
-            "GOMP_SPINCOUNT": "1000",
+            **THREAD_ENVIRONMENT,
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
-            "TOKENIZERS_PARALLELISM": "false",
             "HF_HUB_OFFLINE": "1",
             # This repository's packages have plain names; where it is the current folder they must not be in the way.
             "PYTHONPATH": "",

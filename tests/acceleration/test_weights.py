@@ -23,6 +23,7 @@ from transformers import (
     T5Model,
 )
 
+from acceleration import weights
 from acceleration.linear import PackedLinear, can_pack
 from acceleration.weights import faster_weights
 from loading.pretrained import load_pretrained
@@ -39,6 +40,12 @@ _BERT: dict[str, Any] = {
     "intermediate_size": 64,
     "vocab_size": 99,
 }
+
+
+@pytest.fixture(autouse=True)
+def _packing_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for models so small, on any processor."""
+    monkeypatch.setattr(weights, "packing_pays", lambda *_: True)
 
 
 def _packed(model: PreTrainedModel) -> int:
@@ -66,7 +73,7 @@ def test_a_model_with_packed_weights_gives_what_it_gave(model: PreTrainedModel) 
     ids = torch.tensor([[7, 8, 9, model.config.eos_token_id or 5]])
     inputs = {"input_ids": ids, **({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})}
     expected = model(**inputs)[0]
-    assert faster_weights(model)
+    assert faster_weights(model, rows=(1, 16))
     assert _packed(model) > 5
     torch.testing.assert_close(model(**inputs)[0], expected, atol=1e-4, rtol=1e-4)
 
@@ -104,6 +111,14 @@ def test_weights_stay_as_they_are_where_acceleration_is_off(tmp_path: Path) -> N
     plain = load_pretrained(AutoModel, fetch(settings), settings.model_copy(update={"acceleration": False})).model
     assert _packed(plain) == 0
     assert _packed(load_pretrained(AutoModel, fetch(settings), settings).model) == 13
+
+
+def test_weights_stay_as_they_are_where_another_layout_is_no_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "packing_pays", lambda *_: False)
+    settings = _save(BertModel(BertConfig(**_BERT)), tmp_path)
+    assert _packed(load_pretrained(AutoModel, fetch(settings), settings).model) == 0
 
 
 def test_deberta_which_cuts_its_weights_itself_is_computed_all_the_same(tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""How many threads compute what is computed alone, as the machine is at the moment."""
+
+from __future__ import annotations
+
+#: After so many choices the other number is tried, to see whether the machine has changed: seldom while all threads
+#: serve best, so that few wait longer; sooner while one does, as others may have left.
+_TRY_ONE_AFTER, _TRY_ALL_AFTER = 256, 32
+
+#: How much the last time counts beside those before.
+_WEIGHT = 0.3
+
+#: What a pass costs beside its tokens, in tokens; so that short and long ones can be compared.
+_OVERHEAD = 16
+
+
+class ThreadChoice:
+    """Chooses between one thread and all, by what either took lately.
+
+    Threads that compute together wait for each other after every operation. Where the cores are theirs that is soon,
+    and all of them are up to twice as fast as one. Where another program computes too, each wait may last for its
+    share of the time, and one thread alone is several times faster.
+    """
+
+    def __init__(self, every: int) -> None:
+        """
+        Args:
+            every: all threads.
+        """
+        self.every = every
+        self._costs: dict[int, float] = {}
+        self._since = 0
+
+    def choose(self) -> int:
+        """The number of threads for the next pass."""
+        if self.every == 1 or self.every not in self._costs:
+            return self.every
+        if 1 not in self._costs:
+            return 1
+        best = min(self._costs, key=self._costs.__getitem__)
+        self._since += 1
+        if self._since >= (_TRY_ONE_AFTER if best != 1 else _TRY_ALL_AFTER):
+            self._since = 0
+            return 1 if best != 1 else self.every
+        return best
+
+    def learn(self, threads: int, tokens: int, seconds: float) -> None:
+        """Take note of what a pass has taken."""
+        cost = seconds / (tokens + _OVERHEAD)
+        before = self._costs.get(threads, cost)
+        self._costs[threads] = before + _WEIGHT * (cost - before)

@@ -1,0 +1,43 @@
+"""Promises of the number of threads: all where the cores are theirs, one where others compute, and back again."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from batching.threads import ThreadChoice
+
+
+def _passes(choice: ThreadChoice, number: int, seconds: dict[int, float]) -> Counter[int]:
+    """So many passes, each of a token, on a machine where they take so long."""
+    chosen: Counter[int] = Counter()
+    for _ in range(number):
+        threads = choice.choose()
+        chosen[threads] += 1
+        choice.learn(threads, 1, seconds[threads])
+    return chosen
+
+
+def test_all_threads_compute_where_they_are_faster_and_one_is_tried_seldom() -> None:
+    chosen = _passes(ThreadChoice(4), 1000, {4: 1.0, 1: 2.0})
+    assert 1 <= chosen[1] <= 5
+
+
+def test_one_thread_computes_where_others_keep_the_cores_busy_and_all_do_again_when_they_have_left() -> None:
+    choice = ThreadChoice(4)
+    _passes(choice, 100, {4: 1.0, 1: 2.0})
+    busy = _passes(choice, 1000, {4: 9.0, 1: 2.0})
+    assert busy[4] < 50
+    free = _passes(choice, 1000, {4: 1.0, 1: 2.0})
+    assert free[4] > 700
+
+
+def test_long_and_short_passes_are_told_apart_from_fast_and_slow_ones() -> None:
+    choice = ThreadChoice(2)
+    choice.learn(2, 1000, 10.0)
+    choice.learn(1, 10, 0.4)
+    assert choice.choose() == 2
+
+
+def test_of_one_core_there_is_nothing_to_choose() -> None:
+    choice = ThreadChoice(1)
+    assert set(_passes(choice, 600, {1: 1.0})) == {1}

@@ -12,7 +12,7 @@ from pathlib import Path
 THREAD_ENVIRONMENT: Mapping[str, str] = {
     # OpenMP's threads spin while they wait for each other. Asleep sooner, they are woken for every operation, and lose
     # half of their speed; where others want the cores, `batching.threads` has one thread compute alone.
-    "GOMP_SPINCOUNT": "100000",
+    "GOMP_SPINCOUNT": "20000",
     # A text is tokenized by one thread while the others compute.
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -32,6 +32,15 @@ def available_cores(limit: float | None = None) -> int:
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(math.ceil(min(bound, _container_cores(), limit or bound)), 1)
+
+
+def use_threads(number: int) -> None:
+    """Have what the calling thread computes from now on be computed by so many threads."""
+    import torch  # not for those who only ask for cores
+
+    # PyTorch forgets what oneDNN has prepared whenever the number is set, also to what it was.
+    if torch.get_num_threads() != number:
+        torch.set_num_threads(number)
 
 
 def _container_cores() -> float:

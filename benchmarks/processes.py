@@ -79,6 +79,7 @@ class Child(ABC):
 
     def __exit__(self, *_: object) -> None:
         with undisturbed():
+            self._signal(signal.SIGCONT)
             members = self.members()
             if self._process.poll() is None:
                 self._process.terminate()
@@ -107,6 +108,19 @@ class Child(ABC):
                 if pid not in found and os.getsid(pid) == self._process.pid:
                     found[pid] = psutil.Process(pid)
         return list(found.values())
+
+    def suspend(self) -> None:
+        """Stop all of its processes where they are: some compute even while nobody asks."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let them go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for member in self.members():
+            with suppress(psutil.NoSuchProcess):
+                member.send_signal(number)
 
     @abstractmethod
     def wait_ready(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from acceleration.cores import use_threads
 from batching.lanes import Parallelism
 from batching.rows import BatchLimits, Row
 from calibration.choice import Measured, most_worthwhile, quickest_alone
@@ -134,7 +135,7 @@ def _row(example: Row[dict[str, list[int]]], length: int) -> Row[dict[str, list[
 
 def _compute(forward: Callable[[Sequence[Row[Any]]], Any], batch: Sequence[Row[Any]], threads: int | None) -> None:
     if threads is not None:
-        torch.set_num_threads(threads)
+        use_threads(threads)
     try:
         forward(batch)
     except torch.OutOfMemoryError as error:

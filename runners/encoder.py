@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
-from acceleration.cores import available_cores
+from acceleration.cores import available_cores, use_threads
 from batching.lanes import Parallelism
 from batching.rows import BatchLimits, Row
 from calibration.encoders import CPU_ROWS, GPU_ROWS, BatchPlan, calibrate, lanes_of
@@ -140,7 +140,7 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
         return (self._plan or self._usual).parallelism
 
     def use_threads(self, number: int) -> None:
-        torch.set_num_threads(number)
+        use_threads(number)
 
     @torch.inference_mode()
     def run_model(self, rows: Sequence[Row[Encoding]]) -> Any:

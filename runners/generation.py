@@ -9,10 +9,9 @@ from collections.abc import Sequence as Rows
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, TypeVar
 
-import torch
 from pydantic import BeforeValidator, Field
 
-from acceleration.cores import available_cores
+from acceleration.cores import available_cores, use_threads
 from batching.lanes import Parallelism
 from batching.rows import BatchLimits, Row
 from errors import InvalidRequest, ServingError
@@ -132,7 +131,7 @@ class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]
         return Parallelism(threads_alone=self.settings.torch_threads or available_cores(self.settings.cpus))
 
     def use_threads(self, number: int) -> None:
-        torch.set_num_threads(number)
+        use_threads(number)
 
     @property
     def chosen(self) -> Chosen:

@@ -75,6 +75,7 @@ class Contest:
                 about["start_seconds"] = round(server.start_seconds, 1)
                 about["answers"] = compared(self.workload.name, expected, server.answers(checked))
                 self._warm_up(server, texts)
+                server.suspend()
                 say(f"{self.workload.name}: {target.name} is ready after {server.start_seconds:.0f} s")
 
     def _warm_up(self, server: TargetServer, texts: Sequence[str]) -> None:
@@ -114,6 +115,7 @@ class Contest:
 
     def _serve(self, server: TargetServer) -> dict[str, Any]:
         figures: dict[str, Any] = {}
+        server.resume()
         for turn, connections in enumerate(self.workload.connections, 1):
             bodies = server.bodies(self._slot(turn))
             load = partial(put_under_load, server, bodies, connections, self._seconds)
@@ -125,6 +127,7 @@ class Contest:
                 figures[str(connections)] = {"failed": reason(error)}
                 say(f"{self.workload.name}, {connections} clients: {error}")
             server.rest()
+        server.suspend()
         return figures
 
     def _watched(self, busy: Child, measure: Callable[[], dict[str, float] | Load]) -> dict[str, Any]:

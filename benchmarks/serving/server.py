@@ -75,6 +75,18 @@ class TargetServer(Child):
             sleep(0.1)
         raise self.failed("did not start")
 
+    def resume(self) -> None:
+        super().resume()
+        # Deadlines have passed meanwhile; what was connected within it may have to be connected anew.
+        ready = self.url + self.target.ready_path(self.workload.name)
+        end = monotonic() + _REST_TIMEOUT
+        sleep(0.5)
+        while monotonic() < end and not self.ended:
+            with suppress(requests.RequestException):
+                if requests.get(ready, timeout=5).status_code == 200:
+                    return
+            sleep(0.1)
+
     def bodies(self, texts: Sequence[str]) -> list[str]:
         """A request of each text."""
         return [json.dumps(self.target.body(self.workload.name, text, NEW_TOKENS)) for text in texts]

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from acceleration import cores
-from acceleration.cores import available_cores
+from acceleration.cores import available_cores, use_threads
 
 
 @pytest.fixture
@@ -41,3 +42,12 @@ def test_a_share_in_the_older_form_counts(container: Path, quota: str, expected:
 def test_the_operators_limit_counts(container: Path) -> None:
     assert available_cores(2.5) == 3
     assert available_cores(64) == 16
+
+
+def test_the_number_of_threads_is_set_only_where_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: numbers[-1] if numbers else 2)
+    monkeypatch.setattr(torch, "set_num_threads", numbers.append)
+    for number in (2, 1, 1, 2, 2, 1):
+        use_threads(number)
+    assert numbers == [1, 2, 1]

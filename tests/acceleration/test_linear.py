@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from acceleration.linear import PackedLinear, can_pack, linear_layers, pack, usual_rows, weight_and_bias
+from acceleration import linear
+from acceleration.linear import (
+    PackedLinear,
+    can_pack,
+    linear_layers,
+    pack,
+    packing_pays,
+    usual_rows,
+    weight_and_bias,
+)
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="this PyTorch has no oneDNN")
 
@@ -70,3 +81,27 @@ def test_few_numbers_of_rows_are_computed_with_and_little_more_than_asked_for() 
     for rows in range(2049):
         assert usual_rows(usual_rows(rows)) == usual_rows(rows) >= rows
         assert rows <= 256 or usual_rows(rows) <= 1.0625 * rows
+
+
+@pytest.mark.parametrize(
+    ("few", "many", "pays"), [(0.8, 0.8, True), (1.3, 0.9, False), (1.1, 0.8, True), (1.2, 1.1, False)]
+)
+def test_packing_pays_where_it_is_faster_over_all_numbers_of_rows(
+    monkeypatch: pytest.MonkeyPatch, few: float, many: float, pays: bool
+) -> None:
+    """Packed layers take as many times as long as plain ones, with one row and with ten."""
+
+    def seconds(layers: Sequence[nn.Module], inputs: Sequence[torch.Tensor]) -> float:
+        assert [len(given) for given in inputs] in ([1, 1], [10, 10])
+        ratio = few if len(inputs[0]) == 1 else many
+        return ratio if isinstance(layers[0], PackedLinear) else 1.0
+
+    monkeypatch.setattr(linear, "_seconds", seconds)
+    model = nn.Sequential(nn.Linear(33, 17), nn.ReLU(), nn.Linear(17, 5))
+    assert packing_pays(model, (1, 10)) is pays
+    assert not isinstance(model[0], PackedLinear)
+
+
+def test_whether_packing_pays_can_be_tried_with_any_model() -> None:
+    assert packing_pays(nn.Sequential(nn.Linear(33, 17), nn.Linear(17, 5)), (1, 16)) in (True, False)
+    assert not packing_pays(nn.ReLU(), (1, 16))

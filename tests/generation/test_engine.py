@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from batching.lanes import Parallelism
 from errors import InferenceFailed, InvalidRequest, Overloaded
+from generation import engine as engine_module
 from generation.engine import GenerationEngine
 from observability.engine_observer import EngineObserver, Unobserved
 from runners.base import Item
@@ -124,6 +126,28 @@ async def _engine(
             await asyncio.gather(running, return_exceptions=True)
             for sequence in runner.decoder.abandon():
                 sequence.cancelled = True
+
+
+def test_all_threads_write_but_one_alone_where_others_keep_the_cores_busy(
+    llama: TextGenerationRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, threads = [0.0], [0]
+
+    def use_threads(number: int) -> None:
+        threads.append(number)
+        now[0] += 9.0 if number == 4 else 1.0  # what the step that follows takes
+
+    monkeypatch.setattr(type(llama), "parallelism", Parallelism(threads_alone=4))
+    monkeypatch.setattr(llama, "use_threads", use_threads)
+    monkeypatch.setattr(engine_module, "monotonic", lambda: now[0])
+
+    async def scenario() -> None:
+        async with _engine(llama) as engine:
+            await engine.submit(Item(CORPUS[0], {**GREEDY, "max_new_tokens": 20}))
+
+    asyncio.run(scenario())
+    assert threads[1:3] == [4, 1]
+    assert set(threads[3:]) == {1}
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])

@@ -39,12 +39,10 @@ class Lane:
     Attributes:
         number: the first lane is 0.
         threads: that the batch is computed with; None leaves the number as it is.
-        alone: it was the only batch when its computing began.
     """
 
     number: int
     threads: int | None
-    alone: bool
     executor: ThreadPoolExecutor
     use_threads: Callable[[int], None]
 
@@ -75,6 +73,7 @@ class Lanes:
         self._use_threads = use_threads
         alone = parallelism.threads_alone
         self._choice = ThreadChoice(alone) if alone is not None else None
+        self._undisturbed: Lane | None = None
         self._free = set(range(self.number))
         self._some_free = asyncio.Event()
         self._some_free.set()
@@ -100,11 +99,13 @@ class Lanes:
         if not self._free:
             self._some_free.clear()
         threads = self._choice.choose() if alone and self._choice is not None else self._parallelism.threads
-        return Lane(number, threads, alone, self._executors[number], self._use_threads)
+        lane = Lane(number, threads, self._executors[number], self._use_threads)
+        self._undisturbed = lane if alone else None
+        return lane
 
     def learn(self, lane: Lane, tokens: int, seconds: float) -> None:
-        """Take note of what a batch has taken."""
-        if lane.alone and self._choice is not None and lane.threads is not None:
+        """Take note of what a batch has taken, if no other was computed beside it."""
+        if lane is self._undisturbed and self._choice is not None and lane.threads is not None:
             self._choice.learn(lane.threads, tokens, seconds)
 
     def give_back(self, lane: Lane) -> None:

@@ -29,6 +29,7 @@ class ThreadChoice:
         self.every = every
         self._costs: dict[int, float] = {}
         self._since = 0
+        self._trying = False
 
     def choose(self) -> int:
         """The number of threads for the next pass."""
@@ -38,7 +39,8 @@ class ThreadChoice:
             return 1
         best = min(self._costs, key=self._costs.__getitem__)
         self._since += 1
-        if self._since >= (_TRY_ONE_AFTER if best != 1 else _TRY_ALL_AFTER):
+        self._trying = self._since >= (_TRY_ONE_AFTER if best != 1 else _TRY_ALL_AFTER)
+        if self._trying:
             self._since = 0
             return 1 if best != 1 else self.every
         return best
@@ -46,5 +48,7 @@ class ThreadChoice:
     def learn(self, threads: int, tokens: int, seconds: float) -> None:
         """Take note of what a pass has taken."""
         cost = seconds / (tokens + _OVERHEAD)
-        before = self._costs.get(threads, cost)
+        # What was learnt of the one that is tried is old: it says nothing any more.
+        before = cost if self._trying else self._costs.get(threads, cost)
+        self._trying = False
         self._costs[threads] = before + _WEIGHT * (cost - before)

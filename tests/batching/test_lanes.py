@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from batching.engine import BatchEngine
-from batching.lanes import Parallelism
+from batching.lanes import Lanes, Parallelism
 from batching.rows import Row
 from runners.base import Item
 from tests.scripted import ScriptedRunner
@@ -49,6 +49,22 @@ def test_a_batch_alone_has_all_threads_and_is_in_the_first_lane() -> None:
     runner = ScriptedRunner(parallelism=Parallelism(lanes=3, threads=1, threads_alone=4))
     assert asyncio.run(_answers(runner, ["alone"])) == ["ALONE"]
     assert runner.threads == [("first_0", 4)]
+
+
+def test_what_a_batch_takes_beside_another_says_nothing_of_what_it_takes_alone() -> None:
+    with ThreadPoolExecutor(1) as compute:
+        lanes = Lanes(compute, Parallelism(lanes=2, threads=1, threads_alone=4), lambda _: None)
+        alone = lanes.take(alone=True)
+        lanes.learn(alone, 10, 1.0)
+        lanes.give_back(alone)
+        slow = lanes.take(alone=True)
+        assert slow.threads == 1  # which has not been tried yet
+        beside = lanes.take(alone=True)
+        lanes.learn(slow, 10, 1000.0)
+        for lane in (slow, beside):
+            lanes.give_back(lane)
+        assert lanes.take(alone=True).threads == 1  # still not known
+        lanes.shutdown()
 
 
 def test_one_lane_leaves_the_number_of_threads_as_it_is() -> None:

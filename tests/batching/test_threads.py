@@ -31,6 +31,13 @@ def test_one_thread_computes_where_others_keep_the_cores_busy_and_all_do_again_w
     assert free[4] > 700
 
 
+def test_one_good_try_is_enough_to_come_back() -> None:
+    choice = ThreadChoice(2)
+    _passes(choice, 100, {2: 50.0, 1: 2.0})
+    free = _passes(choice, 64, {2: 1.0, 1: 2.0})
+    assert free[2] > 30
+
+
 def test_long_and_short_passes_are_told_apart_from_fast_and_slow_ones() -> None:
     choice = ThreadChoice(2)
     choice.learn(2, 1000, 10.0)

@@ -57,7 +57,7 @@ def test_lanes_are_chosen_where_threads_do_not_add_up(monkeypatch: pytest.Monkey
     plan = _plan(_Machine(batch=10, together=2), monkeypatch)
     assert plan is not None
     assert plan.parallelism == Parallelism(4, 1, 4)
-    assert plan.limits.max_tokens == 40 + 24 + 64 + 16  # of four rows
+    assert plan.limits.max_tokens == 40 + 24 + 64 + 16 + 48 + 32 + 40 + 24  # of eight rows
     assert plan.limits.max_rows == plan.limits.max_tokens // 8
 
 

@@ -97,6 +97,8 @@ def packing_pays(model: nn.Module, rows: Sequence[int]) -> bool:
         if weight.device.type == "cpu" and can_pack(weight.dtype) and size <= _TRIED_BYTES:
             plain.append(layer)
             size += weight.nbytes
+    if not plain:
+        return False
     packed = [PackedLinear(*weight_and_bias(layer)) for layer in plain]
     gain = 1.0
     for number in rows:

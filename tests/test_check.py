@@ -28,6 +28,7 @@ def _config(folder: Path, *services: tuple[str, str, dict[str, str]]) -> str:
 def test_models_are_told_with_task_sizes_and_settings_and_problems_make_it_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.delenv("CALIBRATION_SECONDS")
     good = text_classification(tmp_path / "good")
     config = _config(
         tmp_path,

@@ -106,6 +106,7 @@ class _InPlace(nn.Module):
 @needs_vnni
 @pytest.mark.parametrize("in_place", [False, True])
 def test_layers_share_their_rounding_unless_the_model_changes_what_they_are_given(in_place: bool) -> None:
+    torch.manual_seed(0)
     model: Any = BertForSequenceClassification(bert_config(wordpiece_tokenizer(), num_labels=3))
     model.eval()
     attention: Any = model.bert.encoder.layer[0].attention

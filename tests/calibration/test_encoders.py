@@ -109,7 +109,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _warm(folder: Path, cache: Path, **options: Any) -> TextClassificationRunner:
     settings = ModelSettings(
-        storage_uri=str(folder), task="text-classification", storage_cache=cache, calibration_seconds=5, **options
+        storage_uri=str(folder), task="text-classification", storage_cache=cache, calibration_seconds=60, **options
     )
     runner = TextClassificationRunner(settings)
     runner.load()

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 
+from acceleration.cores import cpu_name
 from benchmarks.processes import ROOT
 
 _PATH = Path("benchmarks/results/generation.json")
@@ -68,7 +69,7 @@ def write_json(facts: Mapping[str, Any], rounds: Sequence[Mapping[str, float]]) 
 def machine() -> dict[str, Any]:
     """What figures depend on besides the code."""
     return {
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "cores": psutil.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "python": platform.python_version(),
@@ -83,13 +84,3 @@ def _medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in figures.items()}
-
-
-def _cpu() -> str:
-    """The CPU's name as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())

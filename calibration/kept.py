@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ import transformers
 from pydantic import TypeAdapter, ValidationError
 from transformers import PreTrainedModel
 
+from acceleration.cores import cpu_name
 from settings import ModelSettings
 from version import __version__
 
@@ -42,6 +43,15 @@ class KeptPlans:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.expanduser() / "calibration"
+
+    def find_or_measure(
+        self, kind: type[PlanT], key: Mapping[str, Any], measure: Callable[[], PlanT | None]
+    ) -> PlanT | None:
+        """The plan that was kept, or else one that is measured now, and kept; None if nothing could be said."""
+        plan = self.find(kind, key)
+        if plan is None and (plan := measure()) is not None:
+            self.keep(plan, key)
+        return plan
 
     def find(self, kind: type[PlanT], key: Mapping[str, Any]) -> PlanT | None:
         """The plan that was kept for exactly this key, by this version, on a machine like this one."""
@@ -80,8 +90,4 @@ def _processor() -> str:
     """The name of what computes."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith("model name")), platform.processor())
+    return cpu_name()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -73,19 +74,9 @@ def _calibrated(
         "rows": sorted({n for n in (*rows, usual.rows) if n <= trial.rows}),
         "tokens": sorted({n for n in (*tokens, usual.tokens) if n <= trial.tokens}),
     }
-    kept, key = KeptPlans(settings.storage_cache), {**model_key(model.model, settings), **tried, "cores": cores}
-    plan = kept.find(StepPlan, key)
-    if plan is None:
-        plan = calibrate_steps(
-            trial.compute,
-            usual,
-            **tried,
-            seconds=settings.calibration_seconds,
-            cores=cores,
-        )
-        if plan is not None:
-            kept.keep(plan, key)
-    return plan
+    key = {**model_key(model.model, settings), **tried, "cores": cores}
+    measure = partial(calibrate_steps, trial.compute, usual, **tried, seconds=settings.calibration_seconds, cores=cores)
+    return KeptPlans(settings.storage_cache).find_or_measure(StepPlan, key, measure)
 
 
 def _budget(layers: Sequence[LayerShape], device: torch.device, settings: ModelSettings) -> int:

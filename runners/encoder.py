@@ -76,10 +76,9 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
             "unpadded": self.pretrained.unpadded,
             "lanes": lanes,
         }
-        kept = KeptPlans(self.settings.storage_cache)
-        plan = kept.find(BatchPlan, key)
-        if plan is None:
-            plan = calibrate(
+
+        def measure() -> BatchPlan | None:
+            return calibrate(
                 self.forward,
                 self.prepare_item(Item(self.example_instance())).rows[0],
                 self._usual,
@@ -88,10 +87,8 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
                 seconds=seconds,
                 longest=self.pretrained.max_length,
             )
-            if plan is None:
-                return self._usual
-            kept.keep(plan, key)
-        return plan
+
+        return KeptPlans(self.settings.storage_cache).find_or_measure(BatchPlan, key, measure) or self._usual
 
     @property
     def _usual(self) -> BatchPlan:

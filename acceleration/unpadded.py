@@ -30,10 +30,10 @@ _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1}
 _TRIAL = (9, 4, 6)
 
 
-#: Texts of at most so many tokens: three plain operations are faster for them than the fused kernel, whose scores fit
-#: the cache at any length. A text of 40 tokens, 12 heads of 32, one core: 54 against 98 microseconds; of 192: 1,681
-#: against 629.
-_SHORT = 96
+#: Texts of at most so many tokens: three plain operations in float32 are faster for them than the fused kernel, whose
+#: scores fit the cache at any length. 12 heads of 32, one core: a text of 40 tokens 54 against 98 microseconds, in
+#: bfloat16 with what is converted 75 against 116; one of 192 tokens 1,681 against 629.
+_SHORT = {torch.float32: 96, torch.bfloat16: 48}
 
 
 class Unsupported(Exception):
@@ -54,18 +54,23 @@ class UnpaddedLayers(nn.Module):
             hidden_states: shape (batch, length, size).
             attention_mask: shape (batch, length), false for padding; None if there is none.
         """
-        if attention_mask is None or bool(attention_mask.all()):
-            return self.layers(hidden_states, attention_mask=None, **others)
-        lengths = attention_mask.sum(1).tolist()
-        tokens = attention_mask.flatten().nonzero().squeeze(1)
+        batch, length = hidden_states.shape[:2]
         padded = hidden_states.flatten(0, 1)
+        if attention_mask is None or bool(attention_mask.all()):
+            if batch > 1 or usual_rows(length) == length:
+                return self.layers(hidden_states, attention_mask=None, **others)
+            lengths, tokens = [length], None
+        else:
+            lengths, tokens = attention_mask.sum(1).tolist(), attention_mask.flatten().nonzero().squeeze(1)
+        row = padded if tokens is None else padded[tokens]
         # A few rows of nothing make a number of rows that is computed with anyway.
-        row = pad(padded[tokens], (0, 0, 0, usual_rows(len(tokens)) - len(tokens)))
+        row = pad(row, (0, 0, 0, usual_rows(len(row)) - len(row)))
         output = self.layers(row[None], attention_mask=None, text_lengths=lengths, **others)
-        computed = output[0][0, : len(tokens)]
-        states = computed.new_zeros(len(padded), computed.shape[-1])
-        states[tokens] = computed
-        output.last_hidden_state = states.unflatten(0, hidden_states.shape[:2])
+        computed = output[0][0, : sum(lengths)]
+        states = computed if tokens is None else computed.new_zeros(len(padded), computed.shape[-1])
+        if tokens is not None:
+            states[tokens] = computed
+        output.last_hidden_state = states.unflatten(0, (batch, length))
         return output
 
 
@@ -110,13 +115,13 @@ def _attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, causal: bool
 ) -> torch.Tensor:
     """Shapes (batch, heads, length, size): texts that see nothing but themselves."""
-    short = query.shape[2] <= _SHORT and query.dtype == torch.float32 and key.shape == query.shape
+    short = query.shape[2] <= _SHORT.get(query.dtype, 0) and key.shape == query.shape
     if causal or not short:
         return scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scaling)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    q, k, v = (states.flatten(0, 1) for states in (query, key, value))
+    q, k, v = (states.flatten(0, 1).float() for states in (query, key, value))
     weights = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=scale).softmax(-1)
-    return torch.bmm(weights, v).view(query.shape)
+    return torch.bmm(weights, v).view(query.shape).to(query.dtype)
 
 
 def keep_mask(*, attention_mask: torch.Tensor | None = None, **_: Any) -> torch.Tensor | None:

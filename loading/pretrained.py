@@ -11,6 +11,7 @@ import torch
 import transformers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from acceleration.allocator import keep_freed_memory
 from acceleration.cores import available_cores
 from acceleration.instructions import computes_int8
 from acceleration.unpadded import without_padding
@@ -56,6 +57,7 @@ def prepare_torch(settings: ModelSettings) -> None:
         # A bar in a file is one line of a hundred thousand characters.
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(settings.torch_threads or available_cores(settings.cpus))
+    keep_freed_memory()
     if settings.gpus and not torch.cuda.is_available():
         logger.warning("%s: GPUS=%g, and there is no GPU here: the CPU computes.", settings.name, settings.gpus)
     if settings.cuda_memory_fraction is not None and torch.cuda.is_available():

@@ -69,6 +69,19 @@ def test_texts_of_any_length_get_what_the_plain_model_gives(lengths: tuple[int, 
         torch.testing.assert_close(output[:length], right[:length], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("length", [5, 19, 49])
+@torch.inference_mode()
+def test_a_text_alone_gets_what_the_plain_model_gives_in_bfloat16_too(length: int) -> None:
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 3e-2)):
+        model = _model("Bert", "Model", **_SIZES, **_IDS).to(dtype)
+        batch = _batch((length,))
+        expected = model(**batch).last_hidden_state
+        assert without_padding(model)
+        output = model(**batch).last_hidden_state
+        assert output.shape == expected.shape
+        torch.testing.assert_close(output, expected, atol=tolerance, rtol=tolerance)
+
+
 @torch.inference_mode()
 def test_distilbert_is_computed_without_padding() -> None:
     model = _model("DistilBert", "ForSequenceClassification", **_DISTILBERT)

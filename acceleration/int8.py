@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import defaultdict
-from weakref import ref
-
 import torch
 from torch import nn
 from torch.nn.functional import pad
@@ -23,28 +19,11 @@ _ZERO = 128
 _TINY = 1e-30
 
 
-class Rounding(threading.local):
-    """Rounds inputs to eight bits, once for all layers that are given the same one after the other.
-
-    Queries, keys and values of attention are such layers. Each thread has its own last input.
-    """
-
-    def __init__(self) -> None:
-        self._inputs: ref[torch.Tensor] | None = None
-        self._rounded: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def __call__(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Shape (..., size) to rows of numbers without a sign, `_ZERO` for nought, and what 127 of them stand for.
-
-        The rows, shape (rows, size), may be followed by some of nothing; the second result has shape (rows, 1).
-        """
-        if self._rounded is None or self._inputs is None or self._inputs() is not inputs:
-            self._rounded = _round(inputs.reshape(-1, inputs.shape[-1]).float())
-            self._inputs = ref(inputs)
-        return self._rounded
-
-
 def _round(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Shape (rows, size) to numbers without a sign, `_ZERO` for nought, and what 127 of them stand for.
+
+    The former may be followed by rows of nothing; the latter has shape (rows, 1).
+    """
     # Each of these is one pass of vector instructions. `vector_norm(inf)` is ten times slower than the two extremes,
     # and rounding to numbers without a sign three times slower than to those with one.
     largest = torch.maximum(rows.amax(1, keepdim=True), rows.amin(1, keepdim=True).neg_()).clamp_(min=_TINY)
@@ -62,7 +41,6 @@ class Int8Linear(nn.Module):
     Attributes:
         weight: shape (out_features, in_features), without values: what is asked of it is its shape and type.
         bias: shape (out_features,), or None.
-        rounding: of its inputs; may be shared with layers that are given the same.
     """
 
     weight: torch.Tensor
@@ -71,7 +49,6 @@ class Int8Linear(nn.Module):
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self.rounding = Rounding()
         weight = weight.detach().float()
         scales = (weight.abs().amax(1) / _LARGEST).clamp(min=_TINY)
         rounded = (weight / scales[:, None]).round().to(torch.int8)
@@ -83,7 +60,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Shape (..., in_features) to (..., out_features)."""
-        rounded, largest = self.rounding(inputs)
+        rounded, largest = _round(inputs.reshape(-1, self.in_features).float())
         outputs: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
             rounded, 1.0, _ZERO, self._packed, self._scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
@@ -111,16 +88,3 @@ def quantize(model: PreTrainedModel) -> int:
 def has_int8_layers(model: nn.Module) -> bool:
     """Whether layers are computed in eight bits, so that rounding may magnify what little two ways differ in."""
     return any(isinstance(module, Int8Linear) for module in model.modules())
-
-
-def share_rounding(model: nn.Module, share: bool) -> None:
-    """Have layers of the same module share their rounding, or none.
-
-    Sharing is wrong for a model that changes a tensor in place between two layers that are given it: both ways must
-    give the very same outputs.
-    """
-    for module in model.modules():
-        shared: defaultdict[int, Rounding] = defaultdict(Rounding)
-        for child in module.children():
-            if isinstance(child, Int8Linear):
-                child.rounding = shared[child.in_features] if share else Rounding()

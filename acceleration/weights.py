@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from acceleration.int8 import quantize, share_rounding
+from acceleration.int8 import quantize
 from acceleration.linear import pack, packing_pays
+from acceleration.merged import groups_of_same_input, merge
 
 logger = logging.getLogger(__name__)
 
@@ -35,27 +36,22 @@ def faster_weights(model: PreTrainedModel, *, rows: Sequence[int], int8: bool = 
         Whether it then gives the same output. If not, it is of no use any more: some models read weights past their
         layers.
     """
-    packs = packing_pays(model, rows)
-    if not packs and not int8:
-        return True
     try:
-        expected = _output(model)
+        groups, expected = groups_of_same_input(model, lambda: _output(model))
     except Exception:
         logger.debug("the model does not compute a plain input: its weights stay as they are", exc_info=True)
         return not int8
+    merge(groups)
     quantized = quantize(model) if int8 else 0
     if int8 and not quantized:
         return False
-    if not (pack(model) if packs else 0) + quantized:
+    packed = pack(model) if packing_pays(model, rows) else 0
+    if not groups and not quantized and not packed:
         return True
     try:
         output = _output(model)
-        if int8:
-            share_rounding(model, True)
-            if not torch.equal(_output(model), output):
-                share_rounding(model, False)
     except Exception:
-        logger.debug("the model does not compute with packed weights", exc_info=True)
+        logger.debug("the model does not compute with its weights in another form", exc_info=True)
         return False
     relative = _TOLERANCE_INT8 if int8 else _TOLERANCE.get(expected.dtype, 1e-1)
     tolerance = relative * float(expected.abs().max())

@@ -12,9 +12,8 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 from acceleration.instructions import computes_int8
-from acceleration.int8 import Int8Linear, share_rounding
+from acceleration.int8 import Int8Linear
 from acceleration.linear import weight_and_bias
-from acceleration.weights import faster_weights
 from loading import LoadError
 from loading import pretrained as loading_pretrained
 from loading.pretrained import load_pretrained
@@ -53,17 +52,6 @@ def test_nought_stays_nought() -> None:
     assert not Int8Linear(torch.zeros(48, 64), None)(torch.randn(3, 64)).any()
 
 
-@needs_vnni
-@torch.inference_mode()
-def test_layers_that_share_their_rounding_give_what_they_give_alone() -> None:
-    layers = nn.ModuleList(Int8Linear(*weight_and_bias(nn.Linear(64, 48))) for _ in range(3))
-    inputs = [torch.randn(5, 64) for _ in range(4)]
-    expected = [layer(given) for given in inputs for layer in layers]
-    share_rounding(layers, True)
-    assert layers[0].rounding is layers[1].rounding
-    assert all(map(torch.equal, [layer(given) for given in inputs for layer in layers], expected))
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = wordpiece_tokenizer()
@@ -86,34 +74,8 @@ def test_a_model_in_eight_bits_answers_nearly_the_same_and_its_head_keeps_its_pr
     model = _load(folder, quantization="int8", torch_dtype=dtype)
     expected = _load(folder)(ids).logits.softmax(-1)
     assert not isinstance(model.classifier, Int8Linear)
-    assert sum(isinstance(module, Int8Linear) for module in model.modules()) == 6 * model.config.num_hidden_layers + 1
+    assert sum(isinstance(module, Int8Linear) for module in model.modules()) == 4 * model.config.num_hidden_layers + 1
     torch.testing.assert_close(model(ids).logits.softmax(-1).float(), expected, atol=0.02, rtol=0)
-
-
-class _InPlace(nn.Module):
-    """Attention of a kind that changes what it is given between two of its layers."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.query, self.key = nn.Linear(size, size), nn.Linear(size, size)
-
-    def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, None]:
-        states = hidden_states.clone()
-        query = self.query(states)
-        return query + self.key(states.mul_(-3)), None
-
-
-@needs_vnni
-@pytest.mark.parametrize("in_place", [False, True])
-def test_layers_share_their_rounding_unless_the_model_changes_what_they_are_given(in_place: bool) -> None:
-    torch.manual_seed(0)
-    model: Any = BertForSequenceClassification(bert_config(wordpiece_tokenizer(), num_labels=3))
-    model.eval()
-    attention: Any = model.bert.encoder.layer[0].attention
-    if in_place:
-        attention.self = _InPlace(model.config.hidden_size)
-    assert faster_weights(model, rows=(1, 16), int8=True)
-    assert (attention.self.query.rounding is attention.self.key.rounding) is not in_place
 
 
 def test_eight_bits_are_refused_where_they_cannot_be_computed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,13 @@ def test_one_good_try_is_enough_to_come_back() -> None:
     assert free[2] > 30
 
 
+def test_one_pass_that_was_disturbed_changes_nothing() -> None:
+    choice = ThreadChoice(2)
+    _passes(choice, 100, {2: 1.0, 1: 2.0})
+    _passes(choice, 1, {2: 50.0, 1: 2.0})
+    assert _passes(choice, 32, {2: 1.0, 1: 2.0})[2] == 32
+
+
 def test_long_and_short_passes_are_told_apart_from_fast_and_slow_ones() -> None:
     choice = ThreadChoice(2)
     choice.learn(2, 1000, 10.0)

@@ -13,7 +13,7 @@ class TransformersServe(Peer):
     """With continuous batching. It writes texts, and neither classifies nor embeds any."""
 
     name = "transformers serve"
-    key = "transformers"
+    key = "transformers-serve"
     packages = ("fastapi", "uvicorn")
     module = "transformers.cli.serve, fastapi, uvicorn, openai"
     workloads = frozenset({"generation"})

@@ -67,10 +67,9 @@ class UnpaddedLayers(nn.Module):
         row = pad(row, (0, 0, 0, usual_rows(len(row)) - len(row)))
         output = self.layers(row[None], attention_mask=None, text_lengths=lengths, **others)
         computed = output[0][0, : sum(lengths)]
-        states = computed if tokens is None else computed.new_zeros(len(padded), computed.shape[-1])
         if tokens is not None:
-            states[tokens] = computed
-        output.last_hidden_state = states.unflatten(0, (batch, length))
+            computed = computed.new_zeros(len(padded), computed.shape[-1]).index_copy_(0, tokens, computed)
+        output.last_hidden_state = computed.unflatten(0, (batch, length))
         return output
 
 

@@ -12,9 +12,11 @@ _GGUF = ROOT / ".models/SmolLM2-135M-Instruct"
 
 
 def bert_classifier(folder: Path) -> Path:
-    """BERT-base with a head of two labels."""
+    """BERT-base with a head of two labels; the same weights every time."""
+    import torch
     from transformers import BertConfig, BertForSequenceClassification
 
+    torch.manual_seed(0)
     return _classifier(BertForSequenceClassification(BertConfig()), folder)
 
 
@@ -39,6 +41,24 @@ def generator(folder: Path) -> Path:
         del model.config.quantization_config
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(_GGUF, gguf_file=file).save_pretrained(folder)
+    return folder
+
+
+def large_generator(folder: Path) -> Path:
+    """A Llama of 1.1 billion random weights in bfloat16, with the tokenizer of SmolLM2; the same every time."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    check_there(_GGUF)
+    tokenizer: Any = AutoTokenizer.from_pretrained(_GGUF, gguf_file=next(_GGUF.glob("*.gguf")).name)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=2048, intermediate_size=5632, num_hidden_layers=22,
+        num_attention_heads=32, num_key_value_heads=4, dtype="bfloat16",
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

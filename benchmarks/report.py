@@ -66,6 +66,13 @@ def write_json(facts: Mapping[str, Any], rounds: Sequence[Mapping[str, float]]) 
     return _PATH
 
 
+def gpu_name() -> str:
+    """The GPU that models are computed on, as its driver calls it."""
+    import torch
+
+    return str(torch.cuda.get_device_name())
+
+
 def machine() -> dict[str, Any]:
     """What figures depend on besides the code."""
     return {

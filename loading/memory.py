@@ -114,9 +114,10 @@ def check_fits(checkpoint: Checkpoint, settings: ModelSettings) -> None:
         needed = unpacked if size.memory is None else size.memory
         free = free_device_memory(settings)
         if needed > free:
+            precision = precision_name(settings).replace("auto", "its own precision")
             raise LoadError(
                 f"{settings.shown_uri} does not fit in memory: it needs about {shown_size(needed)} in "
-                f"{precision_name(settings)} and {shown_size(free)} are free; use a smaller TORCH_DTYPE, LOAD_IN_8BIT "
+                f"{precision} and {shown_size(free)} are free; use a smaller TORCH_DTYPE, LOAD_IN_8BIT "
                 "or LOAD_IN_4BIT, or more memory."
             )
 

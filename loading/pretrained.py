@@ -58,6 +58,9 @@ def prepare_torch(settings: ModelSettings) -> None:
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(settings.torch_threads or available_cores(settings.cpus))
     keep_freed_memory()
+    # cuDNN's attention is planned anew for each shape, and hardly two batches have the same: on an H200 that is most of
+    # the time of a batch in bfloat16. The other fused kernels are as fast and take any shape.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     if settings.gpus and not torch.cuda.is_available():
         logger.warning("%s: GPUS=%g, and there is no GPU here: the CPU computes.", settings.name, settings.gpus)
     if settings.cuda_memory_fraction is not None and torch.cuda.is_available():

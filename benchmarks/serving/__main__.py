@@ -23,22 +23,36 @@ from typing import Any
 from benchmarks.command import at_least, run, say
 from benchmarks.peers import PEERS
 from benchmarks.peers.peer import Peer
-from benchmarks.report import machine
+from benchmarks.report import gpu_name, machine
 from benchmarks.serving import results, table
 from benchmarks.serving.contest import Contest
 from benchmarks.serving.load import check_wrk
-from benchmarks.serving.ours import Ours, OursBefore, OursBfloat16, OursInt8, before, described
-from benchmarks.serving.workloads import WORKLOADS, Workload
+from benchmarks.serving.ours import (
+    Ours,
+    OursBefore,
+    OursBfloat16,
+    OursDeviceMap,
+    OursEightBit,
+    OursFloat16,
+    OursFourBit,
+    OursInt8,
+    before,
+    described,
+)
+from benchmarks.serving.workloads import GPU_WORKLOADS, WORKLOADS, Workload
+
+#: On a GPU, which the peers' environments are not made for.
+_ON_GPU: tuple[type[Ours], ...] = (Ours, OursFloat16, OursBfloat16, OursDeviceMap, OursEightBit, OursFourBit)
 
 
 def main() -> int:
     """Measure, or write what was measured into the README; the exit status."""
     options = _options()
-    return run(_write_readme if options.write_readme else lambda: _measure(options))
+    return run(lambda: _write_readme(options) if options.write_readme else _measure(options))
 
 
-def _write_readme() -> None:
-    table.write_readme(results.read())
+def _write_readme(options: argparse.Namespace) -> None:
+    table.write_readme(results.read(options.results))
     say(f"{table.README.name} is written")
 
 
@@ -47,11 +61,16 @@ def _measure(options: argparse.Namespace) -> None:
     started = monotonic()
     measured: dict[str, Any] = {}
     with ExitStack() as stack:
-        targets: list[Peer] = [Ours(), OursInt8(), OursBfloat16(), *PEERS]
+        targets: list[Peer] = (
+            [one(api_workers=options.api_workers) for one in _ON_GPU]
+            if options.gpu
+            else [Ours(), OursInt8(), OursBfloat16(), *PEERS]
+        )
         if options.before:
             targets.insert(3, stack.enter_context(before(options.before)))
         targets = [target for target in targets if target.key in options.targets]
-        for workload in (one for one in WORKLOADS if one.name in options.workloads):
+        workloads = GPU_WORKLOADS if options.gpu else WORKLOADS
+        for workload in (one for one in workloads if one.name in options.workloads):
             measured[workload.name] = _measure_one(workload, targets, options, started)
             _write(options, measured)  # now: what comes next may be stopped
     document = results.read(options.results)
@@ -65,7 +84,9 @@ def _measure_one(
     say(f"{workload.name}: starting, after {monotonic() - started:.0f} s")
     with (
         TemporaryDirectory() as folder,
-        Contest(workload, workload.make(Path(folder) / workload.name), options.threads, options.seconds) as contest,
+        Contest(
+            workload, workload.make(Path(folder) / workload.name), options.threads, options.seconds, options.gpu
+        ) as contest,
     ):
         contest.start([target for target in targets if workload.name in target.workloads])
         for number in range(1, options.rounds + 1):
@@ -79,6 +100,8 @@ def _write(options: argparse.Namespace, measured: dict[str, Any]) -> None:
     from benchmarks.serving.plot import draw
 
     facts = {**machine(), "revision": described(Ours().root)}
+    if options.gpu:
+        facts["gpu"] = gpu_name()
     named = {name: getattr(options, name) for name in ("rounds", "seconds", "threads")}
     results.write(options.results, facts, named, measured)
     draw(results.read(options.results), options.results)
@@ -91,8 +114,8 @@ def _options() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     workloads = [workload.name for workload in WORKLOADS]
-    every: list[type[Peer] | Peer] = [Ours, OursInt8, OursBfloat16, OursBefore, *PEERS]
-    keys = [target.key for target in every]
+    every: list[type[Peer] | Peer] = [Ours, OursInt8, OursBfloat16, OursBefore, *PEERS, *_ON_GPU]
+    keys = list(dict.fromkeys(target.key for target in every))
     parser.add_argument("--workloads", type=_some_of(workloads), default=workloads, help=f"of {','.join(workloads)}")
     parser.add_argument("--targets", type=_some_of(keys), default=keys, help=f"of {','.join(keys)}")
     parser.add_argument("--rounds", type=at_least(1), default=3, help="default: 3")
@@ -101,11 +124,17 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--before", metavar="REVISION", help="measure the server of another revision, too")
     parser.add_argument("--threads", type=at_least(1), default=len(os.sched_getaffinity(0)), help="default: all cores")
-    parser.add_argument("--results", type=Path, default=results.FOLDER, help="folder of what is written")
+    parser.add_argument("--gpu", action="store_true", help="models and precisions of a GPU, without peers")
+    parser.add_argument(
+        "--api-workers", type=at_least(1), default=1, help="with --gpu: processes of the API; default: 1"
+    )
+    parser.add_argument("--results", type=Path, help="folder of what is written")
     parser.add_argument(
         "--write-readme", action="store_true", help="measure nothing; write the README's table from the results"
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.results = options.results or (results.FOLDER / "gpu" if options.gpu else results.FOLDER)
+    return options
 
 
 def _some_of(known: Collection[str]) -> Callable[[str], list[str]]:

@@ -15,8 +15,8 @@ from benchmarks.serving.workloads import NEW_TOKENS, Workload
 #: Texts that are computed together, and one by one.
 _TEXTS, _ALONE = 256, 57
 
-#: The same where text is written; the first is the largest number of clients.
-_PROMPTS, _PROMPTS_ALONE = 16, 4
+#: Prompts that are continued one by one.
+_PROMPTS_ALONE = 4
 
 
 class Offline(ABC):
@@ -64,7 +64,8 @@ class EncodersOffline(Offline):
     def name(self) -> str:
         if self.key == "engine":
             return "our engine without a server"
-        return f"plain transformers, sorted batches of {self._facts['batch_size']}"
+        dtype = "".join(f", {dtype}" for dtype in self.key.split("-")[1:])
+        return f"plain transformers{dtype}, sorted batches of {self._facts['batch_size']}"
 
     def load(self, texts: Sequence[str]) -> None:
         self._facts = self._ask("load", texts[:64])
@@ -85,11 +86,16 @@ class EncodersOffline(Offline):
 class GenerationOffline(Offline):
     """`model.generate` one prompt after the other, or our engine with as many at once as there are clients at most."""
 
+    def __init__(self, key: str, worker: Worker, prompts: int) -> None:
+        super().__init__(key, worker)
+        self._prompts = prompts
+
     @property
     def name(self) -> str:
         if self.key == "engine":
-            return f"our engine without a server, {_PROMPTS} at once"
-        return "model.generate, one by one, our packed weights"
+            return f"our engine without a server, {self._prompts} at once"
+        weights = ", our packed weights" if self.worker.facts["device"] == "cpu" else ""
+        return f"model.generate, one by one{weights}"
 
     def load(self, texts: Sequence[str]) -> None:
         self._ask(texts[:2])
@@ -101,27 +107,28 @@ class GenerationOffline(Offline):
         alone = [self._ask([text])["seconds"] for text in texts[:_PROMPTS_ALONE]]
         figures = {"p50_ms": 1000 * median(alone), "requests_per_second": len(alone) / sum(alone)}
         if self.key == "engine":
-            prompts = texts[_PROMPTS_ALONE : _PROMPTS_ALONE + _PROMPTS]
-            figures |= self._cost(_PROMPTS, lambda: float(self._ask(prompts)["seconds"]))
+            prompts = texts[_PROMPTS_ALONE : _PROMPTS_ALONE + self._prompts]
+            figures |= self._cost(self._prompts, lambda: float(self._ask(prompts)["seconds"]))
         return {**figures, "tokens_per_second": NEW_TOKENS * figures["requests_per_second"]}
 
     def _ask(self, texts: Sequence[str]) -> dict[str, Any]:
         return self.worker.ask([(text, NEW_TOKENS) for text in texts])
 
 
-def offline(workload: Workload, model: Path, threads: int) -> list[Offline]:
+def offline(workload: Workload, model: Path, threads: int, on_gpu: bool) -> list[Offline]:
     """What is measured beside the servers of a workload, started but not loaded.
 
     The first one's answers are those that the servers' are compared with.
     """
     if workload.generates:
         kinds = {"transformers": "sequential", "engine": "offline"}
-        return [GenerationOffline(key, Worker(kind, str(model), threads)) for key, kind in kinds.items()]
+        most = workload.connections[-1]
+        return [GenerationOffline(key, Worker(kind, str(model), threads), most) for key, kind in kinds.items()]
     module = "benchmarks.serving.encoders"
-    return [
-        EncodersOffline(key, Worker(f"{key}:{workload.task}", str(model), threads, module))
-        for key in ("transformers", "engine")
-    ]
+    kinds = {key: f"{key}:{workload.task}" for key in ("transformers", "engine")}
+    if on_gpu:
+        kinds["transformers-bfloat16"] = f"transformers:{workload.task}:bfloat16"
+    return [EncodersOffline(key, Worker(kind, str(model), threads, module)) for key, kind in kinds.items()]
 
 
 def bound_key(workload: Workload) -> str:

@@ -32,11 +32,12 @@ class Contest:
         rounds: for each round, by the key of who computed, the figures; of servers, for each number of clients.
     """
 
-    def __init__(self, workload: Workload, model: Path, threads: int, seconds: float) -> None:
+    def __init__(self, workload: Workload, model: Path, threads: int, seconds: float, on_gpu: bool = False) -> None:
         self.workload = workload
         self.targets: dict[str, dict[str, Any]] = {}
         self.rounds: list[dict[str, Any]] = []
         self._model, self._threads, self._seconds = model, threads, seconds * workload.patience
+        self._on_gpu = on_gpu
         self._offline: list[Offline] = []
         self._servers: dict[str, TargetServer] = {}
         self._stack = ExitStack()
@@ -55,7 +56,7 @@ class Contest:
     def start(self, targets: Sequence[Peer]) -> None:
         """Start everybody, compare their answers and warm them up."""
         texts = self.workload.texts(_WARM_UP)
-        self._offline = offline(self.workload, self._model, self._threads)
+        self._offline = offline(self.workload, self._model, self._threads, self._on_gpu)
         for one in self._offline:
             self._stack.enter_context(one.worker)
         for one in self._offline:
@@ -105,6 +106,8 @@ class Contest:
                 "memory_mib": round(server.memory() / 2**20),
                 "rest_cores": round(server.rest_cores, 2),
             }
+            if self._on_gpu:
+                self.targets[key]["gpu_memory_mib"] = server.gpu_memory_mib()
 
     def _slot(self, turn: int) -> list[str]:
         """Texts that nobody of this round has seen, the same for everybody."""

@@ -1,6 +1,6 @@
 """Classifies or embeds texts without a server: plain transformers in its best order, or our engine alone.
 
-    python -m benchmarks.serving.encoders transformers|engine:TASK MODEL THREADS
+    python -m benchmarks.serving.encoders transformers|engine:TASK[:DTYPE] MODEL THREADS
 
 It says one line of JSON when it can be asked, then answers each question,
 `{"texts": […], "want": "load|answers|seconds|alone"}`, with one line. Tokenizing belongs to what is measured, and so
@@ -26,7 +26,7 @@ from runners.host import ModelHost
 from settings import ModelSettings
 
 #: Texts in a batch, of which the best number is found at the start.
-_BATCHES = (1, 4, 8, 16, 32)
+_BATCHES = (1, 4, 8, 16, 32, 64)
 
 
 class Encoder(ABC):
@@ -44,11 +44,12 @@ class Encoder(ABC):
 class Plain(Encoder):
     """transformers as it comes, with PyTorch's fused attention; texts of like length share a padded batch."""
 
-    def __init__(self, task: str, model: str, threads: int) -> None:
+    def __init__(self, task: str, model: str, threads: int, dtype: str) -> None:
         torch.set_num_threads(threads)
         kind: Any = AutoModelForSequenceClassification if task == "text-classification" else AutoModel
         self._classifies = task == "text-classification"
-        self._model: Any = kind.from_pretrained(model, dtype=torch.float32, attn_implementation="sdpa").eval()
+        self._model: Any = kind.from_pretrained(model, dtype=dtype, attn_implementation="sdpa").eval()
+        self._model.to("cuda" if torch.cuda.is_available() else "cpu")
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
         self._batch = _BATCHES[0]
 
@@ -75,7 +76,7 @@ class Plain(Encoder):
         return answers
 
     def _forward(self, rows: dict[str, list[list[int]]]) -> list[Any]:
-        batch = self._tokenizer.pad(rows, return_tensors="pt")
+        batch = self._tokenizer.pad(rows, return_tensors="pt").to(self._model.device)
         output = self._model(**batch)
         if self._classifies:
             best = output.logits.softmax(-1).max(-1)
@@ -89,10 +90,8 @@ class Plain(Encoder):
 class Engine(Encoder):
     """Our runner with its batches and lanes, handed all texts at once."""
 
-    def __init__(self, task: str, model: str, threads: int) -> None:
-        settings = ModelSettings(
-            name="engine", storage_uri=model, task=task, torch_dtype="float32", torch_threads=threads
-        )
+    def __init__(self, task: str, model: str, threads: int, dtype: str) -> None:
+        settings = ModelSettings(name="engine", storage_uri=model, task=task, torch_dtype=dtype, torch_threads=threads)
         prepare_torch(settings)
         self._host = ModelHost(settings)
 
@@ -116,8 +115,10 @@ async def main() -> None:
     # What libraries print must not come between the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    kind, _, task = kind.partition(":")
-    encoder: Encoder = {"transformers": Plain, "engine": Engine}[kind](task, model, int(threads))
+    kind, task, *dtype = kind.split(":")
+    encoder: Encoder = {"transformers": Plain, "engine": Engine}[kind](
+        task, model, int(threads), *(dtype or ["float32"])
+    )
     print(json.dumps({}), file=answers, flush=True)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):

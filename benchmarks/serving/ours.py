@@ -24,6 +24,7 @@ class Ours(Peer):
     Attributes:
         root: the folder of the server's code.
         settings: those that are not every variant's.
+        api_workers: processes of its entry service.
     """
 
     name = "ours"
@@ -32,8 +33,8 @@ class Ours(Peer):
     workloads = frozenset(_TASKS)
     settings: ClassVar[dict[str, str]] = {"TORCH_DTYPE": "float32"}
 
-    def __init__(self, root: Path = ROOT) -> None:
-        self.root = root
+    def __init__(self, root: Path = ROOT, api_workers: int = 1) -> None:
+        self.root, self.api_workers = root, api_workers
 
     def install(self) -> None:
         """It runs in the environment of this process."""
@@ -48,6 +49,7 @@ class Ours(Peer):
             "TASK": _TASKS[workload],
             "TORCH_NUM_THREADS": str(threads),
             **self.settings,
+            **({"API_WORKERS": str(self.api_workers)} if self.api_workers > 1 else {}),
         }
         variables = [f"{name}={value}" for name, value in settings.items()]
         return ["env", *variables, sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "-p", str(port)]
@@ -96,6 +98,38 @@ class OursBfloat16(Ours):
 
         if not computes_bfloat16():
             raise PeerUnavailable("this CPU has no instructions for bfloat16")
+
+
+class OursFloat16(Ours):
+    """In float16."""
+
+    name = "ours, float16"
+    key = "ours-float16"
+    settings: ClassVar[dict[str, str]] = {"TORCH_DTYPE": "float16"}
+
+
+class OursDeviceMap(Ours):
+    """Spread by accelerate over what there is, in bfloat16."""
+
+    name = "ours, bfloat16, DEVICE_MAP=auto"
+    key = "ours-device-map"
+    settings: ClassVar[dict[str, str]] = {"TORCH_DTYPE": "bfloat16", "DEVICE_MAP": "auto"}
+
+
+class OursEightBit(Ours):
+    """Weights in eight bits."""
+
+    name = "ours, 8 bit"
+    key = "ours-8bit"
+    settings: ClassVar[dict[str, str]] = {"LOAD_IN_8BIT": "true"}
+
+
+class OursFourBit(Ours):
+    """Weights in four bits."""
+
+    name = "ours, 4 bit"
+    key = "ours-4bit"
+    settings: ClassVar[dict[str, str]] = {"LOAD_IN_4BIT": "true"}
 
 
 class OursBefore(Ours):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -129,6 +130,14 @@ class TargetServer(Child):
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 size += member.memory_full_info().pss
         return size
+
+    def gpu_memory_mib(self) -> int:
+        """MiB of GPU memory that its processes hold, as the driver counts them."""
+        command = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+        rows = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        members = {member.pid for member in self.members()}
+        used = [row.split(",") for row in rows]
+        return sum(int(memory) for pid, memory in used if int(pid) in members)
 
 
 def shown(command: Sequence[str], port: int) -> str:

@@ -11,7 +11,6 @@ from benchmarks.serving.answers import in_short
 from benchmarks.serving.results import per_second
 
 README = ROOT / "README.md"
-_BEGIN, _END = "<!-- bench -->", "<!-- /bench -->"
 
 
 def short(document: Mapping[str, Any]) -> str:
@@ -40,24 +39,33 @@ def write_readme(document: Mapping[str, Any], readme: Path = README) -> None:
         BenchmarkError: the marks are not there.
     """
     text = readme.read_text(encoding="utf-8")
-    if text.count(_BEGIN) != 1 or text.count(_END) != 1:
-        raise BenchmarkError(f"{readme.name} must have the lines {_BEGIN} and {_END} once, for the table between them")
-    before, rest = text.split(_BEGIN)
-    _, after = rest.split(_END)
-    readme.write_text(f"{before}{_BEGIN}\n{short(document)}\n{_END}{after}", encoding="utf-8")
+    begin, end = _marks(document)
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise BenchmarkError(f"{readme.name} must have the lines {begin} and {end} once, for the table between them")
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    readme.write_text(f"{before}{begin}\n{short(document)}\n{end}{after}", encoding="utf-8")
 
 
-def table_in(readme: str) -> str | None:
-    """What stands between the marks of a README; None if they do not."""
-    if _BEGIN not in readme or _END not in readme:
+def table_in(readme: str, document: Mapping[str, Any]) -> str | None:
+    """What stands between the marks of such results in a README; None if they do not."""
+    begin, end = _marks(document)
+    if begin not in readme or end not in readme:
         return None
-    return readme.split(_BEGIN)[1].split(_END)[0].strip()
+    return readme.split(begin)[1].split(end)[0].strip()
+
+
+def _marks(document: Mapping[str, Any]) -> tuple[str, str]:
+    name = "bench-gpu" if "gpu" in document["machine"] else "bench"
+    return f"<!-- {name} -->", f"<!-- /{name} -->"
 
 
 def _short(workload: str, result: Mapping[str, Any]) -> Iterator[str]:
     columns, tail = [str(connections) for connections in result["connections"]], str(result["tail"])
     title = f"{workload}: {result['unit']} by clients"
-    yield _line(title, *columns, "p50 alone, ms", f"p99 at {tail}, ms", "CPU ms a request", "MiB", "answers")
+    on_gpu = any("gpu_memory_mib" in about for about in result["targets"].values())
+    memory = ("GPU MiB", "gpu_memory_mib") if on_gpu else ("MiB", "memory_mib")
+    yield _line(title, *columns, "p50 alone, ms", f"p99 at {tail}, ms", "CPU ms a request", memory[0], "answers")
     yield _line("---", *["---:"] * (len(columns) + 4), "---")
     for about in result["targets"].values():
         load = about["load"]
@@ -70,7 +78,7 @@ def _short(workload: str, result: Mapping[str, Any]) -> Iterator[str]:
                 _number(alone.get("p50_ms")),
                 _number(loaded.get("p99_ms")),
                 _number(loaded.get("cpu_ms")),
-                _number(about.get("memory_mib")),
+                _number(about.get(memory[1])),
                 in_short(workload, about["answers"]),
             )
     for key, offline in result["offline"].items():

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from benchmarks.models import EMBEDDER, check_there, distilbert_classifier, generator
+from benchmarks.models import EMBEDDER, bert_classifier, check_there, distilbert_classifier, generator, large_generator
 from benchmarks.prompts import Prompts
 
 #: New tokens of each answer, where text is written.
@@ -94,6 +94,30 @@ WORKLOADS = (
         connections=(1, 8, 16),
         tail=16,
         patience=2,
+        checked=8,
+    ),
+)
+
+#: On a GPU: larger models, and more clients.
+GPU_WORKLOADS = (
+    Workload(
+        name="classification",
+        task="text-classification",
+        what="BERT-base with random weights",
+        make=bert_classifier,
+        connections=(1, 16, 64, 256),
+        tail=64,
+        patience=1,
+        checked=100,
+    ),
+    Workload(
+        name="generation",
+        task="text-generation",
+        what=f"Llama of 1.1 billion random weights, {NEW_TOKENS} new tokens",
+        make=large_generator,
+        connections=(1, 16, 64),
+        tail=64,
+        patience=1,
         checked=8,
     ),
 )

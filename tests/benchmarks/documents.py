@@ -28,7 +28,7 @@ def document() -> dict[str, Any]:
         "offline": offline,
         "targets": targets,
     }
-    return {"workloads": {"embedding": result}}
+    return {"machine": {"cpu": "a CPU"}, "workloads": {"embedding": result}}
 
 
 def _target(name: str, ours: bool, loads: dict[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def test_only_what_stands_between_the_marks_is_written_anew(tmp_path: Path) -> N
         text = readme.read_text()
         assert text.startswith("# Title\n\n<!-- bench -->\n| embedding")
         assert text.endswith("<!-- /bench -->\n\nThe end.\n")
-        assert table.table_in(text) == table.short(document())
+        assert table.table_in(text, document()) == table.short(document())
 
 
 @pytest.mark.parametrize("text", ["", "<!-- bench -->", "<!-- bench --><!-- bench --><!-- /bench -->"])
@@ -56,6 +56,22 @@ def test_a_readme_without_a_place_for_the_table_is_left_alone(tmp_path: Path, te
     assert readme.read_text() == text
 
 
-def test_the_readme_says_what_the_results_say() -> None:
-    shown = table.table_in((ROOT / "README.md").read_text(encoding="utf-8"))
-    assert shown is None or shown == table.short(results.read())
+def test_figures_of_a_gpu_have_a_place_of_their_own_and_the_memory_of_the_gpu(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- bench -->\n<!-- /bench -->\n<!-- bench-gpu -->\n<!-- /bench-gpu -->\n")
+    measured = document()
+    measured["machine"]["gpu"] = "a GPU"
+    for target in measured["workloads"]["embedding"]["targets"].values():
+        target["gpu_memory_mib"] = 1234
+    table.write_readme(measured, readme)
+    assert readme.read_text().startswith("<!-- bench -->\n<!-- /bench -->\n<!-- bench-gpu -->\n| embedding")
+    shown = table.table_in(readme.read_text(), measured) or ""
+    assert "| GPU MiB |" in shown
+    assert "| 1,234 |" in shown
+
+
+@pytest.mark.parametrize("folder", [results.FOLDER, results.FOLDER / "gpu"])
+def test_the_readme_says_what_the_results_say(folder: Path) -> None:
+    measured = results.read(folder)
+    shown = table.table_in((ROOT / "README.md").read_text(encoding="utf-8"), measured)
+    assert shown == table.short(measured)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Container, Iterator, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -18,7 +19,7 @@ from acceleration.instructions import computes_bfloat16, has_onednn
 _ROWS = 256
 
 
-#: Weights that are tried to see whether packing pays: more than what stays in a core's cache from one to the next.
+#: Weights of a shape that are tried to see whether packing pays: more than what stays in a core's cache.
 _TRIED_BYTES = 32 << 20
 
 #: Times that each is tried; the shortest counts.
@@ -81,24 +82,26 @@ def can_pack(dtype: torch.dtype) -> bool:
 
 
 @torch.inference_mode()
-def packing_pays(model: nn.Module, rows: Sequence[int]) -> bool:
-    """Whether some of a model's layers are computed faster when they are packed, by trying it.
+def shapes_to_pack(model: nn.Module, rows: Sequence[int]) -> set[tuple[int, int]]:
+    """Shapes, (out, in), of those layers of a model that are faster when they are packed; found by trying some.
 
-    On processors of AMD it always does; on Intel's, for which PyTorch's other kernels are made, that depends on the
-    number of rows and of threads.
+    On processors of AMD most are; on Intel's, for which PyTorch's other kernels are made, that depends on the shape,
+    the number of rows and of threads.
 
     Args:
         rows: numbers of rows that will be computed most; each counts the same.
     """
-    plain: list[nn.Module] = []
-    size = 0
+    alike: defaultdict[tuple[int, int], list[nn.Module]] = defaultdict(list)
     for _, _, layer in linear_layers(model):
         weight, _ = weight_and_bias(layer)
-        if weight.device.type == "cpu" and can_pack(weight.dtype) and size <= _TRIED_BYTES:
-            plain.append(layer)
-            size += weight.nbytes
-    if not plain:
-        return False
+        shape = (weight.shape[0], weight.shape[1])
+        fits = not alike[shape] or (len(alike[shape]) + 1) * weight.nbytes <= _TRIED_BYTES
+        if fits and weight.device.type == "cpu" and can_pack(weight.dtype):
+            alike[shape].append(layer)
+    return {shape for shape, layers in alike.items() if layers and _packing_pays(layers, rows)}
+
+
+def _packing_pays(plain: Sequence[nn.Module], rows: Sequence[int]) -> bool:
     packed = [PackedLinear(*weight_and_bias(layer)) for layer in plain]
     gain = 1.0
     for number in rows:
@@ -118,15 +121,18 @@ def _seconds(layers: Sequence[nn.Module], inputs: Sequence[torch.Tensor]) -> flo
     return best
 
 
-def pack(model: nn.Module) -> int:
-    """Replace the linear layers of a model on the CPU, one after the other, so that two copies of one exist at most.
+def pack(model: nn.Module, shapes: Container[tuple[int, int]]) -> int:
+    """Replace linear layers of a model on the CPU, one after the other, so that two copies of one exist at most.
 
     A layer whose weights are another's too, as those of an output head often are the embeddings', gets a copy.
+
+    Args:
+        shapes: (out, in), of the layers that are replaced.
 
     Returns:
         How many were replaced.
     """
-    return sum(_replace(parent, name, layer) for parent, name, layer in list(linear_layers(model)))
+    return sum(_replace(parent, name, layer, shapes) for parent, name, layer in list(linear_layers(model)))
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
@@ -143,9 +149,9 @@ def weight_and_bias(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     return (layer.weight.t() if type(layer) is Conv1D else layer.weight), layer.bias
 
 
-def _replace(parent: nn.Module, name: str, layer: nn.Module) -> int:
+def _replace(parent: nn.Module, name: str, layer: nn.Module, shapes: Container[tuple[int, int]]) -> int:
     weight, bias = weight_and_bias(layer)
-    if weight.device.type != "cpu" or not can_pack(weight.dtype):
+    if weight.device.type != "cpu" or not can_pack(weight.dtype) or (weight.shape[0], weight.shape[1]) not in shapes:
         return 0
     setattr(parent, name, PackedLinear(weight, bias))
     return 1

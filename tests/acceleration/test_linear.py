@@ -15,7 +15,7 @@ from acceleration.linear import (
     can_pack,
     linear_layers,
     pack,
-    packing_pays,
+    shapes_to_pack,
     usual_rows,
     weight_and_bias,
 )
@@ -71,7 +71,7 @@ def test_layers_that_compute_something_else_stay() -> None:
 
     module = nn.Sequential(nn.Linear(4, 4), Doubled(4, 4), nn.Sequential(nn.Linear(4, 4)))
     assert [name for _, name, _ in linear_layers(module)] == ["0", "0"]
-    assert pack(module) == 2
+    assert pack(module, {(4, 4)}) == 2
     assert [type(layer).__name__ for layer in module] == ["PackedLinear", "Doubled", "Sequential"]
 
 
@@ -83,25 +83,40 @@ def test_few_numbers_of_rows_are_computed_with_and_little_more_than_asked_for() 
         assert rows <= 256 or usual_rows(rows) <= 1.0625 * rows
 
 
+def test_layers_of_the_shapes_that_are_named_are_packed_and_others_stay() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 6), nn.Linear(6, 4))
+    assert pack(module, {(6, 4)}) == 1
+    assert [type(layer).__name__ for layer in module] == ["Linear", "PackedLinear", "Linear"]
+
+
 @pytest.mark.parametrize(
     ("few", "many", "pays"), [(0.8, 0.8, True), (1.3, 0.9, False), (1.1, 0.8, True), (1.2, 1.1, False)]
 )
-def test_packing_pays_where_it_is_faster_over_all_numbers_of_rows(
+def test_a_shape_is_packed_where_that_is_faster_over_all_numbers_of_rows(
     monkeypatch: pytest.MonkeyPatch, few: float, many: float, pays: bool
 ) -> None:
-    """Packed layers take as many times as long as plain ones, with one row and with ten."""
+    """Packed layers of one shape take as many times as long as plain ones, with one row and with ten."""
 
     def seconds(layers: Sequence[nn.Module], inputs: Sequence[torch.Tensor]) -> float:
-        assert [len(given) for given in inputs] in ([1, 1], [10, 10])
         ratio = few if len(inputs[0]) == 1 else many
-        return ratio if isinstance(layers[0], PackedLinear) else 1.0
+        concerned = isinstance(layers[0], PackedLinear) and layers[0].in_features == 33
+        return ratio if concerned else 2.0 if isinstance(layers[0], PackedLinear) else 1.0
 
     monkeypatch.setattr(linear, "_seconds", seconds)
     model = nn.Sequential(nn.Linear(33, 17), nn.ReLU(), nn.Linear(17, 5))
-    assert packing_pays(model, (1, 10)) is pays
+    assert shapes_to_pack(model, (1, 10)) == ({(17, 33)} if pays else set())
     assert not isinstance(model[0], PackedLinear)
 
 
+def test_the_head_alone_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    monkeypatch.setattr(linear, "_TRIED_BYTES", 8 * 8 * 4 * 3)
+    monkeypatch.setattr(linear, "_packing_pays", lambda layers, _: bool(tried.append(len(layers))))
+    model = nn.Sequential(nn.Linear(8, 1000), nn.Sequential(*(nn.Linear(8, 8) for _ in range(6))))
+    assert shapes_to_pack(model, (1,)) == set()
+    assert tried == [1, 3]
+
+
 def test_whether_packing_pays_can_be_tried_with_any_model() -> None:
-    assert packing_pays(nn.Sequential(nn.Linear(33, 17), nn.Linear(17, 5)), (1, 16)) in (True, False)
-    assert not packing_pays(nn.ReLU(), (1, 16))
+    assert shapes_to_pack(nn.Sequential(nn.Linear(33, 17), nn.Linear(17, 5)), (1, 16)) <= {(17, 33), (5, 17)}
+    assert not shapes_to_pack(nn.ReLU(), (1, 16))

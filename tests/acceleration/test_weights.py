@@ -23,7 +23,7 @@ from transformers import (
     T5Model,
 )
 
-from acceleration import weights
+from acceleration import linear
 from acceleration.linear import PackedLinear, can_pack
 from acceleration.weights import faster_weights
 from loading.pretrained import load_pretrained
@@ -45,7 +45,7 @@ _BERT: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def _packing_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also for models so small, on any processor."""
-    monkeypatch.setattr(weights, "packing_pays", lambda *_: True)
+    monkeypatch.setattr(linear, "_packing_pays", lambda *_: True)
 
 
 def _packed(model: PreTrainedModel) -> int:
@@ -116,7 +116,7 @@ def test_weights_stay_as_they_are_where_acceleration_is_off(tmp_path: Path) -> N
 def test_weights_stay_as_they_are_where_another_layout_is_no_faster(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "packing_pays", lambda *_: False)
+    monkeypatch.setattr(linear, "_packing_pays", lambda *_: False)
     settings = _save(BertModel(BertConfig(**_BERT)), tmp_path)
     assert _packed(load_pretrained(AutoModel, fetch(settings), settings).model) == 0
 

@@ -12,10 +12,11 @@ from dataclasses import replace
 from time import monotonic
 from typing import Any
 
+from batching.failures import blame, in_halves
 from batching.intake import Entry, Intake, guarded
 from batching.lanes import Lane, Lanes
 from batching.rows import Row, select_batch
-from errors import InferenceFailed, InvalidRequest, ServingError
+from errors import InvalidRequest, ServingError
 from observability.engine_observer import EngineObserver, Unobserved
 from observability.item_trace import working_on
 from observability.origin import about
@@ -190,13 +191,13 @@ class BatchEngine:
         with _about(batch):
             try:
                 return self._runner.forward([waiting.row for waiting in batch])
-            except Exception:
-                if len(batch) > 1:
-                    # Whose fault it was is not known: alone, only the culprit fails.
-                    logger.warning("a batch of %d rows failed, computing them one by one", len(batch), exc_info=True)
-                    return [self._forward([waiting])[0] for waiting in batch]
-                logger.exception("computing an item failed")
-                return [InferenceFailed("the model failed on this instance; the server's log has the details")]
+            except Exception as error:
+                failed = error
+            # Outside of the handler, which would keep what the failed pass holds.
+            if len(batch) == 1:
+                return [blame(failed)]
+            first, second = in_halves(batch, "rows", self._forward, failed)
+            return [*first, *second]
 
 
 def _about(batch: Sequence[_Waiting]) -> AbstractContextManager[None]:

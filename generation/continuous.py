@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Sequence as Parts
 
 import torch
 
+from batching.failures import blame, in_halves
 from batching.rows import BatchLimits
 from errors import InferenceFailed
 from generation.attention import Step
@@ -214,25 +216,26 @@ class ContinuousDecoder(Decoder):
             parts += [(running, share) for running, share in shares.items() if share]
         return parts
 
-    def _compute_or_blame(self, parts: list[tuple[_Running, int]]) -> None:
+    def _compute_or_blame(self, parts: Parts[tuple[_Running, int]]) -> None:
         with about(*(running.sequence.origin for running, _ in parts)):
+            failed = None
             try:
                 written = self._compute(parts)
-            except Exception:
-                if len(parts) > 1:
-                    # Whose fault it was is not known: alone, only the culprit fails.
-                    logger.warning("a step of %d sequences failed, computing each alone", len(parts), exc_info=True)
-                    for part in parts:
-                        self._compute_or_blame([part])
-                    return
-                logger.exception("computing a sequence failed")
-                culprit = parts[0][0].sequence
-                culprit.fail(InferenceFailed("the model failed on this instance; the server's log has the details"))
-                written = [culprit]
-        self.on_tokens(written)
+            except Exception as error:
+                failed = error
+            if failed is None:
+                self.on_tokens(written)
+                return
+            # Outside of the handler, which would keep what the failed step holds.
+            if len(parts) > 1:
+                in_halves(parts, "sequences", self._compute_or_blame, failed)
+                return
+            culprit = parts[0][0].sequence
+            culprit.fail(blame(failed))
+            self.on_tokens([culprit])
 
     @torch.inference_mode()
-    def _compute(self, parts: list[tuple[_Running, int]]) -> list[Sequence]:
+    def _compute(self, parts: Parts[tuple[_Running, int]]) -> list[Sequence]:
         """Read all parts; the sequences that got a token."""
         # A single token is computed with those of its slab, whether it ends a prompt or an unfinished answer.
         slabs = {id(slab): number for number, slab in enumerate(self._cache.slabs)}

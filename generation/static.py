@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from batching.failures import blame, in_halves
 from batching.rows import BatchLimits, Row, select_batch
-from errors import InferenceFailed
 from generation.decoder import Decoder
 from generation.model import GenerationModel
 from generation.request import GenerationRequest
@@ -97,30 +97,32 @@ class StaticDecoder(Decoder):
             part.append(group)
         yield part
 
-    def _write_or_blame(self, groups: list[list[Sequence]]) -> None:
+    def _write_or_blame(self, groups: Rows[list[Sequence]]) -> None:
         self._running = sum(map(len, groups))
         with about(*(group[0].origin for group in groups)):
             try:
                 self._write(groups)
-            except Exception:
-                if len(groups) > 1:
-                    # Whose fault it was is not known: alone, only the culprit fails. The others go on where they were.
-                    logger.warning("a batch of %d sequences failed, writing each alone", len(groups), exc_info=True)
-                    for group in groups:
-                        if not all(sequence.finished for sequence in group):
-                            self._write_or_blame([group])
-                    return
-                logger.exception("writing a sequence failed")
-                for sequence in groups[0]:
-                    sequence.fail(
-                        InferenceFailed("the model failed on this instance; the server's log has the details")
-                    )
-                self.on_tokens(groups[0])
+                return
+            except Exception as error:
+                failed = error
             finally:
                 self._running = 0
+            # Outside of the handler, which would keep what the failed batch holds.
+            if len(groups) > 1:
+                in_halves(groups, "sequences", self._write_unfinished, failed)
+                return
+            refusal = blame(failed)
+            for sequence in groups[0]:
+                sequence.fail(refusal)
+            self.on_tokens(groups[0])
+
+    def _write_unfinished(self, groups: Rows[list[Sequence]]) -> None:
+        """Those that the failed batch has finished stay as they are, the others go on where they were."""
+        if left := [group for group in groups if not all(sequence.finished for sequence in group)]:
+            self._write_or_blame(left)
 
     @torch.inference_mode()
-    def _write(self, groups: list[list[Sequence]]) -> None:
+    def _write(self, groups: Rows[list[Sequence]]) -> None:
         sequences = [sequence for group in groups for sequence in group]
         for sequence in sequences:
             sequence.start()
@@ -151,7 +153,7 @@ class StaticDecoder(Decoder):
             inputs["decoder_input_ids"] = torch.tensor([start + sequences[0].tokens], device=self._model.device)
         return inputs
 
-    def _search(self, groups: list[list[Sequence]], inputs: dict[str, torch.Tensor]) -> None:
+    def _search(self, groups: Rows[list[Sequence]], inputs: dict[str, torch.Tensor]) -> None:
         """Beam search: the whole text is known only at its end."""
         request, count = groups[0][0].request, len(groups[0])
         start = 1 if self._model.seq2seq else inputs["input_ids"].shape[1]

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from batching.lanes import Parallelism
 from batching.rows import BatchLimits, Row
 from errors import InvalidRequest
@@ -38,6 +40,8 @@ class ScriptedRunner(Runner[ScriptedParameters, str, int, str]):
         self.gate.set()
         self.entered = threading.Event()
         self.batches: list[list[str]] = []
+        #: Rows that there is memory for; None is any number.
+        self.memory_for: int | None = None
 
     def load(self) -> None:
         pass
@@ -64,6 +68,8 @@ class ScriptedRunner(Runner[ScriptedParameters, str, int, str]):
         self.batches.append([row.inputs for row in rows])
         if any(row.inputs == "crash" for row in rows):
             raise RuntimeError("crashed")
+        if self.memory_for is not None and len(rows) > self.memory_for:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return [row.inputs.upper() for row in rows]
 
     def finish(self, job: Job[str, int], outputs: Sequence[str]) -> Any:

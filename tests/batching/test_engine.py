@@ -183,3 +183,31 @@ def test_nesting_that_no_reader_can_follow_is_the_clients_mistake() -> None:
                 await engine.submit(Item(deep))
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 3])
+def test_a_batch_that_finds_no_memory_is_split_until_it_does(rows_at_once: int) -> None:
+    async def scenario() -> None:
+        runner = ScriptedRunner(max_rows=16)
+        runner.memory_for = rows_at_once
+        async with _engine(runner) as engine:
+            texts = [f"text {i}" for i in range(16)]
+            assert await asyncio.gather(*(engine.submit(Item(text)) for text in texts)) == [t.upper() for t in texts]
+        # Halves of halves: no more passes than a tree has nodes.
+        assert len(runner.batches) <= 2 * 16
+
+    asyncio.run(scenario())
+
+
+def test_an_item_that_finds_no_memory_alone_may_be_sent_again_later_and_the_rest_is_answered() -> None:
+    async def scenario() -> None:
+        runner = ScriptedRunner(max_rows=4)
+        runner.memory_for = 0
+        async with _engine(runner) as engine:
+            with pytest.raises(Overloaded, match="memory") as refused:
+                await engine.submit(Item("text"))
+            assert refused.value.retry_after is not None
+            runner.memory_for = None
+            assert await engine.submit(Item("text")) == "TEXT"
+
+    asyncio.run(scenario())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -65,7 +66,7 @@ class KeptPlans:
     def keep(self, plan: Any, key: Mapping[str, Any]) -> None:
         """Write a plan down, whole or not at all."""
         file = self._file(type(plan), key)
-        partial = file.with_suffix(f".{platform.node()}")
+        partial = file.with_suffix(f".{platform.node()}.{os.getpid()}")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             partial.write_bytes(TypeAdapter(type(plan)).dump_json(plan))

@@ -111,7 +111,12 @@ def test_a_shape_is_packed_where_that_is_faster_over_all_numbers_of_rows(
 def test_the_head_alone_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
     monkeypatch.setattr(linear, "_TRIED_BYTES", 8 * 8 * 4 * 3)
-    monkeypatch.setattr(linear, "_packing_pays", lambda layers, _: bool(tried.append(len(layers))))
+
+    def never(layers: Sequence[nn.Module], _: Sequence[int]) -> bool:
+        tried.append(len(layers))
+        return False
+
+    monkeypatch.setattr(linear, "_packing_pays", never)
     model = nn.Sequential(nn.Linear(8, 1000), nn.Sequential(*(nn.Linear(8, 8) for _ in range(6))))
     assert shapes_to_pack(model, (1,)) == set()
     assert tried == [1, 3]

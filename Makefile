@@ -14,7 +14,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 # pip's output, without the lines of small files.
 INSTALL = set -o pipefail; $(1)/bin/python -m pip --disable-pip-version-check install -r $(2) | { grep --line-buffered -oE '(Downloading|Using cached) .*[MG]B\)|Installing collected' || true; }
 
-.PHONY: help serve models demo test conformance bench bench-generation bench-quantization lint types format lock build clean
+.PHONY: help serve models demo test soak audit conformance bench bench-generation bench-quantization lint types format lock build clean
 .DEFAULT_GOAL := help
 
 help:    ## List these commands
@@ -37,6 +37,12 @@ demo: models $(VENV)/runtime  ## Train five small models beside them, for config
 
 test: lint types $(VENV)/dev $(VENV)/kserve/installed  ## Run every check: lint, types and tests (PYTEST='…' to choose)
 	$(PYTEST)
+
+soak: $(VENV)/dev  ## Overload, fuzz and soak the server, three quarters of an hour (SOAK='--soak-minutes 5 …'); prints figures
+	$(VENV)/bin/pytest -m soak tests/soak $(SOAK)
+
+audit: $(VENV)/audit/installed  ## Look for known vulnerabilities in the pinned packages
+	$(VENV)/audit/bin/pip-audit --disable-pip --no-deps -r requirements.txt
 
 conformance: $(VENV)/dev  ## Ask the server what KServe's was asked, and write the answers into README's table
 	$(VENV)/bin/pytest tests/e2e/test_conformance.py --write-conformance
@@ -103,4 +109,11 @@ $(VENV)/kserve/installed: requirements-kserve.txt | $(VENV)/python
 $(VENV)/dev: requirements-dev.txt $(VENV)/runtime
 	@echo "Installing the packages for checks into $(VENV)"
 	@$(call INSTALL,$(VENV),requirements-dev.txt)
+	@touch $@
+
+# By itself: what it needs must not decide what the server gets.
+$(VENV)/audit/installed: | $(VENV)/python
+	@echo "Installing pip-audit into $(VENV)/audit"
+	@$(PYTHON) -m venv $(VENV)/audit
+	@$(VENV)/audit/bin/python -m pip --disable-pip-version-check install --quiet pip-audit==2.10.1
 	@touch $@

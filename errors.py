@@ -37,6 +37,12 @@ class InvalidRequest(ServingError):
     code = "invalid_request"
 
 
+class Unauthenticated(ServingError):
+    """The request shows no valid API key."""
+
+    code = "unauthenticated"
+
+
 class ModelNotFound(ServingError):
     """No model of that name is configured."""
 
@@ -105,6 +111,7 @@ class InferenceFailed(ServingError):
 
 HTTP_STATUS: Mapping[type[ServingError], HTTPStatus] = {
     InvalidRequest: HTTPStatus.BAD_REQUEST,
+    Unauthenticated: HTTPStatus.UNAUTHORIZED,
     Forbidden: HTTPStatus.FORBIDDEN,
     ModelNotFound: HTTPStatus.NOT_FOUND,
     RouteNotFound: HTTPStatus.NOT_FOUND,

@@ -13,7 +13,10 @@ from typing import Any
 
 import bentoml
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import Route
 
+from draining import Drain
 from lean_service import LeanService
 from loading import LoadError
 from loading.architecture import resolve_task
@@ -25,8 +28,11 @@ from observability.metrics_directory import own_metrics_directory
 from observability.request_metrics import RequestMetrics
 from observability.requests import Observer
 from observability.tracing import Tracing
+from protocols.api_keys import KeyRing
 from protocols.app import create_app
+from protocols.callers import Authentication
 from protocols.examples import curl_example
+from protocols.http_server import limit_heads
 from protocols.inference import Models
 from runners.service import runner_service
 from settings import ModelSettings, ServerSettings, Settings, SettingsError, load_settings
@@ -70,6 +76,16 @@ class _EntryService(LeanService):
     """
 
     left_out = LeanService.left_out | {"TimeoutMiddleware"}
+    keys: KeyRing
+    settings: ServerSettings
+
+    def to_asgi(self, is_main: bool = True) -> Any:
+        """The application, in which BentoML's own routes need a key like ours."""
+        app = super().to_asgi(is_main)
+        own = {route.path for route in app.routes if isinstance(route, Route)}
+        # Within BentoML's layers: a browser asks whether it may ask without a key.
+        app.user_middleware.append(Middleware(Authentication, keys=self.keys, settings=self.settings, only=own))
+        return app
 
 
 def _client(name: str, runners: Sequence[Any]) -> ModelClient:
@@ -78,16 +94,28 @@ def _client(name: str, runners: Sequence[Any]) -> ModelClient:
 
 
 def _entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]]) -> Any:
-    configure_logging(settings.server, {secret for model in settings.models for secret in model.secrets})
+    server = settings.server
+    configure_logging(server, {*server.keys, *(secret for model in settings.models for secret in model.secrets)})
+    keys = KeyRing(server.keys, server.api_keys_file)
     clients = {name: _client(name, replicas) for name, replicas in runners.items()}
-    tracing = Tracing(settings.server.traces_url) if settings.server.traces_url is not None else None
+    tracing = Tracing(server.traces_url) if server.traces_url is not None else None
     models = Models(clients, {model.name: model.task for model in settings.models if model.task is not None})
+
+    tasks: list[asyncio.Task[None]] = []
+
+    def give_up() -> None:
+        """Items whose runner is not heard of any more are answered with an error."""
+        for task in tasks:
+            task.cancel()
+
+    drain = Drain(server.drain_seconds, give_up)
 
     @asynccontextmanager
     async def connected(_: Starlette) -> AsyncIterator[None]:
         if tracing is not None:
             tracing.start(f"{bentoml.server_context.service_name}-{bentoml.server_context.worker_index}")
-        tasks = [asyncio.create_task(client.run()) for client in clients.values()]
+        tasks.extend(asyncio.create_task(client.run()) for client in clients.values())
+        drain.hold_signals()
         if bentoml.server_context.worker_index == 1:
             for note in settings.notes:
                 logger.warning("%s", note)
@@ -103,7 +131,7 @@ def _entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]]) -> 
         """Answers the protocols; computes nothing itself."""
 
         async def __is_ready__(self) -> bool:
-            return models.ready
+            return models.ready and not drain.stopping
 
         @bentoml.on_deployment
         @staticmethod
@@ -119,15 +147,23 @@ def _entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]]) -> 
     dependencies = {f"runner_{number}": bentoml.depends(runner) for number, runner in enumerate(every)}
     service = bentoml.service(
         name="HuggingFaceRuntime",
-        workers=settings.server.api_workers,
-        service_class=_EntryService,
+        workers=server.api_workers,
+        service_class=type("EntryService", (_EntryService,), {"keys": keys, "settings": server}),
         # The access log is our own.
         logging={"access": {"enabled": False}},
+        http={
+            "cors": {
+                "enabled": bool(server.origins),
+                "access_control_allow_origins": server.origins,
+                "access_control_allow_methods": ["GET", "POST", "OPTIONS"],
+                "access_control_allow_headers": ["*"],
+            }
+        },
         # The runners tell how they are over their connections, and one that has failed must not fail the others.
         runner_probe={"enabled": False},
     )(type("HuggingFaceRuntime", (Entry,), {"__doc__": Entry.__doc__, **dependencies}))
-    observers: list[Observer] = [RequestMetrics(), *([log_access] if settings.server.access_log else [])]
-    service.mount_asgi_app(create_app(models, settings.server, connected, observers, tracing), path="/")
+    observers: list[Observer] = [RequestMetrics(), *([log_access] if server.access_log else [])]
+    service.mount_asgi_app(create_app(models, server, connected, observers, tracing, keys, drain), path="/")
     return service
 
 
@@ -156,6 +192,7 @@ def _runners(models: tuple[ModelSettings, ...], server: ServerSettings) -> dict[
     }
 
 
+limit_heads()
 own_metrics_directory()
 _SETTINGS = _configured()
 _RUNNERS = _runners(_models_or_a_place_for_one(_SETTINGS), _SETTINGS.server)

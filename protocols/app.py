@@ -15,16 +15,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 
+from draining import Drain
 from errors import HTTP_STATUS, InferenceFailed, MethodNotAllowed, RouteNotFound, ServingError
 from observability.request_spans import TracedRequests
 from observability.requests import ObservedRequests, Observer, record_of
 from observability.tracing import Tracing
 from protocols import kserve_v1, model_repository
+from protocols.api_keys import KeyRing
+from protocols.callers import Authentication
 from protocols.inference import Models
 from protocols.json_body import json_response
 from protocols.open_inference_v2 import routes as open_inference_v2
 from protocols.openai.routes import openai_app
 from protocols.openapi import routes as openapi
+from protocols.stopping import FinishesRequests
 from settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -50,12 +54,16 @@ def create_app(
     lifespan: Lifespan,
     observers: Sequence[Observer] = (),
     tracing: Tracing | None = None,
+    keys: KeyRing | None = None,
+    drain: Drain | None = None,
 ) -> Starlette:
     """The application that the entry service mounts at its root.
 
     Args:
         observers: are told what became of each request.
         tracing: makes a span of each request.
+        keys: of which requests need one; None if they need none.
+        drain: says when the server stops.
     """
     routes: list[BaseRoute] = [
         *kserve_v1.routes(models, settings),
@@ -75,6 +83,8 @@ def create_app(
         middleware=[
             Middleware(ObservedRequests, observers=observers),
             *([Middleware(TracedRequests, tracing=tracing)] if tracing is not None else []),
+            Middleware(FinishesRequests, drain=drain or Drain()),
+            Middleware(Authentication, keys=keys or KeyRing(()), settings=settings),
         ],
         lifespan=lifespan,
     )

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from errors import DeadlineExceeded, InferenceFailed, ServingError
 from observability.requests import record_of
+from protocols.callers import Caller, caller_of
 from protocols.inference import concerns_instance, until_disconnect
 from protocols.payloads import log_items, log_payload
 from settings import ServerSettings
@@ -45,6 +46,8 @@ class AnswerStreams:
 
     def __init__(self, request: Request, model: str, settings: ServerSettings) -> None:
         self._record = record_of(request.scope)
+        self._caller: Caller | None = caller_of(request.scope)
+        self._caller.begin_stream()
         self._model = model
         self._texts: dict[str, str] = {}
         self._record.predict_started = perf_counter()
@@ -73,6 +76,7 @@ class AnswerStreams:
             place: what the protocol calls the instance of that index, for error messages.
 
         Raises:
+            Overloaded: this client reads as many streams as it may.
             ServingError: one is refused; led by its place, such as `instances[3]`.
             ClientDisconnect: nobody waits for the answers.
         """
@@ -174,6 +178,9 @@ class AnswerStreams:
             self._texts = {}
         self._record.predict_ended = perf_counter()
         self._watcher.cancel()
+        if self._caller is not None:
+            self._caller.end_stream()
+            self._caller = None
         for end in self._ends:
             end.cancel()
 

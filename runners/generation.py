@@ -217,7 +217,7 @@ class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]
             what: what they are, for the message.
 
         Raises:
-            InvalidRequest: they fill `max_length`, or `min_new_tokens` is more than the answer may have.
+            InvalidRequest: they fill `max_length`, are more than the operator allows, or fewer than `min_new_tokens`.
         """
         if parameters.max_new_tokens is not None:
             wanted = parameters.max_new_tokens
@@ -232,6 +232,13 @@ class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]
             wanted = self._filling(used)
         else:
             wanted = self.settings.max_length
+        allowed = self.settings.max_new_tokens
+        if allowed is not None and wanted > allowed:
+            if parameters.max_new_tokens is not None:
+                raise InvalidRequest(
+                    f"parameters.max_new_tokens is {wanted} and this server allows {allowed} (MAX_NEW_TOKENS)"
+                )
+            wanted = allowed
         if parameters.min_new_tokens is not None and parameters.min_new_tokens > wanted:
             raise InvalidRequest(
                 f"parameters.min_new_tokens is {parameters.min_new_tokens} and the answer may have {wanted}"

@@ -13,13 +13,13 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from acceleration.cores import THREAD_ENVIRONMENT
+from draining import Drain
 from errors import ServingError
 from lean_service import LeanService
 from logs import configure_logging
 from observability.item_spans import ItemTracing
 from observability.model_metrics import ModelMetrics
 from observability.tracing import Tracing
-from runners.draining import Connections
 from runners.host import ModelHost
 from settings import ModelSettings, ServerSettings
 from transport.server import PATH, serve_connection
@@ -43,7 +43,7 @@ class RunnerService:
         self._tracing = Tracing(url) if url is not None else None
         items = ItemTracing(self._tracing, model.name, model.task) if self._tracing is not None else None
         self.host = ModelHost(model, items, ModelMetrics(model.name, bentoml.server_context.service_name or "runner"))
-        self._connections = Connections()
+        self._connections = Drain()
         self._running: asyncio.Task[None] | None = None
 
     @bentoml.on_startup

@@ -116,6 +116,9 @@ class ModelSettings(BaseSettings):
     replicas: int = Field(1, validation_alias="REPLICAS", ge=1, description="Runners, each with a copy of the model.")
     torch_threads: int | None = Field(None, validation_alias="TORCH_NUM_THREADS", ge=1)
 
+    max_new_tokens: int | None = Field(
+        None, validation_alias="MAX_NEW_TOKENS", ge=1, description="That a request may ask for; more are refused."
+    )
     max_length: int = Field(20, validation_alias="MAX_LENGTH", ge=1, description="Tokens, the prompt included.")
     temperature: float = Field(1.0, validation_alias="TEMPERATURE", ge=0, allow_inf_nan=False)
     do_sample: bool = Field(False, validation_alias="DO_SAMPLE")

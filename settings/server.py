@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings
 
 from settings.source import SOURCE
@@ -23,9 +23,28 @@ class ServerSettings(BaseSettings):
     secrets_dir: Path = Field(
         Path("/run/secrets"), validation_alias="SECRETS_DIR", description="Where Secrets and ConfigMaps are mounted."
     )
+    api_keys: SecretStr | None = Field(
+        None, validation_alias="API_KEYS", description="Of clients, with commas between them; unset, none is needed."
+    )
+    api_keys_file: Path | None = Field(
+        None, validation_alias="API_KEYS_FILE", description="A file of more, one a line; read again when it changes."
+    )
+    public_health: bool = Field(True, validation_alias="PUBLIC_HEALTH", description="Health is told without a key.")
+    public_metrics: bool = Field(True, validation_alias="PUBLIC_METRICS", description="So are metrics.")
+    max_streams_per_key: int | None = Field(
+        None, validation_alias="MAX_STREAMS_PER_KEY", ge=1, description="At a time, in each process of the API."
+    )
+    cors_origins: str | None = Field(
+        None,
+        validation_alias="CORS_ORIGINS",
+        description="Of web pages that may ask, such as https://a.example, with commas between them; * is all.",
+    )
     max_body_size: int = Field(16 * 2**20, validation_alias="MAX_BODY_SIZE", ge=1, description="Bytes.")
     max_instances: int = Field(1024, validation_alias="MAX_INSTANCES", ge=1, description="In one request.")
     request_timeout: float = Field(300.0, validation_alias="REQUEST_TIMEOUT", gt=0, description="Seconds.")
+    drain_seconds: float = Field(
+        25.0, validation_alias="DRAIN_SECONDS", ge=0, le=28, description="That requests may take once the server stops."
+    )
     api_workers: int = Field(1, validation_alias="API_WORKERS", ge=1, description="Processes of the entry service.")
     model_management: bool = Field(
         False, validation_alias="MODEL_MANAGEMENT", description="Clients may load and unload models."
@@ -63,6 +82,38 @@ class ServerSettings(BaseSettings):
     )
 
     @property
+    def keys(self) -> list[str]:
+        """The API keys that do not come from a file."""
+        return [] if self.api_keys is None else _listed(self.api_keys.get_secret_value())
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether clients do."""
+        return self.api_keys is not None or self.api_keys_file is not None
+
+    @property
+    def origins(self) -> list[str]:
+        """The origins of web pages that may ask."""
+        return _listed(self.cors_origins or "")
+
+    @field_validator("api_keys")
+    @classmethod
+    def _holds_a_key(cls, keys: SecretStr | None) -> SecretStr | None:
+        if keys is not None and not _listed(keys.get_secret_value()):
+            raise ValueError("holds no key")
+        return keys
+
+    @field_validator("api_keys_file")
+    @classmethod
+    def _can_be_read(cls, file: Path | None) -> Path | None:
+        if file is not None:
+            try:
+                file.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"cannot be read: {error}") from None
+        return file
+
+    @property
     def traces_url(self) -> str | None:
         """Where traces are sent; None if nothing asks for any."""
         exporters = {name.strip() for name in (self.otel_traces_exporter or "").split(",") if name.strip()}
@@ -81,3 +132,7 @@ class ServerSettings(BaseSettings):
         exporters = (self.otel_traces_exporter or "none").split(",")
         if unknown := [name.strip() for name in exporters if name.strip() not in ("otlp", "none")]:
             yield f"OTEL_TRACES_EXPORTER={','.join(unknown)}: only otlp is here"
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -11,11 +11,12 @@ from typing import Any
 
 from starlette.responses import Response
 
-from errors import HTTP_STATUS, InvalidRequest, ModelNotFound, Overloaded, ServingError
+from errors import HTTP_STATUS, InvalidRequest, ModelNotFound, Overloaded, ServingError, Unauthenticated
 from protocols.json_body import json_response
 
 #: `type` and `code` where they do not follow from the status alone.
 _KINDS: Mapping[type[ServingError], tuple[str, str]] = {
+    Unauthenticated: ("invalid_request_error", "invalid_api_key"),
     ModelNotFound: ("invalid_request_error", "model_not_found"),
     Overloaded: ("rate_limit_error", "rate_limit_exceeded"),
 }

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from starlette.routing import BaseRoute
 from starlette.schemas import SchemaGenerator
 
+from protocols.callers import public_paths
 from protocols.inference import Models
 from protocols.openapi import bentoml, kserve_v1, model_repository, open_inference_v2, openai
 from protocols.openapi.answers.openai import OpenAIError
 from protocols.openapi.answers.v1 import Error
-from protocols.openapi.operation import HEADERS, REQUEST_ID, Operations, Served, error_components
+from protocols.openapi.operation import HEADERS, REQUEST_ID, Operations, Served, error_components, errors
 from protocols.openapi.schemas import Json
 from settings import ServerSettings
 from version import __version__
@@ -24,6 +25,13 @@ Hugging Face transformers models behind the APIs of KServe and OpenAI.
 
 An unknown route is a 404 and a wrong method a 405, in the shape of the protocol whose path it begins with.
 """
+
+
+#: How a key is shown.
+_KEYS: Json = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 
 
 def route_names(routes: Sequence[BaseRoute]) -> list[str]:
@@ -51,7 +59,7 @@ def openapi_document(models: Models, settings: ServerSettings, routes: Sequence[
     for name in [*route_names(routes), *bentoml.OPERATIONS]:
         if name in described:
             method, path = name.split(" ")
-            paths.setdefault(path, {})[method.lower()] = described[name]
+            paths.setdefault(path, {})[method.lower()] = _with_key(path, described[name], settings)
     responses = {
         **error_components("", served.schemas.of(Error)),
         **error_components(openai.ERRORS, served.schemas.of(OpenAIError)),
@@ -70,5 +78,14 @@ def openapi_document(models: Models, settings: ServerSettings, routes: Sequence[
             "responses": responses,
             "headers": dict(HEADERS),
             "parameters": {REQUEST_ID["name"]: REQUEST_ID},
+            **({"securitySchemes": _KEYS} if settings.needs_keys else {}),
         },
     }
+
+
+def _with_key(path: str, described: Json, settings: ServerSettings) -> Json:
+    """A route as it is where clients need keys."""
+    if not settings.needs_keys or path in public_paths(settings):
+        return described
+    refused = errors(openai.ERRORS if path.startswith("/openai/") else "", (401,))
+    return {**described, "security": [{name: []} for name in _KEYS], "responses": described["responses"] | refused}

@@ -22,6 +22,7 @@ Operations = Mapping[str, Json]
 #: What each status is answered for, as README's table has it.
 ERRORS: Mapping[int, str] = {
     400: "The request is no JSON, a field, an instance or a parameter is wrong, or a text is too long for the model.",
+    401: "A key is needed, and none that is valid is shown (`API_KEYS`).",
     403: "The operator has not enabled this (`MODEL_MANAGEMENT`).",
     404: "There is no model of that name.",
     413: "The body, the number of instances or one instance is over its limit.",

@@ -1,7 +1,8 @@
-"""Promise of the stop: a request that was accepted is answered, and no process is left behind."""
+"""Promise of the stop: what was begun is finished, nothing new is begun, and no process is left behind."""
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,20 +10,56 @@ import requests
 
 from tests.e2e.checkpoints import text_classification
 from tests.e2e.server import serving
+from tests.tiny import llama_model
 
 
-def test_a_request_in_flight_is_answered_when_the_server_is_told_to_stop(tmp_path: Path) -> None:
+def test_a_request_in_flight_is_answered_when_the_server_is_told_to_stop_and_new_ones_are_refused(
+    tmp_path: Path,
+) -> None:
     text_classification(tmp_path)
     with (
         serving(STORAGE_URI=str(tmp_path), MAX_BATCH_SIZE="1", LOG_LEVEL="DEBUG") as server,
-        ThreadPoolExecutor(1) as pool,
+        ThreadPoolExecutor(8) as pool,
+        requests.Session() as session,
     ):
         processes = [*server.runner_processes(), *server.entry_processes()]
-        body = {"instances": ["a text"] * 1000}
-        answer = pool.submit(requests.post, f"{server.url}/v1/models/model:predict", json=body, timeout=60)
+        url = f"{server.url}/v1/models/model:predict"
+        answers = [pool.submit(requests.post, url, json={"instances": ["a text"] * 500}, timeout=60) for _ in range(8)]
         server.wait_for("batch of 1 rows", times=20)
+        assert session.get(f"{server.url}/readyz", timeout=10).status_code == 200
         server.terminate()
-        assert answer.result(60).status_code == 200
-        assert len(answer.result().json()["predictions"]) == 1000
+        while session.get(f"{server.url}/readyz", timeout=10).status_code == 200:
+            assert not all(answer.done() for answer in answers), "readiness went with the requests, not before"
+        for path in ("/v1/models/model:predict", "/v2/models/model/infer", "/openai/v1/embeddings"):
+            refused = requests.post(server.url + path, json={"instances": ["late"]}, timeout=10)
+            assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+            assert refused.headers["Connection"] == "close"
+            assert "stopping" in refused.text
+        assert requests.get(f"{server.url}/livez", timeout=10).status_code == 200
+        for answer in answers:
+            assert answer.result(60).status_code == 200
+            assert len(answer.result().json()["predictions"]) == 500
         server.wait_ended()
         assert not [process for process in processes if process.is_running()]
+
+
+def test_a_stream_that_would_not_end_in_time_ends_in_an_error(tmp_path: Path) -> None:
+    llama_model(tmp_path, context=200_000)
+    body = {"instances": ["Paris"], "parameters": {"max_new_tokens": 100_000, "ignore_eos": True, "stream": True}}
+    with serving(STORAGE_URI=str(tmp_path), TASK="text-generation", DRAIN_SECONDS="1") as server:
+        processes = [*server.runner_processes(), *server.entry_processes()]
+        stream = requests.post(f"{server.url}/v1/models/model:predict", json=body, stream=True, timeout=60)
+        lines = stream.iter_lines()
+        assert "generated_text" in json.loads(next(lines))
+        server.terminate()
+        last = [json.loads(line) for line in lines if line][-1]
+        assert "stopped" in last["error"]
+        server.wait_ended()
+        assert not [process for process in processes if process.is_running()]
+
+
+def test_a_server_without_requests_stops_at_once(tmp_path: Path) -> None:
+    text_classification(tmp_path)
+    with serving(STORAGE_URI=str(tmp_path)) as server:
+        server.terminate()
+        server.wait_ended(timeout=10)

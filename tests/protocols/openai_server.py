@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from errors import ServingError
+from protocols.api_keys import KeyRing
 from protocols.app import create_app
 from protocols.inference import Models
 from settings import ServerSettings
@@ -119,7 +120,8 @@ def app(clients: Sequence[ScriptedClient], **settings: Any) -> Starlette:
         {client.name: client for client in clients},
         {"writer": "text-generation", "embedder": "feature-extraction", "classifier": "text-classification"},
     )
-    return create_app(models, ServerSettings(**settings), nothing)
+    server = ServerSettings(**settings)
+    return create_app(models, server, nothing, keys=KeyRing(server.keys, server.api_keys_file))
 
 
 @contextmanager

@@ -252,6 +252,18 @@ def test_max_length_counts_the_prompt_and_max_new_tokens_wins(folder: Path) -> N
     assert _new(runner, CORPUS[0], max_length=2, max_new_tokens=7) == oracle(CORPUS[0], max_new_tokens=7)[0]
 
 
+def test_more_new_tokens_than_the_operator_allows_are_refused_where_they_are_asked_for_and_else_not_written(
+    llama: Path,
+) -> None:
+    runner, oracle = _runner(llama, max_new_tokens=6), Oracle(llama)
+    _invalid(_new(runner, CORPUS[0], max_new_tokens=7), "parameters.max_new_tokens is 7", "allows 6 (MAX_NEW_TOKENS)")
+    expected = oracle(CORPUS[0], max_new_tokens=6)[0]
+    assert _new(runner, CORPUS[0], max_new_tokens=6) == expected
+    assert _new(runner, CORPUS[0]) == expected
+    assert _new(runner, CORPUS[0], max_length=60) == expected
+    assert _new(runner, CORPUS[0], fill_context=True) == expected
+
+
 def test_a_prompt_that_fills_max_length_is_refused_with_both_lengths(llama: Path) -> None:
     runner, length = _runner(llama), Oracle(llama).length(CORPUS[0])
     _invalid(_new(runner, CORPUS[0], max_length=length), f"max_length is {length}", f"takes {length}")

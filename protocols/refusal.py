@@ -1,0 +1,23 @@
+"""Refusals from before the routes, in the shape of the protocol that the path belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from starlette.types import Receive, Scope, Send
+
+from errors import HTTP_STATUS, ServingError
+from observability.requests import record_of
+from protocols.json_body import json_response
+from protocols.openai.errors import error_object
+
+
+async def refuse(scope: Scope, receive: Receive, send: Send, error: ServingError, headers: Mapping[str, str]) -> None:
+    """Answer a request with an error; of a WebSocket, close it."""
+    if scope["type"] == "websocket":
+        return await send({"type": "websocket.close", "code": 1008})
+    record_of(scope).error = error.code
+    body = error_object(error) if scope["path"].startswith("/openai/") else {"error": error.message}
+    later = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
+    response = json_response(body, HTTP_STATUS[type(error)], {**later, **headers})
+    await response(scope, receive, send)

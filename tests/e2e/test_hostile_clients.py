@@ -1,0 +1,142 @@
+"""Promise: clients that are slow, leave, send halves or too much keep nobody else from being served."""
+
+from __future__ import annotations
+
+import json
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+import requests
+
+from tests.e2e.checkpoints import text_classification
+from tests.e2e.server import Server, serving
+
+pytestmark = pytest.mark.xdist_group("hostile")
+
+BODY = json.dumps({"instances": ["a text"]}).encode()
+HEAD = (
+    b"POST /v1/models/model:predict HTTP/1.1\r\nHost: server\r\nContent-Type: application/json\r\n"
+    b"Content-Length: %d\r\n\r\n" % len(BODY)
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = text_classification(tmp_path_factory.mktemp("hostile"))
+    with serving(STORAGE_URI=str(folder), REQUEST_TIMEOUT="5") as server:
+        yield server
+
+
+def _connect(server: Server) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+    connection.settimeout(60)
+    return connection
+
+
+def _served(server: Server) -> bool:
+    answer = requests.post(f"{server.url}/v1/models/model:predict", data=BODY, timeout=10)
+    return answer.status_code == 200 and len(answer.json()["predictions"]) == 1
+
+
+def _status(connection: socket.socket) -> int:
+    """Of the next answer; 0 if the connection was closed instead."""
+    line = connection.makefile("rb").readline()
+    return int(line.split()[1]) if line else 0
+
+
+def test_a_thousand_idle_connections_cost_nobody_his_answer(server: Server) -> None:
+    least = 1000 + 200
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < least:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (least, hard))
+    with ExitStack() as stack:
+        idle = [stack.enter_context(_connect(server)) for _ in range(1000)]
+        assert all(_served(server) for _ in range(10))
+        idle[-1].sendall(HEAD + BODY)
+        assert _status(idle[-1]) == 200
+
+
+def test_bodies_that_are_never_finished_cost_nobody_his_answer(server: Server) -> None:
+    with ExitStack() as stack:
+        halves = [stack.enter_context(_connect(server)) for _ in range(100)]
+        for half in halves:
+            half.sendall(HEAD + BODY[:5])
+        assert all(_served(server) for _ in range(10))
+        halves[0].sendall(BODY[5:])
+        assert _status(halves[0]) == 200
+    assert _served(server)
+
+
+def test_a_body_that_comes_byte_by_byte_is_answered(server: Server) -> None:
+    with _connect(server) as slow:
+        slow.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in HEAD + BODY:
+            slow.sendall(bytes([byte]))
+        assert _status(slow) == 200
+
+
+def test_pipelined_requests_are_answered_in_their_order(server: Server) -> None:
+    with _connect(server) as connection:
+        wrong = HEAD.replace(b"model:predict", b"other:predict") + BODY
+        connection.sendall((HEAD + BODY) + wrong + (HEAD + BODY))
+        connection.shutdown(socket.SHUT_WR)
+        answers = connection.makefile("rb").read()
+    statuses = [int(part[:3]) for part in answers.split(b"HTTP/1.1 ")[1:]]
+    # Whoever sends no more may be taken for gone, but what is answered is in order.
+    assert statuses == [200, 404, 200][: len(statuses)]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\nHost: server\r\nX-Long: " + b"x" * 200_000 + b"\r\n\r\n",
+        b"GET /" + b"x" * 200_000 + b" HTTP/1.1\r\nHost: server\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"\0" * 1000,
+        b"POST /v1/models/model:predict HTTP/1.1\r\nHost: server\r\nContent-Length: -1\r\n\r\n",
+        b"POST /v1/models/model:predict HTTP/1.1\r\nHost: server\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /v1/models/model:predict HTTP/1.1\r\nHost: server\r\nContent-Length: 99999999999999999999\r\n\r\n",
+    ],
+    ids=["long header", "long path", "TLS", "zeros", "negative length", "no chunk", "length beyond numbers"],
+)
+def test_what_is_no_request_is_refused_or_cut_off(server: Server, head: bytes) -> None:
+    with _connect(server) as connection:
+        try:
+            connection.sendall(head)
+            connection.shutdown(socket.SHUT_WR)
+            status = _status(connection)
+        except OSError:
+            status = 0
+        assert status == 0 or 400 <= status < 500, status
+    assert _served(server)
+
+
+def test_a_header_that_never_ends_is_cut_off_before_it_fills_the_memory(server: Server) -> None:
+    with _connect(server) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: server\r\nX-Endless: ")
+        with pytest.raises(OSError):  # noqa: PT011  # cut off in one way or another
+            connection.sendall(b"x" * 100_000_000)
+    (entry,) = server.entry_processes()
+    assert entry.memory_info().rss < 400 * 2**20
+    assert _served(server)
+
+
+def test_clients_that_reset_their_connections_cost_nobody_his_answer(server: Server) -> None:
+    for sent in (HEAD, HEAD + BODY[:5], HEAD + BODY) * 30:
+        connection = _connect(server)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        connection.sendall(sent)
+        connection.close()
+    assert _served(server)
+
+
+def test_the_server_has_kept_nothing_of_them(server: Server) -> None:
+    (entry,) = server.entry_processes()
+    (runner,) = server.runner_processes()
+    assert _served(server)
+    assert len(entry.net_connections()) < 100
+    assert not server.count("Traceback")
+    assert runner.is_running()

@@ -1,0 +1,118 @@
+"""Promises of a server that is not for everybody: keys on every protocol, TLS, and no pages of other origins."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.e2e.server import Server, serving
+from tests.tiny import llama_model
+
+pytestmark = pytest.mark.xdist_group("keep_out")
+
+LONG = {"max_new_tokens": 100_000, "ignore_eos": True, "stream": True}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return llama_model(tmp_path_factory.mktemp("keep_out"), context=200_000)
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("keys") / "keys"
+    file.write_text("file-key\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, keys: Path) -> Iterator[Server]:
+    with serving(
+        STORAGE_URI=str(folder), TASK="text-generation", API_KEYS="fixed-key", API_KEYS_FILE=str(keys),
+        MAX_STREAMS_PER_KEY="1", PUBLIC_METRICS="false", CORS_ORIGINS="https://a.example",
+        LOG_LEVEL="DEBUG", ACCESS_LOG="true",
+    ) as server:  # fmt: skip
+        yield server
+
+
+def _predict(server: Server, key: str | None, **parameters: Any) -> requests.Response:
+    headers = {"Authorization": f"Bearer {key}"} if key is not None else {}
+    body = {"instances": ["a"], "parameters": {"max_new_tokens": 2, **parameters}}
+    return requests.post(f"{server.url}/v1/models/model:predict", json=body, headers=headers, stream=True, timeout=60)
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v2/models/model", "/openai/v1/models", "/docs", "/schema.json"])
+def test_nothing_is_told_without_a_key(server: Server, path: str) -> None:
+    assert requests.get(server.url + path, timeout=10).status_code == 401
+    assert requests.get(server.url + path, headers={"X-API-Key": "fixed-key"}, timeout=10).status_code in (200, 404)
+
+
+def test_probes_need_no_key_and_metrics_one_as_the_operator_wants_it(server: Server) -> None:
+    for path in ("/livez", "/readyz", "/healthz", "/v2/health/ready"):
+        assert requests.get(server.url + path, timeout=10).status_code == 200
+    assert requests.get(f"{server.url}/metrics", timeout=10).status_code == 401
+    assert requests.get(f"{server.url}/metrics", headers={"X-API-Key": "fixed-key"}, timeout=10).status_code == 200
+
+
+def test_keys_are_exchanged_without_a_restart(server: Server, keys: Path) -> None:
+    assert _predict(server, "file-key").status_code == 200
+    new = keys.with_suffix(".new")
+    new.write_text("new-key\n")
+    os.replace(new, keys)
+    assert _predict(server, "file-key").status_code == 401
+    assert _predict(server, "new-key").status_code == 200
+    assert _predict(server, "fixed-key").status_code == 200
+
+
+def test_a_key_reads_one_stream_at_a_time_and_another_key_is_not_concerned(server: Server) -> None:
+    with _predict(server, "fixed-key", **LONG) as stream:
+        assert stream.status_code == 200
+        refused = _predict(server, "fixed-key", **LONG)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert "MAX_STREAMS_PER_KEY" in refused.json()["error"]
+        assert _predict(server, "fixed-key").status_code == 200  # whole answers are no streams
+    with _predict(server, "new-key", max_new_tokens=3, stream=True) as other:
+        assert other.status_code == 200
+
+
+def test_no_key_is_ever_logged(server: Server) -> None:
+    assert _predict(server, "fixed-key").status_code == 200
+    assert _predict(server, "wrong-key").status_code == 401
+    server.wait_for(r"401")
+    assert not server.count(r"fixed-key|new-key|wrong-key")
+
+
+@pytest.mark.parametrize(("origin", "allowed"), [("https://a.example", True), ("https://evil.example", False)])
+def test_pages_of_the_origins_that_are_named_may_ask_and_no_others(server: Server, origin: str, allowed: bool) -> None:
+    headers = {
+        "Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization",
+    }  # fmt: skip
+    asked = requests.options(f"{server.url}/v1/models/model:predict", headers=headers, timeout=10)
+    assert (asked.headers.get("access-control-allow-origin") == origin) is allowed
+
+
+def test_tls_is_bentomls_and_without_origins_no_page_may_ask(folder: Path, tmp_path: Path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    arguments = ["--ssl-certfile", str(certificate), "--ssl-keyfile", str(key)]
+    with serving(STORAGE_URI=str(folder), TASK="text-generation", arguments=arguments) as server:
+        url = f"https://localhost:{server.port}"
+        body = {"instances": ["a"], "parameters": {"max_new_tokens": 2}}
+        headers = {"Origin": "https://a.example"}
+        answer = requests.post(
+            f"{url}/v1/models/model:predict", json=body, headers=headers, verify=str(certificate), timeout=60
+        )
+        assert answer.status_code == 200
+        assert "access-control-allow-origin" not in answer.headers
+        with pytest.raises(requests.ConnectionError):
+            requests.get(f"http://localhost:{server.port}/livez", timeout=10)

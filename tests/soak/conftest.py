@@ -1,0 +1,34 @@
+"""Long tests, for `make soak`: each prints its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long they take."""
+    parser.addoption("--soak-minutes", type=float, default=30, help="of mixed tasks, streams and disconnects")
+    parser.addoption("--fuzz-minutes", type=float, default=10, help="of hostile requests on every route")
+    parser.addoption("--overload-seconds", type=float, default=60, help="of four times what the server can do")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of this folder are long."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.soak)
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Prints a line whatever pytest captures."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+
+    def line(text: str) -> None:
+        with capture.global_and_fixture_disabled():
+            print(f"\n{request.node.name}: {text}", flush=True)
+
+    return line

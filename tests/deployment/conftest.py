@@ -1,0 +1,7 @@
+"""What a deployment sets is read by the settings: nothing else may be set."""
+
+from __future__ import annotations
+
+from tests.settings.conftest import _clean_environment
+
+__all__ = ["_clean_environment"]

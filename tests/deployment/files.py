@@ -1,0 +1,107 @@
+"""The deployment files: their documents, and what they set for the server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from settings.load import _variables
+from settings.model import ModelSettings
+from settings.server import ServerSettings
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "deployment"
+SPECIFICATIONS = ROOT / "tests" / "specifications"
+
+IMAGE = "hugging-face-runtime"
+
+#: Variables of the settings, and those that are read by what the server is made of.
+KNOWN = frozenset(_variables(ModelSettings) | _variables(ServerSettings) | {"BENTOML_HOME", "BENTOML_PORT", "HOME"})
+
+#: `${NAME:-default}` in a compose file.
+_VARIABLE = re.compile(r"\$\{\w+:-(.*?)\}")
+
+
+def documents(name: str) -> list[Any]:
+    """The documents of one file, by its path in the folder."""
+    return list(yaml.safe_load_all((FOLDER / name).read_text(encoding="utf-8")))
+
+
+def document(name: str) -> Any:
+    """The document of a file that has one."""
+    (only,) = documents(name)
+    return only
+
+
+def resources() -> list[tuple[str, Any]]:
+    """All documents that a cluster takes, with names for tests: of Kubernetes, of KServe, of kustomize."""
+    paths = sorted([*FOLDER.glob("kubernetes/*.yaml"), *FOLDER.glob("kserve/*.yaml")])
+    every = [(path.stem, each) for path in paths for each in documents(str(path.relative_to(FOLDER)))]
+    return [(f"{stem}/{each.get('metadata', {}).get('name')}", each) for stem, each in every if "kind" in each]
+
+
+def of_kind(*kinds: str) -> list[Any]:
+    """The documents of these kinds."""
+    found = [each for _, each in resources() if each["kind"] in kinds]
+    assert found, f"no document is of the kind {' or '.join(kinds)}"
+    return found
+
+
+def server_container() -> Any:
+    """The container of the Deployment."""
+    (deployment,) = of_kind("Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    return container
+
+
+def runtime_container() -> Any:
+    """The container of the ClusterServingRuntime."""
+    (runtime,) = of_kind("ClusterServingRuntime")
+    (container,) = runtime["spec"]["containers"]
+    return container
+
+
+def predictor(service: Any) -> Any:
+    """What says the model, in either form of an InferenceService."""
+    either = service["spec"]["predictor"]
+    return either.get("model") or either["huggingface"]
+
+
+def compose_environment() -> dict[str, str]:
+    """What the compose file sets when nothing is set for it."""
+    given: dict[str, str] = document("compose/compose.yaml")["services"]["server"]["environment"]
+    return {name: _VARIABLE.sub(lambda found: found[1], value) for name, value in given.items()}
+
+
+def environments() -> Iterator[tuple[str, dict[str, str]]]:
+    """Each environment that the server is started in: where it is written, and its variables.
+
+    The value of one that is taken from a Secret is empty.
+    """
+    yield "compose", compose_environment()
+    yield "bentocloud", {each["name"]: each["value"] for each in document("bentocloud.yaml")["envs"]}
+    yield "deployment", _named(server_container())
+    yield "runtime", _named(runtime_container())
+    for service in of_kind("InferenceService"):
+        yield service["metadata"]["name"], _named(predictor(service))
+
+
+def _named(container: Any) -> dict[str, str]:
+    return {each["name"]: each.get("value", "") for each in container.get("env", [])}
+
+
+def closed(schema: Any) -> Any:
+    """A schema of a custom resource in which a field that it does not name is an error, as with strict validation."""
+    match schema:
+        case list():
+            return [closed(each) for each in schema]
+        case {"properties": dict(), **rest} if "additionalProperties" not in rest:
+            return {name: closed(value) for name, value in {**schema, "additionalProperties": False}.items()}
+        case dict():
+            return {name: closed(value) for name, value in schema.items()}
+        case _:
+            return schema

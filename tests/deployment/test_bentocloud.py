@@ -1,0 +1,50 @@
+"""Promise: `bentoml deploy -f` takes the file as a whole, and it describes the services of the Bento."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import yaml
+from _bentoml_sdk.service.config import validate  # type: ignore[import-untyped]
+from bentoml._internal.cloud.deployment import DeploymentAPI
+from bentoml._internal.cloud.schemas.modelschemas import DeploymentStrategy
+from bentoml._internal.cloud.schemas.schemasv2 import CreateDeploymentSchema
+from cattrs import ClassValidationError, Converter
+
+from runners.service import runner_service
+from settings import ModelSettings, ServerSettings
+from tests.deployment.files import ROOT, document
+
+
+def _read(written: Any) -> CreateDeploymentSchema:
+    """As BentoML reads it, but that a field it does not know is an error."""
+    return Converter(forbid_extra_keys=True).structure(copy.deepcopy(written), CreateDeploymentSchema)
+
+
+def test_bentoml_knows_every_field() -> None:
+    deployment = _read(document("bentocloud.yaml"))
+    DeploymentAPI._fix_and_validate_schema(deployment)
+    for service in deployment.services.values():
+        assert DeploymentStrategy(service.deployment_strategy)
+        # BentoML leaves out what it does not know.
+        assert validate(service.config_overrides) == service.config_overrides
+
+
+@pytest.mark.parametrize("place", [(), ("services", "runner-1"), ("services", "runner-1", "scaling"), ("envs", 0)])
+def test_a_field_that_bentoml_does_not_know_is_found(place: tuple[str | int, ...]) -> None:
+    written = document("bentocloud.yaml")
+    inner = written
+    for step in place:
+        inner = inner[step]
+    inner["slip"] = "of the pen"
+    with pytest.raises(ClassValidationError):
+        _read(written)
+
+
+def test_the_services_are_those_of_the_bento() -> None:
+    bentofile = yaml.safe_load((ROOT / "bentofile.yaml").read_text(encoding="utf-8"))
+    entry = bentofile["service"].split(":")[1]
+    runner = runner_service(ModelSettings(storage_uri="/model"), 1, ServerSettings())
+    assert list(document("bentocloud.yaml")["services"]) == [entry, runner.name]

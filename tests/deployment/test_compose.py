@@ -1,0 +1,115 @@
+"""Promise: docker compose takes its files, and server, Prometheus and Grafana find each other."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import jsonschema_rs
+import pytest
+
+from settings import ServerSettings
+from tests.deployment.files import FOLDER, IMAGE, ROOT, SPECIFICATIONS, document
+
+
+def _wrong(written: Any, schema: str) -> list[str]:
+    """What a schema has against a document."""
+    validator = jsonschema_rs.validator_for(json.loads((SPECIFICATIONS / schema).read_text(encoding="utf-8")))
+    return [error.message for error in validator.iter_errors(written)]
+
+
+def _services() -> Any:
+    return document("compose/compose.yaml")["services"]
+
+
+def _mounts(service: str) -> dict[str, str]:
+    """What is mounted, by where: a path, or the name of a volume."""
+    return {each.split(":")[1]: each.split(":")[0] for each in _services()[service]["volumes"]}
+
+
+def _ports(service: str) -> set[int]:
+    return {int(str(each).rsplit(":", 1)[1]) for each in _services()[service]["ports"]}
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.gpu.yaml"])
+def test_compose_knows_every_field(name: str) -> None:
+    assert _wrong(document(f"compose/{name}"), "compose-spec.json") == []
+
+
+def test_prometheus_knows_every_field() -> None:
+    assert _wrong(document("compose/prometheus.yml"), "prometheus.json") == []
+
+
+def test_a_field_that_compose_does_not_know_is_found() -> None:
+    compose = document("compose/compose.yaml")
+    compose["services"]["server"]["enviroment"] = {}
+    (error,) = _wrong(compose, "compose-spec.json")
+    assert "'enviroment'" in error
+
+
+def test_what_is_added_for_gpus_is_added_to_the_server() -> None:
+    assert set(document("compose/compose.gpu.yaml")["services"]) == {"server"}
+    assert _services()["server"]["image"].split(":")[0] == IMAGE
+
+
+def test_what_is_mounted_is_there() -> None:
+    for service in _services():
+        for source in _mounts(service).values() if "volumes" in _services()[service] else ():
+            if source.startswith("."):
+                assert (FOLDER / "compose" / source).resolve().is_relative_to(ROOT)
+                assert (FOLDER / "compose" / source).exists()
+            else:
+                assert source in document("compose/compose.yaml")["volumes"]
+
+
+def test_the_server_writes_to_its_cache_and_to_tmp_alone() -> None:
+    server = _services()["server"]
+    assert server["read_only"]
+    assert set(_mounts("server")) | set(server["tmpfs"]) == {"/cache", "/tmp"}
+    homes = [server["environment"][name] for name in ("HOME", "BENTOML_HOME")]
+    assert all(Path(home).is_relative_to("/cache") for home in homes)
+    # A new volume is root's, and the server is not root.
+    assert server["depends_on"] == {"cache": {"condition": "service_completed_successfully"}}
+    assert _mounts("cache") == _mounts("server")
+
+
+def test_a_stop_waits_for_what_was_begun() -> None:
+    seconds = int(_services()["server"]["stop_grace_period"].removesuffix("s"))
+    assert seconds >= ServerSettings().drain_seconds + 5
+
+
+def test_prometheus_asks_the_server_where_it_listens() -> None:
+    assert "/etc/prometheus/prometheus.yml" in _mounts("prometheus")
+    (job,) = document("compose/prometheus.yml")["scrape_configs"]
+    (target,) = [target for each in job["static_configs"] for target in each["targets"]]
+    host, port = target.split(":")
+    assert int(port) in _ports(host)
+    assert _services()[host]["image"].split(":")[0] == IMAGE
+
+
+def test_grafana_finds_prometheus() -> None:
+    assert _mounts("grafana")["/etc/grafana/provisioning"] == "./grafana/provisioning"
+    (source,) = document("compose/grafana/provisioning/datasources/prometheus.yaml")["datasources"]
+    url = urlsplit(source["url"])
+    assert url.port in _ports(str(url.hostname))
+    dashboard = (ROOT / "configs" / "grafana" / "dashboard.json").read_text(encoding="utf-8")
+    wanted = [each["query"] for each in json.loads(dashboard)["templating"]["list"] if each["type"] == "datasource"]
+    assert wanted == [source["type"]]
+
+
+def test_grafana_shows_the_dashboard() -> None:
+    (provider,) = document("compose/grafana/provisioning/dashboards/files.yaml")["providers"]
+    folder = FOLDER / "compose" / _mounts("grafana")[provider["options"]["path"]]
+    assert (folder / "dashboard.json").samefile(ROOT / "configs" / "grafana" / "dashboard.json")
+    first = _services()["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert first == f"{provider['options']['path']}/dashboard.json"
+
+
+def test_only_the_server_is_told_to_other_machines() -> None:
+    published = {name: service["ports"] for name, service in _services().items() if "ports" in service}
+    inner = [port for name, ports in published.items() if name != "server" for port in ports]
+    assert inner
+    assert all(re.match(r"127\.0\.0\.1:", port) for port in inner)

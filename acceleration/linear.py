@@ -22,6 +22,10 @@ _ROWS = 256
 #: Weights of a shape that are tried to see whether packing pays: more than what stays in a core's cache.
 _TRIED_BYTES = 32 << 20
 
+#: No number of rows may be much slower: what is tried lies in caches that a whole model does not fit into, where packed
+#: weights look better than they are.
+_LEAST_GAIN = 0.9
+
 #: Times that each is tried; the shortest counts.
 _TRIES = 5
 
@@ -103,11 +107,11 @@ def shapes_to_pack(model: nn.Module, rows: Sequence[int]) -> set[tuple[int, int]
 
 def _packing_pays(plain: Sequence[nn.Module], rows: Sequence[int]) -> bool:
     packed = [PackedLinear(*weight_and_bias(layer)) for layer in plain]
-    gain = 1.0
+    gains = []
     for number in rows:
         inputs = [torch.randn(number, layer.in_features, dtype=layer.weight.dtype) for layer in packed]
-        gain *= _seconds(plain, inputs) / max(_seconds(packed, inputs), 1e-9)
-    return gain > 1
+        gains.append(_seconds(plain, inputs) / max(_seconds(packed, inputs), 1e-9))
+    return math.prod(gains) > 1 and min(gains) >= _LEAST_GAIN
 
 
 def _seconds(layers: Sequence[nn.Module], inputs: Sequence[torch.Tensor]) -> float:

@@ -120,5 +120,4 @@ def test_four_times_what_the_server_can_do(
     assert set(seen.statuses) <= {200, 429, 503}
     assert seen.untimed == 0
     assert memory.growth < 20
-    # The clients compute on the same processors: what they take for three refusals is not the server's.
-    assert rate > 0.5 * best
+    assert rate > 0.9 * best

@@ -39,7 +39,7 @@ def in_halves(
 
 def blame(error: Exception) -> ServingError:
     """What the client of the only part is told; the rest is for the log."""
-    logger.error("computing an instance failed", exc_info=error)
+    logger.error("computing an item failed", exc_info=error)
     _give_back_memory(error)
     if _is_out_of_memory(error):
         return Overloaded("there is not enough memory for this instance now", retry_after=_LATER)

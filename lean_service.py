@@ -1,4 +1,4 @@
-"""A BentoML service without those of BentoML's layers that cost much and serve nobody here."""
+"""A BentoML service without those of BentoML's layers that cost much, and with as many runners as it is told of."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ class LeanService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML has no
     """
 
     left_out: ClassVar[frozenset[str]] = frozenset({"OpenTelemetryMiddleware", "RunnerTrafficMetricsMiddleware"})
+
+    def on_load_bento(self, bento: Any) -> None:
+        """Take note of the Bento, which may know of fewer runners: it is built before its models are.
+
+        BentoML looks every service up in it, and ends where one is missing.
+        """
+        for service in self.all_services().values():
+            service.bento = bento
 
     def to_asgi(self, is_main: bool = True) -> Any:
         """The application."""

@@ -8,14 +8,15 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import bentoml
+from bentoml.images import Image
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from bento_arguments import Arguments, given_arguments, image
 from draining import Drain
 from lean_service import LeanService
 from loading import LoadError
@@ -43,29 +44,17 @@ from transport.replicas import Replicas
 logger = logging.getLogger(__name__)
 
 
-def _configured() -> Settings:
-    """The settings, with every model's task known; a wrong one stops the start with one line."""
+def _configured() -> tuple[Arguments, Settings]:
+    """The arguments and the settings, with every model's task known; a wrong one stops the start with one line."""
     try:
-        settings = load_settings(_config_argument())
+        arguments = given_arguments()
+        settings = load_settings(arguments.config, arguments.model_uri)
         for model in settings.models:
             check_uri(model)
         models = tuple(resolve_task(model, own_code=allowed_pipeline(model) is not None) for model in settings.models)
-        return settings.model_copy(update={"models": models})
+        return arguments, settings.model_copy(update={"models": models})
     except (SettingsError, LoadError) as error:
         raise SystemExit(f"Error: {error}") from None
-
-
-def _config_argument() -> Path | None:
-    """The file of `bentoml serve --arg config=…`.
-
-    Raises:
-        SettingsError: there are other arguments.
-    """
-    arguments = vars(bentoml.use_arguments())
-    config = arguments.pop("config", None)
-    if arguments:
-        raise SettingsError(f"--arg {next(iter(arguments))}: is not an argument of this service; config is")
-    return Path(str(config)) if config is not None else None
 
 
 class _EntryService(LeanService):
@@ -93,7 +82,7 @@ def _client(name: str, runners: Sequence[Any]) -> ModelClient:
     return clients[0] if len(clients) == 1 else Replicas(clients)
 
 
-def _entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]]) -> Any:
+def _entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]], image: Image) -> Any:
     server = settings.server
     configure_logging(server, {*server.keys, *(secret for model in settings.models for secret in model.secrets)})
     keys = KeyRing(server.keys, server.api_keys_file)
@@ -148,6 +137,7 @@ def _entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]]) -> 
     service = bentoml.service(
         name="HuggingFaceRuntime",
         workers=server.api_workers,
+        image=image,
         service_class=type("EntryService", (_EntryService,), {"keys": keys, "settings": server}),
         # The access log is our own.
         logging={"access": {"enabled": False}},
@@ -194,10 +184,10 @@ def _runners(models: tuple[ModelSettings, ...], server: ServerSettings) -> dict[
 
 limit_heads()
 own_metrics_directory()
-_SETTINGS = _configured()
+_ARGUMENTS, _SETTINGS = _configured()
 _RUNNERS = _runners(_models_or_a_place_for_one(_SETTINGS), _SETTINGS.server)
 
-HuggingFaceRuntime = _entry_service(_SETTINGS, _RUNNERS)
+HuggingFaceRuntime = _entry_service(_SETTINGS, _RUNNERS, image(_ARGUMENTS.torch))
 
 #: The first model alone, for BentoML's own clients: `bentoml serve service:Runner`.
 Runner = next(iter(_RUNNERS.values()))[0]

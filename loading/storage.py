@@ -13,6 +13,7 @@ from loading.checkpoint import CONFIG, Checkpoint, find_checkpoint, local_config
 from loading.files import choose_for
 from loading.hub import download_from_hub, download_hub_config, list_hub_files, parse_uri
 from loading.local import find_on_volume, find_path
+from loading.model_store import find_in_model_store
 from loading.object_store import ObjectSource
 from loading.source import Source, UnreachableError
 from loading.storage_cache import StorageCache
@@ -187,6 +188,7 @@ SCHEMES: Mapping[str, Scheme] = {
     "": _PATH,
     "file": _PATH,
     "pvc": _on_disk(find_on_volume),
+    "bentoml": _on_disk(find_in_model_store),
     "hf": Scheme(parse_uri, download_from_hub, _list_on_hub, _read_on_hub),
     "s3": _OBJECTS,
     "gs": _OBJECTS,

@@ -8,6 +8,7 @@ from typing import Any
 
 import bentoml
 import numpy as np
+from bentoml.models import BentoModel
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
@@ -22,6 +23,7 @@ from observability.model_metrics import ModelMetrics
 from observability.tracing import Tracing
 from runners.host import ModelHost
 from settings import ModelSettings, ServerSettings
+from settings.uri import scheme_of
 from transport.server import PATH, serve_connection
 
 #: BentoML's proxy between services closes its session, with calls in flight, after so many requests or seconds.
@@ -91,6 +93,9 @@ def runner_service(settings: ModelSettings, number: int, server: ServerSettings)
     it is served.
     """
     members = {"settings": settings, "server": server, "__doc__": RunnerService.__doc__}
+    if scheme_of(settings.storage_uri) == "bentoml":
+        # A Bento that is built with it holds the model.
+        members["stored_model"] = BentoModel(settings.storage_uri.removeprefix("bentoml://"))
     service_class: Any = type("RunnerService", (RunnerService,), members)
     environment = {**THREAD_ENVIRONMENT, **settings.environment}
     if settings.cuda_visible_devices is not None:

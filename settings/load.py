@@ -42,8 +42,11 @@ class Settings(BaseModel):
     notes: tuple[str, ...] = ()
 
 
-def load_settings(config: Path | None = None) -> Settings:
+def load_settings(config: Path | None = None, default_uri: str | None = None) -> Settings:
     """Read the environment, and the InferenceServices of `config` or RUNTIME_CONFIG: a file, or a folder of files.
+
+    Args:
+        default_uri: of the model that is served if neither names one.
 
     Raises:
         SettingsError: a value is wrong; the message names the variable, or file, line and field, in one line.
@@ -56,9 +59,16 @@ def load_settings(config: Path | None = None) -> Settings:
         models = (ModelSettings(storage_options=_storage_options(os.environ)),)
     except ValidationError as error:
         if [(e["type"], e["loc"]) for e in error.errors()] == [("missing", ("STORAGE_URI",))]:
-            return Settings(server=server, models=())
+            return _of_default(default_uri, server)
         raise explained(error) from None
     return Settings(server=server, models=models, notes=tuple(server.notes()))
+
+
+def _of_default(uri: str | None, server: ServerSettings) -> Settings:
+    if uri is None:
+        return Settings(server=server, models=())
+    model = checked(lambda: ModelSettings(storage_uri=uri, storage_options=_storage_options(os.environ)))
+    return Settings(server=server, models=(model,), notes=tuple(server.notes()))
 
 
 def _of_documents(path: Path, server: ServerSettings) -> Settings:

@@ -22,7 +22,7 @@ def scheme_of(uri: str) -> str:
 
 def is_on_disk(uri: str) -> bool:
     """Whether the model is served from where it is, on this machine or a volume."""
-    return scheme_of(uri) in ("", "file", "pvc")
+    return scheme_of(uri) in ("", "file", "pvc", "bentoml")
 
 
 def shown_uri(uri: str) -> str:

@@ -12,10 +12,14 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 
 ROOT = Path(__file__).parents[2]
+
+#: A Bento to serve in place of this repository, from an empty folder: `make bento-test`.
+_BENTO = os.environ.get("TESTED_BENTO")
 
 #: The settings of whoever runs the tests must not reach the server.
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
@@ -29,16 +33,17 @@ class Server:
         log: the lines it has printed so far.
     """
 
-    def __init__(self, environment: dict[str, str], arguments: Sequence[str] = ()) -> None:
+    def __init__(self, environment: dict[str, str], arguments: Sequence[str] = (), bento: str | None = _BENTO) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log: list[str] = []
         self._news = threading.Condition()
+        self._empty = TemporaryDirectory()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bentoml", "serve", "-p", str(self.port), *arguments],
-            cwd=ROOT,
+            [sys.executable, "-m", "bentoml", "serve", *([bento] if bento else []), "-p", str(self.port), *arguments],
+            cwd=self._empty.name if bento else ROOT,
             env={
                 **{name: os.environ[name] for name in _KEPT if name in os.environ},
                 "BENTOML_DO_NOT_TRACK": "true",
@@ -117,14 +122,20 @@ class Server:
         self._reader.join(20)
         assert self._process.stdout is not None
         self._process.stdout.close()
+        self._empty.cleanup()
 
 
 @contextmanager
 def serving(
-    environment: Mapping[str, str] | None = None, *, models: int = 1, arguments: Sequence[str] = (), **variables: str
+    environment: Mapping[str, str] | None = None,
+    *,
+    models: int = 1,
+    arguments: Sequence[str] = (),
+    bento: str | None = _BENTO,
+    **variables: str,
 ) -> Iterator[Server]:
     """A server whose models are all ready, with the variables of `environment` and of the call."""
-    server = Server({**(environment or {}), **variables}, arguments)
+    server = Server({**(environment or {}), **variables}, arguments, bento)
     try:
         server.wait_for(r"\) is served\. Try:", times=models, timeout=120 + 30 * models)
         yield server

@@ -2,6 +2,7 @@
 
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 PORT   ?= 3000
+TORCH  ?= cpu
 VENV   ?= .venv
 PYTEST ?= $(VENV)/bin/pytest -n 2 --dist loadgroup
 RUFF   ?= $(VENV)/bin/ruff
@@ -14,7 +15,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 # pip's output, without the lines of small files.
 INSTALL = set -o pipefail; $(1)/bin/python -m pip --disable-pip-version-check install -r $(2) | { grep --line-buffered -oE '(Downloading|Using cached) .*[MG]B\)|Installing collected' || true; }
 
-.PHONY: help serve models demo test soak audit conformance bench bench-generation bench-quantization lint types format lock build clean
+.PHONY: help serve models demo test soak bento-test image-test audit conformance bench bench-generation bench-quantization lint types format lock build clean
 .DEFAULT_GOAL := help
 
 help:    ## List these commands
@@ -67,8 +68,19 @@ format: $(VENV)/dev  ## Format the code and fix what can be fixed
 	$(RUFF) check --fix
 	$(RUFF) format
 
-build: $(VENV)/runtime  ## Build the Bento
-	$(VENV)/bin/bentoml build
+build: $(VENV)/dev  ## Build the Bento (STORAGE_URI=… puts that model into it, TORCH=cu130 is for GPUs)
+	@set -euo pipefail; model=; \
+	if [ -n "$$STORAGE_URI" ]; then model="--arg model=$$($(VENV)/bin/python -m tools.import_model)"; fi; \
+	$(VENV)/bin/bentoml build --arg torch=$(TORCH) $$model
+
+# A home of BentoML's own, so that what is tested is not found among one's own Bentos.
+bento-test: $(VENV)/dev $(VENV)/kserve/installed  ## Run the end-to-end tests against the built Bento (minutes)
+	@set -euo pipefail; export BENTOML_HOME=$$(mktemp -d); trap 'rm -rf "$$BENTOML_HOME"' EXIT; \
+	tag=$$($(VENV)/bin/bentoml build --output tag | tail -n 1); tag=$${tag#__tag__:}; \
+	TESTED_BENTO="$$BENTOML_HOME/bentos/$${tag/://}" $(PYTEST) tests/e2e
+
+image-test: $(VENV)/dev  ## Build the image with buildah, as root, run it and send it requests (minutes)
+	$(VENV)/bin/pytest -m image tests/package -rs
 
 lock: $(VENV)/python  ## Pin requirements*.in again; pins that still fit stay (UPGRADE=--upgrade moves them)
 	$(PIP) install --quiet pip-tools==7.6.2
@@ -78,7 +90,7 @@ lock: $(VENV)/python  ## Pin requirements*.in again; pins that still fit stay (U
 	  $(VENV)/bin/pip-compile --quiet --strip-extras --allow-unsafe --no-header --no-annotate --no-emit-options \
 	    --no-emit-index-url --no-emit-find-links $(UPGRADE) --output-file $$name.txt $$name.in; \
 	  { echo "# Written by 'make lock' from $$name.in."; \
-	    grep -vE '^(#|$$|cuda-|triton|nvidia-[^m])' $$name.txt | sed 's/+cpu$$//'; } > $$name.tmp; \
+	    grep -vE '^(#|$$|cuda-|triton==|nvidia-[^m])' $$name.txt | sed 's/+cpu$$//'; } > $$name.tmp; \
 	  mv $$name.tmp $$name.txt; \
 	done
 

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from settings import SettingsError
 from settings.errors import checked
 
+#: The folder of an image that its user may write to, as a volume made there is too: all else may be read-only.
+CACHE = "/cache"
+
 #: What installs the packages of an image; BentoML would take the newest.
 UV = "0.13.9"
 
@@ -83,5 +86,6 @@ def image(torch: str) -> Image:
     return (
         Image(base_image="python:3.11-slim", distro="")
         .run(f"pip install --no-cache-dir uv=={UV}")
+        .run(f"install -d -o bentoml -g bentoml {CACHE}")
         .run(f"mkdir -p /etc/uv && printf '%s\\n' {lines} > /etc/uv/uv.toml")
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from json import JSONDecodeError
+from pathlib import Path
 
 import torch
 import transformers
@@ -66,6 +67,8 @@ def explained(error: Exception, settings: ModelSettings) -> LoadError:
             return LoadError(f"{uri} has a damaged JSON file; fetch it again.")
         case torch.OutOfMemoryError() | MemoryError():
             return LoadError(f"{uri} does not fit in memory; use a smaller TORCH_DTYPE, LOAD_IN_8BIT or LOAD_IN_4BIT.")
+    if (unreadable := _unreadable(error, text)) is not None:
+        return LoadError(f"{uri}: {unreadable} may not be read by the user that this server runs as (chmod a+r).")
     for pattern, sentence in _KNOWN:
         if found := re.search(pattern, text):
             said = sentence.format(
@@ -76,3 +79,11 @@ def explained(error: Exception, settings: ModelSettings) -> LoadError:
     # The first sentence says what happened, the rest mostly what a programmer could do about it.
     short = re.split(r"(?<=[.!?])\s(?=[A-Z])", text, maxsplit=1)[0][:300].rstrip(".!?")
     return LoadError(f"{uri} could not be loaded: {short or type(error).__name__}.")
+
+
+def _unreadable(error: Exception, text: str) -> str | None:
+    """The file that is there and may not be read, of which safetensors says that it is not there."""
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return Path(error.filename).name
+    found = re.search(r"No such file or directory: '?(/.*?)'?$", text)
+    return Path(found[1]).name if found is not None and Path(found[1]).exists() else None

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import jsonschema_rs
 import pytest
 
+from bento_arguments import CACHE, image
 from settings import ServerSettings
 from tests.deployment.files import FOLDER, IMAGE, ROOT, SPECIFICATIONS, document
 
@@ -71,9 +72,9 @@ def test_the_server_writes_to_its_cache_and_to_tmp_alone() -> None:
     assert set(_mounts("server")) | set(server["tmpfs"]) == {"/cache", "/tmp"}
     homes = [server["environment"][name] for name in ("HOME", "BENTOML_HOME")]
     assert all(Path(home).is_relative_to("/cache") for home in homes)
-    # A new volume is root's, and the server is not root.
-    assert server["depends_on"] == {"cache": {"condition": "service_completed_successfully"}}
-    assert _mounts("cache") == _mounts("server")
+    # A new volume is the user's whose folder it takes the place of, and the server is not root.
+    assert _mounts("server")[CACHE] == "cache"
+    assert f"install -d -o bentoml -g bentoml {CACHE}" in image("cpu").commands
 
 
 def test_a_stop_waits_for_what_was_begun() -> None:

@@ -102,5 +102,3 @@ def test_the_server_runs_as_the_user_of_the_image() -> None:
     (deployment,) = of_kind("Deployment")
     for context in (deployment["spec"]["template"]["spec"]["securityContext"], runtime_container()["securityContext"]):
         assert context["runAsUser"] == context["runAsGroup"] == BENTO_UID_GID
-    owner = document("compose/compose.yaml")["services"]["cache"]["entrypoint"][1]
-    assert owner == f"{BENTO_UID_GID}:{BENTO_UID_GID}"

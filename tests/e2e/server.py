@@ -25,6 +25,14 @@ _BENTO = os.environ.get("TESTED_BENTO")
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 class Server:
     """A running server.
 
@@ -34,15 +42,13 @@ class Server:
     """
 
     def __init__(self, environment: dict[str, str], arguments: Sequence[str] = (), bento: str | None = _BENTO) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log: list[str] = []
         self._news = threading.Condition()
         self._empty = TemporaryDirectory()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bentoml", "serve", *([bento] if bento else []), "-p", str(self.port), *arguments],
+            self._command([*([bento] if bento else []), "-p", str(self.port), *arguments]),
             cwd=self._empty.name if bento else ROOT,
             env={
                 **{name: os.environ[name] for name in _KEPT if name in os.environ},
@@ -62,6 +68,10 @@ class Server:
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    def _command(self, arguments: Sequence[str]) -> Sequence[str]:
+        """What is run, given the arguments of `bentoml serve`."""
+        return [sys.executable, "-m", "bentoml", "serve", *arguments]
 
     def _read(self) -> None:
         assert self._process.stdout is not None

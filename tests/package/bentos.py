@@ -1,0 +1,29 @@
+"""Bentos, built in a home of BentoML's own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.e2e.server import ROOT
+
+
+def build(home: Path, *arguments: str) -> Path:
+    """The folder of a new Bento of this repository, given arguments of `bentoml build`."""
+    said = _run(home, "-m", "bentoml", "build", "--output", "tag", *arguments)
+    name, version = said.splitlines()[-1].removeprefix("__tag__:").split(":")
+    return home / "bentos" / name / version
+
+
+def import_model(home: Path, model: Path) -> str:
+    """Put a model into the store; its tag."""
+    return _run(home, "-m", "tools.import_model", STORAGE_URI=str(model)).splitlines()[-1]
+
+
+def _run(home: Path, *command: str, **variables: str) -> str:
+    environment = {**os.environ, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "true", **variables}
+    run = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout.strip()

@@ -1,0 +1,97 @@
+"""Promises of the Bento: all that it needs, nothing else, and any models when it is served."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+
+from tests.e2e import checkpoints
+from tests.e2e.server import ROOT, Server, serving
+from tests.package.bentos import build, import_model
+
+pytestmark = pytest.mark.xdist_group("bento")
+
+#: Folders that are there to work on the server, or to run its image.
+_LEFT_OUT = {".ci", "benchmarks", "deployment", "tests", "tools"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bentoml")
+
+
+@pytest.fixture(scope="module")
+def bento(home: Path) -> Path:
+    """One that holds a model."""
+    model = checkpoints.text_classification(home / "Sentiment_Model")
+    (model / "notes.pdf").write_text("not needed to serve it")
+    return build(home, "--arg", f"model={import_model(home, model)}")
+
+
+@pytest.fixture(scope="module")
+def served(bento: Path, home: Path) -> Iterator[Server]:
+    with serving(bento=str(bento), BENTOML_HOME=str(home)) as server:
+        yield server
+
+
+def _tracked() -> set[str]:
+    files = subprocess.check_output(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT)
+    return {name for name in files.decode().splitlines() if (ROOT / name).exists()}
+
+
+def test_a_bento_holds_the_code_the_configurations_and_the_lock_and_nothing_else(bento: Path) -> None:
+    files = {path.relative_to(bento / "src").as_posix() for path in (bento / "src").rglob("*") if path.is_file()}
+    modules = {name for name in _tracked() if "/" not in name and name.endswith(".py")}
+    folders = {name for name in _tracked() if "/" in name and name.partition("/")[0] not in _LEFT_OUT}
+    assert files == modules | folders | {"LICENSE", "requirements.txt", "bentofile.yaml"}
+
+
+def test_all_packages_of_a_bento_are_pinned(bento: Path) -> None:
+    lines = (bento / "env" / "python" / "requirements.txt").read_text().splitlines()
+    requirements = [line for line in lines if line and not line.startswith("#")]
+    assert {line.partition("==")[0] for line in requirements} >= {"bentoml", "torch", "transformers", "accelerate"}
+    assert all("==" in line for line in requirements)
+
+
+def test_a_bento_refers_to_its_model_by_a_version(bento: Path) -> None:
+    runner = yaml.safe_load((bento / "bento.yaml").read_text())["services"][1]
+    (model,) = runner["models"]
+    assert model["tag"].startswith("sentiment-model:")
+
+
+def test_files_that_a_model_does_not_need_are_not_stored(bento: Path, home: Path) -> None:
+    (stored,) = [path for path in (home / "models" / "sentiment-model").iterdir() if path.is_dir()]
+    names = {path.name for path in stored.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+    assert "notes.pdf" not in names
+
+
+def test_a_bento_serves_its_model_from_an_empty_folder(served: Server) -> None:
+    answer = requests.post(f"{served.url}/v1/models/model:predict", json={"instances": ["a film"]}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["predictions"][0][0]["label"] in ("POSITIVE", "NEGATIVE")
+
+
+def test_a_bento_serves_other_and_more_models_than_it_was_built_with(bento: Path, home: Path, tmp_path: Path) -> None:
+    names = ("fill-mask", "feature-extraction")
+    checkpoints.fill_mask(tmp_path / names[0])
+    checkpoints.feature_extraction(tmp_path / names[1])
+    documents = [checkpoints.inference_service(name, tmp_path / name, {"TASK": name}) for name in names]
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump_all(documents))
+    config = str(tmp_path / "models.yaml")
+    with serving(bento=str(bento), models=2, BENTOML_HOME=str(home), RUNTIME_CONFIG=config) as server:
+        assert set(requests.get(f"{server.url}/v1/models", timeout=60).json()["models"]) == set(names)
+
+
+def test_a_bento_without_a_model_says_what_to_set(home: Path) -> None:
+    server = Server({"BENTOML_HOME": str(home)}, bento=str(build(home)))
+    try:
+        assert server.wait_ended() != 0
+        assert server.count("Error: STORAGE_URI is not set") == 1
+    finally:
+        server.stop()

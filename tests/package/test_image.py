@@ -1,0 +1,124 @@
+"""Promises of the OCI image: built by BentoML, small, without root, on a read-only file system, drained by SIGTERM."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+
+from tests.e2e.checkpoints import CHECKPOINTS, text_classification, write_all
+from tests.e2e.server import ROOT
+from tests.package.bentos import build, import_model
+from tests.package.images import Builder, Image, running, what_is_missing
+from tests.tiny import llama_model
+
+pytestmark = [pytest.mark.image, pytest.mark.xdist_group("image")]
+
+#: The one folder that is written to, beside /tmp; as in deployment/.
+_CACHE = {"HOME": "/cache", "BENTOML_HOME": "/cache/bentoml", "CALIBRATION_SECONDS": "0", "TORCH_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
+    """One that holds a model; with PyTorch as this machine's pip would get it."""
+    if (missing := what_is_missing()) is not None:
+        if os.environ.get("IMAGE_TEST_REQUIRED"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    home = tmp_path_factory.mktemp("bentoml")
+    model = llama_model(tmp_path_factory.mktemp("model") / "writer", context=4096)
+    bento = build(home, "--arg", "torch=index", "--arg", f"model={import_model(home, model)}")
+    builder = Builder(tmp_path_factory.mktemp("images"), home)
+    try:
+        yield builder.containerize(f"{bento.parent.name}:{bento.name}")
+    finally:
+        builder.remove_all()
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A volume that anybody may write to."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    folder.chmod(0o777)
+    tmp_path.chmod(0o755)
+    return folder
+
+
+def _let_all_read(folder: Path) -> None:
+    """safetensors writes files for their owner alone, who is another one in the image."""
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def test_an_image_has_no_compilers_and_no_caches(image: Image) -> None:
+    assert image.find("python3")
+    assert not image.find("cc", "gcc", "g++", "make", "ld", "git")
+    caches = [*image.root.glob("root/.cache/*"), *image.root.glob("home/*/.cache/*"), *image.root.glob("cache/*")]
+    assert not caches
+    assert not list(image.root.glob("home/bentoml/bento/src/tests"))
+    print(f"{image.size / 1e9:.2f} GB")
+
+
+def test_an_image_is_not_run_by_root_and_its_packages_are_not_its_users(image: Image) -> None:
+    assert image.config["User"] == "bentoml"
+    packages, cache = image.root / "app/.venv/lib/python3.11/site-packages/torch", image.root / "cache"
+    assert packages.stat().st_uid == 0
+    assert cache.stat().st_uid != 0
+
+
+def test_an_image_serves_the_model_that_it_holds_and_drains_when_it_is_told_to_stop(image: Image, cache: Path) -> None:
+    body = {"instances": ["Paris"], "parameters": {"max_new_tokens": 600, "ignore_eos": True, "stream": True}}
+    with running(image, _CACHE, {"/cache": cache}) as server:
+        assert all(uid != 0 for uid in server.first_process.uids())
+        assert requests.get(f"{server.url}/livez", timeout=60).status_code == 200
+        assert requests.get(f"{server.url}/readyz", timeout=60).status_code == 200
+        stream = requests.post(f"{server.url}/v1/models/model:predict", json=body, stream=True, timeout=60)
+        lines = (json.loads(line) for line in stream.iter_lines() if line)
+        assert "generated_text" in next(lines)
+        processes = server.first_process.children(recursive=True)
+        server.terminate()
+        while requests.get(f"{server.url}/readyz", timeout=60).status_code == 200:
+            pass
+        *_, last = lines
+        assert "error" not in last
+        server.wait_ended()
+        assert not [process for process in processes if process.is_running()]
+
+
+def test_an_image_serves_all_tasks_from_a_volume(image: Image, cache: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "seven"
+    config = write_all(folder)
+    _let_all_read(folder)
+    # What is under /tmp here is not under /tmp there.
+    config.write_text(config.read_text().replace(str(folder), "/models"))
+    variables = {**_CACHE, "RUNTIME_CONFIG": f"/models/{config.name}"}
+    with running(image, variables, {"/cache": cache, "/models": folder}, models=len(CHECKPOINTS)) as server:
+        names = requests.get(f"{server.url}/v1/models", timeout=60).json()["models"]
+        assert set(names) == set(CHECKPOINTS)
+        for name in names:
+            text = {"question": "Who?", "context": "Ada wrote it."} if name == "question-answering" else "A [MASK]."
+            answer = requests.post(f"{server.url}/v1/models/{name}:predict", json={"instances": [text]}, timeout=60)
+            assert answer.status_code == 200, (name, answer.text)
+
+
+def test_an_image_runs_as_the_runtime_of_kserve(image: Image, cache: Path, tmp_path: Path) -> None:
+    _let_all_read(text_classification(tmp_path / "sentiment"))
+    document = yaml.safe_load((ROOT / "deployment" / "kserve" / "cluster-serving-runtime.yaml").read_text())
+    (container,) = document["spec"]["containers"]
+    variables = {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
+    variables |= {"MODEL_NAME": "sentiment", "CALIBRATION_SECONDS": "0"}
+    _, *command = container["command"]  # the entry point is the image's
+    with running(
+        image,
+        {name: value for name, value in variables.items() if name != "BENTOML_PORT"},
+        {"/cache": cache, "/mnt/models": tmp_path / "sentiment"},
+        command=[*command, "--return_probabilities"],
+    ) as server:
+        answer = requests.post(f"{server.url}/v1/models/sentiment:predict", json={"instances": ["fine"]}, timeout=60)
+        assert {score["label"] for score in answer.json()["predictions"][0]} == {"NEGATIVE", "POSITIVE"}

@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 def _configured() -> tuple[Arguments, Settings]:
     """The arguments and the settings, with every model's task known; a wrong one stops the start with one line."""
     try:
+        own_metrics_directory()
         arguments = given_arguments()
         settings = load_settings(arguments.config, arguments.model_uri)
         for model in settings.models:
@@ -183,7 +184,6 @@ def _runners(models: tuple[ModelSettings, ...], server: ServerSettings) -> dict[
 
 
 limit_heads()
-own_metrics_directory()
 _ARGUMENTS, _SETTINGS = _configured()
 _RUNNERS = _runners(_models_or_a_place_for_one(_SETTINGS), _SETTINGS.server)
 

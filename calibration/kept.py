@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,6 +74,8 @@ class KeptPlans:
             partial.replace(file)
         except OSError as error:
             logger.debug("the plan is not kept: %s", error)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
 
     def _file(self, kind: type[Any], key: Mapping[str, Any]) -> Path:
         everything = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -49,4 +51,19 @@ def test_a_folder_that_cannot_be_written_to_keeps_nothing(tmp_path: Path) -> Non
     (tmp_path / "calibration").write_text("a file")
     kept = KeptPlans(tmp_path)
     kept.keep(_PLAN, {})
+    assert kept.find(BatchPlan, {}) is None
+
+
+def test_a_full_disk_keeps_nothing_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Path.write_bytes
+
+    def write_a_part(path: Path, content: bytes) -> int:
+        write(path, content[:3])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    kept = KeptPlans(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_bytes", write_a_part)
+        assert kept.find_or_measure(BatchPlan, {}, lambda: _PLAN) == _PLAN
+    assert list((tmp_path / "calibration").iterdir()) == []
     assert kept.find(BatchPlan, {}) is None

@@ -1,0 +1,53 @@
+"""Promise of a clock that jumps: no request is timed by it, so none is late, and none waits for ever."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import requests
+
+from tests.e2e.server import serving
+from tests.tiny import llama_model
+
+#: Python runs this before anything else: from the 50th time that a process asks for it, the time is a day later or
+#: earlier than the last.
+_JUMPING = """
+import itertools
+import time
+
+true, calls = time.time, itertools.count()
+
+def jumped():
+    number = next(calls)
+    return 0 if number < 50 else 86_400 if number % 2 else -86_400
+
+time.time = lambda: true() + jumped()
+time.time_ns = lambda: int(1e9 * time.time())
+"""
+
+
+def test_requests_and_streams_are_answered_while_the_clock_jumps_by_days(tmp_path: Path) -> None:
+    llama_model(tmp_path / "model", context=4096)
+    (tmp_path / "sitecustomize.py").write_text(_JUMPING)
+    variables = {"PYTHONPATH": str(tmp_path), "REQUEST_TIMEOUT": "30", "ACCESS_LOG": "true"}
+    with serving(variables, STORAGE_URI=str(tmp_path / "model"), TASK="text-generation") as server:
+        before = [process.pid for process in (*server.entry_processes(), *server.runner_processes())]
+        url = f"{server.url}/v1/models/model:predict"
+        parameters = {"max_new_tokens": 20, "ignore_eos": True}
+        answers = [
+            requests.post(url, json={"instances": ["Paris"], "parameters": parameters}, timeout=60) for _ in range(40)
+        ]
+        assert {answer.status_code for answer in answers} == {200}
+        assert len({answer.text for answer in answers}) == 1
+        body = {"instances": ["Paris"], "parameters": {**parameters, "max_new_tokens": 500, "stream": True}}
+        lines = requests.post(url, json=body, stream=True, timeout=60).iter_lines()
+        assert "error" not in [json.loads(line) for line in lines if line][-1]
+        prompt = {"model": "model", "prompt": "Paris", "max_tokens": 1}
+        told = [requests.post(f"{server.url}/openai/v1/completions", json=prompt, timeout=60).json() for _ in range(8)]
+        assert max(answer["created"] for answer in told) - min(answer["created"] for answer in told) > 80_000
+        for path in ("/livez", "/readyz", "/metrics"):
+            assert requests.get(server.url + path, timeout=60).status_code == 200
+        assert before == [process.pid for process in (*server.entry_processes(), *server.runner_processes())]
+        server.terminate()
+        server.wait_ended()

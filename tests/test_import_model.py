@@ -13,9 +13,10 @@ from tools.import_model import main, stored_name
     ("uri", "name"),
     [
         ("hf://sentence-transformers/all-MiniLM-L6-v2", "all-minilm-l6-v2"),
-        ("s3://bucket/Models/BERT_base/", "bert-base"),
+        ("s3://bucket/Models/BERT_base/", "bert_base"),
         ("/models/é", "model"),
-        ("/models/x.Q4_K_M.gguf", "x-q4-k-m-gguf"),
+        ("My Model!", "my-model"),
+        ("/models/x.Q4_K_M.gguf", "x.q4_k_m.gguf"),
         ("/models/" + "a" * 200, "a" * 63),
     ],
 )

@@ -40,7 +40,7 @@ def import_model(settings: ModelSettings, name: str | None = None) -> bentoml.Ta
     """Copy the files of a model that are needed to serve it into the store.
 
     Args:
-        name: in the store; the last part of the model's URI if None.
+        name: in the store, as `stored_name` makes it; the last part of the model's URI if None.
 
     Returns:
         The tag, with a new version.
@@ -51,7 +51,7 @@ def import_model(settings: ModelSettings, name: str | None = None) -> bentoml.Ta
     checkpoint = fetch(settings)
     found = checkpoint.folder / (checkpoint.gguf_file or "")
     files = list_files(settings.model_copy(update={"storage_uri": str(found)}))
-    with bentoml.models.create(name or stored_name(settings.shown_uri)) as model:
+    with bentoml.models.create(stored_name(name or settings.shown_uri)) as model:
         for file in files:
             target = Path(model.path) / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def import_model(settings: ModelSettings, name: str | None = None) -> bentoml.Ta
 def stored_name(uri: str) -> str:
     """The last part of a URI, in letters that the tag of a model may have."""
     last = uri.rstrip("/").rpartition("/")[2].lower()
-    return re.sub(r"[^a-z0-9]+", "-", last).strip("-")[:63] or "model"
+    return re.sub(r"[^a-z0-9._-]+", "-", last)[:63].strip("._-") or "model"
 
 
 if __name__ == "__main__":

@@ -61,11 +61,11 @@ def test_all_packages_of_a_bento_are_pinned(bento: Path) -> None:
 def test_a_bento_refers_to_its_model_by_a_version(bento: Path) -> None:
     runner = yaml.safe_load((bento / "bento.yaml").read_text())["services"][1]
     (model,) = runner["models"]
-    assert model["tag"].startswith("sentiment-model:")
+    assert model["tag"].startswith("sentiment_model:")
 
 
 def test_files_that_a_model_does_not_need_are_not_stored(bento: Path, home: Path) -> None:
-    (stored,) = [path for path in (home / "models" / "sentiment-model").iterdir() if path.is_dir()]
+    (stored,) = [path for path in (home / "models" / "sentiment_model").iterdir() if path.is_dir()]
     names = {path.name for path in stored.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
     assert "notes.pdf" not in names

@@ -73,7 +73,7 @@ def test_gguf_beside_a_config_and_no_weights_is_loaded(tmp_path: Path) -> None:
         ("empty", "holds no config.json and no .gguf file"),
         (
             "ftp://host/model",
-            "'ftp://' is not a known storage scheme; known are a local path, file://, pvc://, hf://, s3://",
+            "'ftp://' is not a known storage scheme; known are a local path, file://, pvc://, bentoml://, hf://, s3://",
         ),
         ("HF://owner/model", "'HF://' is not a known storage scheme"),
     ],

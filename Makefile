@@ -70,8 +70,8 @@ format: $(VENV)/dev  ## Format the code and fix what can be fixed
 
 build: $(VENV)/dev  ## Build the Bento (STORAGE_URI=… puts that model into it, TORCH=cu130 is for GPUs)
 	@set -euo pipefail; model=; \
-	if [ -n "$$STORAGE_URI" ]; then model="--arg model=$$($(VENV)/bin/python -m tools.import_model)"; fi; \
-	$(VENV)/bin/bentoml build --arg torch=$(TORCH) $$model
+	if [ -n "$${STORAGE_URI:-}" ]; then model="--arg model=$$($(VENV)/bin/python -m tools.import_model)"; fi; \
+	env -u STORAGE_URI $(VENV)/bin/bentoml build --arg torch=$(TORCH) $$model
 
 # A home of BentoML's own, so that what is tested is not found among one's own Bentos.
 bento-test: $(VENV)/dev $(VENV)/kserve/installed  ## Run the end-to-end tests against the built Bento (minutes)

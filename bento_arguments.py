@@ -31,7 +31,7 @@ class Arguments(BaseModel):
             (https://docs.astral.sh/uv/guides/integration/pytorch/); `index` is whatever the package index has.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     config: Path | None = None
     model: str | None = None

@@ -175,17 +175,20 @@ def _models_or_a_place_for_one(settings: Settings) -> tuple[ModelSettings, ...]:
     return settings.models or (ModelSettings(storage_uri="/model", task="text-generation"),)
 
 
-def _runners(models: tuple[ModelSettings, ...], server: ServerSettings) -> dict[str, list[Any]]:
+def _runners(
+    models: tuple[ModelSettings, ...], server: ServerSettings, stored_model: str | None
+) -> dict[str, list[Any]]:
     """The runners of each model: as many as it has replicas, each a service of its own with its own GPUs."""
     numbers = itertools.count(1)
     return {
-        model.name: [runner_service(model, next(numbers), server) for _ in range(model.replicas)] for model in models
+        model.name: [runner_service(model, next(numbers), server, stored_model) for _ in range(model.replicas)]
+        for model in models
     }
 
 
 limit_heads()
 _ARGUMENTS, _SETTINGS = _configured()
-_RUNNERS = _runners(_models_or_a_place_for_one(_SETTINGS), _SETTINGS.server)
+_RUNNERS = _runners(_models_or_a_place_for_one(_SETTINGS), _SETTINGS.server, _ARGUMENTS.model)
 
 HuggingFaceRuntime = _entry_service(_SETTINGS, _RUNNERS, image(_ARGUMENTS.torch))
 

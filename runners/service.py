@@ -23,7 +23,6 @@ from observability.model_metrics import ModelMetrics
 from observability.tracing import Tracing
 from runners.host import ModelHost
 from settings import ModelSettings, ServerSettings
-from settings.uri import scheme_of
 from transport.server import PATH, serve_connection
 
 #: BentoML's proxy between services closes its session, with calls in flight, after so many requests or seconds.
@@ -86,16 +85,20 @@ class RunnerService:
         return {"result": result.tolist() if isinstance(result, np.ndarray) else result}
 
 
-def runner_service(settings: ModelSettings, number: int, server: ServerSettings) -> Any:
+def runner_service(
+    settings: ModelSettings, number: int, server: ServerSettings, stored_model: str | None = None
+) -> Any:
     """The BentoML service of one configured model, or of one replica of it.
 
     It is named by its number, not after the model: a Bento knows its services when it is built, its model only when
     it is served.
+
+    Args:
+        stored_model: tag of the model in BentoML's store that a Bento holds, whatever is served.
     """
     members = {"settings": settings, "server": server, "__doc__": RunnerService.__doc__}
-    if scheme_of(settings.storage_uri) == "bentoml":
-        # A Bento that is built with it holds the model.
-        members["stored_model"] = BentoModel(settings.storage_uri.removeprefix("bentoml://"))
+    if stored_model is not None:
+        members["stored_model"] = BentoModel(stored_model)
     service_class: Any = type("RunnerService", (RunnerService,), members)
     environment = {**THREAD_ENVIRONMENT, **settings.environment}
     if settings.cuda_visible_devices is not None:

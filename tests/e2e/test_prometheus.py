@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import yaml
 
 from tests.e2e import checkpoints
 from tests.e2e.metrics_load import Load, expressions
-from tests.e2e.server import serving
+from tests.e2e.server import free_port, serving
 
 pytestmark = [
     pytest.mark.xdist_group("prometheus"),
@@ -59,9 +58,7 @@ def _prometheus(folder: Path, target: str) -> Iterator[_Prometheus]:
     job = {"job_name": "server", "static_configs": [{"targets": [target]}]}
     config = folder / "prometheus.yml"
     config.write_text(yaml.safe_dump({"global": {"scrape_interval": "1s"}, "scrape_configs": [job]}))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
     process = subprocess.Popen(
         [*command, f"--web.listen-address={address}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True

@@ -10,9 +10,9 @@ from pathlib import Path
 from tests.e2e.server import ROOT
 
 
-def build(home: Path, *arguments: str) -> Path:
-    """The folder of a new Bento of this repository, given arguments of `bentoml build`."""
-    said = _run(home, "-m", "bentoml", "build", "--output", "tag", *arguments)
+def build(home: Path, *arguments: str, **variables: str) -> Path:
+    """The folder of a new Bento of this repository, given arguments of `bentoml build` and variables."""
+    said = _run(home, "-m", "bentoml", "build", "--output", "tag", *arguments, **variables)
     name, version = said.splitlines()[-1].removeprefix("__tag__:").split(":")
     return home / "bentos" / name / version
 

@@ -27,10 +27,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bento(home: Path) -> Path:
-    """One that holds a model."""
+    """One that holds a model, built by somebody who has set STORAGE_URI as well."""
     model = checkpoints.text_classification(home / "Sentiment_Model")
     (model / "notes.pdf").write_text("not needed to serve it")
-    return build(home, "--arg", f"model={import_model(home, model)}")
+    return build(home, "--arg", f"model={import_model(home, model)}", STORAGE_URI=str(model))
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ its slab takes its place, so that the places in use are always the first.
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 #: Slabs that the budget has room for at least.
 _SLABS = 16
+
+#: What one layer keeps of a token: heads, their size, type and device.
+_Shape = tuple[int, int, torch.dtype, torch.device]
 
 #: The shortest place, in tokens: shorter ones would make a sequence move often.
 _SHORTEST = 128
@@ -68,12 +72,21 @@ class Slab:
         self.capacity = capacity
         self.size = size
         self.places: list[Place] = []
+        # Layers that are alike are one tensor: a place is cleared or copied in one operation, not in one for each.
+        self._stacks: list[torch.Tensor] = []
+        self.keys = self._stacked([(s.heads, s.key_size, s.dtype, s.device) for s in layers])
+        self.values = self._stacked([(s.heads, s.value_size, s.dtype, s.device) for s in layers])
 
-        def empty(layer: LayerShape, width: int) -> torch.Tensor:
-            return torch.zeros(size, capacity, layer.heads, width, dtype=layer.dtype, device=layer.device)
-
-        self.keys = [empty(layer, layer.key_size) for layer in layers]
-        self.values = [empty(layer, layer.value_size) for layer in layers]
+    def _stacked(self, shapes: Sequence[_Shape]) -> list[torch.Tensor]:
+        alike: defaultdict[_Shape, list[int]] = defaultdict(list)
+        for layer, shape in enumerate(shapes):
+            alike[shape].append(layer)
+        made: dict[int, torch.Tensor] = {}
+        for (heads, width, dtype, device), numbers in alike.items():
+            stack = torch.zeros(len(numbers), self.size, self.capacity, heads, width, dtype=dtype, device=device)
+            self._stacks.append(stack)
+            made.update(zip(numbers, stack, strict=True))
+        return [made[layer] for layer in range(len(shapes))]
 
     @property
     def tokens(self) -> int:
@@ -91,7 +104,7 @@ class Slab:
         """Free a place; the last one moves into the gap."""
         last = self.places.pop()
         if last is not place:
-            copy(last, place.slab, place.index, last.length)
+            self.copy(place.index, last, last.length)
             last.index = place.index
             self.places[place.index] = last
             self._clear(last.index, last.length)
@@ -101,15 +114,13 @@ class Slab:
 
         It is masked, but a number that is none, of a sequence whose computation overflowed, would show through.
         """
-        for tensor in (*self.keys, *self.values):
-            tensor[index, start:] = 0
+        for stack in self._stacks:
+            stack[:, index, start:] = 0
 
-
-def copy(source: Place, slab: Slab, index: int, length: int) -> None:
-    """Copy the first `length` tokens of a sequence to a place of a slab."""
-    for layer in range(len(slab.keys)):
-        for mine, theirs in ((slab.keys, source.slab.keys), (slab.values, source.slab.values)):
-            mine[layer][index, :length] = theirs[layer][source.index, :length]
+    def copy(self, index: int, source: Place, length: int) -> None:
+        """Copy the first `length` tokens of a sequence, of the same layers, to a place."""
+        for mine, theirs in zip(self._stacks, source.slab._stacks, strict=True):
+            mine[:, index, :length] = theirs[:, source.index, :length]
 
 
 def _allocated(layers: Sequence[LayerShape], size: int, capacity: int) -> Slab | None:
@@ -187,7 +198,7 @@ class KVCache:
         moved = self.allocate(tokens)
         if moved is None:
             return False
-        copy(place, moved.slab, moved.index, place.length)
+        moved.slab.copy(moved.index, place, place.length)
         old = Place(place.slab, place.index)
         place.slab.places[place.index] = old
         place.slab, place.index = moved.slab, moved.index
@@ -204,7 +215,7 @@ class KVCache:
             return None
         self.slabs.append(slab)
         copied = slab.add()
-        copy(place, slab, copied.index, place.length)
+        slab.copy(copied.index, place, place.length)
         copied.length = place.length
         return copied
 

@@ -14,13 +14,13 @@ import torch
 from batching.failures import blame, in_halves
 from batching.rows import BatchLimits
 from errors import InferenceFailed
-from generation.attention import Step
-from generation.cache import KVCache, Place, copy
+from generation.cache import KVCache, Place
 from generation.decoder import Decoder
 from generation.model import GenerationModel
 from generation.prefixes import Shelf, longest, shared
 from generation.sampling import Sampler
 from generation.sequence import Sequence
+from generation.step import Step
 from generation.takeover import SteppingModel
 from observability.origin import about
 
@@ -172,7 +172,7 @@ class ContinuousDecoder(Decoder):
         if place is None:
             return None
         if known is not None and known[0].slab.places:  # making room may have cost what was found
-            copy(known[0], place.slab, place.index, known[1])
+            place.slab.copy(place.index, known[0], known[1])
             place.length = known[1]
             sequence.cached_tokens = max(sequence.cached_tokens, min(known[1], len(sequence.request.input_ids)))
         return _Running(sequence, ids, place)
@@ -252,7 +252,7 @@ class ContinuousDecoder(Decoder):
         )
         ordered = [(running, 1) for running in single] + longer
         complete = [i for i, (running, count) in enumerate(ordered) if count == running.unread]
-        logits = self._stepping.forward(step, step.input_ids, step.position_ids, step.ends[complete])
+        logits = self._stepping.forward(step, step.ends[complete])
         writing = [ordered[i][0] for i in complete]
         if writing:
             self._sampler.step([running.sequence for running in writing], logits)

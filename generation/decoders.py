@@ -38,7 +38,9 @@ def create_decoder(model: GenerationModel, settings: ModelSettings) -> Decoder:
             raise Unsupported("it reads a source")
         if model.beams > 1:
             raise Unsupported("it searches with beams")
-        stepping = SteppingModel(model)
+        stepping = SteppingModel(
+            model, graphs=settings.acceleration, most_wanted=settings.max_batch_size or max(GPU_ROWS)
+        )
     except Unsupported as reason:
         logger.info("%s: sequences are written in batches that start together: %s.", settings.name, reason)
         return StaticDecoder(model, BatchLimits(rows, settings.max_batch_tokens or (32768 if gpu else 4096)))
@@ -74,7 +76,7 @@ def _calibrated(
         "rows": sorted({n for n in (*rows, usual.rows) if n <= trial.rows}),
         "tokens": sorted({n for n in (*tokens, usual.tokens) if n <= trial.tokens}),
     }
-    key = {**model_key(model.model, settings), **tried, "cores": cores}
+    key = {**model_key(model.model, settings), **tried, "cores": cores, "graphs": stepping.has_graphs}
     measure = partial(calibrate_steps, trial.compute, usual, **tried, seconds=settings.calibration_seconds, cores=cores)
     return KeptPlans(settings.storage_cache).find_or_measure(StepPlan, key, measure)
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from inspect import signature
+from time import monotonic
 from typing import Any
 
 import torch
 
+from acceleration.capture import on_one_gpu
 from acceleration.int8 import has_int8_layers
-from generation.attention import NAME, Probe, Step, Unsupported
+from generation.attention import NAME, Attention, Probe, Unsupported
 from generation.cache import KVCache, LayerShape
 from generation.model import GenerationModel
+from generation.step import Step
+from generation.step_graphs import SIZES, StepGraphs
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +30,15 @@ _TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 class SteppingModel:
     """The forward pass of a model over a `Step`.
 
+    Args:
+        graphs: on a GPU, compute steps of few tokens as CUDA graphs where that can be done.
+        most_wanted: the most logits that a step asks for.
+
     Raises:
         Unsupported: the model cannot be computed this way.
     """
 
-    def __init__(self, model: GenerationModel) -> None:
+    def __init__(self, model: GenerationModel, *, graphs: bool = False, most_wanted: int = 256) -> None:
         self._model: Any = model.model
         self.device = model.device
         self._vocabulary = self._model.get_input_embeddings().weight.shape[0]
@@ -42,6 +50,7 @@ class SteppingModel:
             raise Unsupported(f"sequences of more than {model.rope_limit} tokens change the positions of others")
         if not getattr(self._model, "_supports_attention_backend", False):
             raise Unsupported("its attention cannot be replaced")
+        self._graphs: StepGraphs | None = None
         self._tolerance = 1e-1 if has_int8_layers(self._model) else _TOLERANCE.get(self._model.dtype, 1e-1)
         with torch.inference_mode():
             prompts = self._prompts()
@@ -54,12 +63,38 @@ class SteppingModel:
             except BaseException:
                 self._model.set_attn_implementation(previous)
                 raise
+            if graphs and on_one_gpu(self._model):
+                self._use_graphs(most_wanted, prompts, expected)
 
-    def forward(self, step: Step | Probe, ids: torch.Tensor, positions: torch.Tensor, wanted: Any) -> torch.Tensor:
-        """Logits of the tokens at the indices `wanted`, shape (wanted, vocabulary)."""
+    @property
+    def has_graphs(self) -> bool:
+        """Whether steps of few tokens are CUDA graphs."""
+        return self._graphs is not None
+
+    def forward(self, step: Step, wanted: torch.Tensor) -> torch.Tensor:
+        """Logits of the tokens at the indices `wanted`, shape (wanted, vocabulary); valid until the next step."""
+        logits = self._graphs.compute(step, wanted) if self._graphs is not None else None
+        return self._forward(step, step.input_ids, step.position_ids, wanted) if logits is None else logits
+
+    def _forward(
+        self, step: Attention, ids: torch.Tensor, positions: torch.Tensor, wanted: torch.Tensor
+    ) -> torch.Tensor:
         options: dict[str, Any] = {"logits_to_keep": wanted} if self._keeps_logits else {}
         logits = self._model(input_ids=ids, position_ids=positions, use_cache=False, step=step, **options).logits[0]
         return logits if self._keeps_logits else logits[wanted]  # type: ignore[no-any-return]
+
+    def _use_graphs(self, most_wanted: int, prompts: Sequence[Sequence[int]], expected: Sequence[torch.Tensor]) -> None:
+        """Use graphs if the model can be captured, and then gives the same."""
+        started = monotonic()
+        try:
+            self._graphs = StepGraphs(self._forward, self.device, tokens=max(SIZES), wanted=most_wanted)
+            self._compare(prompts, expected)
+        except Exception as error:
+            self._graphs = None
+            logger.info("steps are not computed as CUDA graphs: %s", str(error).partition("\n")[0])
+            logger.debug("capturing failed", exc_info=True)
+            return
+        logger.info("steps of up to %d tokens are CUDA graphs, after %.1f s", max(SIZES), monotonic() - started)
 
     def _prompts(self) -> list[list[int]]:
         return [[(3 + 5 * i + number) % self._vocabulary for i in range(n)] for number, n in enumerate(_LENGTHS)]
@@ -72,7 +107,7 @@ class SteppingModel:
     def _probe(self, prompt: Sequence[int]) -> list[LayerShape]:
         probe = Probe()
         ids = torch.tensor([prompt], device=self.device)
-        self.forward(probe, ids, torch.arange(len(prompt), device=self.device)[None], torch.tensor([0]))
+        self._forward(probe, ids, torch.arange(len(prompt), device=self.device)[None], torch.tensor([0]))
         config = self._model.config.get_text_config(decoder=True)
         if sorted(probe.layers) != list(range(config.num_hidden_layers)):
             raise Unsupported("not all of its layers are attention")
@@ -97,7 +132,7 @@ class SteppingModel:
 
     def _step(self, decoding: Any, reading: Any, expected: Sequence[torch.Tensor]) -> None:
         step = Step(decoding, reading, self.device)
-        logits = self.forward(step, step.input_ids, step.position_ids, step.ends).float()
+        logits = self.forward(step, step.ends).float()
         for row, (place, tokens) in enumerate([*decoding, *reading]):
             place.length += 1 if isinstance(tokens, int) else len(tokens)
             right = expected[place.index][place.length - 1].float()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from calibration.steps import Case
-from generation.attention import Step
 from generation.cache import Slab
+from generation.step import Step
 from generation.takeover import SteppingModel
 
 #: Tokens that each sequence of a trial has: as many as short questions, which are most.
@@ -43,7 +43,7 @@ class TrialSteps:
             if case not in self._steps:
                 self._steps[case] = self._step(case)
             step = self._steps[case]
-            self._stepping.forward(step, step.input_ids, step.position_ids, step.ends)
+            self._stepping.forward(step, step.ends)
         except torch.OutOfMemoryError as error:
             raise MemoryError from error
         if self._stepping.device.type == "cuda":

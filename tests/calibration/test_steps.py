@@ -9,8 +9,8 @@ import pytest
 
 from calibration import steps, stopwatch
 from calibration.steps import Case, StepPlan, calibrate_steps
-from generation.attention import Step
 from generation.continuous import ContinuousDecoder
+from generation.step import Step
 from generation.trial import TrialSteps
 from runners.text_generation import TextGenerationRunner
 from settings import ModelSettings

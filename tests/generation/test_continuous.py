@@ -15,6 +15,7 @@ from generation.continuous import ContinuousDecoder
 from generation.model import GenerationModel
 from generation.request import GenerationRequest, Sampling
 from generation.sequence import Sequence
+from generation.step import Step
 from generation.takeover import SteppingModel
 from loading.pretrained import Pretrained
 from runners.text_generation import TextGenerationRunner
@@ -238,10 +239,10 @@ def test_a_step_that_fails_ends_the_culprit_alone(bench: Make, monkeypatch: pyte
     stepping = made.decoder._stepping
     forward = stepping.forward
 
-    def failing(step: Any, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
-        if (ids == marked).any():
+    def failing(step: Step, wanted: torch.Tensor) -> torch.Tensor:
+        if (step.input_ids == marked).any():
             raise RuntimeError("no such token")
-        return forward(step, ids, *rest)
+        return forward(step, wanted)
 
     monkeypatch.setattr(stepping, "forward", failing)
     sequences = [made.add(text, 10) for text in CORPUS[:3]]

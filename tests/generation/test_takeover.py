@@ -91,12 +91,12 @@ TOGETHER: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 }
 
 
-def _runner(folder: Path, made: tuple[Any, Any, dict[str, Any]]) -> TextGenerationRunner:
+def _runner(folder: Path, made: tuple[Any, Any, dict[str, Any]], **options: Any) -> TextGenerationRunner:
     config_class, model_class, changes = made
     tokenizer = byte_level_tokenizer(CONTEXT)
     config = config_class(vocab_size=len(tokenizer), **{**COMMON, **changes})
     save(folder, model_class, config, tokenizer)
-    runner = TextGenerationRunner(ModelSettings(storage_uri=str(folder), task="text-generation"))
+    runner = TextGenerationRunner(ModelSettings(storage_uri=str(folder), task="text-generation", **options))
     runner.load()
     return runner
 
@@ -118,6 +118,14 @@ def test_a_model_that_can_be_stepped_writes_what_generate_writes(tmp_path: Path,
     runner = _runner(tmp_path, STEPPED[kind])
     assert isinstance(runner.decoder, ContinuousDecoder)
     _check_parity(runner, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["Qwen3", "Gemma3, some layers with a window"])
+def test_prompts_that_are_read_together_write_what_generate_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("generation.step._ONE_BY_ONE", frozenset())
+    _check_parity(_runner(tmp_path, STEPPED[kind], max_batch_tokens=256), tmp_path)
 
 
 @pytest.mark.parametrize("kind", TOGETHER)

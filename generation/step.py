@@ -1,0 +1,327 @@
+"""Attention of a step: each token reads its own sequence's keys and values, wherever they are.
+
+A step is one row of tokens without padding: one token of each running sequence, and pieces of prompts. All layers but
+attention compute tokens one by one anyway, so only attention needs to know whose they are.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from generation.cache import Place, Slab
+
+#: Devices that read prompts one by one. Others take longer to be told of each than to compute it.
+_ONE_BY_ONE = frozenset({"cpu"})
+
+#: Prompts of at most so many tokens are read together, and longer ones with those up to twice as long.
+_SHORT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """Where a slab keeps tokens of the step.
+
+    Attributes:
+        tokens: which of them, shape (tokens,); None if all of them.
+        places: of each, shape (tokens,), in a slab whose places are one row.
+    """
+
+    slab: Slab
+    tokens: torch.Tensor | None
+    places: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoding:
+    """Sequences of one slab that each get one token.
+
+    Attributes:
+        tokens: where they are in the step.
+        whole: they are all sequences of the slab, in order.
+        indices, positions: place of each sequence in the slab, and of the token in the sequence, shape (sequences,).
+    """
+
+    slab: Slab
+    tokens: slice
+    whole: bool
+    indices: torch.Tensor
+    positions: torch.Tensor
+    longest: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A piece of one prompt: tokens of the step, which are those of the sequence from `start` to `end`."""
+
+    slab: Slab
+    index: int
+    start: int
+    end: int
+    tokens: slice
+
+
+@dataclass(frozen=True, slots=True)
+class _Beginnings:
+    """Beginnings of prompts of like length.
+
+    Attributes:
+        padded: where their tokens are in the step, shape (prompts, longest); tokens of others for padding, which causal
+            attention never looks ahead to.
+        real: which of `padded`, as one row, are no padding, shape (tokens,).
+        tokens: where those are in the step, shape (tokens,).
+    """
+
+    pieces: Sequence[_Reading]
+    padded: torch.Tensor
+    real: torch.Tensor
+    tokens: torch.Tensor
+
+
+class Step:
+    """What one forward pass computes.
+
+    Attributes:
+        input_ids, position_ids: shape (1, tokens).
+        ends: indices of each piece's last token: first those of `decoding`, in order, then those of `reading`.
+    """
+
+    def __init__(
+        self,
+        decoding: Sequence[tuple[Place, int]],
+        reading: Sequence[tuple[Place, Sequence[int]]],
+        device: torch.device,
+    ) -> None:
+        """
+        Args:
+            decoding: sequences with the one token that is next in each, those of one slab together, by index.
+            reading: sequences with the next tokens of their prompts.
+        """
+        ids = [token for _, token in decoding]
+        positions = [place.length for place, _ in decoding]
+        places = [place for place, _ in decoding]
+        pieces: list[_Reading] = []
+        for place, tokens in reading:
+            start, end = place.length, place.length + len(tokens)
+            pieces.append(_Reading(place.slab, place.index, start, end, slice(len(ids), len(ids) + len(tokens))))
+            ids.extend(tokens)
+            positions.extend(range(start, end))
+            places.extend([place] * len(tokens))
+        self._writing = _written(places, positions)
+        self._decoding = _decoded([place for place, _ in decoding])
+        self._together, self._reading = _begun(pieces) if device.type not in _ONE_BY_ONE else ([], pieces)
+        self._prepared: dict[Any, torch.Tensor | None] = {}
+        self.input_ids = torch.tensor([ids], device=device)
+        self.position_ids = torch.tensor([positions], device=device)
+        self.ends = torch.tensor([*range(len(decoding)), *(piece.tokens.stop - 1 for piece in pieces)], device=device)
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float,
+        window: int | None,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Write the new keys and values, and compute attention.
+
+        Args:
+            query, key, value: shape (heads, tokens, size); keys and values may have fewer heads.
+            window: a token sees no further back, itself included.
+            out: shape of what is returned, to be filled with it.
+
+        Returns:
+            Shape (tokens, heads, value size).
+        """
+        query, key, value = query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)
+        if out is None:
+            out = query.new_empty(*query.shape[:2], value.shape[-1])
+        for writing in self._writing:
+            self._write(writing, layer, key, value)
+        for group in self._decoding:
+            out[group.tokens] = self._decode(group, layer, query[group.tokens], scale, window)
+        for prompts in self._together:
+            if window is None or window >= prompts.padded.shape[1]:
+                tokens = self._on(out.device, prompts.tokens)
+                out.index_copy_(0, tokens, self._read_together(prompts, query, key, value, scale))
+            else:
+                for piece in prompts.pieces:
+                    out[piece.tokens] = self._read(piece, layer, query[piece.tokens], scale, window)
+        for piece in self._reading:
+            out[piece.tokens] = self._read(piece, layer, query[piece.tokens], scale, window)
+        return out
+
+    def _write(self, writing: _Writing, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        keys, values = writing.slab.keys[layer], writing.slab.values[layer]
+        places = self._on(keys.device, writing.places)
+        if writing.tokens is not None:
+            tokens = self._on(keys.device, writing.tokens)
+            key, value = key[tokens], value[tokens]
+        keys.view(-1, *keys.shape[2:]).index_copy_(0, places, key)
+        values.view(-1, *values.shape[2:]).index_copy_(0, places, value)
+
+    def _decode(
+        self, group: _Decoding, layer: int, query: torch.Tensor, scale: float, window: int | None
+    ) -> torch.Tensor:
+        keys, values = group.slab.keys[layer], group.slab.values[layer]
+        used = len(group.slab.places)
+        indices = self._on(keys.device, group.indices)
+        if not group.whole:
+            everyone = query.new_zeros(used, *query.shape[1:])
+            everyone[indices] = query
+            query = everyone
+        mask = self._decoding_mask(group, keys.device, keys.dtype, window)
+        columns = group.longest if mask is None else mask.shape[-1]
+        # Heads that share keys go together as if they were positions: nothing is repeated.
+        grouped = query.reshape(used, keys.shape[2], -1, query.shape[-1])
+        attended = scaled_dot_product_attention(
+            grouped,
+            keys[:used, :columns].transpose(1, 2),
+            values[:used, :columns].transpose(1, 2),
+            attn_mask=mask,
+            scale=scale,
+        ).flatten(1, 2)
+        return attended if group.whole else attended[indices]
+
+    def _read(self, piece: _Reading, layer: int, query: torch.Tensor, scale: float, window: int | None) -> torch.Tensor:
+        keys = piece.slab.keys[layer][piece.index, : piece.end]
+        values = piece.slab.values[layer][piece.index, : piece.end]
+        mask = self._reading_mask(piece.start, piece.end, keys.device, window)
+        return _attention(query[None], keys[None], values[None], mask, scale)[0]
+
+    def _read_together(
+        self, prompts: _Beginnings, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        padded = self._on(query.device, prompts.padded)
+        attended = _attention(query[padded], key[padded], value[padded], None, scale)
+        return attended.flatten(0, 1)[self._on(query.device, prompts.real)]
+
+    def _on(self, device: torch.device, tensor: torch.Tensor) -> torch.Tensor:
+        """One of the step's tensors on a layer's device, copied there once."""
+        name = (id(tensor), device)
+        found = self._prepared.get(name)
+        if found is None:
+            found = self._prepared[name] = tensor.to(device)
+        return found
+
+    def _decoding_mask(
+        self, group: _Decoding, device: torch.device, dtype: torch.dtype, window: int | None
+    ) -> torch.Tensor | None:
+        """Shape (places, 1, 1, columns): where a sequence has a token that is seen; None if all have all of them.
+
+        On a CPU true and false. Elsewhere 0 and -inf, in columns by sixteens: what kernels would otherwise make of it
+        anew in each layer.
+        """
+        name = (id(group), device, dtype, window)
+        if name not in self._prepared:
+            shortest = int(group.positions.min()) + 1
+            if group.whole and shortest == group.longest and (window is None or window >= group.longest):
+                self._prepared[name] = None
+            else:
+                on_cpu = device.type == "cpu"
+                last = torch.zeros(len(group.slab.places), 1, dtype=torch.long)
+                last[group.indices, 0] = group.positions
+                by_sixteens = min(-(-group.longest // 16) * 16, group.slab.capacity)
+                columns = torch.arange(group.longest if on_cpu else by_sixteens)
+                seen = columns <= last
+                if window is not None:
+                    seen &= columns > last - window
+                mask = seen if on_cpu else torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -torch.inf)
+                self._prepared[name] = mask[:, None, None].to(device)
+        return self._prepared[name]
+
+    def _reading_mask(self, start: int, end: int, device: torch.device, window: int | None) -> torch.Tensor | None:
+        """Shape (end - start, end): true where a token sees another; None if it is the plain triangle."""
+        if start == 0 and (window is None or window >= end):
+            return None
+        name = (start, end, device, window)
+        if name not in self._prepared:
+            rows, columns = torch.arange(start, end, device=device)[:, None], torch.arange(end, device=device)
+            seen = columns <= rows
+            if window is not None:
+                seen &= columns > rows - window
+            self._prepared[name] = seen
+        return self._prepared[name]
+
+
+def _attention(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """Shapes (prompts, tokens, heads, size); causal without a mask."""
+    shared = query.shape[2] // keys.shape[2]
+    if shared > 1 and keys.device.type != "cpu" and (mask is not None or keys.dtype == torch.float32):
+        # Elsewhere, the kernels that need no memory for all scores do not take these and shared heads at once.
+        keys, values, shared = keys.repeat_interleave(shared, 2), values.repeat_interleave(shared, 2), 1
+    attended = scaled_dot_product_attention(
+        query.transpose(1, 2),
+        keys.transpose(1, 2),
+        values.transpose(1, 2),
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scale,
+        enable_gqa=shared > 1,
+    )
+    return attended.transpose(1, 2)
+
+
+def _written(places: Sequence[Place], positions: Sequence[int]) -> list[_Writing]:
+    """Where each token of the step is kept."""
+    slabs: defaultdict[int, list[int]] = defaultdict(list)
+    for token, place in enumerate(places):
+        slabs[id(place.slab)].append(token)
+    writing = []
+    for tokens in slabs.values():
+        slab = places[tokens[0]].slab
+        row = torch.tensor([places[token].index * slab.capacity + positions[token] for token in tokens])
+        writing.append(_Writing(slab, torch.tensor(tokens) if len(slabs) > 1 else None, row))
+    return writing
+
+
+def _decoded(places: Sequence[Place]) -> list[_Decoding]:
+    """Sequences that get a token, by slab; those of one are given together."""
+    groups = []
+    start = 0
+    while start < len(places):
+        slab, end = places[start].slab, start
+        while end < len(places) and places[end].slab is slab:
+            end += 1
+        indices = [place.index for place in places[start:end]]
+        lengths = [place.length for place in places[start:end]]
+        groups.append(
+            _Decoding(
+                slab=slab,
+                tokens=slice(start, end),
+                whole=indices == list(range(len(slab.places))),
+                indices=torch.tensor(indices),
+                positions=torch.tensor(lengths),
+                longest=max(lengths) + 1,
+            )
+        )
+        start = end
+    return groups
+
+
+def _begun(pieces: Sequence[_Reading]) -> tuple[list[_Beginnings], list[_Reading]]:
+    """Beginnings of several prompts of like length, and what else is read."""
+    alike: defaultdict[int, list[_Reading]] = defaultdict(list)
+    for piece in pieces:
+        if piece.start == 0:
+            alike[max(piece.end - 1, _SHORT - 1).bit_length()].append(piece)
+    groups = [group for group in alike.values() if len(group) > 1]
+    grouped = {piece.tokens.start for group in groups for piece in group}
+    return [_beginnings(group) for group in groups], [p for p in pieces if p.tokens.start not in grouped]
+
+
+def _beginnings(pieces: Sequence[_Reading]) -> _Beginnings:
+    first, lengths = torch.tensor([p.tokens.start for p in pieces]), torch.tensor([p.end for p in pieces])
+    columns = torch.arange(int(lengths.max()))
+    real = columns < lengths[:, None]
+    padded = (first[:, None] + columns) * real + first[:, None] * ~real
+    return _Beginnings(pieces, padded, real.flatten().nonzero()[:, 0], padded[real])

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 
+from acceleration.batch_graphs import BatchGraphs, Shape, batch_graphs
 from acceleration.cores import available_cores, use_threads
 from batching.lanes import Parallelism
 from batching.rows import BatchLimits, Row
@@ -42,10 +43,13 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
     auto_class: ClassVar[Any]
     #: Whether a checkpoint without the task's head is served, with a warning, or refused.
     new_head: ClassVar[bool] = False
+    #: Whether the forward pass is the model's own, so that a GPU may be told of it once and for all.
+    as_it_is: ClassVar[bool] = True
 
     checkpoint: Checkpoint
     pretrained: Pretrained
     _padding_changes_answers = False
+    _graphs: BatchGraphs | None = None
     _plan: BatchPlan | None = None
 
     def load(self) -> None:
@@ -62,6 +66,9 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
                 "%s reads padding as text: only texts of equal length share a batch",
                 self.settings.shown_uri,
             )
+        elif self.settings.acceleration and self.as_it_is:
+            example = self.prepare_item(Item(self.example_instance())).rows[0].inputs
+            self._graphs = batch_graphs(self.pretrained.model, example, self.pretrained.max_length)
         self._plan = self._calibrated()
 
     def _calibrated(self) -> BatchPlan:
@@ -75,6 +82,7 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
             **model_key(model, self.settings),
             "task": self.settings.task,
             "unpadded": self.pretrained.unpadded,
+            "graphs": self._graphs is not None,
             "lanes": lanes,
         }
 
@@ -142,18 +150,32 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
 
     @torch.inference_mode()
     def run_model(self, rows: Sequence[Row[Encoding]]) -> Any:
-        """The model's output for rows padded on the right to the longest of them."""
-        model: Any = self.pretrained.model
-        return model(**{name: self._padded(name, rows).to(model.device) for name in rows[0].inputs})
+        """The model's output for rows padded on the right to the longest of them, or some more.
 
-    def _padded(self, name: str, rows: Sequence[Row[Encoding]]) -> torch.Tensor:
-        """Shape (batch, length). The tokenizer's own `pad` takes 17 times as long, and no other thread runs then."""
+        It may be valid only until the next call.
+        """
+        model: Any = self.pretrained.model
+        length = max(len(row.inputs["input_ids"]) for row in rows)
+        graphs = self._graphs if self._graphs is not None and rows[0].inputs.keys() == self._graphs.names else None
+        shape = graphs.shape(len(rows), length) if graphs is not None else None
+        inputs = {name: self._padded(name, rows, shape or (len(rows), length)) for name in rows[0].inputs}
+        if graphs is None or shape is None:
+            return model(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
+        output = graphs.compute(inputs)
+        return type(output)(**{name: tensor[: len(rows)] for name, tensor in output.items()})
+
+    def _padded(self, name: str, rows: Sequence[Row[Encoding]], shape: Shape) -> torch.Tensor:
+        """A batch of a shape, filled up with the first row if need be.
+
+        The tokenizer's own `pad` takes 17 times as long, and no other thread runs then.
+        """
         tokenizer = self.pretrained.tokenizer
         fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}.get(name)
-        given = [row.inputs[name] for row in rows]
-        batch = np.full((len(rows), max(map(len, given))), fill or 0)
-        for padded, values in zip(batch, given, strict=True):
+        batch = np.full(shape, fill or 0)
+        for padded, row in zip(batch, rows, strict=False):
+            values = row.inputs[name]
             padded[: len(values)] = values
+        batch[len(rows) :] = batch[0]
         return torch.from_numpy(batch)
 
     def check_length(self, encoding: Encoding, what: str = "the text") -> None:

@@ -158,7 +158,7 @@ class ModelSettings(BaseSettings):
     acceleration: bool = Field(
         True,
         validation_alias="ACCELERATION",
-        description="On a CPU, compute with weights in its own layout and without padding.",
+        description="On a CPU, compute with weights in its own layout and without padding; on a GPU, with CUDA graphs.",
     )
     calibration_seconds: float = Field(
         3.0,

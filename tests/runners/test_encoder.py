@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+import torch
 from transformers import BertForSequenceClassification, FNetConfig, FNetForSequenceClassification
 
+from acceleration.batch_graphs import BatchGraphs
 from batching.rows import Row
 from runners.base import Item
 from runners.text_classification import TextClassificationRunner
@@ -39,3 +43,34 @@ def test_any_other_model_gets_texts_of_all_lengths(tmp_path: Path) -> None:
     runner = _warm(save(tmp_path, BertForSequenceClassification, bert_config(tokenizer), tokenizer))
     rows: list[Row[dict[str, list[int]]]] = [row for text in CORPUS for row in runner.prepare_item(Item(text)).rows]
     assert {row.key for row in rows} == {None}
+
+
+class _LargerShapes:
+    """In place of graphs: computes batches in fixed shapes, and every output in the same memory."""
+
+    names = frozenset({"input_ids", "attention_mask", "token_type_ids"})
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.computed: list[tuple[int, ...]] = []
+
+    def shape(self, rows: int, length: int) -> tuple[int, int] | None:
+        return (4, 32) if rows <= 4 and length <= 32 else None
+
+    def compute(self, inputs: Mapping[str, torch.Tensor]) -> Any:
+        self.computed += {tuple(tensor.shape) for tensor in inputs.values()}
+        return self._model(**{name: tensor.to(self._model.device) for name, tensor in inputs.items()})
+
+
+def test_batches_that_are_filled_up_to_a_larger_shape_get_the_same_answers(tmp_path: Path) -> None:
+    tokenizer = wordpiece_tokenizer()
+    runner = _warm(save(tmp_path, BertForSequenceClassification, bert_config(tokenizer), tokenizer))
+    texts = [Item(text, {"top_k": None}) for text in CORPUS[:3]]
+    expected = runner.predict(texts)
+    graphs = _LargerShapes(runner.pretrained.model)
+    runner._graphs = cast(BatchGraphs, graphs)
+    for answer, right in zip(runner.predict(texts), expected, strict=True):
+        assert [entry["label"] for entry in answer] == [entry["label"] for entry in right]
+        assert [entry["score"] for entry in answer] == pytest.approx([entry["score"] for entry in right], abs=1e-5)
+    assert set(graphs.computed) == {(4, 32)}
+    assert len(runner.predict([Item("a " * 60, {"top_k": None})])) == 1  # no shape is so long

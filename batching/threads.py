@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
-#: After so many choices the other number is tried, to see whether the machine has changed: seldom while all threads
-#: serve best, so that few wait longer; sooner while one does, as others may have left.
-_TRY_ONE_AFTER, _TRY_ALL_AFTER = 256, 32
+#: After so many passes the other number is tried, to see whether the machine has changed. A try that changes nothing
+#: doubles that, up to the second number where one thread is tried, and to the third where all are.
+_TRY_AFTER, _TRY_ONE_AFTER, _TRY_ALL_AFTER = 8, 256, 64
 
-#: Passes that are remembered. Their median is what a pass costs: one that somebody disturbed says nothing of the next.
+#: Passes of a try. Their median is what a pass costs: one that somebody disturbed says nothing of the next.
+_TRIES = 3
+
+#: Passes that are remembered.
 _REMEMBERED = 5
 
 #: What a pass costs beside its tokens, in tokens; so that short and long ones can be compared.
@@ -30,28 +33,31 @@ class ThreadChoice:
             every: all threads.
         """
         self.every = every
-        self._passes: dict[int, deque[float]] = {}
+        self._passes: dict[int, deque[float]] = {n: deque(maxlen=_REMEMBERED) for n in {every, 1}}
+        self._best = every
         self._since = 0
-        self._trying = False
+        self._patience = _TRY_AFTER
 
     def choose(self) -> int:
         """The number of threads for the next pass."""
-        if self.every == 1 or self.every not in self._passes:
-            return self.every
-        if 1 not in self._passes:
+        if self.every == 1:
             return 1
-        best = min(self._passes, key=lambda threads: median(self._passes[threads]))
+        other = 1 if self._best != 1 else self.every
+        for threads in (self._best, other):
+            if len(self._passes[threads]) < _TRIES:
+                return threads
+        if median(self._passes[other]) < median(self._passes[self._best]):
+            self._best, other = other, self._best
+            self._since, self._patience = 0, _TRY_AFTER
         self._since += 1
-        self._trying = self._since >= (_TRY_ONE_AFTER if best != 1 else _TRY_ALL_AFTER)
-        if self._trying:
-            self._since = 0
-            return 1 if best != 1 else self.every
-        return best
+        if self._since <= self._patience:
+            return self._best
+        self._since = 0
+        self._patience = min(2 * self._patience, _TRY_ONE_AFTER if other == 1 else _TRY_ALL_AFTER)
+        # What was learnt of it is old: it says nothing any more.
+        self._passes[other].clear()
+        return other
 
     def learn(self, threads: int, tokens: int, seconds: float) -> None:
         """Take note of what a pass has taken."""
-        # What was learnt of the one that is tried is old: it says nothing any more.
-        if self._trying or threads not in self._passes:
-            self._passes[threads] = deque(maxlen=_REMEMBERED)
-        self._trying = False
         self._passes[threads].append(seconds / (tokens + _OVERHEAD))

@@ -54,11 +54,13 @@ def test_a_batch_alone_has_all_threads_and_is_in_the_first_lane() -> None:
 def test_what_a_batch_takes_beside_another_says_nothing_of_what_it_takes_alone() -> None:
     with ThreadPoolExecutor(1) as compute:
         lanes = Lanes(compute, Parallelism(lanes=2, threads=1, threads_alone=4), lambda _: None)
-        alone = lanes.take(alone=True)
-        lanes.learn(alone, 10, 1.0)
-        lanes.give_back(alone)
+        for seconds, threads in (1.0, 4), (1.0, 4), (1.0, 4), (2.0, 1), (2.0, 1):
+            alone = lanes.take(alone=True)
+            assert alone.threads == threads
+            lanes.learn(alone, 10, seconds)
+            lanes.give_back(alone)
         slow = lanes.take(alone=True)
-        assert slow.threads == 1  # which has not been tried yet
+        assert slow.threads == 1  # one more try of it
         beside = lanes.take(alone=True)
         lanes.learn(slow, 10, 1000.0)
         for lane in (slow, beside):

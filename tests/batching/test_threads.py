@@ -18,37 +18,40 @@ def _passes(choice: ThreadChoice, number: int, seconds: dict[int, float]) -> Cou
 
 
 def test_all_threads_compute_where_they_are_faster_and_one_is_tried_seldom() -> None:
-    chosen = _passes(ThreadChoice(4), 1000, {4: 1.0, 1: 2.0})
-    assert 1 <= chosen[1] <= 5
+    choice = ThreadChoice(4)
+    assert 3 <= _passes(choice, 100, {4: 1.0, 1: 2.0})[1] <= 15
+    assert 3 <= _passes(choice, 1000, {4: 1.0, 1: 2.0})[1] <= 15
 
 
 def test_one_thread_computes_where_others_keep_the_cores_busy_and_all_do_again_when_they_have_left() -> None:
     choice = ThreadChoice(4)
     _passes(choice, 100, {4: 1.0, 1: 2.0})
     busy = _passes(choice, 1000, {4: 9.0, 1: 2.0})
-    assert busy[4] < 50
+    assert busy[4] < 80
     free = _passes(choice, 1000, {4: 1.0, 1: 2.0})
-    assert free[4] > 700
+    assert free[4] > 900
 
 
-def test_one_good_try_is_enough_to_come_back() -> None:
+def test_who_was_wrong_at_first_is_right_after_a_few_passes() -> None:
     choice = ThreadChoice(2)
-    _passes(choice, 100, {2: 50.0, 1: 2.0})
-    free = _passes(choice, 64, {2: 1.0, 1: 2.0})
-    assert free[2] > 30
+    _passes(choice, 6, {2: 50.0, 1: 2.0})
+    assert _passes(choice, 64, {2: 1.0, 1: 2.0})[2] >= 50
 
 
 def test_one_pass_that_was_disturbed_changes_nothing() -> None:
     choice = ThreadChoice(2)
-    _passes(choice, 100, {2: 1.0, 1: 2.0})
-    _passes(choice, 1, {2: 50.0, 1: 2.0})
-    assert _passes(choice, 32, {2: 1.0, 1: 2.0})[2] == 32
+    _passes(choice, 200, {2: 1.0, 1: 2.0})
+    calm = [choice.choose()]
+    choice.learn(2, 1, 50.0)
+    calm += list(_passes(choice, 32, {2: 1.0, 1: 2.0}).elements())
+    assert calm.count(1) in (0, 3)  # what is tried now and then
 
 
 def test_long_and_short_passes_are_told_apart_from_fast_and_slow_ones() -> None:
     choice = ThreadChoice(2)
-    choice.learn(2, 1000, 10.0)
-    choice.learn(1, 10, 0.4)
+    for _ in range(3):
+        choice.learn(2, 1000, 10.0)
+        choice.learn(1, 10, 0.4)
     assert choice.choose() == 2
 
 

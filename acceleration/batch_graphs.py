@@ -23,8 +23,9 @@ logger = logging.getLogger(__name__)
 _ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 _LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
-#: Tokens of a batch, padding included, from which on the GPU is busy anyway.
-_TOKENS = 4096
+#: Tokens of a batch, padding included, from which on the GPU is busy anyway, and what is filled up costs more than it
+#: gains: 1,168 tokens of BERT-base take an H200 13 ms in float32, and 15 filled up; in bfloat16 1.4 in place of 5.
+_TOKENS, _TOKENS_FLOAT32 = 4096, 1024
 
 #: How far outputs may be from those of the plain model, relative to the largest: rounding, not another result.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
@@ -42,6 +43,7 @@ class BatchGraphs:
 
     Attributes:
         names: as given.
+        tokens: of the largest batch, padding included.
 
     Raises:
         RuntimeError: the forward pass cannot be captured.
@@ -53,7 +55,8 @@ class BatchGraphs:
         self.names = frozenset(names)
         self._buffers = Buffers(model.device)
         lengths = sorted({min(length, longest or length) for length in _LENGTHS})
-        shapes = [shape for shape in product(_ROWS, lengths) if shape[0] * shape[1] <= _TOKENS]
+        self.tokens = _TOKENS_FLOAT32 if model.dtype == torch.float32 else _TOKENS
+        shapes = [shape for shape in product(_ROWS, lengths) if shape[0] * shape[1] <= self.tokens]
         self._graphs: dict[Shape, tuple[torch.cuda.CUDAGraph, Any]] = {}
         with capturing(model.device) as pool:
             # The one with the most tokens and rows first: the others find their memory in its.
@@ -118,7 +121,7 @@ def batch_graphs(
         logger.info("batches are not computed as CUDA graphs: %s", str(error).partition("\n")[0])
         logger.debug("capturing failed", exc_info=True)
         return None
-    logger.info("batches of up to %d tokens are CUDA graphs, after %.1f s", _TOKENS, monotonic() - started)
+    logger.info("batches of up to %d tokens are CUDA graphs, after %.1f s", graphs.tokens, monotonic() - started)
     return graphs
 
 

@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from acceleration.linear import linear_layers, usual_rows, weight_and_bias
+from acceleration.linear import linear_layers, weight_and_bias
+from acceleration.packed import usual_rows
 
 #: The largest number of eight bits with a sign.
 _LARGEST = 127

@@ -1,23 +1,21 @@
-"""Linear layers whose weights lie in memory as the CPU's kernels read them."""
+"""A model's linear layers, and which of them are faster packed."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
-from acceleration.instructions import computes_bfloat16, has_onednn
+from acceleration.packed import FORMS, PackedLinear, can_pack
 
-#: Rows for which the layout of weights is chosen. That of 256 is as good as any other from one row to 512.
-_ROWS = 256
-
+#: Shape of a layer's weights: (out, in).
+Shape = tuple[int, int]
 
 #: Weights of a shape that are tried to see whether packing pays: more than what stays in a core's cache.
 _TRIED_BYTES = 32 << 20
@@ -30,64 +28,9 @@ _LEAST_GAIN = 0.9
 _TRIES = 5
 
 
-class PackedLinear(nn.Module):
-    """A linear layer computed by oneDNN from weights in its own layout.
-
-    PyTorch keeps weights row by row, and its float32 kernel (MKL) packs them anew in every call: much of the time
-    where rows are few. In oneDNN's layout two cores of an AMD EPYC come to 0.98 of their peak.
-
-    Attributes:
-        weight: shape (out_features, in_features); opaque, but its shape, type and device can be read.
-        bias: shape (out_features,), or None.
-    """
-
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        super().__init__()
-        self.out_features, self.in_features = weight.shape
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _ROWS)
-        self.register_buffer("weight", packed, persistent=False)
-        self.register_buffer("bias", None if bias is None else bias.detach().clone(), persistent=False)
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Shape (..., in_features) to (..., out_features)."""
-        rows = inputs.numel() // self.in_features
-        if (usual := usual_rows(rows)) == rows:
-            return self._compute(inputs)
-        outputs = self._compute(pad(inputs.reshape(rows, -1), (0, 0, 0, usual - rows)))
-        return outputs[:rows].view(*inputs.shape[:-1], self.out_features)
-
-    def _compute(self, inputs: torch.Tensor) -> torch.Tensor:
-        outputs: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self.weight, self.bias, "none", [], None)
-        return outputs
-
-    def extra_repr(self) -> str:
-        """As `nn.Linear` shows itself."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-
-
-def usual_rows(rows: int) -> int:
-    """The next number of rows of those that are computed with, at most a sixteenth more where there are many.
-
-    oneDNN makes code for each number, more than half a megabyte, and keeps it: any number that comes would cost
-    hundreds of megabytes.
-    """
-    if rows <= 16:
-        return 1 << max(rows - 1, 0).bit_length() if rows else 0
-    step = max(16, 1 << (rows - 1).bit_length() - 5)
-    return -(-rows // step) * step
-
-
-def can_pack(dtype: torch.dtype) -> bool:
-    """Whether this machine's CPU computes packed layers of a type faster than others."""
-    return has_onednn() if dtype == torch.float32 else dtype == torch.bfloat16 and computes_bfloat16()
-
-
 @torch.inference_mode()
-def shapes_to_pack(model: nn.Module, rows: Sequence[int]) -> set[tuple[int, int]]:
-    """Shapes, (out, in), of those layers of a model that are faster when they are packed; found by trying some.
+def forms_to_pack(model: nn.Module, rows: Sequence[int]) -> dict[Shape, type[PackedLinear]]:
+    """The fastest form of those layers of a model that are faster when they are packed; found by trying some.
 
     On processors of AMD most are; on Intel's, for which PyTorch's other kernels are made, that depends on the shape,
     the number of rows and of threads.
@@ -95,23 +38,30 @@ def shapes_to_pack(model: nn.Module, rows: Sequence[int]) -> set[tuple[int, int]
     Args:
         rows: numbers of rows that will be computed most; each counts the same.
     """
-    alike: defaultdict[tuple[int, int], list[nn.Module]] = defaultdict(list)
+    alike: defaultdict[Shape, list[nn.Module]] = defaultdict(list)
     for _, _, layer in linear_layers(model):
         weight, _ = weight_and_bias(layer)
         shape = (weight.shape[0], weight.shape[1])
         fits = not alike[shape] or (len(alike[shape]) + 1) * weight.nbytes <= _TRIED_BYTES
         if fits and weight.device.type == "cpu" and can_pack(weight.dtype):
             alike[shape].append(layer)
-    return {shape for shape, layers in alike.items() if layers and _packing_pays(layers, rows)}
+    forms = {shape: _fastest_form(layers, rows) for shape, layers in alike.items() if layers}
+    return {shape: form for shape, form in forms.items() if form is not None}
 
 
-def _packing_pays(plain: Sequence[nn.Module], rows: Sequence[int]) -> bool:
-    packed = [PackedLinear(*weight_and_bias(layer)) for layer in plain]
-    gains = []
-    for number in rows:
-        inputs = [torch.randn(number, layer.in_features, dtype=layer.weight.dtype) for layer in packed]
-        gains.append(_seconds(plain, inputs) / max(_seconds(packed, inputs), 1e-9))
-    return math.prod(gains) > 1 and min(gains) >= _LEAST_GAIN
+def _fastest_form(plain: Sequence[nn.Module], rows: Sequence[int]) -> type[PackedLinear] | None:
+    """None if the plain one is."""
+    weight, _ = weight_and_bias(plain[0])
+    inputs = {n: [torch.randn(n, weight.shape[1], dtype=weight.dtype) for _ in plain] for n in rows}
+    before = {n: _seconds(plain, inputs[n]) for n in rows}
+    fastest, most = None, 1.0
+    for form in FORMS:
+        if form.computes(weight.dtype):
+            packed = [form(*weight_and_bias(layer)) for layer in plain]
+            gains = [before[n] / max(_seconds(packed, inputs[n]), 1e-9) for n in rows]
+            if math.prod(gains) > most and min(gains) >= _LEAST_GAIN:
+                fastest, most = form, math.prod(gains)
+    return fastest
 
 
 def _seconds(layers: Sequence[nn.Module], inputs: Sequence[torch.Tensor]) -> float:
@@ -125,18 +75,18 @@ def _seconds(layers: Sequence[nn.Module], inputs: Sequence[torch.Tensor]) -> flo
     return best
 
 
-def pack(model: nn.Module, shapes: Container[tuple[int, int]]) -> int:
+def pack(model: nn.Module, forms: Mapping[Shape, type[PackedLinear]]) -> int:
     """Replace linear layers of a model on the CPU, one after the other, so that two copies of one exist at most.
 
     A layer whose weights are another's too, as those of an output head often are the embeddings', gets a copy.
 
     Args:
-        shapes: (out, in), of the layers that are replaced.
+        forms: of the layers that are replaced.
 
     Returns:
         How many were replaced.
     """
-    return sum(_replace(parent, name, layer, shapes) for parent, name, layer in list(linear_layers(model)))
+    return sum(_replace(parent, name, layer, forms) for parent, name, layer in list(linear_layers(model)))
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
@@ -153,9 +103,10 @@ def weight_and_bias(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     return (layer.weight.t() if type(layer) is Conv1D else layer.weight), layer.bias
 
 
-def _replace(parent: nn.Module, name: str, layer: nn.Module, shapes: Container[tuple[int, int]]) -> int:
+def _replace(parent: nn.Module, name: str, layer: nn.Module, forms: Mapping[Shape, type[PackedLinear]]) -> int:
     weight, bias = weight_and_bias(layer)
-    if weight.device.type != "cpu" or not can_pack(weight.dtype) or (weight.shape[0], weight.shape[1]) not in shapes:
+    form = forms.get((weight.shape[0], weight.shape[1]))
+    if form is None or weight.device.type != "cpu" or not form.computes(weight.dtype):
         return 0
-    setattr(parent, name, PackedLinear(weight, bias))
+    setattr(parent, name, form(weight, bias))
     return 1

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
-from acceleration.linear import usual_rows
+from acceleration.packed import usual_rows
 
 logger = logging.getLogger(__name__)
 

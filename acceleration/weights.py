@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from acceleration.int8 import quantize
-from acceleration.linear import pack, shapes_to_pack
+from acceleration.linear import forms_to_pack, pack
 from acceleration.merged import groups_of_same_input, merge
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def faster_weights(model: PreTrainedModel, *, rows: Sequence[int], int8: bool = 
     quantized = quantize(model) if int8 else 0
     if int8 and not quantized:
         return False
-    packed = pack(model, shapes_to_pack(model, rows))
+    packed = pack(model, forms_to_pack(model, rows))
     if not groups and not quantized and not packed:
         return True
     try:

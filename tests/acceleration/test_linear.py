@@ -10,43 +10,59 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from acceleration import linear
-from acceleration.linear import (
-    PackedLinear,
-    can_pack,
-    linear_layers,
-    pack,
-    shapes_to_pack,
-    usual_rows,
-    weight_and_bias,
-)
+from acceleration.linear import forms_to_pack, linear_layers, pack, weight_and_bias
+from acceleration.packed import FORMS, MklLinear, OneDnnLinear, PackedLinear, can_pack, usual_rows
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="this PyTorch has no oneDNN")
+
+forms = pytest.mark.parametrize("form", [form for form in FORMS if form.computes(torch.float32)])
 
 
 @pytest.mark.parametrize(
     "shape", [(33,), (0, 33), (1, 33), (5, 33), (16, 33), (3, 7, 33), (1, 2, 0, 33), (260, 33)], ids=str
 )
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@forms
 @torch.inference_mode()
-def test_a_packed_layer_gives_what_the_plain_one_gives(shape: tuple[int, ...], bias: bool) -> None:
+def test_a_packed_layer_gives_what_the_plain_one_gives(
+    form: type[PackedLinear], shape: tuple[int, ...], bias: bool
+) -> None:
     plain = nn.Linear(33, 17, bias=bias)
-    packed = PackedLinear(*weight_and_bias(plain))
+    packed = form(*weight_and_bias(plain))
     inputs = torch.randn(shape)
     torch.testing.assert_close(packed(inputs), plain(inputs))
 
 
+@forms
 @torch.inference_mode()
-def test_inputs_may_lie_in_memory_in_any_order() -> None:
+def test_any_number_of_rows_and_threads_computes_with_what_was_packed_once(form: type[PackedLinear]) -> None:
+    before = torch.get_num_threads()
+    plain = nn.Linear(200, 300)
+    packed = form(*weight_and_bias(plain))
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            for rows in (1, 2, 3, 7, 16, 33, 100, 256, 257, 700):
+                inputs = torch.randn(rows, 200)
+                torch.testing.assert_close(packed(inputs), plain(inputs))
+    finally:
+        torch.set_num_threads(before)
+
+
+@forms
+@torch.inference_mode()
+def test_inputs_may_lie_in_memory_in_any_order(form: type[PackedLinear]) -> None:
     plain = nn.Linear(33, 17)
-    packed = PackedLinear(*weight_and_bias(plain))
+    packed = form(*weight_and_bias(plain))
     for inputs in (torch.randn(33, 4).t(), torch.randn(16, 66)[:, ::2], torch.randn(2, 33, 3).transpose(1, 2)):
         torch.testing.assert_close(packed(inputs), plain(inputs))
 
 
+@forms
 @torch.inference_mode()
-def test_gpt2s_transposed_layers_are_packed_too() -> None:
+def test_gpt2s_transposed_layers_are_packed_too(form: type[PackedLinear]) -> None:
     plain = Conv1D(17, 33)  # type: ignore[no-untyped-call]
-    packed = PackedLinear(*weight_and_bias(plain))
+    packed = form(*weight_and_bias(plain))
     inputs = torch.randn(2, 5, 33)
     torch.testing.assert_close(packed(inputs), plain(inputs))
 
@@ -56,11 +72,12 @@ def test_gpt2s_transposed_layers_are_packed_too() -> None:
 def test_bfloat16_stays_bfloat16() -> None:
     plain = nn.Linear(64, 32).bfloat16()
     inputs = torch.randn(5, 64).bfloat16()
-    torch.testing.assert_close(PackedLinear(*weight_and_bias(plain))(inputs), plain(inputs), atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(OneDnnLinear(*weight_and_bias(plain))(inputs), plain(inputs), atol=2e-2, rtol=2e-2)
 
 
-def test_shape_type_and_device_of_packed_weights_can_be_read() -> None:
-    weight = PackedLinear(torch.randn(17, 33), None).weight
+@forms
+def test_shape_type_and_device_of_packed_weights_can_be_read(form: type[PackedLinear]) -> None:
+    weight = form(torch.randn(17, 33), None).weight
     assert (weight.shape, weight.dtype, weight.device.type) == ((17, 33), torch.float32, "cpu")
 
 
@@ -71,8 +88,8 @@ def test_layers_that_compute_something_else_stay() -> None:
 
     module = nn.Sequential(nn.Linear(4, 4), Doubled(4, 4), nn.Sequential(nn.Linear(4, 4)))
     assert [name for _, name, _ in linear_layers(module)] == ["0", "0"]
-    assert pack(module, {(4, 4)}) == 2
-    assert [type(layer).__name__ for layer in module] == ["PackedLinear", "Doubled", "Sequential"]
+    assert pack(module, {(4, 4): OneDnnLinear}) == 2
+    assert [type(layer).__name__ for layer in module] == ["OneDnnLinear", "Doubled", "Sequential"]
 
 
 def test_few_numbers_of_rows_are_computed_with_and_little_more_than_asked_for() -> None:
@@ -85,8 +102,8 @@ def test_few_numbers_of_rows_are_computed_with_and_little_more_than_asked_for() 
 
 def test_layers_of_the_shapes_that_are_named_are_packed_and_others_stay() -> None:
     module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 6), nn.Linear(6, 4))
-    assert pack(module, {(6, 4)}) == 1
-    assert [type(layer).__name__ for layer in module] == ["Linear", "PackedLinear", "Linear"]
+    assert pack(module, {(6, 4): OneDnnLinear}) == 1
+    assert [type(layer).__name__ for layer in module] == ["Linear", "OneDnnLinear", "Linear"]
 
 
 @pytest.mark.parametrize(
@@ -100,29 +117,35 @@ def test_a_shape_is_packed_where_that_is_faster_over_all_numbers_of_rows_and_muc
 
     def seconds(layers: Sequence[nn.Module], inputs: Sequence[torch.Tensor]) -> float:
         ratio = few if len(inputs[0]) == 1 else many
-        concerned = isinstance(layers[0], PackedLinear) and layers[0].in_features == 33
+        concerned = isinstance(layers[0], OneDnnLinear) and layers[0].in_features == 33
         return ratio if concerned else 2.0 if isinstance(layers[0], PackedLinear) else 1.0
 
     monkeypatch.setattr(linear, "_seconds", seconds)
     model = nn.Sequential(nn.Linear(33, 17), nn.ReLU(), nn.Linear(17, 5))
-    assert shapes_to_pack(model, (1, 10)) == ({(17, 33)} if pays else set())
+    assert forms_to_pack(model, (1, 10)) == ({(17, 33): OneDnnLinear} if pays else {})
     assert not isinstance(model[0], PackedLinear)
+
+
+@pytest.mark.skipif(not MklLinear.computes(torch.float32), reason="this PyTorch has no MKL")
+def test_of_several_forms_the_fastest_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    took: dict[type[nn.Module], float] = {nn.Linear: 1.0, OneDnnLinear: 0.8, MklLinear: 0.7}
+    monkeypatch.setattr(linear, "_seconds", lambda layers, _: took[type(layers[0])])
+    assert forms_to_pack(nn.Sequential(nn.Linear(33, 17)), (1, 10)) == {(17, 33): MklLinear}
 
 
 def test_the_head_alone_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
     monkeypatch.setattr(linear, "_TRIED_BYTES", 8 * 8 * 4 * 3)
 
-    def never(layers: Sequence[nn.Module], _: Sequence[int]) -> bool:
+    def never(layers: Sequence[nn.Module], _: Sequence[int]) -> None:
         tried.append(len(layers))
-        return False
 
-    monkeypatch.setattr(linear, "_packing_pays", never)
+    monkeypatch.setattr(linear, "_fastest_form", never)
     model = nn.Sequential(nn.Linear(8, 1000), nn.Sequential(*(nn.Linear(8, 8) for _ in range(6))))
-    assert shapes_to_pack(model, (1,)) == set()
+    assert forms_to_pack(model, (1,)) == {}
     assert tried == [1, 3]
 
 
 def test_whether_packing_pays_can_be_tried_with_any_model() -> None:
-    assert shapes_to_pack(nn.Sequential(nn.Linear(33, 17), nn.Linear(17, 5)), (1, 16)) <= {(17, 33), (5, 17)}
-    assert not shapes_to_pack(nn.ReLU(), (1, 16))
+    assert forms_to_pack(nn.Sequential(nn.Linear(33, 17), nn.Linear(17, 5)), (1, 16)).keys() <= {(17, 33), (5, 17)}
+    assert not forms_to_pack(nn.ReLU(), (1, 16))

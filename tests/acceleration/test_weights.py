@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from transformers import (
 )
 
 from acceleration import linear
-from acceleration.linear import PackedLinear, can_pack
+from acceleration.packed import FORMS, OneDnnLinear, PackedLinear, can_pack
 from acceleration.weights import faster_weights
 from loading.pretrained import load_pretrained
 from loading.storage import fetch
@@ -42,10 +43,15 @@ _BERT: dict[str, Any] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _packing_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, params=[form for form in FORMS if form.computes(torch.float32)])
+def _packing_pays(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also for models so small, on any processor."""
-    monkeypatch.setattr(linear, "_packing_pays", lambda *_: True)
+
+    def fastest(layers: Sequence[Any], _: Sequence[int]) -> type[PackedLinear]:
+        form: type[PackedLinear] = request.param
+        return form if form.computes(layers[0].weight.dtype) else OneDnnLinear
+
+    monkeypatch.setattr(linear, "_fastest_form", fastest)
 
 
 def _packed(model: PreTrainedModel) -> int:
@@ -116,7 +122,7 @@ def test_weights_stay_as_they_are_where_acceleration_is_off(tmp_path: Path) -> N
 def test_weights_stay_as_they_are_where_another_layout_is_no_faster(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linear, "_packing_pays", lambda *_: False)
+    monkeypatch.setattr(linear, "_fastest_form", lambda *_: None)
     settings = _save(BertModel(BertConfig(**_BERT)), tmp_path)
     assert _packed(load_pretrained(AutoModel, fetch(settings), settings).model) == 0
 

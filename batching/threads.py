@@ -7,7 +7,7 @@ from statistics import median
 
 #: After so many passes the other number is tried, to see whether the machine has changed. A try that changes nothing
 #: doubles that, up to the second number where one thread is tried, and to the third where all are.
-_TRY_AFTER, _TRY_ONE_AFTER, _TRY_ALL_AFTER = 8, 256, 64
+_TRY_AFTER, _TRY_ONE_AFTER, _TRY_ALL_AFTER = 32, 256, 64
 
 #: Passes of a try. Their median is what a pass costs: one that somebody disturbed says nothing of the next.
 _TRIES = 3

@@ -87,9 +87,7 @@ class BatchGraphs:
             mask[0] = 1
         # Libraries allocate and choose in a first call what must not be captured.
         self._model(**inputs)
-        recorder = Recorder(pool)
-        try:
-            recorder.begin()
+        with Recorder(pool) as recorder:
             output = self._model(**inputs)
             kept = {
                 name: self._buffers.keep(("output", name), value)
@@ -97,9 +95,6 @@ class BatchGraphs:
                 if isinstance(value, torch.Tensor)
             }
             return recorder.end(), type(output)(**kept)
-        except BaseException:
-            recorder.give_up()
-            raise
 
 
 def batch_graphs(

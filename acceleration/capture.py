@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -46,7 +46,7 @@ class Buffers:
 
 
 class Recorder:
-    """Captures one graph after the other.
+    """Captures one graph after the other, in a `with`: a capture that fails leaves the stream as one that can be used.
 
     Args:
         pool: of the memory that graphs compute in: that of `torch.cuda.graph_pool_handle`.
@@ -68,8 +68,11 @@ class Recorder:
         graph.capture_end()
         return graph
 
-    def give_up(self) -> None:
-        """Leave the stream as one that can be used again."""
+    def __enter__(self) -> Self:
+        self.begin()
+        return self
+
+    def __exit__(self, *error: object) -> None:
         if self._open is not None:
             with suppress(RuntimeError):
                 self._open.capture_end()

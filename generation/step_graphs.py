@@ -142,13 +142,8 @@ class _Graph:
 
 
 def _captured(forward: Forward, inputs: _Inputs, buffers: Buffers, pool: Any) -> _Graph:
-    recorder = Recorder(pool)
-    pieces = _Pieces(buffers, recorder)
-    try:
-        recorder.begin()
+    with Recorder(pool) as recorder:
+        pieces = _Pieces(buffers, recorder)
         logits = buffers.keep("logits", forward(pieces, *inputs))
         pieces.graphs.append(recorder.end())
-    except BaseException:
-        recorder.give_up()
-        raise
     return _Graph(pieces, logits)

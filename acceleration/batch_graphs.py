@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from acceleration.capture import Buffers, Recorder, capturing, on_one_gpu
+from acceleration.rounding import ROUNDING
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +27,6 @@ _LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 #: Tokens of a batch, padding included, from which on the GPU is busy anyway, and what is filled up costs more than it
 #: gains: 1,168 tokens of BERT-base take an H200 13 ms in float32, and 15 filled up; in bfloat16 1.4 in place of 5.
 _TOKENS, _TOKENS_FLOAT32 = 4096, 1024
-
-#: How far outputs may be from those of the plain model, relative to the largest: rounding, not another result.
-_TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 
 #: Rows and length of a batch.
 Shape = tuple[int, int]
@@ -143,6 +141,6 @@ def _compare(model: Any, graphs: BatchGraphs, example: Mapping[str, Sequence[int
         # What stands in place of padding is nobody's.
         seen = slice(length) if expected.dim() > 2 or expected.shape[1] == shape[1] else slice(None)
         right, computed = expected[row][seen], output[row][seen]
-        tolerance = _TOLERANCE.get(model.dtype, 1e-1) * float(right.abs().max())
+        tolerance = ROUNDING.get(model.dtype, 1e-1) * float(right.abs().max())
         if not bool((computed - right).abs().max() <= tolerance):
             raise ValueError("they give other results")

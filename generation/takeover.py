@@ -12,6 +12,7 @@ import torch
 
 from acceleration.capture import on_one_gpu
 from acceleration.int8 import has_int8_layers
+from acceleration.rounding import ROUNDING
 from generation.attention import NAME, Attention, Probe, Unsupported
 from generation.cache import KVCache, LayerShape
 from generation.model import GenerationModel
@@ -22,9 +23,6 @@ logger = logging.getLogger(__name__)
 
 #: Prompts of the trial, of different lengths; any tokens will do.
 _LENGTHS = (7, 4)
-
-#: How far logits may be from those of the plain model, relative to their own size: rounding, not another result.
-_TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 
 
 class SteppingModel:
@@ -51,7 +49,7 @@ class SteppingModel:
         if not getattr(self._model, "_supports_attention_backend", False):
             raise Unsupported("its attention cannot be replaced")
         self._graphs: StepGraphs | None = None
-        self._tolerance = 1e-1 if has_int8_layers(self._model) else _TOLERANCE.get(self._model.dtype, 1e-1)
+        self._tolerance = 1e-1 if has_int8_layers(self._model) else ROUNDING.get(self._model.dtype, 1e-1)
         with torch.inference_mode():
             prompts = self._prompts()
             expected = [self._plain(prompt) for prompt in prompts]

@@ -83,7 +83,8 @@ class Slab:
             alike[shape].append(layer)
         made: dict[int, torch.Tensor] = {}
         for (heads, width, dtype, device), numbers in alike.items():
-            stack = torch.zeros(len(numbers), self.size, self.capacity, heads, width, dtype=dtype, device=device)
+            # A place is cleared when it is taken. To clear all of them here costs a lone sequence more than two tokens.
+            stack = torch.empty(len(numbers), self.size, self.capacity, heads, width, dtype=dtype, device=device)
             self._stacks.append(stack)
             made.update(zip(numbers, stack, strict=True))
         return [made[layer] for layer in range(len(shapes))]

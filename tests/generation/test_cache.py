@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -81,6 +82,17 @@ class CacheMachine(RuleBasedStateMachine):
 
 CacheMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
 TestCache = CacheMachine.TestCase
+
+
+def test_a_place_is_empty_when_it_is_taken_whatever_the_memory_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "empty", lambda *shape, **options: torch.full(shape, torch.nan, **options))
+    cache = KVCache(LAYERS, budget=BUDGET, slab_tokens=512, max_rows=4, longest=900)
+    first, second = cache.allocate(5), cache.allocate(7)
+    assert first is not None
+    assert second is not None
+    for place in (first, second):
+        for tensor in (*place.slab.keys, *place.slab.values):
+            assert not tensor[place.index].any()
 
 
 def test_a_shared_beginning_is_found_to_the_token() -> None:

@@ -115,7 +115,6 @@ class Step:
         self._writing = _written(places, positions)
         self._decoding = _decoded([place for place, _ in decoding])
         self._together, self._reading = _begun(pieces) if device.type not in _ONE_BY_ONE else ([], pieces)
-        self._decodes_one_slab = len(self._decoding) == 1 and not pieces
         self._prepared: dict[Any, torch.Tensor | None] = {}
         self.input_ids = torch.tensor([ids], device=device)
         self.position_ids = torch.tensor([positions], device=device)
@@ -142,12 +141,10 @@ class Step:
             Shape (tokens, heads, value size).
         """
         query, key, value = query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)
+        if out is None:
+            out = query.new_empty(*query.shape[:2], value.shape[-1])
         for writing in self._writing:
             self._write(writing, layer, key, value)
-        if out is None:
-            if self._decodes_one_slab:
-                return self._decode(self._decoding[0], layer, query, scale, window)
-            out = query.new_empty(*query.shape[:2], value.shape[-1])
         for group in self._decoding:
             out[group.tokens] = self._decode(group, layer, query[group.tokens], scale, window)
         for prompts in self._together:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel
 
+from acceleration.fused import fuse
 from acceleration.int8 import quantize
 from acceleration.linear import forms_to_pack, pack
 from acceleration.merged import groups_of_same_input, merge
+
+if TYPE_CHECKING:
+    from acceleration.kernels import Kernels
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +29,15 @@ _FIRST, _LENGTH = 5, 8
 
 
 @torch.inference_mode()
-def faster_weights(model: PreTrainedModel, *, rows: Sequence[int], int8: bool = False) -> bool:
+def faster_weights(
+    model: PreTrainedModel, *, rows: Sequence[int], int8: bool = False, kernels: Kernels | None = None
+) -> bool:
     """Put a model's weights into the form that the CPU computes fastest with.
 
     Args:
         rows: numbers of tokens that will be computed together most.
         int8: compute all linear layers but those of the head in eight bits.
+        kernels: for what the model computes between its linear layers.
 
     Returns:
         Whether it then gives the same output. If not, it is of no use any more: some models read weights past their
@@ -46,7 +53,9 @@ def faster_weights(model: PreTrainedModel, *, rows: Sequence[int], int8: bool = 
     if int8 and not quantized:
         return False
     packed = pack(model, forms_to_pack(model, rows))
-    if not groups and not quantized and not packed:
+    fused = fuse(model, kernels) if kernels is not None else 0
+    logger.debug("%d layers are packed, %d modules compute with kernels", packed, fused)
+    if not groups and not quantized and not packed and not fused:
         return True
     try:
         output = _output(model)

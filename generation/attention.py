@@ -40,18 +40,27 @@ class Attention(Protocol):
 
 
 class Probe:
-    """Sees what a model's layers keep of a token."""
+    """Sees what a model's layers keep of a token, and what they ask for.
+
+    Attributes:
+        asked: for each layer its heads, its scale and its window.
+    """
 
     def __init__(self) -> None:
         self.layers: dict[int, LayerShape] = {}
-        self.windows = False
+        self.asked: dict[int, tuple[int, float, int | None]] = {}
+
+    @property
+    def windows(self) -> bool:
+        """Whether a layer has one."""
+        return any(window is not None for _, _, window in self.asked.values())
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None
     ) -> torch.Tensor:
         """Note the shapes; attention itself is that of a single prompt."""
         self.layers[layer] = LayerShape(key.shape[0], key.shape[-1], value.shape[-1], key.dtype, key.device)
-        self.windows |= window is not None
+        self.asked[layer] = query.shape[0], scale, window
         attended = scaled_dot_product_attention(
             query[None], key[None], value[None], is_causal=True, scale=scale, enable_gqa=query.shape[0] != key.shape[0]
         )

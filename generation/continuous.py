@@ -20,7 +20,6 @@ from generation.model import GenerationModel
 from generation.prefixes import Shelf, longest, shared
 from generation.sampling import Sampler
 from generation.sequence import Sequence
-from generation.step import Step
 from generation.takeover import SteppingModel
 from observability.origin import about
 
@@ -242,13 +241,12 @@ class ContinuousDecoder(Decoder):
         single = [running for running, count in parts if count == 1]
         single.sort(key=lambda running: (slabs[id(running.place.slab)], running.place.index))
         longer = [(running, count) for running, count in parts if count > 1]
-        step = Step(
+        step = self._stepping.new_step(
             [(running.place, running.ids[running.place.length]) for running in single],
             [
                 (running.place, running.ids[running.place.length : running.place.length + count])
                 for running, count in longer
             ],
-            self._stepping.device,
         )
         ordered = [(running, 1) for running in single] + longer
         complete = [i for i, (running, count) in enumerate(ordered) if count == running.unread]

@@ -50,6 +50,7 @@ class GenerationModel:
     """A model with the rules that its checkpoint sets for every answer.
 
     Attributes:
+        kernels: those that the model computes with, if any.
         seq2seq: the prompt is read by an encoder, and only the answer by the decoder.
         context: tokens that the model can read at once; None if it has no limit.
         beams: 1 unless the model asks for beam search.
@@ -68,6 +69,7 @@ class GenerationModel:
 
     def __init__(self, pretrained: Pretrained) -> None:
         self.model: Any = pretrained.model
+        self.kernels = pretrained.kernels
         # The thread that computes decodes as well, and a fast tokenizer is not safe to share between threads.
         self.tokenizer: PreTrainedTokenizerBase = deepcopy(pretrained.tokenizer)
         self.special_ids = frozenset(self.tokenizer.all_special_ids)

@@ -9,15 +9,21 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from generation.cache import Place, Slab
 
+if TYPE_CHECKING:
+    from acceleration.kernels import Kernels
+
 #: Devices that read prompts one by one. Others take longer to be told of each than to compute it.
 _ONE_BY_ONE = frozenset({"cpu"})
+
+#: Numbers that a layer's queries are multiplied with, all together, up to which one thread with a kernel is faster.
+_FEW_READ = 1 << 19
 
 #: Prompts of at most so many tokens are read together, and longer ones with those up to twice as long.
 _SHORT = 16
@@ -45,6 +51,7 @@ class _Decoding:
         tokens: where they are in the step.
         whole: they are all sequences of the slab, in order.
         indices, positions: place of each sequence in the slab, and of the token in the sequence, shape (sequences,).
+        read: tokens that they see, all together.
     """
 
     slab: Slab
@@ -53,6 +60,7 @@ class _Decoding:
     indices: torch.Tensor
     positions: torch.Tensor
     longest: int
+    read: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +104,13 @@ class Step:
         decoding: Sequence[tuple[Place, int]],
         reading: Sequence[tuple[Place, Sequence[int]]],
         device: torch.device,
+        kernels: Kernels | None = None,
     ) -> None:
         """
         Args:
             decoding: sequences with the one token that is next in each, those of one slab together, by index.
             reading: sequences with the next tokens of their prompts.
+            kernels: to write keys and values with, and for attention where few tokens are read.
         """
         ids = [token for _, token in decoding]
         positions = [place.length for place, _ in decoding]
@@ -112,6 +122,7 @@ class Step:
             ids.extend(tokens)
             positions.extend(range(start, end))
             places.extend([place] * len(tokens))
+        self._kernels, self._kernel_dtype = kernels, kernels.dtype if kernels is not None else None
         self._writing = _written(places, positions)
         self._decoding = _decoded([place for place, _ in decoding])
         self._together, self._reading = _begun(pieces) if device.type not in _ONE_BY_ONE else ([], pieces)
@@ -140,7 +151,21 @@ class Step:
         Returns:
             Shape (tokens, heads, value size).
         """
-        query, key, value = query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)
+        return self.attend_tokens(
+            layer, query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1), scale, window, out
+        )
+
+    def attend_tokens(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float,
+        window: int | None,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The same with shapes (tokens, heads, size)."""
         if out is None:
             out = query.new_empty(*query.shape[:2], value.shape[-1])
         for writing in self._writing:
@@ -160,6 +185,13 @@ class Step:
 
     def _write(self, writing: _Writing, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
         keys, values = writing.slab.keys[layer], writing.slab.values[layer]
+        if self._kernels is not None and writing.tokens is None and self._fits(key) and self._fits(value):
+            for new, kept in ((key, keys), (value, values)):
+                self._kernels.keep(
+                    new.data_ptr(), kept.data_ptr(), writing.places.data_ptr(),
+                    len(new), new.shape[1] * new.shape[2], new.stride(0), 0,
+                )  # fmt: skip
+            return
         places = self._on(keys.device, writing.places)
         if writing.tokens is not None:
             tokens = self._on(keys.device, writing.tokens)
@@ -171,6 +203,16 @@ class Step:
         self, group: _Decoding, layer: int, query: torch.Tensor, scale: float, window: int | None
     ) -> torch.Tensor:
         keys, values = group.slab.keys[layer], group.slab.values[layer]
+        sequences, heads, size = query.shape
+        if self._kernels is not None and group.read * heads * size <= _FEW_READ and self._fits(query):
+            key_heads, value_size = keys.shape[2], values.shape[-1]
+            attended = query.new_empty(sequences, heads, value_size)
+            self._kernels.attend(size, value_size, heads // key_heads)(
+                query.data_ptr(), keys.data_ptr(), values.data_ptr(), attended.data_ptr(),
+                group.indices.data_ptr(), group.positions.data_ptr(), sequences, group.slab.capacity,
+                key_heads, query.stride(0), window or 0, scale, 0,
+            )  # fmt: skip
+            return attended
         used = len(group.slab.places)
         indices = self._on(keys.device, group.indices)
         if not group.whole:
@@ -189,6 +231,10 @@ class Step:
             scale=scale,
         ).flatten(1, 2)
         return attended if group.whole else attended[indices]
+
+    def _fits(self, heads: torch.Tensor) -> bool:
+        """Whether kernels can read it: shape (tokens, heads, size)."""
+        return heads.dtype == self._kernel_dtype and heads.stride()[1:] == (heads.shape[2], 1)
 
     def _read(self, piece: _Reading, layer: int, query: torch.Tensor, scale: float, window: int | None) -> torch.Tensor:
         keys = piece.slab.keys[layer][piece.index, : piece.end]
@@ -302,6 +348,7 @@ def _decoded(places: Sequence[Place]) -> list[_Decoding]:
                 indices=torch.tensor(indices),
                 positions=torch.tensor(lengths),
                 longest=max(lengths) + 1,
+                read=sum(lengths) + len(lengths),
             )
         )
         start = end

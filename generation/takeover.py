@@ -14,7 +14,8 @@ from acceleration.capture import on_one_gpu
 from acceleration.int8 import has_int8_layers
 from acceleration.rounding import ROUNDING
 from generation.attention import NAME, Attention, Probe, Unsupported
-from generation.cache import KVCache, LayerShape
+from generation.cache import KVCache, LayerShape, Place
+from generation.fused_layers import fused_layers
 from generation.model import GenerationModel
 from generation.step import Step
 from generation.step_graphs import SIZES, StepGraphs
@@ -39,6 +40,7 @@ class SteppingModel:
     def __init__(self, model: GenerationModel, *, graphs: bool = False, most_wanted: int = 256) -> None:
         self._model: Any = model.model
         self.device = model.device
+        self._kernels = model.kernels
         self._vocabulary = self._model.get_input_embeddings().weight.shape[0]
         parameters = signature(self._model.forward).parameters
         if "position_ids" not in parameters:
@@ -58,6 +60,7 @@ class SteppingModel:
             try:
                 self.layers = self._probe(prompts[0])
                 self._compare(prompts, expected)
+                self._fuse_layers(prompts, expected)
             except BaseException:
                 self._model.set_attn_implementation(previous)
                 raise
@@ -68,6 +71,10 @@ class SteppingModel:
     def has_graphs(self) -> bool:
         """Whether steps of few tokens are CUDA graphs."""
         return self._graphs is not None
+
+    def new_step(self, decoding: Sequence[tuple[Place, int]], reading: Sequence[tuple[Place, Sequence[int]]]) -> Step:
+        """What `forward` computes, as `Step` describes it."""
+        return Step(decoding, reading, self.device, self._kernels)
 
     def forward(self, step: Step, wanted: torch.Tensor) -> torch.Tensor:
         """Logits of the tokens at the indices `wanted`, shape (wanted, vocabulary); valid until the next step."""
@@ -94,6 +101,20 @@ class SteppingModel:
             return
         logger.info("steps of up to %d tokens are CUDA graphs, after %.1f s", max(SIZES), monotonic() - started)
 
+    def _fuse_layers(self, prompts: Sequence[Sequence[int]], expected: Sequence[torch.Tensor]) -> None:
+        """Give layers a `forward` that is nothing but kernels between matrices, if it then gives the same."""
+        if self._kernels is None:
+            return
+        found = fused_layers(self._model, self.layers, self._asked, self._kernels)
+        try:
+            for layer, forward in found.items():
+                setattr(layer, "forward", forward)  # noqa: B010  # which is no method any more
+            self._compare(prompts, expected)
+        except Exception as error:
+            for layer in found:
+                vars(layer).pop("forward", None)
+            logger.info("layers are computed as they were written: %s", str(error).partition("\n")[0])
+
     def _prompts(self) -> list[list[int]]:
         return [[(3 + 5 * i + number) % self._vocabulary for i in range(n)] for number, n in enumerate(_LENGTHS)]
 
@@ -115,6 +136,7 @@ class SteppingModel:
         window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
         if ("sliding_attention" in kinds or (window and not kinds)) and not probe.windows:
             raise Unsupported("its attention does not tell its window")
+        self._asked = probe.asked
         return [probe.layers[i] for i in range(config.num_hidden_layers)]
 
     def _compare(self, prompts: Sequence[Sequence[int]], expected: Sequence[torch.Tensor]) -> None:
@@ -129,7 +151,7 @@ class SteppingModel:
         self._step([(first, long[0]), (second, short[0])], [], expected)
 
     def _step(self, decoding: Any, reading: Any, expected: Sequence[torch.Tensor]) -> None:
-        step = Step(decoding, reading, self.device)
+        step = self.new_step(decoding, reading)
         logits = self.forward(step, step.ends).float()
         for row, (place, tokens) in enumerate([*decoding, *reading]):
             place.length += 1 if isinstance(tokens, int) else len(tokens)

@@ -50,11 +50,11 @@ class TrialSteps:
             torch.cuda.synchronize()
 
     def _step(self, case: Case) -> Step:
-        layers, device = self._stepping.layers, self._stepping.device
+        layers = self._stepping.layers
         if not case.rows:
-            return Step([], [(Slab(layers, 1, case.tokens).add(), [1] * case.tokens)], device)
+            return self._stepping.new_step([], [(Slab(layers, 1, case.tokens).add(), [1] * case.tokens)])
         slab = Slab(layers, case.rows, self._length + 1)
         places = [slab.add() for _ in range(case.rows)]
         for place in places:
             place.length = self._length
-        return Step([(place, 1) for place in places], [], device)
+        return self._stepping.new_step([(place, 1) for place in places], [])

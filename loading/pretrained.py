@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -26,6 +26,9 @@ from loading.quantization import quantization, release_files
 from loading.storage import fetch
 from settings import ModelSettings
 
+if TYPE_CHECKING:
+    from acceleration.kernels import Kernels
+
 logger = logging.getLogger(__name__)
 
 #: Tokens that are computed together most: one text and a batch of them; one sequence and a step of several.
@@ -42,12 +45,14 @@ class Pretrained:
     Attributes:
         max_length: tokens that the model can read at once, special tokens included; None if it has no limit.
         unpadded: batches are computed without their padding.
+        kernels: those that it computes with, if any.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     max_length: int | None
     unpadded: bool = False
+    kernels: Kernels | None = None
 
 
 def prepare_torch(settings: ModelSettings) -> None:
@@ -98,9 +103,12 @@ def load_pretrained(
         _check_int8(loaded.model, settings)
     elif not _accelerates(loaded.model, settings):
         return loaded
-    if faster_weights(loaded.model, rows=_BATCH_ROWS if reads_batches else _STEP_ROWS, int8=int8):
+    # Batches have so many rows that PyTorch's own operations are as fast.
+    kernels = None if reads_batches or not settings.acceleration else _kernels(loaded.model, settings)
+    rows = _BATCH_ROWS if reads_batches else _STEP_ROWS
+    if faster_weights(loaded.model, rows=rows, int8=int8, kernels=kernels):
         release_files(loaded.model)
-        return loaded
+        return replace(loaded, kernels=kernels)
     if int8:
         raise LoadError(f"{settings.shown_uri} does not compute in eight bits; leave out QUANTIZATION.")
     logger.info("%s: its weights stay in PyTorch's layout, it does not compute with another", settings.shown_uri)
@@ -116,6 +124,14 @@ def _leaves_out_padding(model: PreTrainedModel, settings: ModelSettings) -> bool
 def _accelerates(model: PreTrainedModel, settings: ModelSettings) -> bool:
     on_cpu = settings.device_map is None and model.device.type == "cpu"
     return settings.acceleration and on_cpu and not _quantized(model)
+
+
+def _kernels(model: PreTrainedModel, settings: ModelSettings) -> Kernels | None:
+    # Imported here: its compiler is of no use to others.
+    from acceleration.kernels import Kernels
+
+    folder = settings.storage_cache.expanduser() / "kernels"
+    return Kernels(model.dtype, folder) if Kernels.compute(model.dtype) else None
 
 
 def _check_int8(model: PreTrainedModel, settings: ModelSettings) -> None:

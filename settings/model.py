@@ -69,7 +69,7 @@ class ModelSettings(BaseSettings):
     storage_cache: Path = Field(
         Path("~/.cache/hugging-face-runtime"),
         validation_alias="STORAGE_CACHE",
-        description="Folder of models fetched from object stores and web servers, and of what was measured of models.",
+        description="Folder of models fetched from elsewhere, of what was measured of models, and of kernels.",
     )
     pvc_dir: Path = Field(Path("/mnt/pvc"), validation_alias="PVC_DIR", description="Where pvc:// volumes are mounted.")
     storage_options: dict[str, SecretStr] = Field(
@@ -158,7 +158,7 @@ class ModelSettings(BaseSettings):
     acceleration: bool = Field(
         True,
         validation_alias="ACCELERATION",
-        description="On a CPU, compute with weights in its own layout and without padding; on a GPU, with CUDA graphs.",
+        description="On a CPU, kernels, weights in its own layout and batches without padding; on a GPU, CUDA graphs.",
     )
     calibration_seconds: float = Field(
         3.0,

@@ -40,6 +40,7 @@ class Contest:
         self._on_gpu = on_gpu
         self._offline: list[Offline] = []
         self._servers: dict[str, TargetServer] = {}
+        self._given_up: dict[str, tuple[int, str]] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Contest:
@@ -120,6 +121,9 @@ class Contest:
         figures: dict[str, Any] = {}
         server.resume()
         for turn, connections in enumerate(self.workload.connections, 1):
+            if (why := self._gave_up(server, connections)) is not None:
+                figures[str(connections)] = {"failed": why}
+                continue
             bodies = server.bodies(self._slot(turn))
             load = partial(put_under_load, server, bodies, connections, self._seconds)
             try:
@@ -128,10 +132,16 @@ class Contest:
                 if server.ended:
                     raise
                 figures[str(connections)] = {"failed": reason(error)}
+                self._given_up[server.target.key] = connections, reason(error)
                 say(f"{self.workload.name}, {connections} clients: {error}")
             server.rest()
         server.suspend()
         return figures
+
+    def _gave_up(self, server: TargetServer, connections: int) -> str | None:
+        """Why a server is not asked by so many clients: it has failed as many or fewer, which takes it minutes."""
+        clients, why = self._given_up.get(server.target.key, (connections + 1, None))
+        return why if connections >= clients else None
 
     def _watched(self, busy: Child, measure: Callable[[], dict[str, float] | Load]) -> dict[str, Any]:
         children = [*(one.worker for one in self._offline), *self._servers.values()]

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from acceleration.kernels import Kernels
 from generation import step as step_module
 from generation.cache import KVCache, LayerShape, Place
 from generation.step import Step
+from tests.acceleration.compiled import kernels_of
 
 HEADS, SHARED, SIZE = 2, 3, 8
 LAYERS = [LayerShape(HEADS, SIZE, SIZE, torch.float32, torch.device("cpu"))] * 2
@@ -56,7 +58,7 @@ def _places(states: States, layer: int) -> list[Place]:
     return places
 
 
-def _step(places: Sequence[Place]) -> tuple[Step, list[int]]:
+def _step(places: Sequence[Place], kernels: Kernels | None = None) -> tuple[Step, list[int]]:
     """A step of one token each, then of longer pieces; and in which order sequences come in it."""
     slabs = [id(place.slab) for place in places]
     single = [number for number, (_, new) in enumerate(SEQUENCES) if new == 1]
@@ -66,18 +68,21 @@ def _step(places: Sequence[Place]) -> tuple[Step, list[int]]:
         [(places[number], 7) for number in single],
         [(places[number], [7] * SEQUENCES[number][1]) for number in longer],
         torch.device("cpu"),
+        kernels,
     )
     return step, single + longer
 
 
 @pytest.mark.parametrize("window", [None, 6, 38])
 @pytest.mark.parametrize("one_by_one", [frozenset({"cpu"}), frozenset()], ids=["prompts one by one", "together"])
+@pytest.mark.parametrize("few_read", [None, 1 << 19, 2000], ids=["PyTorch", "kernels", "kernels for short ones"])
 def test_each_token_sees_its_own_sequence(
-    monkeypatch: pytest.MonkeyPatch, one_by_one: frozenset[str], window: int | None
+    monkeypatch: pytest.MonkeyPatch, one_by_one: frozenset[str], window: int | None, few_read: int | None
 ) -> None:
     monkeypatch.setattr(step_module, "_ONE_BY_ONE", one_by_one)
+    monkeypatch.setattr(step_module, "_FEW_READ", few_read)
     states = States()
-    step, order = _step(_places(states, 1))
+    step, order = _step(_places(states, 1), kernels_of(torch.float32) if few_read is not None else None)
     news = [[tensor[:, SEQUENCES[number][0] :] for tensor in states.all[number]] for number in order]
     query, key, value = (torch.cat([new[part] for new in news], dim=1) for part in range(3))
     attended = step.attend(1, query, key, value, SCALE, window)

@@ -1,0 +1,281 @@
+"""What layers compute between their matrices, each in one pass over few numbers.
+
+PyTorch computes it in five to ten operations, each of which costs as much for one row as for many: more than half of a
+step that writes one token. Compiled by Numba, which needs no compiler on the machine, and kept in a folder.
+
+Numbers are float32 or bfloat16, and computed in float32. Tensors are given by address, rows by their distance, in
+numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numba import carray, njit, types
+from numba.core.typing.templates import Signature
+from numba.extending import intrinsic, overload
+
+logger = logging.getLogger(__name__)
+
+# Sums may be taken in any order, but what is not a number stays that: LLVM's `fast` would let it become anything.
+_OPTIONS: dict[str, Any] = {
+    "fastmath": {"reassoc", "contract", "nsz", "arcp", "afn"},
+    "error_model": "numpy",
+}
+
+#: What PyTorch's types are in memory, for a compiler that does not know bfloat16.
+_TYPES = {torch.float32: types.float32, torch.bfloat16: types.uint16}
+
+_INT, _FLOAT = types.int64, types.float32
+
+
+@intrinsic
+def _pointer(_context: Any, address: Any, start: Any, like: Any) -> tuple[Signature, Callable[..., Any]]:
+    """Where the number at `start` is of those at an address."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        numbers = builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+        return builder.gep(numbers, [arguments[1]])
+
+    return types.CPointer(like)(address, start, like), build
+
+
+@njit(inline="always", **_OPTIONS)
+def _row(address: Any, start: Any, size: Any, like: Any) -> Any:
+    """So many of the numbers at an address. To begin with 0 makes all indices positive, which no kernel must check."""
+    return carray(_pointer(address, start, like), size)
+
+
+def _get(numbers: Any, index: int) -> np.float32:
+    """One of some numbers, as float32."""
+    raise NotImplementedError  # for Numba alone
+
+
+def _put(numbers: Any, index: int, value: np.float32) -> None:
+    """Set one of some numbers, rounded to the nearest."""
+    raise NotImplementedError
+
+
+@overload(_get, strict=False)
+def _get_of(numbers: Any, index: Any) -> Any:
+    def get(numbers: Any, index: Any) -> Any:
+        return numbers[index]
+
+    def widen(numbers: Any, index: Any) -> Any:
+        return np.uint32(np.uint32(numbers[index]) << np.uint32(16)).view(np.float32)
+
+    return get if numbers.dtype == types.float32 else widen
+
+
+@overload(_put, strict=False)
+def _put_of(numbers: Any, index: Any, value: Any) -> Any:
+    def put(numbers: Any, index: Any, value: Any) -> None:
+        numbers[index] = value
+
+    def narrow(numbers: Any, index: Any, value: Any) -> None:
+        bits = np.float32(value).view(np.uint32)
+        to_even = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
+        numbers[index] = np.uint16(np.uint32(bits + to_even + np.uint32(0x7FFF)) >> np.uint32(16))
+
+    return put if numbers.dtype == types.float32 else narrow
+
+
+@njit(inline="always", **_OPTIONS)
+def _exp(x: Any) -> Any:
+    """e to the power of x within 2e-7 of it; unlike the C library's, several at once."""
+    x = min(max(x, np.float32(-87)), np.float32(88))
+    whole = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
+    # The logarithm of 2 in two parts, so that what is left is exact.
+    part = x - whole * np.float32(0.693359375) + whole * np.float32(2.12194440e-4)
+    power = np.float32(1.9875691500e-4)
+    power = power * part + np.float32(1.3981999507e-3)
+    power = power * part + np.float32(8.3334519073e-3)
+    power = power * part + np.float32(4.1665795894e-2)
+    power = power * part + np.float32(1.6666665459e-1)
+    power = power * part + np.float32(5.0000001201e-1)
+    power = power * part * part + part + np.float32(1)
+    return power * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+def _rms_norm(
+    x: int, weight: int, out: int, tokens: int, rows: int, size: int, distance: int, out_distance: int, eps: float,
+    like: Any,
+) -> None:  # fmt: skip
+    factors = _row(weight, 0, size, _FLOAT_LIKE)
+    for row in range(tokens * rows):
+        numbers = _row(x, row // rows * distance + row % rows * size, size, like)
+        normed = _row(out, row // rows * out_distance + row % rows * size, size, like)
+        squares = np.float32(0)
+        for i in range(size):
+            number = _get(numbers, i)
+            squares += number * number
+        scale = np.float32(1) / np.float32(math.sqrt(squares / np.float32(size) + eps))
+        for i in range(size):
+            _put(normed, i, factors[i] * (_get(numbers, i) * scale))
+
+
+def _add_rms_norm(x: int, more: int, weight: int, out: int, rows: int, size: int, eps: float, like: Any) -> None:
+    factors = _row(weight, 0, size, _FLOAT_LIKE)
+    for row in range(rows):
+        numbers, sums = _row(x, row * size, size, like), _row(more, row * size, size, like)
+        normed = _row(out, row * size, size, like)
+        squares = np.float32(0)
+        for i in range(size):
+            number = _get(numbers, i) + _get(sums, i)
+            _put(sums, i, number)
+            squares += number * number
+        scale = np.float32(1) / np.float32(math.sqrt(squares / np.float32(size) + eps))
+        for i in range(size):
+            _put(normed, i, factors[i] * (_get(sums, i) * scale))
+
+
+def _gate(
+    gate: int, up: int, out: int, rows: int, size: int, distance: int, linear: float, cubic: float, like: Any
+) -> None:
+    for row in range(rows):
+        gates, ups = _row(gate, row * distance, size, like), _row(up, row * distance, size, like)
+        gated = _row(out, row * size, size, like)
+        for i in range(size):
+            x = _get(gates, i)
+            less = np.float32(1) + _exp(-x * (linear + cubic * x * x))
+            _put(gated, i, x / less * _get(ups, i))
+
+
+def _rotate(
+    x: int, cos: int, sin: int, out: int, tokens: int, heads: int, size: int, distance: int, out_distance: int,
+    like: Any,
+) -> None:  # fmt: skip
+    half = size // 2
+    for token in range(tokens):
+        cos1, cos2 = _row(cos, token * size, half, like), _row(cos, token * size + half, half, like)
+        sin1, sin2 = _row(sin, token * size, half, like), _row(sin, token * size + half, half, like)
+        for head in range(heads):
+            start, to = token * distance + head * size, token * out_distance + head * size
+            first, second = _row(x, start, half, like), _row(x, start + half, half, like)
+            rotated1, rotated2 = _row(out, to, half, like), _row(out, to + half, half, like)
+            for i in range(half):
+                number1, number2 = _get(first, i), _get(second, i)
+                _put(rotated1, i, number1 * _get(cos1, i) - number2 * _get(sin1, i))
+                _put(rotated2, i, number2 * _get(cos2, i) + number1 * _get(sin2, i))
+
+
+def _keep(x: int, kept: int, places: int, tokens: int, size: int, distance: int, like: Any) -> None:
+    where = _row(places, 0, tokens, _INT_LIKE)
+    for token in range(tokens):
+        numbers, place = _row(x, token * distance, size, like), _row(kept, where[token] * size, size, like)
+        for i in range(size):
+            place[i] = numbers[i]
+
+
+def _attention(size: int, value_size: int, shared: int) -> Callable[..., None]:
+    """Attention for heads of one size, which the compiler must know for loops that are fast."""
+
+    def attend(
+        query: int, keys: int, values: int, out: int, indices: int, positions: int, sequences: int, capacity: int,
+        key_heads: int, distance: int, window: int, scale: float, like: Any,
+    ) -> None:  # fmt: skip
+        places, lasts = _row(indices, 0, sequences, _INT_LIKE), _row(positions, 0, sequences, _INT_LIKE)
+        asked, summed = np.empty((shared, size), np.float32), np.empty((shared, value_size), np.float32)
+        scores, highest = np.empty((shared, capacity), np.float32), np.empty(shared, np.float32)
+        for sequence in range(sequences):
+            end = lasts[sequence] + 1
+            first = max(end - window, 0) if window > 0 else 0
+            start = places[sequence] * capacity + first
+            for key_head in range(key_heads):
+                for head in range(shared):
+                    own = _row(query, sequence * distance + (key_head * shared + head) * size, size, like)
+                    for i in range(size):
+                        asked[head, i] = _get(own, i) * scale
+                    highest[head] = np.float32(-np.inf)
+                for token in range(end - first):
+                    # Read once for all heads that share it.
+                    key = _row(keys, ((start + token) * key_heads + key_head) * size, size, like)
+                    for head in range(shared):
+                        score = np.float32(0)
+                        for i in range(size):
+                            score += asked[head, i] * _get(key, i)
+                        scores[head, token] = score
+                        highest[head] = max(highest[head], score)
+                for head in range(shared):
+                    total, most = np.float32(0), highest[head]
+                    for token in range(end - first):
+                        weight = _exp(scores[head, token] - most)
+                        scores[head, token] = weight
+                        total += weight
+                    for token in range(end - first):
+                        scores[head, token] /= total
+                summed[:] = np.float32(0)
+                for token in range(end - first):
+                    value = _row(values, ((start + token) * key_heads + key_head) * value_size, value_size, like)
+                    for head in range(shared):
+                        weight = scores[head, token]
+                        for i in range(value_size):
+                            summed[head, i] += weight * _get(value, i)
+                for head in range(shared):
+                    number = (sequence * key_heads + key_head) * shared + head
+                    attended = _row(out, number * value_size, value_size, like)
+                    for i in range(value_size):
+                        _put(attended, i, summed[head, i])
+
+    return attend
+
+
+_FLOAT_LIKE, _INT_LIKE = np.float32(0), np.int64(0)
+
+
+class Kernels:
+    """Kernels for numbers of one type, each called with what its function of the same name takes, but for the last.
+
+    Args:
+        dtype: float32 or bfloat16.
+        folder: where they are kept once they are compiled, which takes some seconds.
+    """
+
+    def __init__(self, dtype: torch.dtype, folder: Path) -> None:
+        self.dtype = dtype
+        self._folder = folder
+        like = _TYPES[dtype]
+        self.rms_norm = self._compiled(_rms_norm, (*8 * [_INT], _FLOAT, like))
+        self.add_rms_norm = self._compiled(_add_rms_norm, (*6 * [_INT], _FLOAT, like))
+        self.gate = self._compiled(_gate, (*6 * [_INT], _FLOAT, _FLOAT, like))
+        self.rotate = self._compiled(_rotate, (*9 * [_INT], like))
+        self.keep = self._compiled(_keep, (*6 * [_INT], like))
+        self._attentions: dict[tuple[int, int, int], Callable[..., None]] = {}
+
+    def attend(self, size: int, value_size: int, shared: int) -> Callable[..., None]:
+        """The kernel for heads of a size, of which so many share keys; compiled when it is first asked for."""
+        kind = size, value_size, shared
+        if kind not in self._attentions:
+            self._attentions[kind] = self._compiled(_attention(*kind), (*11 * [_INT], _FLOAT, _TYPES[self.dtype]))
+        return self._attentions[kind]
+
+    @staticmethod
+    def compute(dtype: torch.dtype) -> bool:
+        """Whether there are kernels for numbers of a type."""
+        return dtype in _TYPES
+
+    def _compiled(self, function: Callable[..., None], signature: tuple[Any, ...]) -> Callable[..., None]:
+        try:
+            return self._entry_point(function, signature, keep=True)
+        except (OSError, RuntimeError) as error:
+            logger.debug("%s is not kept: %s", function.__name__, error)
+            return self._entry_point(function, signature, keep=False)
+
+    def _entry_point(
+        self, function: Callable[..., None], signature: tuple[Any, ...], keep: bool
+    ) -> Callable[..., None]:
+        dispatcher = njit(**_OPTIONS)(function)
+        if keep:
+            numba.config.CACHE_DIR = str(self._folder)
+            dispatcher.enable_caching()
+        dispatcher.compile(signature)
+        # Not the dispatcher: it looks at all arguments to find out what it has just been told.
+        entry_point: Callable[..., None] = dispatcher.overloads[signature].entry_point
+        return entry_point

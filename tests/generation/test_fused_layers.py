@@ -1,0 +1,103 @@
+"""Promise: layers that are nothing but kernels between matrices compute what the model's own do, or are not used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import (
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    OlmoConfig,
+    OlmoForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from generation.continuous import ContinuousDecoder
+from generation.fused_layers import FusedLayer
+from runners.base import Item
+from runners.text_generation import TextGenerationRunner
+from settings import ModelSettings
+from tests.tiny import CONTEXT, CORPUS, byte_level_tokenizer, save
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": CONTEXT, "initializer_range": 0.3, "pad_token_id": 0,
+    "bos_token_id": 0, "eos_token_id": 0,
+}  # fmt: skip
+
+FUSED: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "Llama": (LlamaConfig, LlamaForCausalLM, {}),
+    "Llama with biases": (LlamaConfig, LlamaForCausalLM, {"attention_bias": True, "mlp_bias": True}),
+    "Qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
+    "Qwen3, which norms queries and keys": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 16}),
+    "Mistral with a window": (MistralConfig, MistralForCausalLM, {"sliding_window": 9}),
+}
+LEFT: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "Granite, which weighs what its layers add": (GraniteConfig, GraniteForCausalLM, {"residual_multiplier": 0.5}),
+    "OLMo, whose norms are others": (OlmoConfig, OlmoForCausalLM, {}),
+}
+
+
+def _runner(folder: Path, made: tuple[Any, Any, dict[str, Any]], **options: Any) -> TextGenerationRunner:
+    config_class, model_class, changes = made
+    tokenizer = byte_level_tokenizer(CONTEXT)
+    save(folder, model_class, config_class(vocab_size=len(tokenizer), **{**SIZES, **changes}), tokenizer)
+    runner = TextGenerationRunner(ModelSettings(storage_uri=str(folder), task="text-generation", **options))
+    runner.load()
+    assert isinstance(runner.decoder, ContinuousDecoder)
+    return runner
+
+
+def _fused(runner: TextGenerationRunner) -> int:
+    return sum(isinstance(vars(module).get("forward"), FusedLayer) for module in runner.pretrained.model.modules())
+
+
+def _texts(runner: TextGenerationRunner) -> list[str]:
+    items = [Item(text[: 9 + 11 * i], {"max_new_tokens": 30 - 4 * i}) for i, text in enumerate(CORPUS)]
+    return [answer[0]["generated_text"] for answer in runner.predict(items)]
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_fused_layers_write_what_the_model_writes_without_acceleration(tmp_path: Path, kind: str) -> None:
+    fused, plain = _runner(tmp_path, FUSED[kind]), _runner(tmp_path, FUSED[kind], acceleration=False)
+    assert (_fused(fused), _fused(plain)) == (SIZES["num_hidden_layers"], 0)
+    assert _texts(fused) == _texts(plain)
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_layers_in_bfloat16_are_fused_too(tmp_path: Path, kind: str) -> None:
+    # Whether they compute the same is tried whenever they are, in tests as in a server.
+    assert _fused(_runner(tmp_path, FUSED[kind], torch_dtype="bfloat16")) == SIZES["num_hidden_layers"]
+
+
+@pytest.mark.parametrize("kind", LEFT)
+def test_layers_that_compute_something_else_are_left_as_they_are(tmp_path: Path, kind: str) -> None:
+    runner, plain = _runner(tmp_path, LEFT[kind]), _runner(tmp_path, LEFT[kind], acceleration=False)
+    assert _fused(runner) == 0
+    assert _texts(runner) == _texts(plain)
+
+
+def test_pieces_of_many_tokens_are_read_by_the_model_s_own_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = _texts(_runner(tmp_path, FUSED["Llama"], acceleration=False))
+    runner = _runner(tmp_path, FUSED["Llama"])
+    monkeypatch.setattr("generation.fused_layers.MOST_ROWS", 4)
+    monkeypatch.setattr("acceleration.fused.MOST_ROWS", 4)
+    assert _texts(runner) == plain
+
+
+def test_long_sequences_are_attended_to_by_all_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = _texts(_runner(tmp_path, FUSED["Llama"], acceleration=False))
+    runner = _runner(tmp_path, FUSED["Llama"])
+    monkeypatch.setattr("generation.step._FEW_READ", 700)
+    assert _texts(runner) == plain

@@ -198,6 +198,7 @@ class _Rotations:
     def __init__(self, kernels: Kernels) -> None:
         self._kernels = kernels
         self._tried: dict[Any, _Rotation | None] = {}
+        self._turning: dict[FunctionType, FunctionType] = {}
 
     def forward_of(self, module: nn.Module) -> Callable[..., Any] | None:
         """A module's `forward` with its rotation as a kernel; None if it has none that computes the same."""
@@ -210,11 +211,13 @@ class _Rotations:
         rotation = self._tried[plain]
         if rotation is None:
             return None
-        # The name is one of the model's source file: only this module shall find another function behind it.
-        names = {**forward.__globals__, _ROTATION: rotation}
-        turning = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
-        turning.__kwdefaults__ = forward.__kwdefaults__
-        return MethodType(turning, module)
+        if forward not in self._turning:
+            # The name is one of the model's source file: only this model shall find another function behind it.
+            names = {**forward.__globals__, _ROTATION: rotation}
+            turning = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
+            turning.__kwdefaults__ = forward.__kwdefaults__
+            self._turning[forward] = turning
+        return MethodType(self._turning[forward], module)
 
     def _try(self, plain: Any) -> _Rotation | None:
         rotation = _Rotation(plain, self._kernels)

@@ -55,7 +55,7 @@ def _row(address: Any, start: Any, size: Any, like: Any) -> Any:
 
 def _get(numbers: Any, index: int) -> np.float32:
     """One of some numbers, as float32."""
-    raise NotImplementedError  # for Numba alone
+    raise NotImplementedError  # only Numba calls it
 
 
 def _put(numbers: Any, index: int, value: np.float32) -> None:
@@ -108,6 +108,10 @@ def _rms_norm(
     x: int, weight: int, out: int, tokens: int, rows: int, size: int, distance: int, out_distance: int, eps: float,
     like: Any,
 ) -> None:  # fmt: skip
+    """RMS norm of so many rows of each token, tokens lying `distance` apart; `weight` has shape (size,), float32.
+
+    Source: https://arxiv.org/abs/1910.07467
+    """
     factors = _row(weight, 0, size, _FLOAT_LIKE)
     for row in range(tokens * rows):
         numbers = _row(x, row // rows * distance + row % rows * size, size, like)
@@ -122,6 +126,7 @@ def _rms_norm(
 
 
 def _add_rms_norm(x: int, more: int, weight: int, out: int, rows: int, size: int, eps: float, like: Any) -> None:
+    """`more` becomes the sum of both, shape (rows, size), and `out` its RMS norm."""
     factors = _row(weight, 0, size, _FLOAT_LIKE)
     for row in range(rows):
         numbers, sums = _row(x, row * size, size, like), _row(more, row * size, size, like)
@@ -139,6 +144,7 @@ def _add_rms_norm(x: int, more: int, weight: int, out: int, rows: int, size: int
 def _gate(
     gate: int, up: int, out: int, rows: int, size: int, distance: int, linear: float, cubic: float, like: Any
 ) -> None:
+    """x / (1 + exp(-x (linear + cubic x²))) of the rows at `gate`, times those at `up`, which lie as far apart."""
     for row in range(rows):
         gates, ups = _row(gate, row * distance, size, like), _row(up, row * distance, size, like)
         gated = _row(out, row * size, size, like)
@@ -152,6 +158,10 @@ def _rotate(
     x: int, cos: int, sin: int, out: int, tokens: int, heads: int, size: int, distance: int, out_distance: int,
     like: Any,
 ) -> None:  # fmt: skip
+    """Rotary positions: heads of each token, tokens lying `distance` apart, by angles of shape (tokens, size).
+
+    Source: https://arxiv.org/abs/2104.09864
+    """
     half = size // 2
     for token in range(tokens):
         cos1, cos2 = _row(cos, token * size, half, like), _row(cos, token * size + half, half, like)
@@ -167,6 +177,7 @@ def _rotate(
 
 
 def _keep(x: int, kept: int, places: int, tokens: int, size: int, distance: int, like: Any) -> None:
+    """Copy rows that lie `distance` apart to their places in a tensor of shape (places, size)."""
     where = _row(places, 0, tokens, _INT_LIKE)
     for token in range(tokens):
         numbers, place = _row(x, token * distance, size, like), _row(kept, where[token] * size, size, like)
@@ -181,6 +192,11 @@ def _attention(size: int, value_size: int, shared: int) -> Callable[..., None]:
         query: int, keys: int, values: int, out: int, indices: int, positions: int, sequences: int, capacity: int,
         key_heads: int, distance: int, window: int, scale: float, like: Any,
     ) -> None:  # fmt: skip
+        """One token of each sequence, whose heads lie side by side and the next one's `distance` apart.
+
+        Keys and values have shape (places, capacity, key_heads, size). A sequence's are at its place among `indices`,
+        up to its token, which stands at its place among `positions`; with a window it sees no further back.
+        """
         places, lasts = _row(indices, 0, sequences, _INT_LIKE), _row(positions, 0, sequences, _INT_LIKE)
         asked, summed = np.empty((shared, size), np.float32), np.empty((shared, value_size), np.float32)
         scores, highest = np.empty((shared, capacity), np.float32), np.empty(shared, np.float32)
@@ -231,7 +247,7 @@ _FLOAT_LIKE, _INT_LIKE = np.float32(0), np.int64(0)
 
 
 class Kernels:
-    """Kernels for numbers of one type, each called with what its function of the same name takes, but for the last.
+    """Kernels for numbers of one type, each called with what its function of the same name takes, 0 for `like`.
 
     Args:
         dtype: float32 or bfloat16.

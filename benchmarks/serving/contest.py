@@ -145,7 +145,8 @@ class Contest:
 
     def _watched(self, busy: Child, measure: Callable[[], dict[str, float] | Load]) -> dict[str, Any]:
         children = [*(one.worker for one in self._offline), *self._servers.values()]
-        with watched([child for child in children if child is not busy], [busy]) as watch:
+        # One that has died is told of when it is its turn.
+        with watched([child for child in children if child is not busy and not child.ended], [busy]) as watch:
             figures = measure()
         return {
             **(asdict(figures) if isinstance(figures, Load) else figures),

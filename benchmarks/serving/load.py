@@ -19,10 +19,7 @@ from benchmarks.serving.server import TargetServer
 _SCRIPT = Path(__file__).with_name("load.lua")
 
 #: A measurement ends at last after so many seconds more than it is meant to take, with what has been answered.
-_LONGEST = 30
-
-#: Answers of a round: those of all clients, whose answers may come together, but no more than batches may be large.
-_ROUND = 64
+_LONGEST = 60
 
 #: After so many seconds wrk gives an answer up.
 _TIMEOUT = 120
@@ -33,7 +30,8 @@ class Load:
     """What clients saw, and what it cost.
 
     Attributes:
-        requests_per_second: of the rounds that are counted, from the last answer before them to their own last one.
+        requests_per_second: of the rounds that are counted, in each of which as many are answered as there are
+            clients, so that who answers short texts first is not faster for leaving long ones to the end; from the last answer before them to their own last one.
         p50_ms, p99_ms: how long all answers of the run took, by wrk, who adds some for clients that an answer of more
             than twice the usual time has kept from asking; None if most clients were not answered twice.
         cpu_ms: CPU time of the server a request, of those that are counted.
@@ -73,7 +71,7 @@ def put_under_load(server: TargetServer, bodies: Sequence[str], connections: int
         command = [
             "wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{int(seconds) + _LONGEST}s",
             "--timeout", f"{_TIMEOUT}s", "--script", str(_SCRIPT), server.url + server.path,
-            "--", file.name, str(min(connections, _ROUND)), str(seconds),
+            "--", file.name, str(connections), str(seconds),
         ]  # fmt: skip
         cpu: dict[str, Mapping[int, float]] = {"start": server.cpu_seconds()}
         told: dict[str, Any] = {}
@@ -100,7 +98,7 @@ def load_of(told: Mapping[str, Any], connections: int, cpu_seconds: float, name:
         BenchmarkError: nothing was answered.
     """
     answers, since = told["answers"], told["since"]
-    counted = told["counted"] or answers - min(connections, _ROUND)
+    counted = told["counted"] or answers - connections
     if counted <= 0:  # cut off in its first round
         counted, since = answers, told["began"]
     if not answers:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from benchmarks.processes import ROOT, BenchmarkError
-from benchmarks.serving.contest import reason
+from benchmarks.serving import contest as contest_module
+from benchmarks.serving.contest import Contest, reason
 from benchmarks.serving.server import shown
 from benchmarks.serving.workloads import WORKLOADS
 
@@ -44,3 +49,27 @@ def test_command_lines_are_shown_without_paths_of_the_machine(command: list[str]
 def test_the_reason_of_a_failure_is_one_line_with_the_error_of_its_log() -> None:
     error = BenchmarkError(f"it: did not start\nloading\nValueError: {ROOT}/models/x is broken\nbye")
     assert reason(error) == "it: did not start: ValueError: models/x is broken"
+
+
+def test_a_server_that_answers_nobody_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def load(_server: Any, _bodies: Any, connections: int, _seconds: float) -> dict[str, float]:
+        asked.append(connections)
+        if connections > 1:
+            raise BenchmarkError("no request was answered")
+        return {"requests_per_second": 1.0}
+
+    monkeypatch.setattr(contest_module, "put_under_load", load)
+    monkeypatch.setattr(Contest, "_watched", lambda _contest, _busy, measure: measure())
+    contest = Contest(GENERATION, Path("model"), threads=1, seconds=1)
+    server: Any = SimpleNamespace(
+        target=SimpleNamespace(key="slow"), ended=False, bodies=list,
+        resume=lambda: None, suspend=lambda: None, rest=lambda: 0.0,
+    )  # fmt: skip
+    contest.targets["slow"], contest._servers["slow"] = {"name": "slow"}, server
+    contest.round(2)
+    contest.round(2)
+    assert asked == [1, 8, 1]
+    failed = {"failed": "no request was answered"}
+    assert contest.rounds == [{"slow": {"1": {"requests_per_second": 1.0}, "8": failed, "16": failed}}] * 2

@@ -31,7 +31,8 @@ class Load:
 
     Attributes:
         requests_per_second: of the rounds that are counted, in each of which as many are answered as there are
-            clients, so that who answers short texts first is not faster for leaving long ones to the end; from the last answer before them to their own last one.
+            clients, so that nobody is faster for leaving long texts to the end; from the last answer before them to
+            their own last one.
         p50_ms, p99_ms: how long all answers of the run took, by wrk, who adds some for clients that an answer of more
             than twice the usual time has kept from asking; None if most clients were not answered twice.
         cpu_ms: CPU time of the server a request, of those that are counted.

@@ -48,7 +48,7 @@ audit: $(VENV)/audit/installed  ## Look for known vulnerabilities in the pinned 
 conformance: $(VENV)/dev  ## Ask the server what KServe's was asked, and write the answers into README's table
 	$(VENV)/bin/pytest tests/e2e/test_conformance.py --write-conformance
 
-bench: models $(VENV)/dev  ## Measure the server beside other servers and the model alone (half an hour; BEFORE=revision)
+bench: models $(VENV)/dev  ## Measure the server beside other servers and the model alone (three quarters of an hour; BEFORE=revision)
 	@$(VENV)/bin/python -m benchmarks.serving $(if $(BEFORE),--before "$(BEFORE)") $(BENCH)
 
 bench-generation: models $(VENV)/runtime  ## Measure how fast text is written, with nothing else running (minutes)

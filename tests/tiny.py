@@ -35,6 +35,13 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
 
+#: The config of a model that writes text, whose heads share keys and values; random, but not undecided.
+DECODER: dict[str, Any] = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": CONTEXT, "initializer_range": 0.3, "pad_token_id": 0,
+    "bos_token_id": 0, "eos_token_id": 0,
+}  # fmt: skip
+
 
 def wordpiece_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
     """A cased BERT tokenizer.

@@ -26,13 +26,7 @@ from generation.fused_layers import FusedLayer
 from runners.base import Item
 from runners.text_generation import TextGenerationRunner
 from settings import ModelSettings
-from tests.tiny import CONTEXT, CORPUS, byte_level_tokenizer, save
-
-SIZES: dict[str, Any] = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": CONTEXT, "initializer_range": 0.3, "pad_token_id": 0,
-    "bos_token_id": 0, "eos_token_id": 0,
-}  # fmt: skip
+from tests.tiny import CONTEXT, CORPUS, DECODER, byte_level_tokenizer, save
 
 FUSED: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "Llama": (LlamaConfig, LlamaForCausalLM, {}),
@@ -50,7 +44,7 @@ LEFT: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 def _runner(folder: Path, made: tuple[Any, Any, dict[str, Any]], **options: Any) -> TextGenerationRunner:
     config_class, model_class, changes = made
     tokenizer = byte_level_tokenizer(CONTEXT)
-    save(folder, model_class, config_class(vocab_size=len(tokenizer), **{**SIZES, **changes}), tokenizer)
+    save(folder, model_class, config_class(vocab_size=len(tokenizer), **{**DECODER, **changes}), tokenizer)
     runner = TextGenerationRunner(ModelSettings(storage_uri=str(folder), task="text-generation", **options))
     runner.load()
     assert isinstance(runner.decoder, ContinuousDecoder)
@@ -69,14 +63,14 @@ def _texts(runner: TextGenerationRunner) -> list[str]:
 @pytest.mark.parametrize("kind", FUSED)
 def test_fused_layers_write_what_the_model_writes_without_acceleration(tmp_path: Path, kind: str) -> None:
     fused, plain = _runner(tmp_path, FUSED[kind]), _runner(tmp_path, FUSED[kind], acceleration=False)
-    assert (_fused(fused), _fused(plain)) == (SIZES["num_hidden_layers"], 0)
+    assert (_fused(fused), _fused(plain)) == (DECODER["num_hidden_layers"], 0)
     assert _texts(fused) == _texts(plain)
 
 
 @pytest.mark.parametrize("kind", FUSED)
 def test_layers_in_bfloat16_are_fused_too(tmp_path: Path, kind: str) -> None:
     # Whether they compute the same is tried whenever they are, in tests as in a server.
-    assert _fused(_runner(tmp_path, FUSED[kind], torch_dtype="bfloat16")) == SIZES["num_hidden_layers"]
+    assert _fused(_runner(tmp_path, FUSED[kind], torch_dtype="bfloat16")) == DECODER["num_hidden_layers"]
 
 
 @pytest.mark.parametrize("kind", LEFT)

@@ -46,13 +46,8 @@ from generation.static import StaticDecoder
 from runners.base import Item
 from runners.text_generation import TextGenerationRunner
 from settings import ModelSettings
-from tests.tiny import CONTEXT, CORPUS, byte_level_tokenizer, save
+from tests.tiny import CONTEXT, CORPUS, DECODER, byte_level_tokenizer, save
 
-COMMON: dict[str, Any] = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": CONTEXT, "initializer_range": 0.3, "pad_token_id": 0,
-    "bos_token_id": 0, "eos_token_id": 0,
-}  # fmt: skip
 HEADS = {"head_dim": 8}
 WINDOW = {"sliding_window": 9}
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
@@ -94,7 +89,7 @@ TOGETHER: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 def _runner(folder: Path, made: tuple[Any, Any, dict[str, Any]], **options: Any) -> TextGenerationRunner:
     config_class, model_class, changes = made
     tokenizer = byte_level_tokenizer(CONTEXT)
-    config = config_class(vocab_size=len(tokenizer), **{**COMMON, **changes})
+    config = config_class(vocab_size=len(tokenizer), **{**DECODER, **changes})
     save(folder, model_class, config, tokenizer)
     runner = TextGenerationRunner(ModelSettings(storage_uri=str(folder), task="text-generation", **options))
     runner.load()

@@ -18,6 +18,9 @@ from torch.nn.functional import gelu
 if TYPE_CHECKING:
     from acceleration.kernels import Kernels
 
+#: Numbers that are gated from which on all threads share the work.
+_GATED_TOGETHER = 1 << 14
+
 #: Rows up to which one thread with a kernel is faster.
 MOST_ROWS = 128
 
@@ -107,7 +110,7 @@ class FusedGate:
 
     def __init__(self, module: Any, linear: float, cubic: float, kernels: Kernels) -> None:
         self._gate, self._up, self._down, self._act = module.gate_proj, module.up_proj, module.down_proj, module.act_fn
-        self._linear, self._cubic = linear, cubic
+        self._linear, self._cubic = kernels.bits(linear), kernels.bits(cubic)
         self._kernel, self._dtype = kernels.gate, kernels.dtype
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -121,8 +124,9 @@ class FusedGate:
             return self._down(self._act(gate) * up)  # type: ignore[no-any-return]
         gated = gate.new_empty(gate.shape)
         self._kernel(
-            gates.data_ptr(), ups.data_ptr(), gated.data_ptr(), rows, size, distance, self._linear, self._cubic, 0
-        )
+            rows, gates.data_ptr(), ups.data_ptr(), gated.data_ptr(), size, distance, self._linear, self._cubic,
+            together=rows * size >= _GATED_TOGETHER,
+        )  # fmt: skip
         return self._down(gated)  # type: ignore[no-any-return]
 
 

@@ -22,13 +22,9 @@ from numba import carray, njit, types
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic, overload
 
-logger = logging.getLogger(__name__)
+from acceleration.parallel import OPTIONS, ParallelKernel, as_float, bits, kept_in, next_unit
 
-# Sums may be taken in any order, but what is not a number stays that: LLVM's `fast` would let it become anything.
-_OPTIONS: dict[str, Any] = {
-    "fastmath": {"reassoc", "contract", "nsz", "arcp", "afn"},
-    "error_model": "numpy",
-}
+logger = logging.getLogger(__name__)
 
 #: What PyTorch's types are in memory, for a compiler that does not know bfloat16.
 _TYPES = {torch.float32: types.float32, torch.bfloat16: types.uint16}
@@ -47,7 +43,7 @@ def _pointer(_context: Any, address: Any, start: Any, like: Any) -> tuple[Signat
     return types.CPointer(like)(address, start, like), build
 
 
-@njit(inline="always", **_OPTIONS)
+@njit(inline="always", **OPTIONS)
 def _row(address: Any, start: Any, size: Any, like: Any) -> Any:
     """So many of the numbers at an address. To begin with 0 makes all indices positive, which no kernel must check."""
     return carray(_pointer(address, start, like), size)
@@ -87,7 +83,7 @@ def _put_of(numbers: Any, index: Any, value: Any) -> Any:
     return put if numbers.dtype == types.float32 else narrow
 
 
-@njit(inline="always", **_OPTIONS)
+@njit(inline="always", **OPTIONS)
 def _exp(x: Any) -> Any:
     """e to the power of x within 2e-7 of it; unlike the C library's, several at once."""
     x = min(max(x, np.float32(-87)), np.float32(88))
@@ -141,17 +137,24 @@ def _add_rms_norm(x: int, more: int, weight: int, out: int, rows: int, size: int
             _put(normed, i, factors[i] * (_get(sums, i) * scale))
 
 
-def _gate(
-    gate: int, up: int, out: int, rows: int, size: int, distance: int, linear: float, cubic: float, like: Any
-) -> None:
-    """x / (1 + exp(-x (linear + cubic x²))) of the rows at `gate`, times those at `up`, which lie as far apart."""
-    for row in range(rows):
-        gates, ups = _row(gate, row * distance, size, like), _row(up, row * distance, size, like)
-        gated = _row(out, row * size, size, like)
-        for i in range(size):
-            x = _get(gates, i)
-            less = np.float32(1) + _exp(-x * (linear + cubic * x * x))
-            _put(gated, i, x / less * _get(ups, i))
+def _gate(like: Any) -> Callable[..., None]:
+    """x / (1 + exp(-x (linear + cubic x²))) of rows, times those at `up`, which lie as far apart. A unit is a row."""
+
+    def gate(call: Any) -> None:
+        numbers = carray(call, 9)
+        gate, up, out, size, distance = numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]
+        linear, cubic = np.float32(as_float(numbers[7])), np.float32(as_float(numbers[8]))
+        rows, row = numbers[1], next_unit(call)
+        while row < rows:
+            gates, ups = _row(gate, row * distance, size, like), _row(up, row * distance, size, like)
+            gated = _row(out, row * size, size, like)
+            for i in range(size):
+                x = _get(gates, i)
+                less = np.float32(1) + _exp(-x * (linear + cubic * x * x))
+                _put(gated, i, x / less * _get(ups, i))
+            row = next_unit(call)
+
+    return gate
 
 
 def _rotate(
@@ -185,60 +188,62 @@ def _keep(x: int, kept: int, places: int, tokens: int, size: int, distance: int,
             place[i] = numbers[i]
 
 
-def _attention(size: int, value_size: int, shared: int) -> Callable[..., None]:
-    """Attention for heads of one size, which the compiler must know for loops that are fast."""
+def _attention(size: int, value_size: int, shared: int, like: Any) -> Callable[..., None]:
+    """Attention for heads of one size, which the compiler must know for loops that are fast.
 
-    def attend(
-        query: int, keys: int, values: int, out: int, indices: int, positions: int, sequences: int, capacity: int,
-        key_heads: int, distance: int, window: int, scale: float, like: Any,
-    ) -> None:  # fmt: skip
-        """One token of each sequence, whose heads lie side by side and the next one's `distance` apart.
+    One token of each sequence, whose heads lie side by side and the next one's `distance` apart. Keys and values have
+    shape (places, capacity, key_heads, size). A sequence's are at its place among `indices`, up to its token, which
+    stands at its place among `positions`; with a window it sees no further back. A unit is a key head of a sequence.
+    """
 
-        Keys and values have shape (places, capacity, key_heads, size). A sequence's are at its place among `indices`,
-        up to its token, which stands at its place among `positions`; with a window it sees no further back.
-        """
-        places, lasts = _row(indices, 0, sequences, _INT_LIKE), _row(positions, 0, sequences, _INT_LIKE)
+    def attend(call: Any) -> None:
+        numbers = carray(call, 13)
+        query, keys, values, out, sequences = numbers[2], numbers[3], numbers[4], numbers[5], numbers[1] // numbers[9]
+        places, lasts = _row(numbers[6], 0, sequences, _INT_LIKE), _row(numbers[7], 0, sequences, _INT_LIKE)
+        capacity, key_heads, distance, window = numbers[8], numbers[9], numbers[10], numbers[11]
+        scale = np.float32(as_float(numbers[12]))
         asked, summed = np.empty((shared, size), np.float32), np.empty((shared, value_size), np.float32)
         scores, highest = np.empty((shared, capacity), np.float32), np.empty(shared, np.float32)
-        for sequence in range(sequences):
+        unit = next_unit(call)
+        while unit < sequences * key_heads:
+            sequence, key_head = unit // key_heads, unit % key_heads
             end = lasts[sequence] + 1
             first = max(end - window, 0) if window > 0 else 0
             start = places[sequence] * capacity + first
-            for key_head in range(key_heads):
+            for head in range(shared):
+                own = _row(query, sequence * distance + (key_head * shared + head) * size, size, like)
+                for i in range(size):
+                    asked[head, i] = _get(own, i) * scale
+                highest[head] = np.float32(-np.inf)
+            for token in range(end - first):
+                # Read once for all heads that share it.
+                key = _row(keys, ((start + token) * key_heads + key_head) * size, size, like)
                 for head in range(shared):
-                    own = _row(query, sequence * distance + (key_head * shared + head) * size, size, like)
+                    score = np.float32(0)
                     for i in range(size):
-                        asked[head, i] = _get(own, i) * scale
-                    highest[head] = np.float32(-np.inf)
+                        score += asked[head, i] * _get(key, i)
+                    scores[head, token] = score
+                    highest[head] = max(highest[head], score)
+            for head in range(shared):
+                total, most = np.float32(0), highest[head]
                 for token in range(end - first):
-                    # Read once for all heads that share it.
-                    key = _row(keys, ((start + token) * key_heads + key_head) * size, size, like)
-                    for head in range(shared):
-                        score = np.float32(0)
-                        for i in range(size):
-                            score += asked[head, i] * _get(key, i)
-                        scores[head, token] = score
-                        highest[head] = max(highest[head], score)
-                for head in range(shared):
-                    total, most = np.float32(0), highest[head]
-                    for token in range(end - first):
-                        weight = _exp(scores[head, token] - most)
-                        scores[head, token] = weight
-                        total += weight
-                    for token in range(end - first):
-                        scores[head, token] /= total
-                summed[:] = np.float32(0)
+                    weight = _exp(scores[head, token] - most)
+                    scores[head, token] = weight
+                    total += weight
                 for token in range(end - first):
-                    value = _row(values, ((start + token) * key_heads + key_head) * value_size, value_size, like)
-                    for head in range(shared):
-                        weight = scores[head, token]
-                        for i in range(value_size):
-                            summed[head, i] += weight * _get(value, i)
+                    scores[head, token] /= total
+            summed[:] = np.float32(0)
+            for token in range(end - first):
+                value = _row(values, ((start + token) * key_heads + key_head) * value_size, value_size, like)
                 for head in range(shared):
-                    number = (sequence * key_heads + key_head) * shared + head
-                    attended = _row(out, number * value_size, value_size, like)
+                    weight = scores[head, token]
                     for i in range(value_size):
-                        _put(attended, i, summed[head, i])
+                        summed[head, i] += weight * _get(value, i)
+            for head in range(shared):
+                attended = _row(out, (unit * shared + head) * value_size, value_size, like)
+                for i in range(value_size):
+                    _put(attended, i, summed[head, i])
+            unit = next_unit(call)
 
     return attend
 
@@ -247,29 +252,36 @@ _FLOAT_LIKE, _INT_LIKE = np.float32(0), np.int64(0)
 
 
 class Kernels:
-    """Kernels for numbers of one type, each called with what its function of the same name takes, 0 for `like`.
+    """Kernels for numbers of one type.
+
+    Most are called with what their function takes, 0 for `like`; those whose work is shared by threads with the number
+    of units and then the arguments that their function reads from a call.
 
     Args:
         dtype: float32 or bfloat16.
         folder: where they are kept once they are compiled, which takes some seconds.
     """
 
+    #: A number as an argument of those that are shared.
+    bits = staticmethod(bits)
+
     def __init__(self, dtype: torch.dtype, folder: Path) -> None:
         self.dtype = dtype
-        self._folder = folder
+        self._folder = kept_in(folder)
         like = _TYPES[dtype]
         self.rms_norm = self._compiled(_rms_norm, (*8 * [_INT], _FLOAT, like))
         self.add_rms_norm = self._compiled(_add_rms_norm, (*6 * [_INT], _FLOAT, like))
-        self.gate = self._compiled(_gate, (*6 * [_INT], _FLOAT, _FLOAT, like))
         self.rotate = self._compiled(_rotate, (*9 * [_INT], like))
         self.keep = self._compiled(_keep, (*6 * [_INT], like))
-        self._attentions: dict[tuple[int, int, int], Callable[..., None]] = {}
+        self._like = np.dtype(str(like)).type(0)
+        self.gate = ParallelKernel(_gate(self._like), self._folder)
+        self._attentions: dict[tuple[int, int, int], ParallelKernel] = {}
 
-    def attend(self, size: int, value_size: int, shared: int) -> Callable[..., None]:
+    def attend(self, size: int, value_size: int, shared: int) -> ParallelKernel:
         """The kernel for heads of a size, of which so many share keys; compiled when it is first asked for."""
         kind = size, value_size, shared
         if kind not in self._attentions:
-            self._attentions[kind] = self._compiled(_attention(*kind), (*11 * [_INT], _FLOAT, _TYPES[self.dtype]))
+            self._attentions[kind] = ParallelKernel(_attention(*kind, self._like), self._folder)
         return self._attentions[kind]
 
     @staticmethod
@@ -287,7 +299,7 @@ class Kernels:
     def _entry_point(
         self, function: Callable[..., None], signature: tuple[Any, ...], keep: bool
     ) -> Callable[..., None]:
-        dispatcher = njit(**_OPTIONS)(function)
+        dispatcher = njit(**OPTIONS)(function)
         if keep:
             numba.config.CACHE_DIR = str(self._folder)
             dispatcher.enable_caching()

@@ -6,13 +6,15 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from acceleration.packed import FORMS, PackedLinear, can_pack
+
+FormT = TypeVar("FormT")
 
 #: Shape of a layer's weights: (out, in).
 Shape = tuple[int, int]
@@ -22,7 +24,7 @@ _TRIED_BYTES = 32 << 20
 
 #: No number of rows may be much slower: what is tried lies in caches that a whole model does not fit into, where packed
 #: weights look better than they are.
-_LEAST_GAIN = 0.9
+_LEAST_GAIN = 0.8
 
 #: Times that each is tried; the shortest counts.
 _TRIES = 5
@@ -52,27 +54,38 @@ def forms_to_pack(model: nn.Module, rows: Sequence[int]) -> dict[Shape, type[Pac
 def _fastest_form(plain: Sequence[nn.Module], rows: Sequence[int]) -> type[PackedLinear] | None:
     """None if the plain one is."""
     weight, _ = weight_and_bias(plain[0])
-    inputs = {n: [torch.randn(n, weight.shape[1], dtype=weight.dtype) for _ in plain] for n in rows}
-    before = {n: _seconds(plain, inputs[n]) for n in rows}
-    fastest, most = None, 1.0
-    for form in FORMS:
-        if form.computes(weight.dtype):
-            packed = [form(*weight_and_bias(layer)) for layer in plain]
-            gains = [before[n] / max(_seconds(packed, inputs[n]), 1e-9) for n in rows]
-            if math.prod(gains) > most and min(gains) >= _LEAST_GAIN:
-                fastest, most = form, math.prod(gains)
-    return fastest
+    tried: dict[type[PackedLinear] | None, Sequence[nn.Module]] = {None: plain}
+    tried |= {form: [form(*weight_and_bias(layer)) for layer in plain] for form in FORMS if form.computes(weight.dtype)}
+    seconds: defaultdict[type[PackedLinear] | None, list[float]] = defaultdict(list)
+    for n in rows:
+        inputs = [torch.randn(n, weight.shape[1], dtype=weight.dtype) for _ in plain]
+        # By turns, so that what disturbs one disturbs all.
+        turns = [[_seconds(layers, inputs) for layers in tried.values()] for _ in range(_TRIES)]
+        for kind, taken in zip(tried, zip(*turns, strict=True), strict=True):
+            seconds[kind].append(min(taken))
+    return fastest(seconds)
+
+
+def fastest(seconds: Mapping[FormT, Sequence[float]]) -> FormT:
+    """What is the fastest over all numbers of rows, and much slower than the first with none.
+
+    Args:
+        seconds: of each, for the same numbers of rows.
+    """
+    first = next(iter(seconds.values()))
+
+    def fits(taken: Sequence[float]) -> bool:
+        return all(_LEAST_GAIN * one <= other for one, other in zip(taken, first, strict=True))
+
+    return min((form for form, taken in seconds.items() if fits(taken)), key=lambda form: math.prod(seconds[form]))
 
 
 def _seconds(layers: Sequence[nn.Module], inputs: Sequence[torch.Tensor]) -> float:
-    """What all of them take, at best."""
-    best = math.inf
-    for _ in range(_TRIES):
-        started = perf_counter()
-        for layer, given in zip(layers, inputs, strict=True):
-            layer(given)
-        best = min(best, perf_counter() - started)
-    return best
+    """What all of them take."""
+    started = perf_counter()
+    for layer, given in zip(layers, inputs, strict=True):
+        layer(given)
+    return perf_counter() - started
 
 
 def pack(model: nn.Module, forms: Mapping[Shape, type[PackedLinear]]) -> int:

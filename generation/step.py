@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 #: Devices that read prompts one by one. Others take longer to be told of each than to compute it.
 _ONE_BY_ONE = frozenset({"cpu"})
 
-#: Numbers that a layer's queries are multiplied with, all together, up to which one thread with a kernel is faster.
-_FEW_READ = 1 << 19
+#: Numbers that a layer's queries are multiplied with, all together, from which on all threads share the work.
+_READ_TOGETHER = 1 << 17
 
 #: Prompts of at most so many tokens are read together, and longer ones with those up to twice as long.
 _SHORT = 16
@@ -110,7 +110,7 @@ class Step:
         Args:
             decoding: sequences with the one token that is next in each, those of one slab together, by index.
             reading: sequences with the next tokens of their prompts.
-            kernels: to write keys and values with, and for attention where few tokens are read.
+            kernels: to write keys and values with, and for attention of sequences that get a token.
         """
         ids = [token for _, token in decoding]
         positions = [place.length for place, _ in decoding]
@@ -204,13 +204,15 @@ class Step:
     ) -> torch.Tensor:
         keys, values = group.slab.keys[layer], group.slab.values[layer]
         sequences, heads, size = query.shape
-        if self._kernels is not None and group.read * heads * size <= _FEW_READ and self._fits(query):
+        if self._kernels is not None and self._fits(query):
             key_heads, value_size = keys.shape[2], values.shape[-1]
             attended = query.new_empty(sequences, heads, value_size)
             self._kernels.attend(size, value_size, heads // key_heads)(
+                sequences * key_heads,
                 query.data_ptr(), keys.data_ptr(), values.data_ptr(), attended.data_ptr(),
-                group.indices.data_ptr(), group.positions.data_ptr(), sequences, group.slab.capacity,
-                key_heads, query.stride(0), window or 0, scale, 0,
+                group.indices.data_ptr(), group.positions.data_ptr(), group.slab.capacity,
+                key_heads, query.stride(0), window or 0, self._kernels.bits(scale),
+                together=group.read * heads * size >= _READ_TOGETHER,
             )  # fmt: skip
             return attended
         used = len(group.slab.places)

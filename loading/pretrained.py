@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Tokens that are computed together most: one text and a batch of them; one sequence and a step of several.
-_BATCH_ROWS, _STEP_ROWS = (32, 256), (1, 16)
+#: Tokens that are computed together most: one text and a batch of them; one sequence, several, and some with prompts.
+_BATCH_ROWS, _STEP_ROWS = (32, 256), (1, 16, 64)
 
 #: Tokenizers without a limit of their own say a number like 1e30.
 _NO_LIMIT = 10**9

@@ -59,7 +59,8 @@ def test_halves_of_a_gate_may_stand_side_by_side(dtype: torch.dtype) -> None:
     both = torch.cat([torch.linspace(-90, 90, 401).expand(2, 401), torch.randn(2, 401)], 1).to(dtype)
     out = torch.empty(2, 401, dtype=dtype)
     up = both.data_ptr() + 401 * both.itemsize
-    kernels_of(dtype).gate(both.data_ptr(), up, out.data_ptr(), 2, 401, 802, 1.0, 0.0, 0)
+    gate = kernels_of(dtype).gate
+    gate(2, both.data_ptr(), up, out.data_ptr(), 401, 802, Kernels.bits(1.0), Kernels.bits(0.0))
     _check(out, silu(both[:, :401].float()) * both[:, 401:].float())
 
 
@@ -79,10 +80,11 @@ def test_a_head_is_turned_by_its_position(dtype: torch.dtype) -> None:
 
 
 @TYPES
+@pytest.mark.parametrize("together", [True, False], ids=["together", "alone"])
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize(("size", "value_size", "shared"), [(16, 16, 1), (8, 12, 3), (5, 3, 2)])
 def test_each_sequence_attends_to_its_own_place_up_to_its_token(
-    dtype: torch.dtype, size: int, value_size: int, shared: int, window: int | None
+    dtype: torch.dtype, size: int, value_size: int, shared: int, window: int | None, together: bool
 ) -> None:
     places, capacity, key_heads, scale = 4, 20, 2, 0.4
     keys = torch.randn(places, capacity, key_heads, size).to(dtype)
@@ -95,8 +97,8 @@ def test_each_sequence_attends_to_its_own_place_up_to_its_token(
     query = torch.randn(3, key_heads * shared, size).to(dtype)
     out = torch.empty(3, key_heads * shared, value_size, dtype=dtype)
     kernels_of(dtype).attend(size, value_size, shared)(
-        query.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(), indices.data_ptr(), positions.data_ptr(),
-        3, capacity, key_heads, query.stride(0), window or 0, scale, 0,
+        3 * key_heads, query.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(), indices.data_ptr(),
+        positions.data_ptr(), capacity, key_heads, query.stride(0), window or 0, Kernels.bits(scale), together=together,
     )  # fmt: skip
     for number, (index, position) in enumerate(zip(indices, positions, strict=True)):
         end = int(position) + 1
@@ -131,7 +133,7 @@ def test_a_row_that_overflowed_says_so_and_harms_no_other(dtype: torch.dtype, nu
     kernels.rms_norm(x.data_ptr(), weight.data_ptr(), out.data_ptr(), 3, 1, 16, 16, 16, 1e-5, 0)
     assert not out[1].isfinite().all()
     _check(out[[0, 2]], rms_norm(x[[0, 2]].float(), (16,), None, 1e-5))
-    kernels.gate(x.data_ptr(), x.data_ptr(), out.data_ptr(), 3, 16, 16, 1.0, 0.0, 0)
+    kernels.gate(3, x.data_ptr(), x.data_ptr(), out.data_ptr(), 16, 16, kernels.bits(1.0), kernels.bits(0.0))
     assert not out[1].isfinite().all()
     _check(out[[0, 2]], silu(x[[0, 2]].float()) * x[[0, 2]].float())
 

@@ -1,0 +1,127 @@
+"""Compiled functions whose work is shared by the threads that PyTorch computes with.
+
+Threads of one's own would fight with those over the cores: PyTorch's wait for their next work without sleeping.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import torch
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import cfunc, types
+from numba.core.typing.templates import Signature
+from numba.extending import intrinsic
+
+logger = logging.getLogger(__name__)
+
+#: Sums may be taken in any order, but what is not a number stays that: LLVM's `fast` would let it become anything.
+OPTIONS: dict[str, Any] = {
+    "fastmath": {"reassoc", "contract", "nsz", "arcp", "afn"},
+    "error_model": "numpy",
+}
+
+#: What such a function is given: the address of a `Call`.
+_SIGNATURE = types.void(types.CPointer(types.int64))
+
+#: How many arguments a call may have.
+MOST_ARGUMENTS = 14
+_Call = ctypes.c_int64 * (2 + MOST_ARGUMENTS)
+
+#: Types of code in compiled functions.
+Code = tuple[Signature, Callable[..., Any]]
+
+
+@intrinsic
+def next_unit(_context: Any, call: Any) -> Code:
+    """The next unit of a call that nobody has taken yet; there are `call[1]` of them."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.atomic_rmw("add", arguments[0], ir.Constant(ir.IntType(64), 1), "monotonic")
+
+    return types.int64(call), build
+
+
+@intrinsic
+def as_float(_context: Any, number: Any) -> Code:
+    """An argument that was given as `bits`."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.DoubleType())
+
+    return types.float64(number), build
+
+
+def bits(number: float) -> int:
+    """A number as an argument of a call."""
+    return int.from_bytes(struct.pack("=d", number), "little", signed=True)
+
+
+class ParallelKernel:
+    """A compiled function that takes units of work until none is left.
+
+    It is given the address of `int64` numbers: the next unit, the number of units, and its arguments. Units may be
+    computed in any order and side by side.
+
+    Args:
+        keep_gil: other threads of Python have to wait. Worth it for what is short, as to get it back may take longer.
+    """
+
+    def __init__(self, function: Callable[..., None], folder: Path, *, keep_gil: bool = True) -> None:
+        self._compiled = _compiled(function, folder)
+        self._address: int = self._compiled.address
+        self._alone = (ctypes.PYFUNCTYPE if keep_gil else ctypes.CFUNCTYPE)(None, ctypes.c_void_p)(self._address)
+        self._together = _parallel_region(keep_gil)
+
+    def __call__(self, units: int, *arguments: int, together: bool = True) -> None:
+        """Compute all units.
+
+        Args:
+            together: by as many threads as PyTorch has; else by this one, which costs less.
+        """
+        call = _Call(0, units, *arguments)
+        threads = min(torch.get_num_threads(), units) if together and self._together is not None else 1
+        if threads > 1 and self._together is not None:
+            self._together(self._address, call, threads, 0)
+        else:
+            self._alone(call)
+
+
+def kept_in(folder: Path) -> Path:
+    """Where functions of this version are kept: Numba looks at one source file to see whether they are old."""
+    sources = [Path(__file__), *sorted(Path(__file__).parent.glob("*kernels.py"))]
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    return folder / digest[:16]
+
+
+def _compiled(function: Callable[..., None], folder: Path) -> Any:
+    try:
+        numba.config.CACHE_DIR = str(folder)
+        return cfunc(_SIGNATURE, cache=True, **OPTIONS)(function)
+    except (OSError, RuntimeError) as error:
+        logger.debug("%s is not kept: %s", function.__name__, error)
+        return cfunc(_SIGNATURE, **OPTIONS)(function)
+
+
+def _parallel_region(keep_gil: bool) -> Any | None:
+    """GNU OpenMP's entry for a function that all threads run; None where PyTorch has another OpenMP.
+
+    Source: https://gcc.gnu.org/onlinedocs/libgomp/Implementing-PARALLEL-construct.html
+    """
+    for library in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*")):
+        try:
+            # It is the one that PyTorch has loaded.
+            region = (ctypes.PyDLL if keep_gil else ctypes.CDLL)(str(library)).GOMP_parallel
+        except (OSError, AttributeError):
+            continue
+        region.restype = None
+        region.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint
+        return region
+    return None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _GATED_TOGETHER = 1 << 14
 
 #: Rows up to which one thread with a kernel is faster.
-MOST_ROWS = 128
+MOST_ROWS = 512
 
 #: What transformers calls the function that turns queries and keys by their positions, in all models that have one.
 _ROTATION = "apply_rotary_pos_emb"

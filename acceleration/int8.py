@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from acceleration.linear import linear_layers, weight_and_bias
+from acceleration.linear import fastest, linear_layers, some_of_each_shape, weight_and_bias
 from acceleration.packed import usual_rows
+
+if TYPE_CHECKING:
+    from acceleration.int8_kernels import Int8Kernels
 
 #: The largest number of eight bits with a sign.
 _LARGEST = 127
@@ -50,40 +57,89 @@ class Int8Linear(nn.Module):
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        weight = weight.detach().float()
-        scales = (weight.abs().amax(1) / _LARGEST).clamp(min=_TINY)
-        rounded = (weight / scales[:, None]).round().to(torch.int8)
-        self._packed = torch.ops.onednn.qlinear_prepack(rounded, [usual_rows(256), self.in_features])
-        self._scales = scales / _LARGEST
-        self._zeros = torch.zeros(self.out_features, dtype=torch.int32)
         self.register_buffer("weight", torch.empty_like(weight, device="meta"), persistent=False)
         self.register_buffer("bias", None if bias is None else bias.detach().float().clone(), persistent=False)
+        weight = weight.detach().float()
+        scales = (weight.abs().amax(1) / _LARGEST).clamp(min=_TINY)
+        self._keep((weight / scales[:, None]).round().to(torch.int8), scales)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Shape (..., in_features) to (..., out_features)."""
-        rounded, largest = _round(inputs.reshape(-1, self.in_features).float())
+        outputs = self._compute(inputs.reshape(-1, self.in_features).float())
+        return outputs.to(inputs.dtype).view(*inputs.shape[:-1], self.out_features)
+
+    def _keep(self, weight: torch.Tensor, scales: torch.Tensor) -> None:
+        """Keep weights, int8, and what one of each output's stands for."""
+        raise NotImplementedError
+
+    def _compute(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Shape (rows, in_features) to (rows, out_features), both float32."""
+        raise NotImplementedError
+
+
+class OneDnnInt8Linear(Int8Linear):
+    """By oneDNN, which on some CPUs has instructions for many rows that no other has."""
+
+    def _keep(self, weight: torch.Tensor, scales: torch.Tensor) -> None:
+        self._packed = torch.ops.onednn.qlinear_prepack(weight, [usual_rows(256), self.in_features])
+        self._scales = scales / _LARGEST
+        self._zeros = torch.zeros(self.out_features, dtype=torch.int32)
+
+    def _compute(self, inputs: torch.Tensor) -> torch.Tensor:
+        rounded, largest = _round(inputs)
         outputs: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
             rounded, 1.0, _ZERO, self._packed, self._scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
         outputs = outputs[: len(largest)]
-        if self.bias is None:
-            outputs.mul_(largest)
-        else:
-            torch.addcmul(self.bias, outputs, largest, out=outputs)
-        return outputs.to(inputs.dtype).view(*inputs.shape[:-1], self.out_features)
+        return outputs.mul_(largest) if self.bias is None else torch.addcmul(self.bias, outputs, largest, out=outputs)
 
 
-def quantize(model: PreTrainedModel) -> int:
+class VnniInt8Linear(Int8Linear):
+    """By our own kernels, which read weights once and need no operation beside them."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, kernels: Int8Kernels) -> None:
+        self._kernels = kernels
+        super().__init__(weight, bias)
+
+    def _keep(self, weight: torch.Tensor, scales: torch.Tensor) -> None:
+        self._packed, self._scales = self._kernels.packed(weight), scales
+        self._zeros = _ZERO * weight.sum(1, dtype=torch.int32)
+        self._no_bias = torch.zeros(self.out_features)
+
+    def _compute(self, inputs: torch.Tensor) -> torch.Tensor:
+        inputs = inputs if inputs.stride(1) == 1 else inputs.contiguous()
+        bias = self._no_bias if self.bias is None else self.bias
+        return self._kernels.linear(inputs, self._packed, self._scales, self._zeros, bias)
+
+
+def quantize(model: PreTrainedModel, rows: Sequence[int], kernels: Int8Kernels | None = None) -> int:
     """Replace the linear layers of a model on the CPU, one after the other; its head, small and decisive, stays.
+
+    Args:
+        rows: numbers of tokens that will be computed together most.
+        kernels: to be used where they are faster.
 
     Returns:
         How many were replaced.
     """
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     body = [(parent, name, layer) for parent, name, layer in linear_layers(model.base_model) if layer is not head]
+    forms = {shape: _fastest_form(layers, rows, kernels) for shape, layers in some_of_each_shape(body).items()}
     for parent, name, layer in body:
-        setattr(parent, name, Int8Linear(*weight_and_bias(layer)))
+        weight, bias = weight_and_bias(layer)
+        setattr(parent, name, forms[weight.shape[0], weight.shape[1]](weight, bias))
     return len(body)
+
+
+def _fastest_form(
+    plain: Sequence[nn.Module], rows: Sequence[int], kernels: Int8Kernels | None
+) -> Callable[[torch.Tensor, torch.Tensor | None], Int8Linear]:
+    weight, _ = weight_and_bias(plain[0])
+    if kernels is None or not kernels.compute(*weight.shape):
+        return OneDnnInt8Linear
+    own = partial(VnniInt8Linear, kernels=kernels)
+    forms: Sequence[Callable[[torch.Tensor, torch.Tensor | None], Int8Linear]] = OneDnnInt8Linear, own
+    return fastest({form: [form(*weight_and_bias(layer)) for layer in plain] for form in forms}, rows)
 
 
 def has_int8_layers(model: nn.Module) -> bool:

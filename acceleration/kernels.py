@@ -44,7 +44,7 @@ def _pointer(_context: Any, address: Any, start: Any, like: Any) -> tuple[Signat
 
 
 @njit(inline="always", **OPTIONS)
-def _row(address: Any, start: Any, size: Any, like: Any) -> Any:
+def row_at(address: Any, start: Any, size: Any, like: Any) -> Any:
     """So many of the numbers at an address. To begin with 0 makes all indices positive, which no kernel must check."""
     return carray(_pointer(address, start, like), size)
 
@@ -108,10 +108,10 @@ def _rms_norm(
 
     Source: https://arxiv.org/abs/1910.07467
     """
-    factors = _row(weight, 0, size, _FLOAT_LIKE)
+    factors = row_at(weight, 0, size, _FLOAT_LIKE)
     for row in range(tokens * rows):
-        numbers = _row(x, row // rows * distance + row % rows * size, size, like)
-        normed = _row(out, row // rows * out_distance + row % rows * size, size, like)
+        numbers = row_at(x, row // rows * distance + row % rows * size, size, like)
+        normed = row_at(out, row // rows * out_distance + row % rows * size, size, like)
         squares = np.float32(0)
         for i in range(size):
             number = _get(numbers, i)
@@ -123,10 +123,10 @@ def _rms_norm(
 
 def _add_rms_norm(x: int, more: int, weight: int, out: int, rows: int, size: int, eps: float, like: Any) -> None:
     """`more` becomes the sum of both, shape (rows, size), and `out` its RMS norm."""
-    factors = _row(weight, 0, size, _FLOAT_LIKE)
+    factors = row_at(weight, 0, size, _FLOAT_LIKE)
     for row in range(rows):
-        numbers, sums = _row(x, row * size, size, like), _row(more, row * size, size, like)
-        normed = _row(out, row * size, size, like)
+        numbers, sums = row_at(x, row * size, size, like), row_at(more, row * size, size, like)
+        normed = row_at(out, row * size, size, like)
         squares = np.float32(0)
         for i in range(size):
             number = _get(numbers, i) + _get(sums, i)
@@ -146,8 +146,8 @@ def _gate(like: Any) -> Callable[..., None]:
         linear, cubic = np.float32(as_float(numbers[7])), np.float32(as_float(numbers[8]))
         rows, row = numbers[1], next_unit(call)
         while row < rows:
-            gates, ups = _row(gate, row * distance, size, like), _row(up, row * distance, size, like)
-            gated = _row(out, row * size, size, like)
+            gates, ups = row_at(gate, row * distance, size, like), row_at(up, row * distance, size, like)
+            gated = row_at(out, row * size, size, like)
             for i in range(size):
                 x = _get(gates, i)
                 less = np.float32(1) + _exp(-x * (linear + cubic * x * x))
@@ -167,12 +167,12 @@ def _rotate(
     """
     half = size // 2
     for token in range(tokens):
-        cos1, cos2 = _row(cos, token * size, half, like), _row(cos, token * size + half, half, like)
-        sin1, sin2 = _row(sin, token * size, half, like), _row(sin, token * size + half, half, like)
+        cos1, cos2 = row_at(cos, token * size, half, like), row_at(cos, token * size + half, half, like)
+        sin1, sin2 = row_at(sin, token * size, half, like), row_at(sin, token * size + half, half, like)
         for head in range(heads):
             start, to = token * distance + head * size, token * out_distance + head * size
-            first, second = _row(x, start, half, like), _row(x, start + half, half, like)
-            rotated1, rotated2 = _row(out, to, half, like), _row(out, to + half, half, like)
+            first, second = row_at(x, start, half, like), row_at(x, start + half, half, like)
+            rotated1, rotated2 = row_at(out, to, half, like), row_at(out, to + half, half, like)
             for i in range(half):
                 number1, number2 = _get(first, i), _get(second, i)
                 _put(rotated1, i, number1 * _get(cos1, i) - number2 * _get(sin1, i))
@@ -181,9 +181,9 @@ def _rotate(
 
 def _keep(x: int, kept: int, places: int, tokens: int, size: int, distance: int, like: Any) -> None:
     """Copy rows that lie `distance` apart to their places in a tensor of shape (places, size)."""
-    where = _row(places, 0, tokens, _INT_LIKE)
+    where = row_at(places, 0, tokens, _INT_LIKE)
     for token in range(tokens):
-        numbers, place = _row(x, token * distance, size, like), _row(kept, where[token] * size, size, like)
+        numbers, place = row_at(x, token * distance, size, like), row_at(kept, where[token] * size, size, like)
         for i in range(size):
             place[i] = numbers[i]
 
@@ -193,38 +193,40 @@ def _attention(size: int, value_size: int, shared: int, like: Any) -> Callable[.
 
     One token of each sequence, whose heads lie side by side and the next one's `distance` apart. Keys and values have
     shape (places, capacity, key_heads, size). A sequence's are at its place among `indices`, up to its token, which
-    stands at its place among `positions`; with a window it sees no further back. A unit is a key head of a sequence.
+    stands at its place among `positions`; with a window it sees no further back. A unit is so many key heads of a
+    sequence: all of them are read in the order in which they lie in memory.
     """
 
     def attend(call: Any) -> None:
-        numbers = carray(call, 13)
-        query, keys, values, out, sequences = numbers[2], numbers[3], numbers[4], numbers[5], numbers[1] // numbers[9]
-        places, lasts = _row(numbers[6], 0, sequences, _INT_LIKE), _row(numbers[7], 0, sequences, _INT_LIKE)
-        capacity, key_heads, distance, window = numbers[8], numbers[9], numbers[10], numbers[11]
-        scale = np.float32(as_float(numbers[12]))
-        asked, summed = np.empty((shared, size), np.float32), np.empty((shared, value_size), np.float32)
-        scores, highest = np.empty((shared, capacity), np.float32), np.empty(shared, np.float32)
+        numbers = carray(call, 14)
+        query, keys, values, out, indices, positions = (
+            numbers[2], numbers[3], numbers[4], numbers[5], numbers[6], numbers[7],
+        )  # fmt: skip
+        capacity, key_heads, heads, distance, window = numbers[8], numbers[9], numbers[10], numbers[11], numbers[12]
+        scale = np.float32(as_float(numbers[13]))
+        parts, every = key_heads // heads, heads * shared
+        asked, summed = np.empty((every, size), np.float32), np.empty((every, value_size), np.float32)
+        scores, highest = np.empty((every, capacity), np.float32), np.empty(every, np.float32)
         unit = next_unit(call)
-        while unit < sequences * key_heads:
-            sequence, key_head = unit // key_heads, unit % key_heads
-            end = lasts[sequence] + 1
+        while unit < numbers[1]:
+            sequence, key_head = unit // parts, unit % parts * heads
+            end = row_at(positions, sequence, 1, _INT_LIKE)[0] + 1
             first = max(end - window, 0) if window > 0 else 0
-            start = places[sequence] * capacity + first
-            for head in range(shared):
-                own = _row(query, sequence * distance + (key_head * shared + head) * size, size, like)
+            start = row_at(indices, sequence, 1, _INT_LIKE)[0] * capacity + first
+            for head in range(every):
+                own = row_at(query, sequence * distance + (key_head * shared + head) * size, size, like)
                 for i in range(size):
                     asked[head, i] = _get(own, i) * scale
                 highest[head] = np.float32(-np.inf)
             for token in range(end - first):
-                # Read once for all heads that share it.
-                key = _row(keys, ((start + token) * key_heads + key_head) * size, size, like)
-                for head in range(shared):
+                for head in range(every):
+                    key = row_at(keys, ((start + token) * key_heads + key_head + head // shared) * size, size, like)
                     score = np.float32(0)
                     for i in range(size):
                         score += asked[head, i] * _get(key, i)
                     scores[head, token] = score
                     highest[head] = max(highest[head], score)
-            for head in range(shared):
+            for head in range(every):
                 total, most = np.float32(0), highest[head]
                 for token in range(end - first):
                     weight = _exp(scores[head, token] - most)
@@ -234,13 +236,17 @@ def _attention(size: int, value_size: int, shared: int, like: Any) -> Callable[.
                     scores[head, token] /= total
             summed[:] = np.float32(0)
             for token in range(end - first):
-                value = _row(values, ((start + token) * key_heads + key_head) * value_size, value_size, like)
-                for head in range(shared):
+                for head in range(every):
+                    value = row_at(
+                        values, ((start + token) * key_heads + key_head + head // shared) * value_size, value_size, like
+                    )
                     weight = scores[head, token]
                     for i in range(value_size):
                         summed[head, i] += weight * _get(value, i)
-            for head in range(shared):
-                attended = _row(out, (unit * shared + head) * value_size, value_size, like)
+            for head in range(every):
+                attended = row_at(
+                    out, ((sequence * key_heads + key_head) * shared + head) * value_size, value_size, like
+                )
                 for i in range(value_size):
                     _put(attended, i, summed[head, i])
             unit = next_unit(call)

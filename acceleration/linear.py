@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -40,15 +40,23 @@ def forms_to_pack(model: nn.Module, rows: Sequence[int]) -> dict[Shape, type[Pac
     Args:
         rows: numbers of rows that will be computed most; each counts the same.
     """
-    alike: defaultdict[Shape, list[nn.Module]] = defaultdict(list)
-    for _, _, layer in linear_layers(model):
+    tried = {
+        shape: _fastest_form(layers, rows)
+        for shape, layers in some_of_each_shape(linear_layers(model)).items()
+        if layers[0].weight.device.type == "cpu" and can_pack(layers[0].weight.dtype)
+    }
+    return {shape: form for shape, form in tried.items() if form is not None}
+
+
+def some_of_each_shape(layers: Iterable[tuple[nn.Module, str, nn.Module]]) -> dict[Shape, list[Any]]:
+    """As many layers of each shape as say how fast it is: more than what stays in a core's cache."""
+    alike: defaultdict[Shape, list[Any]] = defaultdict(list)
+    for _, _, layer in layers:
         weight, _ = weight_and_bias(layer)
-        shape = (weight.shape[0], weight.shape[1])
-        fits = not alike[shape] or (len(alike[shape]) + 1) * weight.nbytes <= _TRIED_BYTES
-        if fits and weight.device.type == "cpu" and can_pack(weight.dtype):
-            alike[shape].append(layer)
-    forms = {shape: _fastest_form(layers, rows) for shape, layers in alike.items() if layers}
-    return {shape: form for shape, form in forms.items() if form is not None}
+        same = alike[weight.shape[0], weight.shape[1]]
+        if not same or (len(same) + 1) * weight.nbytes <= _TRIED_BYTES:
+            same.append(layer)
+    return dict(alike)
 
 
 def _fastest_form(plain: Sequence[nn.Module], rows: Sequence[int]) -> type[PackedLinear] | None:
@@ -56,22 +64,23 @@ def _fastest_form(plain: Sequence[nn.Module], rows: Sequence[int]) -> type[Packe
     weight, _ = weight_and_bias(plain[0])
     tried: dict[type[PackedLinear] | None, Sequence[nn.Module]] = {None: plain}
     tried |= {form: [form(*weight_and_bias(layer)) for layer in plain] for form in FORMS if form.computes(weight.dtype)}
-    seconds: defaultdict[type[PackedLinear] | None, list[float]] = defaultdict(list)
-    for n in rows:
-        inputs = [torch.randn(n, weight.shape[1], dtype=weight.dtype) for _ in plain]
-        # By turns, so that what disturbs one disturbs all.
-        turns = [[_seconds(layers, inputs) for layers in tried.values()] for _ in range(_TRIES)]
-        for kind, taken in zip(tried, zip(*turns, strict=True), strict=True):
-            seconds[kind].append(min(taken))
-    return fastest(seconds)
+    return fastest(tried, rows)
 
 
-def fastest(seconds: Mapping[FormT, Sequence[float]]) -> FormT:
-    """What is the fastest over all numbers of rows, and much slower than the first with none.
+def fastest(tried: Mapping[FormT, Sequence[nn.Module]], rows: Sequence[int]) -> FormT:
+    """The form that is the fastest over all numbers of rows, and much slower than the first with none.
 
     Args:
-        seconds: of each, for the same numbers of rows.
+        tried: the same layers in each form.
     """
+    weight, _ = weight_and_bias(next(iter(tried.values()))[0])
+    seconds: defaultdict[FormT, list[float]] = defaultdict(list)
+    for n in rows:
+        inputs = torch.randn(n, weight.shape[1], dtype=weight.dtype)
+        # By turns, so that what disturbs one disturbs all.
+        turns = [[_seconds(layers, inputs) for layers in tried.values()] for _ in range(_TRIES)]
+        for form, taken in zip(tried, zip(*turns, strict=True), strict=True):
+            seconds[form].append(min(taken))
     first = next(iter(seconds.values()))
 
     def fits(taken: Sequence[float]) -> bool:
@@ -80,11 +89,11 @@ def fastest(seconds: Mapping[FormT, Sequence[float]]) -> FormT:
     return min((form for form, taken in seconds.items() if fits(taken)), key=lambda form: math.prod(seconds[form]))
 
 
-def _seconds(layers: Sequence[nn.Module], inputs: Sequence[torch.Tensor]) -> float:
+def _seconds(layers: Sequence[nn.Module], inputs: torch.Tensor) -> float:
     """What all of them take."""
     started = perf_counter()
-    for layer, given in zip(layers, inputs, strict=True):
-        layer(given)
+    for layer in layers:
+        layer(inputs)
     return perf_counter() - started
 
 

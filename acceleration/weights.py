@@ -13,16 +13,16 @@ from acceleration.fused import fuse
 from acceleration.int8 import quantize
 from acceleration.linear import forms_to_pack, pack
 from acceleration.merged import groups_of_same_input, merge
+from acceleration.rounding import ROUNDING_INT8
 
 if TYPE_CHECKING:
+    from acceleration.int8_kernels import Int8Kernels
     from acceleration.kernels import Kernels
 
 logger = logging.getLogger(__name__)
 
 #: How far outputs may be apart, relative to the largest: rounding, not another result.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1}
-#: The same in eight bits, where a layer's outputs move by about a hundredth.
-_TOLERANCE_INT8 = 0.3
 
 #: Any tokens will do; the first ones are often special.
 _FIRST, _LENGTH = 5, 8
@@ -30,7 +30,12 @@ _FIRST, _LENGTH = 5, 8
 
 @torch.inference_mode()
 def faster_weights(
-    model: PreTrainedModel, *, rows: Sequence[int], int8: bool = False, kernels: Kernels | None = None
+    model: PreTrainedModel,
+    *,
+    rows: Sequence[int],
+    int8: bool = False,
+    kernels: Kernels | None = None,
+    int8_kernels: Int8Kernels | None = None,
 ) -> bool:
     """Put a model's weights into the form that the CPU computes fastest with.
 
@@ -38,6 +43,7 @@ def faster_weights(
         rows: numbers of tokens that will be computed together most.
         int8: compute all linear layers but those of the head in eight bits.
         kernels: for what the model computes between its linear layers.
+        int8_kernels: for layers in eight bits.
 
     Returns:
         Whether it then gives the same output. If not, it is of no use any more: some models read weights past their
@@ -49,7 +55,7 @@ def faster_weights(
         logger.debug("the model does not compute a plain input: its weights stay as they are", exc_info=True)
         return not int8
     merge(groups)
-    quantized = quantize(model) if int8 else 0
+    quantized = quantize(model, rows, int8_kernels) if int8 else 0
     if int8 and not quantized:
         return False
     packed = pack(model, forms_to_pack(model, rows))
@@ -62,7 +68,7 @@ def faster_weights(
     except Exception:
         logger.debug("the model does not compute with its weights in another form", exc_info=True)
         return False
-    relative = _TOLERANCE_INT8 if int8 else _TOLERANCE.get(expected.dtype, 1e-1)
+    relative = ROUNDING_INT8 if int8 else _TOLERANCE.get(expected.dtype, 1e-1)
     tolerance = relative * float(expected.abs().max())
     # Not a number is not less than anything.
     return bool((output - expected).abs().max() <= tolerance)

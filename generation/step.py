@@ -207,11 +207,13 @@ class Step:
         if self._kernels is not None and self._fits(query):
             key_heads, value_size = keys.shape[2], values.shape[-1]
             attended = query.new_empty(sequences, heads, value_size)
+            # Whole sequences, where there are enough for all threads.
+            at_once = key_heads if sequences >= 2 * torch.get_num_threads() else 1
             self._kernels.attend(size, value_size, heads // key_heads)(
-                sequences * key_heads,
+                sequences * key_heads // at_once,
                 query.data_ptr(), keys.data_ptr(), values.data_ptr(), attended.data_ptr(),
                 group.indices.data_ptr(), group.positions.data_ptr(), group.slab.capacity,
-                key_heads, query.stride(0), window or 0, self._kernels.bits(scale),
+                key_heads, at_once, query.stride(0), window or 0, self._kernels.bits(scale),
                 together=group.read * heads * size >= _READ_TOGETHER,
             )  # fmt: skip
             return attended

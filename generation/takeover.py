@@ -12,7 +12,7 @@ import torch
 
 from acceleration.capture import on_one_gpu
 from acceleration.int8 import has_int8_layers
-from acceleration.rounding import ROUNDING
+from acceleration.rounding import ROUNDING, ROUNDING_INT8
 from generation.attention import NAME, Attention, Probe, Unsupported
 from generation.cache import KVCache, LayerShape, Place
 from generation.fused_layers import fused_layers
@@ -51,7 +51,8 @@ class SteppingModel:
         if not getattr(self._model, "_supports_attention_backend", False):
             raise Unsupported("its attention cannot be replaced")
         self._graphs: StepGraphs | None = None
-        self._tolerance = 1e-1 if has_int8_layers(self._model) else ROUNDING.get(self._model.dtype, 1e-1)
+        int8 = has_int8_layers(self._model)
+        self._tolerance = ROUNDING_INT8 if int8 else ROUNDING.get(self._model.dtype, 1e-1)
         with torch.inference_mode():
             prompts = self._prompts()
             expected = [self._plain(prompt) for prompt in prompts]

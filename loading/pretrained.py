@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +28,7 @@ from loading.storage import fetch
 from settings import ModelSettings
 
 if TYPE_CHECKING:
+    from acceleration.int8_kernels import Int8Kernels
     from acceleration.kernels import Kernels
 
 logger = logging.getLogger(__name__)
@@ -106,7 +108,8 @@ def load_pretrained(
     # Batches have so many rows that PyTorch's own operations are as fast.
     kernels = None if reads_batches or not settings.acceleration else _kernels(loaded.model, settings)
     rows = _BATCH_ROWS if reads_batches else _STEP_ROWS
-    if faster_weights(loaded.model, rows=rows, int8=int8, kernels=kernels):
+    int8_kernels = _int8_kernels(settings) if int8 and settings.acceleration else None
+    if faster_weights(loaded.model, rows=rows, int8=int8, kernels=kernels, int8_kernels=int8_kernels):
         release_files(loaded.model)
         return replace(loaded, kernels=kernels)
     if int8:
@@ -130,8 +133,17 @@ def _kernels(model: PreTrainedModel, settings: ModelSettings) -> Kernels | None:
     # Imported here: its compiler is of no use to others.
     from acceleration.kernels import Kernels
 
-    folder = settings.storage_cache.expanduser() / "kernels"
-    return Kernels(model.dtype, folder) if Kernels.compute(model.dtype) else None
+    return Kernels(model.dtype, _kernels_folder(settings)) if Kernels.compute(model.dtype) else None
+
+
+def _int8_kernels(settings: ModelSettings) -> Int8Kernels:
+    from acceleration.int8_kernels import Int8Kernels
+
+    return Int8Kernels(_kernels_folder(settings))
+
+
+def _kernels_folder(settings: ModelSettings) -> Path:
+    return settings.storage_cache.expanduser() / "kernels"
 
 
 def _check_int8(model: PreTrainedModel, settings: ModelSettings) -> None:

@@ -6,12 +6,21 @@ from functools import cache
 
 import torch
 
+from acceleration.int8_kernels import Int8Kernels
 from acceleration.kernels import Kernels
 from settings import ModelSettings
+
+#: That of served models, so that kernels are compiled once on a machine.
+FOLDER = ModelSettings.model_fields["storage_cache"].default.expanduser() / "kernels"
 
 
 @cache
 def kernels_of(dtype: torch.dtype) -> Kernels:
-    """Kept where those of served models are, so that they are compiled once on a machine."""
-    folder = ModelSettings.model_fields["storage_cache"].default
-    return Kernels(dtype, folder.expanduser() / "kernels")
+    """Kernels for numbers of a type."""
+    return Kernels(dtype, FOLDER)
+
+
+@cache
+def int8_kernels() -> Int8Kernels:
+    """Kernels for layers of eight bits."""
+    return Int8Kernels(FOLDER)

@@ -11,45 +11,126 @@ from pydantic import ValidationError
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
+from acceleration import int8 as int8_module
 from acceleration.instructions import computes_int8
-from acceleration.int8 import Int8Linear
+from acceleration.int8 import Int8Linear, OneDnnInt8Linear, VnniInt8Linear, quantize
+from acceleration.int8_kernels import Int8Kernels
 from acceleration.linear import weight_and_bias
 from loading import LoadError
 from loading import pretrained as loading_pretrained
 from loading.pretrained import load_pretrained
 from loading.storage import fetch
 from settings import ModelSettings
+from tests.acceleration.compiled import int8_kernels
 from tests.tiny import bert_config, save, wordpiece_tokenizer
 
 needs_vnni = pytest.mark.skipif(not computes_int8(), reason="this CPU has no VNNI")
 
 
+def _own(weight: torch.Tensor, bias: torch.Tensor | None) -> Int8Linear:
+    return VnniInt8Linear(weight, bias, int8_kernels())
+
+
+forms = pytest.mark.parametrize("form", [OneDnnInt8Linear, _own])
+
+
 @needs_vnni
 @pytest.mark.parametrize("shape", [(64,), (0, 64), (1, 64), (5, 64), (3, 7, 64), (260, 64)], ids=str)
+@pytest.mark.parametrize("outputs", [16, 48, 80, 128])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@forms
 @torch.inference_mode()
-def test_eight_bits_move_a_layers_outputs_by_a_hundredth(shape: tuple[int, ...], bias: bool) -> None:
-    plain = nn.Linear(64, 48, bias=bias)
+def test_eight_bits_move_a_layers_outputs_by_a_hundredth(
+    form: Any, shape: tuple[int, ...], outputs: int, bias: bool
+) -> None:
+    plain = nn.Linear(64, outputs, bias=bias)
     inputs = torch.randn(shape)
-    expected, output = plain(inputs), Int8Linear(*weight_and_bias(plain))(inputs)
+    expected, output = plain(inputs), form(*weight_and_bias(plain))(inputs)
     assert output.shape == expected.shape
     assert torch.dist(output, expected) <= 0.02 * expected.norm()
 
 
 @needs_vnni
+@forms
 @torch.inference_mode()
-def test_a_token_gets_exactly_what_it_gets_alone_whatever_is_beside_it() -> None:
-    layer = Int8Linear(torch.randn(48, 64), torch.randn(48))
+def test_a_token_gets_exactly_what_it_gets_alone_whatever_is_beside_it(form: Any) -> None:
+    layer = form(torch.randn(48, 64), torch.randn(48))
     token = torch.randn(1, 64)
     for company in (torch.randn(7, 64), 1000 * torch.randn(30, 64), torch.zeros(2, 64), torch.randn(300, 64).abs()):
         assert torch.equal(layer(torch.cat([token, company]))[:1], layer(token))
 
 
 @needs_vnni
+@forms
 @torch.inference_mode()
-def test_nought_stays_nought() -> None:
-    assert not Int8Linear(torch.randn(48, 64), None)(torch.zeros(3, 64)).any()
-    assert not Int8Linear(torch.zeros(48, 64), None)(torch.randn(3, 64)).any()
+def test_nought_stays_nought(form: Any) -> None:
+    assert not form(torch.randn(48, 64), None)(torch.zeros(3, 64)).any()
+    assert not form(torch.zeros(48, 64), None)(torch.randn(3, 64)).any()
+
+
+@needs_vnni
+@torch.inference_mode()
+def test_both_forms_multiply_the_same_numbers_by_any_number_of_threads_in_blocks_too() -> None:
+    weight, bias = torch.randn(112, 4096), torch.randn(112)
+    inputs = torch.randn(700, 4096)  # more than a block
+    right = OneDnnInt8Linear(weight, bias)(inputs)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            # One of a row's numbers may lie between two that it can be rounded to.
+            torch.testing.assert_close(_own(weight, bias)(inputs), right, atol=0.2, rtol=0)
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_vnni
+@torch.inference_mode()
+def test_the_largest_sums_of_eight_bits_do_not_overflow() -> None:
+    ones = torch.ones(16, 16384)
+    for inputs in (ones, -ones):
+        torch.testing.assert_close(_own(ones, None)(inputs), inputs @ ones.t(), rtol=1e-3, atol=0)
+
+
+@needs_vnni
+@forms
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+@torch.inference_mode()
+def test_a_token_that_overflowed_says_so_and_harms_no_other(form: Any, number: float) -> None:
+    layer = form(torch.randn(48, 64), torch.randn(48))
+    inputs = torch.randn(3, 64)
+    right = layer(inputs)
+    inputs[1, 7] = number
+    output = layer(inputs)
+    assert not output[1].isfinite().any()
+    assert torch.equal(output[[0, 2]], right[[0, 2]])
+
+
+@needs_vnni
+@torch.inference_mode()
+def test_inputs_may_lie_in_memory_in_any_order() -> None:
+    layer = _own(torch.randn(48, 64), None)
+    for inputs in (torch.randn(64, 5).t(), torch.randn(5, 128)[:, ::2], torch.randn(5, 128)[:, 64:]):
+        torch.testing.assert_close(layer(inputs), layer(inputs.contiguous()))
+
+
+@needs_vnni
+@pytest.mark.parametrize("form", [OneDnnInt8Linear, VnniInt8Linear])
+@torch.inference_mode()
+def test_layers_get_the_form_that_was_faster_and_those_without_kernels_that_of_onednn(
+    monkeypatch: pytest.MonkeyPatch, form: type[Int8Linear]
+) -> None:
+    def fastest(tried: Any, rows: Any) -> Any:
+        assert {type(layer) for layers in tried.values() for layer in layers} == {OneDnnInt8Linear, VnniInt8Linear}
+        return next(kind for kind, (layer, *_) in tried.items() if type(layer) is form)
+
+    monkeypatch.setattr(int8_module, "fastest", fastest)
+    model = BertForSequenceClassification(bert_config(wordpiece_tokenizer(), hidden_size=32, intermediate_size=60))
+    assert not Int8Kernels.compute(60, 32)
+    assert quantize(model, (1, 16), int8_kernels())
+    layer: Any = model.bert.encoder.layer[0]
+    assert type(layer.attention.output.dense) is type(layer.output.dense) is form
+    assert type(layer.intermediate.dense) is OneDnnInt8Linear
 
 
 @pytest.fixture(scope="module")

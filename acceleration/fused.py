@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu
 
+from acceleration.merged import both_of
+
 if TYPE_CHECKING:
     from acceleration.kernels import Kernels
 
@@ -112,10 +114,22 @@ class FusedGate:
         self._gate, self._up, self._down, self._act = module.gate_proj, module.up_proj, module.down_proj, module.act_fn
         self._linear, self._cubic = kernels.bits(linear), kernels.bits(cubic)
         self._kernel, self._dtype = kernels.gate, kernels.dtype
+        # Both as one, where they are merged: without what takes one tensor apart.
+        self._both = both_of(self._gate, self._up)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Shape (..., size)."""
-        gate, up = self._gate(inputs), self._up(inputs)
+        if self._both is not None and inputs.dtype == self._dtype:
+            both = self._both(inputs)
+            size, rows = both.shape[-1] // 2, both.numel() // max(both.shape[-1], 1)
+            if 0 < rows <= MOST_ROWS and both.is_contiguous():
+                start = both.data_ptr()
+                gated = both.new_empty(*both.shape[:-1], size)
+                self._compute(start, start + size * both.itemsize, gated, rows, size, 2 * size)
+                return self._down(gated)  # type: ignore[no-any-return]
+            gate, up = both.chunk(2, -1)
+        else:
+            gate, up = self._gate(inputs), self._up(inputs)
         gates, ups = gate.flatten(0, -2), up.flatten(0, -2)
         rows, size = gates.shape
         distance = gates.stride(0)
@@ -123,11 +137,14 @@ class FusedGate:
         if not 0 < rows <= MOST_ROWS or not fits:
             return self._down(self._act(gate) * up)  # type: ignore[no-any-return]
         gated = gate.new_empty(gate.shape)
+        self._compute(gates.data_ptr(), ups.data_ptr(), gated, rows, size, distance)
+        return self._down(gated)  # type: ignore[no-any-return]
+
+    def _compute(self, gates: int, ups: int, gated: torch.Tensor, rows: int, size: int, distance: int) -> None:
         self._kernel(
-            rows, gates.data_ptr(), ups.data_ptr(), gated.data_ptr(), size, distance, self._linear, self._cubic,
+            rows, gates, ups, gated.data_ptr(), size, distance, self._linear, self._cubic,
             together=rows * size >= _GATED_TOGETHER,
         )  # fmt: skip
-        return self._down(gated)  # type: ignore[no-any-return]
 
 
 def _gated(module: Any, kernels: Kernels) -> FusedGate | None:

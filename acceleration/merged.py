@@ -67,6 +67,7 @@ class LinearPart(nn.Module):
     Attributes:
         weight: shape (out_features, in_features), without values: what is asked of it is its shape and type.
         bias: shape (out_features,), without values, or None.
+        merged, number: which of whose layers it was.
     """
 
     weight: torch.Tensor
@@ -75,7 +76,7 @@ class LinearPart(nn.Module):
     def __init__(self, merged: MergedLinear, number: int, layer: nn.Module) -> None:
         super().__init__()
         self.merged = merged
-        self._number = number
+        self.number = number
         weight, bias = weight_and_bias(layer)
         self.out_features, self.in_features = weight.shape
         self.register_buffer("weight", torch.empty_like(weight, device="meta"), persistent=False)
@@ -83,7 +84,20 @@ class LinearPart(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Shape (..., in_features) to (..., out_features)."""
-        return self.merged.part(self._number, inputs)
+        return self.merged.part(self.number, inputs)
+
+
+def both_of(first: nn.Module, second: nn.Module) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """What computes two layers that are merged with no others, one's outputs before the other's; None if they are not.
+
+    They must have as many outputs each.
+    """
+    if not isinstance(first, LinearPart) or not isinstance(second, LinearPart) or first.merged is not second.merged:
+        return None
+    if not first.number < second.number or first.out_features != second.out_features:
+        return None
+    linear: Any = first.merged.linear
+    return linear.forward if linear.out_features == 2 * first.out_features else None
 
 
 def groups_of_same_input(model: nn.Module, compute: Callable[[], torch.Tensor]) -> tuple[list[Group], torch.Tensor]:

@@ -171,7 +171,8 @@ class Step:
         for writing in self._writing:
             self._write(writing, layer, key, value)
         for group in self._decoding:
-            out[group.tokens] = self._decode(group, layer, query[group.tokens], scale, window)
+            if not self._decoded_by_kernel(group, layer, query, scale, window, out):
+                out[group.tokens] = self._decode(group, layer, query[group.tokens], scale, window)
         for prompts in self._together:
             if window is None or window >= prompts.padded.shape[1]:
                 tokens = self._on(out.device, prompts.tokens)
@@ -199,24 +200,33 @@ class Step:
         keys.view(-1, *keys.shape[2:]).index_copy_(0, places, key)
         values.view(-1, *values.shape[2:]).index_copy_(0, places, value)
 
+    def _decoded_by_kernel(
+        self, group: _Decoding, layer: int, query: torch.Tensor, scale: float, window: int | None, out: torch.Tensor
+    ) -> bool:
+        """Whether there is a kernel for it; if so, its tokens of `out` are computed."""
+        if self._kernels is None or not (self._fits(query) and out.is_contiguous()):
+            return False
+        keys, values = group.slab.keys[layer], group.slab.values[layer]
+        first, sequences = group.tokens.start, len(group.indices)
+        _, heads, size = query.shape
+        key_heads, value_size = keys.shape[2], values.shape[-1]
+        # Whole sequences, where there are enough for all threads.
+        at_once = key_heads if sequences >= 2 * torch.get_num_threads() else 1
+        distance = query.stride(0)
+        self._kernels.attend(size, value_size, heads // key_heads)(
+            sequences * key_heads // at_once,
+            query.data_ptr() + first * distance * query.itemsize, keys.data_ptr(), values.data_ptr(),
+            out.data_ptr() + first * heads * value_size * out.itemsize,
+            group.indices.data_ptr(), group.positions.data_ptr(), group.slab.capacity,
+            key_heads, at_once, distance, window or 0, self._kernels.bits(scale),
+            together=group.read * heads * size >= _READ_TOGETHER,
+        )  # fmt: skip
+        return True
+
     def _decode(
         self, group: _Decoding, layer: int, query: torch.Tensor, scale: float, window: int | None
     ) -> torch.Tensor:
         keys, values = group.slab.keys[layer], group.slab.values[layer]
-        sequences, heads, size = query.shape
-        if self._kernels is not None and self._fits(query):
-            key_heads, value_size = keys.shape[2], values.shape[-1]
-            attended = query.new_empty(sequences, heads, value_size)
-            # Whole sequences, where there are enough for all threads.
-            at_once = key_heads if sequences >= 2 * torch.get_num_threads() else 1
-            self._kernels.attend(size, value_size, heads // key_heads)(
-                sequences * key_heads // at_once,
-                query.data_ptr(), keys.data_ptr(), values.data_ptr(), attended.data_ptr(),
-                group.indices.data_ptr(), group.positions.data_ptr(), group.slab.capacity,
-                key_heads, at_once, query.stride(0), window or 0, self._kernels.bits(scale),
-                together=group.read * heads * size >= _READ_TOGETHER,
-            )  # fmt: skip
-            return attended
         used = len(group.slab.places)
         indices = self._on(keys.device, group.indices)
         if not group.whole:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from acceleration.kernels import Kernels
 
 #: Numbers that are gated from which on all threads share the work.
-_GATED_TOGETHER = 1 << 14
+_LARGE = 1 << 14
 
 #: Rows up to which one thread with a kernel is faster.
 MOST_ROWS = 512
@@ -143,7 +143,7 @@ class FusedGate:
     def _compute(self, gates: int, ups: int, gated: torch.Tensor, rows: int, size: int, distance: int) -> None:
         self._kernel(
             rows, gates, ups, gated.data_ptr(), size, distance, self._linear, self._cubic,
-            together=rows * size >= _GATED_TOGETHER,
+            large=rows * size >= _LARGE,
         )  # fmt: skip
 
 

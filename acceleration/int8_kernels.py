@@ -36,7 +36,7 @@ _AHEAD = 512
 _BLOCK = 1 << 19
 
 #: From so many numbers on all threads round them.
-_ROUNDED_TOGETHER = 1 << 15
+_LARGE = 1 << 15
 
 #: Added to a number of at most 22 bits, it leaves the number, rounded and by 128 larger, in the last bits.
 _ROUNDED, _LARGEST = np.float32((3 << 22) + 128), np.float32(127)
@@ -54,7 +54,7 @@ class Int8Kernels:
 
     def __init__(self, folder: Path) -> None:
         self._round = ParallelKernel(_round_rows, kept_in(folder))
-        self._multiply = ParallelKernel(_multiply, kept_in(folder), keep_gil=False)
+        self._multiply = ParallelKernel(_multiply, kept_in(folder))
 
     @staticmethod
     def compute(out_features: int, in_features: int) -> bool:
@@ -94,9 +94,7 @@ class Int8Kernels:
         rounded = room.data_ptr()
         units = rounded + usual * size
         outputs = inputs.new_empty(usual, out_features)
-        self._round(
-            rows, inputs.data_ptr(), rounded, units, size, inputs.stride(0), together=rows * size >= _ROUNDED_TOGETHER
-        )
+        self._round(rows, inputs.data_ptr(), rounded, units, size, inputs.stride(0), large=rows * size >= _LARGE)
         block = max(_BLOCK // size // ROWS, 1) * ROWS
         groups = -(-out_features // (LANES * _PANELS))
         self._multiply(

@@ -69,26 +69,26 @@ class ParallelKernel:
 
     It is given the address of `int64` numbers: the next unit, the number of units, and its arguments. Units may be
     computed in any order and side by side.
-
-    Args:
-        keep_gil: other threads of Python have to wait. Worth it for what is short, as to get it back may take longer.
     """
 
-    def __init__(self, function: Callable[..., None], folder: Path, *, keep_gil: bool = True) -> None:
+    def __init__(self, function: Callable[..., None], folder: Path) -> None:
         self._compiled = _compiled(function, folder)
         self._address: int = self._compiled.address
-        self._alone = (ctypes.PYFUNCTYPE if keep_gil else ctypes.CFUNCTYPE)(None, ctypes.c_void_p)(self._address)
-        self._together = _parallel_region(keep_gil)
+        # To get Python's lock back takes longer than what is small.
+        self._small = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(self._address)
+        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._address)
+        self._together = _parallel_region()
 
-    def __call__(self, units: int, *arguments: int, together: bool = True) -> None:
+    def __call__(self, units: int, *arguments: int, large: bool = True) -> None:
         """Compute all units.
 
         Args:
-            together: by as many threads as PyTorch has; else by this one, which costs less.
+            large: worth to be shared by as many threads as PyTorch has, while other threads of Python go on.
         """
         call = _Call(0, units, *arguments)
-        threads = min(torch.get_num_threads(), units) if together and self._together is not None else 1
-        if threads > 1 and self._together is not None:
+        if not large:
+            self._small(call)
+        elif self._together is not None and (threads := min(torch.get_num_threads(), units)) > 1:
             self._together(self._address, call, threads, 0)
         else:
             self._alone(call)
@@ -110,7 +110,7 @@ def _compiled(function: Callable[..., None], folder: Path) -> Any:
         return cfunc(_SIGNATURE, **OPTIONS)(function)
 
 
-def _parallel_region(keep_gil: bool) -> Any | None:
+def _parallel_region() -> Any | None:
     """GNU OpenMP's entry for a function that all threads run; None where PyTorch has another OpenMP.
 
     Source: https://gcc.gnu.org/onlinedocs/libgomp/Implementing-PARALLEL-construct.html
@@ -118,7 +118,7 @@ def _parallel_region(keep_gil: bool) -> Any | None:
     for library in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*")):
         try:
             # It is the one that PyTorch has loaded.
-            region = (ctypes.PyDLL if keep_gil else ctypes.CDLL)(str(library)).GOMP_parallel
+            region = ctypes.CDLL(str(library)).GOMP_parallel
         except (OSError, AttributeError):
             continue
         region.restype = None

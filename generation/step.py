@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _ONE_BY_ONE = frozenset({"cpu"})
 
 #: Numbers that a layer's queries are multiplied with, all together, from which on all threads share the work.
-_READ_TOGETHER = 1 << 17
+_LARGE = 1 << 17
 
 #: Prompts of at most so many tokens are read together, and longer ones with those up to twice as long.
 _SHORT = 16
@@ -219,7 +219,7 @@ class Step:
             out.data_ptr() + first * heads * value_size * out.itemsize,
             group.indices.data_ptr(), group.positions.data_ptr(), group.slab.capacity,
             key_heads, at_once, distance, window or 0, self._kernels.bits(scale),
-            together=group.read * heads * size >= _READ_TOGETHER,
+            large=group.read * heads * size >= _LARGE,
         )  # fmt: skip
         return True
 

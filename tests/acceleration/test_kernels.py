@@ -80,12 +80,12 @@ def test_a_head_is_turned_by_its_position(dtype: torch.dtype) -> None:
 
 
 @TYPES
-@pytest.mark.parametrize("together", [True, False], ids=["together", "alone"])
+@pytest.mark.parametrize("large", [True, False], ids=["large", "small"])
 @pytest.mark.parametrize("at_once", [1, 2])
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize(("size", "value_size", "shared"), [(16, 16, 1), (8, 12, 3), (5, 3, 2)])
 def test_each_sequence_attends_to_its_own_place_up_to_its_token(
-    dtype: torch.dtype, size: int, value_size: int, shared: int, window: int | None, at_once: int, together: bool
+    dtype: torch.dtype, size: int, value_size: int, shared: int, window: int | None, at_once: int, large: bool
 ) -> None:
     places, capacity, key_heads, scale = 4, 20, 2, 0.4
     keys = torch.randn(places, capacity, key_heads, size).to(dtype)
@@ -101,7 +101,7 @@ def test_each_sequence_attends_to_its_own_place_up_to_its_token(
         3 * key_heads // at_once,
         query.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(), indices.data_ptr(), positions.data_ptr(),
         capacity, key_heads, at_once, query.stride(0), window or 0, Kernels.bits(scale),
-        together=together,
+        large=large,
     )  # fmt: skip
     for number, (index, position) in enumerate(zip(indices, positions, strict=True)):
         end = int(position) + 1

@@ -93,5 +93,5 @@ def test_pieces_of_many_tokens_are_read_by_the_model_s_own_layers(
 def test_all_threads_write_what_one_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = _texts(_runner(tmp_path, FUSED["Llama"], acceleration=False))
     runner = _runner(tmp_path, FUSED["Llama"])
-    monkeypatch.setattr("generation.step._READ_TOGETHER", 700)
+    monkeypatch.setattr("generation.step._LARGE", 700)
     assert _texts(runner) == plain

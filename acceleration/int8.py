@@ -135,7 +135,7 @@ def _fastest_form(
     plain: Sequence[nn.Module], rows: Sequence[int], kernels: Int8Kernels | None
 ) -> Callable[[torch.Tensor, torch.Tensor | None], Int8Linear]:
     weight, _ = weight_and_bias(plain[0])
-    if kernels is None or not kernels.compute(*weight.shape):
+    if kernels is None or not kernels.fit(*weight.shape):
         return OneDnnInt8Linear
     own = partial(VnniInt8Linear, kernels=kernels)
     forms: Sequence[Callable[[torch.Tensor, torch.Tensor | None], Int8Linear]] = OneDnnInt8Linear, own

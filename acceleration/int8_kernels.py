@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import torch
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import binding, ir  # type: ignore[import-untyped]
 from numba import carray, types
 from numba.extending import intrinsic
 
@@ -46,7 +47,7 @@ _NO_SIGN, _TINY_BITS = np.uint32(0x7FFFFFFF), np.float32(1e-30).view(np.uint32)
 
 
 class Int8Kernels:
-    """Kernels for layers of eight bits.
+    """Kernels for layers of eight bits; to be made only where they `compute`.
 
     Args:
         folder: where they are kept once they are compiled.
@@ -57,9 +58,15 @@ class Int8Kernels:
         self._multiply = ParallelKernel(_multiply, kept_in(folder))
 
     @staticmethod
-    def compute(out_features: int, in_features: int) -> bool:
-        """Whether there are kernels for a layer, and instructions for them."""
-        return out_features % LANES == 0 and in_features % DEPTH == 0 and computes_int8()
+    def compute() -> bool:
+        """Whether the processor has the instruction, and the compiler knows it: it ends the process if not."""
+        named = numba.config.CPU_NAME or numba.config.CPU_FEATURES
+        return computes_int8() and not named and bool(binding.get_host_cpu_features().get("avx512vnni"))
+
+    @staticmethod
+    def fit(out_features: int, in_features: int) -> bool:
+        """Whether a layer's weights fill whole registers."""
+        return out_features % LANES == 0 and in_features % DEPTH == 0
 
     @staticmethod
     def packed(weight: torch.Tensor) -> torch.Tensor:

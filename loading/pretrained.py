@@ -136,10 +136,10 @@ def _kernels(model: PreTrainedModel, settings: ModelSettings) -> Kernels | None:
     return Kernels(model.dtype, _kernels_folder(settings)) if Kernels.compute(model.dtype) else None
 
 
-def _int8_kernels(settings: ModelSettings) -> Int8Kernels:
+def _int8_kernels(settings: ModelSettings) -> Int8Kernels | None:
     from acceleration.int8_kernels import Int8Kernels
 
-    return Int8Kernels(_kernels_folder(settings))
+    return Int8Kernels(_kernels_folder(settings)) if Int8Kernels.compute() else None
 
 
 def _kernels_folder(settings: ModelSettings) -> Path:

@@ -25,13 +25,14 @@ from tests.acceleration.compiled import int8_kernels
 from tests.tiny import bert_config, save, wordpiece_tokenizer
 
 needs_vnni = pytest.mark.skipif(not computes_int8(), reason="this CPU has no VNNI")
+needs_kernels = pytest.mark.skipif(not Int8Kernels.compute(), reason="this CPU has no AVX-512 VNNI")
 
 
 def _own(weight: torch.Tensor, bias: torch.Tensor | None) -> Int8Linear:
     return VnniInt8Linear(weight, bias, int8_kernels())
 
 
-forms = pytest.mark.parametrize("form", [OneDnnInt8Linear, _own])
+forms = pytest.mark.parametrize("form", [OneDnnInt8Linear, pytest.param(_own, marks=needs_kernels)])
 
 
 @needs_vnni
@@ -68,7 +69,7 @@ def test_nought_stays_nought(form: Any) -> None:
     assert not form(torch.zeros(48, 64), None)(torch.randn(3, 64)).any()
 
 
-@needs_vnni
+@needs_kernels
 @torch.inference_mode()
 def test_both_forms_multiply_the_same_numbers_by_any_number_of_threads_in_blocks_too() -> None:
     weight, bias = torch.randn(112, 4096), torch.randn(112)
@@ -84,7 +85,7 @@ def test_both_forms_multiply_the_same_numbers_by_any_number_of_threads_in_blocks
         torch.set_num_threads(before)
 
 
-@needs_vnni
+@needs_kernels
 @torch.inference_mode()
 def test_the_largest_sums_of_eight_bits_do_not_overflow() -> None:
     ones = torch.ones(16, 16384)
@@ -106,7 +107,7 @@ def test_a_token_that_overflowed_says_so_and_harms_no_other(form: Any, number: f
     assert torch.equal(output[[0, 2]], right[[0, 2]])
 
 
-@needs_vnni
+@needs_kernels
 @torch.inference_mode()
 def test_inputs_may_lie_in_memory_in_any_order() -> None:
     layer = _own(torch.randn(48, 64), None)
@@ -114,7 +115,7 @@ def test_inputs_may_lie_in_memory_in_any_order() -> None:
         torch.testing.assert_close(layer(inputs), layer(inputs.contiguous()))
 
 
-@needs_vnni
+@needs_kernels
 @pytest.mark.parametrize("form", [OneDnnInt8Linear, VnniInt8Linear])
 @torch.inference_mode()
 def test_layers_get_the_form_that_was_faster_and_those_without_kernels_that_of_onednn(
@@ -126,7 +127,8 @@ def test_layers_get_the_form_that_was_faster_and_those_without_kernels_that_of_o
 
     monkeypatch.setattr(int8_module, "fastest", fastest)
     model = BertForSequenceClassification(bert_config(wordpiece_tokenizer(), hidden_size=32, intermediate_size=60))
-    assert not Int8Kernels.compute(60, 32)
+    assert Int8Kernels.fit(32, 60)
+    assert not Int8Kernels.fit(60, 32)
     assert quantize(model, (1, 16), int8_kernels())
     layer: Any = model.bert.encoder.layer[0]
     assert type(layer.attention.output.dense) is type(layer.output.dense) is form

@@ -114,22 +114,12 @@ class FusedGate:
         self._gate, self._up, self._down, self._act = module.gate_proj, module.up_proj, module.down_proj, module.act_fn
         self._linear, self._cubic = kernels.bits(linear), kernels.bits(cubic)
         self._kernel, self._dtype = kernels.gate, kernels.dtype
-        # Both as one, where they are merged: without what takes one tensor apart.
+        # Both as one, where they are merged: without asking for each.
         self._both = both_of(self._gate, self._up)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Shape (..., size)."""
-        if self._both is not None and inputs.dtype == self._dtype:
-            both = self._both(inputs)
-            size, rows = both.shape[-1] // 2, both.numel() // max(both.shape[-1], 1)
-            if 0 < rows <= MOST_ROWS and both.is_contiguous():
-                start = both.data_ptr()
-                gated = both.new_empty(*both.shape[:-1], size)
-                self._compute(start, start + size * both.itemsize, gated, rows, size, 2 * size)
-                return self._down(gated)  # type: ignore[no-any-return]
-            gate, up = both.chunk(2, -1)
-        else:
-            gate, up = self._gate(inputs), self._up(inputs)
+        gate, up = (self._gate(inputs), self._up(inputs)) if self._both is None else self._both(inputs).chunk(2, -1)
         gates, ups = gate.flatten(0, -2), up.flatten(0, -2)
         rows, size = gates.shape
         distance = gates.stride(0)
@@ -137,14 +127,11 @@ class FusedGate:
         if not 0 < rows <= MOST_ROWS or not fits:
             return self._down(self._act(gate) * up)  # type: ignore[no-any-return]
         gated = gate.new_empty(gate.shape)
-        self._compute(gates.data_ptr(), ups.data_ptr(), gated, rows, size, distance)
-        return self._down(gated)  # type: ignore[no-any-return]
-
-    def _compute(self, gates: int, ups: int, gated: torch.Tensor, rows: int, size: int, distance: int) -> None:
         self._kernel(
-            rows, gates, ups, gated.data_ptr(), size, distance, self._linear, self._cubic,
+            rows, gates.data_ptr(), ups.data_ptr(), gated.data_ptr(), size, distance, self._linear, self._cubic,
             large=rows * size >= _LARGE,
         )  # fmt: skip
+        return self._down(gated)  # type: ignore[no-any-return]
 
 
 def _gated(module: Any, kernels: Kernels) -> FusedGate | None:

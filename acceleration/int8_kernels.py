@@ -16,7 +16,7 @@ from typing import Any
 import numba
 import numpy as np
 import torch
-from llvmlite import binding, ir  # type: ignore[import-untyped]
+from llvmlite import binding, ir
 from numba import carray, types
 from numba.extending import intrinsic
 
@@ -54,8 +54,8 @@ class Int8Kernels:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._round = ParallelKernel(_round_rows, kept_in(folder))
-        self._multiply = ParallelKernel(_multiply, kept_in(folder))
+        folder = kept_in(folder)
+        self._round, self._multiply = ParallelKernel(_round_rows, folder), ParallelKernel(_multiply, folder)
 
     @staticmethod
     def compute() -> bool:

@@ -9,22 +9,18 @@ numbers.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numba import carray, njit, types
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic, overload
 
-from acceleration.parallel import OPTIONS, ParallelKernel, as_float, bits, kept_in, next_unit
-
-logger = logging.getLogger(__name__)
+from acceleration.parallel import OPTIONS, ParallelKernel, as_float, bits, kept, kept_in, next_unit
 
 #: What PyTorch's types are in memory, for a compiler that does not know bfloat16.
 _TYPES = {torch.float32: types.float32, torch.bfloat16: types.uint16}
@@ -296,20 +292,7 @@ class Kernels:
         return dtype in _TYPES
 
     def _compiled(self, function: Callable[..., None], signature: tuple[Any, ...]) -> Callable[..., None]:
-        try:
-            return self._entry_point(function, signature, keep=True)
-        except (OSError, RuntimeError) as error:
-            logger.debug("%s is not kept: %s", function.__name__, error)
-            return self._entry_point(function, signature, keep=False)
-
-    def _entry_point(
-        self, function: Callable[..., None], signature: tuple[Any, ...], keep: bool
-    ) -> Callable[..., None]:
-        dispatcher = njit(**OPTIONS)(function)
-        if keep:
-            numba.config.CACHE_DIR = str(self._folder)
-            dispatcher.enable_caching()
-        dispatcher.compile(signature)
+        dispatcher: Any = kept(lambda keep: njit(signature, cache=keep, **OPTIONS)(function), self._folder)
         # Not the dispatcher: it looks at all arguments to find out what it has just been told.
         entry_point: Callable[..., None] = dispatcher.overloads[signature].entry_point
         return entry_point

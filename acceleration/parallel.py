@@ -11,16 +11,18 @@ import logging
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numba
 import torch
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 from numba import cfunc, types
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
 logger = logging.getLogger(__name__)
+
+ResultT = TypeVar("ResultT")
 
 #: Sums may be taken in any order, but what is not a number stays that: LLVM's `fast` would let it become anything.
 OPTIONS: dict[str, Any] = {
@@ -31,9 +33,8 @@ OPTIONS: dict[str, Any] = {
 #: What such a function is given: the address of a `Call`.
 _SIGNATURE = types.void(types.CPointer(types.int64))
 
-#: How many arguments a call may have.
-MOST_ARGUMENTS = 14
-_Call = ctypes.c_int64 * (2 + MOST_ARGUMENTS)
+#: The next unit, the number of units, and up to 14 arguments.
+_Call = ctypes.c_int64 * 16
 
 #: Types of code in compiled functions.
 Code = tuple[Signature, Callable[..., Any]]
@@ -72,7 +73,7 @@ class ParallelKernel:
     """
 
     def __init__(self, function: Callable[..., None], folder: Path) -> None:
-        self._compiled = _compiled(function, folder)
+        self._compiled: Any = kept(lambda keep: cfunc(_SIGNATURE, cache=keep, **OPTIONS)(function), folder)
         self._address: int = self._compiled.address
         # To get Python's lock back takes longer than what is small.
         self._small = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(self._address)
@@ -101,13 +102,18 @@ def kept_in(folder: Path) -> Path:
     return folder / digest[:16]
 
 
-def _compiled(function: Callable[..., None], folder: Path) -> Any:
+def kept(compiled: Callable[[bool], ResultT], folder: Path) -> ResultT:
+    """What is compiled, from a folder or kept there; not kept if nothing can be.
+
+    Args:
+        compiled: compiles, and keeps the result if it is told to.
+    """
     try:
         numba.config.CACHE_DIR = str(folder)
-        return cfunc(_SIGNATURE, cache=True, **OPTIONS)(function)
+        return compiled(True)
     except (OSError, RuntimeError) as error:
-        logger.debug("%s is not kept: %s", function.__name__, error)
-        return cfunc(_SIGNATURE, **OPTIONS)(function)
+        logger.debug("what is compiled is not kept: %s", error)
+        return compiled(False)
 
 
 def _parallel_region() -> Any | None:

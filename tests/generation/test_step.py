@@ -75,14 +75,14 @@ def _step(places: Sequence[Place], kernels: Kernels | None = None) -> tuple[Step
 
 @pytest.mark.parametrize("window", [None, 6, 38])
 @pytest.mark.parametrize("one_by_one", [frozenset({"cpu"}), frozenset()], ids=["prompts one by one", "together"])
-@pytest.mark.parametrize("together", [None, 0, 1 << 30], ids=["PyTorch", "all threads", "one thread"])
+@pytest.mark.parametrize("large", [None, 0, 1 << 30], ids=["PyTorch", "all threads", "one thread"])
 def test_each_token_sees_its_own_sequence(
-    monkeypatch: pytest.MonkeyPatch, one_by_one: frozenset[str], window: int | None, together: int | None
+    monkeypatch: pytest.MonkeyPatch, one_by_one: frozenset[str], window: int | None, large: int | None
 ) -> None:
     monkeypatch.setattr(step_module, "_ONE_BY_ONE", one_by_one)
-    monkeypatch.setattr(step_module, "_LARGE", together)
+    monkeypatch.setattr(step_module, "_LARGE", large)
     states = States()
-    step, order = _step(_places(states, 1), kernels_of(torch.float32) if together is not None else None)
+    step, order = _step(_places(states, 1), kernels_of(torch.float32) if large is not None else None)
     news = [[tensor[:, SEQUENCES[number][0] :] for tensor in states.all[number]] for number in order]
     query, key, value = (torch.cat([new[part] for new in news], dim=1) for part in range(3))
     attended = step.attend(1, query, key, value, SCALE, window)

@@ -13,16 +13,13 @@ from acceleration.fused import fuse
 from acceleration.int8 import quantize
 from acceleration.linear import forms_to_pack, pack
 from acceleration.merged import groups_of_same_input, merge
-from acceleration.rounding import ROUNDING_INT8
+from acceleration.rounding import is_rounding
 
 if TYPE_CHECKING:
     from acceleration.int8_kernels import Int8Kernels
     from acceleration.kernels import Kernels
 
 logger = logging.getLogger(__name__)
-
-#: How far outputs may be apart, relative to the largest: rounding, not another result.
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1}
 
 #: Any tokens will do; the first ones are often special.
 _FIRST, _LENGTH = 5, 8
@@ -68,10 +65,7 @@ def faster_weights(
     except Exception:
         logger.debug("the model does not compute with its weights in another form", exc_info=True)
         return False
-    relative = ROUNDING_INT8 if int8 else _TOLERANCE.get(expected.dtype, 1e-1)
-    tolerance = relative * float(expected.abs().max())
-    # Not a number is not less than anything.
-    return bool((output - expected).abs().max() <= tolerance)
+    return is_rounding([output], [expected], expected.dtype, int8=int8)
 
 
 def _output(model: Any) -> torch.Tensor:

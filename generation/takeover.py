@@ -12,7 +12,7 @@ import torch
 
 from acceleration.capture import on_one_gpu
 from acceleration.int8 import has_int8_layers
-from acceleration.rounding import ROUNDING, ROUNDING_INT8
+from acceleration.rounding import is_rounding
 from generation.attention import NAME, Attention, Probe, Unsupported
 from generation.cache import KVCache, LayerShape, Place
 from generation.fused_layers import fused_layers
@@ -51,8 +51,7 @@ class SteppingModel:
         if not getattr(self._model, "_supports_attention_backend", False):
             raise Unsupported("its attention cannot be replaced")
         self._graphs: StepGraphs | None = None
-        int8 = has_int8_layers(self._model)
-        self._tolerance = ROUNDING_INT8 if int8 else ROUNDING.get(self._model.dtype, 1e-1)
+        self._int8 = has_int8_layers(self._model)
         with torch.inference_mode():
             prompts = self._prompts()
             expected = [self._plain(prompt) for prompt in prompts]
@@ -103,7 +102,7 @@ class SteppingModel:
         logger.info("steps of up to %d tokens are CUDA graphs, after %.1f s", max(SIZES), monotonic() - started)
 
     def _fuse_layers(self, prompts: Sequence[Sequence[int]], expected: Sequence[torch.Tensor]) -> None:
-        """Give layers a `forward` that is nothing but kernels between matrices, if it then gives the same."""
+        """Compute all layers as one program, if that then gives the same."""
         if self._kernels is None:
             return
         found = fused_layers(self._model, self.layers, self._asked, self._kernels)
@@ -115,6 +114,7 @@ class SteppingModel:
             for layer in found:
                 vars(layer).pop("forward", None)
             logger.info("layers are computed as they were written: %s", str(error).partition("\n")[0])
+            logger.debug("their program failed", exc_info=True)
 
     def _prompts(self) -> list[list[int]]:
         return [[(3 + 5 * i + number) % self._vocabulary for i in range(n)] for number, n in enumerate(_LENGTHS)]
@@ -153,10 +153,10 @@ class SteppingModel:
 
     def _step(self, decoding: Any, reading: Any, expected: Sequence[torch.Tensor]) -> None:
         step = self.new_step(decoding, reading)
-        logits = self.forward(step, step.ends).float()
-        for row, (place, tokens) in enumerate([*decoding, *reading]):
+        logits = self.forward(step, step.ends)
+        right = []
+        for place, tokens in [*decoding, *reading]:
             place.length += 1 if isinstance(tokens, int) else len(tokens)
-            right = expected[place.index][place.length - 1].float()
-            tolerance = self._tolerance * float(right.abs().max())
-            if not float((logits[row] - right).abs().max()) <= tolerance:
-                raise Unsupported("computed this way it gives other results")
+            right.append(expected[place.index][place.length - 1])
+        if not is_rounding(list(logits), right, self._model.dtype, int8=self._int8):
+            raise Unsupported("computed this way it gives other results")

@@ -20,8 +20,8 @@ from acceleration.merged import both_of
 if TYPE_CHECKING:
     from acceleration.kernels import Kernels
 
-#: Numbers that are gated from which on all threads share the work.
-_LARGE = 1 << 14
+#: Numbers from which on all threads share the work.
+LARGE = 1 << 14
 
 #: Rows up to which one thread with a kernel is faster.
 MOST_ROWS = 512
@@ -62,11 +62,11 @@ class FusedNorm:
 
     Attributes:
         factors: shape (size,), float32.
-        eps: as the model has it.
+        eps: the model's, as kernels are given it.
     """
 
     def __init__(self, plain: Callable[..., Any], factors: torch.Tensor, eps: float, kernels: Kernels) -> None:
-        self.factors, self.eps = factors, eps
+        self.factors, self.eps = factors, kernels.bits(eps)
         self._plain, self._kernel, self._dtype = plain, kernels.rms_norm, kernels.dtype
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -84,8 +84,8 @@ class FusedNorm:
         outputs = inputs.new_empty(inputs.shape)
         rows //= tokens
         self._kernel(
-            inputs.data_ptr(), self.factors.data_ptr(), outputs.data_ptr(),
-            tokens, rows, size, distance, rows * size, self.eps, 0,
+            tokens, inputs.data_ptr(), self.factors.data_ptr(), outputs.data_ptr(),
+            rows, size, distance, rows * size, self.eps, large=inputs.numel() >= LARGE,
         )  # fmt: skip
         return outputs
 
@@ -108,30 +108,37 @@ def _norm(module: nn.Module, kernels: Kernels) -> FusedNorm | None:
 
 
 class FusedGate:
-    """A feed-forward down(act(gate(x)) up(x))."""
+    """A feed-forward down(act(gate(x)) up(x)).
+
+    Attributes:
+        kernel: gates.
+        both: computes gate(x) and up(x) as one, where they are merged.
+        factors: of the gate, as the kernel is given them.
+        down: as the model has it.
+    """
 
     def __init__(self, module: Any, linear: float, cubic: float, kernels: Kernels) -> None:
-        self._gate, self._up, self._down, self._act = module.gate_proj, module.up_proj, module.down_proj, module.act_fn
-        self._linear, self._cubic = kernels.bits(linear), kernels.bits(cubic)
-        self._kernel, self._dtype = kernels.gate, kernels.dtype
-        # Both as one, where they are merged: without asking for each.
-        self._both = both_of(self._gate, self._up)
+        self._gate, self._up, self.down, self._act = module.gate_proj, module.up_proj, module.down_proj, module.act_fn
+        self.factors = kernels.bits(linear), kernels.bits(cubic)
+        self.kernel, self._dtype = kernels.gate, kernels.dtype
+        # Without asking for each.
+        self.both = both_of(self._gate, self._up)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Shape (..., size)."""
-        gate, up = (self._gate(inputs), self._up(inputs)) if self._both is None else self._both(inputs).chunk(2, -1)
+        gate, up = (self._gate(inputs), self._up(inputs)) if self.both is None else self.both(inputs).chunk(2, -1)
         gates, ups = gate.flatten(0, -2), up.flatten(0, -2)
         rows, size = gates.shape
         distance = gates.stride(0)
         fits = gates.dtype == ups.dtype == self._dtype and gates.stride() == ups.stride() == (distance, 1)
         if not 0 < rows <= MOST_ROWS or not fits:
-            return self._down(self._act(gate) * up)  # type: ignore[no-any-return]
+            return self.down(self._act(gate) * up)  # type: ignore[no-any-return]
         gated = gate.new_empty(gate.shape)
-        self._kernel(
-            rows, gates.data_ptr(), ups.data_ptr(), gated.data_ptr(), size, distance, self._linear, self._cubic,
-            large=rows * size >= _LARGE,
+        self.kernel(
+            rows, gates.data_ptr(), ups.data_ptr(), gated.data_ptr(), size, distance, *self.factors,
+            large=rows * size >= LARGE,
         )  # fmt: skip
-        return self._down(gated)  # type: ignore[no-any-return]
+        return self.down(gated)  # type: ignore[no-any-return]
 
 
 def _gated(module: Any, kernels: Kernels) -> FusedGate | None:
@@ -194,8 +201,8 @@ class _Rotation:
         _, number, tokens, size = heads.shape
         turned = heads.new_empty(1, tokens, number, size)
         self._kernel(
-            heads.data_ptr(), cos.data_ptr(), sin.data_ptr(), turned.data_ptr(),
-            tokens, number, size, heads.stride(2), number * size, 0,
+            tokens, heads.data_ptr(), cos.data_ptr(), sin.data_ptr(), turned.data_ptr(),
+            number, size, heads.stride(2), number * size, large=turned.numel() >= LARGE,
         )  # fmt: skip
         return turned.transpose(1, 2)
 

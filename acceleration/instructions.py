@@ -15,11 +15,6 @@ def has_onednn() -> bool:
     return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
-def has_mkl() -> bool:
-    """Whether this PyTorch has MKL's kernels."""
-    return bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
-
-
 def computes_int8() -> bool:
     """Whether the CPU multiplies eight bits without cutting off sums (VNNI)."""
     return has_onednn() and bool(_CPU._is_vnni_supported())

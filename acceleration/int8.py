@@ -16,6 +16,7 @@ from acceleration.packed import usual_rows
 
 if TYPE_CHECKING:
     from acceleration.int8_kernels import Int8Kernels
+    from acceleration.program import Call, Scratch
 
 #: The largest number of eight bits with a sign.
 _LARGEST = 127
@@ -108,8 +109,15 @@ class VnniInt8Linear(Int8Linear):
 
     def _compute(self, inputs: torch.Tensor) -> torch.Tensor:
         inputs = inputs if inputs.stride(1) == 1 else inputs.contiguous()
-        bias = self._no_bias if self.bias is None else self.bias
-        return self._kernels.linear(inputs, self._packed, self._scales, self._zeros, bias)
+        return self._kernels.linear(inputs, *self._layer)
+
+    def calls(self, inputs: int, outputs: int, scratch: Scratch) -> list[Call]:
+        """The same for a program: addresses of contiguous rows of float32, as many as `scratch` has."""
+        return self._kernels.calls(inputs, outputs, self._layer, (self.out_features, self.in_features), scratch)
+
+    @property
+    def _layer(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self._packed, self._scales, self._zeros, self._no_bias if self.bias is None else self.bias
 
 
 def quantize(model: PreTrainedModel, rows: Sequence[int], kernels: Int8Kernels | None = None) -> int:

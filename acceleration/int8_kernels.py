@@ -9,7 +9,7 @@ with rounding 20, 24, 34 and 71, and MKL in float32 13, 18, 34 and 111.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from numba.extending import intrinsic
 from acceleration.instructions import computes_int8
 from acceleration.kernels import row_at
 from acceleration.parallel import Code, ParallelKernel, kept_in, next_unit
+from acceleration.program import ROWS as RUN_ROWS
+from acceleration.program import Call, OfRows, Scratch
 
 #: Numbers of 32 bits in a register, and those of 8 bits in one of these.
 LANES, DEPTH = 16, 4
@@ -95,21 +97,58 @@ class Int8Kernels:
         """
         rows, size = inputs.shape
         out_features = len(scales)
-        usual = -(-rows // ROWS) * ROWS
+        usual = _whole_tiles(rows)
         # Rounded inputs, and behind them the units of each row.
         room = torch.empty(usual * (size + 4), dtype=torch.uint8)
         rounded = room.data_ptr()
         units = rounded + usual * size
         outputs = inputs.new_empty(usual, out_features)
         self._round(rows, inputs.data_ptr(), rounded, units, size, inputs.stride(0), large=rows * size >= _LARGE)
-        block = max(_BLOCK // size // ROWS, 1) * ROWS
-        groups = -(-out_features // (LANES * _PANELS))
+        block, groups = _parts(size, out_features)
         self._multiply(
             -(-usual // block) * groups,
             rounded, units, packed.data_ptr(), outputs.data_ptr(), zeros.data_ptr(), scales.data_ptr(), bias.data_ptr(),
             usual, size, out_features, block, groups,
         )  # fmt: skip
         return outputs[:rows]
+
+    def calls(
+        self, inputs: int, outputs: int, layer: Sequence[torch.Tensor], shape: tuple[int, int], scratch: Scratch
+    ) -> list[Call]:
+        """The same for a program.
+
+        Args:
+            inputs, outputs: addresses of contiguous rows; those of outputs are as many as `scratch` has.
+            layer: packed weights, scales, zeros and bias, as `linear` takes them.
+            shape: (out_features, in_features).
+        """
+        out_features, size = shape
+        packed, scales, zeros, bias = (tensor.data_ptr() for tensor in layer)
+        rounded = scratch.rows_of("rounded", size, torch.uint8).data_ptr()
+        units = scratch.rows_of("units", 1, torch.float32).data_ptr()
+        block, groups = _parts(size, out_features)
+        tiles = OfRows(("tiles", shape), lambda rows: -(-_whole_tiles(rows) // block) * groups)
+        large = OfRows(("rounded by all", size), lambda rows: rows * size >= _LARGE)
+        return [
+            Call(self._round, RUN_ROWS, (inputs, rounded, units, size, size), large),
+            Call(
+                self._multiply,
+                tiles,
+                (
+                    rounded, units, packed, outputs, zeros, scales, bias,
+                    OfRows("rows of whole tiles", _whole_tiles), size, out_features, block, groups,
+                ),
+            ),
+        ]  # fmt: skip
+
+
+def _whole_tiles(rows: int) -> int:
+    return -(-rows // ROWS) * ROWS
+
+
+def _parts(size: int, out_features: int) -> tuple[int, int]:
+    """Rows of a block, and groups of registers of outputs."""
+    return max(_BLOCK // size // ROWS, 1) * ROWS, -(-out_features // (LANES * _PANELS))
 
 
 def _round_rows(call: Any) -> None:

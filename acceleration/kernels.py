@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,10 @@ from numba import carray, njit, types
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic, overload
 
-from acceleration.parallel import OPTIONS, ParallelKernel, as_float, bits, kept, kept_in, next_unit
+from acceleration.parallel import OPTIONS, ParallelKernel, as_float, bits, kept_in, next_unit
 
 #: What PyTorch's types are in memory, for a compiler that does not know bfloat16.
 _TYPES = {torch.float32: types.float32, torch.bfloat16: types.uint16}
-
-_INT, _FLOAT = types.int64, types.float32
 
 
 @intrinsic
@@ -96,41 +95,59 @@ def _exp(x: Any) -> Any:
     return power * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-def _rms_norm(
-    x: int, weight: int, out: int, tokens: int, rows: int, size: int, distance: int, out_distance: int, eps: float,
-    like: Any,
-) -> None:  # fmt: skip
+def _rms_norm(like: Any) -> Callable[..., None]:
     """RMS norm of so many rows of each token, tokens lying `distance` apart; `weight` has shape (size,), float32.
+
+    A unit is a token.
 
     Source: https://arxiv.org/abs/1910.07467
     """
-    factors = row_at(weight, 0, size, _FLOAT_LIKE)
-    for row in range(tokens * rows):
-        numbers = row_at(x, row // rows * distance + row % rows * size, size, like)
-        normed = row_at(out, row // rows * out_distance + row % rows * size, size, like)
-        squares = np.float32(0)
-        for i in range(size):
-            number = _get(numbers, i)
-            squares += number * number
-        scale = np.float32(1) / np.float32(math.sqrt(squares / np.float32(size) + eps))
-        for i in range(size):
-            _put(normed, i, factors[i] * (_get(numbers, i) * scale))
+
+    def rms_norm(call: Any) -> None:
+        numbers = carray(call, 10)
+        x, weight, out, rows, size, distance, out_distance = (
+            numbers[2], numbers[3], numbers[4], numbers[5], numbers[6], numbers[7], numbers[8],
+        )  # fmt: skip
+        factors, eps = row_at(weight, 0, size, _FLOAT_LIKE), np.float32(as_float(numbers[9]))
+        token = next_unit(call)
+        while token < numbers[1]:
+            for row in range(rows):
+                given = row_at(x, token * distance + row * size, size, like)
+                normed = row_at(out, token * out_distance + row * size, size, like)
+                squares = np.float32(0)
+                for i in range(size):
+                    number = _get(given, i)
+                    squares += number * number
+                scale = np.float32(1) / np.float32(math.sqrt(squares / np.float32(size) + eps))
+                for i in range(size):
+                    _put(normed, i, factors[i] * (_get(given, i) * scale))
+            token = next_unit(call)
+
+    return rms_norm
 
 
-def _add_rms_norm(x: int, more: int, weight: int, out: int, rows: int, size: int, eps: float, like: Any) -> None:
-    """`more` becomes the sum of both, shape (rows, size), and `out` its RMS norm."""
-    factors = row_at(weight, 0, size, _FLOAT_LIKE)
-    for row in range(rows):
-        numbers, sums = row_at(x, row * size, size, like), row_at(more, row * size, size, like)
-        normed = row_at(out, row * size, size, like)
-        squares = np.float32(0)
-        for i in range(size):
-            number = _get(numbers, i) + _get(sums, i)
-            _put(sums, i, number)
-            squares += number * number
-        scale = np.float32(1) / np.float32(math.sqrt(squares / np.float32(size) + eps))
-        for i in range(size):
-            _put(normed, i, factors[i] * (_get(sums, i) * scale))
+def _add_rms_norm(like: Any) -> Callable[..., None]:
+    """`more` becomes the sum of both, shape (rows, size), and `out` its RMS norm. A unit is a row."""
+
+    def add_rms_norm(call: Any) -> None:
+        numbers = carray(call, 8)
+        x, more, weight, out, size = numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]
+        factors, eps = row_at(weight, 0, size, _FLOAT_LIKE), np.float32(as_float(numbers[7]))
+        row = next_unit(call)
+        while row < numbers[1]:
+            given, sums = row_at(x, row * size, size, like), row_at(more, row * size, size, like)
+            normed = row_at(out, row * size, size, like)
+            squares = np.float32(0)
+            for i in range(size):
+                number = _get(given, i) + _get(sums, i)
+                _put(sums, i, number)
+                squares += number * number
+            scale = np.float32(1) / np.float32(math.sqrt(squares / np.float32(size) + eps))
+            for i in range(size):
+                _put(normed, i, factors[i] * (_get(sums, i) * scale))
+            row = next_unit(call)
+
+    return add_rms_norm
 
 
 def _gate(like: Any) -> Callable[..., None]:
@@ -153,35 +170,55 @@ def _gate(like: Any) -> Callable[..., None]:
     return gate
 
 
-def _rotate(
-    x: int, cos: int, sin: int, out: int, tokens: int, heads: int, size: int, distance: int, out_distance: int,
-    like: Any,
-) -> None:  # fmt: skip
+def _rotate(like: Any) -> Callable[..., None]:
     """Rotary positions: heads of each token, tokens lying `distance` apart, by angles of shape (tokens, size).
+
+    A unit is a token.
 
     Source: https://arxiv.org/abs/2104.09864
     """
-    half = size // 2
-    for token in range(tokens):
-        cos1, cos2 = row_at(cos, token * size, half, like), row_at(cos, token * size + half, half, like)
-        sin1, sin2 = row_at(sin, token * size, half, like), row_at(sin, token * size + half, half, like)
-        for head in range(heads):
-            start, to = token * distance + head * size, token * out_distance + head * size
-            first, second = row_at(x, start, half, like), row_at(x, start + half, half, like)
-            rotated1, rotated2 = row_at(out, to, half, like), row_at(out, to + half, half, like)
-            for i in range(half):
-                number1, number2 = _get(first, i), _get(second, i)
-                _put(rotated1, i, number1 * _get(cos1, i) - number2 * _get(sin1, i))
-                _put(rotated2, i, number2 * _get(cos2, i) + number1 * _get(sin2, i))
+
+    def rotate(call: Any) -> None:
+        numbers = carray(call, 10)
+        x, cos, sin, out, heads, size = numbers[2], numbers[3], numbers[4], numbers[5], numbers[6], numbers[7]
+        distance, out_distance, half = numbers[8], numbers[9], numbers[7] // 2
+        token = next_unit(call)
+        while token < numbers[1]:
+            cos1, cos2 = row_at(cos, token * size, half, like), row_at(cos, token * size + half, half, like)
+            sin1, sin2 = row_at(sin, token * size, half, like), row_at(sin, token * size + half, half, like)
+            for head in range(heads):
+                start, to = token * distance + head * size, token * out_distance + head * size
+                first, second = row_at(x, start, half, like), row_at(x, start + half, half, like)
+                rotated1, rotated2 = row_at(out, to, half, like), row_at(out, to + half, half, like)
+                for i in range(half):
+                    number1, number2 = _get(first, i), _get(second, i)
+                    _put(rotated1, i, number1 * _get(cos1, i) - number2 * _get(sin1, i))
+                    _put(rotated2, i, number2 * _get(cos2, i) + number1 * _get(sin2, i))
+            token = next_unit(call)
+
+    return rotate
 
 
-def _keep(x: int, kept: int, places: int, tokens: int, size: int, distance: int, like: Any) -> None:
-    """Copy rows that lie `distance` apart to their places in a tensor of shape (places, size)."""
-    where = row_at(places, 0, tokens, _INT_LIKE)
-    for token in range(tokens):
-        numbers, place = row_at(x, token * distance, size, like), row_at(kept, where[token] * size, size, like)
-        for i in range(size):
-            place[i] = numbers[i]
+def _keep(like: Any) -> Callable[..., None]:
+    """Copy rows that lie `distance` apart to their places in a tensor of shape (places, size).
+
+    A unit is one of those that `which` says, and its place is at the same index of `places`.
+    """
+
+    def keep(call: Any) -> None:
+        numbers = carray(call, 8)
+        x, kept, which, places, size, distance = (
+            numbers[2], numbers[3], numbers[4], numbers[5], numbers[6], numbers[7],
+        )  # fmt: skip
+        rows, where = row_at(which, 0, numbers[1], _INT_LIKE), row_at(places, 0, numbers[1], _INT_LIKE)
+        unit = next_unit(call)
+        while unit < numbers[1]:
+            given, place = row_at(x, rows[unit] * distance, size, like), row_at(kept, where[unit] * size, size, like)
+            for i in range(size):
+                place[i] = given[i]
+            unit = next_unit(call)
+
+    return keep
 
 
 def _attention(size: int, value_size: int, shared: int, like: Any) -> Callable[..., None]:
@@ -254,36 +291,36 @@ _FLOAT_LIKE, _INT_LIKE = np.float32(0), np.int64(0)
 
 
 class Kernels:
-    """Kernels for numbers of one type.
-
-    Most are called with what their function takes, 0 for `like`; those whose work is shared by threads with the number
-    of units and then the arguments that their function reads from a call.
+    """Kernels for numbers of one type, each called with the number of units and then what it reads from its call.
 
     Args:
         dtype: float32 or bfloat16.
         folder: where they are kept once they are compiled, which takes some seconds.
+
+    Attributes:
+        dtype, folder: as they were given.
     """
 
-    #: A number as an argument of those that are shared.
+    #: A number that is not whole, as an argument.
     bits = staticmethod(bits)
 
     def __init__(self, dtype: torch.dtype, folder: Path) -> None:
         self.dtype = dtype
-        self._folder = kept_in(folder)
-        like = _TYPES[dtype]
-        self.rms_norm = self._compiled(_rms_norm, (*8 * [_INT], _FLOAT, like))
-        self.add_rms_norm = self._compiled(_add_rms_norm, (*6 * [_INT], _FLOAT, like))
-        self.rotate = self._compiled(_rotate, (*9 * [_INT], like))
-        self.keep = self._compiled(_keep, (*6 * [_INT], like))
-        self._like = np.dtype(str(like)).type(0)
-        self.gate = ParallelKernel(_gate(self._like), self._folder)
+        self.folder = folder
+        self._kept_in = kept_in(folder)
+        self._like = np.dtype(str(_TYPES[dtype])).type(0)
+        self.rms_norm = self._compiled(_rms_norm)
+        self.add_rms_norm = self._compiled(_add_rms_norm)
+        self.rotate = self._compiled(_rotate)
+        self.keep = self._compiled(_keep)
+        self.gate = self._compiled(_gate)
         self._attentions: dict[tuple[int, int, int], ParallelKernel] = {}
 
     def attend(self, size: int, value_size: int, shared: int) -> ParallelKernel:
         """The kernel for heads of a size, of which so many share keys; compiled when it is first asked for."""
         kind = size, value_size, shared
         if kind not in self._attentions:
-            self._attentions[kind] = ParallelKernel(_attention(*kind, self._like), self._folder)
+            self._attentions[kind] = self._compiled(partial(_attention, *kind))
         return self._attentions[kind]
 
     @staticmethod
@@ -291,8 +328,5 @@ class Kernels:
         """Whether there are kernels for numbers of a type."""
         return dtype in _TYPES
 
-    def _compiled(self, function: Callable[..., None], signature: tuple[Any, ...]) -> Callable[..., None]:
-        dispatcher: Any = kept(lambda keep: njit(signature, cache=keep, **OPTIONS)(function), self._folder)
-        # Not the dispatcher: it looks at all arguments to find out what it has just been told.
-        entry_point: Callable[..., None] = dispatcher.overloads[signature].entry_point
-        return entry_point
+    def _compiled(self, function: Callable[[Any], Callable[..., None]]) -> ParallelKernel:
+        return ParallelKernel(function(self._like), self._kept_in)

@@ -87,7 +87,7 @@ class LinearPart(nn.Module):
         return self.merged.part(self.number, inputs)
 
 
-def both_of(first: nn.Module, second: nn.Module) -> Callable[[torch.Tensor], torch.Tensor] | None:
+def both_of(first: nn.Module, second: nn.Module) -> nn.Module | None:
     """What computes two layers that are merged with no others, one's outputs before the other's; None if they are not.
 
     They must have as many outputs each.
@@ -97,7 +97,7 @@ def both_of(first: nn.Module, second: nn.Module) -> Callable[[torch.Tensor], tor
     if not first.number < second.number or first.out_features != second.out_features:
         return None
     linear: Any = first.merged.linear
-    return linear.forward if linear.out_features == 2 * first.out_features else None
+    return linear if linear.out_features == 2 * first.out_features else None
 
 
 def groups_of_same_input(model: nn.Module, compute: Callable[[], torch.Tensor]) -> tuple[list[Group], torch.Tensor]:

@@ -33,8 +33,10 @@ OPTIONS: dict[str, Any] = {
 #: What such a function is given: the address of a `Call`.
 _SIGNATURE = types.void(types.CPointer(types.int64))
 
-#: The next unit, the number of units, and up to 14 arguments.
-_Call = ctypes.c_int64 * 16
+#: Numbers that a function is given: the next unit, the number of units, and up to 14 arguments.
+ARGUMENTS = 16
+
+_Call = ctypes.c_int64 * ARGUMENTS
 
 #: Types of code in compiled functions.
 Code = tuple[Signature, Callable[..., Any]]
@@ -70,15 +72,18 @@ class ParallelKernel:
 
     It is given the address of `int64` numbers: the next unit, the number of units, and its arguments. Units may be
     computed in any order and side by side.
+
+    Attributes:
+        address: of the function.
     """
 
     def __init__(self, function: Callable[..., None], folder: Path) -> None:
         self._compiled: Any = kept(lambda keep: cfunc(_SIGNATURE, cache=keep, **OPTIONS)(function), folder)
-        self._address: int = self._compiled.address
+        self.address: int = self._compiled.address
         # To get Python's lock back takes longer than what is small.
-        self._small = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(self._address)
-        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._address)
-        self._together = _parallel_region()
+        self._small = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(self.address)
+        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.address)
+        self._together = parallel_region()
 
     def __call__(self, units: int, *arguments: int, large: bool = True) -> None:
         """Compute all units.
@@ -90,7 +95,7 @@ class ParallelKernel:
         if not large:
             self._small(call)
         elif self._together is not None and (threads := min(torch.get_num_threads(), units)) > 1:
-            self._together(self._address, call, threads, 0)
+            self._together(self.address, call, threads, 0)
         else:
             self._alone(call)
 
@@ -116,7 +121,7 @@ def kept(compiled: Callable[[bool], ResultT], folder: Path) -> ResultT:
         return compiled(False)
 
 
-def _parallel_region() -> Any | None:
+def parallel_region() -> Any | None:
     """GNU OpenMP's entry for a function that all threads run; None where PyTorch has another OpenMP.
 
     Source: https://gcc.gnu.org/onlinedocs/libgomp/Implementing-PARALLEL-construct.html

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Slab:
     Attributes:
         keys: for each layer a tensor (places, capacity, heads, key size).
         values: likewise (places, capacity, heads, value size).
+        key_addresses, value_addresses: where those of each layer are in memory, shape (layers,).
         places: those in use, each at its own index.
     """
 
@@ -76,6 +78,8 @@ class Slab:
         self._stacks: list[torch.Tensor] = []
         self.keys = self._stacked([(s.heads, s.key_size, s.dtype, s.device) for s in layers])
         self.values = self._stacked([(s.heads, s.value_size, s.dtype, s.device) for s in layers])
+        self.key_addresses = np.array([keys.data_ptr() for keys in self.keys])
+        self.value_addresses = np.array([values.data_ptr() for values in self.values])
 
     def _stacked(self, shapes: Sequence[_Shape]) -> list[torch.Tensor]:
         alike: defaultdict[_Shape, list[int]] = defaultdict(list)

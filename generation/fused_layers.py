@@ -1,4 +1,4 @@
-"""Decoder layers as most models have them, with nothing between their matrices but kernels.
+"""All decoder layers of a step as one program, where a model has layers as most models have them.
 
 A layer of transformers is a tree of modules with dozens of small operations. For one token Python and PyTorch take half
 as long for these as the matrices take to be read.
@@ -6,139 +6,309 @@ as long for these as the matrices take to be read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from acceleration.fused import MOST_ROWS, FusedNorm
+from acceleration.fused import LARGE, MOST_ROWS, FusedGate, FusedNorm
 from acceleration.merged import LinearPart
+from acceleration.packed import usual_rows
 from generation.cache import LayerShape
+from generation.step import LARGE as LARGE_ATTENTION
 from generation.step import Step
 
 if TYPE_CHECKING:
     from acceleration.kernels import Kernels
+    from acceleration.program import Call, Numbers, OfRows, Program
 
 _CHILDREN = {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 
+#: What a layer asks of attention: heads, scale, window.
+_Asked = tuple[int, float, int | None]
 
-class FusedLayer:
-    """The `forward` of a layer: x + attention(norm(x)), and y + feed-forward(norm(y)) of that.
+#: A part of a step's program.
+_Part = Any
 
-    It goes back to the layer's own for what is no step, or one of many tokens.
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Steps that have the same program.
+
+    Attributes:
+        slabs: to which keys and values are written.
+        groups: of sequences that get one token.
+        reads: prompts, too.
     """
 
-    def __init__(
-        self, layer: Any, number: int, shape: LayerShape, asked: tuple[int, float, int | None], kernels: Kernels
-    ) -> None:
-        self._plain = layer.forward
-        self._kernels, self._number = kernels, number
-        self._heads, self._scale, self._window = asked
-        self._key_heads, self._size = shape.heads, shape.key_size
-        attention = layer.self_attn
-        self._norm: FusedNorm = layer.input_layernorm.forward
-        self._next_norm: FusedNorm = layer.post_attention_layernorm.forward
-        self._query_norm: FusedNorm | None = _forward(attention, "q_norm")
-        self._key_norm: FusedNorm | None = _forward(attention, "k_norm")
-        self._project = attention.q_proj.merged.linear.forward
-        self._out = attention.o_proj.forward
-        self._mlp = layer.mlp.forward
+    slabs: int
+    groups: int
+    reads: bool
 
-    def __call__(
+
+class FusedLayers:
+    """What computes all layers: x + attention(norm(x)) and y + feed-forward(norm(y)), one after the other.
+
+    The first layer's `forward` runs the program, and those behind it pass on what it gives. All go back to their own
+    for what is no step, or one of many tokens.
+    """
+
+    def __init__(self, layers: Sequence[Any], shape: LayerShape, asked: Sequence[_Asked], kernels: Kernels) -> None:
+        # Imported here, as kernels are where they are made: their compiler is of no use to others.
+        from acceleration.linear_calls import LinearCalls
+        from acceleration.program import Runner, Scratch
+
+        self._layers, self._asked, self._kernels = layers, asked, kernels
+        self._key_heads, self._size, self._value_size = shape.heads, shape.key_size, shape.value_size
+        self._heads = asked[0][0]
+        self._scratch = Scratch(MOST_ROWS)
+        self._linear = LinearCalls(kernels.folder, self._scratch)
+        self._runner = Runner(kernels.folder)
+        self._programs: dict[_Kind, Program] = {}
+        width = len(layers[0].input_layernorm.forward.factors)
+        self._hidden, self._sums, self._normed = (self._rows(name, width) for name in ("hidden", "sums", "normed"))
+        heads = self._heads + self._key_heads
+        self._turned = self._rows("turned", heads * self._size)
+        self._attended = self._rows("attended", self._heads * self._value_size)
+        self._projected = self._rows("projected", heads * self._size + self._key_heads * self._value_size)
+        self._result: torch.Tensor | None = None
+        self._angles: Any = None
+
+    def forwards(self) -> dict[nn.Module, Callable[..., torch.Tensor]]:
+        """A new `forward` for each layer."""
+        first, *others = self._layers
+        found: dict[nn.Module, Callable[..., torch.Tensor]] = {first: partial(self._first, first.forward)}
+        return found | {layer: partial(self._behind, layer.forward) for layer in others}
+
+    def _first(
         self,
+        plain: Callable[..., torch.Tensor],
         hidden_states: torch.Tensor,
         *positional: Any,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         step: Any = None,
         **others: Any,
     ) -> torch.Tensor:
-        """Shape (1, tokens, size)."""
-        _, tokens, size = hidden_states.shape
         angles = position_embeddings
-        if not isinstance(step, Step) or angles is None or tokens > MOST_ROWS or not self._fits(hidden_states, angles):
-            return self._plain(  # type: ignore[no-any-return]
-                hidden_states, *positional, position_embeddings=angles, step=step, **others
-            )
-        norm = self._next_norm
-        attended = self._out(self._attended(self._norm(hidden_states), *angles, step))
-        normed = torch.empty_like(attended)
-        self._kernels.add_rms_norm(
-            hidden_states.data_ptr(), attended.data_ptr(), norm.factors.data_ptr(), normed.data_ptr(),
-            tokens, size, norm.eps, 0,
-        )  # fmt: skip
-        output: torch.Tensor = attended + self._mlp(normed)
-        return output
+        if not isinstance(step, Step) or angles is None or not self._fits(hidden_states, angles):
+            self._result = None
+            return plain(hidden_states, *positional, position_embeddings=angles, step=step, **others)
+        self._result, self._angles = self._computed(hidden_states, angles, step), angles
+        return self._result
+
+    def _behind(
+        self, plain: Callable[..., torch.Tensor], hidden_states: torch.Tensor, *positional: Any, **others: Any
+    ) -> torch.Tensor:
+        if hidden_states is not self._result:
+            return plain(hidden_states, *positional, **others)
+        if others.get("position_embeddings") is not self._angles:
+            raise ValueError("layers turn queries and keys by other angles")
+        return hidden_states
 
     def _fits(self, hidden_states: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor]) -> bool:
         shape = (*hidden_states.shape[:2], self._size)
         tensors = hidden_states, *angles
-        return all(angle.shape == shape for angle in angles) and all(
-            tensor.dtype == self._kernels.dtype and tensor.is_contiguous() for tensor in tensors
+        return (
+            len(hidden_states) == 1
+            and hidden_states.shape[1] <= MOST_ROWS
+            and all(angle.shape == shape for angle in angles)
+            and all(tensor.dtype == self._kernels.dtype and tensor.is_contiguous() for tensor in tensors)
         )
 
-    def _attended(self, normed: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, step: Step) -> torch.Tensor:
-        """Shape (1, tokens, all heads' values)."""
+    def _computed(
+        self, hidden_states: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor], step: Step
+    ) -> torch.Tensor:
+        """Shape (1, tokens, size)."""
+        tokens = hidden_states.shape[1]
+        kind = _Kind(len(step.writing), len(step.decoding), step.reads)
+        program = self._programs.get(kind)
+        if program is None:
+            program = self._programs[kind] = self._program(kind)
+        self._hidden[:tokens] = hidden_states[0]
+        program.run(tokens, self._given(angles, step), step)
+        return torch.add(self._hidden[:tokens], self._sums[:tokens])[None]
+
+    def _given(self, angles: tuple[torch.Tensor, torch.Tensor], step: Step) -> dict[Hashable, int | Numbers]:
+        """What a step's program is told."""
+        cos, sin = angles
+        given: dict[Hashable, int | Numbers] = {"cos": cos.data_ptr(), "sin": sin.data_ptr()}
+        for number, writing in enumerate(step.writing):
+            given |= {
+                ("written", number): len(writing.tokens),
+                ("which", number): writing.tokens.data_ptr(),
+                ("places", number): writing.places.data_ptr(),
+                ("kept keys", number): writing.slab.key_addresses,
+                ("kept values", number): writing.slab.value_addresses,
+            }
+        turned, attended = self._turned, self._attended
+        for number, group in enumerate(step.decoding):
+            units, at_once = group.units(self._key_heads)
+            first = group.tokens.start
+            given |= {
+                ("units", number): units,
+                ("at once", number): at_once,
+                ("many", number): int(group.read * self._heads * self._size >= LARGE_ATTENTION),
+                ("queries", number): turned.data_ptr() + first * turned.stride(0) * turned.itemsize,
+                ("attended", number): attended.data_ptr() + first * attended.stride(0) * attended.itemsize,
+                ("indices", number): group.indices.data_ptr(),
+                ("positions", number): group.positions.data_ptr(),
+                ("capacity", number): group.slab.capacity,
+                ("keys", number): group.slab.key_addresses,
+                ("values", number): group.slab.value_addresses,
+            }
+        return given
+
+    # The program
+
+    def _program(self, kind: _Kind) -> Program:
+        from acceleration.program import Program
+
+        parts: list[_Part] = []
+        for number, layer in enumerate(self._layers):
+            norm = layer.input_layernorm.forward
+            parts.append(self._added_norm(norm, self._sums, self._hidden) if number else self._first_norm(norm))
+            parts += self._queries_and_keys(layer.self_attn)
+            parts += self._attention(kind, number)
+            parts += self._linear_or_python(layer.self_attn.o_proj, self._attended, self._sums)
+            parts.append(self._added_norm(layer.post_attention_layernorm.forward, self._hidden, self._sums))
+            parts += self._feed_forward(layer.mlp)
+        return Program(parts, self._runner)
+
+    def _first_norm(self, norm: FusedNorm) -> Call:
+        from acceleration.program import ROWS, Call
+
+        width = len(norm.factors)
+        given = self._hidden.data_ptr(), norm.factors.data_ptr(), self._normed.data_ptr(), 1, width, width, width
+        return Call(self._kernels.rms_norm, ROWS, (*given, norm.eps), self._large(width))
+
+    def _added_norm(self, norm: FusedNorm, more: torch.Tensor, sums: torch.Tensor) -> Call:
+        """`sums` become the sum of both, and its norm is the next input."""
+        from acceleration.program import ROWS, Call
+
+        width = len(norm.factors)
+        given = more.data_ptr(), sums.data_ptr(), norm.factors.data_ptr(), self._normed.data_ptr(), width, norm.eps
+        return Call(self._kernels.add_rms_norm, ROWS, given, self._large(width))
+
+    def _queries_and_keys(self, attention: Any) -> list[_Part]:
+        """Projected, normed by heads where the model does that, and turned; side by side."""
+        from acceleration.program import ROWS, Call, Given
+
         heads, key_heads, size = self._heads, self._key_heads, self._size
-        projected: torch.Tensor = self._project(normed)[0]
-        tokens, distance = projected.shape
-        where = projected.data_ptr()
-        for head_norm, start, number in ((self._query_norm, 0, heads), (self._key_norm, heads, key_heads)):
-            if head_norm is not None:
-                numbers = where + start * size * projected.itemsize
-                self._kernels.rms_norm(
-                    numbers, head_norm.factors.data_ptr(), numbers,
-                    tokens, number, size, distance, distance, head_norm.eps, 0,
-                )  # fmt: skip
-        # Queries and keys stand side by side.
-        turned = projected.new_empty(tokens, heads + key_heads, size)
-        self._kernels.rotate(
-            where, cos.data_ptr(), sin.data_ptr(), turned.data_ptr(),
-            tokens, heads + key_heads, size, distance, (heads + key_heads) * size, 0,
+        parts = self._linear_or_python(attention.q_proj.merged.linear, self._normed, self._projected)
+        distance = self._projected.shape[1]
+        for name, start, number in (("q_norm", 0, heads), ("k_norm", heads, key_heads)):
+            norm: FusedNorm | None = vars(getattr(attention, name, None) or nn.Identity()).get("forward")
+            if norm is not None:
+                where = self._projected.data_ptr() + start * size * self._projected.itemsize
+                given = where, norm.factors.data_ptr(), where, number, size, distance, distance, norm.eps
+                parts.append(Call(self._kernels.rms_norm, ROWS, given, self._large(number * size)))
+        both = heads + key_heads
+        turned = (
+            self._projected.data_ptr(), Given("cos"), Given("sin"), self._turned.data_ptr(),
+            both, size, distance, both * size,
         )  # fmt: skip
-        query, key = turned[:, :heads], turned[:, heads:]
-        values = distance - (heads + key_heads) * size
-        value_size = values // key_heads
-        value = projected.as_strided(
-            (tokens, key_heads, value_size), (distance, value_size, 1), (heads + key_heads) * size
+        return [*parts, Call(self._kernels.rotate, ROWS, turned, self._large(both * size))]
+
+    def _attention(self, kind: _Kind, layer: int) -> list[_Part]:
+        """Keys and values are written, and tokens attend."""
+        from acceleration.program import Call, Element, Given
+
+        heads, key_heads, size, value_size = self._heads, self._key_heads, self._size, self._value_size
+        turned, projected, parts = self._turned, self._projected, list[_Part]()
+        kept = (
+            ("kept keys", turned, heads * size, key_heads * size),
+            ("kept values", projected, (heads + key_heads) * size, key_heads * value_size),
         )
-        attended = step.attend_tokens(self._number, query, key, value, self._scale, self._window)
-        return attended.view(1, tokens, heads * value_size)
+        for number in range(kind.slabs):
+            for name, rows, start, width in kept:
+                given = (
+                    rows.data_ptr() + start * rows.itemsize, Element((name, number), layer),
+                    Given(("which", number)), Given(("places", number)), width, rows.shape[1],
+                )  # fmt: skip
+                parts.append(Call(self._kernels.keep, Given(("written", number)), given, self._large(width)))
+        _, scale, window = self._asked[layer]
+        for number in range(kind.groups):
+            asked = (
+                Given(("queries", number)), Element(("keys", number), layer), Element(("values", number), layer),
+                Given(("attended", number)), Given(("indices", number)), Given(("positions", number)),
+                Given(("capacity", number)), key_heads, Given(("at once", number)), turned.shape[1], window or 0,
+                self._kernels.bits(scale),
+            )  # fmt: skip
+            kernel = self._kernels.attend(size, value_size, heads // key_heads)
+            parts.append(Call(kernel, Given(("units", number)), asked, Given(("many", number))))
+        return [*parts, partial(self._read, layer)] if kind.reads else parts
+
+    def _read(self, layer: int, step: Step) -> None:
+        _, scale, window = self._asked[layer]
+        tokens = step.input_ids.shape[1]
+        query = self._turned[:tokens, : self._heads * self._size].view(tokens, self._heads, self._size)
+        step.read(layer, query, scale, window, self._attended[:tokens].view(tokens, self._heads, self._value_size))
+
+    def _feed_forward(self, mlp: Any) -> list[_Part]:
+        from acceleration.program import ROWS, Call
+
+        gate = mlp.forward
+        if not isinstance(gate, FusedGate) or gate.both is None:
+            return [partial(self._by_python, mlp, self._normed, self._hidden)]
+        both: Any = gate.both
+        size = both.out_features // 2
+        gates, gated = self._rows("gates", 2 * size), self._rows("gated", size)
+        start, behind = gates.data_ptr(), gates.data_ptr() + size * gates.itemsize
+        given = start, behind, gated.data_ptr(), size, 2 * size, *gate.factors
+        return [
+            *self._linear_or_python(both, self._normed, gates),
+            Call(gate.kernel, ROWS, given, self._large(size)),
+            *self._linear_or_python(gate.down, gated, self._hidden),
+        ]
+
+    def _linear_or_python(self, layer: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> list[_Part]:
+        calls = self._linear.of(layer, inputs, outputs)
+        return [partial(self._by_python, layer, inputs, outputs)] if calls is None else list(calls)
+
+    def _by_python(self, layer: Any, inputs: torch.Tensor, outputs: torch.Tensor, step: Step) -> None:
+        tokens = step.input_ids.shape[1]
+        # With what stands behind them, up to a number of rows that the layer needs not fill up itself.
+        rows = min(usual_rows(tokens), len(inputs))
+        outputs[:tokens] = layer.forward(inputs[None, :rows])[0, :tokens]
+
+    def _rows(self, name: str, width: int) -> torch.Tensor:
+        return self._scratch.rows_of(name, width, self._kernels.dtype)
+
+    def _large(self, width: int) -> OfRows:
+        from acceleration.program import OfRows
+
+        return OfRows(("large", width), lambda rows: rows * width >= LARGE)
 
 
 def fused_layers(
-    model: nn.Module, shapes: Sequence[LayerShape], asked: Mapping[int, tuple[int, float, int | None]], kernels: Kernels
-) -> dict[nn.Module, FusedLayer]:
-    """A new `forward` for each layer that looks as if it could have it; whether it computes the same is to be tried."""
-    found = {}
-    for module in model.modules():
-        number = _number(module)
-        if number is not None:
-            found[module] = FusedLayer(module, number, shapes[number], asked[number], kernels)
-    return found
+    model: nn.Module, shapes: Sequence[LayerShape], asked: Mapping[int, _Asked], kernels: Kernels
+) -> dict[nn.Module, Callable[..., torch.Tensor]]:
+    """A new `forward` for each layer, if all look as if they could have it; whether they compute the same is to be
+    tried."""
+    layers: list[Any] = [module for module in model.modules() if _fits(module)]
+    alike = len(set(shapes)) == 1 and len({heads for heads, _, _ in asked.values()}) == 1
+    if not alike or [layer.self_attn.layer_idx for layer in layers] != list(range(len(shapes))):
+        return {}
+    return FusedLayers(layers, shapes[0], [asked[number] for number in range(len(shapes))], kernels).forwards()
 
 
-def _number(module: Any) -> int | None:
-    """Which layer it is; None if it is none, or another kind."""
+def _fits(module: Any) -> bool:
+    """Whether it is a layer of the usual kind, whose parts compute with kernels."""
     if "forward" in vars(module) or {name for name, _ in module.named_children()} != _CHILDREN:
-        return None
+        return False
     attention = module.self_attn
     parts = {name for name, _ in attention.named_children()}
     norms = [module.input_layernorm, module.post_attention_layernorm]
     norms += [getattr(attention, name) for name in parts - _ATTENTION]
     projections = [getattr(attention, name, None) for name in ("q_proj", "k_proj", "v_proj")]
-    if (
-        parts - {"q_norm", "k_norm"} != _ATTENTION
-        or not all(isinstance(vars(norm).get("forward"), FusedNorm) for norm in norms)
-        or not all(isinstance(projection, LinearPart) for projection in projections)
-        or "forward" not in vars(attention)
-        or len({id(projection.merged) for projection in projections if projection is not None}) != 1
-    ):
-        return None
-    return attention.layer_idx  # type: ignore[no-any-return]
-
-
-def _forward(module: Any, name: str) -> Any:
-    child = getattr(module, name, None)
-    return None if child is None else child.forward
+    return (
+        parts - {"q_norm", "k_norm"} == _ATTENTION
+        and all(isinstance(vars(norm).get("forward"), FusedNorm) for norm in norms)
+        and all(isinstance(projection, LinearPart) for projection in projections)
+        and "forward" in vars(attention)
+        and len({id(projection.merged) for projection in projections if projection is not None}) == 1
+    )

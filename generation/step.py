@@ -23,28 +23,30 @@ if TYPE_CHECKING:
 _ONE_BY_ONE = frozenset({"cpu"})
 
 #: Numbers that a layer's queries are multiplied with, all together, from which on all threads share the work.
-_LARGE = 1 << 17
+LARGE = 1 << 17
 
 #: Prompts of at most so many tokens are read together, and longer ones with those up to twice as long.
 _SHORT = 16
 
 
 @dataclass(frozen=True, slots=True)
-class _Writing:
+class Writing:
     """Where a slab keeps tokens of the step.
 
     Attributes:
-        tokens: which of them, shape (tokens,); None if all of them.
+        tokens: which of them, shape (tokens,).
+        every: all of them, in order.
         places: of each, shape (tokens,), in a slab whose places are one row.
     """
 
     slab: Slab
-    tokens: torch.Tensor | None
+    tokens: torch.Tensor
+    every: bool
     places: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class _Decoding:
+class Decoding:
     """Sequences of one slab that each get one token.
 
     Attributes:
@@ -61,6 +63,13 @@ class _Decoding:
     positions: torch.Tensor
     longest: int
     read: int
+
+    def units(self, key_heads: int) -> tuple[int, int]:
+        """Units of attention, and heads of keys in each: all of them, where there are enough sequences for all threads,
+        so that memory is read in order."""
+        sequences = len(self.indices)
+        at_once = key_heads if sequences >= 2 * torch.get_num_threads() else 1
+        return sequences * key_heads // at_once, at_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +104,8 @@ class Step:
     """What one forward pass computes.
 
     Attributes:
+        writing: where its tokens are kept, by slab.
+        decoding: sequences that get one token, by slab.
         input_ids, position_ids: shape (1, tokens).
         ends: indices of each piece's last token: first those of `decoding`, in order, then those of `reading`.
     """
@@ -123,8 +134,8 @@ class Step:
             positions.extend(range(start, end))
             places.extend([place] * len(tokens))
         self._kernels, self._kernel_dtype = kernels, kernels.dtype if kernels is not None else None
-        self._writing = _written(places, positions)
-        self._decoding = _decoded([place for place, _ in decoding])
+        self.writing = _written(places, positions)
+        self.decoding = _decoded([place for place, _ in decoding])
         self._together, self._reading = _begun(pieces) if device.type not in _ONE_BY_ONE else ([], pieces)
         self._prepared: dict[Any, torch.Tensor | None] = {}
         self.input_ids = torch.tensor([ids], device=device)
@@ -168,9 +179,9 @@ class Step:
         """The same with shapes (tokens, heads, size)."""
         if out is None:
             out = query.new_empty(*query.shape[:2], value.shape[-1])
-        for writing in self._writing:
+        for writing in self.writing:
             self._write(writing, layer, key, value)
-        for group in self._decoding:
+        for group in self.decoding:
             if not self._decoded_by_kernel(group, layer, query, scale, window, out):
                 out[group.tokens] = self._decode(group, layer, query[group.tokens], scale, window)
         for prompts in self._together:
@@ -180,51 +191,60 @@ class Step:
             else:
                 for piece in prompts.pieces:
                     out[piece.tokens] = self._read(piece, layer, query[piece.tokens], scale, window)
-        for piece in self._reading:
-            out[piece.tokens] = self._read(piece, layer, query[piece.tokens], scale, window)
+        self.read(layer, query, scale, window, out)
         return out
 
-    def _write(self, writing: _Writing, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+    @property
+    def reads(self) -> bool:
+        """Whether there is anything for `read`."""
+        return bool(self._reading)
+
+    def read(self, layer: int, query: torch.Tensor, scale: float, window: int | None, out: torch.Tensor) -> None:
+        """Attention of prompts that are read one by one, whose keys and values have been written."""
+        for piece in self._reading:
+            out[piece.tokens] = self._read(piece, layer, query[piece.tokens], scale, window)
+
+    def _write(self, writing: Writing, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
         keys, values = writing.slab.keys[layer], writing.slab.values[layer]
-        if self._kernels is not None and writing.tokens is None and self._fits(key) and self._fits(value):
+        if self._kernels is not None and self._fits(key) and self._fits(value):
             for new, kept in ((key, keys), (value, values)):
                 self._kernels.keep(
-                    new.data_ptr(), kept.data_ptr(), writing.places.data_ptr(),
-                    len(new), new.shape[1] * new.shape[2], new.stride(0), 0,
+                    len(writing.tokens),
+                    new.data_ptr(), kept.data_ptr(), writing.tokens.data_ptr(), writing.places.data_ptr(),
+                    new.shape[1] * new.shape[2], new.stride(0), large=False,
                 )  # fmt: skip
             return
         places = self._on(keys.device, writing.places)
-        if writing.tokens is not None:
+        if not writing.every:
             tokens = self._on(keys.device, writing.tokens)
             key, value = key[tokens], value[tokens]
         keys.view(-1, *keys.shape[2:]).index_copy_(0, places, key)
         values.view(-1, *values.shape[2:]).index_copy_(0, places, value)
 
     def _decoded_by_kernel(
-        self, group: _Decoding, layer: int, query: torch.Tensor, scale: float, window: int | None, out: torch.Tensor
+        self, group: Decoding, layer: int, query: torch.Tensor, scale: float, window: int | None, out: torch.Tensor
     ) -> bool:
         """Whether there is a kernel for it; if so, its tokens of `out` are computed."""
         if self._kernels is None or not (self._fits(query) and out.is_contiguous()):
             return False
         keys, values = group.slab.keys[layer], group.slab.values[layer]
-        first, sequences = group.tokens.start, len(group.indices)
+        first = group.tokens.start
         _, heads, size = query.shape
         key_heads, value_size = keys.shape[2], values.shape[-1]
-        # Whole sequences, where there are enough for all threads.
-        at_once = key_heads if sequences >= 2 * torch.get_num_threads() else 1
+        units, at_once = group.units(key_heads)
         distance = query.stride(0)
         self._kernels.attend(size, value_size, heads // key_heads)(
-            sequences * key_heads // at_once,
+            units,
             query.data_ptr() + first * distance * query.itemsize, keys.data_ptr(), values.data_ptr(),
             out.data_ptr() + first * heads * value_size * out.itemsize,
             group.indices.data_ptr(), group.positions.data_ptr(), group.slab.capacity,
             key_heads, at_once, distance, window or 0, self._kernels.bits(scale),
-            large=group.read * heads * size >= _LARGE,
+            large=group.read * heads * size >= LARGE,
         )  # fmt: skip
         return True
 
     def _decode(
-        self, group: _Decoding, layer: int, query: torch.Tensor, scale: float, window: int | None
+        self, group: Decoding, layer: int, query: torch.Tensor, scale: float, window: int | None
     ) -> torch.Tensor:
         keys, values = group.slab.keys[layer], group.slab.values[layer]
         used = len(group.slab.places)
@@ -272,7 +292,7 @@ class Step:
         return found
 
     def _decoding_mask(
-        self, group: _Decoding, device: torch.device, dtype: torch.dtype, window: int | None
+        self, group: Decoding, device: torch.device, dtype: torch.dtype, window: int | None
     ) -> torch.Tensor | None:
         """Shape (places, 1, 1, columns): where a sequence has a token that is seen; None if all have all of them.
 
@@ -331,7 +351,7 @@ def _attention(
     return attended.transpose(1, 2)
 
 
-def _written(places: Sequence[Place], positions: Sequence[int]) -> list[_Writing]:
+def _written(places: Sequence[Place], positions: Sequence[int]) -> list[Writing]:
     """Where each token of the step is kept."""
     slabs: defaultdict[int, list[int]] = defaultdict(list)
     for token, place in enumerate(places):
@@ -340,11 +360,11 @@ def _written(places: Sequence[Place], positions: Sequence[int]) -> list[_Writing
     for tokens in slabs.values():
         slab = places[tokens[0]].slab
         row = torch.tensor([places[token].index * slab.capacity + positions[token] for token in tokens])
-        writing.append(_Writing(slab, torch.tensor(tokens) if len(slabs) > 1 else None, row))
+        writing.append(Writing(slab, torch.tensor(tokens), len(slabs) == 1, row))
     return writing
 
 
-def _decoded(places: Sequence[Place]) -> list[_Decoding]:
+def _decoded(places: Sequence[Place]) -> list[Decoding]:
     """Sequences that get a token, by slab; those of one are given together."""
     groups = []
     start = 0
@@ -355,7 +375,7 @@ def _decoded(places: Sequence[Place]) -> list[_Decoding]:
         indices = [place.index for place in places[start:end]]
         lengths = [place.length for place in places[start:end]]
         groups.append(
-            _Decoding(
+            Decoding(
                 slab=slab,
                 tokens=slice(start, end),
                 whole=indices == list(range(len(slab.places))),

@@ -95,7 +95,7 @@ def test_a_model_in_bfloat16_computes_the_same(kind: str) -> None:
 def test_kernels_compute_few_rows_and_pytorch_many(monkeypatch: pytest.MonkeyPatch) -> None:
     module = modeling_llama.LlamaRMSNorm(16)
     assert fuse(module, kernels_of(torch.float32)) == 1
-    monkeypatch.setattr(module.forward, "_kernel", lambda *_: pytest.fail("a kernel computes"))
+    monkeypatch.setattr(module.forward, "_kernel", lambda *_, **__: pytest.fail("a kernel computes"))
     module(torch.randn(1, fused.MOST_ROWS + 1, 16))
     assert module(torch.empty(1, 0, 16)).shape == (1, 0, 16)
     with pytest.raises(pytest.fail.Exception):

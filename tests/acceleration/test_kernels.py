@@ -28,7 +28,7 @@ def test_rms_norm_is_that_of_pytorch(dtype: torch.dtype, size: int) -> None:
     x, weight = torch.randn(7, size).to(dtype), torch.randn(size)
     out = torch.empty_like(x)
     kernel = kernels_of(dtype).rms_norm
-    kernel(x.data_ptr(), weight.data_ptr(), out.data_ptr(), 7, 1, size, size, size, 1e-5, 0)
+    kernel(7, x.data_ptr(), weight.data_ptr(), out.data_ptr(), 1, size, size, size, Kernels.bits(1e-5))
     _check(out, rms_norm(x.float(), (size,), weight, 1e-5))
 
 
@@ -38,7 +38,7 @@ def test_heads_are_normed_in_place_and_their_neighbours_are_left_alone(dtype: to
     x, weight = torch.randn(tokens, distance).to(dtype), torch.randn(size)
     before = x.clone()
     kernel = kernels_of(dtype).rms_norm
-    kernel(x.data_ptr(), weight.data_ptr(), x.data_ptr(), tokens, heads, size, distance, distance, 1e-5, 0)
+    kernel(tokens, x.data_ptr(), weight.data_ptr(), x.data_ptr(), heads, size, distance, distance, Kernels.bits(1e-5))
     own = before[:, : heads * size].float().view(tokens, heads, size)
     _check(x[:, : heads * size], rms_norm(own, (size,), weight, 1e-5).flatten(1))
     assert torch.equal(x[:, heads * size :], before[:, heads * size :])
@@ -49,7 +49,7 @@ def test_a_sum_is_kept_and_normed(dtype: torch.dtype) -> None:
     x, more, weight = torch.randn(4, 40).to(dtype), torch.randn(4, 40).to(dtype), torch.randn(40)
     right, out = x + more, torch.empty_like(x)
     kernel = kernels_of(dtype).add_rms_norm
-    kernel(x.data_ptr(), more.data_ptr(), weight.data_ptr(), out.data_ptr(), 4, 40, 1e-6, 0)
+    kernel(4, x.data_ptr(), more.data_ptr(), weight.data_ptr(), out.data_ptr(), 40, Kernels.bits(1e-6))
     _check(more, right)
     _check(out, rms_norm(right.float(), (40,), weight, 1e-6))
 
@@ -72,7 +72,7 @@ def test_a_head_is_turned_by_its_position(dtype: torch.dtype) -> None:
     out = torch.empty_like(x)
     distance = heads * size
     kernels_of(dtype).rotate(
-        x.data_ptr(), cos.data_ptr(), sin.data_ptr(), out.data_ptr(), tokens, heads, size, distance, distance, 0
+        tokens, x.data_ptr(), cos.data_ptr(), sin.data_ptr(), out.data_ptr(), heads, size, distance, distance
     )
     exact = x.float()
     half = torch.cat([-exact[..., size // 2 :], exact[..., : size // 2]], -1)
@@ -118,11 +118,11 @@ def test_each_sequence_attends_to_its_own_place_up_to_its_token(
 
 @TYPES
 def test_what_is_kept_goes_to_its_places_alone(dtype: torch.dtype) -> None:
-    kept, new = torch.zeros(9, 6, dtype=dtype), torch.randn(3, 8).to(dtype)
-    places = torch.tensor([8, 0, 4])
-    kernels_of(dtype).keep(new.data_ptr(), kept.data_ptr(), places.data_ptr(), 3, 6, 8, 0)
+    kept, new = torch.zeros(9, 6, dtype=dtype), torch.randn(5, 8).to(dtype)
+    which, places = torch.tensor([4, 0, 2]), torch.tensor([8, 0, 4])
+    kernels_of(dtype).keep(3, new.data_ptr(), kept.data_ptr(), which.data_ptr(), places.data_ptr(), 6, 8)
     right = torch.zeros_like(kept)
-    right[places] = new[:, :6]
+    right[places] = new[which, :6]
     assert torch.equal(kept, right)
 
 
@@ -133,7 +133,7 @@ def test_a_row_that_overflowed_says_so_and_harms_no_other(dtype: torch.dtype, nu
     x[1, 2] = number
     out, weight = torch.empty_like(x), torch.ones(16)
     kernels = kernels_of(dtype)
-    kernels.rms_norm(x.data_ptr(), weight.data_ptr(), out.data_ptr(), 3, 1, 16, 16, 16, 1e-5, 0)
+    kernels.rms_norm(3, x.data_ptr(), weight.data_ptr(), out.data_ptr(), 1, 16, 16, 16, Kernels.bits(1e-5))
     assert not out[1].isfinite().all()
     _check(out[[0, 2]], rms_norm(x[[0, 2]].float(), (16,), None, 1e-5))
     kernels.gate(3, x.data_ptr(), x.data_ptr(), out.data_ptr(), 16, 16, kernels.bits(1.0), kernels.bits(0.0))
@@ -152,8 +152,8 @@ def test_kernels_are_kept_in_their_folder(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_to_keeps_nobody_from_computing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     kernels = Kernels(torch.float32, tmp_path / "file" / "kernels")
-    kept, new, places = torch.zeros(2), torch.ones(1), torch.tensor([1])
-    kernels.keep(new.data_ptr(), kept.data_ptr(), places.data_ptr(), 1, 1, 1, 0)
+    kept, new, which, places = torch.zeros(2), torch.ones(1), torch.tensor([0]), torch.tensor([1])
+    kernels.keep(1, new.data_ptr(), kept.data_ptr(), which.data_ptr(), places.data_ptr(), 1, 1)
     assert kept.tolist() == [0, 1]
 
 

@@ -46,7 +46,7 @@ def test_every_unit_is_computed_once(
     openmp: bool,
 ) -> None:
     if not openmp:
-        monkeypatch.setattr(parallel, "_parallel_region", lambda: None)
+        monkeypatch.setattr(parallel, "parallel_region", lambda: None)
     threads(number)
     places = torch.zeros(1001, dtype=torch.int64)
     kernel = ParallelKernel(_add, tmp_path)
@@ -56,7 +56,7 @@ def test_every_unit_is_computed_once(
 
 def test_pytorch_has_the_openmp_that_threads_are_shared_with() -> None:
     """Here; elsewhere one thread computes."""
-    assert parallel._parallel_region() is not None
+    assert parallel.parallel_region() is not None
 
 
 def test_what_is_kept_is_of_this_version(tmp_path: Path) -> None:

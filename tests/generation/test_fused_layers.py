@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from transformers import (
 )
 
 from generation.continuous import ContinuousDecoder
-from generation.fused_layers import FusedLayer
+from generation.fused_layers import FusedLayers
 from runners.base import Item
 from runners.text_generation import TextGenerationRunner
 from settings import ModelSettings
@@ -52,7 +53,9 @@ def _runner(folder: Path, made: tuple[Any, Any, dict[str, Any]], **options: Any)
 
 
 def _fused(runner: TextGenerationRunner) -> int:
-    return sum(isinstance(vars(module).get("forward"), FusedLayer) for module in runner.pretrained.model.modules())
+    """How many layers are computed by the program."""
+    forwards = [vars(module).get("forward") for module in runner.pretrained.model.modules()]
+    return sum(isinstance(f, partial) and isinstance(getattr(f.func, "__self__", None), FusedLayers) for f in forwards)
 
 
 def _texts(runner: TextGenerationRunner) -> list[str]:
@@ -93,5 +96,5 @@ def test_pieces_of_many_tokens_are_read_by_the_model_s_own_layers(
 def test_all_threads_write_what_one_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = _texts(_runner(tmp_path, FUSED["Llama"], acceleration=False))
     runner = _runner(tmp_path, FUSED["Llama"])
-    monkeypatch.setattr("generation.step._LARGE", 700)
+    monkeypatch.setattr("generation.fused_layers.LARGE_ATTENTION", 700)
     assert _texts(runner) == plain

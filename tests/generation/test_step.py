@@ -80,7 +80,7 @@ def test_each_token_sees_its_own_sequence(
     monkeypatch: pytest.MonkeyPatch, one_by_one: frozenset[str], window: int | None, large: int | None
 ) -> None:
     monkeypatch.setattr(step_module, "_ONE_BY_ONE", one_by_one)
-    monkeypatch.setattr(step_module, "_LARGE", large)
+    monkeypatch.setattr(step_module, "LARGE", large)
     states = States()
     step, order = _step(_places(states, 1), kernels_of(torch.float32) if large is not None else None)
     news = [[tensor[:, SEQUENCES[number][0] :] for tensor in states.all[number]] for number in order]

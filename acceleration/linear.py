@@ -24,7 +24,7 @@ _TRIED_BYTES = 32 << 20
 
 #: No number of rows may be much slower: what is tried lies in caches that a whole model does not fit into, where packed
 #: weights look better than they are.
-_LEAST_GAIN = 0.8
+_LEAST_GAIN = 0.7
 
 #: Times that each is tried; the shortest counts.
 _TRIES = 5

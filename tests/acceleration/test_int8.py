@@ -9,11 +9,16 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
-from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from acceleration import int8 as int8_module
 from acceleration.instructions import computes_int8
-from acceleration.int8 import Int8Linear, OneDnnInt8Linear, VnniInt8Linear, quantize
+from acceleration.int8 import Int8Linear, OneDnnInt8Linear, PreciseInt8Linear, VnniInt8Linear, quantize
 from acceleration.int8_kernels import Int8Kernels
 from acceleration.linear import weight_and_bias
 from loading import LoadError
@@ -32,7 +37,13 @@ def _own(weight: torch.Tensor, bias: torch.Tensor | None) -> Int8Linear:
     return VnniInt8Linear(weight, bias, int8_kernels())
 
 
-forms = pytest.mark.parametrize("form", [OneDnnInt8Linear, pytest.param(_own, marks=needs_kernels)])
+def _precise(weight: torch.Tensor, bias: torch.Tensor | None) -> Int8Linear:
+    return PreciseInt8Linear(weight, bias, int8_kernels())
+
+
+forms = pytest.mark.parametrize(
+    "form", [OneDnnInt8Linear, *(pytest.param(form, marks=needs_kernels) for form in (_own, _precise))]
+)
 
 
 @needs_vnni
@@ -105,6 +116,30 @@ def test_a_token_that_overflowed_says_so_and_harms_no_other(form: Any, number: f
     output = layer(inputs)
     assert not output[1].isfinite().any()
     assert torch.equal(output[[0, 2]], right[[0, 2]])
+
+
+@needs_kernels
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@torch.inference_mode()
+def test_a_precise_layer_rounds_weights_alone(bias: bool) -> None:
+    weight, inputs, added = torch.randn(48, 256), torch.randn(9, 256), torch.randn(48) if bias else None
+    inputs[2, 5] = 100
+    unit = weight.abs().amax(1, keepdim=True) / 127
+    right = nn.functional.linear(inputs, (weight / unit).round() * unit, added)
+    assert torch.dist(_precise(weight, added)(inputs), right) <= 3e-4 * right.norm()
+    assert torch.dist(_own(weight, added)(inputs), right) >= 3e-3 * right.norm()
+
+
+@needs_kernels
+@torch.inference_mode()
+def test_the_head_of_a_vocabulary_is_precise() -> None:
+    config = LlamaConfig(vocab_size=320, hidden_size=64, intermediate_size=64, num_hidden_layers=1)
+    model: Any = LlamaForCausalLM(config)
+    ids = torch.arange(3, 20)[None]
+    expected = model(ids).logits
+    assert quantize(model, (1, 16), int8_kernels()) == 7
+    assert type(model.lm_head) is PreciseInt8Linear
+    assert torch.dist(model(ids).logits, expected) <= 0.03 * expected.norm()
 
 
 @needs_kernels

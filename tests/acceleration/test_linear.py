@@ -108,7 +108,7 @@ def test_layers_of_the_shapes_that_are_named_are_packed_and_others_stay() -> Non
 
 @pytest.mark.parametrize(
     ("few", "many", "pays"),
-    [(0.8, 0.8, True), (1.3, 0.9, False), (1.2, 0.8, True), (1.2, 1.1, False), (1.3, 0.5, False)],
+    [(0.8, 0.8, True), (1.3, 0.9, False), (1.4, 0.6, True), (1.2, 1.1, False), (1.5, 0.5, False)],
 )
 def test_a_shape_is_packed_where_that_is_faster_over_all_numbers_of_rows_and_much_slower_with_none(
     monkeypatch: pytest.MonkeyPatch, few: float, many: float, pays: bool

@@ -25,18 +25,10 @@ from acceleration.kernels import row_at
 from acceleration.parallel import Code, ParallelKernel, kept_in, next_unit
 from acceleration.program import ROWS as RUN_ROWS
 from acceleration.program import Call, OfRows, Scratch
+from acceleration.tiles import LANES, PANELS, ROWS, TileBuilder, in_panels, parts, whole_tiles
 
-#: Numbers of 32 bits in a register, and those of 8 bits in one of these.
-LANES, DEPTH = 16, 4
-
-#: Rows and registers of outputs that are summed at once: 24 of 32 registers.
-ROWS, _PANELS = 8, 3
-
-#: How far ahead weights are asked for, in bytes.
-_AHEAD = 512
-
-#: Bytes of inputs that are multiplied with all weights before the next: a part of a core's cache.
-_BLOCK = 1 << 19
+#: Numbers of 8 bits in one of 32.
+_DEPTH = 4
 
 #: From so many numbers on all threads round them.
 _LARGE = 1 << 15
@@ -68,17 +60,12 @@ class Int8Kernels:
     @staticmethod
     def fit(out_features: int, in_features: int) -> bool:
         """Whether a layer's weights fill whole registers."""
-        return out_features % LANES == 0 and in_features % DEPTH == 0
+        return out_features % LANES == 0 and in_features % _DEPTH == 0
 
     @staticmethod
     def packed(weight: torch.Tensor) -> torch.Tensor:
         """Weights of shape (out_features, in_features), int8, in the order in which they are read."""
-        out_features, in_features = weight.shape
-        room = torch.empty(weight.numel() + 64, dtype=torch.int8)
-        packed = room[-room.data_ptr() % 64 :][: weight.numel()]
-        panels = packed.view(out_features // LANES, in_features // DEPTH, LANES, DEPTH)
-        panels.copy_(weight.view(out_features // LANES, LANES, in_features // DEPTH, DEPTH).transpose(1, 2))
-        return packed
+        return in_panels(weight)
 
     def linear(
         self, inputs: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, bias: torch.Tensor
@@ -97,14 +84,14 @@ class Int8Kernels:
         """
         rows, size = inputs.shape
         out_features = len(scales)
-        usual = _whole_tiles(rows)
+        usual = whole_tiles(rows)
         # Rounded inputs, and behind them the units of each row.
         room = torch.empty(usual * (size + 4), dtype=torch.uint8)
         rounded = room.data_ptr()
         units = rounded + usual * size
         outputs = inputs.new_empty(usual, out_features)
         self._round(rows, inputs.data_ptr(), rounded, units, size, inputs.stride(0), large=rows * size >= _LARGE)
-        block, groups = _parts(size, out_features)
+        block, groups = parts(size, out_features)
         self._multiply(
             -(-usual // block) * groups,
             rounded, units, packed.data_ptr(), outputs.data_ptr(), zeros.data_ptr(), scales.data_ptr(), bias.data_ptr(),
@@ -126,8 +113,8 @@ class Int8Kernels:
         packed, scales, zeros, bias = (tensor.data_ptr() for tensor in layer)
         rounded = scratch.rows_of("rounded", size, torch.uint8).data_ptr()
         units = scratch.rows_of("units", 1, torch.float32).data_ptr()
-        block, groups = _parts(size, out_features)
-        tiles = OfRows(("tiles", shape), lambda rows: -(-_whole_tiles(rows) // block) * groups)
+        block, groups = parts(size, out_features)
+        tiles = OfRows(("tiles", shape), lambda rows: -(-whole_tiles(rows) // block) * groups)
         large = OfRows(("rounded by all", size), lambda rows: rows * size >= _LARGE)
         return [
             Call(self._round, RUN_ROWS, (inputs, rounded, units, size, size), large),
@@ -136,19 +123,10 @@ class Int8Kernels:
                 tiles,
                 (
                     rounded, units, packed, outputs, zeros, scales, bias,
-                    OfRows("rows of whole tiles", _whole_tiles), size, out_features, block, groups,
+                    OfRows("rows of whole tiles", whole_tiles), size, out_features, block, groups,
                 ),
             ),
         ]  # fmt: skip
-
-
-def _whole_tiles(rows: int) -> int:
-    return -(-rows // ROWS) * ROWS
-
-
-def _parts(size: int, out_features: int) -> tuple[int, int]:
-    """Rows of a block, and groups of registers of outputs."""
-    return max(_BLOCK // size // ROWS, 1) * ROWS, -(-out_features // (LANES * _PANELS))
 
 
 def _round_rows(call: Any) -> None:
@@ -179,11 +157,11 @@ def _multiply(call: Any) -> None:
     block, groups = numbers[12], numbers[13]
     unit = next_unit(call)
     while unit < numbers[1]:
-        first, panel = unit // groups * block, unit % groups * _PANELS
-        last = min(panel + _PANELS, width // LANES)
+        first, panel = unit // groups * block, unit % groups * PANELS
+        last = min(panel + PANELS, width // LANES)
         for row in range(first, min(first + block, rows), ROWS):
             given, unit_of, result = x + row * size, units + row * 4, out + row * width * 4
-            if last - panel == _PANELS:
+            if last - panel == PANELS:
                 _tile(given, unit_of, weights, result, zeros, scales, bias, size, width, panel)
             else:
                 for one in range(panel, last):
@@ -191,92 +169,34 @@ def _multiply(call: Any) -> None:
         unit = next_unit(call)
 
 
-class _TileBuilder:
-    """Code for outputs of `ROWS` rows and some panels, written out: no compiler keeps sums in registers by itself."""
+class _Tile(TileBuilder):
+    """(sum - zero) scale unit + bias."""
 
-    _BYTE, _INT, _LONG, _FLOAT = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
-    _BYTES, _INTS, _FLOATS = ir.VectorType(_BYTE, 64), ir.VectorType(_INT, LANES), ir.VectorType(_FLOAT, LANES)
+    SUMS, INPUT = TileBuilder.INTS, TileBuilder.INT
 
-    def __init__(self, builder: Any, arguments: Any, panels: int) -> None:
-        self._builder = builder
-        self._panels = panels
-        self._x, self._units, weights, out, zeros, scales, bias, self._size, width, panel = arguments
-        self._distance = builder.mul(width, self._long(4))
-        self._weights = builder.add(weights, builder.mul(builder.mul(panel, self._long(LANES)), self._size))
-        outputs = builder.mul(panel, self._long(LANES * 4))
-        self._out, self._zeros, self._scales, self._bias = (builder.add(a, outputs) for a in (out, zeros, scales, bias))
+    _BYTES = ir.VectorType(TileBuilder.BYTE, 64)
 
-    def build(self) -> None:
-        builder, size = self._builder, self._size
-        rows = [builder.add(self._x, builder.mul(self._long(row), size)) for row in range(ROWS)]
-        before, loop, behind = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("sums")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        depth = builder.phi(self._LONG)
-        depth.add_incoming(self._long(0), before)
-        sums = [[builder.phi(self._INTS) for _ in range(self._panels)] for _ in range(ROWS)]
-        weights = [self._load_weights(panel, depth) for panel in range(self._panels)]
-        products = []
-        for row, start in zip(sums, rows, strict=True):
-            inputs = self._spread(self._load(builder.add(start, depth), self._INT, 4), self._INTS)
-            products.append([self._add_products(one, inputs, weight) for one, weight in zip(row, weights, strict=True)])
-        for row, added in zip(sums, products, strict=True):
-            for one, new in zip(row, added, strict=True):
-                one.add_incoming(ir.Constant(self._INTS, [0] * LANES), before)
-                one.add_incoming(new, loop)
-        following = builder.add(depth, self._long(DEPTH))
-        depth.add_incoming(following, loop)
-        builder.cbranch(builder.icmp_signed("<", following, size), loop, behind)
-        builder.position_at_end(behind)
-        for panel in range(self._panels):
-            self._store([row[panel] for row in products], panel)
+    def __init__(self, builder: Any, shape: tuple[int, int], arguments: Any) -> None:
+        x, self._units, weights, out, zeros, scales, bias, size, width, panel = arguments
+        super().__init__(builder, shape, x, weights, out, size, width, panel)
+        self._zeros, self._scales, self._bias = (builder.add(a, self.first) for a in (zeros, scales, bias))
 
-    def _store(self, sums: list[Any], panel: int) -> None:
-        """(sum - zero) scale unit + bias."""
-        builder = self._builder
-        place = self._long(panel * LANES * 4)
-        zeros = self._load(builder.add(self._zeros, place), self._INTS, 4)
-        scales = self._load(builder.add(self._scales, place), self._FLOATS, 4)
-        bias = self._load(builder.add(self._bias, place), self._FLOATS, 4)
+    def multiplied(self, total: Any, inputs: Any, weights: Any) -> Any:
+        kind = ir.FunctionType(self.INTS, [self.INTS, self._BYTES, self._BYTES])
+        function = self.function("llvm.x86.avx512.vpdpbusd.512", kind)
+        return self.builder.call(function, [total, *(self.builder.bitcast(n, self._BYTES) for n in (inputs, weights))])
+
+    def finished(self, sums: list[Any], place: Any) -> list[Any]:
+        builder = self.builder
+        zeros = self.load(builder.add(self._zeros, place), self.INTS, 4)
+        scales = self.load(builder.add(self._scales, place), self.FLOATS, 4)
+        bias = self.load(builder.add(self._bias, place), self.FLOATS, 4)
+        outputs = []
         for row, total in enumerate(sums):
-            unit = self._spread(self._load(builder.add(self._units, self._long(4 * row)), self._FLOAT, 4), self._FLOATS)
-            product = builder.fmul(builder.sitofp(builder.sub(total, zeros), self._FLOATS), scales)
-            output = builder.fadd(builder.fmul(product, unit), bias)
-            at = builder.add(builder.add(self._out, builder.mul(self._long(row), self._distance)), place)
-            builder.store(output, builder.inttoptr(at, self._FLOATS.as_pointer())).align = 4
-
-    def _load_weights(self, panel: int, depth: Any) -> Any:
-        builder = self._builder
-        start = builder.add(self._weights, builder.mul(self._long(panel * LANES), self._size))
-        at = builder.add(start, builder.mul(depth, self._long(LANES)))
-        ahead = builder.inttoptr(builder.add(at, self._long(_AHEAD)), self._BYTE.as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [self._BYTE.as_pointer(), self._INT, self._INT, self._INT])
-        # To be read, kept in all caches, and data.
-        builder.call(self._function("llvm.prefetch.p0", kind), [ahead, *(ir.Constant(self._INT, n) for n in (0, 3, 1))])
-        return builder.bitcast(self._load(at, self._INTS, 64), self._BYTES)
-
-    def _add_products(self, total: Any, inputs: Any, weights: Any) -> Any:
-        kind = ir.FunctionType(self._INTS, [self._INTS, self._BYTES, self._BYTES])
-        function = self._function("llvm.x86.avx512.vpdpbusd.512", kind)
-        return self._builder.call(function, [total, self._builder.bitcast(inputs, self._BYTES), weights])
-
-    def _function(self, name: str, kind: Any) -> Any:
-        module = self._builder.module
-        return module.globals.get(name) or ir.Function(module, kind, name)
-
-    def _load(self, at: Any, kind: Any, alignment: int) -> Any:
-        loaded = self._builder.load(self._builder.inttoptr(at, kind.as_pointer()))
-        loaded.align = alignment
-        return loaded
-
-    def _spread(self, number: Any, kind: Any) -> Any:
-        nothing, first = ir.Constant(kind, ir.Undefined), ir.Constant(self._INT, 0)
-        return self._builder.shuffle_vector(
-            self._builder.insert_element(nothing, number, first), nothing, ir.Constant(self._INTS, [0] * LANES)
-        )
-
-    def _long(self, number: int) -> Any:
-        return ir.Constant(self._LONG, number)
+            unit = self.spread(self.load(builder.add(self._units, self.long(4 * row)), self.FLOAT, 4), self.FLOATS)
+            product = builder.fmul(builder.sitofp(builder.sub(total, zeros), self.FLOATS), scales)
+            outputs.append(builder.fadd(builder.fmul(product, unit), bias))
+        return outputs
 
 
 def _tile_of(panels: int) -> Callable[..., Any]:
@@ -286,7 +206,7 @@ def _tile_of(panels: int) -> Callable[..., Any]:
         width: Any, panel: Any,
     ) -> Code:  # fmt: skip
         def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _TileBuilder(builder, arguments, panels).build()
+            _Tile(builder, (ROWS, panels), arguments).build()
             return context.get_dummy_value()
 
         return types.void(x, units, weights, out, zeros, scales, bias, size, width, panel), build
@@ -294,5 +214,5 @@ def _tile_of(panels: int) -> Callable[..., Any]:
     return tile  # type: ignore[no-any-return]
 
 
-_tile, _narrow_tile = _tile_of(_PANELS), _tile_of(1)
+_tile, _narrow_tile = _tile_of(PANELS), _tile_of(1)
 _FLOAT_LIKE, _BITS_LIKE, _BYTE_LIKE = np.float32(0), np.uint32(0), np.uint8(0)

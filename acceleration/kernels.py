@@ -26,6 +26,9 @@ from acceleration.parallel import OPTIONS, ParallelKernel, as_float, bits, kept_
 #: What PyTorch's types are in memory, for a compiler that does not know bfloat16.
 _TYPES = {torch.float32: types.float32, torch.bfloat16: types.uint16}
 
+#: Numbers that are compared side by side.
+_LANES = 16
+
 
 @intrinsic
 def _pointer(_context: Any, address: Any, start: Any, like: Any) -> tuple[Signature, Callable[..., Any]]:
@@ -287,6 +290,91 @@ def _attention(size: int, value_size: int, shared: int, like: Any) -> Callable[.
     return attend
 
 
+def _reading(size: int, value_size: int, like: Any) -> Callable[..., None]:
+    """Attention of a piece of a prompt, whose keys and values, and those before it, stand at `place` of a slab.
+
+    Each of its tokens, the first of which is the sequence's `start`-th, sees those up to itself, and with a window no
+    further back. Queries' heads lie side by side, the next token's `distance` apart. A unit is a head.
+    """
+
+    def read(call: Any) -> None:
+        numbers = carray(call, 15)
+        query, keys, values, out, place = numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]
+        key_heads, shared, start, tokens = numbers[7], numbers[8], numbers[9], numbers[10]
+        distance, out_distance, window = numbers[11], numbers[12], numbers[13]
+        scale = np.float32(as_float(numbers[14]))
+        first = max(start + 1 - window, 0) if window > 0 else 0
+        seen = start + tokens - first
+        # Keys by columns: so a query's scores are computed side by side.
+        columns, scores = np.empty((size, seen), np.float32), np.empty(seen, np.float32)
+        asked, summed = np.empty(size, np.float32), np.empty(value_size, np.float32)
+        highest = np.empty(_LANES, np.float32)
+        head = next_unit(call)
+        while head < numbers[1]:
+            key_head = head // shared
+            for token in range(seen):
+                key = row_at(keys, ((place + first + token) * key_heads + key_head) * size, size, like)
+                for i in range(size):
+                    columns[i, token] = _get(key, i)
+            for token in range(tokens):
+                own = row_at(query, token * distance + head * size, size, like)
+                for i in range(size):
+                    asked[i] = _get(own, i) * scale
+                end = start + token + 1 - first
+                begin = max(end - window, 0) if window > 0 else 0
+                weights, width = scores[begin:end], end - begin
+                weights[:] = np.float32(0)
+                for i in range(0, size - size % 4, 4):
+                    k0, k1, k2, k3 = (
+                        columns[i, begin:end], columns[i + 1, begin:end], columns[i + 2, begin:end],
+                        columns[i + 3, begin:end],
+                    )  # fmt: skip
+                    q0, q1, q2, q3 = asked[i], asked[i + 1], asked[i + 2], asked[i + 3]
+                    for j in range(width):
+                        weights[j] += q0 * k0[j] + q1 * k1[j] + q2 * k2[j] + q3 * k3[j]
+                for i in range(size - size % 4, size):
+                    k0, q0 = columns[i, begin:end], asked[i]
+                    for j in range(width):
+                        weights[j] += q0 * k0[j]
+                highest[:] = np.float32(-np.inf)
+                whole = width - width % _LANES
+                for block in range(0, whole, _LANES):
+                    part = weights[block : block + _LANES]
+                    for j in range(_LANES):
+                        highest[j] = max(highest[j], part[j])
+                most = np.float32(-np.inf)
+                for j in range(_LANES):
+                    most = max(most, highest[j])
+                for j in range(whole, width):
+                    most = max(most, weights[j])
+                total = np.float32(0)
+                for j in range(width):
+                    weight = _exp(weights[j] - most)
+                    weights[j] = weight
+                    total += weight
+                summed[:] = np.float32(0)
+                behind = (place + first + begin) * key_heads + key_head
+                for j in range(0, width - width % 4, 4):
+                    v0 = row_at(values, (behind + j * key_heads) * value_size, value_size, like)
+                    v1 = row_at(values, (behind + (j + 1) * key_heads) * value_size, value_size, like)
+                    v2 = row_at(values, (behind + (j + 2) * key_heads) * value_size, value_size, like)
+                    v3 = row_at(values, (behind + (j + 3) * key_heads) * value_size, value_size, like)
+                    w0, w1, w2, w3 = weights[j], weights[j + 1], weights[j + 2], weights[j + 3]
+                    for i in range(value_size):
+                        summed[i] += w0 * _get(v0, i) + w1 * _get(v1, i) + w2 * _get(v2, i) + w3 * _get(v3, i)
+                for j in range(width - width % 4, width):
+                    v0 = row_at(values, (behind + j * key_heads) * value_size, value_size, like)
+                    w0 = weights[j]
+                    for i in range(value_size):
+                        summed[i] += w0 * _get(v0, i)
+                attended = row_at(out, token * out_distance + head * value_size, value_size, like)
+                for i in range(value_size):
+                    _put(attended, i, summed[i] / total)
+            head = next_unit(call)
+
+    return read
+
+
 _FLOAT_LIKE, _INT_LIKE = np.float32(0), np.int64(0)
 
 
@@ -315,6 +403,7 @@ class Kernels:
         self.keep = self._compiled(_keep)
         self.gate = self._compiled(_gate)
         self._attentions: dict[tuple[int, int, int], ParallelKernel] = {}
+        self._readings: dict[tuple[int, int], ParallelKernel] = {}
 
     def attend(self, size: int, value_size: int, shared: int) -> ParallelKernel:
         """The kernel for heads of a size, of which so many share keys; compiled when it is first asked for."""
@@ -322,6 +411,13 @@ class Kernels:
         if kind not in self._attentions:
             self._attentions[kind] = self._compiled(partial(_attention, *kind))
         return self._attentions[kind]
+
+    def read(self, size: int, value_size: int) -> ParallelKernel:
+        """The kernel for pieces of prompts, likewise."""
+        kind = size, value_size
+        if kind not in self._readings:
+            self._readings[kind] = self._compiled(partial(_reading, *kind))
+        return self._readings[kind]
 
     @staticmethod
     def compute(dtype: torch.dtype) -> bool:

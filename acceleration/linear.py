@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from acceleration.packed import FORMS, PackedLinear, can_pack
+from acceleration.packed import FORMS, Form, Tiled, can_pack
 
 FormT = TypeVar("FormT")
 
@@ -31,7 +31,7 @@ _TRIES = 5
 
 
 @torch.inference_mode()
-def forms_to_pack(model: nn.Module, rows: Sequence[int]) -> dict[Shape, type[PackedLinear]]:
+def forms_to_pack(model: nn.Module, rows: Sequence[int], tiled: Tiled | None = None) -> dict[Shape, Form]:
     """The fastest form of those layers of a model that are faster when they are packed; found by trying some.
 
     On processors of AMD most are; on Intel's, for which PyTorch's other kernels are made, that depends on the shape,
@@ -39,9 +39,10 @@ def forms_to_pack(model: nn.Module, rows: Sequence[int]) -> dict[Shape, type[Pac
 
     Args:
         rows: numbers of rows that will be computed most; each counts the same.
+        tiled: a form to be tried beside those of libraries.
     """
     tried = {
-        shape: _fastest_form(layers, rows)
+        shape: _fastest_form(layers, rows, tiled)
         for shape, layers in some_of_each_shape(linear_layers(model)).items()
         if layers[0].weight.device.type == "cpu" and can_pack(layers[0].weight.dtype)
     }
@@ -59,11 +60,12 @@ def some_of_each_shape(layers: Iterable[tuple[nn.Module, str, nn.Module]]) -> di
     return dict(alike)
 
 
-def _fastest_form(plain: Sequence[nn.Module], rows: Sequence[int]) -> type[PackedLinear] | None:
+def _fastest_form(plain: Sequence[nn.Module], rows: Sequence[int], tiled: Tiled | None) -> Form | None:
     """None if the plain one is."""
     weight, _ = weight_and_bias(plain[0])
-    tried: dict[type[PackedLinear] | None, Sequence[nn.Module]] = {None: plain}
-    tried |= {form: [form(*weight_and_bias(layer)) for layer in plain] for form in FORMS if form.computes(weight.dtype)}
+    forms: list[Form] = [*FORMS, *([tiled] if tiled is not None and tiled.fits(weight) else [])]
+    tried: dict[Form | None, Sequence[nn.Module]] = {None: plain}
+    tried |= {form: [form(*weight_and_bias(layer)) for layer in plain] for form in forms if form.computes(weight.dtype)}
     return fastest(tried, rows)
 
 
@@ -97,7 +99,7 @@ def _seconds(layers: Sequence[nn.Module], inputs: torch.Tensor) -> float:
     return perf_counter() - started
 
 
-def pack(model: nn.Module, forms: Mapping[Shape, type[PackedLinear]]) -> int:
+def pack(model: nn.Module, forms: Mapping[Shape, Form]) -> int:
     """Replace linear layers of a model on the CPU, one after the other, so that two copies of one exist at most.
 
     A layer whose weights are another's too, as those of an output head often are the embeddings', gets a copy.
@@ -125,7 +127,7 @@ def weight_and_bias(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     return (layer.weight.t() if type(layer) is Conv1D else layer.weight), layer.bias
 
 
-def _replace(parent: nn.Module, name: str, layer: nn.Module, forms: Mapping[Shape, type[PackedLinear]]) -> int:
+def _replace(parent: nn.Module, name: str, layer: nn.Module, forms: Mapping[Shape, Form]) -> int:
     weight, bias = weight_and_bias(layer)
     form = forms.get((weight.shape[0], weight.shape[1]))
     if form is None or weight.device.type != "cpu" or not form.computes(weight.dtype):

@@ -9,7 +9,7 @@ import torch
 from acceleration.int8 import VnniInt8Linear
 from acceleration.mkl import mkl
 from acceleration.mkl_kernels import MklKernels
-from acceleration.packed import MklLinear
+from acceleration.packed import MklLinear, TiledLinear
 from acceleration.program import Call, Scratch
 
 
@@ -37,4 +37,7 @@ class LinearCalls:
         addresses = inputs.data_ptr(), outputs.data_ptr()
         if isinstance(layer, MklLinear) and self._mkl is not None:
             return self._mkl.linear(*addresses, layer.packed, layer.bias, (layer.out_features, layer.in_features))
-        return layer.calls(*addresses, self._scratch) if isinstance(layer, VnniInt8Linear) else None
+        if isinstance(layer, TiledLinear):
+            return layer.calls(*addresses)
+        # Precise ones compute it twice.
+        return layer.calls(*addresses, self._scratch) if type(layer) is VnniInt8Linear else None

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Protocol
+
 import torch
 from torch import nn
 from torch.nn.functional import pad
 
 from acceleration.instructions import computes_bfloat16, has_onednn
 from acceleration.mkl import mkl
+
+if TYPE_CHECKING:
+    from acceleration.float32_kernels import Float32Kernels
+    from acceleration.program import Call
 
 #: Rows for which the layout of weights is chosen. That of 256 is as good as any other from one row to 512.
 _ROWS = 256
@@ -100,6 +106,57 @@ class MklLinear(PackedLinear):
         if len(rows):
             self._mkl.multiply(rows, self.packed, outputs, add=self.bias is not None)
         return outputs.view(*inputs.shape[:-1], self.out_features)
+
+
+class TiledLinear(PackedLinear):
+    """In panels, as our own kernels read them: for few rows."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, kernels: Float32Kernels) -> None:
+        super().__init__(weight, bias)
+        self._kernels = kernels
+        self._added = torch.zeros(self.out_features) if self.bias is None else self.bias
+        self.register_buffer("packed", kernels.packed(weight), persistent=False)
+        # As MKL's.
+        self.register_buffer("weight", weight.new_zeros(()).expand(weight.shape), persistent=False)
+
+    packed: torch.Tensor
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Shape (..., in_features) to (..., out_features)."""
+        rows = inputs.reshape(-1, self.in_features).contiguous()
+        outputs = self._kernels.linear(rows, self.packed, self._added)
+        return outputs.view(*inputs.shape[:-1], self.out_features)
+
+    def calls(self, inputs: int, outputs: int) -> list[Call]:
+        """The same for a program: addresses of contiguous rows, as many as whole tiles have."""
+        return self._kernels.calls(inputs, outputs, self.packed, self._added, self.in_features)
+
+
+class Form(Protocol):
+    """What makes packed layers of a type of numbers."""
+
+    def __call__(self, weight: torch.Tensor, bias: torch.Tensor | None, /) -> PackedLinear: ...
+
+    def computes(self, dtype: torch.dtype) -> bool:
+        """As `PackedLinear.computes`."""
+        ...
+
+
+class Tiled:
+    """The form of `TiledLinear`."""
+
+    def __init__(self, kernels: Float32Kernels) -> None:
+        self._kernels = kernels
+
+    def __call__(self, weight: torch.Tensor, bias: torch.Tensor | None, /) -> PackedLinear:
+        return TiledLinear(weight, bias, self._kernels)
+
+    def computes(self, dtype: torch.dtype) -> bool:
+        return dtype == torch.float32
+
+    def fits(self, weight: torch.Tensor) -> bool:
+        """Whether a layer of such weights can have the form."""
+        return self._kernels.fit(len(weight))
 
 
 #: What layers are tried as.

@@ -102,7 +102,7 @@ class ParallelKernel:
 
 def kept_in(folder: Path) -> Path:
     """Where functions of this version are kept: Numba looks at one source file to see whether they are old."""
-    sources = [Path(__file__), *sorted(Path(__file__).parent.glob("*kernels.py"))]
+    sources = sorted(Path(__file__).parent.glob("*.py"))
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     return folder / digest[:16]
 

@@ -13,6 +13,7 @@ from acceleration.fused import fuse
 from acceleration.int8 import quantize
 from acceleration.linear import forms_to_pack, pack
 from acceleration.merged import groups_of_same_input, merge
+from acceleration.packed import Tiled
 from acceleration.rounding import is_rounding
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def faster_weights(
     quantized = quantize(model, rows, int8_kernels) if int8 else 0
     if int8 and not quantized:
         return False
-    packed = pack(model, forms_to_pack(model, rows))
+    packed = pack(model, forms_to_pack(model, rows, _tiled(kernels)))
     fused = fuse(model, kernels) if kernels is not None else 0
     logger.debug("%d layers are packed, %d modules compute with kernels", packed, fused)
     if not groups and not quantized and not packed and not fused:
@@ -66,6 +67,15 @@ def faster_weights(
         logger.debug("the model does not compute with its weights in another form", exc_info=True)
         return False
     return is_rounding([output], [expected], expected.dtype, int8=int8)
+
+
+def _tiled(kernels: Kernels | None) -> Tiled | None:
+    """Layers by kernels of our own, for those who compute with such."""
+    if kernels is None:
+        return None
+    from acceleration.float32_kernels import Float32Kernels  # its compiler is of no use to others
+
+    return Tiled(Float32Kernels(kernels.folder)) if Float32Kernels.compute() else None
 
 
 def _output(model: Any) -> torch.Tensor:

@@ -19,7 +19,7 @@ from acceleration.merged import LinearPart
 from acceleration.packed import usual_rows
 from generation.cache import LayerShape
 from generation.step import LARGE as LARGE_ATTENTION
-from generation.step import Step
+from generation.step import Reading, Step
 
 if TYPE_CHECKING:
     from acceleration.kernels import Kernels
@@ -30,6 +30,9 @@ _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 
 #: What a layer asks of attention: heads, scale, window.
 _Asked = tuple[int, float, int | None]
+
+#: Pieces of prompts that a program reads at most.
+_PIECES = 8
 
 #: A part of a step's program.
 _Part = Any
@@ -42,12 +45,14 @@ class _Kind:
     Attributes:
         slabs: to which keys and values are written.
         groups: of sequences that get one token.
-        reads: prompts, too.
+        pieces: of prompts, that a kernel reads.
+        others: pieces, that PyTorch reads.
     """
 
     slabs: int
     groups: int
-    reads: bool
+    pieces: int
+    others: bool
 
 
 class FusedLayers:
@@ -124,7 +129,8 @@ class FusedLayers:
     ) -> torch.Tensor:
         """Shape (1, tokens, size)."""
         tokens = hidden_states.shape[1]
-        kind = _Kind(len(step.writing), len(step.decoding), step.reads)
+        short = len(_short(step))
+        kind = _Kind(len(step.writing), len(step.decoding), short, short < len(step.reading))
         program = self._programs.get(kind)
         if program is None:
             program = self._programs[kind] = self._program(kind)
@@ -159,6 +165,17 @@ class FusedLayers:
                 ("capacity", number): group.slab.capacity,
                 ("keys", number): group.slab.key_addresses,
                 ("values", number): group.slab.value_addresses,
+            }
+        for number, piece in enumerate(_short(step)):
+            first = piece.tokens.start
+            given |= {
+                ("piece", number): turned.data_ptr() + first * turned.stride(0) * turned.itemsize,
+                ("read", number): attended.data_ptr() + first * attended.stride(0) * attended.itemsize,
+                ("place", number): piece.place,
+                ("start", number): piece.start,
+                ("tokens", number): piece.end - piece.start,
+                ("read keys", number): piece.slab.key_addresses,
+                ("read values", number): piece.slab.value_addresses,
             }
         return given
 
@@ -240,13 +257,25 @@ class FusedLayers:
             )  # fmt: skip
             kernel = self._kernels.attend(size, value_size, heads // key_heads)
             parts.append(Call(kernel, Given(("units", number)), asked, Given(("many", number))))
-        return [*parts, partial(self._read, layer)] if kind.reads else parts
+        for number in range(kind.pieces):
+            piece = (
+                Given(("piece", number)), Element(("read keys", number), layer),
+                Element(("read values", number), layer), Given(("read", number)), Given(("place", number)), key_heads,
+                heads // key_heads, Given(("start", number)), Given(("tokens", number)), turned.shape[1],
+                heads * value_size, window or 0, self._kernels.bits(scale),
+            )  # fmt: skip
+            parts.append(Call(self._kernels.read(size, value_size), heads, piece))
+        return [*parts, partial(self._read, layer)] if kind.others else parts
 
     def _read(self, layer: int, step: Step) -> None:
         _, scale, window = self._asked[layer]
         tokens = step.input_ids.shape[1]
         query = self._turned[:tokens, : self._heads * self._size].view(tokens, self._heads, self._size)
-        step.read(layer, query, scale, window, self._attended[:tokens].view(tokens, self._heads, self._value_size))
+        attended = self._attended[:tokens].view(tokens, self._heads, self._value_size)
+        short = _short(step)
+        for piece in step.reading:
+            if piece not in short:
+                step.read(piece, layer, query, scale, window, attended)
 
     def _feed_forward(self, mlp: Any) -> list[_Part]:
         from acceleration.program import ROWS, Call
@@ -282,6 +311,11 @@ class FusedLayers:
         from acceleration.program import OfRows
 
         return OfRows(("large", width), lambda rows: rows * width >= LARGE)
+
+
+def _short(step: Step) -> list[Reading]:
+    """Pieces of prompts that a program's kernels read: a few, since each number of them has its own program."""
+    return [piece for piece in step.reading if piece.short][:_PIECES]
 
 
 def fused_layers(

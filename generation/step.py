@@ -25,6 +25,9 @@ _ONE_BY_ONE = frozenset({"cpu"})
 #: Numbers that a layer's queries are multiplied with, all together, from which on all threads share the work.
 LARGE = 1 << 17
 
+#: Scores of a head up to which a piece of a prompt is short.
+_SHORT_PIECE = 1 << 15
+
 #: Prompts of at most so many tokens are read together, and longer ones with those up to twice as long.
 _SHORT = 16
 
@@ -73,7 +76,7 @@ class Decoding:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
+class Reading:
     """A piece of one prompt: tokens of the step, which are those of the sequence from `start` to `end`."""
 
     slab: Slab
@@ -81,6 +84,16 @@ class _Reading:
     start: int
     end: int
     tokens: slice
+
+    @property
+    def place(self) -> int:
+        """Where its sequence begins in the slab, whose places are one row."""
+        return self.index * self.slab.capacity
+
+    @property
+    def short(self) -> bool:
+        """A kernel reads it sooner than PyTorch, which is made for long ones."""
+        return (self.end - self.start) * self.end <= _SHORT_PIECE
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +107,7 @@ class _Beginnings:
         tokens: where those are in the step, shape (tokens,).
     """
 
-    pieces: Sequence[_Reading]
+    pieces: Sequence[Reading]
     padded: torch.Tensor
     real: torch.Tensor
     tokens: torch.Tensor
@@ -106,6 +119,7 @@ class Step:
     Attributes:
         writing: where its tokens are kept, by slab.
         decoding: sequences that get one token, by slab.
+        reading: pieces of prompts that are read one by one.
         input_ids, position_ids: shape (1, tokens).
         ends: indices of each piece's last token: first those of `decoding`, in order, then those of `reading`.
     """
@@ -126,17 +140,17 @@ class Step:
         ids = [token for _, token in decoding]
         positions = [place.length for place, _ in decoding]
         places = [place for place, _ in decoding]
-        pieces: list[_Reading] = []
+        pieces: list[Reading] = []
         for place, tokens in reading:
             start, end = place.length, place.length + len(tokens)
-            pieces.append(_Reading(place.slab, place.index, start, end, slice(len(ids), len(ids) + len(tokens))))
+            pieces.append(Reading(place.slab, place.index, start, end, slice(len(ids), len(ids) + len(tokens))))
             ids.extend(tokens)
             positions.extend(range(start, end))
             places.extend([place] * len(tokens))
         self._kernels, self._kernel_dtype = kernels, kernels.dtype if kernels is not None else None
         self.writing = _written(places, positions)
         self.decoding = _decoded([place for place, _ in decoding])
-        self._together, self._reading = _begun(pieces) if device.type not in _ONE_BY_ONE else ([], pieces)
+        self._together, self.reading = _begun(pieces) if device.type not in _ONE_BY_ONE else ([], pieces)
         self._prepared: dict[Any, torch.Tensor | None] = {}
         self.input_ids = torch.tensor([ids], device=device)
         self.position_ids = torch.tensor([positions], device=device)
@@ -190,19 +204,17 @@ class Step:
                 out.index_copy_(0, tokens, self._read_together(prompts, query, key, value, scale))
             else:
                 for piece in prompts.pieces:
-                    out[piece.tokens] = self._read(piece, layer, query[piece.tokens], scale, window)
-        self.read(layer, query, scale, window, out)
+                    self.read(piece, layer, query, scale, window, out)
+        for piece in self.reading:
+            if not self._read_by_kernel(piece, layer, query, scale, window, out):
+                self.read(piece, layer, query, scale, window, out)
         return out
 
-    @property
-    def reads(self) -> bool:
-        """Whether there is anything for `read`."""
-        return bool(self._reading)
-
-    def read(self, layer: int, query: torch.Tensor, scale: float, window: int | None, out: torch.Tensor) -> None:
-        """Attention of prompts that are read one by one, whose keys and values have been written."""
-        for piece in self._reading:
-            out[piece.tokens] = self._read(piece, layer, query[piece.tokens], scale, window)
+    def read(
+        self, piece: Reading, layer: int, query: torch.Tensor, scale: float, window: int | None, out: torch.Tensor
+    ) -> None:
+        """Attention of a piece whose keys and values have been written, by PyTorch."""
+        out[piece.tokens] = self._read(piece, layer, query[piece.tokens], scale, window)
 
     def _write(self, writing: Writing, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
         keys, values = writing.slab.keys[layer], writing.slab.values[layer]
@@ -243,6 +255,24 @@ class Step:
         )  # fmt: skip
         return True
 
+    def _read_by_kernel(
+        self, piece: Reading, layer: int, query: torch.Tensor, scale: float, window: int | None, out: torch.Tensor
+    ) -> bool:
+        """Whether there is a kernel for it; if so, its tokens of `out` are computed."""
+        if self._kernels is None or not (piece.short and self._fits(query) and out.is_contiguous()):
+            return False
+        keys, values = piece.slab.keys[layer], piece.slab.values[layer]
+        first, (_, heads, size) = piece.tokens.start, query.shape
+        key_heads, value_size = keys.shape[2], values.shape[-1]
+        self._kernels.read(size, value_size)(
+            heads,
+            query.data_ptr() + first * query.stride(0) * query.itemsize, keys.data_ptr(), values.data_ptr(),
+            out.data_ptr() + first * heads * value_size * out.itemsize, piece.place, key_heads, heads // key_heads,
+            piece.start, piece.end - piece.start, query.stride(0), heads * value_size, window or 0,
+            self._kernels.bits(scale),
+        )  # fmt: skip
+        return True
+
     def _decode(
         self, group: Decoding, layer: int, query: torch.Tensor, scale: float, window: int | None
     ) -> torch.Tensor:
@@ -270,7 +300,7 @@ class Step:
         """Whether kernels can read it: shape (tokens, heads, size)."""
         return heads.dtype == self._kernel_dtype and heads.stride()[1:] == (heads.shape[2], 1)
 
-    def _read(self, piece: _Reading, layer: int, query: torch.Tensor, scale: float, window: int | None) -> torch.Tensor:
+    def _read(self, piece: Reading, layer: int, query: torch.Tensor, scale: float, window: int | None) -> torch.Tensor:
         keys = piece.slab.keys[layer][piece.index, : piece.end]
         values = piece.slab.values[layer][piece.index, : piece.end]
         mask = self._reading_mask(piece.start, piece.end, keys.device, window)
@@ -389,9 +419,9 @@ def _decoded(places: Sequence[Place]) -> list[Decoding]:
     return groups
 
 
-def _begun(pieces: Sequence[_Reading]) -> tuple[list[_Beginnings], list[_Reading]]:
+def _begun(pieces: Sequence[Reading]) -> tuple[list[_Beginnings], list[Reading]]:
     """Beginnings of several prompts of like length, and what else is read."""
-    alike: defaultdict[int, list[_Reading]] = defaultdict(list)
+    alike: defaultdict[int, list[Reading]] = defaultdict(list)
     for piece in pieces:
         if piece.start == 0:
             alike[max(piece.end - 1, _SHORT - 1).bit_length()].append(piece)
@@ -400,7 +430,7 @@ def _begun(pieces: Sequence[_Reading]) -> tuple[list[_Beginnings], list[_Reading
     return [_beginnings(group) for group in groups], [p for p in pieces if p.tokens.start not in grouped]
 
 
-def _beginnings(pieces: Sequence[_Reading]) -> _Beginnings:
+def _beginnings(pieces: Sequence[Reading]) -> _Beginnings:
     first, lengths = torch.tensor([p.tokens.start for p in pieces]), torch.tensor([p.end for p in pieces])
     columns = torch.arange(int(lengths.max()))
     real = columns < lengths[:, None]

@@ -6,6 +6,7 @@ from functools import cache
 
 import torch
 
+from acceleration.float32_kernels import Float32Kernels
 from acceleration.int8_kernels import Int8Kernels
 from acceleration.kernels import Kernels
 from settings import ModelSettings
@@ -18,6 +19,12 @@ FOLDER = ModelSettings.model_fields["storage_cache"].default.expanduser() / "ker
 def kernels_of(dtype: torch.dtype) -> Kernels:
     """Kernels for numbers of a type."""
     return Kernels(dtype, FOLDER)
+
+
+@cache
+def float32_kernels() -> Float32Kernels:
+    """Kernels for layers of float32."""
+    return Float32Kernels(FOLDER)
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -10,24 +11,45 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from acceleration import linear
+from acceleration.float32_kernels import Float32Kernels
 from acceleration.linear import forms_to_pack, linear_layers, pack, weight_and_bias
-from acceleration.packed import FORMS, MklLinear, OneDnnLinear, PackedLinear, can_pack, usual_rows
+from acceleration.packed import (
+    FORMS,
+    Form,
+    MklLinear,
+    OneDnnLinear,
+    PackedLinear,
+    Tiled,
+    TiledLinear,
+    can_pack,
+    usual_rows,
+)
+from tests.acceleration.compiled import float32_kernels
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="this PyTorch has no oneDNN")
 
-forms = pytest.mark.parametrize("form", [form for form in FORMS if form.computes(torch.float32)])
+
+def _tiled(weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLinear:
+    return Tiled(float32_kernels())(weight, bias)
+
+
+needs_avx512 = pytest.mark.skipif(not Float32Kernels.compute(), reason="this CPU has no AVX-512")
+forms = pytest.mark.parametrize(
+    "form", [*(form for form in FORMS if form.computes(torch.float32)), pytest.param(_tiled, marks=needs_avx512)]
+)
 
 
 @pytest.mark.parametrize(
     "shape", [(33,), (0, 33), (1, 33), (5, 33), (16, 33), (3, 7, 33), (1, 2, 0, 33), (260, 33)], ids=str
 )
+@pytest.mark.parametrize("outputs", [16, 48, 112])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @forms
 @torch.inference_mode()
 def test_a_packed_layer_gives_what_the_plain_one_gives(
-    form: type[PackedLinear], shape: tuple[int, ...], bias: bool
+    form: Form, shape: tuple[int, ...], outputs: int, bias: bool
 ) -> None:
-    plain = nn.Linear(33, 17, bias=bias)
+    plain = nn.Linear(33, outputs, bias=bias)
     packed = form(*weight_and_bias(plain))
     inputs = torch.randn(shape)
     torch.testing.assert_close(packed(inputs), plain(inputs))
@@ -35,9 +57,9 @@ def test_a_packed_layer_gives_what_the_plain_one_gives(
 
 @forms
 @torch.inference_mode()
-def test_any_number_of_rows_and_threads_computes_with_what_was_packed_once(form: type[PackedLinear]) -> None:
+def test_any_number_of_rows_and_threads_computes_with_what_was_packed_once(form: Form) -> None:
     before = torch.get_num_threads()
-    plain = nn.Linear(200, 300)
+    plain = nn.Linear(200, 304)
     packed = form(*weight_and_bias(plain))
     try:
         for threads in (1, 2):
@@ -51,8 +73,8 @@ def test_any_number_of_rows_and_threads_computes_with_what_was_packed_once(form:
 
 @forms
 @torch.inference_mode()
-def test_inputs_may_lie_in_memory_in_any_order(form: type[PackedLinear]) -> None:
-    plain = nn.Linear(33, 17)
+def test_inputs_may_lie_in_memory_in_any_order(form: Form) -> None:
+    plain = nn.Linear(33, 32)
     packed = form(*weight_and_bias(plain))
     for inputs in (torch.randn(33, 4).t(), torch.randn(16, 66)[:, ::2], torch.randn(2, 33, 3).transpose(1, 2)):
         torch.testing.assert_close(packed(inputs), plain(inputs))
@@ -60,8 +82,8 @@ def test_inputs_may_lie_in_memory_in_any_order(form: type[PackedLinear]) -> None
 
 @forms
 @torch.inference_mode()
-def test_gpt2s_transposed_layers_are_packed_too(form: type[PackedLinear]) -> None:
-    plain = Conv1D(17, 33)  # type: ignore[no-untyped-call]
+def test_gpt2s_transposed_layers_are_packed_too(form: Form) -> None:
+    plain = Conv1D(32, 33)  # type: ignore[no-untyped-call]
     packed = form(*weight_and_bias(plain))
     inputs = torch.randn(2, 5, 33)
     torch.testing.assert_close(packed(inputs), plain(inputs))
@@ -76,9 +98,9 @@ def test_bfloat16_stays_bfloat16() -> None:
 
 
 @forms
-def test_shape_type_and_device_of_packed_weights_can_be_read(form: type[PackedLinear]) -> None:
-    weight = form(torch.randn(17, 33), None).weight
-    assert (weight.shape, weight.dtype, weight.device.type) == ((17, 33), torch.float32, "cpu")
+def test_shape_type_and_device_of_packed_weights_can_be_read(form: Form) -> None:
+    weight = form(torch.randn(32, 33), None).weight
+    assert (weight.shape, weight.dtype, weight.device.type) == ((32, 33), torch.float32, "cpu")
 
 
 def test_layers_that_compute_something_else_stay() -> None:
@@ -133,11 +155,38 @@ def test_of_several_forms_the_fastest_is_chosen(monkeypatch: pytest.MonkeyPatch)
     assert forms_to_pack(nn.Sequential(nn.Linear(33, 17)), (1, 10)) == {(17, 33): MklLinear}
 
 
+@needs_avx512
+@torch.inference_mode()
+def test_a_token_gets_from_tiles_what_it_gets_alone_to_the_last_bit_by_any_number_of_threads() -> None:
+    layer, token, before = (
+        _tiled(torch.randn(112, 4096), torch.randn(112)),
+        torch.randn(1, 4096),
+        torch.get_num_threads(),
+    )
+    alone = layer(token)
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            for company in (1, 6, 7, 8, 40, 300):
+                assert torch.equal(layer(torch.cat([token, torch.randn(company, 4096)]))[:1], alone)
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_avx512
+def test_layers_that_fill_whole_registers_are_tried_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "_seconds", lambda layers, _: 0.5 if isinstance(layers[0], TiledLinear) else 1.0)
+    tiled = Tiled(float32_kernels())
+    model = nn.Sequential(nn.Linear(33, 48), nn.Linear(48, 17))
+    assert forms_to_pack(model, (1, 10), tiled) == {(48, 33): tiled}
+    assert forms_to_pack(model.bfloat16(), (1, 10), tiled) == {}
+
+
 def test_the_head_alone_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
     monkeypatch.setattr(linear, "_TRIED_BYTES", 8 * 8 * 4 * 3)
 
-    def never(layers: Sequence[nn.Module], _: Sequence[int]) -> None:
+    def never(layers: Sequence[nn.Module], *_: Any) -> None:
         tried.append(len(layers))
 
     monkeypatch.setattr(linear, "_fastest_form", never)

@@ -13,16 +13,17 @@ from numba import carray
 from torch import nn
 
 from acceleration import program
+from acceleration.float32_kernels import Float32Kernels
 from acceleration.instructions import computes_int8
 from acceleration.int8 import OneDnnInt8Linear, VnniInt8Linear
 from acceleration.int8_kernels import Int8Kernels
 from acceleration.kernels import row_at
 from acceleration.linear_calls import LinearCalls
 from acceleration.mkl import mkl
-from acceleration.packed import MklLinear
+from acceleration.packed import MklLinear, Tiled
 from acceleration.parallel import ParallelKernel, next_unit
 from acceleration.program import ROWS, Call, Element, Given, OfRows, Program, Runner, Scratch
-from tests.acceleration.compiled import FOLDER, int8_kernels
+from tests.acceleration.compiled import FOLDER, float32_kernels, int8_kernels
 
 
 def _note(call: Any) -> None:
@@ -104,7 +105,7 @@ def test_every_unit_is_computed_once_by_threads_or_without(
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("rows", [1, 3, 16, 40])
-@pytest.mark.parametrize("form", ["MKL", "int8"])
+@pytest.mark.parametrize("form", ["MKL", "tiles", "int8"])
 @torch.inference_mode()
 def test_layers_give_in_a_program_what_they_give_alone(form: str, rows: int, bias: bool) -> None:
     plain = nn.Linear(64, 96, bias=bias)
@@ -113,6 +114,10 @@ def test_layers_give_in_a_program_what_they_give_alone(form: str, rows: int, bia
         if mkl() is None:
             pytest.skip("this PyTorch has no MKL")
         layer = MklLinear(plain.weight, plain.bias)
+    elif form == "tiles":
+        if not Float32Kernels.compute():
+            pytest.skip("this CPU has no AVX-512")
+        layer = Tiled(float32_kernels())(plain.weight, plain.bias)
     else:
         if not Int8Kernels.compute():
             pytest.skip("this CPU has no AVX-512 VNNI")

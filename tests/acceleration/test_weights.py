@@ -47,7 +47,7 @@ _BERT: dict[str, Any] = {
 def _packing_pays(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also for models so small, on any processor."""
 
-    def fastest(layers: Sequence[Any], _: Sequence[int]) -> type[PackedLinear]:
+    def fastest(layers: Sequence[Any], *_: Any) -> type[PackedLinear]:
         form: type[PackedLinear] = request.param
         return form if form.computes(layers[0].weight.dtype) else OneDnnLinear
 

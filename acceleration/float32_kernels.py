@@ -108,13 +108,13 @@ def _multiply(call: Any) -> None:
                 if rows == 1:
                     _row(given, weights, result, bias, size, width, panel)
                 else:
-                    _tile(given, weights, result, bias, size, width, panel)
+                    tile(given, weights, result, bias, size, width, panel)
             else:
                 for one in range(panel, last):
                     if rows == 1:
                         _narrow_row(given, weights, result, bias, size, width, one)
                     else:
-                        _narrow_tile(given, weights, result, bias, size, width, one)
+                        narrow_tile(given, weights, result, bias, size, width, one)
         unit = next_unit(call)
 
 
@@ -147,5 +147,5 @@ def _tile_of(shape: tuple[int, int]) -> Callable[..., Any]:
     return tile  # type: ignore[no-any-return]
 
 
-_tile, _narrow_tile = _tile_of((ROWS, PANELS)), _tile_of((ROWS, 1))
+tile, narrow_tile = _tile_of((ROWS, PANELS)), _tile_of((ROWS, 1))
 _row, _narrow_row = _tile_of((1, PANELS)), _tile_of((1, 1))

@@ -153,14 +153,17 @@ def quantize(model: PreTrainedModel, rows: Sequence[int], kernels: Int8Kernels |
     body = [place for place in linear_layers(model.base_model) if place[2] is not head]
     forms = {shape: _fastest_form(layers, rows, kernels) for shape, layers in some_of_each_shape(body).items()}
     heads = [place for place in linear_layers(model) if place[2] is head] if kernels is not None and body else []
-    for parent, name, layer in body:
-        weight, bias = weight_and_bias(layer)
-        setattr(parent, name, forms[weight.shape[0], weight.shape[1]](weight, bias))
     for parent, name, layer in heads:
         weight, bias = weight_and_bias(layer)
         if kernels is not None and kernels.fit(*weight.shape):
             setattr(parent, name, PreciseInt8Linear(weight, bias, kernels))
-    return len(body)
+    quantized = len(body)
+    while body:
+        # Nobody keeps what is replaced.
+        parent, name, layer = body.pop()
+        weight, bias = weight_and_bias(layer)
+        setattr(parent, name, forms[weight.shape[0], weight.shape[1]](weight, bias))
+    return quantized
 
 
 def _fastest_form(

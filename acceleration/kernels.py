@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,11 +23,16 @@ from numba.extending import intrinsic, overload
 
 from acceleration.parallel import OPTIONS, ParallelKernel, as_float, bits, kept_in, next_unit
 
+if TYPE_CHECKING:
+    from acceleration.attention_kernels import AttentionKernels
+
 #: What PyTorch's types are in memory, for a compiler that does not know bfloat16.
 _TYPES = {torch.float32: types.float32, torch.bfloat16: types.uint16}
 
-#: Numbers that are compared side by side.
-_LANES = 16
+
+def like_of(dtype: torch.dtype) -> Any:
+    """A number as kernels see those of a type."""
+    return np.dtype(str(_TYPES[dtype])).type(0)
 
 
 @intrinsic
@@ -47,30 +52,30 @@ def row_at(address: Any, start: Any, size: Any, like: Any) -> Any:
     return carray(_pointer(address, start, like), size)
 
 
-def _get(numbers: Any, index: int) -> np.float32:
+def get(numbers: Any, index: int) -> np.float32:
     """One of some numbers, as float32."""
     raise NotImplementedError  # only Numba calls it
 
 
-def _put(numbers: Any, index: int, value: np.float32) -> None:
+def put(numbers: Any, index: int, value: np.float32) -> None:
     """Set one of some numbers, rounded to the nearest."""
     raise NotImplementedError
 
 
-@overload(_get, strict=False)
+@overload(get, strict=False)
 def _get_of(numbers: Any, index: Any) -> Any:
-    def get(numbers: Any, index: Any) -> Any:
+    def read(numbers: Any, index: Any) -> Any:
         return numbers[index]
 
     def widen(numbers: Any, index: Any) -> Any:
         return np.uint32(np.uint32(numbers[index]) << np.uint32(16)).view(np.float32)
 
-    return get if numbers.dtype == types.float32 else widen
+    return read if numbers.dtype == types.float32 else widen
 
 
-@overload(_put, strict=False)
+@overload(put, strict=False)
 def _put_of(numbers: Any, index: Any, value: Any) -> Any:
-    def put(numbers: Any, index: Any, value: Any) -> None:
+    def write(numbers: Any, index: Any, value: Any) -> None:
         numbers[index] = value
 
     def narrow(numbers: Any, index: Any, value: Any) -> None:
@@ -78,11 +83,11 @@ def _put_of(numbers: Any, index: Any, value: Any) -> Any:
         to_even = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
         numbers[index] = np.uint16(np.uint32(bits + to_even + np.uint32(0x7FFF)) >> np.uint32(16))
 
-    return put if numbers.dtype == types.float32 else narrow
+    return write if numbers.dtype == types.float32 else narrow
 
 
 @njit(inline="always", **OPTIONS)
-def _exp(x: Any) -> Any:
+def exp(x: Any) -> Any:
     """e to the power of x within 2e-7 of it; unlike the C library's, several at once."""
     x = min(max(x, np.float32(-87)), np.float32(88))
     whole = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
@@ -119,11 +124,11 @@ def _rms_norm(like: Any) -> Callable[..., None]:
                 normed = row_at(out, token * out_distance + row * size, size, like)
                 squares = np.float32(0)
                 for i in range(size):
-                    number = _get(given, i)
+                    number = get(given, i)
                     squares += number * number
                 scale = np.float32(1) / np.float32(math.sqrt(squares / np.float32(size) + eps))
                 for i in range(size):
-                    _put(normed, i, factors[i] * (_get(given, i) * scale))
+                    put(normed, i, factors[i] * (get(given, i) * scale))
             token = next_unit(call)
 
     return rms_norm
@@ -142,15 +147,78 @@ def _add_rms_norm(like: Any) -> Callable[..., None]:
             normed = row_at(out, row * size, size, like)
             squares = np.float32(0)
             for i in range(size):
-                number = _get(given, i) + _get(sums, i)
-                _put(sums, i, number)
+                number = get(given, i) + get(sums, i)
+                put(sums, i, number)
                 squares += number * number
             scale = np.float32(1) / np.float32(math.sqrt(squares / np.float32(size) + eps))
             for i in range(size):
-                _put(normed, i, factors[i] * (_get(sums, i) * scale))
+                put(normed, i, factors[i] * (get(sums, i) * scale))
             row = next_unit(call)
 
     return add_rms_norm
+
+
+def _add_layer_norm(like: Any) -> Callable[..., None]:
+    """`out` becomes the layer norm of the sum of `x` and `more`, shape (rows, size); it may be one of them.
+
+    `weight` and `bias` have shape (size,), float32. A unit is a row.
+
+    Source: https://arxiv.org/abs/1607.06450
+    """
+
+    def add_layer_norm(call: Any) -> None:
+        numbers = carray(call, 9)
+        x, more, out, size = numbers[2], numbers[3], numbers[6], numbers[7]
+        factors, added = row_at(numbers[4], 0, size, _FLOAT_LIKE), row_at(numbers[5], 0, size, _FLOAT_LIKE)
+        eps, sums = np.float32(as_float(numbers[8])), np.empty(size, np.float32)
+        row = next_unit(call)
+        while row < numbers[1]:
+            given, other = row_at(x, row * size, size, like), row_at(more, row * size, size, like)
+            normed = row_at(out, row * size, size, like)
+            total = np.float32(0)
+            for i in range(size):
+                number = get(given, i) + get(other, i)
+                sums[i] = number
+                total += number
+            mean, squares = total / np.float32(size), np.float32(0)
+            for i in range(size):
+                number = sums[i] - mean
+                squares += number * number
+            scale = np.float32(1) / np.float32(math.sqrt(squares / np.float32(size) + eps))
+            for i in range(size):
+                put(normed, i, (sums[i] - mean) * scale * factors[i] + added[i])
+            row = next_unit(call)
+
+    return add_layer_norm
+
+
+def _gelu(like: Any) -> Callable[..., None]:
+    """x Φ(x) in place, shape (rows, size), within 2e-7 x of it. A unit is a row.
+
+    Source: https://arxiv.org/abs/1606.08415; the error function by formula 7.1.26 of Abramowitz and Stegun,
+    https://personal.math.ubc.ca/~cbm/aands/page_299.htm
+    """
+
+    def gelu(call: Any) -> None:
+        numbers = carray(call, 4)
+        size, row = numbers[3], next_unit(call)
+        while row < numbers[1]:
+            given = row_at(numbers[2], row * size, size, like)
+            for i in range(size):
+                x = get(given, i)
+                far = abs(x) * np.float32(0.70710678)
+                part = np.float32(1) / (np.float32(1) + np.float32(0.3275911) * far)
+                series = np.float32(1.061405429)
+                series = series * part - np.float32(1.453152027)
+                series = series * part + np.float32(1.421413741)
+                series = series * part - np.float32(0.284496736)
+                series = series * part + np.float32(0.254829592)
+                # Φ(-|x|), without asking on which side x is.
+                tail = np.float32(0.5) * series * part * exp(-far * far)
+                put(given, i, max(x, np.float32(0)) - abs(x) * tail)
+            row = next_unit(call)
+
+    return gelu
 
 
 def _gate(like: Any) -> Callable[..., None]:
@@ -165,9 +233,9 @@ def _gate(like: Any) -> Callable[..., None]:
             gates, ups = row_at(gate, row * distance, size, like), row_at(up, row * distance, size, like)
             gated = row_at(out, row * size, size, like)
             for i in range(size):
-                x = _get(gates, i)
-                less = np.float32(1) + _exp(-x * (linear + cubic * x * x))
-                _put(gated, i, x / less * _get(ups, i))
+                x = get(gates, i)
+                less = np.float32(1) + exp(-x * (linear + cubic * x * x))
+                put(gated, i, x / less * get(ups, i))
             row = next_unit(call)
 
     return gate
@@ -194,9 +262,9 @@ def _rotate(like: Any) -> Callable[..., None]:
                 first, second = row_at(x, start, half, like), row_at(x, start + half, half, like)
                 rotated1, rotated2 = row_at(out, to, half, like), row_at(out, to + half, half, like)
                 for i in range(half):
-                    number1, number2 = _get(first, i), _get(second, i)
-                    _put(rotated1, i, number1 * _get(cos1, i) - number2 * _get(sin1, i))
-                    _put(rotated2, i, number2 * _get(cos2, i) + number1 * _get(sin2, i))
+                    number1, number2 = get(first, i), get(second, i)
+                    put(rotated1, i, number1 * get(cos1, i) - number2 * get(sin1, i))
+                    put(rotated2, i, number2 * get(cos2, i) + number1 * get(sin2, i))
             token = next_unit(call)
 
     return rotate
@@ -252,20 +320,20 @@ def _attention(size: int, value_size: int, shared: int, like: Any) -> Callable[.
             for head in range(every):
                 own = row_at(query, sequence * distance + (key_head * shared + head) * size, size, like)
                 for i in range(size):
-                    asked[head, i] = _get(own, i) * scale
+                    asked[head, i] = get(own, i) * scale
                 highest[head] = np.float32(-np.inf)
             for token in range(end - first):
                 for head in range(every):
                     key = row_at(keys, ((start + token) * key_heads + key_head + head // shared) * size, size, like)
                     score = np.float32(0)
                     for i in range(size):
-                        score += asked[head, i] * _get(key, i)
+                        score += asked[head, i] * get(key, i)
                     scores[head, token] = score
                     highest[head] = max(highest[head], score)
             for head in range(every):
                 total, most = np.float32(0), highest[head]
                 for token in range(end - first):
-                    weight = _exp(scores[head, token] - most)
+                    weight = exp(scores[head, token] - most)
                     scores[head, token] = weight
                     total += weight
                 for token in range(end - first):
@@ -278,101 +346,16 @@ def _attention(size: int, value_size: int, shared: int, like: Any) -> Callable[.
                     )
                     weight = scores[head, token]
                     for i in range(value_size):
-                        summed[head, i] += weight * _get(value, i)
+                        summed[head, i] += weight * get(value, i)
             for head in range(every):
                 attended = row_at(
                     out, ((sequence * key_heads + key_head) * shared + head) * value_size, value_size, like
                 )
                 for i in range(value_size):
-                    _put(attended, i, summed[head, i])
+                    put(attended, i, summed[head, i])
             unit = next_unit(call)
 
     return attend
-
-
-def _reading(size: int, value_size: int, like: Any) -> Callable[..., None]:
-    """Attention of a piece of a prompt, whose keys and values, and those before it, stand at `place` of a slab.
-
-    Each of its tokens, the first of which is the sequence's `start`-th, sees those up to itself, and with a window no
-    further back. Queries' heads lie side by side, the next token's `distance` apart. A unit is a head.
-    """
-
-    def read(call: Any) -> None:
-        numbers = carray(call, 15)
-        query, keys, values, out, place = numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]
-        key_heads, shared, start, tokens = numbers[7], numbers[8], numbers[9], numbers[10]
-        distance, out_distance, window = numbers[11], numbers[12], numbers[13]
-        scale = np.float32(as_float(numbers[14]))
-        first = max(start + 1 - window, 0) if window > 0 else 0
-        seen = start + tokens - first
-        # Keys by columns: so a query's scores are computed side by side.
-        columns, scores = np.empty((size, seen), np.float32), np.empty(seen, np.float32)
-        asked, summed = np.empty(size, np.float32), np.empty(value_size, np.float32)
-        highest = np.empty(_LANES, np.float32)
-        head = next_unit(call)
-        while head < numbers[1]:
-            key_head = head // shared
-            for token in range(seen):
-                key = row_at(keys, ((place + first + token) * key_heads + key_head) * size, size, like)
-                for i in range(size):
-                    columns[i, token] = _get(key, i)
-            for token in range(tokens):
-                own = row_at(query, token * distance + head * size, size, like)
-                for i in range(size):
-                    asked[i] = _get(own, i) * scale
-                end = start + token + 1 - first
-                begin = max(end - window, 0) if window > 0 else 0
-                weights, width = scores[begin:end], end - begin
-                weights[:] = np.float32(0)
-                for i in range(0, size - size % 4, 4):
-                    k0, k1, k2, k3 = (
-                        columns[i, begin:end], columns[i + 1, begin:end], columns[i + 2, begin:end],
-                        columns[i + 3, begin:end],
-                    )  # fmt: skip
-                    q0, q1, q2, q3 = asked[i], asked[i + 1], asked[i + 2], asked[i + 3]
-                    for j in range(width):
-                        weights[j] += q0 * k0[j] + q1 * k1[j] + q2 * k2[j] + q3 * k3[j]
-                for i in range(size - size % 4, size):
-                    k0, q0 = columns[i, begin:end], asked[i]
-                    for j in range(width):
-                        weights[j] += q0 * k0[j]
-                highest[:] = np.float32(-np.inf)
-                whole = width - width % _LANES
-                for block in range(0, whole, _LANES):
-                    part = weights[block : block + _LANES]
-                    for j in range(_LANES):
-                        highest[j] = max(highest[j], part[j])
-                most = np.float32(-np.inf)
-                for j in range(_LANES):
-                    most = max(most, highest[j])
-                for j in range(whole, width):
-                    most = max(most, weights[j])
-                total = np.float32(0)
-                for j in range(width):
-                    weight = _exp(weights[j] - most)
-                    weights[j] = weight
-                    total += weight
-                summed[:] = np.float32(0)
-                behind = (place + first + begin) * key_heads + key_head
-                for j in range(0, width - width % 4, 4):
-                    v0 = row_at(values, (behind + j * key_heads) * value_size, value_size, like)
-                    v1 = row_at(values, (behind + (j + 1) * key_heads) * value_size, value_size, like)
-                    v2 = row_at(values, (behind + (j + 2) * key_heads) * value_size, value_size, like)
-                    v3 = row_at(values, (behind + (j + 3) * key_heads) * value_size, value_size, like)
-                    w0, w1, w2, w3 = weights[j], weights[j + 1], weights[j + 2], weights[j + 3]
-                    for i in range(value_size):
-                        summed[i] += w0 * _get(v0, i) + w1 * _get(v1, i) + w2 * _get(v2, i) + w3 * _get(v3, i)
-                for j in range(width - width % 4, width):
-                    v0 = row_at(values, (behind + j * key_heads) * value_size, value_size, like)
-                    w0 = weights[j]
-                    for i in range(value_size):
-                        summed[i] += w0 * _get(v0, i)
-                attended = row_at(out, token * out_distance + head * value_size, value_size, like)
-                for i in range(value_size):
-                    _put(attended, i, summed[i] / total)
-            head = next_unit(call)
-
-    return read
 
 
 _FLOAT_LIKE, _INT_LIKE = np.float32(0), np.int64(0)
@@ -396,14 +379,15 @@ class Kernels:
         self.dtype = dtype
         self.folder = folder
         self._kept_in = kept_in(folder)
-        self._like = np.dtype(str(_TYPES[dtype])).type(0)
+        self._like = like_of(dtype)
         self.rms_norm = self._compiled(_rms_norm)
         self.add_rms_norm = self._compiled(_add_rms_norm)
         self.rotate = self._compiled(_rotate)
         self.keep = self._compiled(_keep)
-        self.gate = self._compiled(_gate)
+        self.add_layer_norm = self._compiled(_add_layer_norm)
+        self.gate, self.gelu = self._compiled(_gate), self._compiled(_gelu)
         self._attentions: dict[tuple[int, int, int], ParallelKernel] = {}
-        self._readings: dict[tuple[int, int], ParallelKernel] = {}
+        self._texts: AttentionKernels | None = None
 
     def attend(self, size: int, value_size: int, shared: int) -> ParallelKernel:
         """The kernel for heads of a size, of which so many share keys; compiled when it is first asked for."""
@@ -412,12 +396,15 @@ class Kernels:
             self._attentions[kind] = self._compiled(partial(_attention, *kind))
         return self._attentions[kind]
 
-    def read(self, size: int, value_size: int) -> ParallelKernel:
-        """The kernel for pieces of prompts, likewise."""
-        kind = size, value_size
-        if kind not in self._readings:
-            self._readings[kind] = self._compiled(partial(_reading, *kind))
-        return self._readings[kind]
+    def texts(self, size: int, value_size: int) -> ParallelKernel | None:
+        """That of `AttentionKernels` for heads of a size, if there is one; compiled when it is first asked for."""
+        from acceleration.attention_kernels import AttentionKernels  # which is made of what is here
+
+        if not AttentionKernels.compute() or not AttentionKernels.fit(size, value_size):
+            return None
+        if self._texts is None:
+            self._texts = AttentionKernels(self.dtype, self.folder)
+        return self._texts.of(size, value_size)
 
     @staticmethod
     def compute(dtype: torch.dtype) -> bool:

@@ -110,7 +110,11 @@ def pack(model: nn.Module, forms: Mapping[Shape, Form]) -> int:
     Returns:
         How many were replaced.
     """
-    return sum(_replace(parent, name, layer, forms) for parent, name, layer in list(linear_layers(model)))
+    places, packed = list(linear_layers(model)), 0
+    while places:
+        # Nobody keeps what is replaced.
+        packed += _replace(*places.pop(), forms)
+    return packed
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:

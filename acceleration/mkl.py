@@ -54,16 +54,19 @@ class Mkl:
         self._pack(ROW_MAJOR, _SECOND, _TRANSPOSED, *shape, 1.0, weight.data_ptr(), in_features, packed.data_ptr())
         return packed
 
-    def multiply(self, inputs: torch.Tensor, packed: torch.Tensor, outputs: torch.Tensor, *, add: bool) -> None:
-        """Fill `outputs`, shape (rows, out), or add to them.
+    def multiply(
+        self, rows: int, inputs: torch.Tensor, packed: torch.Tensor, outputs: torch.Tensor, *, add: bool
+    ) -> None:
+        """Fill outputs, or add to them.
 
         Args:
-            inputs: shape (rows, in), contiguous as outputs are.
+            inputs: shape (..., in), contiguous, so many rows.
+            outputs: shape (..., out), likewise.
         """
-        rows, in_features = inputs.shape
+        size, in_features = outputs.shape[-1], inputs.shape[-1]
         self._compute(
-            ROW_MAJOR, AS_IT_IS, PACKED, rows, outputs.shape[1], in_features, inputs.data_ptr(), in_features,
-            packed.data_ptr(), in_features, float(add), outputs.data_ptr(), outputs.shape[1],
+            ROW_MAJOR, AS_IT_IS, PACKED, rows, size, in_features, inputs.data_ptr(), in_features,
+            packed.data_ptr(), in_features, float(add), outputs.data_ptr(), size,
         )  # fmt: skip
 
 

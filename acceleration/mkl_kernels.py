@@ -14,7 +14,10 @@ from numba.extending import intrinsic
 from acceleration.kernels import row_at
 from acceleration.mkl import AS_IT_IS, PACKED, ROW_MAJOR, Mkl
 from acceleration.parallel import Code, ParallelKernel, kept_in, next_unit
-from acceleration.program import ROWS, Call
+from acceleration.program import ROWS, Call, OfRows
+
+#: From so many numbers on all threads fill outputs with a bias.
+_LARGE = 1 << 15
 
 
 class MklKernels:
@@ -38,7 +41,8 @@ class MklKernels:
             shape: (out, in).
         """
         size, in_features = shape
-        calls = [] if bias is None else [Call(self._fill, ROWS, (outputs, bias.data_ptr(), size), large=0)]
+        large = OfRows(("filled by all", size), lambda rows: rows * size >= _LARGE)
+        calls = [] if bias is None else [Call(self._fill, ROWS, (outputs, bias.data_ptr(), size), large)]
         given = self._function, inputs, packed.data_ptr(), outputs, ROWS, size, in_features, int(bias is not None)
         return [*calls, Call(self._multiply, 1, given, large=0)]
 

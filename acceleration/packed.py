@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -100,12 +100,13 @@ class MklLinear(PackedLinear):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Shape (..., in_features) to (..., out_features)."""
-        rows = inputs.reshape(-1, self.in_features).contiguous()
-        shape = len(rows), self.out_features
-        outputs = rows.new_empty(shape) if self.bias is None else self.bias.repeat(len(rows), 1)
-        if len(rows):
-            self._mkl.multiply(rows, self.packed, outputs, add=self.bias is not None)
-        return outputs.view(*inputs.shape[:-1], self.out_features)
+        inputs = inputs.contiguous()
+        outputs = inputs.new_empty(*inputs.shape[:-1], self.out_features)
+        if self.bias is not None:
+            outputs.copy_(self.bias)
+        if rows := inputs.numel() // self.in_features:
+            self._mkl.multiply(rows, inputs, self.packed, outputs, add=self.bias is not None)
+        return outputs
 
 
 class TiledLinear(PackedLinear):
@@ -123,8 +124,7 @@ class TiledLinear(PackedLinear):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Shape (..., in_features) to (..., out_features)."""
-        rows = inputs.reshape(-1, self.in_features).contiguous()
-        outputs = self._kernels.linear(rows, self.packed, self._added)
+        outputs = self._kernels.linear(inputs.reshape(-1, self.in_features).contiguous(), self.packed, self._added)
         return outputs.view(*inputs.shape[:-1], self.out_features)
 
     def calls(self, inputs: int, outputs: int) -> list[Call]:
@@ -166,6 +166,16 @@ FORMS: tuple[type[PackedLinear], ...] = (OneDnnLinear, MklLinear)
 def can_pack(dtype: torch.dtype) -> bool:
     """Whether there is a form for layers of a type."""
     return any(form.computes(dtype) for form in FORMS)
+
+
+def compute_rows(layer: Any, inputs: torch.Tensor, outputs: torch.Tensor, rows: int) -> None:
+    """Fill so many rows of outputs, computed with the inputs behind these, up to a number of rows that is usual.
+
+    Args:
+        inputs, outputs: shape (more rows, size).
+    """
+    usual = min(usual_rows(rows), len(inputs))
+    outputs[:rows] = layer.forward(inputs[None, :usual])[0, :rows]
 
 
 def usual_rows(rows: int) -> int:

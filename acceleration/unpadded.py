@@ -144,10 +144,10 @@ def without_padding(model: PreTrainedModel) -> bool:
     parent, name, layers = found
     previous = model.config._attn_implementation
     try:
-        expected = _outputs(model)
+        expected = outputs(model)
         setattr(parent, name, UnpaddedLayers(layers))
         model.set_attn_implementation(NAME)
-        _compare(_outputs(model), expected, model.dtype)
+        compare(outputs(model), expected, model.dtype)
     except Exception as error:
         logger.debug("padding is computed: %s", error, exc_info=not isinstance(error, Unsupported))
         setattr(parent, name, layers)
@@ -167,7 +167,7 @@ def _layers(model: PreTrainedModel) -> tuple[nn.Module, str, nn.Module] | None:
     return None
 
 
-def _outputs(model: Any) -> list[torch.Tensor]:
+def outputs(model: Any) -> list[torch.Tensor]:
     """The first output for each of a batch of texts, and for the first of them alone."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = torch.zeros(len(_TRIAL), max(_TRIAL), dtype=torch.long)
@@ -182,6 +182,11 @@ def _outputs(model: Any) -> list[torch.Tensor]:
     return [*rows, alone]
 
 
-def _compare(outputs: list[torch.Tensor], expected: list[torch.Tensor], dtype: torch.dtype) -> None:
-    if not all(is_rounding([output], [right], dtype) for output, right in zip(outputs, expected, strict=True)):
+def compare(computed: list[torch.Tensor], expected: list[torch.Tensor], dtype: torch.dtype) -> None:
+    """Compare outputs, each by itself.
+
+    Raises:
+        Unsupported: they differ by more than rounding.
+    """
+    if not all(is_rounding([output], [right], dtype) for output, right in zip(computed, expected, strict=True)):
         raise Unsupported("computed this way it gives other results")

@@ -40,7 +40,7 @@ def faster_weights(
     Args:
         rows: numbers of tokens that will be computed together most.
         int8: compute all linear layers but those of the head in eight bits.
-        kernels: for what the model computes between its linear layers.
+        kernels: for linear layers of few rows, and for what the model computes between them.
         int8_kernels: for layers in eight bits.
 
     Returns:

@@ -16,10 +16,10 @@ from torch import nn
 
 from acceleration.fused import LARGE, MOST_ROWS, FusedGate, FusedNorm
 from acceleration.merged import LinearPart
-from acceleration.packed import usual_rows
+from acceleration.packed import compute_rows
 from generation.cache import LayerShape
 from generation.step import LARGE as LARGE_ATTENTION
-from generation.step import Reading, Step
+from generation.step import Step
 
 if TYPE_CHECKING:
     from acceleration.kernels import Kernels
@@ -30,9 +30,6 @@ _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 
 #: What a layer asks of attention: heads, scale, window.
 _Asked = tuple[int, float, int | None]
-
-#: Pieces of prompts that a program reads at most.
-_PIECES = 8
 
 #: A part of a step's program.
 _Part = Any
@@ -45,13 +42,13 @@ class _Kind:
     Attributes:
         slabs: to which keys and values are written.
         groups: of sequences that get one token.
-        pieces: of prompts, that a kernel reads.
-        others: pieces, that PyTorch reads.
+        short: slabs with pieces of prompts that kernels read.
+        others: there are pieces that PyTorch reads.
     """
 
     slabs: int
     groups: int
-    pieces: int
+    short: int
     others: bool
 
 
@@ -80,6 +77,7 @@ class FusedLayers:
         self._turned = self._rows("turned", heads * self._size)
         self._attended = self._rows("attended", self._heads * self._value_size)
         self._projected = self._rows("projected", heads * self._size + self._key_heads * self._value_size)
+        self._texts = kernels.texts(self._size, self._value_size)
         self._result: torch.Tensor | None = None
         self._angles: Any = None
 
@@ -129,8 +127,10 @@ class FusedLayers:
     ) -> torch.Tensor:
         """Shape (1, tokens, size)."""
         tokens = hidden_states.shape[1]
-        short = len(_short(step))
-        kind = _Kind(len(step.writing), len(step.decoding), short, short < len(step.reading))
+        # Without a kernel for them, short ones are read as long ones are.
+        others = bool(step.long) or (self._texts is None and bool(step.short))
+        short = 0 if self._texts is None else len(step.short)
+        kind = _Kind(len(step.writing), len(step.decoding), short, others)
         program = self._programs.get(kind)
         if program is None:
             program = self._programs[kind] = self._program(kind)
@@ -166,16 +166,12 @@ class FusedLayers:
                 ("keys", number): group.slab.key_addresses,
                 ("values", number): group.slab.value_addresses,
             }
-        for number, piece in enumerate(_short(step)):
-            first = piece.tokens.start
+        for number, pieces in enumerate(step.short):
             given |= {
-                ("piece", number): turned.data_ptr() + first * turned.stride(0) * turned.itemsize,
-                ("read", number): attended.data_ptr() + first * attended.stride(0) * attended.itemsize,
-                ("place", number): piece.place,
-                ("start", number): piece.start,
-                ("tokens", number): piece.end - piece.start,
-                ("read keys", number): piece.slab.key_addresses,
-                ("read values", number): piece.slab.value_addresses,
+                ("pieces", number): len(pieces.texts) * self._heads,
+                ("texts", number): pieces.texts.data_ptr(),
+                ("read keys", number): pieces.slab.key_addresses,
+                ("read values", number): pieces.slab.value_addresses,
             }
         return given
 
@@ -257,14 +253,14 @@ class FusedLayers:
             )  # fmt: skip
             kernel = self._kernels.attend(size, value_size, heads // key_heads)
             parts.append(Call(kernel, Given(("units", number)), asked, Given(("many", number))))
-        for number in range(kind.pieces):
-            piece = (
-                Given(("piece", number)), Element(("read keys", number), layer),
-                Element(("read values", number), layer), Given(("read", number)), Given(("place", number)), key_heads,
-                heads // key_heads, Given(("start", number)), Given(("tokens", number)), turned.shape[1],
-                heads * value_size, window or 0, self._kernels.bits(scale),
+        for number in range(kind.short):
+            assert self._texts is not None
+            texts = (
+                turned.data_ptr(), Element(("read keys", number), layer), Element(("read values", number), layer),
+                self._attended.data_ptr(), Given(("texts", number)), heads, heads // key_heads, turned.shape[1],
+                key_heads * size, key_heads * value_size, heads * value_size, window or 0, self._kernels.bits(scale),
             )  # fmt: skip
-            parts.append(Call(self._kernels.read(size, value_size), heads, piece))
+            parts.append(Call(self._texts, Given(("pieces", number)), texts))
         return [*parts, partial(self._read, layer)] if kind.others else parts
 
     def _read(self, layer: int, step: Step) -> None:
@@ -272,17 +268,16 @@ class FusedLayers:
         tokens = step.input_ids.shape[1]
         query = self._turned[:tokens, : self._heads * self._size].view(tokens, self._heads, self._size)
         attended = self._attended[:tokens].view(tokens, self._heads, self._value_size)
-        short = _short(step)
-        for piece in step.reading:
-            if piece not in short:
-                step.read(piece, layer, query, scale, window, attended)
+        short = [piece for group in step.short for piece in group.pieces] if self._texts is None else []
+        for piece in [*step.long, *short]:
+            step.read(piece, layer, query, scale, window, attended)
 
     def _feed_forward(self, mlp: Any) -> list[_Part]:
         from acceleration.program import ROWS, Call
 
         gate = mlp.forward
         if not isinstance(gate, FusedGate) or gate.both is None:
-            return [partial(self._by_python, mlp, self._normed, self._hidden)]
+            return [partial(_by_python, mlp, self._normed, self._hidden)]
         both: Any = gate.both
         size = both.out_features // 2
         gates, gated = self._rows("gates", 2 * size), self._rows("gated", size)
@@ -296,13 +291,7 @@ class FusedLayers:
 
     def _linear_or_python(self, layer: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> list[_Part]:
         calls = self._linear.of(layer, inputs, outputs)
-        return [partial(self._by_python, layer, inputs, outputs)] if calls is None else list(calls)
-
-    def _by_python(self, layer: Any, inputs: torch.Tensor, outputs: torch.Tensor, step: Step) -> None:
-        tokens = step.input_ids.shape[1]
-        # With what stands behind them, up to a number of rows that the layer needs not fill up itself.
-        rows = min(usual_rows(tokens), len(inputs))
-        outputs[:tokens] = layer.forward(inputs[None, :rows])[0, :tokens]
+        return [partial(_by_python, layer, inputs, outputs)] if calls is None else list(calls)
 
     def _rows(self, name: str, width: int) -> torch.Tensor:
         return self._scratch.rows_of(name, width, self._kernels.dtype)
@@ -313,9 +302,8 @@ class FusedLayers:
         return OfRows(("large", width), lambda rows: rows * width >= LARGE)
 
 
-def _short(step: Step) -> list[Reading]:
-    """Pieces of prompts that a program's kernels read: a few, since each number of them has its own program."""
-    return [piece for piece in step.reading if piece.short][:_PIECES]
+def _by_python(layer: Any, inputs: torch.Tensor, outputs: torch.Tensor, step: Step) -> None:
+    compute_rows(layer, inputs, outputs, step.input_ids.shape[1])
 
 
 def fused_layers(

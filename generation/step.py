@@ -86,14 +86,22 @@ class Reading:
     tokens: slice
 
     @property
-    def place(self) -> int:
-        """Where its sequence begins in the slab, whose places are one row."""
-        return self.index * self.slab.capacity
-
-    @property
     def short(self) -> bool:
-        """A kernel reads it sooner than PyTorch, which is made for long ones."""
+        """Kernels read it with others, sooner than PyTorch, which is made for long ones."""
         return (self.end - self.start) * self.end <= _SHORT_PIECE
+
+
+@dataclass(frozen=True, slots=True)
+class ShortPieces:
+    """Short pieces of prompts in one slab.
+
+    Attributes:
+        texts: of each what a kernel of texts is told, shape (pieces, 5).
+    """
+
+    slab: Slab
+    pieces: Sequence[Reading]
+    texts: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +127,7 @@ class Step:
     Attributes:
         writing: where its tokens are kept, by slab.
         decoding: sequences that get one token, by slab.
-        reading: pieces of prompts that are read one by one.
+        short, long: pieces of prompts, by slab and one by one.
         input_ids, position_ids: shape (1, tokens).
         ends: indices of each piece's last token: first those of `decoding`, in order, then those of `reading`.
     """
@@ -150,7 +158,10 @@ class Step:
         self._kernels, self._kernel_dtype = kernels, kernels.dtype if kernels is not None else None
         self.writing = _written(places, positions)
         self.decoding = _decoded([place for place, _ in decoding])
-        self._together, self.reading = _begun(pieces) if device.type not in _ONE_BY_ONE else ([], pieces)
+        together = device.type not in _ONE_BY_ONE
+        self._together, one_by_one = _begun(pieces) if together else ([], pieces)
+        self.short = _short(one_by_one) if kernels is not None else []
+        self.long = [piece for piece in one_by_one if kernels is None or not piece.short]
         self._prepared: dict[Any, torch.Tensor | None] = {}
         self.input_ids = torch.tensor([ids], device=device)
         self.position_ids = torch.tensor([positions], device=device)
@@ -205,9 +216,12 @@ class Step:
             else:
                 for piece in prompts.pieces:
                     self.read(piece, layer, query, scale, window, out)
-        for piece in self.reading:
-            if not self._read_by_kernel(piece, layer, query, scale, window, out):
-                self.read(piece, layer, query, scale, window, out)
+        for pieces in self.short:
+            if not self._read_by_kernel(pieces, layer, query, scale, window, out):
+                for piece in pieces.pieces:
+                    self.read(piece, layer, query, scale, window, out)
+        for piece in self.long:
+            self.read(piece, layer, query, scale, window, out)
         return out
 
     def read(
@@ -256,20 +270,21 @@ class Step:
         return True
 
     def _read_by_kernel(
-        self, piece: Reading, layer: int, query: torch.Tensor, scale: float, window: int | None, out: torch.Tensor
+        self, group: ShortPieces, layer: int, query: torch.Tensor, scale: float, window: int | None, out: torch.Tensor
     ) -> bool:
-        """Whether there is a kernel for it; if so, its tokens of `out` are computed."""
-        if self._kernels is None or not (piece.short and self._fits(query) and out.is_contiguous()):
+        """Whether there is a kernel for them; if so, their tokens of `out` are computed."""
+        if self._kernels is None or not (self._fits(query) and out.is_contiguous()):
             return False
-        keys, values = piece.slab.keys[layer], piece.slab.values[layer]
-        first, (_, heads, size) = piece.tokens.start, query.shape
-        key_heads, value_size = keys.shape[2], values.shape[-1]
-        self._kernels.read(size, value_size)(
-            heads,
-            query.data_ptr() + first * query.stride(0) * query.itemsize, keys.data_ptr(), values.data_ptr(),
-            out.data_ptr() + first * heads * value_size * out.itemsize, piece.place, key_heads, heads // key_heads,
-            piece.start, piece.end - piece.start, query.stride(0), heads * value_size, window or 0,
-            self._kernels.bits(scale),
+        keys, values = group.slab.keys[layer], group.slab.values[layer]
+        heads, (key_heads, size), value_size = query.shape[1], keys.shape[2:], values.shape[-1]
+        kernel = self._kernels.texts(size, value_size)
+        if kernel is None:
+            return False
+        kernel(
+            len(group.texts) * heads,
+            query.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(), group.texts.data_ptr(),
+            heads, heads // key_heads, query.stride(0), key_heads * size, key_heads * value_size, heads * value_size,
+            window or 0, self._kernels.bits(scale),
         )  # fmt: skip
         return True
 
@@ -417,6 +432,21 @@ def _decoded(places: Sequence[Place]) -> list[Decoding]:
         )
         start = end
     return groups
+
+
+def _short(pieces: Sequence[Reading]) -> list[ShortPieces]:
+    """Those that are short, by slab."""
+    slabs: defaultdict[int, list[Reading]] = defaultdict(list)
+    for piece in pieces:
+        if piece.short:
+            slabs[id(piece.slab)].append(piece)
+    return [ShortPieces(of_slab[0].slab, of_slab, _texts(of_slab)) for of_slab in slabs.values()]
+
+
+def _texts(pieces: Sequence[Reading]) -> torch.Tensor:
+    return torch.tensor(
+        [(p.tokens.start, p.index * p.slab.capacity, p.end - p.start, p.end, p.start + 1) for p in pieces]
+    )
 
 
 def _begun(pieces: Sequence[Reading]) -> tuple[list[_Beginnings], list[Reading]]:

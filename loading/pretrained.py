@@ -105,12 +105,15 @@ def load_pretrained(
         _check_int8(loaded.model, settings)
     elif not _accelerates(loaded.model, settings):
         return loaded
-    # Batches have so many rows that PyTorch's own operations are as fast.
-    kernels = None if reads_batches or not settings.acceleration else _kernels(loaded.model, settings)
+    kernels = _kernels(loaded.model, settings) if settings.acceleration else None
     rows = _BATCH_ROWS if reads_batches else _STEP_ROWS
     int8_kernels = _int8_kernels(settings) if int8 and settings.acceleration else None
-    if faster_weights(loaded.model, rows=rows, int8=int8, kernels=kernels, int8_kernels=int8_kernels):
+    # Batches have so many rows that libraries' layers, and PyTorch's operations between them, are as fast.
+    for_layers = None if reads_batches else kernels
+    if faster_weights(loaded.model, rows=rows, int8=int8, kernels=for_layers, int8_kernels=int8_kernels):
         release_files(loaded.model)
+        if loaded.unpadded and kernels is not None:
+            _compute_layers_as_program(loaded.model, kernels)
         return replace(loaded, kernels=kernels)
     if int8:
         raise LoadError(f"{settings.shown_uri} does not compute in eight bits; leave out QUANTIZATION.")
@@ -134,6 +137,12 @@ def _kernels(model: PreTrainedModel, settings: ModelSettings) -> Kernels | None:
     from acceleration.kernels import Kernels
 
     return Kernels(model.dtype, _kernels_folder(settings)) if Kernels.compute(model.dtype) else None
+
+
+def _compute_layers_as_program(model: PreTrainedModel, kernels: Kernels) -> None:
+    from acceleration.encoder_layers import as_program
+
+    as_program(model, kernels)
 
 
 def _int8_kernels(settings: ModelSettings) -> Int8Kernels | None:

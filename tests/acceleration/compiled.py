@@ -6,6 +6,7 @@ from functools import cache
 
 import torch
 
+from acceleration.attention_kernels import AttentionKernels
 from acceleration.float32_kernels import Float32Kernels
 from acceleration.int8_kernels import Int8Kernels
 from acceleration.kernels import Kernels
@@ -19,6 +20,12 @@ FOLDER = ModelSettings.model_fields["storage_cache"].default.expanduser() / "ker
 def kernels_of(dtype: torch.dtype) -> Kernels:
     """Kernels for numbers of a type."""
     return Kernels(dtype, FOLDER)
+
+
+@cache
+def attention_kernels(dtype: torch.dtype) -> AttentionKernels:
+    """Kernels for attention of texts."""
+    return AttentionKernels(dtype, FOLDER)
 
 
 @cache

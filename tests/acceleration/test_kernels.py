@@ -117,40 +117,6 @@ def test_each_sequence_attends_to_its_own_place_up_to_its_token(
 
 
 @TYPES
-@pytest.mark.parametrize("window", [None, 4, 40])
-@pytest.mark.parametrize(("start", "tokens"), [(0, 1), (0, 19), (3, 16), (40, 7)])
-@pytest.mark.parametrize(("size", "value_size", "shared"), [(16, 16, 1), (8, 12, 3), (5, 3, 2)])
-def test_each_token_of_a_piece_sees_its_sequence_up_to_itself(
-    dtype: torch.dtype, size: int, value_size: int, shared: int, start: int, tokens: int, window: int | None
-) -> None:
-    capacity, key_heads, scale, end = 50, 2, 0.4, start + tokens
-    heads = key_heads * shared
-    keys = torch.randn(3, capacity, key_heads, size).to(dtype)
-    values = torch.randn(3, capacity, key_heads, value_size).to(dtype)
-    # What stands behind the piece, or is another's, is nothing to it.
-    for kept in (keys, values):
-        kept[1, end:] = kept[0] = kept[2] = math.nan
-    query = torch.randn(tokens, heads + 1, size).to(dtype)
-    out = torch.full((tokens, heads + 1, value_size), -1, dtype=dtype)
-    kernels_of(dtype).read(size, value_size)(
-        heads,
-        query.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(), capacity, key_heads, shared, start,
-        tokens, query.stride(0), out.stride(0), window or 0, Kernels.bits(scale),
-    )  # fmt: skip
-    columns, rows = torch.arange(end), torch.arange(start, end)[:, None]
-    right = scaled_dot_product_attention(
-        query[None, :, :heads].float().transpose(1, 2),
-        keys[1:2, :end].float().transpose(1, 2),
-        values[1:2, :end].float().transpose(1, 2),
-        attn_mask=(columns <= rows) & (columns > rows - (window or end)),
-        scale=scale,
-        enable_gqa=True,
-    )
-    _check(out[:, :heads], right[0].transpose(0, 1))
-    assert (out[:, heads] == -1).all()
-
-
-@TYPES
 def test_what_is_kept_goes_to_its_places_alone(dtype: torch.dtype) -> None:
     kept, new = torch.zeros(9, 6, dtype=dtype), torch.randn(5, 8).to(dtype)
     which, places = torch.tensor([4, 0, 2]), torch.tensor([8, 0, 4])

@@ -1,0 +1,310 @@
+"""All layers of an encoder as one program, where a model has layers as BERT and DistilBERT have them.
+
+A short text is half of the time on its way between operations: a layer of transformers is a tree of modules with
+dozens of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import gelu
+
+from acceleration.fused import LARGE
+from acceleration.kernels import Kernels
+from acceleration.linear_calls import LinearCalls
+from acceleration.merged import LinearPart
+from acceleration.packed import compute_rows
+from acceleration.program import ROWS, Call, Given, OfRows, Program, Runner, Scratch
+from acceleration.unpadded import compare, outputs
+
+logger = logging.getLogger(__name__)
+
+#: Tokens of a batch up to which it is computed so. Behind that, operations take so long that nobody waits for Python.
+MOST_ROWS = 4096
+
+#: A part of a program.
+_Part = Any
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderLayer:
+    """A layer: y = norm(x + out(attention(x))), and next_norm(y + last(activation(inner(y)))).
+
+    Attributes:
+        projections: queries, keys and values, as one layer.
+        heads: of queries, as many of keys.
+    """
+
+    projections: Any
+    heads: int
+    scale: float
+    out: Any
+    norm: nn.LayerNorm
+    inner: Any
+    activation: Any
+    last: Any
+    next_norm: nn.LayerNorm
+
+
+class _OfThread(threading.local):
+    """A thread's program, and what it gave last."""
+
+    def __init__(self) -> None:
+        self.written: _Written | None = None
+        self.result: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A program with what it changes, and what it reads.
+
+    Attributes:
+        hidden: shape (rows, width): what layers are given, and what they give.
+    """
+
+    program: Program
+    hidden: torch.Tensor
+    kept: Sequence[Any]
+
+
+class EncoderLayers:
+    """What computes all layers.
+
+    The first layer's `forward` runs the program, and those behind it pass on what it gives. All go back to their own
+    for batches of many tokens, and for what has a mask.
+    """
+
+    def __init__(self, layers: Sequence[EncoderLayer], kernels: Kernels) -> None:
+        self._layers, self._kernels = layers, kernels
+        self._width: int = layers[0].projections.in_features
+        self._runner = Runner(kernels.folder)
+        self._of_thread = _OfThread()
+
+    def forwards(self, modules: Sequence[Any]) -> dict[nn.Module, Callable[..., torch.Tensor]]:
+        """A new `forward` for each layer."""
+        first, *others = modules
+        found: dict[nn.Module, Callable[..., torch.Tensor]] = {first: partial(self._first, first.forward)}
+        return found | {layer: partial(self._behind, layer.forward) for layer in others}
+
+    def _first(
+        self,
+        plain: Callable[..., torch.Tensor],
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *positional: Any,
+        text_lengths: list[int] | None = None,
+        **others: Any,
+    ) -> torch.Tensor:
+        of_thread = self._of_thread
+        if attention_mask is not None or not self._fits(hidden_states):
+            of_thread.result = None
+            return plain(hidden_states, attention_mask, *positional, text_lengths=text_lengths, **others)
+        batch, length, width = hidden_states.shape
+        texts = _texts([length] * batch if text_lengths is None else text_lengths)
+        if of_thread.written is None:
+            of_thread.written = self._write()
+        rows = batch * length
+        computed = of_thread.written.hidden[:rows]
+        computed.copy_(hidden_states.view(rows, width))
+        of_thread.written.program.run(
+            rows, {"units": len(texts) * self._layers[0].heads, "texts": texts.data_ptr()}, rows
+        )
+        # The next batch is computed in the same memory.
+        of_thread.result = computed.clone().view(hidden_states.shape)
+        return of_thread.result
+
+    def _behind(
+        self, plain: Callable[..., torch.Tensor], hidden_states: torch.Tensor, *positional: Any, **others: Any
+    ) -> torch.Tensor:
+        passes_on = hidden_states is self._of_thread.result
+        return hidden_states if passes_on else plain(hidden_states, *positional, **others)
+
+    def _fits(self, hidden_states: torch.Tensor) -> bool:
+        return (
+            hidden_states.dtype == self._kernels.dtype
+            and 0 < hidden_states.shape[0] * hidden_states.shape[1] <= MOST_ROWS
+            and hidden_states.is_contiguous()
+        )
+
+    def _write(self) -> _Written:
+        scratch = Scratch(MOST_ROWS)
+        writer = _Writer(self._kernels, scratch, self._width)
+        parts = [part for layer in self._layers for part in writer.parts(layer)]
+        return _Written(Program(parts, self._runner), writer.hidden, [scratch, *writer.kept])
+
+
+class _Writer:
+    """Writes down what layers compute."""
+
+    def __init__(self, kernels: Kernels, scratch: Scratch, width: int) -> None:
+        self._kernels, self._scratch = kernels, scratch
+        self._linear = LinearCalls(kernels.folder, scratch)
+        self.kept: list[torch.Tensor] = []
+        self.hidden, self._sums, self._attended = (self._rows(name, width) for name in ("hidden", "sums", "attended"))
+
+    def parts(self, layer: EncoderLayer) -> list[_Part]:
+        """Of one layer."""
+        projected = self._rows("projected", layer.projections.out_features)
+        inner = self._rows("inner", layer.inner.out_features)
+        return [
+            *self._linear_or_python(layer.projections, self.hidden, projected),
+            self._attention(layer, projected),
+            *self._linear_or_python(layer.out, self._attended, self._sums),
+            self._added_norm(layer.norm, self.hidden, self._sums),
+            *self._linear_or_python(layer.inner, self._sums, inner),
+            self._activation(layer.activation, inner),
+            *self._linear_or_python(layer.last, inner, self.hidden),
+            self._added_norm(layer.next_norm, self._sums, self.hidden),
+        ]
+
+    def _attention(self, layer: EncoderLayer, projected: torch.Tensor) -> Call:
+        width = projected.shape[1] // 3
+        size = width // layer.heads
+        kernel = self._kernels.texts(size, size)
+        assert kernel is not None, "this is a bug: there is no kernel for heads of this size"
+        query, key, value = (projected.data_ptr() + number * width * projected.itemsize for number in range(3))
+        given = (
+            query, key, value, self._attended.data_ptr(), Given("texts"), layer.heads, 1, 3 * width, 3 * width,
+            3 * width, width, 0, self._kernels.bits(layer.scale),
+        )  # fmt: skip
+        return Call(kernel, Given("units"), given)
+
+    def _added_norm(self, norm: nn.LayerNorm, more: torch.Tensor, sums: torch.Tensor) -> Call:
+        """`sums` become the norm of the sum of both."""
+        width = sums.shape[1]
+        factors, added = norm.weight.float(), norm.bias.float()
+        # They must live as long as the program.
+        self.kept += [factors, added]
+        given = (
+            more.data_ptr(), sums.data_ptr(), factors.data_ptr(), added.data_ptr(), sums.data_ptr(), width,
+            self._kernels.bits(norm.eps),
+        )  # fmt: skip
+        return Call(self._kernels.add_layer_norm, ROWS, given, self._large(width))
+
+    def _activation(self, activation: Any, numbers: torch.Tensor) -> _Part:
+        width = numbers.shape[1]
+        if _is_gelu(activation):
+            return Call(self._kernels.gelu, ROWS, (numbers.data_ptr(), width), self._large(width))
+        return partial(_in_place, activation, numbers)
+
+    def _linear_or_python(self, layer: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> list[_Part]:
+        calls = self._linear.of(layer, inputs, outputs)
+        return [partial(compute_rows, layer, inputs, outputs)] if calls is None else list(calls)
+
+    def _rows(self, name: str, width: int) -> torch.Tensor:
+        return self._scratch.rows_of(name, width, self._kernels.dtype)
+
+    def _large(self, width: int) -> OfRows:
+        return OfRows(("large", width), lambda rows: rows * width >= LARGE)
+
+
+def _in_place(activation: Any, numbers: torch.Tensor, rows: int) -> None:
+    numbers[:rows] = activation(numbers[:rows])
+
+
+def _texts(lengths: Sequence[int]) -> torch.Tensor:
+    """What a kernel of texts is told: each sees itself alone, and all of it."""
+    ends = torch.tensor(lengths).cumsum(0)
+    length = torch.tensor(lengths)
+    return torch.stack([ends - length, ends - length, length, length, length], 1)
+
+
+def _is_gelu(activation: Any) -> bool:
+    numbers = torch.linspace(-8, 8, 257)
+    return torch.allclose(activation(numbers), gelu(numbers), rtol=0, atol=1e-6)
+
+
+@torch.inference_mode()
+def as_program(model: Any, kernels: Kernels) -> bool:
+    """Compute the layers of a model that is computed without padding as one program, if they look as if they could be,
+    and it then gives the same.
+
+    Returns:
+        Whether they are.
+    """
+    found = {module: layer for module in model.modules() if (layer := _layer(module)) is not None}
+    modules, layers = list(found), list(found.values())
+    if len(layers) != getattr(model.config, "num_hidden_layers", None) or not _alike(layers, kernels):
+        return False
+    expected = outputs(model)
+    forwards = EncoderLayers(layers, kernels).forwards(modules)
+    try:
+        for module, forward in forwards.items():
+            setattr(module, "forward", forward)  # noqa: B010  # which is no method any more
+        compare(outputs(model), expected, model.dtype)
+    except Exception as error:
+        for module in forwards:
+            vars(module).pop("forward", None)
+        logger.info("layers are computed as they were written: %s", str(error).partition("\n")[0])
+        logger.debug("their program failed", exc_info=True)
+        return False
+    return True
+
+
+def _alike(layers: Sequence[EncoderLayer], kernels: Kernels) -> bool:
+    widths = {(layer.projections.in_features, layer.projections.out_features, layer.heads) for layer in layers}
+    if len(widths) != 1:
+        return False
+    width, projected, heads = widths.pop()
+    return projected == 3 * width and width % heads == 0 and kernels.texts(width // heads, width // heads) is not None
+
+
+def _layer(module: Any) -> EncoderLayer | None:
+    """A layer's parts, if it is one."""
+    children = {name for name, _ in module.named_children()}
+    if {"attention", "intermediate", "output"} == children:
+        return _of_bert(module)
+    return _of_distilbert(module) if {"attention", "sa_layer_norm", "ffn", "output_layer_norm"} == children else None
+
+
+def _of_bert(module: Any) -> EncoderLayer | None:
+    try:
+        own, out, inner, last = module.attention.self, module.attention.output, module.intermediate, module.output
+        if {name for name, _ in own.named_children()} - {"dropout"} != {"query", "key", "value"}:
+            return None
+        merged = _merged(own.query, own.key, own.value)
+        if merged is None:
+            return None
+        found = EncoderLayer(
+            merged, own.num_attention_heads, own.scaling, out.dense, out.LayerNorm, inner.dense,
+            inner.intermediate_act_fn, last.dense, last.LayerNorm,
+        )  # fmt: skip
+    except AttributeError:
+        return None
+    return found if _are_norms(found.norm, found.next_norm) else None
+
+
+def _of_distilbert(module: Any) -> EncoderLayer | None:
+    try:
+        own, inner = module.attention, module.ffn
+        merged = _merged(own.q_lin, own.k_lin, own.v_lin)
+        if merged is None:
+            return None
+        found = EncoderLayer(
+            merged, own.n_heads, own.scaling, own.out_lin, module.sa_layer_norm, inner.lin1, inner.activation,
+            inner.lin2, module.output_layer_norm,
+        )  # fmt: skip
+    except AttributeError:
+        return None
+    return found if _are_norms(found.norm, found.next_norm) else None
+
+
+def _merged(*projections: Any) -> Any | None:
+    """The layer that computes queries, keys and values, in this order."""
+    if not all(isinstance(one, LinearPart) for one in projections):
+        return None
+    same = len({id(one.merged) for one in projections}) == 1
+    in_order = [one.number for one in projections] == list(range(len(projections)))
+    return projections[0].merged.linear if same and in_order else None
+
+
+def _are_norms(*norms: Any) -> bool:
+    return all(type(norm) is nn.LayerNorm and norm.weight is not None and norm.bias is not None for norm in norms)

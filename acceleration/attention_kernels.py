@@ -17,7 +17,7 @@ from numba import carray, njit, types
 from numba.extending import intrinsic
 
 from acceleration.float32_kernels import Float32Kernels, narrow_tile, tile
-from acceleration.kernels import exp, get, like_of, put, row_at
+from acceleration.numbers import FLOAT_LIKE, INT_LIKE, exp, get, like_of, put, row_at
 from acceleration.parallel import OPTIONS, Code, ParallelKernel, as_float, bits, kept_in, next_unit
 from acceleration.tiles import LANES, PANELS, ROWS
 
@@ -79,7 +79,7 @@ def _attention(size: int, value_size: int, like: Any) -> Callable[..., None]:
         unit, room = next_unit(call), 0
         memory = np.empty(0, np.float32)
         while unit < numbers[1]:
-            text, head = row_at(texts, unit // heads * TEXT, TEXT, _INT_LIKE), unit % heads
+            text, head = row_at(texts, unit // heads * TEXT, TEXT, INT_LIKE), unit % heads
             first, first_key, tokens, seen, sees = text[0], text[1], text[2], text[3], text[4]
             width = -(-seen // LANES) * LANES
             # Queries, scores and outputs of a block; panels of keys and of values; noughts for what has no bias.
@@ -92,9 +92,9 @@ def _attention(size: int, value_size: int, like: Any) -> Callable[..., None]:
             scores = asked + _BLOCK * size * 4
             weighed = scores + _BLOCK * width * 4
             nothing = weighed + _BLOCK * value_size * 4
-            row_at(nothing, 0, max(width, value_size), _FLOAT_LIKE)[:] = np.float32(0)
+            row_at(nothing, 0, max(width, value_size), FLOAT_LIKE)[:] = np.float32(0)
             for key in range(width):
-                panel = row_at(key_panels, key // LANES * LANES * size + key % LANES, size * LANES, _FLOAT_LIKE)
+                panel = row_at(key_panels, key // LANES * LANES * size + key % LANES, size * LANES, FLOAT_LIKE)
                 if key < seen:
                     own = row_at(keys, (first_key + key) * key_distance + head // shared * size, size, like)
                     for i in range(size):
@@ -104,7 +104,7 @@ def _attention(size: int, value_size: int, like: Any) -> Callable[..., None]:
                         panel[i * LANES] = np.float32(0)
             for key in range(width):
                 for start in range(0, value_size, LANES):
-                    panel = row_at(value_panels, start * width + key * LANES, LANES, _FLOAT_LIKE)
+                    panel = row_at(value_panels, start * width + key * LANES, LANES, FLOAT_LIKE)
                     if key < seen:
                         where = (first_key + key) * value_distance + head // shared * value_size + start
                         own = row_at(values, where, LANES, like)
@@ -116,7 +116,7 @@ def _attention(size: int, value_size: int, like: Any) -> Callable[..., None]:
                 rows = min(tokens - block, _BLOCK)
                 for row in range(rows):
                     own = row_at(query, (first + block + row) * distance + head * size, size, like)
-                    scaled = row_at(asked, row * size, size, _FLOAT_LIKE)
+                    scaled = row_at(asked, row * size, size, FLOAT_LIKE)
                     for i in range(size):
                         scaled[i] = get(own, i) * scale
                 # Nobody sees more than the last of the block.
@@ -126,7 +126,7 @@ def _attention(size: int, value_size: int, like: Any) -> Callable[..., None]:
                 for row in range(rows):
                     end = min(sees + block + row, seen)
                     begin = max(end - window, 0) if window > 0 else 0
-                    weights = row_at(scores, row * width, width, _FLOAT_LIKE)
+                    weights = row_at(scores, row * width, width, FLOAT_LIKE)
                     for j in range(begin):
                         weights[j] = np.float32(-np.inf)
                     for j in range(end, width):
@@ -146,7 +146,7 @@ def _attention(size: int, value_size: int, like: Any) -> Callable[..., None]:
                         weights[j] *= part
                 _multiply(scores, value_panels, weighed, nothing, rows, width, value_size, value_size)
                 for row in range(rows):
-                    result = row_at(weighed, row * value_size, value_size, _FLOAT_LIKE)
+                    result = row_at(weighed, row * value_size, value_size, FLOAT_LIKE)
                     where = (first + block + row) * out_distance + head * value_size
                     attended = row_at(out, where, value_size, like)
                     for i in range(value_size):
@@ -195,6 +195,3 @@ def largest(_context: Any, address: Any, number: Any) -> Code:
         return builder.call(function, [larger])
 
     return types.float32(address, number), build
-
-
-_FLOAT_LIKE, _INT_LIKE = np.float32(0), np.int64(0)

@@ -17,21 +17,16 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu
 
-from acceleration.fused import LARGE
 from acceleration.kernels import Kernels
-from acceleration.linear_calls import LinearCalls
 from acceleration.merged import LinearPart
-from acceleration.packed import compute_rows
-from acceleration.program import ROWS, Call, Given, OfRows, Program, Runner, Scratch
+from acceleration.program import ROWS, Call, Given, Program, Runner
 from acceleration.unpadded import compare, outputs
+from acceleration.writer import Part, Writer
 
 logger = logging.getLogger(__name__)
 
 #: Tokens of a batch up to which it is computed so. Behind that, operations take so long that nobody waits for Python.
 MOST_ROWS = 4096
-
-#: A part of a program.
-_Part = Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +63,7 @@ class _Written:
 
     Attributes:
         hidden: shape (rows, width): what layers are given, and what they give.
+        kept: whose memory the program uses.
     """
 
     program: Program
@@ -115,7 +111,7 @@ class EncoderLayers:
         computed = of_thread.written.hidden[:rows]
         computed.copy_(hidden_states.view(rows, width))
         of_thread.written.program.run(
-            rows, {"units": len(texts) * self._layers[0].heads, "texts": texts.data_ptr()}, rows
+            rows, {"units": len(texts) * self._layers[0].heads, "texts": texts.data_ptr()}, None
         )
         # The next batch is computed in the same memory.
         of_thread.result = computed.clone().view(hidden_states.shape)
@@ -135,78 +131,66 @@ class EncoderLayers:
         )
 
     def _write(self) -> _Written:
-        scratch = Scratch(MOST_ROWS)
-        writer = _Writer(self._kernels, scratch, self._width)
-        parts = [part for layer in self._layers for part in writer.parts(layer)]
-        return _Written(Program(parts, self._runner), writer.hidden, [scratch, *writer.kept])
+        writer = Writer(self._kernels, MOST_ROWS)
+        written = [_LayerParts(layer, self._kernels, writer) for layer in self._layers]
+        program = Program([part for layer in written for part in layer.parts()], self._runner)
+        return _Written(program, writer.rows("hidden", self._width), [writer, written])
 
 
-class _Writer:
-    """Writes down what layers compute."""
+class _LayerParts:
+    """What a layer computes, of rows that lie as `hidden`, and to the same place."""
 
-    def __init__(self, kernels: Kernels, scratch: Scratch, width: int) -> None:
-        self._kernels, self._scratch = kernels, scratch
-        self._linear = LinearCalls(kernels.folder, scratch)
-        self.kept: list[torch.Tensor] = []
-        self.hidden, self._sums, self._attended = (self._rows(name, width) for name in ("hidden", "sums", "attended"))
+    def __init__(self, layer: EncoderLayer, kernels: Kernels, writer: Writer) -> None:
+        self._layer, self._kernels, self._writer = layer, kernels, writer
+        norms = layer.norm, layer.next_norm
+        self._factors = {norm: (norm.weight.float(), norm.bias.float()) for norm in norms}
 
-    def parts(self, layer: EncoderLayer) -> list[_Part]:
-        """Of one layer."""
-        projected = self._rows("projected", layer.projections.out_features)
-        inner = self._rows("inner", layer.inner.out_features)
+    def parts(self) -> list[Part]:
+        """In order."""
+        layer, writer = self._layer, self._writer
+        width = layer.projections.in_features
+        hidden, sums, attended = (writer.rows(name, width) for name in ("hidden", "sums", "attended"))
+        projected = writer.rows("projected", layer.projections.out_features)
+        inner = writer.rows("inner", layer.inner.out_features)
         return [
-            *self._linear_or_python(layer.projections, self.hidden, projected),
-            self._attention(layer, projected),
-            *self._linear_or_python(layer.out, self._attended, self._sums),
-            self._added_norm(layer.norm, self.hidden, self._sums),
-            *self._linear_or_python(layer.inner, self._sums, inner),
-            self._activation(layer.activation, inner),
-            *self._linear_or_python(layer.last, inner, self.hidden),
-            self._added_norm(layer.next_norm, self._sums, self.hidden),
+            *writer.linear(layer.projections, hidden, projected),
+            self._attention(projected, attended),
+            *writer.linear(layer.out, attended, sums),
+            self._added_norm(layer.norm, hidden, sums),
+            *writer.linear(layer.inner, sums, inner),
+            self._activation(inner),
+            *writer.linear(layer.last, inner, hidden),
+            self._added_norm(layer.next_norm, sums, hidden),
         ]
 
-    def _attention(self, layer: EncoderLayer, projected: torch.Tensor) -> Call:
-        width = projected.shape[1] // 3
-        size = width // layer.heads
-        kernel = self._kernels.texts(size, size)
+    def _attention(self, projected: torch.Tensor, attended: torch.Tensor) -> Call:
+        width, heads = attended.shape[1], self._layer.heads
+        kernel = self._kernels.texts(width // heads, width // heads)
         assert kernel is not None, "this is a bug: there is no kernel for heads of this size"
         query, key, value = (projected.data_ptr() + number * width * projected.itemsize for number in range(3))
         given = (
-            query, key, value, self._attended.data_ptr(), Given("texts"), layer.heads, 1, 3 * width, 3 * width,
-            3 * width, width, 0, self._kernels.bits(layer.scale),
+            query, key, value, attended.data_ptr(), Given("texts"), heads, 1, 3 * width, 3 * width, 3 * width, width, 0,
+            self._kernels.bits(self._layer.scale),
         )  # fmt: skip
         return Call(kernel, Given("units"), given)
 
     def _added_norm(self, norm: nn.LayerNorm, more: torch.Tensor, sums: torch.Tensor) -> Call:
         """`sums` become the norm of the sum of both."""
-        width = sums.shape[1]
-        factors, added = norm.weight.float(), norm.bias.float()
-        # They must live as long as the program.
-        self.kept += [factors, added]
+        width, (factors, added) = sums.shape[1], self._factors[norm]
         given = (
             more.data_ptr(), sums.data_ptr(), factors.data_ptr(), added.data_ptr(), sums.data_ptr(), width,
             self._kernels.bits(norm.eps),
         )  # fmt: skip
-        return Call(self._kernels.add_layer_norm, ROWS, given, self._large(width))
+        return Call(self._kernels.add_layer_norm, ROWS, given, self._writer.large(width))
 
-    def _activation(self, activation: Any, numbers: torch.Tensor) -> _Part:
-        width = numbers.shape[1]
+    def _activation(self, numbers: torch.Tensor) -> Part:
+        width, activation = numbers.shape[1], self._layer.activation
         if _is_gelu(activation):
-            return Call(self._kernels.gelu, ROWS, (numbers.data_ptr(), width), self._large(width))
+            return Call(self._kernels.gelu, ROWS, (numbers.data_ptr(), width), self._writer.large(width))
         return partial(_in_place, activation, numbers)
 
-    def _linear_or_python(self, layer: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> list[_Part]:
-        calls = self._linear.of(layer, inputs, outputs)
-        return [partial(compute_rows, layer, inputs, outputs)] if calls is None else list(calls)
 
-    def _rows(self, name: str, width: int) -> torch.Tensor:
-        return self._scratch.rows_of(name, width, self._kernels.dtype)
-
-    def _large(self, width: int) -> OfRows:
-        return OfRows(("large", width), lambda rows: rows * width >= LARGE)
-
-
-def _in_place(activation: Any, numbers: torch.Tensor, rows: int) -> None:
+def _in_place(activation: Any, numbers: torch.Tensor, rows: int, _: None) -> None:
     numbers[:rows] = activation(numbers[:rows])
 
 

@@ -21,7 +21,7 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from acceleration.instructions import computes_int8
-from acceleration.kernels import row_at
+from acceleration.numbers import BITS_LIKE, BYTE_LIKE, FLOAT_LIKE, row_at
 from acceleration.parallel import Code, ParallelKernel, kept_in, next_unit
 from acceleration.program import ROWS as RUN_ROWS
 from acceleration.program import Call, OfRows, Scratch
@@ -135,17 +135,17 @@ def _round_rows(call: Any) -> None:
     x, rounded, units, size, distance = numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]
     rows, row = numbers[1], next_unit(call)
     while row < rows:
-        given, result = row_at(x, row * distance, size, _FLOAT_LIKE), row_at(rounded, row * size, size, _BYTE_LIKE)
+        given, result = row_at(x, row * distance, size, FLOAT_LIKE), row_at(rounded, row * size, size, BYTE_LIKE)
         # As whole numbers, which are in the same order and no vector instruction has to ask whether they are numbers.
         # What is none is the largest.
-        bits, most = row_at(x, row * distance, size, _BITS_LIKE), _TINY_BITS
+        bits, most = row_at(x, row * distance, size, BITS_LIKE), _TINY_BITS
         for i in range(size):
             most = max(most, np.uint32(bits[i] & _NO_SIGN))
         largest = np.uint32(most).view(np.float32)
         factor = _LARGEST / largest
         for i in range(size):
             result[i] = np.uint8(np.float32(given[i] * factor + _ROUNDED).view(np.uint32))
-        row_at(units, row, 1, _FLOAT_LIKE)[0] = largest / _LARGEST
+        row_at(units, row, 1, FLOAT_LIKE)[0] = largest / _LARGEST
         row = next_unit(call)
 
 
@@ -215,4 +215,3 @@ def _tile_of(panels: int) -> Callable[..., Any]:
 
 
 _tile, _narrow_tile = _tile_of(PANELS), _tile_of(1)
-_FLOAT_LIKE, _BITS_LIKE, _BYTE_LIKE = np.float32(0), np.uint32(0), np.uint8(0)

@@ -17,90 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numba import carray, njit, types
-from numba.core.typing.templates import Signature
-from numba.extending import intrinsic, overload
+from numba import carray
 
-from acceleration.parallel import OPTIONS, ParallelKernel, as_float, bits, kept_in, next_unit
+from acceleration.numbers import FLOAT_LIKE, INT_LIKE, TYPES, exp, get, like_of, put, row_at
+from acceleration.parallel import ParallelKernel, as_float, bits, kept_in, next_unit
 
 if TYPE_CHECKING:
     from acceleration.attention_kernels import AttentionKernels
-
-#: What PyTorch's types are in memory, for a compiler that does not know bfloat16.
-_TYPES = {torch.float32: types.float32, torch.bfloat16: types.uint16}
-
-
-def like_of(dtype: torch.dtype) -> Any:
-    """A number as kernels see those of a type."""
-    return np.dtype(str(_TYPES[dtype])).type(0)
-
-
-@intrinsic
-def _pointer(_context: Any, address: Any, start: Any, like: Any) -> tuple[Signature, Callable[..., Any]]:
-    """Where the number at `start` is of those at an address."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        numbers = builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-        return builder.gep(numbers, [arguments[1]])
-
-    return types.CPointer(like)(address, start, like), build
-
-
-@njit(inline="always", **OPTIONS)
-def row_at(address: Any, start: Any, size: Any, like: Any) -> Any:
-    """So many of the numbers at an address. To begin with 0 makes all indices positive, which no kernel must check."""
-    return carray(_pointer(address, start, like), size)
-
-
-def get(numbers: Any, index: int) -> np.float32:
-    """One of some numbers, as float32."""
-    raise NotImplementedError  # only Numba calls it
-
-
-def put(numbers: Any, index: int, value: np.float32) -> None:
-    """Set one of some numbers, rounded to the nearest."""
-    raise NotImplementedError
-
-
-@overload(get, strict=False)
-def _get_of(numbers: Any, index: Any) -> Any:
-    def read(numbers: Any, index: Any) -> Any:
-        return numbers[index]
-
-    def widen(numbers: Any, index: Any) -> Any:
-        return np.uint32(np.uint32(numbers[index]) << np.uint32(16)).view(np.float32)
-
-    return read if numbers.dtype == types.float32 else widen
-
-
-@overload(put, strict=False)
-def _put_of(numbers: Any, index: Any, value: Any) -> Any:
-    def write(numbers: Any, index: Any, value: Any) -> None:
-        numbers[index] = value
-
-    def narrow(numbers: Any, index: Any, value: Any) -> None:
-        bits = np.float32(value).view(np.uint32)
-        to_even = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
-        numbers[index] = np.uint16(np.uint32(bits + to_even + np.uint32(0x7FFF)) >> np.uint32(16))
-
-    return write if numbers.dtype == types.float32 else narrow
-
-
-@njit(inline="always", **OPTIONS)
-def exp(x: Any) -> Any:
-    """e to the power of x within 2e-7 of it; unlike the C library's, several at once."""
-    x = min(max(x, np.float32(-87)), np.float32(88))
-    whole = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
-    # The logarithm of 2 in two parts, so that what is left is exact.
-    part = x - whole * np.float32(0.693359375) + whole * np.float32(2.12194440e-4)
-    power = np.float32(1.9875691500e-4)
-    power = power * part + np.float32(1.3981999507e-3)
-    power = power * part + np.float32(8.3334519073e-3)
-    power = power * part + np.float32(4.1665795894e-2)
-    power = power * part + np.float32(1.6666665459e-1)
-    power = power * part + np.float32(5.0000001201e-1)
-    power = power * part * part + part + np.float32(1)
-    return power * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
 def _rms_norm(like: Any) -> Callable[..., None]:
@@ -116,7 +39,7 @@ def _rms_norm(like: Any) -> Callable[..., None]:
         x, weight, out, rows, size, distance, out_distance = (
             numbers[2], numbers[3], numbers[4], numbers[5], numbers[6], numbers[7], numbers[8],
         )  # fmt: skip
-        factors, eps = row_at(weight, 0, size, _FLOAT_LIKE), np.float32(as_float(numbers[9]))
+        factors, eps = row_at(weight, 0, size, FLOAT_LIKE), np.float32(as_float(numbers[9]))
         token = next_unit(call)
         while token < numbers[1]:
             for row in range(rows):
@@ -140,7 +63,7 @@ def _add_rms_norm(like: Any) -> Callable[..., None]:
     def add_rms_norm(call: Any) -> None:
         numbers = carray(call, 8)
         x, more, weight, out, size = numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]
-        factors, eps = row_at(weight, 0, size, _FLOAT_LIKE), np.float32(as_float(numbers[7]))
+        factors, eps = row_at(weight, 0, size, FLOAT_LIKE), np.float32(as_float(numbers[7]))
         row = next_unit(call)
         while row < numbers[1]:
             given, sums = row_at(x, row * size, size, like), row_at(more, row * size, size, like)
@@ -169,7 +92,7 @@ def _add_layer_norm(like: Any) -> Callable[..., None]:
     def add_layer_norm(call: Any) -> None:
         numbers = carray(call, 9)
         x, more, out, size = numbers[2], numbers[3], numbers[6], numbers[7]
-        factors, added = row_at(numbers[4], 0, size, _FLOAT_LIKE), row_at(numbers[5], 0, size, _FLOAT_LIKE)
+        factors, added = row_at(numbers[4], 0, size, FLOAT_LIKE), row_at(numbers[5], 0, size, FLOAT_LIKE)
         eps, sums = np.float32(as_float(numbers[8])), np.empty(size, np.float32)
         row = next_unit(call)
         while row < numbers[1]:
@@ -281,7 +204,7 @@ def _keep(like: Any) -> Callable[..., None]:
         x, kept, which, places, size, distance = (
             numbers[2], numbers[3], numbers[4], numbers[5], numbers[6], numbers[7],
         )  # fmt: skip
-        rows, where = row_at(which, 0, numbers[1], _INT_LIKE), row_at(places, 0, numbers[1], _INT_LIKE)
+        rows, where = row_at(which, 0, numbers[1], INT_LIKE), row_at(places, 0, numbers[1], INT_LIKE)
         unit = next_unit(call)
         while unit < numbers[1]:
             given, place = row_at(x, rows[unit] * distance, size, like), row_at(kept, where[unit] * size, size, like)
@@ -314,9 +237,9 @@ def _attention(size: int, value_size: int, shared: int, like: Any) -> Callable[.
         unit = next_unit(call)
         while unit < numbers[1]:
             sequence, key_head = unit // parts, unit % parts * heads
-            end = row_at(positions, sequence, 1, _INT_LIKE)[0] + 1
+            end = row_at(positions, sequence, 1, INT_LIKE)[0] + 1
             first = max(end - window, 0) if window > 0 else 0
-            start = row_at(indices, sequence, 1, _INT_LIKE)[0] * capacity + first
+            start = row_at(indices, sequence, 1, INT_LIKE)[0] * capacity + first
             for head in range(every):
                 own = row_at(query, sequence * distance + (key_head * shared + head) * size, size, like)
                 for i in range(size):
@@ -356,9 +279,6 @@ def _attention(size: int, value_size: int, shared: int, like: Any) -> Callable[.
             unit = next_unit(call)
 
     return attend
-
-
-_FLOAT_LIKE, _INT_LIKE = np.float32(0), np.int64(0)
 
 
 class Kernels:
@@ -409,7 +329,7 @@ class Kernels:
     @staticmethod
     def compute(dtype: torch.dtype) -> bool:
         """Whether there are kernels for numbers of a type."""
-        return dtype in _TYPES
+        return dtype in TYPES
 
     def _compiled(self, function: Callable[[Any], Callable[..., None]]) -> ParallelKernel:
         return ParallelKernel(function(self._like), self._kept_in)

@@ -11,8 +11,8 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from acceleration.kernels import row_at
 from acceleration.mkl import AS_IT_IS, PACKED, ROW_MAJOR, Mkl
+from acceleration.numbers import FLOAT_LIKE, row_at
 from acceleration.parallel import Code, ParallelKernel, kept_in, next_unit
 from acceleration.program import ROWS, Call, OfRows
 
@@ -60,9 +60,9 @@ def _fill(call: Any) -> None:
     """Each row becomes another one, of so many numbers. A unit is a row."""
     numbers = carray(call, 5)
     row, size = next_unit(call), numbers[4]
-    given = row_at(numbers[3], 0, size, _FLOAT_LIKE)
+    given = row_at(numbers[3], 0, size, FLOAT_LIKE)
     while row < numbers[1]:
-        filled = row_at(numbers[2], row * size, size, _FLOAT_LIKE)
+        filled = row_at(numbers[2], row * size, size, FLOAT_LIKE)
         for i in range(size):
             filled[i] = given[i]
         row = next_unit(call)
@@ -87,6 +87,3 @@ def _compute(
         return context.get_dummy_value()
 
     return types.void(function, rows, size, in_features, inputs, packed, added, outputs), build
-
-
-_FLOAT_LIKE = np.float32(0)

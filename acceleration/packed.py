@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import nn
@@ -166,16 +166,6 @@ FORMS: tuple[type[PackedLinear], ...] = (OneDnnLinear, MklLinear)
 def can_pack(dtype: torch.dtype) -> bool:
     """Whether there is a form for layers of a type."""
     return any(form.computes(dtype) for form in FORMS)
-
-
-def compute_rows(layer: Any, inputs: torch.Tensor, outputs: torch.Tensor, rows: int) -> None:
-    """Fill so many rows of outputs, computed with the inputs behind these, up to a number of rows that is usual.
-
-    Args:
-        inputs, outputs: shape (more rows, size).
-    """
-    usual = min(usual_rows(rows), len(inputs))
-    outputs[:rows] = layer.forward(inputs[None, :usual])[0, :rows]
 
 
 def usual_rows(rows: int) -> int:

@@ -20,7 +20,7 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from acceleration.kernels import row_at
+from acceleration.numbers import INT_LIKE, row_at
 from acceleration.parallel import ARGUMENTS, Code, ParallelKernel, kept_in, next_unit, parallel_region
 
 #: Whole numbers of 64 bits.
@@ -124,7 +124,7 @@ def _run(call: Any) -> None:
     while next_unit(call) < numbers[1]:
         for number in range(numbers[3]):
             record = numbers[2] + number * _RECORD * 8
-            entry = row_at(record, 0, 3, _INT_LIKE)
+            entry = row_at(record, 0, 3, INT_LIKE)
             entry[2] = 0
             if entry[1] and region:
                 _call_by_threads(region, entry[0], record + 16, threads)
@@ -163,10 +163,10 @@ class Program:
     """Calls, and between them what only Python can do.
 
     Args:
-        parts: in order; what is no `Call` is called with the context of a run.
+        parts: in order; what is no `Call` is called with the number of rows and the context of a run.
     """
 
-    def __init__(self, parts: Sequence[Call | Callable[[Any], None]], runner: Runner) -> None:
+    def __init__(self, parts: Sequence[Call | Callable[[int, Any], None]], runner: Runner) -> None:
         self._runner = runner
         calls = [part for part in parts if isinstance(part, Call)]
         self._records = np.zeros((len(calls), _RECORD), np.int64)
@@ -184,7 +184,7 @@ class Program:
         self._given = _by_name((one.name, one.offset, at) for one, at in places.items() if isinstance(one, Given))
         self._elements = _by_name((one.name, one.index, at) for one, at in places.items() if isinstance(one, Element))
         self._rows = 0
-        self._steps: list[tuple[int, int] | Callable[[Any], None]] = []
+        self._steps: list[tuple[int, int] | Callable[[int, Any], None]] = []
         address, done = self._records.ctypes.data, 0
         for is_call, group in groupby(parts, lambda part: isinstance(part, Call)):
             run: list[Any] = list(group)
@@ -209,7 +209,7 @@ class Program:
             if isinstance(step, tuple):
                 self._runner(*step)
             else:
-                step(context)
+                step(rows, context)
 
 
 def _by_name(arguments: Iterable[tuple[Hashable, int, list[int]]]) -> dict[Hashable, tuple[Numbers, Numbers]]:
@@ -218,6 +218,3 @@ def _by_name(arguments: Iterable[tuple[Hashable, int, list[int]]]) -> dict[Hasha
     for name, number, places in arguments:
         found[name] += [(place, number) for place in places]
     return {name: (np.array(pairs)[:, 0], np.array(pairs)[:, 1]) for name, pairs in found.items()}
-
-
-_INT_LIKE = np.int64(0)

@@ -9,30 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from acceleration.fused import LARGE, MOST_ROWS, FusedGate, FusedNorm
+from acceleration.fused import MOST_ROWS, FusedGate, FusedNorm
+from acceleration.kernels import Kernels
 from acceleration.merged import LinearPart
-from acceleration.packed import compute_rows
+from acceleration.program import ROWS, Call, Element, Given, Numbers, Program, Runner
+from acceleration.writer import Part, Writer
 from generation.cache import LayerShape
 from generation.step import LARGE as LARGE_ATTENTION
 from generation.step import Step
-
-if TYPE_CHECKING:
-    from acceleration.kernels import Kernels
-    from acceleration.program import Call, Numbers, OfRows, Program
 
 _CHILDREN = {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 
 #: What a layer asks of attention: heads, scale, window.
 _Asked = tuple[int, float, int | None]
-
-#: A part of a step's program.
-_Part = Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +55,20 @@ class FusedLayers:
     """
 
     def __init__(self, layers: Sequence[Any], shape: LayerShape, asked: Sequence[_Asked], kernels: Kernels) -> None:
-        # Imported here, as kernels are where they are made: their compiler is of no use to others.
-        from acceleration.linear_calls import LinearCalls
-        from acceleration.program import Runner, Scratch
-
         self._layers, self._asked, self._kernels = layers, asked, kernels
         self._key_heads, self._size, self._value_size = shape.heads, shape.key_size, shape.value_size
         self._heads = asked[0][0]
-        self._scratch = Scratch(MOST_ROWS)
-        self._linear = LinearCalls(kernels.folder, self._scratch)
+        self._writer = Writer(kernels, MOST_ROWS)
         self._runner = Runner(kernels.folder)
         self._programs: dict[_Kind, Program] = {}
         width = len(layers[0].input_layernorm.forward.factors)
-        self._hidden, self._sums, self._normed = (self._rows(name, width) for name in ("hidden", "sums", "normed"))
+        self._hidden, self._sums, self._normed = (
+            self._writer.rows(name, width) for name in ("hidden", "sums", "normed")
+        )
         heads = self._heads + self._key_heads
-        self._turned = self._rows("turned", heads * self._size)
-        self._attended = self._rows("attended", self._heads * self._value_size)
-        self._projected = self._rows("projected", heads * self._size + self._key_heads * self._value_size)
+        self._turned = self._writer.rows("turned", heads * self._size)
+        self._attended = self._writer.rows("attended", self._heads * self._value_size)
+        self._projected = self._writer.rows("projected", heads * self._size + self._key_heads * self._value_size)
         self._texts = kernels.texts(self._size, self._value_size)
         self._result: torch.Tensor | None = None
         self._angles: Any = None
@@ -178,60 +170,50 @@ class FusedLayers:
     # The program
 
     def _program(self, kind: _Kind) -> Program:
-        from acceleration.program import Program
-
-        parts: list[_Part] = []
+        parts: list[Part] = []
         for number, layer in enumerate(self._layers):
             norm = layer.input_layernorm.forward
             parts.append(self._added_norm(norm, self._sums, self._hidden) if number else self._first_norm(norm))
             parts += self._queries_and_keys(layer.self_attn)
             parts += self._attention(kind, number)
-            parts += self._linear_or_python(layer.self_attn.o_proj, self._attended, self._sums)
+            parts += self._writer.linear(layer.self_attn.o_proj, self._attended, self._sums)
             parts.append(self._added_norm(layer.post_attention_layernorm.forward, self._hidden, self._sums))
             parts += self._feed_forward(layer.mlp)
         return Program(parts, self._runner)
 
     def _first_norm(self, norm: FusedNorm) -> Call:
-        from acceleration.program import ROWS, Call
-
         width = len(norm.factors)
         given = self._hidden.data_ptr(), norm.factors.data_ptr(), self._normed.data_ptr(), 1, width, width, width
-        return Call(self._kernels.rms_norm, ROWS, (*given, norm.eps), self._large(width))
+        return Call(self._kernels.rms_norm, ROWS, (*given, norm.eps), self._writer.large(width))
 
     def _added_norm(self, norm: FusedNorm, more: torch.Tensor, sums: torch.Tensor) -> Call:
         """`sums` become the sum of both, and its norm is the next input."""
-        from acceleration.program import ROWS, Call
-
         width = len(norm.factors)
         given = more.data_ptr(), sums.data_ptr(), norm.factors.data_ptr(), self._normed.data_ptr(), width, norm.eps
-        return Call(self._kernels.add_rms_norm, ROWS, given, self._large(width))
+        return Call(self._kernels.add_rms_norm, ROWS, given, self._writer.large(width))
 
-    def _queries_and_keys(self, attention: Any) -> list[_Part]:
+    def _queries_and_keys(self, attention: Any) -> list[Part]:
         """Projected, normed by heads where the model does that, and turned; side by side."""
-        from acceleration.program import ROWS, Call, Given
-
         heads, key_heads, size = self._heads, self._key_heads, self._size
-        parts = self._linear_or_python(attention.q_proj.merged.linear, self._normed, self._projected)
+        parts = self._writer.linear(attention.q_proj.merged.linear, self._normed, self._projected)
         distance = self._projected.shape[1]
         for name, start, number in (("q_norm", 0, heads), ("k_norm", heads, key_heads)):
             norm: FusedNorm | None = vars(getattr(attention, name, None) or nn.Identity()).get("forward")
             if norm is not None:
                 where = self._projected.data_ptr() + start * size * self._projected.itemsize
                 given = where, norm.factors.data_ptr(), where, number, size, distance, distance, norm.eps
-                parts.append(Call(self._kernels.rms_norm, ROWS, given, self._large(number * size)))
+                parts.append(Call(self._kernels.rms_norm, ROWS, given, self._writer.large(number * size)))
         both = heads + key_heads
         turned = (
             self._projected.data_ptr(), Given("cos"), Given("sin"), self._turned.data_ptr(),
             both, size, distance, both * size,
         )  # fmt: skip
-        return [*parts, Call(self._kernels.rotate, ROWS, turned, self._large(both * size))]
+        return [*parts, Call(self._kernels.rotate, ROWS, turned, self._writer.large(both * size))]
 
-    def _attention(self, kind: _Kind, layer: int) -> list[_Part]:
+    def _attention(self, kind: _Kind, layer: int) -> list[Part]:
         """Keys and values are written, and tokens attend."""
-        from acceleration.program import Call, Element, Given
-
         heads, key_heads, size, value_size = self._heads, self._key_heads, self._size, self._value_size
-        turned, projected, parts = self._turned, self._projected, list[_Part]()
+        turned, projected, parts = self._turned, self._projected, list[Part]()
         kept = (
             ("kept keys", turned, heads * size, key_heads * size),
             ("kept values", projected, (heads + key_heads) * size, key_heads * value_size),
@@ -242,7 +224,7 @@ class FusedLayers:
                     rows.data_ptr() + start * rows.itemsize, Element((name, number), layer),
                     Given(("which", number)), Given(("places", number)), width, rows.shape[1],
                 )  # fmt: skip
-                parts.append(Call(self._kernels.keep, Given(("written", number)), given, self._large(width)))
+                parts.append(Call(self._kernels.keep, Given(("written", number)), given, self._writer.large(width)))
         _, scale, window = self._asked[layer]
         for number in range(kind.groups):
             asked = (
@@ -263,47 +245,28 @@ class FusedLayers:
             parts.append(Call(self._texts, Given(("pieces", number)), texts))
         return [*parts, partial(self._read, layer)] if kind.others else parts
 
-    def _read(self, layer: int, step: Step) -> None:
+    def _read(self, layer: int, tokens: int, step: Step) -> None:
         _, scale, window = self._asked[layer]
-        tokens = step.input_ids.shape[1]
         query = self._turned[:tokens, : self._heads * self._size].view(tokens, self._heads, self._size)
         attended = self._attended[:tokens].view(tokens, self._heads, self._value_size)
         short = [piece for group in step.short for piece in group.pieces] if self._texts is None else []
         for piece in [*step.long, *short]:
             step.read(piece, layer, query, scale, window, attended)
 
-    def _feed_forward(self, mlp: Any) -> list[_Part]:
-        from acceleration.program import ROWS, Call
-
+    def _feed_forward(self, mlp: Any) -> list[Part]:
         gate = mlp.forward
         if not isinstance(gate, FusedGate) or gate.both is None:
-            return [partial(_by_python, mlp, self._normed, self._hidden)]
+            return [self._writer.python(mlp, self._normed, self._hidden)]
         both: Any = gate.both
         size = both.out_features // 2
-        gates, gated = self._rows("gates", 2 * size), self._rows("gated", size)
+        gates, gated = self._writer.rows("gates", 2 * size), self._writer.rows("gated", size)
         start, behind = gates.data_ptr(), gates.data_ptr() + size * gates.itemsize
         given = start, behind, gated.data_ptr(), size, 2 * size, *gate.factors
         return [
-            *self._linear_or_python(both, self._normed, gates),
-            Call(gate.kernel, ROWS, given, self._large(size)),
-            *self._linear_or_python(gate.down, gated, self._hidden),
+            *self._writer.linear(both, self._normed, gates),
+            Call(gate.kernel, ROWS, given, self._writer.large(size)),
+            *self._writer.linear(gate.down, gated, self._hidden),
         ]
-
-    def _linear_or_python(self, layer: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> list[_Part]:
-        calls = self._linear.of(layer, inputs, outputs)
-        return [partial(_by_python, layer, inputs, outputs)] if calls is None else list(calls)
-
-    def _rows(self, name: str, width: int) -> torch.Tensor:
-        return self._scratch.rows_of(name, width, self._kernels.dtype)
-
-    def _large(self, width: int) -> OfRows:
-        from acceleration.program import OfRows
-
-        return OfRows(("large", width), lambda rows: rows * width >= LARGE)
-
-
-def _by_python(layer: Any, inputs: torch.Tensor, outputs: torch.Tensor, step: Step) -> None:
-    compute_rows(layer, inputs, outputs, step.input_ids.shape[1])
 
 
 def fused_layers(

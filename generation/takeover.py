@@ -15,7 +15,6 @@ from acceleration.int8 import has_int8_layers
 from acceleration.rounding import is_rounding
 from generation.attention import NAME, Attention, Probe, Unsupported
 from generation.cache import KVCache, LayerShape, Place
-from generation.fused_layers import fused_layers
 from generation.model import GenerationModel
 from generation.step import Step
 from generation.step_graphs import SIZES, StepGraphs
@@ -105,6 +104,8 @@ class SteppingModel:
         """Compute all layers as one program, if that then gives the same."""
         if self._kernels is None:
             return
+        from generation.fused_layers import fused_layers  # it needs the compiler of kernels
+
         found = fused_layers(self._model, self.layers, self._asked, self._kernels)
         try:
             for layer, forward in found.items():

@@ -12,7 +12,7 @@ import torch
 from numba import carray
 
 from acceleration import parallel
-from acceleration.kernels import row_at
+from acceleration.numbers import row_at
 from acceleration.parallel import ParallelKernel, as_float, bits, next_unit
 
 

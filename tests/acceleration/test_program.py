@@ -17,9 +17,9 @@ from acceleration.float32_kernels import Float32Kernels
 from acceleration.instructions import computes_int8
 from acceleration.int8 import OneDnnInt8Linear, VnniInt8Linear
 from acceleration.int8_kernels import Int8Kernels
-from acceleration.kernels import row_at
 from acceleration.linear_calls import LinearCalls
 from acceleration.mkl import mkl
+from acceleration.numbers import row_at
 from acceleration.packed import MklLinear, Tiled
 from acceleration.parallel import ParallelKernel, next_unit
 from acceleration.program import ROWS, Call, Element, Given, OfRows, Program, Runner, Scratch
@@ -53,9 +53,9 @@ def note() -> ParallelKernel:
 def test_calls_and_python_take_turns_in_order(note: ParallelKernel) -> None:
     numbers = torch.zeros(1, dtype=torch.int64)
 
-    def python(digit: int) -> Callable[[str], None]:
-        def add(context: str) -> None:
-            assert context == "this run"
+    def python(digit: int) -> Callable[[int, str], None]:
+        def add(rows: int, context: str) -> None:
+            assert (rows, context) == (7, "this run")
             numbers.mul_(10).add_(digit)
 
         return add
@@ -65,9 +65,9 @@ def test_calls_and_python_take_turns_in_order(note: ParallelKernel) -> None:
 
     parts: list[Any] = [python(1), call(2), call(3), python(4), python(5), call(6)]
     written = Program(parts, Runner(FOLDER))
-    written.run(1, {}, "this run")
+    written.run(7, {}, "this run")
     assert numbers.item() == 123456
-    written.run(1, {}, "this run")
+    written.run(7, {}, "this run")
     assert numbers.item() == 123456123456
 
 

@@ -1,0 +1,56 @@
+"""What programs of all kinds of models are written down with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from acceleration.fused import LARGE
+from acceleration.kernels import Kernels
+from acceleration.linear_calls import LinearCalls
+from acceleration.packed import usual_rows
+from acceleration.program import Call, OfRows, Scratch
+
+#: A part of a program.
+Part = Call | Callable[[int, Any], None]
+
+
+class Writer:
+    """Memory for so many rows, and what computes with it.
+
+    Args:
+        kernels: for numbers of the model's type.
+        rows: at most; a multiple of 8.
+    """
+
+    def __init__(self, kernels: Kernels, rows: int) -> None:
+        self._dtype, self._scratch = kernels.dtype, Scratch(rows)
+        self._linear = LinearCalls(kernels.folder, self._scratch)
+
+    def rows(self, name: str, width: int) -> torch.Tensor:
+        """Shape (rows, width); the same for all who ask for the same."""
+        return self._scratch.rows_of(name, width, self._dtype)
+
+    def linear(self, layer: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> list[Part]:
+        """A linear layer, by kernels where that can be done."""
+        calls = self._linear.of(layer, inputs, outputs)
+        return [self.python(layer, inputs, outputs)] if calls is None else list(calls)
+
+    @staticmethod
+    def python(module: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> Part:
+        """What a module computes of each row."""
+        return partial(_compute_rows, module, inputs, outputs)
+
+    @staticmethod
+    def large(width: int) -> OfRows:
+        """Whether rows of so many numbers are worth to be shared by threads."""
+        return OfRows(("large", width), lambda rows: rows * width >= LARGE)
+
+
+def _compute_rows(module: Any, inputs: torch.Tensor, outputs: torch.Tensor, rows: int, _: Any) -> None:
+    # With what stands behind them, up to a number of rows that a layer needs not fill up itself.
+    usual = min(usual_rows(rows), len(inputs))
+    outputs[:rows] = module.forward(inputs[None, :usual])[0, :rows]

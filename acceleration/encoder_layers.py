@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu
 
+from acceleration.int8 import has_int8_layers
 from acceleration.kernels import Kernels
 from acceleration.merged import LinearPart
 from acceleration.program import ROWS, Call, Given, Program, Runner
@@ -216,14 +217,15 @@ def as_program(model: Any, kernels: Kernels) -> bool:
     """
     found = {module: layer for module in model.modules() if (layer := _layer(module)) is not None}
     modules, layers = list(found), list(found.values())
-    if len(layers) != getattr(model.config, "num_hidden_layers", None) or not _alike(layers, kernels):
+    shown = model.config.output_hidden_states or model.config.output_attentions
+    if shown or len(layers) != getattr(model.config, "num_hidden_layers", None) or not _alike(layers, kernels):
         return False
     expected = outputs(model)
     forwards = EncoderLayers(layers, kernels).forwards(modules)
     try:
         for module, forward in forwards.items():
             setattr(module, "forward", forward)  # noqa: B010  # which is no method any more
-        compare(outputs(model), expected, model.dtype)
+        compare(outputs(model), expected, model.dtype, int8=has_int8_layers(model))
     except Exception as error:
         for module in forwards:
             vars(module).pop("forward", None)

@@ -182,11 +182,14 @@ def outputs(model: Any) -> list[torch.Tensor]:
     return [*rows, alone]
 
 
-def compare(computed: list[torch.Tensor], expected: list[torch.Tensor], dtype: torch.dtype) -> None:
+def compare(
+    computed: list[torch.Tensor], expected: list[torch.Tensor], dtype: torch.dtype, *, int8: bool = False
+) -> None:
     """Compare outputs, each by itself.
 
     Raises:
         Unsupported: they differ by more than rounding.
     """
-    if not all(is_rounding([output], [right], dtype) for output, right in zip(computed, expected, strict=True)):
+    pairs = zip(computed, expected, strict=True)
+    if not all(is_rounding([output], [right], dtype, int8=int8) for output, right in pairs):
         raise Unsupported("computed this way it gives other results")

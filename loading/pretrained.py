@@ -112,7 +112,8 @@ def load_pretrained(
     for_layers = None if reads_batches else kernels
     if faster_weights(loaded.model, rows=rows, int8=int8, kernels=for_layers, int8_kernels=int8_kernels):
         release_files(loaded.model)
-        if loaded.unpadded and kernels is not None:
+        # In bfloat16 layers are PyTorch's, and 32 texts of MiniLM took 106 ms in place of 71.
+        if loaded.unpadded and kernels is not None and kernels.dtype == torch.float32:
             _compute_layers_as_program(loaded.model, kernels)
         return replace(loaded, kernels=kernels)
     if int8:

@@ -13,17 +13,15 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numba import carray
 
+from acceleration.attention_kernels import AttentionKernels
 from acceleration.numbers import FLOAT_LIKE, INT_LIKE, TYPES, exp, get, like_of, put, row_at
 from acceleration.parallel import ParallelKernel, as_float, bits, kept_in, next_unit
-
-if TYPE_CHECKING:
-    from acceleration.attention_kernels import AttentionKernels
 
 
 def _rms_norm(like: Any) -> Callable[..., None]:
@@ -307,7 +305,7 @@ class Kernels:
         self.add_layer_norm = self._compiled(_add_layer_norm)
         self.gate, self.gelu = self._compiled(_gate), self._compiled(_gelu)
         self._attentions: dict[tuple[int, int, int], ParallelKernel] = {}
-        self._texts: AttentionKernels | None = None
+        self._texts = AttentionKernels(dtype, folder) if AttentionKernels.compute() else None
 
     def attend(self, size: int, value_size: int, shared: int) -> ParallelKernel:
         """The kernel for heads of a size, of which so many share keys; compiled when it is first asked for."""
@@ -318,13 +316,7 @@ class Kernels:
 
     def texts(self, size: int, value_size: int) -> ParallelKernel | None:
         """That of `AttentionKernels` for heads of a size, if there is one; compiled when it is first asked for."""
-        from acceleration.attention_kernels import AttentionKernels  # which is made of what is here
-
-        if not AttentionKernels.compute() or not AttentionKernels.fit(size, value_size):
-            return None
-        if self._texts is None:
-            self._texts = AttentionKernels(self.dtype, self.folder)
-        return self._texts.of(size, value_size)
+        return self._texts.of(size, value_size) if self._texts and self._texts.fit(size, value_size) else None
 
     @staticmethod
     def compute(dtype: torch.dtype) -> bool:

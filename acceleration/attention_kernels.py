@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 
 from acceleration.float32_kernels import Float32Kernels, narrow_tile, tile
 from acceleration.numbers import FLOAT_LIKE, INT_LIKE, exp, get, like_of, put, row_at
-from acceleration.parallel import OPTIONS, Code, ParallelKernel, as_float, bits, kept_in, next_unit
+from acceleration.parallel import OPTIONS, Code, ParallelKernel, as_float, bits, next_unit
 from acceleration.tiles import LANES, PANELS, ROWS
 
 #: Numbers that say what a text is: its first token, its first key, how many of both there are, and how many keys the
@@ -43,7 +43,7 @@ class AttentionKernels:
     bits = staticmethod(bits)
 
     def __init__(self, dtype: torch.dtype, folder: Path) -> None:
-        self._like, self._folder = like_of(dtype), kept_in(folder)
+        self._like, self._folder = like_of(dtype), folder
         self._kernels: dict[tuple[int, int], ParallelKernel] = {}
 
     @staticmethod

@@ -6,7 +6,6 @@ dozens of them.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,9 +21,7 @@ from acceleration.kernels import Kernels
 from acceleration.merged import LinearPart
 from acceleration.program import ROWS, Call, Given, Program, Runner
 from acceleration.unpadded import compare, outputs
-from acceleration.writer import Part, Writer
-
-logger = logging.getLogger(__name__)
+from acceleration.writer import Forwards, Part, Writer, one_for_all, use_if_same
 
 #: Tokens of a batch up to which it is computed so. Behind that, operations take so long that nobody waits for Python.
 MOST_ROWS = 4096
@@ -85,11 +82,9 @@ class EncoderLayers:
         self._runner = Runner(kernels.folder)
         self._of_thread = _OfThread()
 
-    def forwards(self, modules: Sequence[Any]) -> dict[nn.Module, Callable[..., torch.Tensor]]:
+    def forwards(self, modules: Sequence[Any]) -> Forwards:
         """A new `forward` for each layer."""
-        first, *others = modules
-        found: dict[nn.Module, Callable[..., torch.Tensor]] = {first: partial(self._first, first.forward)}
-        return found | {layer: partial(self._behind, layer.forward) for layer in others}
+        return one_for_all(modules, self._first, self._behind)
 
     def _first(
         self,
@@ -222,17 +217,8 @@ def as_program(model: Any, kernels: Kernels) -> bool:
         return False
     expected = outputs(model)
     forwards = EncoderLayers(layers, kernels).forwards(modules)
-    try:
-        for module, forward in forwards.items():
-            setattr(module, "forward", forward)  # noqa: B010  # which is no method any more
-        compare(outputs(model), expected, model.dtype, int8=has_int8_layers(model))
-    except Exception as error:
-        for module in forwards:
-            vars(module).pop("forward", None)
-        logger.info("layers are computed as they were written: %s", str(error).partition("\n")[0])
-        logger.debug("their program failed", exc_info=True)
-        return False
-    return True
+    int8 = has_int8_layers(model)
+    return use_if_same(forwards, lambda: compare(outputs(model), expected, model.dtype, int8=int8))
 
 
 def _alike(layers: Sequence[EncoderLayer], kernels: Kernels) -> bool:

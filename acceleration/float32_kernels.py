@@ -10,13 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numba
 import torch
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from acceleration.parallel import Code, ParallelKernel, kept_in, next_unit
+from acceleration.parallel import Code, ParallelKernel, compiles_for, next_unit
 from acceleration.program import Call, OfRows
 from acceleration.tiles import LANES, PANELS, ROWS, TileBuilder, in_panels, parts, whole_tiles
 
@@ -29,13 +28,12 @@ class Float32Kernels:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._multiply = ParallelKernel(_multiply, kept_in(folder))
+        self._multiply = ParallelKernel(_multiply, folder)
 
     @staticmethod
     def compute() -> bool:
         """Whether the processor has registers of 64 bytes, and the compiler knows it."""
-        named = numba.config.CPU_NAME or numba.config.CPU_FEATURES
-        return not named and bool(binding.get_host_cpu_features().get("avx512f"))
+        return compiles_for("avx512f")
 
     @staticmethod
     def fit(out_features: int) -> bool:

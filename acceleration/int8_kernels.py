@@ -13,16 +13,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import torch
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
 from acceleration.instructions import computes_int8
 from acceleration.numbers import BITS_LIKE, BYTE_LIKE, FLOAT_LIKE, row_at
-from acceleration.parallel import Code, ParallelKernel, kept_in, next_unit
+from acceleration.parallel import Code, ParallelKernel, compiles_for, next_unit
 from acceleration.program import ROWS as RUN_ROWS
 from acceleration.program import Call, OfRows, Scratch
 from acceleration.tiles import LANES, PANELS, ROWS, TileBuilder, in_panels, parts, whole_tiles
@@ -48,14 +47,12 @@ class Int8Kernels:
     """
 
     def __init__(self, folder: Path) -> None:
-        folder = kept_in(folder)
         self._round, self._multiply = ParallelKernel(_round_rows, folder), ParallelKernel(_multiply, folder)
 
     @staticmethod
     def compute() -> bool:
         """Whether the processor has the instruction, and the compiler knows it: it ends the process if not."""
-        named = numba.config.CPU_NAME or numba.config.CPU_FEATURES
-        return computes_int8() and not named and bool(binding.get_host_cpu_features().get("avx512vnni"))
+        return computes_int8() and compiles_for("avx512vnni")
 
     @staticmethod
     def fit(out_features: int, in_features: int) -> bool:

@@ -21,7 +21,7 @@ from numba import carray
 
 from acceleration.attention_kernels import AttentionKernels
 from acceleration.numbers import FLOAT_LIKE, INT_LIKE, TYPES, exp, get, like_of, put, row_at
-from acceleration.parallel import ParallelKernel, as_float, bits, kept_in, next_unit
+from acceleration.parallel import ParallelKernel, as_float, bits, next_unit
 
 
 def _rms_norm(like: Any) -> Callable[..., None]:
@@ -296,7 +296,6 @@ class Kernels:
     def __init__(self, dtype: torch.dtype, folder: Path) -> None:
         self.dtype = dtype
         self.folder = folder
-        self._kept_in = kept_in(folder)
         self._like = like_of(dtype)
         self.rms_norm = self._compiled(_rms_norm)
         self.add_rms_norm = self._compiled(_add_rms_norm)
@@ -324,4 +323,4 @@ class Kernels:
         return dtype in TYPES
 
     def _compiled(self, function: Callable[[Any], Callable[..., None]]) -> ParallelKernel:
-        return ParallelKernel(function(self._like), self._kept_in)
+        return ParallelKernel(function(self._like), self.folder)

@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from acceleration.mkl import AS_IT_IS, PACKED, ROW_MAJOR, Mkl
 from acceleration.numbers import FLOAT_LIKE, row_at
-from acceleration.parallel import Code, ParallelKernel, kept_in, next_unit
+from acceleration.parallel import Code, ParallelKernel, next_unit
 from acceleration.program import ROWS, Call, OfRows
 
 #: From so many numbers on all threads fill outputs with a bias.
@@ -29,7 +29,7 @@ class MklKernels:
 
     def __init__(self, mkl: Mkl, folder: Path) -> None:
         self._function = mkl.compute_address
-        self._multiply, self._fill = ParallelKernel(_multiply, kept_in(folder)), ParallelKernel(_fill, kept_in(folder))
+        self._multiply, self._fill = ParallelKernel(_multiply, folder), ParallelKernel(_fill, folder)
 
     def linear(
         self, inputs: int, outputs: int, packed: torch.Tensor, bias: torch.Tensor | None, shape: tuple[int, int]

@@ -10,12 +10,13 @@ import hashlib
 import logging
 import struct
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
 import torch
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import cfunc, types
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
@@ -78,7 +79,7 @@ class ParallelKernel:
     """
 
     def __init__(self, function: Callable[..., None], folder: Path) -> None:
-        self._compiled: Any = kept(lambda keep: cfunc(_SIGNATURE, cache=keep, **OPTIONS)(function), folder)
+        self._compiled: Any = kept(lambda keep: cfunc(_SIGNATURE, cache=keep, **OPTIONS)(function), kept_in(folder))
         self.address: int = self._compiled.address
         # To get Python's lock back takes longer than what is small.
         self._small = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(self.address)
@@ -100,11 +101,18 @@ class ParallelKernel:
             self._alone(call)
 
 
+@cache
 def kept_in(folder: Path) -> Path:
     """Where functions of this version are kept: Numba looks at one source file to see whether they are old."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     return folder / digest[:16]
+
+
+def compiles_for(feature: str) -> bool:
+    """Whether the compiler is told to use a feature of the processor; it ends the process where it does not know it."""
+    named = numba.config.CPU_NAME or numba.config.CPU_FEATURES
+    return not named and bool(binding.get_host_cpu_features().get(feature))
 
 
 def kept(compiled: Callable[[bool], ResultT], folder: Path) -> ResultT:

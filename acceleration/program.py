@@ -21,7 +21,7 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from acceleration.numbers import INT_LIKE, row_at
-from acceleration.parallel import ARGUMENTS, Code, ParallelKernel, kept_in, next_unit, parallel_region
+from acceleration.parallel import ARGUMENTS, Code, ParallelKernel, next_unit, parallel_region
 
 #: Whole numbers of 64 bits.
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
@@ -108,7 +108,7 @@ class Runner:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._kernel = ParallelKernel(_run, kept_in(folder))
+        self._kernel = ParallelKernel(_run, folder)
         region = parallel_region()
         self._region: int = 0 if region is None else ctypes.cast(region, ctypes.c_void_p).value or 0
 

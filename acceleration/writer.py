@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from acceleration.fused import LARGE
 from acceleration.kernels import Kernels
 from acceleration.linear_calls import LinearCalls
 from acceleration.packed import usual_rows
 from acceleration.program import Call, OfRows, Scratch
+
+logger = logging.getLogger(__name__)
 
 #: A part of a program.
 Part = Call | Callable[[int, Any], None]
@@ -48,6 +52,32 @@ class Writer:
     def large(width: int) -> OfRows:
         """Whether rows of so many numbers are worth to be shared by threads."""
         return OfRows(("large", width), lambda rows: rows * width >= LARGE)
+
+
+Forwards = dict[nn.Module, Callable[..., torch.Tensor]]
+
+
+def one_for_all(layers: Sequence[Any], first: Callable[..., Any], behind: Callable[..., Any]) -> Forwards:
+    """A new `forward` for each layer: the first computes all of them, and those behind it pass on what it gives.
+
+    Both are given the layer's own `forward` first.
+    """
+    return {layer: partial(behind if number else first, layer.forward) for number, layer in enumerate(layers)}
+
+
+def use_if_same(forwards: Forwards, compare: Callable[[], None]) -> bool:
+    """Give layers another `forward`, and take it back if the comparison fails; whether they keep it."""
+    try:
+        for layer, forward in forwards.items():
+            setattr(layer, "forward", forward)  # noqa: B010  # which is no method any more
+        compare()
+    except Exception as error:
+        for layer in forwards:
+            vars(layer).pop("forward", None)
+        logger.info("layers are computed as they were written: %s", str(error).partition("\n")[0])
+        logger.debug("their program failed", exc_info=True)
+        return False
+    return True
 
 
 def _compute_rows(module: Any, inputs: torch.Tensor, outputs: torch.Tensor, rows: int, _: Any) -> None:

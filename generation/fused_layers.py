@@ -18,7 +18,7 @@ from acceleration.fused import MOST_ROWS, FusedGate, FusedNorm
 from acceleration.kernels import Kernels
 from acceleration.merged import LinearPart
 from acceleration.program import ROWS, Call, Element, Given, Numbers, Program, Runner
-from acceleration.writer import Part, Writer
+from acceleration.writer import Forwards, Part, Writer, one_for_all
 from generation.cache import LayerShape
 from generation.step import LARGE as LARGE_ATTENTION
 from generation.step import Step
@@ -73,11 +73,9 @@ class FusedLayers:
         self._result: torch.Tensor | None = None
         self._angles: Any = None
 
-    def forwards(self) -> dict[nn.Module, Callable[..., torch.Tensor]]:
+    def forwards(self) -> Forwards:
         """A new `forward` for each layer."""
-        first, *others = self._layers
-        found: dict[nn.Module, Callable[..., torch.Tensor]] = {first: partial(self._first, first.forward)}
-        return found | {layer: partial(self._behind, layer.forward) for layer in others}
+        return one_for_all(self._layers, self._first, self._behind)
 
     def _first(
         self,
@@ -271,7 +269,7 @@ class FusedLayers:
 
 def fused_layers(
     model: nn.Module, shapes: Sequence[LayerShape], asked: Mapping[int, _Asked], kernels: Kernels
-) -> dict[nn.Module, Callable[..., torch.Tensor]]:
+) -> Forwards:
     """A new `forward` for each layer, if all look as if they could have it; whether they compute the same is to be
     tried."""
     layers: list[Any] = [module for module in model.modules() if _fits(module)]

@@ -104,18 +104,12 @@ class SteppingModel:
         """Compute all layers as one program, if that then gives the same."""
         if self._kernels is None:
             return
-        from generation.fused_layers import fused_layers  # it needs the compiler of kernels
+        # They need the compiler of kernels.
+        from acceleration.writer import use_if_same
+        from generation.fused_layers import fused_layers
 
         found = fused_layers(self._model, self.layers, self._asked, self._kernels)
-        try:
-            for layer, forward in found.items():
-                setattr(layer, "forward", forward)  # noqa: B010  # which is no method any more
-            self._compare(prompts, expected)
-        except Exception as error:
-            for layer in found:
-                vars(layer).pop("forward", None)
-            logger.info("layers are computed as they were written: %s", str(error).partition("\n")[0])
-            logger.debug("their program failed", exc_info=True)
+        use_if_same(found, lambda: self._compare(prompts, expected))
 
     def _prompts(self) -> list[list[int]]:
         return [[(3 + 5 * i + number) % self._vocabulary for i in range(n)] for number, n in enumerate(_LENGTHS)]

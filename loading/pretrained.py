@@ -105,16 +105,15 @@ def load_pretrained(
         _check_int8(loaded.model, settings)
     elif not _accelerates(loaded.model, settings):
         return loaded
-    kernels = _kernels(loaded.model, settings) if settings.acceleration else None
+    # Batches have so many rows that libraries' layers, and PyTorch's operations between them, are as fast.
+    kernels = None if reads_batches or not settings.acceleration else _kernels(loaded.model, settings)
     rows = _BATCH_ROWS if reads_batches else _STEP_ROWS
     int8_kernels = _int8_kernels(settings) if int8 and settings.acceleration else None
-    # Batches have so many rows that libraries' layers, and PyTorch's operations between them, are as fast.
-    for_layers = None if reads_batches else kernels
-    if faster_weights(loaded.model, rows=rows, int8=int8, kernels=for_layers, int8_kernels=int8_kernels):
+    if faster_weights(loaded.model, rows=rows, int8=int8, kernels=kernels, int8_kernels=int8_kernels):
         release_files(loaded.model)
         # In bfloat16 layers are PyTorch's, and 32 texts of MiniLM took 106 ms in place of 71.
-        if loaded.unpadded and kernels is not None and kernels.dtype == torch.float32:
-            _compute_layers_as_program(loaded.model, kernels)
+        if loaded.unpadded and loaded.model.dtype == torch.float32:
+            _compute_layers_as_program(loaded.model, settings)
         return replace(loaded, kernels=kernels)
     if int8:
         raise LoadError(f"{settings.shown_uri} does not compute in eight bits; leave out QUANTIZATION.")
@@ -140,10 +139,11 @@ def _kernels(model: PreTrainedModel, settings: ModelSettings) -> Kernels | None:
     return Kernels(model.dtype, _kernels_folder(settings)) if Kernels.compute(model.dtype) else None
 
 
-def _compute_layers_as_program(model: PreTrainedModel, kernels: Kernels) -> None:
+def _compute_layers_as_program(model: PreTrainedModel, settings: ModelSettings) -> None:
     from acceleration.encoder_layers import as_program
 
-    as_program(model, kernels)
+    if (kernels := _kernels(model, settings)) is not None:
+        as_program(model, kernels)
 
 
 def _int8_kernels(settings: ModelSettings) -> Int8Kernels | None:

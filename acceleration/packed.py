@@ -110,7 +110,7 @@ class MklLinear(PackedLinear):
 
 
 class TiledLinear(PackedLinear):
-    """In panels, as our own kernels read them: for few rows."""
+    """In panels, as our own kernels read them."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, kernels: Float32Kernels) -> None:
         super().__init__(weight, bias)

@@ -13,12 +13,12 @@ from acceleration.fused import fuse
 from acceleration.int8 import quantize
 from acceleration.linear import forms_to_pack, pack
 from acceleration.merged import groups_of_same_input, merge
-from acceleration.packed import Tiled
 from acceleration.rounding import is_rounding
 
 if TYPE_CHECKING:
     from acceleration.int8_kernels import Int8Kernels
     from acceleration.kernels import Kernels
+    from acceleration.packed import Tiled
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ def faster_weights(
     rows: Sequence[int],
     int8: bool = False,
     kernels: Kernels | None = None,
+    tiled: Tiled | None = None,
     int8_kernels: Int8Kernels | None = None,
 ) -> bool:
     """Put a model's weights into the form that the CPU computes fastest with.
@@ -40,7 +41,8 @@ def faster_weights(
     Args:
         rows: numbers of tokens that will be computed together most.
         int8: compute all linear layers but those of the head in eight bits.
-        kernels: for linear layers of few rows, and for what the model computes between them.
+        kernels: for what the model computes between linear layers.
+        tiled: a form of linear layers to be tried beside those of libraries.
         int8_kernels: for layers in eight bits.
 
     Returns:
@@ -56,7 +58,7 @@ def faster_weights(
     quantized = quantize(model, rows, int8_kernels) if int8 else 0
     if int8 and not quantized:
         return False
-    packed = pack(model, forms_to_pack(model, rows, _tiled(kernels)))
+    packed = pack(model, forms_to_pack(model, rows, tiled))
     fused = fuse(model, kernels) if kernels is not None else 0
     logger.debug("%d layers are packed, %d modules compute with kernels", packed, fused)
     if not groups and not quantized and not packed and not fused:
@@ -67,15 +69,6 @@ def faster_weights(
         logger.debug("the model does not compute with its weights in another form", exc_info=True)
         return False
     return is_rounding([output], [expected], expected.dtype, int8=int8)
-
-
-def _tiled(kernels: Kernels | None) -> Tiled | None:
-    """Layers by kernels of our own, for those who compute with such."""
-    if kernels is None:
-        return None
-    from acceleration.float32_kernels import Float32Kernels  # its compiler is of no use to others
-
-    return Tiled(Float32Kernels(kernels.folder)) if Float32Kernels.compute() else None
 
 
 def _output(model: Any) -> torch.Tensor:

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from acceleration.allocator import keep_freed_memory
 from acceleration.cores import available_cores
 from acceleration.instructions import computes_int8
+from acceleration.packed import Tiled
 from acceleration.unpadded import without_padding
 from acceleration.weights import faster_weights
 from loading import LoadError
@@ -105,11 +106,12 @@ def load_pretrained(
         _check_int8(loaded.model, settings)
     elif not _accelerates(loaded.model, settings):
         return loaded
-    # Batches have so many rows that libraries' layers, and PyTorch's operations between them, are as fast.
+    # Batches have so many rows that PyTorch's operations between layers are as fast.
     kernels = None if reads_batches or not settings.acceleration else _kernels(loaded.model, settings)
     rows = _BATCH_ROWS if reads_batches else _STEP_ROWS
     int8_kernels = _int8_kernels(settings) if int8 and settings.acceleration else None
-    if faster_weights(loaded.model, rows=rows, int8=int8, kernels=kernels, int8_kernels=int8_kernels):
+    tiled = _tiled(loaded.model, settings)
+    if faster_weights(loaded.model, rows=rows, int8=int8, kernels=kernels, tiled=tiled, int8_kernels=int8_kernels):
         release_files(loaded.model)
         # In bfloat16 layers are PyTorch's, and 32 texts of MiniLM took 106 ms in place of 71.
         if loaded.unpadded and loaded.model.dtype == torch.float32:
@@ -144,6 +146,15 @@ def _compute_layers_as_program(model: PreTrainedModel, settings: ModelSettings) 
 
     if (kernels := _kernels(model, settings)) is not None:
         as_program(model, kernels)
+
+
+def _tiled(model: PreTrainedModel, settings: ModelSettings) -> Tiled | None:
+    """Linear layers by kernels of our own, where those compute."""
+    if not settings.acceleration or model.dtype != torch.float32:
+        return None
+    from acceleration.float32_kernels import Float32Kernels
+
+    return Tiled(Float32Kernels(_kernels_folder(settings))) if Float32Kernels.compute() else None
 
 
 def _int8_kernels(settings: ModelSettings) -> Int8Kernels | None:

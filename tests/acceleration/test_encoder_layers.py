@@ -21,10 +21,11 @@ from transformers import (
     RobertaModel,
 )
 
-from acceleration import encoder_layers
+from acceleration import encoder_layers, linear
 from acceleration.attention_kernels import AttentionKernels
 from acceleration.encoder_layers import EncoderLayers
 from acceleration.instructions import computes_int8
+from acceleration.packed import FORMS, Form, PackedLinear, Tiled, TiledLinear
 from loading.pretrained import load_pretrained
 from loading.storage import fetch
 from settings import ModelSettings
@@ -78,11 +79,22 @@ def _outputs(model: Any) -> list[torch.Tensor]:
     return [*(row[:length] for row, length in zip(batch, LENGTHS, strict=True)), *equal, *alone]
 
 
+@pytest.mark.parametrize("form", [TiledLinear, *FORMS])
 @pytest.mark.parametrize("kind", PROGRAMS)
-def test_a_program_gives_what_the_model_gives_without_acceleration(tmp_path: Path, kind: str) -> None:
+def test_a_program_gives_what_the_model_gives_without_acceleration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, form: type[PackedLinear]
+) -> None:
+    if not (form is TiledLinear or form.computes(torch.float32)):
+        pytest.skip("this PyTorch does not compute such layers")
+
+    def fastest(_layers: object, _rows: object, tiled: Tiled | None) -> Form | None:
+        return tiled if form is TiledLinear else form
+
+    monkeypatch.setattr(linear, "_fastest_form", fastest)
     folder = _saved(tmp_path, PROGRAMS[kind])
     model, plain = _load(folder), _load(folder, acceleration=False)
     assert (_in_program(model), _in_program(plain)) == (3, 0)
+    assert any(isinstance(module, form) for module in model.modules())
     for output, right in zip(_outputs(model), _outputs(plain), strict=True):
         torch.testing.assert_close(output, right, atol=2e-5, rtol=2e-5)
 

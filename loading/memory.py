@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from loading import LoadError
 from loading.checkpoint import Checkpoint, local_config
 from loading.disk import shown_size
+from loading.garbage import collect_everything
 from settings import ModelSettings
 
 #: Bytes of the types that safetensors and config.json name.
@@ -156,7 +156,7 @@ def give_back_memory() -> None:
 
 def give_back_dropped() -> None:
     """Return to the system what a model took that nobody refers to any more, and what caches kept for it."""
-    gc.collect()
+    collect_everything()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     give_back_memory()

@@ -11,6 +11,7 @@ from typing import Any
 
 from errors import InferenceFailed, ServingError
 from loading import LoadError
+from loading.garbage import leave_out_what_is_here, only_objects_that_stay
 from logs import adopt_libraries
 from observability.item_spans import ItemTracing
 from observability.model_metrics import ModelMetrics
@@ -203,14 +204,16 @@ class ModelHost:
 
     def _make(self) -> tuple[Callable[..., Engine], Signature, Chosen]:
         # Imported here, as the first thing in this process that needs torch: it takes seconds.
-        from loading.memory import give_back_memory
-        from loading.pretrained import prepare_torch
+        with only_objects_that_stay():
+            from loading.memory import give_back_memory
+            from loading.pretrained import prepare_torch
 
         adopt_libraries()
         prepare_torch(self._settings)
         runner = create_runner(self._settings)
         runner.load()
         runner.warm_up()
+        leave_out_what_is_here()
         give_back_memory()
         return engine_for(runner, self._metrics), runner.signature, runner.chosen
 

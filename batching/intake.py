@@ -8,6 +8,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from time import monotonic
 from typing import Any
 
@@ -53,12 +54,14 @@ class Intake:
 
     Attributes:
         text: the thread for tokenizing and decoding.
+        one_at_a_time: held by whoever tokenizes or decodes: a tokenizer refuses to be used by two threads at once.
     """
 
     def __init__(self, runner: Runner[Any, Any, Any, Any], max_queue_size: int, observer: EngineObserver) -> None:
         self._observer = observer
         self._waiting = 0
         self.text = ThreadPoolExecutor(1, thread_name_prefix="text")
+        self.one_at_a_time = Lock()
         self._runner = runner
         self._max_queue_size = max_queue_size
         self._arrived: deque[Entry] = deque()
@@ -102,8 +105,14 @@ class Intake:
         """Take a measurement into the estimate of how long a full queue lasts."""
         self._seconds_per_item += 0.1 * (seconds_per_item - self._seconds_per_item)
 
-    async def run(self, prepared: Callable[[Sequence[Entry]], None]) -> None:
-        """Prepare what arrives until cancelled; those that can be computed are handed on, the others settled."""
+    async def run(
+        self, prepared: Callable[[Sequence[Entry]], None], taken: Callable[[Entry], bool] = lambda _: False
+    ) -> None:
+        """Prepare what arrives until cancelled; those that can be computed are handed on, the others settled.
+
+        Args:
+            taken: told of an item that has arrived alone; whether it was taken to be prepared elsewhere.
+        """
         loop = asyncio.get_running_loop()
         try:
             while True:
@@ -112,6 +121,8 @@ class Intake:
                 while self._arrived:
                     entries = [self._arrived.popleft() for _ in range(min(len(self._arrived), _PREPARE_AT_ONCE))]
                     entries = [entry for entry in entries if not entry.future.done()]
+                    if len(entries) == 1 and not self._arrived and taken(entries[0]):
+                        continue
                     jobs = await loop.run_in_executor(self.text, self._prepare, [entry.item for entry in entries])
                     ready = []
                     for entry, job in zip(entries, jobs, strict=True):
@@ -125,10 +136,11 @@ class Intake:
             self.text.shutdown(wait=False, cancel_futures=True)
 
     def _prepare(self, items: Sequence[Item]) -> list[Job[Any, Any] | ServingError]:
-        return [self._prepare_one(item) for item in items]
+        return [self.prepare(item) for item in items]
 
-    def _prepare_one(self, item: Item) -> Job[Any, Any] | ServingError:
-        with working_on(item, "prepare"):
+    def prepare(self, item: Item) -> Job[Any, Any] | ServingError:
+        """Make an item ready, in any thread but the event loop's; the error of a step as a value."""
+        with self.one_at_a_time, working_on(item, "prepare"):
             return guarded("preparing", self._runner.prepare_item, item)  # type: ignore[no-any-return]
 
 

@@ -145,8 +145,9 @@ class ModelHost:
         started = monotonic()
         reason = await self._load_or_reason()
         if reason is not None:
-            self._become(ModelState("failed", reason))
+            # Before it is told: who tries again needs the room.
             await self._give_back_memory()
+            self._become(ModelState("failed", reason))
             raise self.state.refusal(self._settings.name)
         took = monotonic() - started
         logger.info("model %s is ready after %.1f s", self._settings.name, took)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 import pytest
 
 from batching.engine import BatchEngine
+from batching.lanes import Parallelism
+from batching.rows import Row
 from errors import InferenceFailed, InvalidRequest, Overloaded
 from observability.engine_observer import EngineObserver, Unobserved
-from runners.base import Item
-from tests.scripted import ScriptedRunner
+from runners.base import Item, Job
+from tests.scripted import ScriptedParameters, ScriptedRunner
 
 
 @asynccontextmanager
@@ -103,6 +106,125 @@ def test_an_item_alone_is_computed_at_once() -> None:
         async with _engine(runner) as engine:
             assert await engine.submit(Item("alone")) == "ALONE"
         assert runner.batches == [["alone"]]
+
+    asyncio.run(scenario())
+
+
+class _Watched(ScriptedRunner):
+    """Notes which threads do what; `preparing` waits, inside of a preparation, until a test says so."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.steps: list[tuple[str, str]] = []
+        self.at_once, self.most_at_once = 0, 0
+        self.prepares, self.preparing = threading.Event(), threading.Event()
+        self.preparing.set()
+
+    def _note(self, step: str) -> None:
+        self.steps.append((step, threading.current_thread().name.split("_")[0]))
+
+    def prepare(self, instance: Any, parameters: ScriptedParameters) -> Job[str, int]:
+        self._note("prepare")
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.prepares.set()
+        assert self.preparing.wait(30), "the test forgot to let it go on"
+        self.at_once -= 1
+        return super().prepare(instance, parameters)
+
+    def forward(self, rows: Sequence[Row[str]]) -> Sequence[str]:
+        self._note("forward")
+        return super().forward(rows)
+
+    def finish(self, job: Job[str, int], outputs: Sequence[str]) -> Any:
+        self._note("finish")
+        return super().finish(job, outputs)
+
+
+def test_an_item_alone_stays_in_the_thread_that_computes() -> None:
+    async def scenario() -> None:
+        runner = _Watched()
+        async with _engine(runner) as engine:
+            assert await engine.submit(Item("alone")) == "ALONE"
+            assert len({thread for _, thread in runner.steps}) == 1
+            runner.steps.clear()
+            both = [engine.submit(Item(text)) for text in ("a", "b")]
+            assert [await future for future in both] == ["A", "B"]
+        assert len({thread for _, thread in runner.steps}) == 2
+
+    asyncio.run(scenario())
+
+
+def test_rows_of_an_item_alone_are_shared_by_lanes() -> None:
+    async def scenario() -> None:
+        runner = ScriptedRunner(parallelism=Parallelism(lanes=2, threads=1))
+        async with _engine(runner) as engine:
+            assert await engine.submit(Item("a,b,c,d")) == "A,B,C,D"
+        assert sorted(map(len, runner.batches)) == [2, 2]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("text", "error"), [("crash", InferenceFailed), ("bug", InferenceFailed), ("bad", InvalidRequest)]
+)
+def test_an_item_that_fails_alone_harms_no_later_one(text: str, error: type[Exception]) -> None:
+    async def scenario() -> None:
+        async with _engine(ScriptedRunner()) as engine:
+            for _ in range(3):
+                with pytest.raises(error):
+                    await engine.submit(Item(text))
+                assert await engine.submit(Item("good")) == "GOOD"
+
+    asyncio.run(scenario())
+
+
+def test_an_item_alone_that_nobody_waits_for_any_more_holds_nothing_up() -> None:
+    async def scenario() -> None:
+        runner, counts = ScriptedRunner(), _Counts()
+        async with _engine(runner, observer=counts) as engine:
+            first = await _busy(engine, runner)
+            first.cancel()
+            second = engine.submit(Item("second"))
+            runner.gate.set()
+            assert await second == "SECOND"
+        assert counts.queue[-1] == 0
+        assert runner.batches == [["first"], ["second"]]
+
+    asyncio.run(scenario())
+
+
+class _Turns:
+    """A lock that tells when a second one asks for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.second_asks = threading.Event()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            self.second_asks.set()
+            self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_what_comes_while_an_item_alone_is_prepared_waits_for_its_turn_with_the_tokenizer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        turns, runner = _Turns(), _Watched(parallelism=Parallelism(lanes=2))
+        monkeypatch.setattr("batching.intake.Lock", lambda: turns)
+        async with _engine(runner) as engine:
+            runner.preparing.clear()
+            alone = engine.submit(Item("alone"))
+            assert await asyncio.to_thread(runner.prepares.wait, 30)
+            others = [engine.submit(Item(text)) for text in ("a", "b", "c")]
+            assert await asyncio.to_thread(turns.second_asks.wait, 30)
+            runner.preparing.set()
+            assert await asyncio.gather(alone, *others) == ["ALONE", "A", "B", "C"]
+        assert runner.most_at_once == 1
 
     asyncio.run(scenario())
 

@@ -15,6 +15,11 @@ def has_onednn() -> bool:
     return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
+def has_avx512() -> bool:
+    """Whether the CPU has registers of 64 bytes, which kernels of our own need to multiply."""
+    return bool(_CPU._is_avx512_supported())
+
+
 def computes_int8() -> bool:
     """Whether the CPU multiplies eight bits without cutting off sums (VNNI)."""
     return has_onednn() and bool(_CPU._is_vnni_supported())

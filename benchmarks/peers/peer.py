@@ -10,6 +10,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from signal import Signals
 from typing import Any, ClassVar
 
 from acceleration.cores import THREAD_ENVIRONMENT
@@ -166,7 +167,10 @@ class Peer(ABC):
                 command, check=True, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT, cwd=self._cwd
             )
         except subprocess.CalledProcessError as error:
-            raise PeerUnavailable(f"{self.name}: {_last_error(error.stderr)}") from None
+            # A processor without the instructions that it was compiled for ends it without a word: SIGILL.
+            ended = error.returncode < 0
+            why = f"ended by {Signals(-error.returncode).name}" if ended else _last_error(error.stderr)
+            raise PeerUnavailable(f"{self.name}: {why}") from None
         except (OSError, subprocess.TimeoutExpired) as error:
             raise PeerUnavailable(f"{self.name}: {error}") from None
         return done.stdout

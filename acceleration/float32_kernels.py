@@ -20,6 +20,9 @@ from acceleration.parallel import Code, ParallelKernel, compiles_for, next_unit
 from acceleration.program import Call, OfRows
 from acceleration.tiles import LANES, PANELS, ROWS, TileBuilder, in_panels, parts, whole_tiles
 
+#: Panels that a thread takes at a time: a lone row has so many sums, as each waits for its last one.
+_GROUP = max(PANELS, 4 // PANELS * PANELS)
+
 
 class Float32Kernels:
     """Kernels for layers of float32; to be made only where they `compute`.
@@ -33,8 +36,8 @@ class Float32Kernels:
 
     @staticmethod
     def compute() -> bool:
-        """Whether the processor has registers of 64 bytes, and the compiler knows it."""
-        return compiles_for("avx512f")
+        """Whether the processor has registers of 32 or 64 bytes, and the compiler knows it."""
+        return compiles_for("avx2") and compiles_for("fma")
 
     @staticmethod
     def fit(out_features: int) -> bool:
@@ -59,7 +62,7 @@ class Float32Kernels:
             # Whole tiles are read.
             inputs = torch.cat([inputs, inputs.new_empty(usual - rows, size)])
         outputs = inputs.new_empty(usual, len(bias))
-        block, groups = parts(4 * size, len(bias))
+        block, groups = parts(4 * size, len(bias), _GROUP)
         self._multiply(
             -(-usual // block) * groups,
             inputs.data_ptr(), packed.data_ptr(), outputs.data_ptr(), bias.data_ptr(), usual, size, len(bias), block,
@@ -76,7 +79,7 @@ class Float32Kernels:
             inputs, outputs: addresses of contiguous rows, as many as whole tiles have.
         """
         out_features = len(bias)
-        block, groups = parts(4 * in_features, out_features)
+        block, groups = parts(4 * in_features, out_features, _GROUP)
         units = OfRows(
             ("tiles of float32", out_features, in_features), lambda rows: -(-_filled_up(rows) // block) * groups
         )
@@ -99,21 +102,21 @@ def _multiply(call: Any) -> None:
     size, width, block, groups = numbers[7], numbers[8], numbers[9], numbers[10]
     unit = next_unit(call)
     while unit < numbers[1]:
-        first, panel = unit // groups * block, unit % groups * PANELS
-        last = min(panel + PANELS, width // LANES)
+        first, panel = unit // groups * block, unit % groups * _GROUP
+        last = min(panel + _GROUP, width // LANES)
         for row in range(first, min(first + block, rows), ROWS):
             given, result = x + row * size * 4, out + row * width * 4
-            if last - panel == PANELS:
-                if rows == 1:
-                    _row(given, weights, result, bias, size, width, panel)
-                else:
-                    tile(given, weights, result, bias, size, width, panel)
-            else:
+            if last - panel < _GROUP:
                 for one in range(panel, last):
                     if rows == 1:
                         _narrow_row(given, weights, result, bias, size, width, one)
                     else:
                         narrow_tile(given, weights, result, bias, size, width, one)
+            elif rows == 1:
+                _row(given, weights, result, bias, size, width, panel)
+            else:
+                for one in range(panel, last, PANELS):
+                    tile(given, weights, result, bias, size, width, one)
         unit = next_unit(call)
 
 
@@ -147,4 +150,4 @@ def _tile_of(shape: tuple[int, int]) -> Callable[..., Any]:
 
 
 tile, narrow_tile = _tile_of((ROWS, PANELS)), _tile_of((ROWS, 1))
-_row, _narrow_row = _tile_of((1, PANELS)), _tile_of((1, 1))
+_row, _narrow_row = _tile_of((1, _GROUP)), _tile_of((1, 1))

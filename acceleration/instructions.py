@@ -15,9 +15,9 @@ def has_onednn() -> bool:
     return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
-def has_avx512() -> bool:
-    """Whether the CPU has registers of 64 bytes, which kernels of our own need to multiply."""
-    return bool(_CPU._is_avx512_supported())
+def has_avx2() -> bool:
+    """Whether the CPU has registers of 32 bytes, which kernels of our own need to multiply."""
+    return bool(_CPU._is_avx2_supported())
 
 
 def computes_int8() -> bool:

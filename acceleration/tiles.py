@@ -11,11 +11,14 @@ from typing import Any, ClassVar
 import torch
 from llvmlite import ir
 
+from acceleration.parallel import compiles_for
+
 #: Numbers of 32 bits in a register.
 LANES = 16
 
-#: Rows and panels of outputs that are summed at once: 24 of 32 registers.
-ROWS, PANELS = 8, 3
+#: Rows and panels of outputs that are summed at once: 24 of 32 registers; without AVX-512, where a panel is two
+#: registers, 8 of 16. With more of those, six rows, layers of many rows took up to a third longer (AMD EPYC).
+ROWS, PANELS = (8, 3) if compiles_for("avx512f") else (4, 1)
 
 #: Bytes of a row of inputs that are multiplied at once, and those of weights that belong to them.
 _STEP, _PANEL_STEP = 4, 64
@@ -32,9 +35,9 @@ def whole_tiles(rows: int) -> int:
     return -(-rows // ROWS) * ROWS
 
 
-def parts(row_bytes: int, out_features: int) -> tuple[int, int]:
+def parts(row_bytes: int, out_features: int, panels: int = PANELS) -> tuple[int, int]:
     """Rows of inputs that are a block, and groups of panels: what is shared by threads is a group for a block."""
-    return max(_BLOCK // row_bytes // ROWS, 1) * ROWS, -(-out_features // (LANES * PANELS))
+    return max(_BLOCK // row_bytes // ROWS, 1) * ROWS, -(-out_features // (LANES * panels))
 
 
 def in_panels(weight: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from acceleration.allocator import keep_freed_memory
 from acceleration.cores import available_cores
-from acceleration.instructions import computes_int8, has_avx512
+from acceleration.instructions import computes_int8, has_avx2
 from acceleration.packed import Tiled
 from acceleration.unpadded import without_padding
 from acceleration.weights import faster_weights
@@ -114,7 +114,7 @@ def load_pretrained(
     if faster_weights(loaded.model, rows=rows, int8=int8, kernels=kernels, tiled=tiled, int8_kernels=int8_kernels):
         release_files(loaded.model)
         # In bfloat16 layers are PyTorch's, and 32 texts of MiniLM took 106 ms in place of 71.
-        if loaded.unpadded and loaded.model.dtype == torch.float32 and has_avx512():
+        if loaded.unpadded and loaded.model.dtype == torch.float32 and has_avx2():
             _compute_layers_as_program(loaded.model, settings)
         return replace(loaded, kernels=kernels)
     if int8:
@@ -151,7 +151,7 @@ def _compute_layers_as_program(model: PreTrainedModel, settings: ModelSettings) 
 def _tiled(model: PreTrainedModel, settings: ModelSettings) -> Tiled | None:
     """Linear layers by kernels of our own, where those compute."""
     # Their compiler takes a second and 90 MB: asked for only where it is of use.
-    if not settings.acceleration or model.dtype != torch.float32 or not has_avx512():
+    if not settings.acceleration or model.dtype != torch.float32 or not has_avx2():
         return None
     from acceleration.float32_kernels import Float32Kernels
 

@@ -45,4 +45,5 @@ def test_what_a_batch_frees_is_not_taken_from_the_system_again() -> None:
     kept, given_back = (
         int(subprocess.check_output([sys.executable, "-c", _FREE, how], cwd=_ROOT)) for how in ("kept", "usual")
     )
-    assert given_back < _LARGEST < 2 * _LARGEST < kept
+    # By itself the C library keeps up to twice the largest block that it has seen freed.
+    assert given_back < 2 * _LARGEST < kept

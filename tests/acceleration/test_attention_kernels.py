@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from acceleration.attention_kernels import AttentionKernels
 from tests.acceleration.compiled import attention_kernels
 
-pytestmark = pytest.mark.skipif(not AttentionKernels.compute(), reason="this CPU has no AVX-512")
+pytestmark = pytest.mark.skipif(not AttentionKernels.compute(), reason="this CPU has no AVX2")
 
 TYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.bfloat16, 8e-3)], ids=str)
 

@@ -31,7 +31,7 @@ from loading.storage import fetch
 from settings import ModelSettings
 from tests.tiny import save, wordpiece_tokenizer
 
-pytestmark = pytest.mark.skipif(not AttentionKernels.compute(), reason="this CPU has no AVX-512")
+pytestmark = pytest.mark.skipif(not AttentionKernels.compute(), reason="this CPU has no AVX2")
 
 SIZES = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 96, "num_hidden_layers": 3}
 PROGRAMS: dict[str, tuple[Any, Any, dict[str, Any]]] = {

@@ -33,9 +33,9 @@ def _tiled(weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLinear:
     return Tiled(float32_kernels())(weight, bias)
 
 
-needs_avx512 = pytest.mark.skipif(not Float32Kernels.compute(), reason="this CPU has no AVX-512")
+needs_tiles = pytest.mark.skipif(not Float32Kernels.compute(), reason="this CPU has no AVX2")
 forms = pytest.mark.parametrize(
-    "form", [*(form for form in FORMS if form.computes(torch.float32)), pytest.param(_tiled, marks=needs_avx512)]
+    "form", [*(form for form in FORMS if form.computes(torch.float32)), pytest.param(_tiled, marks=needs_tiles)]
 )
 
 
@@ -155,7 +155,7 @@ def test_of_several_forms_the_fastest_is_chosen(monkeypatch: pytest.MonkeyPatch)
     assert forms_to_pack(nn.Sequential(nn.Linear(33, 17)), (1, 10)) == {(17, 33): MklLinear}
 
 
-@needs_avx512
+@needs_tiles
 @torch.inference_mode()
 def test_a_token_gets_from_tiles_what_it_gets_alone_to_the_last_bit_by_any_number_of_threads() -> None:
     layer, token, before = (
@@ -173,7 +173,7 @@ def test_a_token_gets_from_tiles_what_it_gets_alone_to_the_last_bit_by_any_numbe
         torch.set_num_threads(before)
 
 
-@needs_avx512
+@needs_tiles
 def test_layers_that_fill_whole_registers_are_tried_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "_seconds", lambda layers, _: 0.5 if isinstance(layers[0], TiledLinear) else 1.0)
     tiled = Tiled(float32_kernels())

@@ -116,7 +116,7 @@ def test_layers_give_in_a_program_what_they_give_alone(form: str, rows: int, bia
         layer = MklLinear(plain.weight, plain.bias)
     elif form == "tiles":
         if not Float32Kernels.compute():
-            pytest.skip("this CPU has no AVX-512")
+            pytest.skip("this CPU has no AVX2")
         layer = Tiled(float32_kernels())(plain.weight, plain.bias)
     else:
         if not Int8Kernels.compute():

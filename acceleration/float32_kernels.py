@@ -3,6 +3,9 @@
 MKL's kernels are made for many rows. Two cores of an Intel Xeon with AMX, 30 layers of SmolLM2 with 1, 8, 16, 32, 64
 and 128 rows, milliseconds: 17, 21, 26, 46, 63 and 111; MKL 19, 29, 37, 52, 69 and 101. MiniLM with one text of 20, 50
 and 80 tokens and with 4, 8, 16 and 32 texts: 6.3, 9.6, 12.0, 32, 38, 100 and 211; MKL 7.7, 11, 14, 37, 44, 113 and 255.
+
+Two cores of an AMD EPYC without AVX-512, a layer of 768 to 768 with 1, 8, 16, 48 and 256 rows, of PyTorch's time: 0.65,
+0.55, 0.6, 0.75 and 0.9.
 """
 
 from __future__ import annotations

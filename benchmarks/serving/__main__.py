@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def _write_readme(options: argparse.Namespace) -> None:
-    table.write_readme(results.read(options.results))
+    table.write_readme(results.read(options.results), results.name_of(options.results))
     say(f"{table.README.name} is written")
 
 
@@ -128,12 +128,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--api-workers", type=at_least(1), default=1, help="with --gpu: processes of the API; default: 1"
     )
-    parser.add_argument("--results", type=Path, help="folder of what is written")
+    parser.add_argument("--results", type=Path, help="folder of what is written; default: benchmarks/results")
     parser.add_argument(
         "--write-readme", action="store_true", help="measure nothing; write the README's table from the results"
     )
     options = parser.parse_args()
-    options.results = options.results or (results.FOLDER / "gpu" if options.gpu else results.FOLDER)
+    options.results = (options.results or (results.FOLDER / "gpu" if options.gpu else results.FOLDER)).resolve()
     return options
 
 

@@ -105,6 +105,11 @@ def write(folder: Path, machine: Mapping[str, Any], options: Mapping[str, Any], 
     return path
 
 
+def name_of(folder: Path) -> str:
+    """What the README calls the results of a folder: those of other machines lie in folders of their own."""
+    return "bench" if folder == FOLDER else f"bench-{folder.name}"
+
+
 def read(folder: Path = FOLDER) -> dict[str, Any]:
     """The results that were written last.
 

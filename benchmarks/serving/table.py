@@ -32,14 +32,14 @@ def full(document: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_readme(document: Mapping[str, Any], readme: Path = README) -> None:
-    """Put the short tables between the marks of the README.
+def write_readme(document: Mapping[str, Any], name: str = "bench", readme: Path = README) -> None:
+    """Put the short tables between the marks of a name in the README.
 
     Raises:
         BenchmarkError: the marks are not there.
     """
     text = readme.read_text(encoding="utf-8")
-    begin, end = _marks(document)
+    begin, end = _marks(name)
     if text.count(begin) != 1 or text.count(end) != 1:
         raise BenchmarkError(f"{readme.name} must have the lines {begin} and {end} once, for the table between them")
     before, rest = text.split(begin)
@@ -47,16 +47,15 @@ def write_readme(document: Mapping[str, Any], readme: Path = README) -> None:
     readme.write_text(f"{before}{begin}\n{short(document)}\n{end}{after}", encoding="utf-8")
 
 
-def table_in(readme: str, document: Mapping[str, Any]) -> str | None:
-    """What stands between the marks of such results in a README; None if they do not."""
-    begin, end = _marks(document)
+def table_in(readme: str, name: str = "bench") -> str | None:
+    """What stands between the marks of a name in a README; None if they do not."""
+    begin, end = _marks(name)
     if begin not in readme or end not in readme:
         return None
     return readme.split(begin)[1].split(end)[0].strip()
 
 
-def _marks(document: Mapping[str, Any]) -> tuple[str, str]:
-    name = "bench-gpu" if "gpu" in document["machine"] else "bench"
+def _marks(name: str) -> tuple[str, str]:
     return f"<!-- {name} -->", f"<!-- /{name} -->"
 
 

@@ -40,11 +40,11 @@ def test_only_what_stands_between_the_marks_is_written_anew(tmp_path: Path) -> N
     readme = tmp_path / "README.md"
     readme.write_text("# Title\n\n<!-- bench -->\nold\n<!-- /bench -->\n\nThe end.\n")
     for _ in range(2):
-        table.write_readme(document(), readme)
+        table.write_readme(document(), readme=readme)
         text = readme.read_text()
         assert text.startswith("# Title\n\n<!-- bench -->\n| embedding")
         assert text.endswith("<!-- /bench -->\n\nThe end.\n")
-        assert table.table_in(text, document()) == table.short(document())
+        assert table.table_in(text) == table.short(document())
 
 
 @pytest.mark.parametrize("text", ["", "<!-- bench -->", "<!-- bench --><!-- bench --><!-- /bench -->"])
@@ -52,7 +52,7 @@ def test_a_readme_without_a_place_for_the_table_is_left_alone(tmp_path: Path, te
     readme = tmp_path / "README.md"
     readme.write_text(text)
     with pytest.raises(BenchmarkError, match=r"README\.md must have the lines <!-- bench -->"):
-        table.write_readme(document(), readme)
+        table.write_readme(document(), readme=readme)
     assert readme.read_text() == text
 
 
@@ -63,15 +63,15 @@ def test_figures_of_a_gpu_have_a_place_of_their_own_and_the_memory_of_the_gpu(tm
     measured["machine"]["gpu"] = "a GPU"
     for target in measured["workloads"]["embedding"]["targets"].values():
         target["gpu_memory_mib"] = 1234
-    table.write_readme(measured, readme)
+    table.write_readme(measured, "bench-gpu", readme)
     assert readme.read_text().startswith("<!-- bench -->\n<!-- /bench -->\n<!-- bench-gpu -->\n| embedding")
-    shown = table.table_in(readme.read_text(), measured) or ""
+    shown = table.table_in(readme.read_text(), "bench-gpu") or ""
     assert "| GPU MiB |" in shown
     assert "| 1,234 |" in shown
 
 
-@pytest.mark.parametrize("folder", [results.FOLDER, results.FOLDER / "gpu"])
+@pytest.mark.parametrize("folder", [results.FOLDER, results.FOLDER / "gpu", results.FOLDER / "avx2"])
 def test_the_readme_says_what_the_results_say(folder: Path) -> None:
     measured = results.read(folder)
-    shown = table.table_in((ROOT / "README.md").read_text(encoding="utf-8"), measured)
+    shown = table.table_in((ROOT / "README.md").read_text(encoding="utf-8"), results.name_of(folder))
     assert shown == table.short(measured)

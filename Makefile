@@ -15,7 +15,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 # pip's output, without the lines of small files.
 INSTALL = set -o pipefail; $(1)/bin/python -m pip --disable-pip-version-check install -r $(2) | { grep --line-buffered -oE '(Downloading|Using cached) .*[MG]B\)|Installing collected' || true; }
 
-.PHONY: help serve models demo test soak bento-test image-test audit conformance bench bench-generation bench-quantization lint types format lock build clean
+.PHONY: help serve models demo test pytest soak bento-test image-test audit conformance bench bench-generation bench-quantization lint types format lock build clean
 .DEFAULT_GOAL := help
 
 help:    ## List these commands
@@ -36,7 +36,10 @@ models: $(VENV)/python  ## Fetch the demo models (180 MB) into .models
 demo: models $(VENV)/runtime  ## Train five small models beside them, for configs/demo.yaml: all seven tasks (minutes)
 	@OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m tools.train_demo_models
 
-test: lint types $(VENV)/dev $(VENV)/kserve/installed  ## Run every check: lint, types and tests (PYTEST='…' to choose)
+test: lint types pytest  ## Run every check: lint, types and tests (PYTEST='…' to choose)
+
+# A target of its own: types are checked beside it where make may do two things at a time.
+pytest: $(VENV)/dev $(VENV)/kserve/installed
 	$(PYTEST)
 
 soak: $(VENV)/dev  ## Overload, fuzz and soak the server, three quarters of an hour (SOAK='--soak-minutes 5 …'); prints figures

@@ -40,7 +40,7 @@ def test_models_of_different_tasks_under_load_at_once_beside_one_that_failed(tmp
     ]
     config.write_text(yaml.safe_dump_all(documents))
     models = {model.name: model for model in load_settings(config).models}
-    texts = [f"{text} {number}" for number in range(40) for text in CORPUS]
+    texts = [f"{text} {number}" for number in range(20) for text in CORPUS]
     expected = {name: _answers(models[name], texts) for name in ("sentiment", "entities")}
     with serving(models=2, RUNTIME_CONFIG=str(config)) as server:
         server.wait_for("broken is not served: .*damaged")

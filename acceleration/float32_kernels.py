@@ -23,8 +23,8 @@ from acceleration.parallel import Code, ParallelKernel, compiles_for, next_unit
 from acceleration.program import Call, OfRows
 from acceleration.tiles import LANES, PANELS, ROWS, TileBuilder, in_panels, parts, whole_tiles
 
-#: Panels that a thread takes at a time: a lone row has so many sums, as each waits for its last one.
-_GROUP = max(PANELS, 4 // PANELS * PANELS)
+#: Panels that a thread takes at a time, up to four: a lone row has so many sums, as each waits for its last one.
+_GROUP = 4 // PANELS * PANELS
 
 
 class Float32Kernels:

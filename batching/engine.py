@@ -27,10 +27,6 @@ from transport.listener import StreamListener
 logger = logging.getLogger(__name__)
 
 
-#: In place of a result: the item has several rows.
-_SEVERAL = object()
-
-
 class _Waiting:
     """A row of an item, and where its output belongs."""
 
@@ -177,15 +173,16 @@ class BatchEngine:
     async def _compute_alone(self, entry: _RowsEntry, lane: Lane) -> None:
         self._intake.started(entry, monotonic())
         try:
-            result, computed = await lane.run(self._answer, entry)
+            answered = await lane.run(self._answer, entry)
         finally:
             self._lanes.give_back(lane)
+        if answered is None:
+            self._prepared([entry])
+            return
+        result, computed = answered
         if computed is not None:
             self._tell(computed, lane)
-        if result is _SEVERAL:
-            self._prepared([entry])
-        else:
-            entry.settle(result)
+        entry.settle(result)
 
     async def _finish_all(self, entries: list[_RowsEntry]) -> None:
         loop = asyncio.get_running_loop()
@@ -225,15 +222,15 @@ class BatchEngine:
         with self._intake.one_at_a_time, working_on(entry.item, "finish"):
             return guarded("finishing", self._runner.finish, entry.job, entry.outputs)
 
-    def _answer(self, entry: _RowsEntry) -> tuple[Any, _Pass | None]:
-        """An item's result or error, with its pass if there was one; `_SEVERAL` if lanes may share its rows."""
+    def _answer(self, entry: _RowsEntry) -> tuple[Any, _Pass | None] | None:
+        """An item's result or error, with its pass if there was one; None if lanes may share its rows."""
         job = self._intake.prepare(entry.item)
         if isinstance(job, ServingError):
             return job, None
         entry.job = job
         rows = entry.wait()
-        if len(rows) > 1:
-            return _SEVERAL, None
+        if len(rows) != 1:
+            return None
         computed = self._pass(rows)
         [output] = entry.outputs = list(computed.outputs)
         return output if isinstance(output, ServingError) else self._finish_one(entry), computed

@@ -133,7 +133,7 @@ def _options() -> argparse.Namespace:
         "--write-readme", action="store_true", help="measure nothing; write the README's table from the results"
     )
     options = parser.parse_args()
-    options.results = (options.results or (results.FOLDER / "gpu" if options.gpu else results.FOLDER)).resolve()
+    options.results = options.results or (results.FOLDER / "gpu" if options.gpu else results.FOLDER)
     return options
 
 

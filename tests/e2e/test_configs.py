@@ -15,7 +15,7 @@ import pytest
 import requests
 import yaml
 
-from settings import ModelSettings
+from tests.acceleration.compiled import FOLDER as KERNELS
 from tests.e2e.checkpoints import text_classification, text_generation, token_classification
 from tests.e2e.server import ROOT, Server, serving
 from tests.loading import fake_hub, fake_s3
@@ -44,10 +44,9 @@ def _models(folder: Path) -> Iterator[dict[str, str]]:
     secret.mkdir(parents=True)
     (secret / "token").write_text(f"{TOKEN}\n")
     # What is compiled is everybody's: a dozen runners would compile it all at the same time.
-    kernels = ModelSettings.model_fields["storage_cache"].default.expanduser() / "kernels"
-    kernels.mkdir(parents=True, exist_ok=True)
+    KERNELS.mkdir(parents=True, exist_ok=True)
     (folder / "store").mkdir()
-    (folder / "store/kernels").symlink_to(kernels, target_is_directory=True)
+    (folder / "store/kernels").symlink_to(KERNELS, target_is_directory=True)
     with fake_hub.serving() as hub, fake_s3.serving() as store:
         for number, (repo, make) in enumerate(HUB.items()):
             token = TOKEN if repo.startswith("private") else None

@@ -10,12 +10,14 @@ MYPY   ?= $(VENV)/bin/mypy
 
 SHELL  := bash
 export BENTOML_DO_NOT_TRACK := True
+# Modules are compiled when they are first imported, and kept: every process of a server imports them again.
+export PYTHONDONTWRITEBYTECODE :=
 
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
-# pip's output, without the lines of small files.
-INSTALL = set -o pipefail; $(1)/bin/python -m pip --disable-pip-version-check install -r $(2) | { grep --line-buffered -oE '(Downloading|Using cached) .*[MG]B\)|Installing collected' || true; }
+# pip's output, without the lines of small files; two thirds of what pip would compile is never imported.
+INSTALL = set -o pipefail; $(1)/bin/python -m pip --disable-pip-version-check install --no-compile -r $(2) | { grep --line-buffered -oE '(Downloading|Using cached) .*[MG]B\)|Installing collected' || true; }
 
-.PHONY: help serve models demo test pytest soak bento-test image-test audit conformance bench bench-generation bench-quantization lint types format lock build clean
+.PHONY: help serve models demo test pytest packages soak bento-test image-test audit conformance bench bench-generation bench-quantization lint types format lock build clean
 .DEFAULT_GOAL := help
 
 help:    ## List these commands
@@ -39,8 +41,10 @@ demo: models $(VENV)/runtime  ## Train five small models beside them, for config
 test: lint types pytest  ## Run every check: lint, types and tests (PYTEST='…' to choose)
 
 # A target of its own: types are checked beside it where make may do two things at a time.
-pytest: $(VENV)/dev $(VENV)/kserve/installed
+pytest: packages
 	$(PYTEST)
+
+packages: $(VENV)/dev $(VENV)/kserve/installed
 
 soak: $(VENV)/dev  ## Overload, fuzz and soak the server, three quarters of an hour (SOAK='--soak-minutes 5 …'); prints figures
 	$(VENV)/bin/pytest -m soak tests/soak $(SOAK)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from acceleration.linear import fastest, linear_layers, some_of_each_shape, weight_and_bias
+from acceleration.linear import CLEARLY, fastest, linear_layers, some_of_each_shape, weight_and_bias
 from acceleration.packed import usual_rows
 
 if TYPE_CHECKING:
@@ -173,8 +173,8 @@ def _fastest_form(
     if kernels is None or not kernels.fit(*weight.shape):
         return OneDnnInt8Linear
     own = partial(VnniInt8Linear, kernels=kernels)
-    forms: Sequence[Callable[[torch.Tensor, torch.Tensor | None], Int8Linear]] = OneDnnInt8Linear, own
-    return fastest({form: [form(*weight_and_bias(layer)) for layer in plain] for form in forms}, rows)
+    forms: Sequence[Callable[[torch.Tensor, torch.Tensor | None], Int8Linear]] = own, OneDnnInt8Linear
+    return fastest({form: [form(*weight_and_bias(layer)) for layer in plain] for form in forms}, rows, CLEARLY)
 
 
 def has_int8_layers(model: nn.Module) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import nsmallest
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -26,8 +27,16 @@ _TRIED_BYTES = 32 << 20
 #: weights look better than they are.
 _LEAST_GAIN = 0.7
 
-#: Times that each is tried; the shortest counts.
-_TRIES = 5
+#: Each is tried so often at least, and again until its three shortest times agree, or for so many seconds.
+_LEAST_TRIES, _MOST_SECONDS = 5, 0.1
+
+#: How much longer than the shortest one the third may be, for them to be what it takes.
+_AGREE = 1.05
+
+#: How much faster than kernels of our own others must be with each number of rows. Those are mostly the fastest, and
+#: beside a process that computes nothing is measured well: SmolLM2 got forms with which it wrote two thirds of the
+#: text, for as long as it was served.
+CLEARLY = 1.25
 
 
 @torch.inference_mode()
@@ -63,32 +72,50 @@ def some_of_each_shape(layers: Iterable[tuple[nn.Module, str, nn.Module]]) -> di
 def _fastest_form(plain: Sequence[nn.Module], rows: Sequence[int], tiled: Tiled | None) -> Form | None:
     """None if the plain one is."""
     weight, _ = weight_and_bias(plain[0])
-    forms: list[Form] = [*FORMS, *([tiled] if tiled is not None and tiled.fits(weight) else [])]
-    tried: dict[Form | None, Sequence[nn.Module]] = {None: plain}
-    tried |= {form: [form(*weight_and_bias(layer)) for layer in plain] for form in forms if form.computes(weight.dtype)}
-    return fastest(tried, rows)
+    own: list[Form | None] = [tiled] if tiled is not None and tiled.fits(weight) else []
+    forms = [form for form in [*own, None, *FORMS] if form is None or form.computes(weight.dtype)]
+    tried = {form: plain if form is None else [form(*weight_and_bias(layer)) for layer in plain] for form in forms}
+    return fastest(tried, rows, CLEARLY if forms[0] is not None else 1)
 
 
-def fastest(tried: Mapping[FormT, Sequence[nn.Module]], rows: Sequence[int]) -> FormT:
+def fastest(tried: Mapping[FormT, Sequence[nn.Module]], rows: Sequence[int], factor: float = 1) -> FormT:
     """The form that is the fastest over all numbers of rows, and much slower than the first with none.
 
     Args:
         tried: the same layers in each form.
+        factor: how much faster than the first another must be with each number of rows, in the mean.
     """
     weight, _ = weight_and_bias(next(iter(tried.values()))[0])
     seconds: defaultdict[FormT, list[float]] = defaultdict(list)
     for n in rows:
         inputs = torch.randn(n, weight.shape[1], dtype=weight.dtype)
+        for form, shortest in zip(tried, _shortest(list(tried.values()), inputs), strict=True):
+            seconds[form].append(shortest)
+    first, *others = seconds
+    fitting = [form for form in others if all(map(_fits, seconds[form], seconds[first]))]
+    best = min(fitting, key=lambda form: math.prod(seconds[form]), default=first)
+    return best if factor ** len(rows) * math.prod(seconds[best]) < math.prod(seconds[first]) else first
+
+
+def _fits(seconds: float, of_first: float) -> bool:
+    return _LEAST_GAIN * seconds <= of_first
+
+
+def _shortest(tried: Sequence[Sequence[nn.Module]], inputs: torch.Tensor) -> list[float]:
+    """Seconds that each takes if nothing disturbs it."""
+    end, turns = perf_counter() + _MOST_SECONDS, 0
+    taken: list[list[float]] = [[] for _ in tried]
+    while turns < _LEAST_TRIES or (perf_counter() < end and not all(map(_agree, taken))):
+        turns += 1
         # By turns, so that what disturbs one disturbs all.
-        turns = [[_seconds(layers, inputs) for layers in tried.values()] for _ in range(_TRIES)]
-        for form, taken in zip(tried, zip(*turns, strict=True), strict=True):
-            seconds[form].append(min(taken))
-    first = next(iter(seconds.values()))
+        for layers, times in zip(tried, taken, strict=True):
+            times.append(_seconds(layers, inputs))
+    return [min(times) for times in taken]
 
-    def fits(taken: Sequence[float]) -> bool:
-        return all(_LEAST_GAIN * one <= other for one, other in zip(taken, first, strict=True))
 
-    return min((form for form, taken in seconds.items() if fits(taken)), key=lambda form: math.prod(seconds[form]))
+def _agree(times: Sequence[float]) -> bool:
+    shortest, _, third = nsmallest(3, times)
+    return third <= _AGREE * shortest
 
 
 def _seconds(layers: Sequence[nn.Module], inputs: torch.Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -180,6 +181,27 @@ def test_layers_that_fill_whole_registers_are_tried_in_tiles(monkeypatch: pytest
     model = nn.Sequential(nn.Linear(33, 48), nn.Linear(48, 17))
     assert forms_to_pack(model, (1, 10), tiled) == {(48, 33): tiled}
     assert forms_to_pack(model.bfloat16(), (1, 10), tiled) == {}
+
+
+@needs_tiles
+@pytest.mark.parametrize(("others", "stay"), [(0.9, True), (0.7, False)])
+def test_tiles_give_way_only_to_what_is_clearly_faster(
+    monkeypatch: pytest.MonkeyPatch, others: float, stay: bool
+) -> None:
+    monkeypatch.setattr(linear, "_seconds", lambda layers, _: 1.0 if isinstance(layers[0], TiledLinear) else others)
+    tiled = Tiled(float32_kernels())
+    assert forms_to_pack(nn.Sequential(nn.Linear(33, 48)), (1, 10), tiled) == ({(48, 33): tiled} if stay else {})
+
+
+def test_a_form_that_was_disturbed_five_times_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    disturbed = itertools.chain([9.0, 8.0, 7.0, 6.0, 5.0], itertools.repeat(0.5))
+
+    def seconds(layers: Sequence[nn.Module], _: torch.Tensor) -> float:
+        return next(disturbed) if isinstance(layers[0], OneDnnLinear) else 1.0
+
+    monkeypatch.setattr(linear, "_seconds", seconds)
+    monkeypatch.setattr(linear, "_MOST_SECONDS", 60)
+    assert forms_to_pack(nn.Sequential(nn.Linear(33, 17)), (10,)) == {(17, 33): OneDnnLinear}
 
 
 def test_the_head_alone_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ _LEAST_TRIES, _MOST_SECONDS = 5, 0.1
 _AGREE = 1.05
 
 #: How much faster than kernels of our own others must be with each number of rows. Those are mostly the fastest, and
-#: beside a process that computes nothing is measured well: SmolLM2 got forms with which it wrote two thirds of the
+#: nothing is measured well while another process computes: SmolLM2 got forms with which it wrote two thirds of the
 #: text, for as long as it was served.
 CLEARLY = 1.25
 

@@ -27,8 +27,8 @@ _TRIED_BYTES = 32 << 20
 #: weights look better than they are.
 _LEAST_GAIN = 0.7
 
-#: Each is tried so often at least, and again until its three shortest times agree, or for so many seconds.
-_LEAST_TRIES, _MOST_SECONDS = 5, 0.1
+#: Each is tried so often at least, and again until its three shortest times agree: so often and so many seconds at most.
+_LEAST_TRIES, _MOST_TRIES, _MOST_SECONDS = 5, 25, 0.1
 
 #: How much longer than the shortest one the third may be, for them to be what it takes.
 _AGREE = 1.05
@@ -103,10 +103,11 @@ def _fits(seconds: float, of_first: float) -> bool:
 
 def _shortest(tried: Sequence[Sequence[nn.Module]], inputs: torch.Tensor) -> list[float]:
     """Seconds that each takes if nothing disturbs it."""
-    end, turns = perf_counter() + _MOST_SECONDS, 0
+    end = perf_counter() + _MOST_SECONDS
     taken: list[list[float]] = [[] for _ in tried]
-    while turns < _LEAST_TRIES or (perf_counter() < end and not all(map(_agree, taken))):
-        turns += 1
+    for turn in range(_MOST_TRIES):
+        if turn >= _LEAST_TRIES and (perf_counter() > end or all(map(_agree, taken))):
+            break
         # By turns, so that what disturbs one disturbs all.
         for layers, times in zip(tried, taken, strict=True):
             times.append(_seconds(layers, inputs))

@@ -27,7 +27,7 @@ _TRIED_BYTES = 32 << 20
 #: weights look better than they are.
 _LEAST_GAIN = 0.7
 
-#: Each is tried so often at least, and again until its three shortest times agree: so often and so many seconds at most.
+#: Each is tried so often at least, and again until its three shortest times agree; so often or so long at most.
 _LEAST_TRIES, _MOST_TRIES, _MOST_SECONDS = 5, 25, 0.1
 
 #: How much longer than the shortest one the third may be, for them to be what it takes.

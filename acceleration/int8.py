@@ -144,7 +144,7 @@ def quantize(model: PreTrainedModel, rows: Sequence[int], kernels: Int8Kernels |
 
     Args:
         rows: numbers of tokens that will be computed together most.
-        kernels: to be used where they are faster.
+        kernels: to be used unless oneDNN's are clearly faster.
 
     Returns:
         How many were replaced.

@@ -48,7 +48,7 @@ def forms_to_pack(model: nn.Module, rows: Sequence[int], tiled: Tiled | None = N
 
     Args:
         rows: numbers of rows that will be computed most; each counts the same.
-        tiled: a form to be tried beside those of libraries.
+        tiled: a form that is taken unless one of libraries is clearly faster.
     """
     tried = {
         shape: _fastest_form(layers, rows, tiled)

@@ -42,7 +42,7 @@ def faster_weights(
         rows: numbers of tokens that will be computed together most.
         int8: compute all linear layers but those of the head in eight bits.
         kernels: for what the model computes between linear layers.
-        tiled: a form of linear layers to be tried beside those of libraries.
+        tiled: a form of linear layers that is taken unless one of libraries is clearly faster.
         int8_kernels: for layers in eight bits.
 
     Returns:

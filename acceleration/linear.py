@@ -27,8 +27,9 @@ _TRIED_BYTES = 32 << 20
 #: weights look better than they are.
 _LEAST_GAIN = 0.7
 
-#: Each is tried so often at least, and again until its three shortest times agree; so often or so long at most.
-_LEAST_TRIES, _MOST_TRIES, _MOST_SECONDS = 5, 25, 0.1
+#: Each is tried so often at least, and again until its three shortest times agree, for so many seconds at most; for
+#: fewer where fewer weights are tried: times of small layers never agree beside others, and matter little.
+_LEAST_TRIES, _MOST_SECONDS = 5, 0.1
 
 #: How much longer than the shortest one the third may be, for them to be what it takes.
 _AGREE = 1.05
@@ -85,11 +86,13 @@ def fastest(tried: Mapping[FormT, Sequence[nn.Module]], rows: Sequence[int], fac
         tried: the same layers in each form.
         factor: how much faster than the first another must be with each number of rows, in the mean.
     """
-    weight, _ = weight_and_bias(next(iter(tried.values()))[0])
+    layers = next(iter(tried.values()))
+    weight, _ = weight_and_bias(layers[0])
+    most_seconds = _MOST_SECONDS * min(len(layers) * weight.nbytes / _TRIED_BYTES, 1)
     seconds: defaultdict[FormT, list[float]] = defaultdict(list)
     for n in rows:
         inputs = torch.randn(n, weight.shape[1], dtype=weight.dtype)
-        for form, shortest in zip(tried, _shortest(list(tried.values()), inputs), strict=True):
+        for form, shortest in zip(tried, _shortest(list(tried.values()), inputs, most_seconds), strict=True):
             seconds[form].append(shortest)
     first, *others = seconds
     fitting = [form for form in others if all(map(_fits, seconds[form], seconds[first]))]
@@ -101,13 +104,11 @@ def _fits(seconds: float, of_first: float) -> bool:
     return _LEAST_GAIN * seconds <= of_first
 
 
-def _shortest(tried: Sequence[Sequence[nn.Module]], inputs: torch.Tensor) -> list[float]:
+def _shortest(tried: Sequence[Sequence[nn.Module]], inputs: torch.Tensor, most_seconds: float) -> list[float]:
     """Seconds that each takes if nothing disturbs it."""
-    end = perf_counter() + _MOST_SECONDS
+    end = perf_counter() + most_seconds
     taken: list[list[float]] = [[] for _ in tried]
-    for turn in range(_MOST_TRIES):
-        if turn >= _LEAST_TRIES and (perf_counter() > end or all(map(_agree, taken))):
-            break
+    while len(taken[0]) < _LEAST_TRIES or (perf_counter() < end and not all(map(_agree, taken))):
         # By turns, so that what disturbs one disturbs all.
         for layers, times in zip(tried, taken, strict=True):
             times.append(_seconds(layers, inputs))

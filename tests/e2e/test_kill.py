@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,65 +10,52 @@ import pytest
 from runners.base import Item
 from runners.text_classification import TextClassificationRunner
 from settings import ModelSettings
-from tests.e2e.checkpoints import text_classification
 from tests.e2e.clients import clients
-from tests.e2e.server import Server, serving
+from tests.e2e.server import Server
 from tests.tiny import CORPUS
 
-pytestmark = pytest.mark.xdist_group("kill")
+pytestmark = pytest.mark.xdist_group("plain")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return text_classification(tmp_path_factory.mktemp("kill"))
-
-
-@pytest.fixture(scope="module")
-def right(folder: Path) -> dict[str, Any]:
+def right(plain_folder: Path) -> dict[str, Any]:
     words = " ".join(CORPUS).split()
     texts = list(dict.fromkeys(" ".join(words[i : i + 1 + i % 9]) for i in range(100)))
-    oracle = TextClassificationRunner(ModelSettings(storage_uri=str(folder), task="text-classification"))
+    oracle = TextClassificationRunner(ModelSettings(storage_uri=str(plain_folder), task="text-classification"))
     oracle.load()
     return dict(zip(texts, oracle.predict([Item(text) for text in texts]), strict=True))
 
 
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[Server]:
-    with serving(STORAGE_URI=str(folder)) as server:
-        yield server
-
-
 def test_a_runner_that_is_killed_under_load_comes_back_and_meanwhile_its_clients_are_told_when_to_retry(
-    server: Server, right: dict[str, Any]
+    plain_server: Server, right: dict[str, Any]
 ) -> None:
-    for times in (2, 3):
-        with clients(server.url, right, number=16) as load:
-            load.wait_for("200", 100)
-            (runner,) = server.runner_processes()
-            runner.kill()
-            load.wait_for("503")
-            server.wait_for("model model is ready after", times=times)
-            load.wait_for("200", 100)
-        assert load.faults == []
-        assert set(load.outcomes) == {"200", "503"}
+    with clients(plain_server.url, right, number=16) as load:
+        load.wait_for("200", 100)
+        (runner,) = plain_server.runner_processes()
+        runner.kill()
+        load.wait_for("503")
+        plain_server.wait_for("model model is ready after", times=2)
+        load.wait_for("200", 100)
+    assert load.faults == []
+    assert set(load.outcomes) == {"200", "503"}
 
 
 def test_an_entry_service_that_is_killed_under_load_comes_back_and_nobody_waits_for_the_dead(
-    server: Server, right: dict[str, Any]
+    plain_server: Server, right: dict[str, Any]
 ) -> None:
-    with clients(server.url, right, number=16) as load:
+    with clients(plain_server.url, right, number=16) as load:
         load.wait_for("200", 100)
-        (entry,) = server.entry_processes()
+        (entry,) = plain_server.entry_processes()
         entry.kill()
         load.wait_for("broken")
         load.wait_for("200", 100)
     assert load.faults == []
     assert set(load.outcomes) <= {"200", "503", "broken"}
-    assert len(server.entry_processes()) == 1
+    assert len(plain_server.entry_processes()) == 1
 
 
-def test_nothing_is_left_of_the_dead_in_the_runner(server: Server, right: dict[str, Any]) -> None:
-    with clients(server.url, right, number=4) as load:
+def test_nothing_is_left_of_the_dead_in_the_runner(plain_server: Server, right: dict[str, Any]) -> None:
+    with clients(plain_server.url, right, number=4) as load:
         load.wait_for("200", 100)
     assert load.faults == []
     assert set(load.outcomes) == {"200"}

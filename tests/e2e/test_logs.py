@@ -122,42 +122,6 @@ def _written(answer: requests.Response) -> list[str]:
     return [text for text in texts(answer.json()) if len(text) > 5]
 
 
-def test_every_line_is_json_and_none_says_what_clients_said(config: Path) -> None:
-    variables = {"LOG_LEVEL": "DEBUG", "LOG_FORMAT": "json", "ACCESS_LOG": "true"}
-    answers = []
-    with serving(variables, models=3, RUNTIME_CONFIG=str(config)) as server:
-        for number, (path, body) in enumerate(REQUESTS):
-            answer = _post(server, path, body, f"served-{number}")
-            assert answer.status_code == 200, answer.text
-            if answer.headers["content-type"] == "application/json" and "embed" not in path:
-                answers += _written(answer)
-        for number, (status, path, body) in enumerate(MISTAKES):
-            answer = _post(server, path, body, f"mistake-{number}")
-            assert answer.status_code == status, answer.text
-        _crash(server)
-        server.terminate()
-        server.wait_ended()
-        lines = _lines(server)
-        told = "\n".join(server.log)
-    assert answers
-    for text in (PROMPT, ANSWER, *answers):
-        assert text not in told
-    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
-    failed = [line for line in lines if line.get("request_id") == "mistake-0"]
-    assert {line["process"].split("-")[0] for line in failed} == {"runner", "HuggingFaceRuntime:1"}
-    (error,) = [line for line in failed if line["message"] == "computing an item failed"]
-    assert error["level"] == "ERROR"
-    assert error["model"] == "pipeline"
-    assert "raise LookupError" in error["exception"]  # where, and of which kind, but not its message
-    access = {line["request_id"]: line for line in lines if line["logger"] == "observability.access_log"}
-    assert access["mistake-0"].items() >= {
-        "method": "POST", "path": "/v1/models/pipeline:predict", "status": 500, "model": "pipeline", "instances": 1,
-        "error": "inference_failed", "client": "127.0.0.1",
-    }.items()  # fmt: skip
-    assert 0 < access["served-0"]["duration"] < 60
-    assert len(access) == len(REQUESTS) + len(MISTAKES) + 1
-
-
 def test_payloads_are_logged_if_they_are_asked_for(config: Path) -> None:
     with serving(LOG_PAYLOADS="true", models=3, RUNTIME_CONFIG=str(config)) as server:
         for number, (path, body) in enumerate(REQUESTS):
@@ -198,3 +162,39 @@ def test_health_is_not_logged(silent: Server) -> None:
     _post(silent, "/v1/models/embedding:predict", {"instances": ["a"]}, "after-health")
     silent.wait_for("access_log.*after-health")
     assert silent.count("livez|readyz|/metrics") == 0
+
+
+def test_every_line_is_json_and_none_says_what_clients_said(silent: Server) -> None:
+    # The last of its tests: it ends with what the server says when it stops.
+    answers = []
+    for number, (path, body) in enumerate(REQUESTS):
+        answer = _post(silent, path, body, f"served-{number}")
+        assert answer.status_code == 200, answer.text
+        if answer.headers["content-type"] == "application/json" and "embed" not in path:
+            answers += _written(answer)
+    for number, (status, path, body) in enumerate(MISTAKES):
+        answer = _post(silent, path, body, f"mistake-{number}")
+        assert answer.status_code == status, answer.text
+    _crash(silent)
+    silent.terminate()
+    silent.wait_ended()
+    lines = _lines(silent)
+    told = "\n".join(silent.log)
+    assert answers
+    for text in (PROMPT, ANSWER, *answers):
+        assert text not in told
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    failed = [line for line in lines if line.get("request_id") == "mistake-0"]
+    assert {line["process"].split("-")[0] for line in failed} == {"runner", "HuggingFaceRuntime:1"}
+    (error,) = [line for line in failed if line["message"] == "computing an item failed"]
+    assert error["level"] == "ERROR"
+    assert error["model"] == "pipeline"
+    assert "raise LookupError" in error["exception"]  # where, and of which kind, but not its message
+    access = {line["request_id"]: line for line in lines if line["logger"] == "observability.access_log"}
+    assert access["mistake-0"].items() >= {
+        "method": "POST", "path": "/v1/models/pipeline:predict", "status": 500, "model": "pipeline", "instances": 1,
+        "error": "inference_failed", "client": "127.0.0.1",
+    }.items()  # fmt: skip
+    assert 0 < access["served-0"]["duration"] < 60
+    named = [request_id for request_id in access if request_id.startswith(("served-", "mistake-"))]
+    assert len(named) == len(REQUESTS) + len(MISTAKES)

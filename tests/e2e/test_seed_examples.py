@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
-from tests.e2e.checkpoints import text_classification
-from tests.e2e.server import serving
+from tests.e2e.server import Server
+
+pytestmark = pytest.mark.xdist_group("plain")
 
 STATUS = "curl https://$SERVICE_HOSTNAME/v1/models/model"
 
@@ -22,17 +22,14 @@ curl -X POST https://$SERVICE_HOSTNAME/v1/models/model:predict \\
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_documented_curl_commands(tmp_path: Path) -> None:
-    text_classification(tmp_path)
-    with serving(STORAGE_URI=str(tmp_path), TASK="text-classification") as server:
+def test_the_documented_curl_commands(plain_server: Server) -> None:
+    def run(command: str) -> object:
+        # TLS is the cluster's gateway's; the rest of the command stays as it is.
+        script = command.replace("https://$SERVICE_HOSTNAME", plain_server.url)
+        return json.loads(subprocess.run(["bash", "-c", script], check=True, capture_output=True).stdout)
 
-        def run(command: str) -> object:
-            # TLS is the cluster's gateway's; the rest of the command stays as it is.
-            script = command.replace("https://$SERVICE_HOSTNAME", server.url)
-            return json.loads(subprocess.run(["bash", "-c", script], check=True, capture_output=True).stdout)
-
-        assert run(STATUS) == {"name": "model", "ready": True}
-        answer = run(INFERENCE)
-        assert isinstance(answer, dict)
-        ((prediction,),) = answer["predictions"]
-        assert prediction["label"] in ("POSITIVE", "NEGATIVE")
+    assert run(STATUS) == {"name": "model", "ready": True}
+    answer = run(INFERENCE)
+    assert isinstance(answer, dict)
+    ((prediction,),) = answer["predictions"]
+    assert prediction["label"] in ("POSITIVE", "NEGATIVE")

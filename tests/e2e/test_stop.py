@@ -6,6 +6,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 import requests
 
 from tests.e2e.checkpoints import text_classification
@@ -67,8 +68,7 @@ def test_a_stream_that_would_not_end_in_time_ends_in_an_error(tmp_path: Path) ->
         assert not [process for process in processes if process.is_running()]
 
 
-def test_a_server_without_requests_stops_at_once(tmp_path: Path) -> None:
-    text_classification(tmp_path)
-    with serving(STORAGE_URI=str(tmp_path)) as server:
-        server.terminate()
-        server.wait_ended(timeout=10)
+@pytest.mark.xdist_group("plain")
+def test_a_server_without_requests_stops_at_once(plain_server: Server) -> None:
+    plain_server.terminate()
+    plain_server.wait_ended(timeout=10)

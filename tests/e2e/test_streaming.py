@@ -36,6 +36,13 @@ def server(folder: Path) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def mortal(folder: Path) -> Iterator[Server]:
+    """Whose runner dies, and which is stopped, in the order of the tests."""
+    with serving(STORAGE_URI=str(folder), TASK="text-generation") as server:
+        yield server
+
+
 def _post(server: Server, instances: list[Any], **parameters: Any) -> requests.Response:
     body = {"instances": instances, "parameters": parameters}
     return requests.post(f"{server.url}/v1/models/model:predict", json=body, stream=True, timeout=60)
@@ -115,37 +122,37 @@ def test_two_hundred_streams_that_are_dropped_make_room_at_once(server: Server) 
     assert line["finish_reason"] == "length"
 
 
-def test_the_time_to_the_first_token_and_between_tokens_are_metrics(folder: Path) -> None:
-    # A server that has answered nothing yet: what others dropped may still be counted.
-    with serving(STORAGE_URI=str(folder), TASK="text-generation") as server:
-        _lines(_post(server, ["Paris", "Berlin"], max_new_tokens=7, ignore_eos=True, stream=True))
-        text = requests.get(f"{server.url}/metrics", timeout=10).text
+def test_the_time_to_the_first_token_and_between_tokens_are_metrics(mortal: Server) -> None:
+    # Of a server that has answered nothing yet: what others dropped may still be counted.
+    _lines(_post(mortal, ["Paris", "Berlin"], max_new_tokens=7, ignore_eos=True, stream=True))
+    text = requests.get(f"{mortal.url}/metrics", timeout=10).text
     counts = dict(re.findall(r'^(\w+_seconds_count)\{model_name="model"\} ([\d.]+)$', text, re.MULTILINE))
     assert float(counts["time_to_first_token_seconds_count"]) == 2
     assert float(counts["inter_token_latency_seconds_count"]) == 12
 
 
-def test_a_stream_whose_runner_dies_ends_in_an_error_and_the_next_is_served(folder: Path) -> None:
-    with serving(STORAGE_URI=str(folder), TASK="text-generation", MODEL_NAME="mortal") as server:
-        body = {"instances": ["Paris", "Berlin"], "parameters": LONG}
-        response = requests.post(f"{server.url}/v1/models/mortal:predict", json=body, stream=True, timeout=60)
-        lines = response.iter_lines()
-        assert next(lines)
-        (runner,) = server.runner_processes()
-        runner.kill()
-        *_, one, other = [json.loads(line) for line in lines if line]
-        assert {one["index"], other["index"]} == {0, 1}
-        assert {one["finish_reason"], other["finish_reason"]} == {"error"}
-        assert "stopped" in one["error"]
-        server.wait_for("model mortal is ready after", times=2)
+def test_a_stream_whose_runner_dies_ends_in_an_error_and_the_next_is_served(mortal: Server) -> None:
+    response = _post(mortal, ["Paris", "Berlin"], **LONG)
+    lines = response.iter_lines()
+    assert next(lines)
+    (runner,) = mortal.runner_processes()
+    runner.kill()
+    *_, one, other = [json.loads(line) for line in lines if line]
+    assert {one["index"], other["index"]} == {0, 1}
+    assert {one["finish_reason"], other["finish_reason"]} == {"error"}
+    assert "stopped" in one["error"]
+    mortal.wait_for("model model is ready after", times=2)
+    while requests.get(f"{mortal.url}/readyz", timeout=10).status_code != 200:
+        pass  # the entry service hears of it a moment later
+    (line,) = _lines(_post(mortal, ["Paris"], max_new_tokens=1, ignore_eos=True, stream=True))[-1:]
+    assert line["finish_reason"] == "length"
 
 
-def test_streams_end_before_the_server_does(folder: Path) -> None:
-    with serving(STORAGE_URI=str(folder), TASK="text-generation") as server:
-        response = _post(server, ["Paris"], max_new_tokens=400, ignore_eos=True, stream=True)
-        lines = response.iter_lines()
-        first = json.loads(next(lines))
-        server.terminate()
-        last = [first, *(json.loads(line) for line in lines if line)][-1]
-        assert (last["finish_reason"], last["generated_tokens"]) == ("length", 400)
-        server.wait_ended()
+def test_streams_end_before_the_server_does(mortal: Server) -> None:
+    response = _post(mortal, ["Paris"], max_new_tokens=400, ignore_eos=True, stream=True)
+    lines = response.iter_lines()
+    first = json.loads(next(lines))
+    mortal.terminate()
+    last = [first, *(json.loads(line) for line in lines if line)][-1]
+    assert (last["finish_reason"], last["generated_tokens"]) == ("length", 400)
+    mortal.wait_ended()

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections import namedtuple
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -22,30 +21,13 @@ from loading import LoadError, disk, progress
 from loading.architecture import resolve_task
 from loading.storage import RemoteFile, fetch, list_files
 from settings import ModelSettings
-from tests.loading.fake_hub import FakeHub, serving
+from tests.loading.fake_hub import FakeHub
 from tests.loading.refusals import refusal
 
 TOKEN = "hf_a-secret-token"
 LARGE = bytes(range(256)) * 1000
 _Usage = namedtuple("_Usage", "total used free")
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
-    """A hub that this process's huggingface_hub talks to, with an empty cache and without waits between its tries."""
-    with serving() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "default-cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE", "TRANSFORMERS_CACHE"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
-        yield hub
 
 
 @pytest.fixture

@@ -126,13 +126,15 @@ def test_payloads_are_logged_if_they_are_asked_for(config: Path) -> None:
     with serving(LOG_PAYLOADS="true", models=3, RUNTIME_CONFIG=str(config)) as server:
         for number, (path, body) in enumerate(REQUESTS):
             answer = _post(server, path, body, f"served-{number}")
-            assert server.count(f"items: .*{PROMPT}.*request=served-{number}") == 1
+            items = f"items: .*{PROMPT}.*request=served-{number}"
+            server.wait_for(items)  # which may be read after the answer
+            assert server.count(items) == 1
             if answer.headers["content-type"] == "application/json" and "embed" not in path:
                 for text in _written(answer):
                     server.wait_for(re.escape(text))
             else:
                 server.wait_for(f"answers: .*request=served-{number}")
-        assert server.count(f"answers: .*{ANSWER}.*request=served-0") == 1
+        server.wait_for(f"answers: .*{ANSWER}.*request=served-0")
         _post(server, *MISTAKES[0][1:])
         server.wait_for(f"LookupError: no entry for fail {PROMPT}")
 

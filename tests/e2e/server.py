@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psutil
+import requests
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,6 +101,21 @@ class Server:
     def count(self, pattern: str) -> int:
         """Lines of the log that match."""
         return sum(re.search(pattern, line) is not None for line in self.log)
+
+    def wait_until_all_say(self, status: int) -> None:
+        """Block until every entry process answers with that status when it is asked for the model named `model`.
+
+        Each of them hears of a change by itself, so soon that one of these waits long enough.
+
+        Raises:
+            AssertionError: one of them has not heard.
+        """
+        for _ in range(100):
+            # A connection of its own each: any process may take it.
+            seen = {requests.get(f"{self.url}/v1/models/model", timeout=60).status_code for _ in range(20)}
+            if seen == {status}:
+                return
+        raise AssertionError(f"not all processes say {status}: {seen}")
 
     def wait_ended(self, timeout: float = 60) -> int:
         """Block until the server has stopped by itself; its exit status."""

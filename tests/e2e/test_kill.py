@@ -29,15 +29,16 @@ def right(plain_folder: Path) -> dict[str, Any]:
 def test_a_runner_that_is_killed_under_load_comes_back_and_meanwhile_its_clients_are_told_when_to_retry(
     plain_server: Server, right: dict[str, Any]
 ) -> None:
-    with clients(plain_server.url, right, number=16) as load:
-        load.wait_for("200", 100)
-        (runner,) = plain_server.runner_processes()
-        runner.kill()
-        load.wait_for("503")
-        plain_server.wait_for("model model is ready after", times=2)
-        load.wait_for("200", 100)
-    assert load.faults == []
-    assert set(load.outcomes) == {"200", "503"}
+    for times in (2, 3):
+        with clients(plain_server.url, right, number=16) as load:
+            load.wait_for("200", 100)
+            (runner,) = plain_server.runner_processes()
+            runner.kill()
+            load.wait_for("503")
+            plain_server.wait_for("model model is ready after", times=times)
+            load.wait_for("200", 100)
+        assert load.faults == []
+        assert set(load.outcomes) == {"200", "503"}
 
 
 def test_an_entry_service_that_is_killed_under_load_comes_back_and_nobody_waits_for_the_dead(

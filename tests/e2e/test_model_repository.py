@@ -43,16 +43,6 @@ def _state(triton: InferenceServerClient) -> tuple[str, str]:
     return entry["state"], entry["reason"]
 
 
-def _all_say(server: Server, status: int) -> None:
-    """Every entry process hears of a change by itself, so soon that one of these waits long enough."""
-    for _ in range(100):
-        # A connection of its own each: any process may take it.
-        seen = {requests.get(f"{server.url}/v1/models/model", timeout=60).status_code for _ in range(20)}
-        if seen == {status}:
-            return
-    raise AssertionError(f"not all processes say {status}: {seen}")
-
-
 def _memory(server: Server) -> list[int]:
     return [process.memory_info().rss for process in server.runner_processes()]
 
@@ -83,7 +73,7 @@ def test_a_model_is_unloaded_and_loaded_again_under_load(tmp_path: Path) -> None
     with serving(settings, API_WORKERS="2", REPLICAS="2") as server:
         triton = InferenceServerClient(f"127.0.0.1:{server.port}")
         server.wait_for("model model is ready after", times=2)
-        _all_say(server, 200)
+        server.wait_until_all_say(200)
         with requests.Session() as session:
             before = _ask(session, server, CORPUS).json()["predictions"]
         with _load_on(server) as answers:
@@ -96,11 +86,11 @@ def test_a_model_is_unloaded_and_loaded_again_under_load(tmp_path: Path) -> None
                 unloaded = _memory(server)
                 assert len(loaded) == len(unloaded) == 2
                 assert all(less < more - _FALL for more, less in zip(loaded, unloaded, strict=True))
-                _all_say(server, 503)
+                server.wait_until_all_say(503)
                 assert _state(triton) == ("UNAVAILABLE", "unloaded")
                 assert requests.get(f"{server.url}/readyz", timeout=60).status_code == 200
                 triton.load_model("model")
-                _all_say(server, 200)
+                server.wait_until_all_say(200)
         with pytest.raises(InferenceServerException, match=r"parameters\.config"):
             triton.load_model("model", config="{}")
         triton.close()

@@ -142,8 +142,7 @@ def test_a_stream_whose_runner_dies_ends_in_an_error_and_the_next_is_served(mort
     assert {one["finish_reason"], other["finish_reason"]} == {"error"}
     assert "stopped" in one["error"]
     mortal.wait_for("model model is ready after", times=2)
-    while requests.get(f"{mortal.url}/readyz", timeout=10).status_code != 200:
-        pass  # the entry service hears of it a moment later
+    mortal.wait_until_all_say(200)
     (line,) = _lines(_post(mortal, ["Paris"], max_new_tokens=1, ignore_eos=True, stream=True))[-1:]
     assert line["finish_reason"] == "length"
 

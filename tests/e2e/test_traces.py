@@ -213,10 +213,11 @@ def test_a_collector_that_is_away_is_mentioned_and_harms_nothing(config: Path) -
         assert server.count("(?i)span") == 4, server.log
 
 
-def test_nothing_is_sent_where_traces_are_switched_off(config: Path) -> None:
+@pytest.mark.parametrize("switch", [{"OTEL_TRACES_EXPORTER": "none"}, {"OTEL_SDK_DISABLED": "true"}])
+def test_nothing_is_sent_where_traces_are_switched_off(config: Path, switch: dict[str, str]) -> None:
     folder = str(config.parent / "text-classification")
     with collecting() as collector:
-        with serving(STORAGE_URI=folder, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_SDK_DISABLED="true") as server:
+        with serving(switch, STORAGE_URI=folder, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url) as server:
             assert _predict(server, "model", "x").status_code == 200
             server.terminate()
             server.wait_ended()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from loading.adapter import Adapter, read_adapter
 from loading.checkpoint import Checkpoint
 from loading.custom_code import warn_of_unused_pipeline
 from loading.failures import explained
+from loading.gguf_files import read_once
 from loading.memory import check_fits, dtype_name
 from loading.quantization import quantization, release_files
 from loading.storage import fetch
@@ -185,16 +187,17 @@ def _load(auto_class: Any, checkpoint: Checkpoint, settings: ModelSettings, new_
     check_fits(base, settings)
     _warn_of_pickles({base, checkpoint}, settings)
     try:
-        tokenizer = _load_tokenizer(checkpoint if adapter is None or adapter.has_tokenizer else base, settings)
-        model, report = auto_class.from_pretrained(
-            base.folder,
-            output_loading_info=True,
-            gguf_file=base.gguf_file,
-            trust_remote_code=settings.trust_remote_code,
-            **_placement(settings),
-            **quantization(auto_class, base, settings),
-            **(adapter.head_options if adapter is not None else {}),
-        )
+        with read_once() if base.gguf_file is not None else nullcontext():
+            tokenizer = _load_tokenizer(checkpoint if adapter is None or adapter.has_tokenizer else base, settings)
+            model, report = auto_class.from_pretrained(
+                base.folder,
+                output_loading_info=True,
+                gguf_file=base.gguf_file,
+                trust_remote_code=settings.trust_remote_code,
+                **_placement(settings),
+                **quantization(auto_class, base, settings),
+                **(adapter.head_options if adapter is not None else {}),
+            )
         if base.gguf_file is not None:
             model.hf_quantizer = None  # its weights are unpacked by now
         if adapter is None:

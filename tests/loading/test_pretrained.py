@@ -254,6 +254,25 @@ def test_a_gguf_file_loads_with_its_own_tokenizer(tmp_path: Path) -> None:
     assert "could not be loaded" in _refusal(tmp_path / "tiny.gguf", AutoModelForCausalLM, "text-generation")
 
 
+def test_a_gguf_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its description takes seconds, and transformers asks for it three times."""
+    _write_gguf(tmp_path / "tiny.gguf")
+    read: list[str] = []
+
+    class Counting(gguf.GGUFReader):
+        def __init__(self, path: str, mode: Any = "r") -> None:
+            read.append(path)
+            super().__init__(path, mode)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Counting)
+    for _ in range(2):
+        loaded = _load(tmp_path / "tiny.gguf", AutoModelForCausalLM, "text-generation")
+        assert torch.equal(loaded.model.model.norm.weight, torch.full((32,), 0.1))
+    # Afresh for each model: the file may be another one by then.
+    assert len(read) == 2
+    assert gguf.GGUFReader is Counting
+
+
 def _write_gguf(path: Path) -> None:
     """A llama of one layer with random weights and the tokenizer of GPT-2's kind."""
     tokenizer = byte_level_tokenizer()

@@ -79,7 +79,7 @@ class EncoderLayers:
     def __init__(self, layers: Sequence[EncoderLayer], kernels: Kernels) -> None:
         self._layers, self._kernels = layers, kernels
         self._width: int = layers[0].projections.in_features
-        self._runner = Runner(kernels.folder)
+        self._runner = Runner(kernels.compiler)
         self._of_thread = _OfThread()
 
     def forwards(self, modules: Sequence[Any]) -> Forwards:

@@ -10,32 +10,22 @@ Two cores of an AMD EPYC without AVX-512, a layer of 768 to 768 with 1, 8, 16, 4
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import torch
-from llvmlite import ir
-from numba import carray, types
-from numba.extending import intrinsic
 
-from acceleration.parallel import Code, ParallelKernel, compiles_for, next_unit
+from acceleration.compiler import Compiler, Source
+from acceleration.host_cpu import compiles_for
+from acceleration.layout import GROUP, LANES
 from acceleration.program import Call, OfRows
-from acceleration.tiles import LANES, PANELS, ROWS, TileBuilder, in_panels, parts, whole_tiles
-
-#: Panels that a thread takes at a time, up to four: a lone row has so many sums, as each waits for its last one.
-_GROUP = 4 // PANELS * PANELS
+from acceleration.tiles import in_panels, parts, whole_tiles
 
 
 class Float32Kernels:
-    """Kernels for layers of float32; to be made only where they `compute`.
+    """Kernels for layers of float32; to be made only where they `compute`."""
 
-    Args:
-        folder: where they are kept once they are compiled.
-    """
+    SOURCE = Source("acceleration.sources.float32_tiles:multiply")
 
-    def __init__(self, folder: Path) -> None:
-        self._multiply = ParallelKernel(_multiply, folder)
+    def __init__(self, compiler: Compiler) -> None:
+        self._multiply = compiler.kernel(self.SOURCE)
 
     @staticmethod
     def compute() -> bool:
@@ -65,7 +55,7 @@ class Float32Kernels:
             # Whole tiles are read.
             inputs = torch.cat([inputs, inputs.new_empty(usual - rows, size)])
         outputs = inputs.new_empty(usual, len(bias))
-        block, groups = parts(4 * size, len(bias), _GROUP)
+        block, groups = parts(4 * size, len(bias), GROUP)
         self._multiply(
             -(-usual // block) * groups,
             inputs.data_ptr(), packed.data_ptr(), outputs.data_ptr(), bias.data_ptr(), usual, size, len(bias), block,
@@ -82,7 +72,7 @@ class Float32Kernels:
             inputs, outputs: addresses of contiguous rows, as many as whole tiles have.
         """
         out_features = len(bias)
-        block, groups = parts(4 * in_features, out_features, _GROUP)
+        block, groups = parts(4 * in_features, out_features, GROUP)
         units = OfRows(
             ("tiles of float32", out_features, in_features), lambda rows: -(-_filled_up(rows) // block) * groups
         )
@@ -96,61 +86,3 @@ class Float32Kernels:
 def _filled_up(rows: int) -> int:
     """One row is computed by itself, in the same order."""
     return 1 if rows == 1 else whole_tiles(rows)
-
-
-def _multiply(call: Any) -> None:
-    """A unit is a block of rows with a group of panels."""
-    numbers = carray(call, 11)
-    x, weights, out, bias, rows = numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]
-    size, width, block, groups = numbers[7], numbers[8], numbers[9], numbers[10]
-    unit = next_unit(call)
-    while unit < numbers[1]:
-        first, panel = unit // groups * block, unit % groups * _GROUP
-        last = min(panel + _GROUP, width // LANES)
-        for row in range(first, min(first + block, rows), ROWS):
-            given, result = x + row * size * 4, out + row * width * 4
-            if last - panel < _GROUP:
-                for one in range(panel, last):
-                    if rows == 1:
-                        _narrow_row(given, weights, result, bias, size, width, one)
-                    else:
-                        narrow_tile(given, weights, result, bias, size, width, one)
-            elif rows == 1:
-                _row(given, weights, result, bias, size, width, panel)
-            else:
-                for one in range(panel, last, PANELS):
-                    tile(given, weights, result, bias, size, width, one)
-        unit = next_unit(call)
-
-
-class _Tile(TileBuilder):
-    """Sums of products, and a bias."""
-
-    def __init__(self, builder: Any, shape: tuple[int, int], arguments: Any) -> None:
-        x, weights, out, bias, size, width, panel = arguments
-        super().__init__(builder, shape, x, weights, out, builder.mul(size, self.long(4)), width, panel)
-        self._bias = builder.add(bias, self.first)
-
-    def multiplied(self, total: Any, inputs: Any, weights: Any) -> Any:
-        kind = ir.FunctionType(self.FLOATS, [self.FLOATS] * 3)
-        return self.builder.call(self.function("llvm.fma.v16f32", kind), [inputs, weights, total])
-
-    def finished(self, sums: list[Any], place: Any) -> list[Any]:
-        bias = self.load(self.builder.add(self._bias, place), self.FLOATS, 4)
-        return [self.builder.fadd(total, bias) for total in sums]
-
-
-def _tile_of(shape: tuple[int, int]) -> Callable[..., Any]:
-    @intrinsic
-    def tile(_context: Any, x: Any, weights: Any, out: Any, bias: Any, size: Any, width: Any, panel: Any) -> Code:
-        def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _Tile(builder, shape, arguments).build()
-            return context.get_dummy_value()
-
-        return types.void(x, weights, out, bias, size, width, panel), build
-
-    return tile  # type: ignore[no-any-return]
-
-
-tile, narrow_tile = _tile_of((ROWS, PANELS)), _tile_of((ROWS, 1))
-_row, _narrow_row = _tile_of((1, _GROUP)), _tile_of((1, 1))

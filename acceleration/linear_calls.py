@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from acceleration.compiler import Compiler
 from acceleration.int8 import VnniInt8Linear
 from acceleration.mkl import mkl
 from acceleration.mkl_kernels import MklKernels
@@ -17,14 +18,13 @@ class LinearCalls:
     """What computes layers without Python, where that can be done.
 
     Args:
-        folder: where compiled functions are kept.
         scratch: for what calls need beside their inputs and outputs.
     """
 
-    def __init__(self, folder: Any, scratch: Scratch) -> None:
+    def __init__(self, compiler: Compiler, scratch: Scratch) -> None:
         self._scratch = scratch
         library = mkl()
-        self._mkl = MklKernels(library, folder) if library is not None else None
+        self._mkl = MklKernels(library, compiler) if library is not None else None
 
     def of(self, layer: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> list[Call] | None:
         """Calls that compute a layer; None if only Python can.

@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 
-#: Names of CBLAS: numbers lie row by row; the first matrix as it is, the second transposed; it is packed.
-ROW_MAJOR, AS_IT_IS, _TRANSPOSED, PACKED, _SECOND = 101, 111, 112, 151, 162
+from acceleration.layout import MKL_AS_IT_IS, MKL_PACKED, MKL_ROW_MAJOR
+
+#: Further names of CBLAS: a matrix that is transposed; the second one.
+_TRANSPOSED, _SECOND = 112, 162
 
 _INT, _FLOAT, _ADDRESS = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
 
@@ -51,7 +53,7 @@ class Mkl:
         out_features, in_features = weight.shape
         shape = _ROWS, out_features, in_features
         packed = torch.empty(self._size(_SECOND, *shape), dtype=torch.uint8)
-        self._pack(ROW_MAJOR, _SECOND, _TRANSPOSED, *shape, 1.0, weight.data_ptr(), in_features, packed.data_ptr())
+        self._pack(MKL_ROW_MAJOR, _SECOND, _TRANSPOSED, *shape, 1.0, weight.data_ptr(), in_features, packed.data_ptr())
         return packed
 
     def multiply(
@@ -65,7 +67,7 @@ class Mkl:
         """
         size, in_features = outputs.shape[-1], inputs.shape[-1]
         self._compute(
-            ROW_MAJOR, AS_IT_IS, PACKED, rows, size, in_features, inputs.data_ptr(), in_features,
+            MKL_ROW_MAJOR, MKL_AS_IT_IS, MKL_PACKED, rows, size, in_features, inputs.data_ptr(), in_features,
             packed.data_ptr(), in_features, float(add), outputs.data_ptr(), size,
         )  # fmt: skip
 

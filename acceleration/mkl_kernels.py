@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 import torch
-from llvmlite import ir
-from numba import carray, types
-from numba.extending import intrinsic
 
-from acceleration.mkl import AS_IT_IS, PACKED, ROW_MAJOR, Mkl
-from acceleration.numbers import FLOAT_LIKE, row_at
-from acceleration.parallel import Code, ParallelKernel, next_unit
+from acceleration.compiler import Compiler, Source
+from acceleration.mkl import Mkl
 from acceleration.program import ROWS, Call, OfRows
 
 #: From so many numbers on all threads fill outputs with a bias.
@@ -21,15 +13,14 @@ _LARGE = 1 << 15
 
 
 class MklKernels:
-    """Calls of MKL, which shares its work among PyTorch's threads by itself.
+    """Calls of MKL, which shares its work among PyTorch's threads by itself."""
 
-    Args:
-        folder: where they are kept once they are compiled.
-    """
+    SOURCES = (Source("acceleration.sources.mkl_calls:multiply"), Source("acceleration.sources.mkl_calls:fill"))
 
-    def __init__(self, mkl: Mkl, folder: Path) -> None:
+    def __init__(self, mkl: Mkl, compiler: Compiler) -> None:
         self._function = mkl.compute_address
-        self._multiply, self._fill = ParallelKernel(_multiply, folder), ParallelKernel(_fill, folder)
+        compiler.start(self.SOURCES)
+        self._multiply, self._fill = map(compiler.kernel, self.SOURCES)
 
     def linear(
         self, inputs: int, outputs: int, packed: torch.Tensor, bias: torch.Tensor | None, shape: tuple[int, int]
@@ -45,45 +36,3 @@ class MklKernels:
         calls = [] if bias is None else [Call(self._fill, ROWS, (outputs, bias.data_ptr(), size), large)]
         given = self._function, inputs, packed.data_ptr(), outputs, ROWS, size, in_features, int(bias is not None)
         return [*calls, Call(self._multiply, 1, given, large=0)]
-
-
-def _multiply(call: Any) -> None:
-    """The product of inputs with weights that are packed, added to what is there if that is asked for."""
-    numbers = carray(call, 10)
-    function, inputs, packed, outputs = numbers[2], numbers[3], numbers[4], numbers[5]
-    rows, size, in_features, added = numbers[6], numbers[7], numbers[8], np.float32(numbers[9])
-    while next_unit(call) < numbers[1]:
-        _compute(function, rows, size, in_features, inputs, packed, added, outputs)
-
-
-def _fill(call: Any) -> None:
-    """Each row becomes another one, of so many numbers. A unit is a row."""
-    numbers = carray(call, 5)
-    row, size = next_unit(call), numbers[4]
-    given = row_at(numbers[3], 0, size, FLOAT_LIKE)
-    while row < numbers[1]:
-        filled = row_at(numbers[2], row * size, size, FLOAT_LIKE)
-        for i in range(size):
-            filled[i] = given[i]
-        row = next_unit(call)
-
-
-@intrinsic
-def _compute(
-    _context: Any, function: Any, rows: Any, size: Any, in_features: Any, inputs: Any, packed: Any, added: Any,
-    outputs: Any,
-) -> Code:  # fmt: skip
-    """cblas_sgemm_compute, by its address."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        number, number_type, address, kind = ir.Constant, ir.IntType(32), ir.IntType(64), ir.FloatType()
-        where, *sizes = arguments[:4]
-        m, n, k = (builder.trunc(one, number_type) for one in sizes)
-        names = [number(number_type, name) for name in (ROW_MAJOR, AS_IT_IS, PACKED)]
-        takes = [*6 * [number_type], address, number_type, address, number_type, kind, address, number_type]
-        entry = builder.inttoptr(where, ir.FunctionType(ir.VoidType(), takes).as_pointer())
-        x, weights, beta, out = arguments[4:]
-        builder.call(entry, [*names, m, n, k, x, k, weights, k, beta, out, n])
-        return context.get_dummy_value()
-
-    return types.void(function, rows, size, in_features, inputs, packed, added, outputs), build

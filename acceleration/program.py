@@ -11,23 +11,17 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from llvmlite import ir
-from numba import carray, types
-from numba.extending import intrinsic
 
-from acceleration.numbers import INT_LIKE, row_at
-from acceleration.parallel import ARGUMENTS, Code, ParallelKernel, next_unit, parallel_region
+from acceleration.compiler import Compiler, Source
+from acceleration.layout import RECORD
+from acceleration.parallel import ParallelKernel, parallel_region
 
 #: Whole numbers of 64 bits.
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
-
-#: A call as it is written down: the function's address, whether threads share it, and what it is given.
-_RECORD = 2 + ARGUMENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +95,12 @@ class Scratch:
 
 
 class Runner:
-    """Runs calls that are written down.
+    """Runs calls that are written down."""
 
-    Args:
-        folder: where its compiled code is kept.
-    """
+    SOURCE = Source("acceleration.sources.calls:run")
 
-    def __init__(self, folder: Path) -> None:
-        self._kernel = ParallelKernel(_run, folder)
+    def __init__(self, compiler: Compiler) -> None:
+        self._kernel = compiler.kernel(self.SOURCE)
         region = parallel_region()
         self._region: int = 0 if region is None else ctypes.cast(region, ctypes.c_void_p).value or 0
 
@@ -116,47 +108,6 @@ class Runner:
         """Run so many calls from the one at an address on."""
         threads = torch.get_num_threads()
         self._kernel(1, records, number, self._region if threads > 1 else 0, threads)
-
-
-def _run(call: Any) -> None:
-    numbers = carray(call, 6)
-    region, threads = numbers[4], numbers[5]
-    while next_unit(call) < numbers[1]:
-        for number in range(numbers[3]):
-            record = numbers[2] + number * _RECORD * 8
-            entry = row_at(record, 0, 3, INT_LIKE)
-            entry[2] = 0
-            if entry[1] and region:
-                _call_by_threads(region, entry[0], record + 16, threads)
-            else:
-                _call(entry[0], record + 16)
-
-
-@intrinsic
-def _call(_context: Any, function: Any, argument: Any) -> Code:
-    """Call what is at an address with one argument."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        address = ir.IntType(64)
-        kind = ir.FunctionType(ir.VoidType(), [address])
-        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [arguments[1]])
-        return context.get_dummy_value()
-
-    return types.void(function, argument), build
-
-
-@intrinsic
-def _call_by_threads(_context: Any, region: Any, function: Any, argument: Any, threads: Any) -> Code:
-    """GOMP_parallel: have so many threads call a function with the same argument."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        address, number = ir.IntType(64), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [address, address, number, number])
-        given = [arguments[1], arguments[2], builder.trunc(arguments[3], number), ir.Constant(number, 0)]
-        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), given)
-        return context.get_dummy_value()
-
-    return types.void(region, function, argument, threads), build
 
 
 class Program:
@@ -169,12 +120,12 @@ class Program:
     def __init__(self, parts: Sequence[Call | Callable[[int, Any], None]], runner: Runner) -> None:
         self._runner = runner
         calls = [part for part in parts if isinstance(part, Call)]
-        self._records = np.zeros((len(calls), _RECORD), np.int64)
+        self._records = np.zeros((len(calls), RECORD), np.int64)
         self._numbers = self._records.reshape(-1)
         places: defaultdict[Given | Element | OfRows, list[int]] = defaultdict(list)
         for number, call in enumerate(calls):
             given = call.kernel.address, call.large, 0, call.units, *call.arguments
-            for place, argument in enumerate(given, number * _RECORD):
+            for place, argument in enumerate(given, number * RECORD):
                 if isinstance(argument, int):
                     self._numbers[place] = argument
                 else:
@@ -188,7 +139,7 @@ class Program:
         address, done = self._records.ctypes.data, 0
         for is_call, group in groupby(parts, lambda part: isinstance(part, Call)):
             run: list[Any] = list(group)
-            self._steps += [(address + done * _RECORD * 8, len(run))] if is_call else run
+            self._steps += [(address + done * RECORD * 8, len(run))] if is_call else run
             done += len(run) if is_call else 0
 
     def run(self, rows: int, given: Mapping[Hashable, int | Numbers], context: Any) -> None:

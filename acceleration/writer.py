@@ -32,7 +32,7 @@ class Writer:
 
     def __init__(self, kernels: Kernels, rows: int) -> None:
         self._dtype, self._scratch = kernels.dtype, Scratch(rows)
-        self._linear = LinearCalls(kernels.folder, self._scratch)
+        self._linear = LinearCalls(kernels.compiler, self._scratch)
 
     def rows(self, name: str, width: int) -> torch.Tensor:
         """Shape (rows, width); the same for all who ask for the same."""

@@ -59,7 +59,7 @@ class FusedLayers:
         self._key_heads, self._size, self._value_size = shape.heads, shape.key_size, shape.value_size
         self._heads = asked[0][0]
         self._writer = Writer(kernels, MOST_ROWS)
-        self._runner = Runner(kernels.folder)
+        self._runner = Runner(kernels.compiler)
         self._programs: dict[_Kind, Program] = {}
         width = len(layers[0].input_layernorm.forward.factors)
         self._hidden, self._sums, self._normed = (

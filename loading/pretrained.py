@@ -6,13 +6,13 @@ import logging
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from acceleration import CompileError
 from acceleration.allocator import keep_freed_memory
 from acceleration.cores import available_cores
 from acceleration.instructions import computes_int8, has_avx2
@@ -21,7 +21,7 @@ from acceleration.unpadded import without_padding
 from acceleration.weights import faster_weights
 from loading import LoadError
 from loading.adapter import Adapter, read_adapter
-from loading.checkpoint import Checkpoint
+from loading.checkpoint import Checkpoint, local_config
 from loading.custom_code import warn_of_unused_pipeline
 from loading.failures import explained
 from loading.gguf_files import read_once
@@ -31,6 +31,7 @@ from loading.storage import fetch
 from settings import ModelSettings
 
 if TYPE_CHECKING:
+    from acceleration.compiler import Compiler
     from acceleration.int8_kernels import Int8Kernels
     from acceleration.kernels import Kernels
 
@@ -97,6 +98,25 @@ def load_pretrained(
     """
     warn_of_unused_pipeline(checkpoint.folder, settings)
 
+    def load(compiler: Compiler | None) -> Pretrained:
+        return _load_accelerated(auto_class, checkpoint, settings, new_head, reads_batches, compiler)
+
+    try:
+        return load(_compiler(checkpoint, settings, reads_batches))
+    except CompileError as error:
+        logger.warning("%s: %s; it is served without those of our own, and slower.", settings.shown_uri, error)
+    # Out here nothing of the first one is left in memory.
+    return load(None)
+
+
+def _load_accelerated(
+    auto_class: Any,
+    checkpoint: Checkpoint,
+    settings: ModelSettings,
+    new_head: bool,
+    reads_batches: bool,
+    compiler: Compiler | None,
+) -> Pretrained:
     def load() -> Pretrained:
         loaded = _load(auto_class, checkpoint, settings, new_head)
         # While its weights are exact: eight bits would hide small differences behind their own.
@@ -109,15 +129,15 @@ def load_pretrained(
     elif not _accelerates(loaded.model, settings):
         return loaded
     # Batches have so many rows that PyTorch's operations between layers are as fast.
-    kernels = None if reads_batches or not settings.acceleration else _kernels(loaded.model, settings)
+    kernels = None if reads_batches else _kernels(loaded.model, compiler)
     rows = _BATCH_ROWS if reads_batches else _STEP_ROWS
-    int8_kernels = _int8_kernels(settings) if int8 and settings.acceleration else None
-    tiled = _tiled(loaded.model, settings)
+    int8_kernels = _int8_kernels(compiler) if int8 else None
+    tiled = _tiled(loaded.model, compiler)
     if faster_weights(loaded.model, rows=rows, int8=int8, kernels=kernels, tiled=tiled, int8_kernels=int8_kernels):
         release_files(loaded.model)
         # In bfloat16 layers are PyTorch's, and 32 texts of MiniLM took 106 ms in place of 71.
         if loaded.unpadded and loaded.model.dtype == torch.float32 and has_avx2():
-            _compute_layers_as_program(loaded.model, settings)
+            _compute_layers_as_program(loaded.model, compiler)
         return replace(loaded, kernels=kernels)
     if int8:
         raise LoadError(f"{settings.shown_uri} does not compute in eight bits; leave out QUANTIZATION.")
@@ -136,38 +156,48 @@ def _accelerates(model: PreTrainedModel, settings: ModelSettings) -> bool:
     return settings.acceleration and on_cpu and not _quantized(model)
 
 
-def _kernels(model: PreTrainedModel, settings: ModelSettings) -> Kernels | None:
-    # Imported here: its compiler is of no use to others.
+def _compiler(checkpoint: Checkpoint, settings: ModelSettings, reads_batches: bool) -> Compiler | None:
+    """What compiles kernels; it begins with what models of such a kind compute with, while this one is loaded."""
+    if not settings.acceleration or settings.device_map is not None or torch.cuda.is_available():
+        return None
+    # Imported here: LLVM is of no use to others.
+    from acceleration.ahead import likely_sources
+    from acceleration.compiler import Compiler
+
+    compiler = Compiler(settings.storage_cache.expanduser() / "kernels")
+    for sources in likely_sources(local_config(checkpoint) or {}, _dtype(settings), reads_batches=reads_batches):
+        compiler.start(sources)
+    return compiler
+
+
+def _kernels(model: PreTrainedModel, compiler: Compiler | None) -> Kernels | None:
     from acceleration.kernels import Kernels
 
-    return Kernels(model.dtype, _kernels_folder(settings)) if Kernels.compute(model.dtype) else None
+    return Kernels(model.dtype, compiler) if compiler is not None and Kernels.compute(model.dtype) else None
 
 
-def _compute_layers_as_program(model: PreTrainedModel, settings: ModelSettings) -> None:
+def _compute_layers_as_program(model: PreTrainedModel, compiler: Compiler | None) -> None:
     from acceleration.encoder_layers import as_program
 
-    if (kernels := _kernels(model, settings)) is not None:
+    if (kernels := _kernels(model, compiler)) is not None:
         as_program(model, kernels)
 
 
-def _tiled(model: PreTrainedModel, settings: ModelSettings) -> Tiled | None:
+def _tiled(model: PreTrainedModel, compiler: Compiler | None) -> Tiled | None:
     """Linear layers by kernels of our own, where those compute."""
-    # Their compiler takes a second and 90 MB: asked for only where it is of use.
-    if not settings.acceleration or model.dtype != torch.float32 or not has_avx2():
+    if compiler is None or model.dtype != torch.float32:
         return None
     from acceleration.float32_kernels import Float32Kernels
 
-    return Tiled(Float32Kernels(_kernels_folder(settings))) if Float32Kernels.compute() else None
+    return Tiled(Float32Kernels(compiler)) if Float32Kernels.compute() else None
 
 
-def _int8_kernels(settings: ModelSettings) -> Int8Kernels | None:
+def _int8_kernels(compiler: Compiler | None) -> Int8Kernels | None:
+    if compiler is None:
+        return None
     from acceleration.int8_kernels import Int8Kernels
 
-    return Int8Kernels(_kernels_folder(settings)) if Int8Kernels.compute() else None
-
-
-def _kernels_folder(settings: ModelSettings) -> Path:
-    return settings.storage_cache.expanduser() / "kernels"
+    return Int8Kernels(compiler) if Int8Kernels.compute() else None
 
 
 def _check_int8(model: PreTrainedModel, settings: ModelSettings) -> None:

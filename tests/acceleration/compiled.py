@@ -7,6 +7,7 @@ from functools import cache
 import torch
 
 from acceleration.attention_kernels import AttentionKernels
+from acceleration.compiler import Compiler
 from acceleration.float32_kernels import Float32Kernels
 from acceleration.int8_kernels import Int8Kernels
 from acceleration.kernels import Kernels
@@ -15,26 +16,28 @@ from settings import ModelSettings
 #: That of served models, so that kernels are compiled once on a machine.
 FOLDER = ModelSettings.model_fields["storage_cache"].default.expanduser() / "kernels"
 
+COMPILER = Compiler(FOLDER)
+
 
 @cache
 def kernels_of(dtype: torch.dtype) -> Kernels:
     """Kernels for numbers of a type."""
-    return Kernels(dtype, FOLDER)
+    return Kernels(dtype, COMPILER)
 
 
 @cache
 def attention_kernels(dtype: torch.dtype) -> AttentionKernels:
     """Kernels for attention of texts."""
-    return AttentionKernels(dtype, FOLDER)
+    return AttentionKernels(dtype, COMPILER)
 
 
 @cache
 def float32_kernels() -> Float32Kernels:
     """Kernels for layers of float32."""
-    return Float32Kernels(FOLDER)
+    return Float32Kernels(COMPILER)
 
 
 @cache
 def int8_kernels() -> Int8Kernels:
     """Kernels for layers of eight bits."""
-    return Int8Kernels(FOLDER)
+    return Int8Kernels(COMPILER)

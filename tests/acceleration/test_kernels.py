@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -139,22 +138,6 @@ def test_a_row_that_overflowed_says_so_and_harms_no_other(dtype: torch.dtype, nu
     kernels.gate(3, x.data_ptr(), x.data_ptr(), out.data_ptr(), 16, 16, kernels.bits(1.0), kernels.bits(0.0))
     assert not out[1].isfinite().all()
     _check(out[[0, 2]], silu(x[[0, 2]].float()) * x[[0, 2]].float())
-
-
-def test_kernels_are_kept_in_their_folder(tmp_path: Path) -> None:
-    Kernels(torch.float32, tmp_path / "kernels")
-    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "kernels").rglob("*") if file.is_file()}
-    assert kept
-    Kernels(torch.float32, tmp_path / "kernels")
-    assert kept == {file: file.stat().st_mtime_ns for file in (tmp_path / "kernels").rglob("*") if file.is_file()}
-
-
-def test_a_folder_that_cannot_be_written_to_keeps_nobody_from_computing(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("no folder")
-    kernels = Kernels(torch.float32, tmp_path / "file" / "kernels")
-    kept, new, which, places = torch.zeros(2), torch.ones(1), torch.tensor([0]), torch.tensor([1])
-    kernels.keep(1, new.data_ptr(), kept.data_ptr(), which.data_ptr(), places.data_ptr(), 1, 1)
-    assert kept.tolist() == [0, 1]
 
 
 def test_there_are_kernels_for_the_types_that_models_are_served_in() -> None:

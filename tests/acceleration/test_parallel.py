@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from numba import carray
 
 from acceleration import parallel
-from acceleration.numbers import row_at
-from acceleration.parallel import ParallelKernel, as_float, bits, next_unit
-
-
-def _add(call: Any) -> None:
-    """Add six to each unit's place of a tensor: 1.5 times 4."""
-    numbers = carray(call, 5)
-    unit = next_unit(call)
-    while unit < numbers[1]:
-        row_at(numbers[2], unit, 1, np.int64(0))[0] += np.int64(as_float(numbers[3]) * numbers[4])
-        unit = next_unit(call)
+from acceleration.compiler import Compiler, Source
+from acceleration.parallel import bits
+from tests.acceleration.compiled import FOLDER
 
 
 @pytest.fixture
@@ -38,7 +26,6 @@ def threads() -> Iterator[Callable[[int], None]]:
 @pytest.mark.parametrize("units", [0, 1, 1000])
 def test_every_unit_is_computed_once(
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
     threads: Callable[[int], None],
     units: int,
     number: int,
@@ -49,7 +36,8 @@ def test_every_unit_is_computed_once(
         monkeypatch.setattr(parallel, "parallel_region", lambda: None)
     threads(number)
     places = torch.zeros(1001, dtype=torch.int64)
-    kernel = ParallelKernel(_add, tmp_path)
+    # Kernels find out what is there when they are made.
+    kernel = Compiler(FOLDER).kernel(Source("tests.acceleration.sources:add"))
     kernel(units, places.data_ptr(), bits(1.5), 4, large=large)
     assert places.tolist() == [6] * units + [0] * (1001 - units)
 
@@ -57,9 +45,3 @@ def test_every_unit_is_computed_once(
 def test_pytorch_has_the_openmp_that_threads_are_shared_with() -> None:
     """Here; elsewhere one thread computes."""
     assert parallel.parallel_region() is not None
-
-
-def test_what_is_kept_is_of_this_version(tmp_path: Path) -> None:
-    folder = parallel.kept_in(tmp_path)
-    assert folder.parent == tmp_path
-    assert folder == parallel.kept_in(tmp_path)

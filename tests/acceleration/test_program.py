@@ -9,45 +9,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numba import carray
 from torch import nn
 
 from acceleration import program
+from acceleration.compiler import Compiler, Source
 from acceleration.float32_kernels import Float32Kernels
 from acceleration.instructions import computes_int8
 from acceleration.int8 import OneDnnInt8Linear, VnniInt8Linear
 from acceleration.int8_kernels import Int8Kernels
 from acceleration.linear_calls import LinearCalls
 from acceleration.mkl import mkl
-from acceleration.numbers import row_at
 from acceleration.packed import MklLinear, Tiled
-from acceleration.parallel import ParallelKernel, next_unit
+from acceleration.parallel import ParallelKernel
 from acceleration.program import ROWS, Call, Element, Given, OfRows, Program, Runner, Scratch
-from tests.acceleration.compiled import FOLDER, float32_kernels, int8_kernels
+from tests.acceleration.compiled import COMPILER, float32_kernels, int8_kernels
 
-
-def _note(call: Any) -> None:
-    """Each unit is the number 10 times what was there, and the third argument, in the place of the second."""
-    numbers = carray(call, 5)
-    unit = next_unit(call)
-    while unit < numbers[1]:
-        place = row_at(numbers[2], numbers[3], 1, np.int64(0))
-        place[0] = 10 * place[0] + numbers[4]
-        unit = next_unit(call)
-
-
-def _count(call: Any) -> None:
-    """One more in the place of each unit."""
-    numbers = carray(call, 3)
-    unit = next_unit(call)
-    while unit < numbers[1]:
-        row_at(numbers[2], unit, 1, np.int64(0))[0] += 1
-        unit = next_unit(call)
+_COUNT = Source("tests.acceleration.sources:add_always", (1,))
 
 
 @pytest.fixture(scope="module")
 def note() -> ParallelKernel:
-    return ParallelKernel(_note, FOLDER)
+    return COMPILER.kernel(Source("tests.acceleration.sources:note"))
 
 
 def test_calls_and_python_take_turns_in_order(note: ParallelKernel) -> None:
@@ -64,7 +46,7 @@ def test_calls_and_python_take_turns_in_order(note: ParallelKernel) -> None:
         return Call(note, 1, (numbers.data_ptr(), 0, digit))
 
     parts: list[Any] = [python(1), call(2), call(3), python(4), python(5), call(6)]
-    written = Program(parts, Runner(FOLDER))
+    written = Program(parts, Runner(COMPILER))
     written.run(7, {}, "this run")
     assert numbers.item() == 123456
     written.run(7, {}, "this run")
@@ -81,7 +63,7 @@ def test_each_run_says_what_has_changed(note: ParallelKernel) -> None:
             Call(note, 1, (Given("numbers"), 2, Element("each", 1))),
             Call(note, 1, (Given("numbers", 8), 2, Element("each", 0))),
         ],
-        Runner(FOLDER),
+        Runner(COMPILER),
     )
     given: dict[Hashable, Any] = {"numbers": numbers.data_ptr(), "each": np.array([5, 6])}
     written.run(3, given, None)
@@ -98,7 +80,7 @@ def test_every_unit_is_computed_once_by_threads_or_without(
     if not openmp:
         monkeypatch.setattr(program, "parallel_region", lambda: None)
     places = torch.zeros(1001, dtype=torch.int64)
-    written = Program([Call(ParallelKernel(_count, FOLDER), ROWS, (places.data_ptr(),), large)] * 3, Runner(FOLDER))
+    written = Program([Call(COMPILER.kernel(_COUNT), ROWS, (places.data_ptr(),), large)] * 3, Runner(COMPILER))
     written.run(1000, {}, None)
     assert places.tolist() == [3] * 1000 + [0]
 
@@ -126,9 +108,9 @@ def test_layers_give_in_a_program_what_they_give_alone(form: str, rows: int, bia
     inputs, outputs = (scratch.rows_of(name, width, torch.float32) for name, width in (("in", 64), ("out", 96)))
     inputs.normal_()
     outputs.fill_(torch.nan)
-    calls = LinearCalls(FOLDER, scratch).of(layer, inputs, outputs)
+    calls = LinearCalls(COMPILER, scratch).of(layer, inputs, outputs)
     assert calls is not None
-    written = Program(calls, Runner(FOLDER))
+    written = Program(calls, Runner(COMPILER))
     written.run(rows, {}, None)
     torch.testing.assert_close(outputs[:rows], layer(inputs[:rows]))
 
@@ -137,7 +119,7 @@ def test_layers_give_in_a_program_what_they_give_alone(form: str, rows: int, bia
 def test_other_layers_are_left_to_python() -> None:
     scratch, plain = Scratch(8), nn.Linear(64, 96)
     inputs, outputs = torch.zeros(8, 64), torch.zeros(8, 96)
-    calls = LinearCalls(FOLDER, scratch)
+    calls = LinearCalls(COMPILER, scratch)
     assert calls.of(plain, inputs, outputs) is None
     assert calls.of(OneDnnInt8Linear(plain.weight, None), inputs, outputs) is None
 
@@ -145,7 +127,7 @@ def test_other_layers_are_left_to_python() -> None:
 def test_a_folder_that_cannot_be_written_to_keeps_no_program_from_running(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     places = torch.zeros(2, dtype=torch.int64)
-    kernel = ParallelKernel(_count, tmp_path / "file")
-    written = Program([Call(kernel, ROWS, (places.data_ptr(),))], Runner(tmp_path / "file"))
+    compiler = Compiler(tmp_path / "file")
+    written = Program([Call(compiler.kernel(_COUNT), ROWS, (places.data_ptr(),))], Runner(compiler))
     written.run(2, {}, None)
     assert places.tolist() == [1, 1]

@@ -1,4 +1,7 @@
-"""Numbers in memory, as compiled functions see them: float32 or bfloat16, and computed in float32."""
+"""What kernels are written with: their units of work, and numbers in memory.
+
+Numbers are float32 or bfloat16, and computed in float32. Nothing here may raise: a kernel runs without Python.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,81 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
+from llvmlite import ir
 from numba import carray, njit, types
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic, overload
 
-from acceleration.parallel import OPTIONS
+#: Sums may be taken in any order, but what is not a number stays that: LLVM's `fast` would let it become anything.
+OPTIONS: dict[str, Any] = {
+    "fastmath": {"reassoc", "contract", "nsz", "arcp", "afn"},
+    "error_model": "numpy",
+}
 
-#: What PyTorch's types are in memory, for a compiler that does not know bfloat16.
-TYPES = {torch.float32: types.float32, torch.bfloat16: types.uint16}
+#: A kernel: it is given the address of its call.
+Kernel = Callable[[Any], None]
 
+#: Types of code in kernels.
+Code = tuple[Signature, Callable[..., Any]]
+FLOAT_LIKE, INT_LIKE, BYTE_LIKE, BITS_LIKE = np.float32(0), np.int64(0), np.uint8(0), np.uint32(0)
 
-def like_of(dtype: torch.dtype) -> Any:
-    """A number as kernels see those of a type."""
-    return np.dtype(str(TYPES[dtype])).type(0)
+#: A number as kernels see those of a type; the compiler does not know bfloat16.
+LIKE: dict[str, Any] = {"float32": FLOAT_LIKE, "bfloat16": np.uint16(0)}
 
 
 @intrinsic
-def _pointer(_context: Any, address: Any, start: Any, like: Any) -> tuple[Signature, Callable[..., Any]]:
+def next_unit(_context: Any, call: Any) -> Code:
+    """The next unit of a call that nobody has taken yet; there are `call[1]` of them."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.atomic_rmw("add", arguments[0], ir.Constant(ir.IntType(64), 1), "monotonic")
+
+    return types.int64(call), build
+
+
+@intrinsic
+def as_float(_context: Any, number: Any) -> Code:
+    """An argument that is the bits of a number."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.DoubleType())
+
+    return types.float64(number), build
+
+
+@intrinsic
+def allocate(_context: Any, size: Any) -> Code:
+    """The address of so many bytes, to be released; Numba's arrays belong to its own runtime, which kernels lack."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(8).as_pointer(), [ir.IntType(64)])
+        memory = builder.call(function(builder, "malloc", kind), arguments)
+        return builder.ptrtoint(memory, ir.IntType(64))
+
+    return types.int64(types.int64), build
+
+
+@intrinsic
+def release(_context: Any, address: Any) -> Code:
+    """Give back what was allocated; nothing for 0."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte = ir.IntType(8).as_pointer()
+        called = function(builder, "free", ir.FunctionType(ir.VoidType(), [byte]))
+        builder.call(called, [builder.inttoptr(arguments[0], byte)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), build
+
+
+def function(builder: Any, name: str, kind: Any) -> Any:
+    """One of LLVM's own functions, or of the C library's, where a builder is."""
+    module = builder.module
+    return module.globals.get(name) or ir.Function(module, kind, name)
+
+
+@intrinsic
+def _pointer(_context: Any, address: Any, start: Any, like: Any) -> Code:
     """Where the number at `start` is of those at an address."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -88,6 +148,3 @@ def exp(x: Any) -> Any:
     power = power * part + np.float32(5.0000001201e-1)
     power = power * part * part + part + np.float32(1)
     return power * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
-
-
-FLOAT_LIKE, INT_LIKE, BYTE_LIKE, BITS_LIKE = np.float32(0), np.int64(0), np.uint8(0), np.uint32(0)

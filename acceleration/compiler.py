@@ -1,0 +1,169 @@
+"""Kernels, compiled by a process of their own and kept in a folder.
+
+A runner only maps their machine code: Numba, which compiles them, takes a second to start and 80 MB, and what it
+compiles takes a core for seconds in which the runner can load its model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from threading import RLock, Thread
+
+import msgspec
+from llvmlite import binding
+
+from acceleration import CompileError
+from acceleration.host_cpu import name_and_features
+from acceleration.layout import ENTRY
+from acceleration.parallel import ParallelKernel
+
+logger = logging.getLogger(__name__)
+
+#: What is compiled takes a tenth of it on a slow core.
+_MOST_SECONDS = 300
+
+_PROJECT = Path(__file__).resolve().parents[1]
+
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a kernel is compiled from.
+
+    Attributes:
+        name: of a kernel, or of a function that makes one of its parameters: `package.module:function`.
+    """
+
+    name: str
+    parameters: tuple[int | str, ...] = ()
+
+
+class Compiler:
+    """Gives kernels, which it compiles once for this machine.
+
+    Args:
+        folder: where they are kept, if it can be written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = RLock()
+        self._compiled: dict[Source, Future[bytes]] = {}
+        self._kernels: dict[Source, ParallelKernel] = {}
+
+    def start(self, sources: Iterable[Source]) -> None:
+        """Begin to compile what is not kept, all in one process; who asks for one of them waits for it."""
+        with self._lock:
+            new = [one for one in sources if one not in self._compiled and self._kept(one) is None]
+            if not new:
+                return
+            compiled: dict[Source, Future[bytes]] = {source: Future() for source in new}
+            self._compiled.update(compiled)
+        # One that nobody waits for must not keep the process from its end.
+        Thread(target=self._compile, args=(compiled,), name="kernels", daemon=True).start()
+
+    def kernel(self, source: Source) -> ParallelKernel:
+        """The kernel.
+
+        Raises:
+            CompileError: it cannot be compiled.
+        """
+        with self._lock:
+            if source not in self._kernels:
+                code = self._kept(source)
+                if code is None:
+                    self.start([source])
+                    code = self._compiled[source].result()
+                self._kernels[source] = _mapped(code)
+            return self._kernels[source]
+
+    def _compile(self, compiled: dict[Source, Future[bytes]]) -> None:
+        try:
+            codes = _compile(list(compiled))
+        except Exception as error:
+            for future in compiled.values():
+                future.set_exception(error)
+            return
+        for (source, future), code in zip(compiled.items(), codes, strict=True):
+            self._keep(source, code)
+            future.set_result(code)
+
+    def _kept(self, source: Source) -> bytes | None:
+        try:
+            data = self._file(source).read_bytes()
+        except OSError:
+            return None
+        digest, code = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+        # A disk that was full, or a machine that went off, leaves part of a file.
+        return code if hashlib.sha256(code).digest() == digest else None
+
+    def _keep(self, source: Source, code: bytes) -> None:
+        file = self._file(source)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with NamedTemporaryFile(dir=file.parent, delete=False) as new:
+                new.write(hashlib.sha256(code).digest() + code)
+            # Others may be reading, or writing the same.
+            Path(new.name).replace(file)
+        except OSError as error:
+            logger.debug("what is compiled is not kept: %s", error)
+
+    def _file(self, source: Source) -> Path:
+        module, _, function = source.name.partition(":")
+        name = "-".join(map(str, (module, function, *source.parameters)))
+        return self._folder / _version_of(module) / f"{name}.o"
+
+
+def _compile(sources: Sequence[Source]) -> list[bytes]:
+    """Machine code of each."""
+    asked = json.dumps([[source.name, source.parameters] for source in sources])
+    command = [sys.executable, "-m", "acceleration.sources"]
+    try:
+        process = subprocess.run(
+            command, input=asked.encode(), capture_output=True, cwd=_PROJECT, timeout=_MOST_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CompileError(f"kernels cannot be compiled: {error}") from error
+    if process.returncode != 0:
+        said = process.stderr.decode(errors="replace").strip()
+        logger.debug("kernels cannot be compiled: %s", said)
+        reason = said.rpartition("\n")[2] or f"the compiler ended with {process.returncode}"
+        raise CompileError(f"kernels cannot be compiled: {reason}")
+    return msgspec.msgpack.decode(process.stdout, type=list[bytes])
+
+
+def _mapped(code: bytes) -> ParallelKernel:
+    """Machine code, where it can be called."""
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    machine = binding.Target.from_default_triple().create_target_machine(jit=True)
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+    engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    return ParallelKernel(engine.get_function_address(ENTRY), engine)
+
+
+@cache
+def _version_of(module: str) -> str:
+    """Tells what is compiled from a module's source from what was compiled from another, or for another processor."""
+    spec = find_spec(module)
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    if spec is not None and spec.origin is not None:
+        files.append(Path(spec.origin))
+    digest = hashlib.sha256(repr((version("numba"), version("llvmlite"), *name_and_features())).encode())
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]

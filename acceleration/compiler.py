@@ -18,7 +18,6 @@ from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from threading import RLock, Thread
 
 import msgspec
@@ -28,6 +27,7 @@ from acceleration import CompileError
 from acceleration.host_cpu import name_and_features
 from acceleration.layout import ENTRY
 from acceleration.parallel import ParallelKernel
+from whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -111,13 +111,8 @@ class Compiler:
         return code if hashlib.sha256(code).digest() == digest else None
 
     def _keep(self, source: Source, code: bytes) -> None:
-        file = self._file(source)
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with NamedTemporaryFile(dir=file.parent, delete=False) as new:
-                new.write(hashlib.sha256(code).digest() + code)
-            # Others may be reading, or writing the same.
-            Path(new.name).replace(file)
+            write_whole(self._file(source), hashlib.sha256(code).digest() + code)
         except OSError as error:
             logger.debug("what is compiled is not kept: %s", error)
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import platform
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +17,7 @@ from transformers import PreTrainedModel
 from acceleration.cores import cpu_name
 from settings import ModelSettings
 from version import __version__
+from whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -67,15 +65,10 @@ class KeptPlans:
     def keep(self, plan: Any, key: Mapping[str, Any]) -> None:
         """Write a plan down, whole or not at all."""
         file = self._file(type(plan), key)
-        partial = file.with_suffix(f".{platform.node()}.{os.getpid()}")
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(TypeAdapter(type(plan)).dump_json(plan))
-            partial.replace(file)
+            write_whole(file, TypeAdapter(type(plan)).dump_json(plan))
         except OSError as error:
             logger.debug("the plan is not kept: %s", error)
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
 
     def _file(self, kind: type[Any], key: Mapping[str, Any]) -> Path:
         everything = {

@@ -24,7 +24,7 @@ from acceleration.sources.language import (
     put,
     release,
     row_at,
-)  # fmt: skip
+)
 
 
 def rms_norm(dtype: str) -> Kernel:
@@ -34,7 +34,6 @@ def rms_norm(dtype: str) -> Kernel:
 
     Source: https://arxiv.org/abs/1910.07467
     """
-
     like = LIKE[dtype]
 
     def kernel(call: Any) -> None:
@@ -62,7 +61,6 @@ def rms_norm(dtype: str) -> Kernel:
 
 def add_rms_norm(dtype: str) -> Kernel:
     """`more` becomes the sum of both, shape (rows, size), and `out` its RMS norm. A unit is a row."""
-
     like = LIKE[dtype]
 
     def kernel(call: Any) -> None:
@@ -93,7 +91,6 @@ def add_layer_norm(dtype: str) -> Kernel:
 
     Source: https://arxiv.org/abs/1607.06450
     """
-
     like = LIKE[dtype]
 
     def kernel(call: Any) -> None:
@@ -130,7 +127,6 @@ def gelu(dtype: str) -> Kernel:
     Source: https://arxiv.org/abs/1606.08415; the error function by formula 7.1.26 of Abramowitz and Stegun,
     https://personal.math.ubc.ca/~cbm/aands/page_299.htm
     """
-
     like = LIKE[dtype]
 
     def kernel(call: Any) -> None:
@@ -157,7 +153,6 @@ def gelu(dtype: str) -> Kernel:
 
 def gate(dtype: str) -> Kernel:
     """x / (1 + exp(-x (linear + cubic x²))) of rows, times those at `up`, which lie as far apart. A unit is a row."""
-
     like = LIKE[dtype]
 
     def kernel(call: Any) -> None:
@@ -184,7 +179,6 @@ def rotate(dtype: str) -> Kernel:
 
     Source: https://arxiv.org/abs/2104.09864
     """
-
     like = LIKE[dtype]
 
     def kernel(call: Any) -> None:
@@ -213,7 +207,6 @@ def keep(dtype: str) -> Kernel:
 
     A unit is one of those that `which` says, and its place is at the same index of `places`.
     """
-
     like = LIKE[dtype]
 
     def kernel(call: Any) -> None:

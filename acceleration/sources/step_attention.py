@@ -20,7 +20,7 @@ from acceleration.sources.language import (
     put,
     release,
     row_at,
-)  # fmt: skip
+)
 
 
 def attention(size: int, value_size: int, shared: int, dtype: str) -> Kernel:
@@ -31,7 +31,6 @@ def attention(size: int, value_size: int, shared: int, dtype: str) -> Kernel:
     stands at its place among `positions`; with a window it sees no further back. A unit is so many key heads of a
     sequence: all of them are read in the order in which they lie in memory.
     """
-
     like = LIKE[dtype]
 
     def attend(call: Any) -> None:

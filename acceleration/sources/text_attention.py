@@ -27,7 +27,7 @@ from acceleration.sources.language import (
     put,
     release,
     row_at,
-)  # fmt: skip
+)
 
 #: Tokens whose scores are computed at once.
 _BLOCK = 64

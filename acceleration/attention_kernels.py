@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import torch
 
-from acceleration.compiler import Compiler, Source
-from acceleration.float32_kernels import Float32Kernels
-from acceleration.layout import LANES
+from acceleration.compiler import Compiler
+from acceleration.host_cpu import computes_tiles
+from acceleration.layout import fill_registers
 from acceleration.parallel import ParallelKernel, bits, type_name
+from acceleration.source import text_attention
 
 
 class AttentionKernels:
@@ -24,17 +25,17 @@ class AttentionKernels:
     bits = staticmethod(bits)
 
     def __init__(self, dtype: torch.dtype, compiler: Compiler) -> None:
-        self._dtype, self._compiler = dtype, compiler
+        self._type, self._compiler = type_name(dtype), compiler
 
     @staticmethod
     def compute() -> bool:
         """Whether the processor has the instructions."""
-        return Float32Kernels.compute()
+        return computes_tiles()
 
     @staticmethod
     def fit(size: int, value_size: int) -> bool:
         """Whether heads fill whole registers."""
-        return size % LANES == 0 and value_size % LANES == 0
+        return fill_registers(size, value_size)
 
     def of(self, size: int, value_size: int) -> ParallelKernel:
         """The kernel for heads of a size; compiled when it is first asked for.
@@ -43,9 +44,4 @@ class AttentionKernels:
         numbers for each text; the number of heads, and how many share a key; the distances of a token's queries, keys,
         values and outputs from the next one's; how far back a token sees, 0 if there is no limit; and the scale.
         """
-        return self._compiler.kernel(self.source(size, value_size, self._dtype))
-
-    @staticmethod
-    def source(size: int, value_size: int, dtype: torch.dtype) -> Source:
-        """What it is compiled from."""
-        return Source("acceleration.sources.text_attention:attention", (size, value_size, type_name(dtype)))
+        return self._compiler.kernel(text_attention(size, value_size, self._type))

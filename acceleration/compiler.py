@@ -13,12 +13,12 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from threading import RLock, Thread
+from typing import TYPE_CHECKING
 
 import msgspec
 from llvmlite import binding
@@ -26,8 +26,11 @@ from llvmlite import binding
 from acceleration import CompileError
 from acceleration.host_cpu import name_and_features
 from acceleration.layout import ENTRY
-from acceleration.parallel import ParallelKernel
+from acceleration.source import Source
 from whole_files import write_whole
+
+if TYPE_CHECKING:
+    from acceleration.parallel import ParallelKernel
 
 logger = logging.getLogger(__name__)
 
@@ -37,18 +40,6 @@ _MOST_SECONDS = 300
 _PROJECT = Path(__file__).resolve().parents[1]
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What a kernel is compiled from.
-
-    Attributes:
-        name: of a kernel, or of a function that makes one of its parameters: `package.module:function`.
-    """
-
-    name: str
-    parameters: tuple[int | str, ...] = ()
 
 
 class Compiler:
@@ -142,6 +133,9 @@ def _compile(sources: Sequence[Source]) -> list[bytes]:
 
 def _mapped(code: bytes) -> ParallelKernel:
     """Machine code, where it can be called."""
+    # Imported here: what is compiled before PyTorch is imported need not wait for it.
+    from acceleration.parallel import ParallelKernel
+
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     machine = binding.Target.from_default_triple().create_target_machine(jit=True)

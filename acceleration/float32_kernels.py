@@ -12,30 +12,29 @@ from __future__ import annotations
 
 import torch
 
-from acceleration.compiler import Compiler, Source
-from acceleration.host_cpu import compiles_for
-from acceleration.layout import GROUP, LANES
+from acceleration.compiler import Compiler
+from acceleration.host_cpu import computes_tiles
+from acceleration.layout import GROUP, fill_registers
 from acceleration.program import Call, OfRows
+from acceleration.source import FLOAT32_MULTIPLY
 from acceleration.tiles import in_panels, parts, whole_tiles
 
 
 class Float32Kernels:
     """Kernels for layers of float32; to be made only where they `compute`."""
 
-    SOURCE = Source("acceleration.sources.float32_tiles:multiply")
-
     def __init__(self, compiler: Compiler) -> None:
-        self._multiply = compiler.kernel(self.SOURCE)
+        self._multiply = compiler.kernel(FLOAT32_MULTIPLY)
 
     @staticmethod
     def compute() -> bool:
-        """Whether the processor has registers of 32 or 64 bytes, and the compiler knows it."""
-        return compiles_for("avx2") and compiles_for("fma")
+        """Whether the processor has the instructions."""
+        return computes_tiles()
 
     @staticmethod
     def fit(out_features: int) -> bool:
         """Whether a layer's weights fill whole registers."""
-        return out_features % LANES == 0
+        return fill_registers(out_features)
 
     @staticmethod
     def packed(weight: torch.Tensor) -> torch.Tensor:

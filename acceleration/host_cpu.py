@@ -17,3 +17,8 @@ def name_and_features() -> tuple[str, str]:
 def compiles_for(feature: str) -> bool:
     """Whether LLVM knows of a feature that the processor has."""
     return bool(binding.get_host_cpu_features().get(feature))
+
+
+def computes_tiles() -> bool:
+    """Whether the processor has what products in float32 are made of: registers of 32 or 64 bytes, and fused sums."""
+    return compiles_for("avx2") and compiles_for("fma")

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 
 import torch
 
-from acceleration.compiler import Compiler, Source
+from acceleration.compiler import Compiler
 from acceleration.host_cpu import compiles_for
 from acceleration.instructions import computes_int8
-from acceleration.layout import LANES
+from acceleration.layout import fill_registers
 from acceleration.program import ROWS as RUN_ROWS
 from acceleration.program import Call, OfRows, Scratch
+from acceleration.source import INT8
 from acceleration.tiles import in_panels, parts, whole_tiles
 
 #: Numbers of 8 bits in one of 32.
@@ -31,11 +32,9 @@ _LARGE = 1 << 15
 class Int8Kernels:
     """Kernels for layers of eight bits; to be made only where they `compute`."""
 
-    SOURCES = (Source("acceleration.sources.int8_tiles:round_rows"), Source("acceleration.sources.int8_tiles:multiply"))
-
     def __init__(self, compiler: Compiler) -> None:
-        compiler.start(self.SOURCES)
-        self._round, self._multiply = map(compiler.kernel, self.SOURCES)
+        compiler.start(INT8)
+        self._round, self._multiply = map(compiler.kernel, INT8)
 
     @staticmethod
     def compute() -> bool:
@@ -45,7 +44,7 @@ class Int8Kernels:
     @staticmethod
     def fit(out_features: int, in_features: int) -> bool:
         """Whether a layer's weights fill whole registers."""
-        return out_features % LANES == 0 and in_features % _DEPTH == 0
+        return fill_registers(out_features) and in_features % _DEPTH == 0
 
     @staticmethod
     def packed(weight: torch.Tensor) -> torch.Tensor:

@@ -13,8 +13,9 @@ from functools import cached_property
 import torch
 
 from acceleration.attention_kernels import AttentionKernels
-from acceleration.compiler import Compiler, Source
+from acceleration.compiler import Compiler
 from acceleration.parallel import ParallelKernel, bits, type_name
+from acceleration.source import between_matrices, step_attention
 
 
 class Kernels:
@@ -36,16 +37,6 @@ class Kernels:
         self.dtype = dtype
         self.compiler = compiler
         self._texts = AttentionKernels(dtype, compiler) if AttentionKernels.compute() else None
-
-    @staticmethod
-    def source(name: str, dtype: torch.dtype) -> Source:
-        """What one of those that know no sizes is compiled from."""
-        return Source(f"acceleration.sources.layers:{name}", (type_name(dtype),))
-
-    @staticmethod
-    def attend_source(size: int, value_size: int, shared: int, dtype: torch.dtype) -> Source:
-        """What the kernel for attention of a step is compiled from."""
-        return Source("acceleration.sources.step_attention:attention", (size, value_size, shared, type_name(dtype)))
 
     @cached_property
     def rms_norm(self) -> ParallelKernel:
@@ -77,7 +68,7 @@ class Kernels:
 
     def attend(self, size: int, value_size: int, shared: int) -> ParallelKernel:
         """The kernel for heads of a size, of which so many share keys; compiled when it is first asked for."""
-        return self.compiler.kernel(self.attend_source(size, value_size, shared, self.dtype))
+        return self.compiler.kernel(step_attention(size, value_size, shared, type_name(self.dtype)))
 
     def texts(self, size: int, value_size: int) -> ParallelKernel | None:
         """That of `AttentionKernels` for heads of a size, if there is one; compiled when it is first asked for."""
@@ -89,4 +80,4 @@ class Kernels:
         return dtype in (torch.float32, torch.bfloat16)
 
     def _kernel(self, name: str) -> ParallelKernel:
-        return self.compiler.kernel(self.source(name, self.dtype))
+        return self.compiler.kernel(between_matrices(name, type_name(self.dtype)))

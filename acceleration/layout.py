@@ -32,3 +32,8 @@ MKL_ROW_MAJOR, MKL_AS_IT_IS, MKL_PACKED = 101, 111, 151
 
 #: The name of a kernel's function in its machine code.
 ENTRY = "kernel"
+
+
+def fill_registers(*sizes: int) -> bool:
+    """Whether rows of such sizes fill whole registers."""
+    return all(size % LANES == 0 for size in sizes)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from acceleration.compiler import Compiler, Source
+from acceleration.compiler import Compiler
 from acceleration.mkl import Mkl
 from acceleration.program import ROWS, Call, OfRows
+from acceleration.source import MKL
 
 #: From so many numbers on all threads fill outputs with a bias.
 _LARGE = 1 << 15
@@ -15,12 +16,10 @@ _LARGE = 1 << 15
 class MklKernels:
     """Calls of MKL, which shares its work among PyTorch's threads by itself."""
 
-    SOURCES = (Source("acceleration.sources.mkl_calls:multiply"), Source("acceleration.sources.mkl_calls:fill"))
-
     def __init__(self, mkl: Mkl, compiler: Compiler) -> None:
         self._function = mkl.compute_address
-        compiler.start(self.SOURCES)
-        self._multiply, self._fill = map(compiler.kernel, self.SOURCES)
+        compiler.start(MKL)
+        self._multiply, self._fill = map(compiler.kernel, MKL)
 
     def linear(
         self, inputs: int, outputs: int, packed: torch.Tensor, bias: torch.Tensor | None, shape: tuple[int, int]

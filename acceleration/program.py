@@ -16,9 +16,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from acceleration.compiler import Compiler, Source
+from acceleration.compiler import Compiler
 from acceleration.layout import RECORD
 from acceleration.parallel import ParallelKernel, parallel_region
+from acceleration.source import RUN
 
 #: Whole numbers of 64 bits.
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
@@ -97,10 +98,8 @@ class Scratch:
 class Runner:
     """Runs calls that are written down."""
 
-    SOURCE = Source("acceleration.sources.calls:run")
-
     def __init__(self, compiler: Compiler) -> None:
-        self._kernel = compiler.kernel(self.SOURCE)
+        self._kernel = compiler.kernel(RUN)
         region = parallel_region()
         self._region: int = 0 if region is None else ctypes.cast(region, ctypes.c_void_p).value or 0
 

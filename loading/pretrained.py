@@ -21,7 +21,7 @@ from acceleration.unpadded import without_padding
 from acceleration.weights import faster_weights
 from loading import LoadError
 from loading.adapter import Adapter, read_adapter
-from loading.checkpoint import Checkpoint, local_config
+from loading.checkpoint import Checkpoint
 from loading.custom_code import warn_of_unused_pipeline
 from loading.failures import explained
 from loading.gguf_files import read_once
@@ -82,6 +82,7 @@ def load_pretrained(
     auto_class: Any,
     checkpoint: Checkpoint,
     settings: ModelSettings,
+    begun: Compiler | None = None,
     *,
     new_head: bool = False,
     reads_batches: bool = False,
@@ -90,6 +91,7 @@ def load_pretrained(
 
     Args:
         auto_class: the AutoModel class of the task.
+        begun: the compiler of its kernels, if it is at work already.
         new_head: go on, with a warning, if the checkpoint has no weights for the task's head.
         reads_batches: the model will read batches that are padded on the right, and may compute them without that.
 
@@ -102,7 +104,7 @@ def load_pretrained(
         return _load_accelerated(auto_class, checkpoint, settings, new_head, reads_batches, compiler)
 
     try:
-        return load(_compiler(checkpoint, settings, reads_batches))
+        return load(_compiler(checkpoint, settings, reads_batches, begun))
     except CompileError as error:
         logger.warning("%s: %s; it is served without those of our own, and slower.", settings.shown_uri, error)
     # Out here nothing of the first one is left in memory.
@@ -156,18 +158,15 @@ def _accelerates(model: PreTrainedModel, settings: ModelSettings) -> bool:
     return settings.acceleration and on_cpu and not _quantized(model)
 
 
-def _compiler(checkpoint: Checkpoint, settings: ModelSettings, reads_batches: bool) -> Compiler | None:
-    """What compiles kernels; it begins with what models of such a kind compute with, while this one is loaded."""
-    if not settings.acceleration or settings.device_map is not None or torch.cuda.is_available():
-        return None
+def _compiler(
+    checkpoint: Checkpoint, settings: ModelSettings, reads_batches: bool, begun: Compiler | None
+) -> Compiler | None:
+    if begun is not None or not settings.acceleration or settings.device_map is not None or torch.cuda.is_available():
+        return begun
     # Imported here: LLVM is of no use to others.
-    from acceleration.ahead import likely_sources
-    from acceleration.compiler import Compiler
+    from loading.compiling import compiler_for
 
-    compiler = Compiler(settings.storage_cache.expanduser() / "kernels")
-    for sources in likely_sources(local_config(checkpoint) or {}, _dtype(settings), reads_batches=reads_batches):
-        compiler.start(sources)
-    return compiler
+    return compiler_for(checkpoint, settings, reads_batches=reads_batches)
 
 
 def _kernels(model: PreTrainedModel, compiler: Compiler | None) -> Kernels | None:

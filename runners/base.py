@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from batching.lanes import Parallelism
 from batching.rows import BatchLimits, Row, select_batch
@@ -19,6 +19,9 @@ from observability.origin import Origin
 from runners.parameters import Parameters, parse_parameters
 from runners.signature import TEXT_TO_JSON, Signature
 from settings import ModelSettings
+
+if TYPE_CHECKING:
+    from acceleration.compiler import Compiler
 
 ParametersT = TypeVar("ParametersT", bound=Parameters)
 InputsT = TypeVar("InputsT")
@@ -70,14 +73,17 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
 
     `load` and `warm_up` run once, before anything else. After that each lane's thread calls `forward`, and another one
     `prepare` and `finish`, so a fast tokenizer, which is not safe to share between threads, stays on one.
+
+    Args:
+        compiler: that of the model's kernels, if it is at work already.
     """
 
     parameters_type: type[ParametersT]
     #: An instance that every model of the task can answer, for the warm-up.
     example: ClassVar[Any]
 
-    def __init__(self, settings: ModelSettings) -> None:
-        self.settings = settings
+    def __init__(self, settings: ModelSettings, compiler: Compiler | None = None) -> None:
+        self.settings, self.compiler = settings, compiler
 
     @abstractmethod
     def load(self) -> None:

@@ -55,7 +55,7 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
     def load(self) -> None:
         self.checkpoint = fetch(self.settings)
         self.pretrained = load_pretrained(
-            self.auto_class, self.checkpoint, self.settings, new_head=self.new_head, reads_batches=True
+            self.auto_class, self.checkpoint, self.settings, self.compiler, new_head=self.new_head, reads_batches=True
         )
 
     def warm_up(self) -> None:

@@ -81,7 +81,7 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
         self.checkpoint = fetch(self.settings)
         self.embedding = read_sentence_embedding(self.checkpoint.folder)
         self._choose_defaults()
-        loaded = load_pretrained(self._auto_class(), self.checkpoint, self.settings, reads_batches=True)
+        loaded = load_pretrained(self._auto_class(), self.checkpoint, self.settings, self.compiler, reads_batches=True)
         self.pretrained = _encoder_alone(loaded, self.embedding.max_length)
 
     @property

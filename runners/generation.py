@@ -105,7 +105,7 @@ class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]
 
     def load(self) -> None:
         self.checkpoint = fetch(self.settings)
-        self.pretrained = load_pretrained(self.auto_class, self.checkpoint, self.settings)
+        self.pretrained = load_pretrained(self.auto_class, self.checkpoint, self.settings, self.compiler)
         self.model = GenerationModel(self.pretrained)
         self.decoder = create_decoder(self.model, self.settings)
         if self.settings.attn_implementation is not None and isinstance(self.decoder, ContinuousDecoder):

@@ -16,6 +16,7 @@ from logs import adopt_libraries
 from observability.item_spans import ItemTracing
 from observability.model_metrics import ModelMetrics
 from observability.origin import Origin
+from runners.ahead import begin
 from runners.base import Chosen, Item
 from runners.engines import Engine, engine_for
 from runners.loaded import LoadedModel
@@ -204,14 +205,16 @@ class ModelHost:
         await asyncio.get_running_loop().run_in_executor(self._compute, _give_back_memory)
 
     def _make(self) -> tuple[Callable[..., Engine], Signature, Chosen]:
-        # Imported here, as the first thing in this process that needs torch: it takes seconds.
-        with only_objects_that_stay():
-            from loading.memory import give_back_memory
-            from loading.pretrained import prepare_torch
+        with ThreadPoolExecutor(1, thread_name_prefix="ahead") as beside:
+            begun = beside.submit(begin, self._settings)
+            # Imported here, as the first thing in this process that needs torch: it takes seconds.
+            with only_objects_that_stay():
+                from loading.memory import give_back_memory
+                from loading.pretrained import prepare_torch
 
         adopt_libraries()
         prepare_torch(self._settings)
-        runner = create_runner(self._settings)
+        runner = create_runner(self._settings, begun.result())
         runner.load()
         runner.warm_up()
         leave_out_what_is_here()

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from loading.architecture import check_asked_task, resolve_task
 from loading.custom_code import allowed_pipeline, find_custom_pipeline
 from loading.storage import fetch
 from runners.base import Runner
 from settings import ModelSettings, Task
+
+if TYPE_CHECKING:
+    from acceleration.compiler import Compiler
 
 RUNNERS: Mapping[Task, str] = {
     "text-classification": "runners.text_classification:TextClassificationRunner",
@@ -25,13 +28,18 @@ RUNNERS: Mapping[Task, str] = {
     "feature-extraction": "runners.feature_extraction:FeatureExtractionRunner",
 }
 
+#: Tasks whose models write token by token; those of others read a batch at once.
+WRITING: frozenset[Task] = frozenset(("text-generation", "text2text-generation"))
 
 #: Computes whatever task the model's own code does.
 CUSTOM = "runners.custom_pipeline:CustomPipelineRunner"
 
 
-def create_runner(settings: ModelSettings) -> Runner[Any, Any, Any, Any]:
+def create_runner(settings: ModelSettings, compiler: Compiler | None = None) -> Runner[Any, Any, Any, Any]:
     """The runner of the model's own pipeline, if it has one that may run, else that of its task; nothing is loaded yet.
+
+    Args:
+        compiler: that of the model's kernels, if it is at work already.
 
     Raises:
         LoadError: there is no such pipeline, and the task is not known.
@@ -39,13 +47,13 @@ def create_runner(settings: ModelSettings) -> Runner[Any, Any, Any, Any]:
     if allowed_pipeline(settings) is not None:
         checkpoint = fetch(settings)
         if find_custom_pipeline(checkpoint.folder, settings) is not None:
-            return _create(CUSTOM, settings)
+            return _create(CUSTOM, settings, compiler)
         check_asked_task(settings)
     settings = resolve_task(settings)
     assert settings.task is not None, "this is a bug: a task that is not found raises"
-    return _create(RUNNERS[settings.task], settings)
+    return _create(RUNNERS[settings.task], settings, compiler)
 
 
-def _create(place: str, settings: ModelSettings) -> Runner[Any, Any, Any, Any]:
+def _create(place: str, settings: ModelSettings, compiler: Compiler | None) -> Runner[Any, Any, Any, Any]:
     module, name = place.split(":")
-    return cast("Runner[Any, Any, Any, Any]", getattr(import_module(module), name)(settings))
+    return cast("Runner[Any, Any, Any, Any]", getattr(import_module(module), name)(settings, compiler))

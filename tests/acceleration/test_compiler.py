@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from acceleration import CompileError, compiler
-from acceleration.compiler import Compiler, Source
+from acceleration.compiler import Compiler
+from acceleration.source import Source
 
 ONE, TWO = (Source("tests.acceleration.sources:add_always", (number,)) for number in (1, 2))
 
@@ -81,7 +82,8 @@ def test_a_runner_does_not_load_what_compiles(tmp_path: Path) -> None:
     """It takes a second and 80 MB."""
     Compiler(tmp_path).kernel(ONE)
     code = (
-        "import sys; from pathlib import Path; from acceleration.compiler import Compiler, Source; "
+        "import sys; from pathlib import Path; "
+        "from acceleration.compiler import Compiler; from acceleration.source import Source; "
         "import acceleration.encoder_layers, generation.fused_layers; "
         f"Compiler(Path({str(tmp_path)!r})).kernel(Source({ONE.name!r}, (1,))); print('numba' in sys.modules)"
     )

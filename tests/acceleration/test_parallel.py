@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from acceleration import parallel
-from acceleration.compiler import Compiler, Source
+from acceleration.compiler import Compiler
 from acceleration.parallel import bits
+from acceleration.source import Source
 from tests.acceleration.compiled import FOLDER
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from acceleration import program
-from acceleration.compiler import Compiler, Source
+from acceleration.compiler import Compiler
 from acceleration.float32_kernels import Float32Kernels
 from acceleration.instructions import computes_int8
 from acceleration.int8 import OneDnnInt8Linear, VnniInt8Linear
@@ -22,6 +22,7 @@ from acceleration.mkl import mkl
 from acceleration.packed import MklLinear, Tiled
 from acceleration.parallel import ParallelKernel
 from acceleration.program import ROWS, Call, Element, Given, OfRows, Program, Runner, Scratch
+from acceleration.source import Source
 from tests.acceleration.compiled import COMPILER, float32_kernels, int8_kernels
 
 _COUNT = Source("tests.acceleration.sources:add_always", (1,))

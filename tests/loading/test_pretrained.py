@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
+from acceleration.host_cpu import computes_tiles
 from loading import LoadError
 from loading.checkpoint import Checkpoint
 from loading.pretrained import Pretrained, load_pretrained
@@ -319,3 +321,20 @@ def test_a_quantized_model_is_smaller_and_its_head_keeps_its_precision(
     assert torch.equal(quantized.classifier.weight, plain.classifier.weight)
     inputs = tokenizer("I love this movie!", return_tensors="pt")
     assert torch.isfinite(quantized(**inputs).logits).all()
+
+
+def test_a_model_whose_kernels_cannot_be_compiled_is_served_without_them(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = ModelSettings(storage_uri=str(folder), task="fill-mask", storage_cache=tmp_path / "cache")
+    plain = settings.model_copy(update={"acceleration": False})
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    loaded, expected = (
+        load_pretrained(AutoModelForMaskedLM, fetch(one), one, reads_batches=True) for one in (settings, plain)
+    )
+    inputs = loaded.tokenizer("a short text", return_tensors="pt")
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.model(**inputs).logits, expected.model(**inputs).logits)
+    assert loaded.kernels is None
+    if computes_tiles():
+        assert "kernels cannot be compiled: the compiler ended with 1; it is served without" in caplog.text

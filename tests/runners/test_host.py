@@ -32,7 +32,7 @@ class Storage:
         self.gate = threading.Event()
         self.gate.set()
 
-    def runner(self, _: ModelSettings) -> ScriptedRunner:
+    def runner(self, _: ModelSettings, compiler: None) -> ScriptedRunner:
         storage = self
 
         class Loaded(ScriptedRunner):
@@ -46,6 +46,11 @@ class Storage:
         self.made.add(runner)
         return runner
 
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Have a host make its runners here."""
+        monkeypatch.setattr("runners.host.create_runner", self.runner)
+        monkeypatch.setattr("runners.host.begin", lambda _: None)
+
     @property
     def living(self) -> list[ScriptedRunner]:
         gc.collect()
@@ -55,7 +60,7 @@ class Storage:
 @pytest.fixture
 def storage(monkeypatch: pytest.MonkeyPatch) -> Storage:
     storage = Storage()
-    monkeypatch.setattr("runners.host.create_runner", storage.runner)
+    storage.install(monkeypatch)
     return storage
 
 
@@ -223,7 +228,7 @@ def test_an_engine_that_stops_fails_its_items_and_the_model_can_be_loaded_again(
         await _until(host, "failed")
         assert "it stopped" in str(host.state.reason)
         monkeypatch.undo()
-        monkeypatch.setattr("runners.host.create_runner", storage.runner)
+        storage.install(monkeypatch)
         await host.load()
         assert await host.submit("a", {}) == "A"
 

@@ -1,0 +1,39 @@
+"""What can begin before a runner is imported, which takes seconds: its model is fetched, and kernels are compiled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loading.architecture import resolve_task
+from loading.custom_code import allowed_pipeline
+from loading.storage import fetch
+from runners.registry import WRITING
+from settings import ModelSettings
+
+if TYPE_CHECKING:
+    from acceleration.compiler import Compiler
+
+#: What drivers of NVIDIA's and AMD's GPUs make.
+_GPUS = Path("/dev/nvidiactl"), Path("/dev/kfd")
+
+
+def begin(settings: ModelSettings) -> Compiler | None:
+    """Fetch a model and begin to compile its kernels.
+
+    Returns:
+        The compiler; None if it is not known by now that the model computes with kernels.
+
+    Raises:
+        LoadError: the model cannot be fetched, or its task is not known.
+    """
+    if allowed_pipeline(settings) is not None:
+        return None
+    settings = resolve_task(settings)
+    checkpoint = fetch(settings)
+    if not settings.acceleration or settings.device_map is not None or any(gpu.exists() for gpu in _GPUS):
+        return None
+    # Imported here: LLVM is of no use to others.
+    from loading.compiling import compiler_for
+
+    return compiler_for(checkpoint, settings, reads_batches=settings.task not in WRITING)

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from acceleration.ahead import likely_sources
-from acceleration.compiler import Compiler
+from typing import TYPE_CHECKING
+
 from loading.checkpoint import Checkpoint, local_config
 from settings import ModelSettings
 
+if TYPE_CHECKING:
+    from acceleration.compiler import Compiler
 
-def compiler_for(checkpoint: Checkpoint, settings: ModelSettings, *, reads_batches: bool) -> Compiler:
+
+def compiler_for(checkpoint: Checkpoint, settings: ModelSettings, *, reads_batches: bool, gpu: bool) -> Compiler | None:
     """A compiler that has begun with what models of such a kind compute with on a CPU.
 
     Args:
         reads_batches: the model does not write token by token.
+        gpu: there is one, which will compute.
+
+    Returns:
+        None for a model that computes without kernels of our own.
 
     Raises:
         LoadError: config.json is damaged.
     """
+    if gpu or not settings.acceleration or settings.device_map is not None:
+        return None
+    # Imported here: LLVM is of no use to others.
+    from acceleration.ahead import likely_sources
+    from acceleration.compiler import Compiler
+
     compiler = Compiler(settings.storage_cache.expanduser() / "kernels")
     likely = likely_sources(
         local_config(checkpoint) or {},

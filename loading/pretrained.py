@@ -22,6 +22,7 @@ from acceleration.weights import faster_weights
 from loading import LoadError
 from loading.adapter import Adapter, read_adapter
 from loading.checkpoint import Checkpoint
+from loading.compiling import compiler_for
 from loading.custom_code import warn_of_unused_pipeline
 from loading.failures import explained
 from loading.gguf_files import read_once
@@ -104,7 +105,8 @@ def load_pretrained(
         return _load_accelerated(auto_class, checkpoint, settings, new_head, reads_batches, compiler)
 
     try:
-        return load(_compiler(checkpoint, settings, reads_batches, begun))
+        gpu = torch.cuda.is_available()
+        return load(begun or compiler_for(checkpoint, settings, reads_batches=reads_batches, gpu=gpu))
     except CompileError as error:
         logger.warning("%s: %s; it is served without those of our own, and slower.", settings.shown_uri, error)
     # Out here nothing of the first one is left in memory.
@@ -156,17 +158,6 @@ def _leaves_out_padding(model: PreTrainedModel, settings: ModelSettings) -> bool
 def _accelerates(model: PreTrainedModel, settings: ModelSettings) -> bool:
     on_cpu = settings.device_map is None and model.device.type == "cpu"
     return settings.acceleration and on_cpu and not _quantized(model)
-
-
-def _compiler(
-    checkpoint: Checkpoint, settings: ModelSettings, reads_batches: bool, begun: Compiler | None
-) -> Compiler | None:
-    if begun is not None or not settings.acceleration or settings.device_map is not None or torch.cuda.is_available():
-        return begun
-    # Imported here: LLVM is of no use to others.
-    from loading.compiling import compiler_for
-
-    return compiler_for(checkpoint, settings, reads_batches=reads_batches)
 
 
 def _kernels(model: PreTrainedModel, compiler: Compiler | None) -> Kernels | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loading.architecture import resolve_task
+from loading.compiling import compiler_for
 from loading.custom_code import allowed_pipeline
 from loading.storage import fetch
 from runners.registry import WRITING
@@ -30,10 +31,5 @@ def begin(settings: ModelSettings) -> Compiler | None:
     if allowed_pipeline(settings) is not None:
         return None
     settings = resolve_task(settings)
-    checkpoint = fetch(settings)
-    if not settings.acceleration or settings.device_map is not None or any(gpu.exists() for gpu in _GPUS):
-        return None
-    # Imported here: LLVM is of no use to others.
-    from loading.compiling import compiler_for
-
-    return compiler_for(checkpoint, settings, reads_batches=settings.task not in WRITING)
+    gpu = any(device.exists() for device in _GPUS)
+    return compiler_for(fetch(settings), settings, reads_batches=settings.task not in WRITING, gpu=gpu)

@@ -9,8 +9,7 @@ from loading.architecture import resolve_task
 from loading.compiling import compiler_for
 from loading.custom_code import allowed_pipeline
 from loading.storage import fetch
-from runners.registry import WRITING
-from settings import ModelSettings
+from settings import WRITING_TASKS, ModelSettings
 
 if TYPE_CHECKING:
     from acceleration.compiler import Compiler
@@ -32,4 +31,4 @@ def begin(settings: ModelSettings) -> Compiler | None:
         return None
     settings = resolve_task(settings)
     gpu = any(device.exists() for device in _GPUS)
-    return compiler_for(fetch(settings), settings, reads_batches=settings.task not in WRITING, gpu=gpu)
+    return compiler_for(fetch(settings), settings, reads_batches=settings.task not in WRITING_TASKS, gpu=gpu)

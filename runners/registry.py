@@ -28,9 +28,6 @@ RUNNERS: Mapping[Task, str] = {
     "feature-extraction": "runners.feature_extraction:FeatureExtractionRunner",
 }
 
-#: Tasks whose models write token by token; those of others read a batch at once.
-WRITING: frozenset[Task] = frozenset(("text-generation", "text2text-generation"))
-
 #: Computes whatever task the model's own code does.
 CUSTOM = "runners.custom_pipeline:CustomPipelineRunner"
 

@@ -6,10 +6,11 @@ environment; every room is handed the frozen objects made here.
 
 from settings.errors import SettingsError
 from settings.load import Settings, load_settings
-from settings.model import AggregationStrategy, ModelSettings, Pooling, Task, TorchDtype
+from settings.model import WRITING_TASKS, AggregationStrategy, ModelSettings, Pooling, Task, TorchDtype
 from settings.server import ServerSettings
 
 __all__ = [
+    "WRITING_TASKS",
     "AggregationStrategy",
     "ModelSettings",
     "Pooling",

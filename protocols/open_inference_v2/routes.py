@@ -21,10 +21,8 @@ from protocols.open_inference_v2.response import render
 from protocols.open_inference_v2.schema import read
 from protocols.streaming import AnswerStreams, StreamingBody
 from runners.signature import Signature
-from settings import ServerSettings, Task
+from settings import WRITING_TASKS, ServerSettings
 from transport.model_client import ModelClient
-
-WRITES: tuple[Task, ...] = ("text-generation", "text2text-generation")
 
 
 def routes(models: Models, settings: ServerSettings) -> list[Route]:
@@ -92,9 +90,9 @@ def routes(models: Models, settings: ServerSettings) -> list[Route]:
     def _writer(request: Request) -> ModelClient:
         name = request.path_params["name"]
         client = models.get(name, request)
-        if models.task(name) not in WRITES:
+        if models.task(name) not in WRITING_TASKS:
             what = models.task(name) or "a pipeline of its own"
-            raise InvalidRequest(f"{name} does {what}: generate needs a model that does {' or '.join(WRITES)}")
+            raise InvalidRequest(f"{name} does {what}: generate needs a model that does {' or '.join(WRITING_TASKS)}")
         return client
 
     return [

@@ -14,13 +14,13 @@ from protocols.openai.logprobs import CompletionLogprobs
 from protocols.openai.stream import head
 from protocols.openai.text import TextsField
 from protocols.openai.usage import Usage
-from settings import Task
+from settings import WRITING_TASKS, Task
 
 
 class CompletionRequest(GenerationRequest):
     """Texts to be continued; choice `n * i + j` is the j-th continuation of prompt i."""
 
-    tasks: ClassVar[tuple[Task, ...]] = ("text-generation", "text2text-generation")
+    tasks: ClassVar[tuple[Task, ...]] = WRITING_TASKS
 
     prompt: TextsField
     max_tokens: int = Field(16, ge=0)

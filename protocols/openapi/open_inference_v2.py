@@ -6,7 +6,6 @@ from typing import Any
 
 from protocols.open_inference_v2.generate import GenerateRequest
 from protocols.open_inference_v2.request import HEADER_LENGTH, InferenceDocument
-from protocols.open_inference_v2.routes import WRITES
 from protocols.openapi.answers.v1 import ModelNames, ModelReady
 from protocols.openapi.answers.v2 import (
     GenerateResponse,
@@ -32,7 +31,7 @@ from protocols.openapi.operation import (
     operation,
 )
 from protocols.openapi.schemas import Json
-from settings import Task
+from settings import WRITING_TASKS, Task
 
 _TAG = "KServe V2, Open Inference Protocol"
 _TEXTS = "Open Inference Protocol, generate"
@@ -130,7 +129,7 @@ def _tensors(v1: dict[str, Any]) -> dict[str, Any]:
 
 def _generate(served: Served) -> Operations:
     of = served.schemas.of
-    tasks: tuple[Task, ...] = WRITES
+    tasks: tuple[Task, ...] = WRITING_TASKS
     parameters = [model_parameter(served.doing(tasks), f"A model that does {' or '.join(tasks)}.")]
     body = {JSON: {"schema": of(GenerateRequest), "example": _GENERATE}}
     event = 'data: {"model_name":"model","id":"1","text_output":" Paris"}\n\n'

@@ -16,8 +16,8 @@ from loading import LoadError
 from runners import ahead
 from runners.ahead import begin
 from runners.generation import GenerationRunner
-from runners.registry import RUNNERS, WRITING, create_runner
-from settings import ModelSettings, Task
+from runners.registry import RUNNERS, create_runner
+from settings import WRITING_TASKS, ModelSettings, Task
 from tests.tiny import bert_config, llama_model, save, wordpiece_tokenizer
 
 
@@ -71,4 +71,4 @@ def test_a_model_that_is_not_there_is_told_of(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", RUNNERS)
 def test_it_is_known_which_tasks_write_token_by_token(task: Task) -> None:
-    assert issubclass(resolve_name(RUNNERS[task]), GenerationRunner) == (task in WRITING)
+    assert issubclass(resolve_name(RUNNERS[task]), GenerationRunner) == (task in WRITING_TASKS)

@@ -9,8 +9,9 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from acceleration.layout import GROUP, LANES, PANELS, ROWS
+from acceleration.layout import FEW_TILES, GROUP, LANES, PANEL_STEP, PANELS, ROWS
 from acceleration.sources.language import Code, function, next_unit
+from acceleration.sources.prefetch import asked_for
 from acceleration.sources.tile_builder import TileBuilder
 
 
@@ -19,32 +20,41 @@ def multiply(call: Any) -> None:
     numbers = carray(call, 11)
     x, weights, out, bias, rows = numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]
     size, width, block, groups = numbers[7], numbers[8], numbers[9], numbers[10]
+    row_bytes, panel_bytes, cold = size * 4, size * PANEL_STEP, 1
     unit = next_unit(call)
     while unit < numbers[1]:
         first, panel = unit // groups * block, unit % groups * GROUP
-        last = min(panel + GROUP, width // LANES)
-        for row in range(first, min(first + block, rows), ROWS):
-            given, result = x + row * size * 4, out + row * width * 4
+        behind, last = min(first + block, rows), min(panel + GROUP, width // LANES)
+        tiles = -(-(behind - first) // ROWS)
+        # Taken now, for its weights to be asked for; few tiles leave it to whoever is free first.
+        following = next_unit(call) if tiles > FEW_TILES else unit
+        near = weights + min(following, numbers[1] - 1) % groups * GROUP * panel_bytes
+        for number in range(tiles):
+            row = first + number * ROWS
+            given, result = x + row * row_bytes, out + row * width * 4
+            ahead, stride = asked_for(weights + panel * panel_bytes, near, row_bytes, number, tiles, cold)
             if last - panel < GROUP:
                 for one in range(panel, last):
                     if rows == 1:
-                        _narrow_row(given, weights, result, bias, size, width, one)
+                        _narrow_row(given, weights, result, bias, size, width, one, ahead, stride)
                     else:
-                        narrow_tile(given, weights, result, bias, size, width, one)
+                        narrow_tile(given, weights, result, bias, size, width, one, ahead, stride)
+                    ahead += panel_bytes
             elif rows == 1:
-                _row(given, weights, result, bias, size, width, panel)
+                _row(given, weights, result, bias, size, width, panel, ahead, stride)
             else:
                 for one in range(panel, last, PANELS):
-                    tile(given, weights, result, bias, size, width, one)
-        unit = next_unit(call)
+                    tile(given, weights, result, bias, size, width, one, ahead, stride)
+                    ahead += PANELS * panel_bytes
+        unit, cold = following if tiles > FEW_TILES else next_unit(call), 0
 
 
 class _Tile(TileBuilder):
     """Sums of products, and a bias."""
 
     def __init__(self, builder: Any, shape: tuple[int, int], arguments: Any) -> None:
-        x, weights, out, bias, size, width, panel = arguments
-        super().__init__(builder, shape, x, weights, out, builder.mul(size, self.long(4)), width, panel)
+        x, weights, out, bias, size, width, panel, ahead, stride = arguments
+        super().__init__(builder, shape, x, weights, out, builder.mul(size, self.long(4)), width, panel, ahead, stride)
         self._bias = builder.add(bias, self.first)
 
     def multiplied(self, total: Any, inputs: Any, weights: Any) -> Any:
@@ -58,12 +68,15 @@ class _Tile(TileBuilder):
 
 def _tile_of(shape: tuple[int, int]) -> Callable[..., Any]:
     @intrinsic
-    def tile(_context: Any, x: Any, weights: Any, out: Any, bias: Any, size: Any, width: Any, panel: Any) -> Code:
+    def tile(
+        _context: Any, x: Any, weights: Any, out: Any, bias: Any, size: Any, width: Any, panel: Any, ahead: Any,
+        stride: Any,
+    ) -> Code:  # fmt: skip
         def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             _Tile(builder, shape, arguments).build()
             return context.get_dummy_value()
 
-        return types.void(x, weights, out, bias, size, width, panel), build
+        return types.void(x, weights, out, bias, size, width, panel, ahead, stride), build
 
     return tile  # type: ignore[no-any-return]
 

@@ -10,8 +10,9 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from acceleration.layout import LANES, PANELS, ROWS
+from acceleration.layout import FEW_TILES, LANES, PANEL_STEP, PANELS, ROWS, STEP
 from acceleration.sources.language import BITS_LIKE, BYTE_LIKE, FLOAT_LIKE, Code, function, next_unit, row_at
+from acceleration.sources.prefetch import asked_for
 from acceleration.sources.tile_builder import TileBuilder
 
 #: Added to a number of at most 22 bits, it leaves the number, rounded and by 128 larger, in the last bits.
@@ -47,18 +48,26 @@ def multiply(call: Any) -> None:
     x, units, weights, out, zeros = numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]
     scales, bias, rows, size, width = numbers[7], numbers[8], numbers[9], numbers[10], numbers[11]
     block, groups = numbers[12], numbers[13]
+    panel_bytes, cold = size // STEP * PANEL_STEP, 1
     unit = next_unit(call)
     while unit < numbers[1]:
         first, panel = unit // groups * block, unit % groups * PANELS
-        last = min(panel + PANELS, width // LANES)
-        for row in range(first, min(first + block, rows), ROWS):
+        behind, last = min(first + block, rows), min(panel + PANELS, width // LANES)
+        tiles = -(-(behind - first) // ROWS)
+        # As in float32.
+        following = next_unit(call) if tiles > FEW_TILES else unit
+        near = weights + min(following, numbers[1] - 1) % groups * PANELS * panel_bytes
+        for number in range(tiles):
+            row = first + number * ROWS
             given, unit_of, result = x + row * size, units + row * 4, out + row * width * 4
+            ahead, stride = asked_for(weights + panel * panel_bytes, near, size, number, tiles, cold)
             if last - panel == PANELS:
-                _tile(given, unit_of, weights, result, zeros, scales, bias, size, width, panel)
+                _tile(given, unit_of, weights, result, zeros, scales, bias, size, width, panel, ahead, stride)
             else:
                 for one in range(panel, last):
-                    _narrow_tile(given, unit_of, weights, result, zeros, scales, bias, size, width, one)
-        unit = next_unit(call)
+                    _narrow_tile(given, unit_of, weights, result, zeros, scales, bias, size, width, one, ahead, stride)
+                    ahead += panel_bytes
+        unit, cold = following if tiles > FEW_TILES else next_unit(call), 0
 
 
 class _Tile(TileBuilder):
@@ -69,8 +78,8 @@ class _Tile(TileBuilder):
     _BYTES = ir.VectorType(TileBuilder.BYTE, 64)
 
     def __init__(self, builder: Any, shape: tuple[int, int], arguments: Any) -> None:
-        x, self._units, weights, out, zeros, scales, bias, size, width, panel = arguments
-        super().__init__(builder, shape, x, weights, out, size, width, panel)
+        x, self._units, weights, out, zeros, scales, bias, size, width, panel, ahead, stride = arguments
+        super().__init__(builder, shape, x, weights, out, size, width, panel, ahead, stride)
         self._zeros, self._scales, self._bias = (builder.add(a, self.first) for a in (zeros, scales, bias))
 
     def multiplied(self, total: Any, inputs: Any, weights: Any) -> Any:
@@ -95,13 +104,13 @@ def _tile_of(panels: int) -> Callable[..., Any]:
     @intrinsic
     def tile(
         _context: Any, x: Any, units: Any, weights: Any, out: Any, zeros: Any, scales: Any, bias: Any, size: Any,
-        width: Any, panel: Any,
+        width: Any, panel: Any, ahead: Any, stride: Any,
     ) -> Code:  # fmt: skip
         def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             _Tile(builder, (ROWS, panels), arguments).build()
             return context.get_dummy_value()
 
-        return types.void(x, units, weights, out, zeros, scales, bias, size, width, panel), build
+        return types.void(x, units, weights, out, zeros, scales, bias, size, width, panel, ahead, stride), build
 
     return tile  # type: ignore[no-any-return]
 

@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
-from acceleration.layout import LANES, PANELS, ROWS, TEXT
+from acceleration.layout import LANES, PANEL_STEP, PANELS, ROWS, TEXT
 from acceleration.sources.float32_tiles import narrow_tile, tile
 from acceleration.sources.language import (
     FLOAT_LIKE,
@@ -28,6 +28,7 @@ from acceleration.sources.language import (
     release,
     row_at,
 )
+from acceleration.sources.prefetch import AHEAD
 
 #: Tokens whose scores are computed at once.
 _BLOCK = 64
@@ -130,13 +131,13 @@ def attention(size: int, value_size: int, dtype: str) -> Kernel:
 @njit(**OPTIONS)
 def _multiply(x: int, panels: int, out: int, bias: int, rows: int, size: int, width: int, used: int) -> None:
     """The first `used` outputs of rows, filled up to whole tiles."""
-    number = used // LANES
+    number, panel_bytes, ahead = used // LANES, size * PANEL_STEP, panels + AHEAD
     for row in range(0, rows, ROWS):
         given, result = x + row * size * 4, out + row * width * 4
         for panel in range(0, number - number % PANELS, PANELS):
-            tile(given, panels, result, bias, size, width, panel)
+            tile(given, panels, result, bias, size, width, panel, ahead + panel * panel_bytes, PANEL_STEP)
         for panel in range(number - number % PANELS, number):
-            narrow_tile(given, panels, result, bias, size, width, panel)
+            narrow_tile(given, panels, result, bias, size, width, panel, ahead + panel * panel_bytes, PANEL_STEP)
 
 
 @intrinsic

@@ -13,9 +13,6 @@ from llvmlite import ir
 from acceleration.layout import LANES, PANEL_STEP, STEP
 from acceleration.sources.language import function
 
-#: How far ahead weights are asked for, in bytes.
-_AHEAD = 1024
-
 
 class TileBuilder:
     """Code for outputs of some rows and some panels.
@@ -26,6 +23,7 @@ class TileBuilder:
         row_bytes: of a row of inputs.
         width: outputs of a row.
         panel: the first one.
+        ahead, stride: the address of what will be read next, and how many bytes of it are asked for with each step.
 
     Attributes:
         first: bytes before what belongs to the first output.
@@ -40,9 +38,9 @@ class TileBuilder:
 
     def __init__(
         self, builder: Any, shape: tuple[int, int], x: Any, weights: Any, out: Any, row_bytes: Any, width: Any,
-        panel: Any,
+        panel: Any, ahead: Any, stride: Any,
     ) -> None:  # fmt: skip
-        self.builder = builder
+        self.builder, self._ahead, self._stride = builder, ahead, stride
         (self._rows, self._panels), self._x, self._row_bytes = shape, x, row_bytes
         self._distance = builder.mul(width, self.long(4))
         self._weights = builder.add(weights, builder.mul(builder.mul(panel, self.long(LANES)), row_bytes))
@@ -66,8 +64,12 @@ class TileBuilder:
         builder.position_at_end(loop)
         depth = builder.phi(self.LONG)
         depth.add_incoming(self.long(0), before)
+        ahead = builder.phi(self.LONG)
+        ahead.add_incoming(self._ahead, before)
         sums = [[builder.phi(self.SUMS) for _ in range(self._panels)] for _ in range(self._rows)]
         weights = [self._load_weights(panel, depth) for panel in range(self._panels)]
+        for panel in range(self._panels):
+            self._ask_for(builder.add(ahead, builder.mul(self.long(panel * LANES), row_bytes)))
         products = []
         for totals, start in zip(sums, rows, strict=True):
             inputs = self.spread(self.load(builder.add(start, depth), self.INPUT, 4), self.SUMS)
@@ -78,6 +80,7 @@ class TileBuilder:
                 one.add_incoming(new, loop)
         following = builder.add(depth, self.long(STEP))
         depth.add_incoming(following, loop)
+        ahead.add_incoming(builder.add(ahead, self._stride), loop)
         builder.cbranch(builder.icmp_signed("<", following, row_bytes), loop, behind)
         builder.position_at_end(behind)
         for panel in range(self._panels):
@@ -90,13 +93,15 @@ class TileBuilder:
         builder = self.builder
         start = builder.add(self._weights, builder.mul(self.long(panel * LANES), self._row_bytes))
         at = builder.add(start, builder.mul(depth, self.long(PANEL_STEP // STEP)))
-        ahead = builder.inttoptr(builder.add(at, self.long(_AHEAD)), self.BYTE.as_pointer())
+        return self.load(at, self.SUMS, PANEL_STEP)
+
+    def _ask_for(self, at: Any) -> None:
+        """Have what is at an address brought near."""
         kind = ir.FunctionType(ir.VoidType(), [self.BYTE.as_pointer(), self.INT, self.INT, self.INT])
         # To be read, kept in all caches, and data.
-        builder.call(
-            function(builder, "llvm.prefetch.p0", kind), [ahead, *(ir.Constant(self.INT, n) for n in (0, 3, 1))]
-        )
-        return self.load(at, self.SUMS, PANEL_STEP)
+        how = (ir.Constant(self.INT, number) for number in (0, 3, 1))
+        asked = self.builder.inttoptr(at, self.BYTE.as_pointer())
+        self.builder.call(function(self.builder, "llvm.prefetch.p0", kind), [asked, *how])
 
     def load(self, at: Any, kind: Any, alignment: int) -> Any:
         """What is at an address."""

@@ -98,10 +98,10 @@ class Slab:
         """Memory that it takes, in tokens."""
         return self.size * self.capacity
 
-    def add(self) -> Place:
-        """The next free place, empty."""
+    def add(self, length: int = 0) -> Place:
+        """The next free place, empty; but for its first tokens, if those are copied to it next."""
         place = Place(self, len(self.places))
-        self._clear(place.index, 0)
+        self._clear(place.index, length)
         self.places.append(place)
         return place
 
@@ -219,7 +219,7 @@ class KVCache:
         if slab is None:
             return None
         self.slabs.append(slab)
-        copied = slab.add()
+        copied = slab.add(place.length)
         slab.copy(copied.index, place, place.length)
         copied.length = place.length
         return copied

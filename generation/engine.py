@@ -143,7 +143,9 @@ class GenerationEngine:
 
     def _start(self, answer: _Answer) -> None:
         for number, row in enumerate(answer.job.rows):
-            sequence = Sequence(row.inputs, self._runner.model, answer.item.origin)
+            sequence = Sequence(
+                row.inputs, self._runner.model, answer.item.origin, in_pieces=answer.listener is not None
+            )
             self._parts[sequence] = part = _Part(answer, sequence, self._runner.pieces(answer.job, number))
             answer.sequences.append(part)
         answer.unfinished = len(answer.sequences)

@@ -30,9 +30,19 @@ class Sequence:
         cached_tokens: tokens of the prompt that another prompt had brought along.
         origin: the HTTP request that wants it.
         started: when its first step began, by `monotonic`; None while it waits.
+
+    Args:
+        in_pieces: somebody takes its text while it is written.
     """
 
-    def __init__(self, request: GenerationRequest, model: GenerationModel, origin: Origin | None = None) -> None:
+    def __init__(
+        self,
+        request: GenerationRequest,
+        model: GenerationModel,
+        origin: Origin | None = None,
+        *,
+        in_pieces: bool = False,
+    ) -> None:
         self.request = request
         self.origin = origin
         self.started: float | None = None
@@ -48,6 +58,8 @@ class Sequence:
         self._random = random.Random(request.sampling.seed) if request.sampling is not None else None  # noqa: S311
         self._eos = frozenset() if request.ignore_eos else model.eos
         self._text = TextStream(model.tokenizer, request.input_ids if request.continues else (), request.stop)
+        #: A token's text costs as much as some hundred of them do at once.
+        self._follows_text = in_pieces or bool(request.stop)
         self._unsaid = ""
         self._unsaid_logprobs = 0
 
@@ -72,7 +84,10 @@ class Sequence:
             return
         if self.matcher is not None:
             self.matcher.accept(token)
-        self._unsaid += self._text.feed(token)
+        if self._follows_text:
+            self._unsaid += self._text.feed(token)
+        else:
+            self._text.hold(token)
         if self._text.stopped or token in self.request.stop_ids or (self.matcher is not None and self.matcher.finished):
             self.finish("stop")
         elif len(self.tokens) >= self.request.max_new_tokens:

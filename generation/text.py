@@ -58,8 +58,12 @@ class TextStream:
             return ""  # half a character
         return self._give(self._new(text, held=self._half_character(text)))
 
+    def hold(self, token: int) -> None:
+        """Take one more token, whose text is not asked for before the end."""
+        self._window.append(token)
+
     def end(self) -> str:
-        """What was held back: a half character as the decoder shows it, the beginning of no stop string."""
+        """What was held back: tokens, a half character as the decoder shows it, the beginning of no stop string."""
         text = "" if self.stopped else self._give(self._new(self._decode(self._window)))
         if not self.stopped:
             text += self._held

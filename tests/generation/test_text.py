@@ -40,6 +40,17 @@ def test_bytes_that_are_no_text_are_shown_as_the_decoder_shows_them(tokens: list
     assert "".join(_pieces(BYTES, tokens)) == BYTES.decode(tokens, skip_special_tokens=True)
 
 
+@pytest.mark.parametrize("tokenizer", [BYTES, WORDS])
+@given(data=st.data())
+def test_text_that_is_taken_at_the_end_is_what_pieces_of_it_join_to(tokenizer: Any, data: st.DataObject) -> None:
+    tokens = data.draw(st.lists(st.integers(1, len(tokenizer) - 1), max_size=40))
+    before = data.draw(st.lists(st.integers(1, len(tokenizer) - 1), max_size=12))
+    stream = TextStream(tokenizer, before, ())
+    for token in tokens:
+        stream.hold(token)
+    assert stream.end() == stream.text == "".join(_pieces(tokenizer, tokens, before))
+
+
 @pytest.mark.parametrize("text", ["family 👨‍👩‍👧‍👦 of four", "東京は日本の首都です", "Ωμέγα και άλφα", "🙂"])
 def test_an_emoji_or_a_word_in_chinese_characters_comes_whole(text: str) -> None:
     tokens = BYTES(text)["input_ids"]

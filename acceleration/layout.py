@@ -20,10 +20,6 @@ ROWS, PANELS = (8, 3) if compiles_for("avx512f") else (4, 1)
 #: Bytes of a row of inputs that are multiplied at once, and those of weights that belong to them.
 STEP, PANEL_STEP = 4, 64
 
-#: So many tiles of a unit take less time than their weights take to come from memory. Asking for the next unit's, too,
-#: had layers of 8 rows take up to a fifth longer without AVX-512 (AMD EPYC).
-FEW_TILES = 1 if compiles_for("avx512f") else 4
-
 #: Panels of float32 that a thread takes at a time, up to four: a lone row has so many sums, as each waits for its last.
 GROUP = 4 // PANELS * PANELS
 

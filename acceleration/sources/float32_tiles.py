@@ -9,9 +9,9 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from acceleration.layout import FEW_TILES, GROUP, LANES, PANEL_STEP, PANELS, ROWS
+from acceleration.layout import GROUP, PANEL_STEP, PANELS, ROWS
 from acceleration.sources.language import Code, function, next_unit
-from acceleration.sources.prefetch import asked_for
+from acceleration.sources.prefetch import asked_for, followed_by, unit_at
 from acceleration.sources.tile_builder import TileBuilder
 
 
@@ -20,33 +20,27 @@ def multiply(call: Any) -> None:
     numbers = carray(call, 11)
     x, weights, out, bias, rows = numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]
     size, width, block, groups = numbers[7], numbers[8], numbers[9], numbers[10]
-    row_bytes, panel_bytes, cold = size * 4, size * PANEL_STEP, 1
-    unit = next_unit(call)
+    row_bytes, group_bytes = size * 4, GROUP * size * PANEL_STEP
+    unit, cold = next_unit(call), 1
     while unit < numbers[1]:
-        first, panel = unit // groups * block, unit % groups * GROUP
-        behind, last = min(first + block, rows), min(panel + GROUP, width // LANES)
-        tiles = -(-(behind - first) // ROWS)
-        # Taken now, for its weights to be asked for; few tiles leave it to whoever is free first.
-        following = next_unit(call) if tiles > FEW_TILES else unit
-        near = weights + min(following, numbers[1] - 1) % groups * GROUP * panel_bytes
+        first, tiles, panel, last = unit_at(unit, rows, block, groups, GROUP, width)
+        following, apart = followed_by(call, unit, numbers[1], tiles, groups)
         for number in range(tiles):
             row = first + number * ROWS
             given, result = x + row * row_bytes, out + row * width * 4
-            ahead, stride = asked_for(weights + panel * panel_bytes, near, row_bytes, number, tiles, cold)
+            ahead, stride = asked_for(weights, weights + apart * group_bytes, row_bytes, number, tiles, cold)
             if last - panel < GROUP:
                 for one in range(panel, last):
                     if rows == 1:
                         _narrow_row(given, weights, result, bias, size, width, one, ahead, stride)
                     else:
                         narrow_tile(given, weights, result, bias, size, width, one, ahead, stride)
-                    ahead += panel_bytes
             elif rows == 1:
                 _row(given, weights, result, bias, size, width, panel, ahead, stride)
             else:
                 for one in range(panel, last, PANELS):
                     tile(given, weights, result, bias, size, width, one, ahead, stride)
-                    ahead += PANELS * panel_bytes
-        unit, cold = following if tiles > FEW_TILES else next_unit(call), 0
+        unit, cold = next_unit(call) if following == unit else following, 0
 
 
 class _Tile(TileBuilder):

@@ -10,9 +10,9 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from acceleration.layout import FEW_TILES, LANES, PANEL_STEP, PANELS, ROWS, STEP
+from acceleration.layout import PANEL_STEP, PANELS, ROWS, STEP
 from acceleration.sources.language import BITS_LIKE, BYTE_LIKE, FLOAT_LIKE, Code, function, next_unit, row_at
-from acceleration.sources.prefetch import asked_for
+from acceleration.sources.prefetch import asked_for, followed_by, unit_at
 from acceleration.sources.tile_builder import TileBuilder
 
 #: Added to a number of at most 22 bits, it leaves the number, rounded and by 128 larger, in the last bits.
@@ -48,26 +48,21 @@ def multiply(call: Any) -> None:
     x, units, weights, out, zeros = numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]
     scales, bias, rows, size, width = numbers[7], numbers[8], numbers[9], numbers[10], numbers[11]
     block, groups = numbers[12], numbers[13]
-    panel_bytes, cold = size // STEP * PANEL_STEP, 1
-    unit = next_unit(call)
+    group_bytes = PANELS * (size // STEP) * PANEL_STEP
+    unit, cold = next_unit(call), 1
     while unit < numbers[1]:
-        first, panel = unit // groups * block, unit % groups * PANELS
-        behind, last = min(first + block, rows), min(panel + PANELS, width // LANES)
-        tiles = -(-(behind - first) // ROWS)
-        # As in float32.
-        following = next_unit(call) if tiles > FEW_TILES else unit
-        near = weights + min(following, numbers[1] - 1) % groups * PANELS * panel_bytes
+        first, tiles, panel, last = unit_at(unit, rows, block, groups, PANELS, width)
+        following, apart = followed_by(call, unit, numbers[1], tiles, groups)
         for number in range(tiles):
             row = first + number * ROWS
             given, unit_of, result = x + row * size, units + row * 4, out + row * width * 4
-            ahead, stride = asked_for(weights + panel * panel_bytes, near, size, number, tiles, cold)
+            ahead, stride = asked_for(weights, weights + apart * group_bytes, size, number, tiles, cold)
             if last - panel == PANELS:
                 _tile(given, unit_of, weights, result, zeros, scales, bias, size, width, panel, ahead, stride)
             else:
                 for one in range(panel, last):
                     _narrow_tile(given, unit_of, weights, result, zeros, scales, bias, size, width, one, ahead, stride)
-                    ahead += panel_bytes
-        unit, cold = following if tiles > FEW_TILES else next_unit(call), 0
+        unit, cold = next_unit(call) if following == unit else following, 0
 
 
 class _Tile(TileBuilder):

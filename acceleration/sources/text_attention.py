@@ -131,13 +131,13 @@ def attention(size: int, value_size: int, dtype: str) -> Kernel:
 @njit(**OPTIONS)
 def _multiply(x: int, panels: int, out: int, bias: int, rows: int, size: int, width: int, used: int) -> None:
     """The first `used` outputs of rows, filled up to whole tiles."""
-    number, panel_bytes, ahead = used // LANES, size * PANEL_STEP, panels + AHEAD
+    number, ahead = used // LANES, panels + AHEAD
     for row in range(0, rows, ROWS):
         given, result = x + row * size * 4, out + row * width * 4
         for panel in range(0, number - number % PANELS, PANELS):
-            tile(given, panels, result, bias, size, width, panel, ahead + panel * panel_bytes, PANEL_STEP)
+            tile(given, panels, result, bias, size, width, panel, ahead, PANEL_STEP)
         for panel in range(number - number % PANELS, number):
-            narrow_tile(given, panels, result, bias, size, width, panel, ahead + panel * panel_bytes, PANEL_STEP)
+            narrow_tile(given, panels, result, bias, size, width, panel, ahead, PANEL_STEP)
 
 
 @intrinsic

@@ -23,7 +23,8 @@ class TileBuilder:
         row_bytes: of a row of inputs.
         width: outputs of a row.
         panel: the first one.
-        ahead, stride: the address of what will be read next, and how many bytes of it are asked for with each step.
+        ahead, stride: an address in place of that of all weights, from where some are asked for, and how many bytes of
+            each panel with each step.
 
     Attributes:
         first: bytes before what belongs to the first output.
@@ -40,10 +41,11 @@ class TileBuilder:
         self, builder: Any, shape: tuple[int, int], x: Any, weights: Any, out: Any, row_bytes: Any, width: Any,
         panel: Any, ahead: Any, stride: Any,
     ) -> None:  # fmt: skip
-        self.builder, self._ahead, self._stride = builder, ahead, stride
+        self.builder, self._stride = builder, stride
         (self._rows, self._panels), self._x, self._row_bytes = shape, x, row_bytes
         self._distance = builder.mul(width, self.long(4))
-        self._weights = builder.add(weights, builder.mul(builder.mul(panel, self.long(LANES)), row_bytes))
+        before = builder.mul(builder.mul(panel, self.long(LANES)), row_bytes)
+        self._weights, self._ahead = builder.add(weights, before), builder.add(ahead, before)
         self.first = builder.mul(panel, self.long(LANES * 4))
         self._out = builder.add(out, self.first)
 

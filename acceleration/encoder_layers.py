@@ -86,6 +86,10 @@ class EncoderLayers:
         """A new `forward` for each layer."""
         return one_for_all(modules, self._first, self._behind)
 
+    def forget(self) -> None:
+        """Give back the memory that the calling thread computes in; it takes what its next batch needs."""
+        self._of_thread.written = self._of_thread.result = None
+
     def _first(
         self,
         plain: Callable[..., torch.Tensor],
@@ -203,22 +207,23 @@ def _is_gelu(activation: Any) -> bool:
 
 
 @torch.inference_mode()
-def as_program(model: Any, kernels: Kernels) -> bool:
+def as_program(model: Any, kernels: Kernels) -> EncoderLayers | None:
     """Compute the layers of a model that is computed without padding as one program, if they look as if they could be,
     and it then gives the same.
 
     Returns:
-        Whether they are.
+        What computes them; None if they are as they were.
     """
     found = {module: layer for module in model.modules() if (layer := _layer(module)) is not None}
     modules, layers = list(found), list(found.values())
     shown = model.config.output_hidden_states or model.config.output_attentions
     if shown or len(layers) != getattr(model.config, "num_hidden_layers", None) or not _alike(layers, kernels):
-        return False
+        return None
     expected = outputs(model)
-    forwards = EncoderLayers(layers, kernels).forwards(modules)
+    program = EncoderLayers(layers, kernels)
     int8 = has_int8_layers(model)
-    return use_if_same(forwards, lambda: compare(outputs(model), expected, model.dtype, int8=int8))
+    same = use_if_same(program.forwards(modules), lambda: compare(outputs(model), expected, model.dtype, int8=int8))
+    return program if same else None
 
 
 def _alike(layers: Sequence[EncoderLayer], kernels: Kernels) -> bool:

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from acceleration.packed import FORMS, Form, Tiled, can_pack
+from acceleration.embedding import SharedTables
+from acceleration.packed import FORMS, Form, Tiled, TiledLinear, can_pack
 
 FormT = TypeVar("FormT")
 
@@ -22,6 +23,9 @@ Shape = tuple[int, int]
 
 #: Weights of a shape that are tried to see whether packing pays: more than what stays in a core's cache.
 _TRIED_BYTES = 32 << 20
+
+#: Outputs of a part of a layer are so many, or a multiple: whole registers in all forms.
+_LEAST_OUTPUTS = 64
 
 #: No number of rows may be much slower: what is tried lies in caches that a whole model does not fit into, where packed
 #: weights look better than they are.
@@ -72,11 +76,26 @@ def some_of_each_shape(layers: Iterable[tuple[nn.Module, str, nn.Module]]) -> di
 
 def _fastest_form(plain: Sequence[nn.Module], rows: Sequence[int], tiled: Tiled | None) -> Form | None:
     """None if the plain one is."""
+    plain = [_part(layer) for layer in plain]
     weight, _ = weight_and_bias(plain[0])
     own: list[Form | None] = [tiled] if tiled is not None and tiled.fits(weight) else []
     forms = [form for form in [*own, None, *FORMS] if form is None or form.computes(weight.dtype)]
     tried = {form: plain if form is None else [form(*weight_and_bias(layer)) for layer in plain] for form in forms}
     return fastest(tried, rows, CLEARLY if forms[0] is not None else 1)
+
+
+def _part(layer: Any) -> Any:
+    """As many of a layer's outputs as say how fast it is: a head may be gigabytes, and each form is a copy."""
+    weight, bias = weight_and_bias(layer)
+    outputs = max(_TRIED_BYTES // (weight[0].nbytes or 1), _LEAST_OUTPUTS)
+    if outputs >= len(weight):
+        return layer
+    outputs -= outputs % _LEAST_OUTPUTS
+    part = nn.Linear(weight.shape[1], outputs, bias=bias is not None, device="meta")
+    part.weight = nn.Parameter(weight[:outputs], requires_grad=False)
+    if bias is not None:
+        part.bias = nn.Parameter(bias[:outputs], requires_grad=False)
+    return part
 
 
 def fastest(tried: Mapping[FormT, Sequence[nn.Module]], rows: Sequence[int], factor: float = 1) -> FormT:
@@ -131,7 +150,7 @@ def _seconds(layers: Sequence[nn.Module], inputs: torch.Tensor) -> float:
 def pack(model: nn.Module, forms: Mapping[Shape, Form]) -> int:
     """Replace linear layers of a model on the CPU, one after the other, so that two copies of one exist at most.
 
-    A layer whose weights are another's too, as those of an output head often are the embeddings', gets a copy.
+    An output head in panels lends its weights to embeddings that had the same.
 
     Args:
         forms: of the layers that are replaced.
@@ -139,10 +158,10 @@ def pack(model: nn.Module, forms: Mapping[Shape, Form]) -> int:
     Returns:
         How many were replaced.
     """
-    places, packed = list(linear_layers(model)), 0
+    places, tables, packed = list(linear_layers(model)), SharedTables(model), 0
     while places:
         # Nobody keeps what is replaced.
-        packed += _replace(*places.pop(), forms)
+        packed += _replace(*places.pop(), forms, tables)
     return packed
 
 
@@ -160,10 +179,13 @@ def weight_and_bias(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     return (layer.weight.t() if type(layer) is Conv1D else layer.weight), layer.bias
 
 
-def _replace(parent: nn.Module, name: str, layer: nn.Module, forms: Mapping[Shape, Form]) -> int:
+def _replace(parent: nn.Module, name: str, layer: nn.Module, forms: Mapping[Shape, Form], tables: SharedTables) -> int:
     weight, bias = weight_and_bias(layer)
     form = forms.get((weight.shape[0], weight.shape[1]))
     if form is None or weight.device.type != "cpu" or not form.computes(weight.dtype):
         return 0
-    setattr(parent, name, form(weight, bias))
+    packed = form(weight, bias)
+    setattr(parent, name, packed)
+    if isinstance(packed, TiledLinear):
+        tables.read_from(packed, weight)
     return 1

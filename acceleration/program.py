@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Any, cast
 
 import numpy as np
@@ -77,7 +78,8 @@ class Call:
 class Scratch:
     """Tensors that calls write to and read from, for as many rows as a run has at most.
 
-    Memory is taken when it is first written to, so that what is never used costs none.
+    Memory is taken when it is first written to, so that what is never used costs none, and all of it is given back at
+    their end: the C library would keep it.
 
     Args:
         rows: at most; a multiple of 8, to which kernels fill up.
@@ -91,7 +93,8 @@ class Scratch:
         """Shape (rows, width); the same for all who ask for the same."""
         kind = name, width, dtype
         if kind not in self._tensors:
-            self._tensors[kind] = torch.empty(self.rows, width, dtype=dtype)
+            memory = mmap(-1, self.rows * width * dtype.itemsize, MAP_PRIVATE | MAP_ANONYMOUS)
+            self._tensors[kind] = torch.frombuffer(memory, dtype=dtype).view(self.rows, width)
         return self._tensors[kind]
 
 

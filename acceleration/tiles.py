@@ -33,3 +33,17 @@ def in_panels(weight: torch.Tensor) -> torch.Tensor:
     panels = packed.view(out_features // LANES, in_features // depth, LANES, depth)
     panels.copy_(weight.view(out_features // LANES, LANES, in_features // depth, depth).transpose(1, 2))
     return packed
+
+
+def rows_of_panels(packed: torch.Tensor, in_features: int, rows: torch.Tensor) -> torch.Tensor:
+    """Rows of the weights that were put `in_panels`.
+
+    Args:
+        rows: their numbers, of any shape.
+
+    Returns:
+        Shape (*shape of rows, in_features).
+    """
+    depth = STEP // packed.itemsize
+    panels = packed.view(-1, in_features // depth, LANES, depth)
+    return panels[rows // LANES, :, rows % LANES].flatten(-2)

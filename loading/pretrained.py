@@ -13,7 +13,7 @@ import transformers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from acceleration import CompileError
-from acceleration.allocator import keep_freed_memory
+from acceleration.allocator import keep_freed_memory, large_tensors_apart
 from acceleration.cores import available_cores
 from acceleration.instructions import computes_int8, has_avx2
 from acceleration.packed import Tiled
@@ -33,6 +33,7 @@ from settings import ModelSettings
 
 if TYPE_CHECKING:
     from acceleration.compiler import Compiler
+    from acceleration.encoder_layers import EncoderLayers
     from acceleration.int8_kernels import Int8Kernels
     from acceleration.kernels import Kernels
 
@@ -53,6 +54,7 @@ class Pretrained:
         max_length: tokens that the model can read at once, special tokens included; None if it has no limit.
         unpadded: batches are computed without their padding.
         kernels: those that it computes with, if any.
+        program: what computes all of its layers, where that is one.
     """
 
     model: PreTrainedModel
@@ -60,6 +62,7 @@ class Pretrained:
     max_length: int | None
     unpadded: bool = False
     kernels: Kernels | None = None
+    program: EncoderLayers | None = None
 
 
 def prepare_torch(settings: ModelSettings) -> None:
@@ -102,7 +105,8 @@ def load_pretrained(
     warn_of_unused_pipeline(checkpoint.folder, settings)
 
     def load(compiler: Compiler | None) -> Pretrained:
-        return _load_accelerated(auto_class, checkpoint, settings, new_head, reads_batches, compiler)
+        with large_tensors_apart():
+            return _load_accelerated(auto_class, checkpoint, settings, new_head, reads_batches, compiler)
 
     try:
         gpu = torch.cuda.is_available()
@@ -140,9 +144,9 @@ def _load_accelerated(
     if faster_weights(loaded.model, rows=rows, int8=int8, kernels=kernels, tiled=tiled, int8_kernels=int8_kernels):
         release_files(loaded.model)
         # In bfloat16 layers are PyTorch's, and 32 texts of MiniLM took 106 ms in place of 71.
-        if loaded.unpadded and loaded.model.dtype == torch.float32 and has_avx2():
-            _compute_layers_as_program(loaded.model, compiler)
-        return replace(loaded, kernels=kernels)
+        in_one = loaded.unpadded and loaded.model.dtype == torch.float32 and has_avx2()
+        program = _layers_as_program(loaded.model, compiler) if in_one else None
+        return replace(loaded, kernels=kernels, program=program)
     if int8:
         raise LoadError(f"{settings.shown_uri} does not compute in eight bits; leave out QUANTIZATION.")
     logger.info("%s: its weights stay in PyTorch's layout, it does not compute with another", settings.shown_uri)
@@ -166,11 +170,11 @@ def _kernels(model: PreTrainedModel, compiler: Compiler | None) -> Kernels | Non
     return Kernels(model.dtype, compiler) if compiler is not None and Kernels.compute(model.dtype) else None
 
 
-def _compute_layers_as_program(model: PreTrainedModel, compiler: Compiler | None) -> None:
+def _layers_as_program(model: PreTrainedModel, compiler: Compiler | None) -> EncoderLayers | None:
     from acceleration.encoder_layers import as_program
 
-    if (kernels := _kernels(model, compiler)) is not None:
-        as_program(model, kernels)
+    kernels = _kernels(model, compiler)
+    return as_program(model, kernels) if kernels is not None else None
 
 
 def _tiled(model: PreTrainedModel, compiler: Compiler | None) -> Tiled | None:

@@ -70,6 +70,9 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
             example = self.prepare_item(Item(self.example_instance())).rows[0].inputs
             self._graphs = batch_graphs(self.pretrained.model, example, self.pretrained.max_length)
         self._plan = self._calibrated()
+        if self.pretrained.program is not None:
+            # Larger batches were tried than will ever come.
+            self.pretrained.program.forget()
 
     def _calibrated(self) -> BatchPlan:
         """How batches are best made here, as kept from an earlier start or measured now."""

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
+from acceleration.allocator import MEMORY_ENVIRONMENT
 from acceleration.cores import THREAD_ENVIRONMENT
 from draining import Drain
 from errors import ServingError
@@ -100,7 +101,7 @@ def runner_service(
     if stored_model is not None:
         members["stored_model"] = BentoModel(stored_model)
     service_class: Any = type("RunnerService", (RunnerService,), members)
-    environment = {**THREAD_ENVIRONMENT, **settings.environment}
+    environment = {**MEMORY_ENVIRONMENT, **THREAD_ENVIRONMENT, **settings.environment}
     if settings.cuda_visible_devices is not None:
         environment["CUDA_VISIBLE_DEVICES"] = settings.cuda_visible_devices
     service = bentoml.service(

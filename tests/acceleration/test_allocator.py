@@ -1,4 +1,4 @@
-"""The promise of the allocator: memory that one layer has freed is there for the next."""
+"""The promises of the allocator: memory that one layer has freed is there for the next, and weights leave no holes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _LARGEST = 2000 * 1536 * 4
 
 #: Free bytes that the C library has at hand once a warm model has computed batches of several sizes. The system's count
 #: of page faults would say more, but sandboxes do not count them.
-_FREE = """\
+_MALLINFO = """\
 import ctypes, sys, torch
 from torch import nn
-from acceleration.allocator import keep_freed_memory
+from acceleration.allocator import keep_freed_memory, large_tensors_apart
 
 class Mallinfo2(ctypes.Structure):
     names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
@@ -26,6 +26,9 @@ class Mallinfo2(ctypes.Structure):
 
 mallinfo2 = ctypes.CDLL(None).mallinfo2
 mallinfo2.restype = Mallinfo2
+"""
+
+_FREE = f"""{_MALLINFO}
 if sys.argv[1] == "kept":
     keep_freed_memory()
 torch.set_num_threads(1)
@@ -47,3 +50,22 @@ def test_what_a_batch_frees_is_not_taken_from_the_system_again() -> None:
     )
     # By itself the C library keeps up to twice the largest block that it has seen freed.
     assert given_back < 2 * _LARGEST < kept
+
+
+#: Free bytes within the heap, once every second of the tensors that were made while a model was loaded is gone.
+_HOLES = f"""{_MALLINFO}
+keep_freed_memory()
+with large_tensors_apart():
+    tensors = [torch.zeros(400, 400) for _ in range(40)]
+    del tensors[::2]
+loaded = mallinfo2().fordblks
+tensors += [torch.zeros(400, 400) for _ in range(40)]
+del tensors[20::2]
+print(loaded, mallinfo2().fordblks)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's alone")
+def test_what_is_freed_while_a_model_is_loaded_leaves_no_holes_as_it_does_later() -> None:
+    loaded, later = map(int, subprocess.check_output([sys.executable, "-c", _HOLES], cwd=_ROOT).split())
+    assert later - loaded > 10 * 400 * 400 * 4

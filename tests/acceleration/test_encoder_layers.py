@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from transformers import (
@@ -97,6 +98,23 @@ def test_a_program_gives_what_the_model_gives_without_acceleration(
     assert any(isinstance(module, form) for module in model.modules())
     for output, right in zip(_outputs(model), _outputs(plain), strict=True):
         torch.testing.assert_close(output, right, atol=2e-5, rtol=2e-5)
+
+
+def test_memory_that_a_thread_gives_back_is_taken_again_by_its_next_batch(tmp_path: Path) -> None:
+    settings = ModelSettings(storage_uri=str(_saved(tmp_path, PROGRAMS["BERT"])), task="feature-extraction")
+    loaded = load_pretrained(AutoModel, fetch(settings), settings, reads_batches=True)
+    assert loaded.program is not None
+    before = _outputs(loaded.model)
+    mapped = _mapped_bytes()
+    loaded.program.forget()
+    # Rows of hidden states, sums and what is attended, of projections, and of the feed-forward.
+    assert mapped - _mapped_bytes() >= encoder_layers.MOST_ROWS * 4 * (3 * 64 + 3 * 64 + 96)
+    for output, right in zip(_outputs(loaded.model), before, strict=True):
+        torch.testing.assert_close(output, right, atol=0, rtol=0)
+
+
+def _mapped_bytes() -> int:
+    return psutil.Process().memory_info().vms
 
 
 @pytest.mark.skipif(not computes_int8(), reason="this CPU has no VNNI")

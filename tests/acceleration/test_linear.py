@@ -218,6 +218,20 @@ def test_the_head_alone_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None
     assert tried == [1, 3]
 
 
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+def test_of_a_large_layer_a_part_is_tried(monkeypatch: pytest.MonkeyPatch, bias: bool) -> None:
+    monkeypatch.setattr(linear, "_TRIED_BYTES", 33 * 4 * 150)
+    outputs: set[int] = set()
+
+    def seconds(layers: Sequence[nn.Module], inputs: torch.Tensor) -> float:
+        outputs.update(layer(inputs).shape[1] for layer in layers)
+        return 0.5 if isinstance(layers[0], OneDnnLinear) else 1.0
+
+    monkeypatch.setattr(linear, "_seconds", seconds)
+    assert forms_to_pack(nn.Sequential(nn.Linear(33, 200, bias=bias)), (1, 10)) == {(200, 33): OneDnnLinear}
+    assert outputs == {128}
+
+
 def test_whether_packing_pays_can_be_tried_with_any_model() -> None:
     assert forms_to_pack(nn.Sequential(nn.Linear(33, 17), nn.Linear(17, 5)), (1, 16)).keys() <= {(17, 33), (5, 17)}
     assert not forms_to_pack(nn.ReLU(), (1, 16))

@@ -15,7 +15,7 @@ from observability.log_format import JSON_FORMATTER
 from observability.log_records import RequestFields
 from settings import ServerSettings
 
-_ROOMS = ("batching", "generation", "loading", "observability", "protocols", "runners", "service", "transport")
+_ROOMS = ("batching", "entry", "generation", "loading", "observability", "protocols", "runners", "transport")
 #: What is printed because a setting of its own says so, whatever the level.
 _ASKED_FOR = ("observability.access_log", "protocols.payloads")
 _HIDDEN = "[hidden]"

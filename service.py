@@ -2,46 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import bentoml
 from bentoml.images import Image
-from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from bento_arguments import Arguments, given_arguments, image
-from draining import Drain
 from lean_service import LeanService
 from loading import LoadError
 from loading.architecture import resolve_task
 from loading.custom_code import allowed_pipeline
 from loading.storage import check_uri
 from logs import configure_logging
-from observability.access_log import log_access
 from observability.metrics_directory import own_metrics_directory
-from observability.request_metrics import RequestMetrics
-from observability.requests import Observer
-from observability.tracing import Tracing
 from protocols.api_keys import KeyRing
-from protocols.app import create_app
 from protocols.callers import Authentication
-from protocols.examples import curl_example
 from protocols.http_server import limit_heads
-from protocols.inference import Models
 from runners.service import runner_service
 from settings import ModelSettings, ServerSettings, Settings, SettingsError, load_settings
-from transport.client import RunnerClient
-from transport.model_client import ModelClient
-from transport.replicas import Replicas
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from entry import Entry
 
 
 def _configured() -> tuple[Arguments, Settings]:
@@ -67,61 +52,49 @@ class _EntryService(LeanService):
 
     left_out = LeanService.left_out | {"TimeoutMiddleware"}
     keys: KeyRing
-    settings: ServerSettings
+    settings: Settings
+    runners: Mapping[str, Sequence[Any]]
+    _entry: Entry | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are answered."""
+        return self._entry is not None and self._entry.ready
 
     def to_asgi(self, is_main: bool = True) -> Any:
         """The application, in which BentoML's own routes need a key like ours."""
+        self._mount()
         app = super().to_asgi(is_main)
         own = {route.path for route in app.routes if isinstance(route, Route)}
         # Within BentoML's layers: a browser asks whether it may ask without a key.
-        app.user_middleware.append(Middleware(Authentication, keys=self.keys, settings=self.settings, only=own))
+        app.user_middleware.append(Middleware(Authentication, keys=self.keys, settings=self.settings.server, only=own))
         return app
 
+    def schema(self) -> Any:
+        """What a Bento says of its routes."""
+        self._mount()
+        return super().schema()
 
-def _client(name: str, runners: Sequence[Any]) -> ModelClient:
-    clients = [RunnerClient(name, partial(getattr, runner, "url")) for runner in runners]
-    return clients[0] if len(clients) == 1 else Replicas(clients)
+    def _mount(self) -> None:
+        if self._entry is None:
+            # Imported here: this module is loaded by all processes, and the protocols are of use to one of them.
+            from entry import Entry
+
+            self._entry = Entry(self.settings, self.keys, self.runners, self)
+            self.mount_asgi_app(self._entry.app, path="/")
 
 
 def _entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]], image: Image) -> Any:
     server = settings.server
     configure_logging(server, {*server.keys, *(secret for model in settings.models for secret in model.secrets)})
+    # Here, before any process: their file may be wrong.
     keys = KeyRing(server.keys, server.api_keys_file)
-    clients = {name: _client(name, replicas) for name, replicas in runners.items()}
-    tracing = Tracing(server.traces_url) if server.traces_url is not None else None
-    models = Models(clients, {model.name: model.task for model in settings.models if model.task is not None})
 
-    tasks: list[asyncio.Task[None]] = []
-
-    def give_up() -> None:
-        """Items whose runner is not heard of any more are answered with an error."""
-        for task in tasks:
-            task.cancel()
-
-    drain = Drain(server.drain_seconds, give_up)
-
-    @asynccontextmanager
-    async def connected(_: Starlette) -> AsyncIterator[None]:
-        if tracing is not None:
-            tracing.start(f"{bentoml.server_context.service_name}-{bentoml.server_context.worker_index}")
-        tasks.extend(asyncio.create_task(client.run()) for client in clients.values())
-        drain.hold_signals()
-        if bentoml.server_context.worker_index == 1:
-            for note in settings.notes:
-                logger.warning("%s", note)
-            tasks.append(asyncio.create_task(_announce(settings.models, clients, service)))
-        yield
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if tracing is not None:
-            await tracing.stop()
-
-    class Entry:
+    class Runtime:
         """Answers the protocols; computes nothing itself."""
 
         async def __is_ready__(self) -> bool:
-            return models.ready and not drain.stopping
+            return bool(service.ready)
 
         @bentoml.on_deployment
         @staticmethod
@@ -135,11 +108,12 @@ def _entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]], ima
 
     every = [runner for replicas in runners.values() for runner in replicas]
     dependencies = {f"runner_{number}": bentoml.depends(runner) for number, runner in enumerate(every)}
+    members = {"keys": keys, "settings": settings, "runners": runners}
     service = bentoml.service(
         name="HuggingFaceRuntime",
         workers=server.api_workers,
         image=image,
-        service_class=type("EntryService", (_EntryService,), {"keys": keys, "settings": server}),
+        service_class=type("EntryService", (_EntryService,), members),
         # The access log is our own.
         logging={"access": {"enabled": False}},
         http={
@@ -152,22 +126,8 @@ def _entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]], ima
         },
         # The runners tell how they are over their connections, and one that has failed must not fail the others.
         runner_probe={"enabled": False},
-    )(type("HuggingFaceRuntime", (Entry,), {"__doc__": Entry.__doc__, **dependencies}))
-    observers: list[Observer] = [RequestMetrics(), *([log_access] if server.access_log else [])]
-    service.mount_asgi_app(create_app(models, server, connected, observers, tracing, keys, drain), path="/")
+    )(type("HuggingFaceRuntime", (Runtime,), {"__doc__": Runtime.__doc__, **dependencies}))
     return service
-
-
-async def _announce(models: tuple[ModelSettings, ...], clients: Mapping[str, ModelClient], service: Any) -> None:
-    """Say where the models are served and how to ask them, once the last of them is ready or has failed."""
-    states = {name: await client.wait_settled() for name, client in clients.items()}
-    for model in models:
-        state = states[model.name]
-        if state.status == "ready":
-            what = model.task or model.asked_task or "custom pipeline"
-            logger.info("%s (%s) is served. Try:\n%s", model.name, what, curl_example(model, service.url))
-        else:
-            logger.error("%s is not served: %s", model.name, state.reason)
 
 
 def _models_or_a_place_for_one(settings: Settings) -> tuple[ModelSettings, ...]:

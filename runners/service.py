@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from typing import Any
 
 import bentoml
-import numpy as np
 from bentoml.models import BentoModel
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
@@ -15,16 +13,10 @@ from starlette.websockets import WebSocket
 
 from acceleration.allocator import MEMORY_ENVIRONMENT
 from acceleration.cores import THREAD_ENVIRONMENT
-from draining import Drain
-from errors import ServingError
 from lean_service import LeanService
 from logs import configure_logging
-from observability.item_spans import ItemTracing
-from observability.model_metrics import ModelMetrics
-from observability.tracing import Tracing
-from runners.host import ModelHost
 from settings import ModelSettings, ServerSettings
-from transport.server import PATH, serve_connection
+from transport import ITEMS_PATH
 
 #: BentoML's proxy between services closes its session, with calls in flight, after so many requests or seconds.
 _NEVER = 10**9
@@ -37,53 +29,32 @@ class RunnerService:
     server: ServerSettings
 
     def __init__(self) -> None:
+        # Imported here: this module is loaded by all processes, and what hosts a model is of use to one of them.
+        from runners.process import RunnerProcess
+
         model = self.settings
         configure_logging(self.server, model.secrets, level=model.log_level, model=model.name)
         # Not among the `envs` below: those are written into a Bento.
-        os.environ.update({name: v.get_secret_value() for name, v in self.settings.secret_environment.items()})
-        url = self.server.traces_url
-        self._tracing = Tracing(url) if url is not None else None
-        items = ItemTracing(self._tracing, model.name, model.task) if self._tracing is not None else None
-        self.host = ModelHost(model, items, ModelMetrics(model.name, bentoml.server_context.service_name or "runner"))
-        self._connections = Drain()
-        self._running: asyncio.Task[None] | None = None
+        os.environ.update({name: v.get_secret_value() for name, v in model.secret_environment.items()})
+        self.process = RunnerProcess(model, self.server)
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Load the model beside the event loop, so that health is answered from the first moment."""
-        if self._tracing is not None:
-            self._tracing.start(bentoml.server_context.service_name or "runner")
-        self._running = asyncio.create_task(self.host.run())
-        self._connections.hold_signals()
-
-    async def serve(self, websocket: WebSocket) -> None:
-        """Answer one entry process until it leaves."""
-        with self._connections.one_more():
-            await serve_connection(websocket, self.host)
+        """Begin to load the model."""
+        self.process.start()
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        """Stop computing, and tell what is left to tell."""
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
-        if self._tracing is not None:
-            await self._tracing.stop()
+        """Stop computing."""
+        await self.process.stop()
 
     async def __is_ready__(self) -> bool:
-        return self.host.state.status == "ready"
+        return self.process.ready
 
     @bentoml.api(batchable=True, max_batch_size=64)
     async def predict(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Answer `{"instance": …, "parameters": {…}}` items with `{"result": …}` or `{"error": …}` each."""
-        return list(await asyncio.gather(*(self._answer(item) for item in items)))
-
-    async def _answer(self, item: dict[str, Any]) -> dict[str, Any]:
-        try:
-            result = await self.host.submit(item.get("instance"), item.get("parameters") or {})
-        except ServingError as error:
-            return {"error": {"code": error.code, "message": error.message}}
-        return {"result": result.tolist() if isinstance(result, np.ndarray) else result}
+        return await self.process.predict(items)
 
 
 def runner_service(
@@ -115,9 +86,9 @@ def runner_service(
     )(service_class)
 
     async def items(websocket: WebSocket) -> None:
-        await bentoml.get_current_service().serve(websocket)
+        await bentoml.get_current_service().process.serve(websocket)
 
-    service.mount_asgi_app(Starlette(routes=[WebSocketRoute(PATH, items)]), path="/")
+    service.mount_asgi_app(Starlette(routes=[WebSocketRoute(ITEMS_PATH, items)]), path="/")
     return service
 
 

@@ -14,6 +14,7 @@ import aiohttp
 from errors import ERROR_BY_CODE, InferenceFailed, InvalidRequest, ModelNotReady, RequestTooLarge, ServingError
 from observability.origin import current_origin
 from runners.signature import Signature
+from transport import ITEMS_PATH
 from transport.listener import StreamListener
 from transport.messages import (
     Accepted,
@@ -29,7 +30,6 @@ from transport.messages import (
     encode_frame,
 )
 from transport.outbox import MAX_FRAME, Outbox
-from transport.server import PATH
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class RunnerClient:
         base = "http://runner" if unix else f"{'https' if parts.scheme == 'https' else 'http'}://{parts.netloc}"
         async with (
             aiohttp.ClientSession(connector=connector) as session,
-            session.ws_connect(base + PATH, max_msg_size=0) as socket,
+            session.ws_connect(base + ITEMS_PATH, max_msg_size=0) as socket,
         ):
             outbox = Outbox(socket.send_bytes)
             sending = asyncio.create_task(outbox.run())

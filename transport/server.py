@@ -29,9 +29,6 @@ from transport.outbox import Outbox
 
 logger = logging.getLogger(__name__)
 
-#: Where a runner service accepts connections of entry services.
-PATH = "/items"
-
 
 class ItemHost(Protocol):
     """What answers the items."""

@@ -18,11 +18,12 @@ from starlette.websockets import WebSocket
 
 from errors import InferenceFailed, InvalidRequest, ModelNotReady, Overloaded, RequestTooLarge
 from observability.origin import Origin, about, current_origins
+from transport import ITEMS_PATH
 from transport.client import RunnerClient
 from transport.listener import StreamListener
 from transport.messages import ModelState
 from transport.outbox import MAX_FRAME
-from transport.server import PATH, serve_connection
+from transport.server import serve_connection
 
 
 class ScriptedHost:
@@ -98,7 +99,7 @@ async def _serving(host: ScriptedHost, path: Path) -> AsyncIterator[uvicorn.Serv
     async def items(websocket: WebSocket) -> None:
         await serve_connection(websocket, host)
 
-    app = Starlette(routes=[WebSocketRoute(PATH, items)])
+    app = Starlette(routes=[WebSocketRoute(ITEMS_PATH, items)])
     server = uvicorn.Server(uvicorn.Config(app, uds=str(path), log_level="error", lifespan="off"))
     task = asyncio.create_task(server.serve())
     try:

@@ -1,0 +1,68 @@
+"""A runner in its own process: one model, for entry services and for BentoML's own clients."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import bentoml
+import numpy as np
+from starlette.websockets import WebSocket
+
+from draining import Drain
+from errors import ServingError
+from observability.item_spans import ItemTracing
+from observability.model_metrics import ModelMetrics
+from observability.tracing import Tracing
+from runners.host import ModelHost
+from settings import ModelSettings, ServerSettings
+from transport.server import serve_connection
+
+
+class RunnerProcess:
+    """Hosts one model, and answers whoever is connected."""
+
+    def __init__(self, settings: ModelSettings, server: ServerSettings) -> None:
+        url = server.traces_url
+        self._tracing = Tracing(url) if url is not None else None
+        items = ItemTracing(self._tracing, settings.name, settings.task) if self._tracing is not None else None
+        self._name = bentoml.server_context.service_name or "runner"
+        self._host = ModelHost(settings, items, ModelMetrics(settings.name, self._name))
+        self._connections = Drain()
+        self._running: asyncio.Task[None] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether items are answered."""
+        return self._host.state.status == "ready"
+
+    def start(self) -> None:
+        """Load the model beside the event loop, so that health is answered from the first moment."""
+        if self._tracing is not None:
+            self._tracing.start(self._name)
+        self._running = asyncio.create_task(self._host.run())
+        self._connections.hold_signals()
+
+    async def serve(self, websocket: WebSocket) -> None:
+        """Answer one entry process until it leaves."""
+        with self._connections.one_more():
+            await serve_connection(websocket, self._host)
+
+    async def stop(self) -> None:
+        """Stop computing, and tell what is left to tell."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        if self._tracing is not None:
+            await self._tracing.stop()
+
+    async def predict(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Answer `{"instance": …, "parameters": {…}}` items with `{"result": …}` or `{"error": …}` each."""
+        return list(await asyncio.gather(*(self._answer(item) for item in items)))
+
+    async def _answer(self, item: dict[str, Any]) -> dict[str, Any]:
+        try:
+            result = await self._host.submit(item.get("instance"), item.get("parameters") or {})
+        except ServingError as error:
+            return {"error": {"code": error.code, "message": error.message}}
+        return {"result": result.tolist() if isinstance(result, np.ndarray) else result}

@@ -35,6 +35,9 @@ _LEAST_GAIN = 0.7
 #: fewer where fewer weights are tried: times of small layers never agree beside others, and matter little.
 _LEAST_TRIES, _MOST_SECONDS = 5, 0.1
 
+#: Tries after which a form may be told to be slower: the first one has made code, and found memory.
+_FEW_TRIES = 2
+
 #: How much longer than the shortest one the third may be, for them to be what it takes.
 _AGREE = 1.05
 
@@ -103,18 +106,22 @@ def fastest(tried: Mapping[FormT, Sequence[nn.Module]], rows: Sequence[int], fac
 
     Args:
         tried: the same layers in each form.
-        factor: how much faster than the first another must be with each number of rows, in the mean.
+        factor: how much faster than the first another must be with each number of rows, in the mean. If it is more than
+            1, one that is found to be slower than the first is tried no further, which spares most of the time.
     """
-    layers = next(iter(tried.values()))
+    first, layers = next(iter(tried.items()))
     weight, _ = weight_and_bias(layers[0])
     most_seconds = _MOST_SECONDS * min(len(layers) * weight.nbytes / _TRIED_BYTES, 1)
-    seconds: defaultdict[FormT, list[float]] = defaultdict(list)
+    left, seconds = dict(tried), defaultdict[FormT, list[float]](list)
     for n in rows:
         inputs = torch.randn(n, weight.shape[1], dtype=weight.dtype)
-        for form, shortest in zip(tried, _shortest(list(tried.values()), inputs, most_seconds), strict=True):
-            seconds[form].append(shortest)
-    first, *others = seconds
-    fitting = [form for form in others if all(map(_fits, seconds[form], seconds[first]))]
+        shortest = _shortest(left, inputs, most_seconds, faster_alone=factor > 1)
+        left = {form: left[form] for form in shortest}
+        for form, time in shortest.items():
+            seconds[form].append(time)
+        if len(left) == 1:
+            return first
+    fitting = [form for form in left if form is not first and all(map(_fits, seconds[form], seconds[first]))]
     best = min(fitting, key=lambda form: math.prod(seconds[form]), default=first)
     return best if factor ** len(rows) * math.prod(seconds[best]) < math.prod(seconds[first]) else first
 
@@ -123,15 +130,26 @@ def _fits(seconds: float, of_first: float) -> bool:
     return _LEAST_GAIN * seconds <= of_first
 
 
-def _shortest(tried: Sequence[Sequence[nn.Module]], inputs: torch.Tensor, most_seconds: float) -> list[float]:
-    """Seconds that each takes if nothing disturbs it."""
+def _shortest(
+    tried: Mapping[FormT, Sequence[nn.Module]], inputs: torch.Tensor, most_seconds: float, *, faster_alone: bool
+) -> dict[FormT, float]:
+    """Seconds that each takes if nothing disturbs it.
+
+    Args:
+        faster_alone: leave out what is slower than the first, as soon as that can be told.
+    """
     end = perf_counter() + most_seconds
-    taken: list[list[float]] = [[] for _ in tried]
-    while len(taken[0]) < _LEAST_TRIES or (perf_counter() < end and not all(map(_agree, taken))):
+    taken: dict[FormT, list[float]] = {form: [] for form in tried}
+    first = taken[next(iter(tried))]
+    while len(first) < _LEAST_TRIES or (perf_counter() < end and not all(map(_agree, taken.values()))):
         # By turns, so that what disturbs one disturbs all.
-        for layers, times in zip(tried, taken, strict=True):
-            times.append(_seconds(layers, inputs))
-    return [min(times) for times in taken]
+        for form, times in taken.items():
+            times.append(_seconds(tried[form], inputs))
+        if faster_alone and len(first) == _FEW_TRIES:
+            taken = {form: times for form, times in taken.items() if times is first or min(times) < min(first)}
+            if len(taken) == 1:
+                break
+    return {form: min(times) for form, times in taken.items()}
 
 
 def _agree(times: Sequence[float]) -> bool:

@@ -193,6 +193,22 @@ def test_tiles_give_way_only_to_what_is_clearly_faster(
     assert forms_to_pack(nn.Sequential(nn.Linear(33, 48)), (1, 10), tiled) == ({(48, 33): tiled} if stay else {})
 
 
+@needs_tiles
+def test_what_is_slower_than_tiles_is_tried_twice_and_with_few_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[tuple[bool, int]] = []
+
+    def seconds(layers: Sequence[nn.Module], inputs: torch.Tensor) -> float:
+        tiles = isinstance(layers[0], TiledLinear)
+        tried.append((tiles, len(inputs)))
+        return 1.0 if tiles else 1.1
+
+    monkeypatch.setattr(linear, "_seconds", seconds)
+    tiled = Tiled(float32_kernels())
+    assert forms_to_pack(nn.Sequential(nn.Linear(33, 48)), (1, 10), tiled) == {(48, 33): tiled}
+    others = 1 + sum(form.computes(torch.float32) for form in FORMS)
+    assert sorted(tried) == sorted([(True, 1), *[(False, 1)] * others] * 2)
+
+
 def test_a_form_that_was_disturbed_five_times_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     disturbed = itertools.chain([9.0, 8.0, 7.0, 6.0, 5.0], itertools.repeat(0.5))
 

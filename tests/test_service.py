@@ -1,0 +1,57 @@
+"""Promises of the service's module, which BentoML loads in all processes: none imports what another answers with."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import BertForSequenceClassification
+
+from tests.tiny import bert_config, save, wordpiece_tokenizer
+
+_ROOT = Path(__file__).parents[1]
+
+#: What other processes answer with, and what brings models from elsewhere.
+_OF_OTHERS = ("torch", "transformers", "numpy", "runners.host", "protocols.app", "transport.client")
+_OF_ELSEWHERE = ("huggingface_hub", "obstore", "requests")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tokenizer = wordpiece_tokenizer()
+    return save(tmp_path_factory.mktemp("model"), BertForSequenceClassification, bert_config(tokenizer), tokenizer)
+
+
+def _printed(code: str, folder: Path) -> Any:
+    environment = {
+        **os.environ,
+        "STORAGE_URI": str(folder),
+        "TASK": "text-classification",
+        "BENTOML_HOME": str(folder.parent),
+        "BENTOML_DO_NOT_TRACK": "1",
+    }
+    command = [sys.executable, "-c", f"import json, sys, service\nprint(json.dumps({code}))"]
+    done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_who_starts_the_processes_imports_neither_what_answers_nor_what_downloads(folder: Path) -> None:
+    imported = set(_printed("sorted(sys.modules)", folder))
+    assert imported.isdisjoint({*_OF_OTHERS, *_OF_ELSEWHERE})
+
+
+def test_the_entry_service_imports_the_protocols_and_nothing_that_computes(folder: Path) -> None:
+    imported = set(_printed("(service.HuggingFaceRuntime.to_asgi(), sorted(sys.modules))[1]", folder))
+    assert {"protocols.app", "transport.client"} <= imported
+    assert imported.isdisjoint({"torch", "transformers", "runners.host", *_OF_ELSEWHERE})
+
+
+def test_a_bento_knows_the_routes_of_all_protocols(folder: Path) -> None:
+    paths = _printed("sorted(service.HuggingFaceRuntime.schema()['paths'])", folder)
+    assert {"/v1/models", "/v2/health/ready", "/openai"} <= set(paths)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bentoml
@@ -78,10 +81,22 @@ class _EntryService(LeanService):
     def _mount(self) -> None:
         if self._entry is None:
             # Imported here: this module is loaded by all processes, and the protocols are of use to one of them.
-            from entry import Entry
+            with _found_modules():
+                from entry import Entry
 
             self._entry = Entry(self.settings, self.keys, self.runners, self)
             self.mount_asgi_app(self._entry.app, path="/")
+
+
+@contextmanager
+def _found_modules() -> Iterator[None]:
+    """While it is entered, modules beside this one are found: `bentoml build` looks for them no more by then."""
+    folder = str(Path(__file__).parent)
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
 
 
 def _entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]], image: Image) -> Any:

@@ -70,9 +70,6 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
             example = self.prepare_item(Item(self.example_instance())).rows[0].inputs
             self._graphs = batch_graphs(self.pretrained.model, example, self.pretrained.max_length)
         self._plan = self._calibrated()
-        if self.pretrained.program is not None:
-            # Larger batches were tried than will ever come.
-            self.pretrained.program.forget()
 
     def _calibrated(self) -> BatchPlan:
         """How batches are best made here, as kept from an earlier start or measured now."""
@@ -90,7 +87,7 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
         }
 
         def measure() -> BatchPlan | None:
-            return calibrate(
+            plan = calibrate(
                 self.forward,
                 self.prepare_item(Item(self.example_instance())).rows[0],
                 self._usual,
@@ -99,6 +96,10 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
                 seconds=seconds,
                 longest=self.pretrained.max_length,
             )
+            if self.pretrained.program is not None:
+                # Larger batches were tried than will ever come.
+                self.pretrained.program.forget()
+            return plan
 
         return KeptPlans(self.settings.storage_cache).find_or_measure(BatchPlan, key, measure) or self._usual
 

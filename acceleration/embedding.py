@@ -7,6 +7,9 @@ step of 60.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -18,33 +21,33 @@ class TiledEmbedding(nn.Module):
     """The rows of a head's weights.
 
     Attributes:
+        packed: as the head has them.
         weight: shape (num_embeddings, embedding_dim), without values: what is asked of it is its shape and type.
     """
 
+    packed: torch.Tensor
     weight: torch.Tensor
 
     def __init__(self, head: TiledLinear) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = head.out_features, head.in_features
-        self._head = head
+        self.register_buffer("packed", head.packed, persistent=False)
         self.register_buffer("weight", head.weight, persistent=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Shape (...) to (..., embedding_dim)."""
-        return rows_of_panels(self._head.packed, self.embedding_dim, tokens)
+        return rows_of_panels(self.packed, self.embedding_dim, tokens)
 
 
 class SharedTables:
-    """The plain embeddings of a model, before its weights get another form."""
+    """Embeddings of a model, before its weights get another form.
 
-    def __init__(self, model: nn.Module) -> None:
-        # Not of derived classes: those compute something else.
-        self._found = [
-            (parent, name, child)
-            for parent in model.modules()
-            for name, child in parent.named_children()
-            if type(child) is nn.Embedding and child.max_norm is None
-        ]
+    Args:
+        embeddings: each with the module it belongs to and its name there.
+    """
+
+    def __init__(self, embeddings: Iterable[tuple[nn.Module, str, Any]]) -> None:
+        self._found = [place for place in embeddings if place[2].max_norm is None]
 
     def read_from(self, head: TiledLinear, weight: torch.Tensor) -> None:
         """Read those with the weights that a head was made of from there, and keep them no longer."""

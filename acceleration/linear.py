@@ -94,11 +94,7 @@ def _part(layer: Any) -> Any:
     if outputs >= len(weight):
         return layer
     outputs -= outputs % _LEAST_OUTPUTS
-    part = nn.Linear(weight.shape[1], outputs, bias=bias is not None, device="meta")
-    part.weight = nn.Parameter(weight[:outputs], requires_grad=False)
-    if bias is not None:
-        part.bias = nn.Parameter(bias[:outputs], requires_grad=False)
-    return part
+    return plain_linear(weight[:outputs], None if bias is None else bias[:outputs])
 
 
 def fastest(tried: Mapping[FormT, Sequence[nn.Module]], rows: Sequence[int], factor: float = 1) -> FormT:
@@ -176,7 +172,7 @@ def pack(model: nn.Module, forms: Mapping[Shape, Form]) -> int:
     Returns:
         How many were replaced.
     """
-    places, tables, packed = list(linear_layers(model)), SharedTables(model), 0
+    places, tables, packed = list(linear_layers(model)), SharedTables(_plain(model, nn.Embedding)), 0
     while places:
         # Nobody keeps what is replaced.
         packed += _replace(*places.pop(), forms, tables)
@@ -185,16 +181,29 @@ def pack(model: nn.Module, forms: Mapping[Shape, Form]) -> int:
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
     """Each linear layer of the plain kinds, with the module it belongs to and its name there."""
-    for parent in model.modules():
-        for name, child in parent.named_children():
-            # Not of derived classes: those compute something else.
-            if type(child) in (nn.Linear, Conv1D):
-                yield parent, name, child
+    return _plain(model, nn.Linear, Conv1D)
 
 
 def weight_and_bias(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Shapes (out, in) and (out,); GPT-2's `Conv1D` keeps the former the other way around."""
     return (layer.weight.t() if type(layer) is Conv1D else layer.weight), layer.bias
+
+
+def plain_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
+    """The layer of such weights, which are not copied."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias, requires_grad=False)
+    return layer
+
+
+def _plain(model: nn.Module, *kinds: type[nn.Module]) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Modules of some kinds, but not of derived ones: those compute something else."""
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if type(child) in kinds:
+                yield parent, name, child
 
 
 def _replace(parent: nn.Module, name: str, layer: nn.Module, forms: Mapping[Shape, Form], tables: SharedTables) -> int:

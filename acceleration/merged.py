@@ -16,7 +16,7 @@ from weakref import ref
 import torch
 from torch import nn
 
-from acceleration.linear import linear_layers, weight_and_bias
+from acceleration.linear import linear_layers, plain_linear, weight_and_bias
 
 #: A module, and the names of those of its layers that are given the same input.
 Group = tuple[nn.Module, tuple[str, ...]]
@@ -33,13 +33,11 @@ class MergedLinear(nn.Module):
         super().__init__()
         weights, biases = zip(*map(weight_and_bias, layers), strict=True)
         self._sizes = [len(weight) for weight in weights]
-        some_bias = any(bias is not None for bias in biases)
-        self.linear = nn.Linear(weights[0].shape[1], sum(self._sizes), bias=some_bias, device="meta")
-        self.linear.weight = nn.Parameter(torch.cat(weights), requires_grad=False)
-        if some_bias:
+        merged = None
+        if any(bias is not None for bias in biases):
             pairs = zip(weights, biases, strict=True)
-            filled = [weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in pairs]
-            self.linear.bias = nn.Parameter(torch.cat(filled), requires_grad=False)
+            merged = torch.cat([weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in pairs])
+        self.linear = plain_linear(torch.cat(weights), merged)
         self._last = _Last()
 
     def part(self, number: int, inputs: torch.Tensor) -> torch.Tensor:

@@ -150,18 +150,6 @@ def _list_found(path: Path, settings: ModelSettings) -> list[RemoteFile]:
     return [RemoteFile(name, sizes[name], cached=True) for name in sorted(choose_for(settings, sizes))]
 
 
-def _path() -> Scheme:
-    return _on_disk(find_path)
-
-
-def _volume() -> Scheme:
-    return _on_disk(find_on_volume)
-
-
-def _model_store() -> Scheme:
-    return _on_disk(find_in_model_store)
-
-
 # What brings models from elsewhere is imported where it is asked for: huggingface_hub alone takes a third of a second,
 # and 15 MB of each process.
 
@@ -204,10 +192,10 @@ def _web() -> Scheme:
 
 
 SCHEMES: Mapping[str, Callable[[], Scheme]] = {
-    "": _path,
-    "file": _path,
-    "pvc": _volume,
-    "bentoml": _model_store,
+    "": partial(_on_disk, find_path),
+    "file": partial(_on_disk, find_path),
+    "pvc": partial(_on_disk, find_on_volume),
+    "bentoml": partial(_on_disk, find_in_model_store),
     "hf": _hub,
     "s3": _objects,
     "gs": _objects,

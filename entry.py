@@ -50,7 +50,8 @@ class Entry:
         self._models = Models(
             self._clients, {model.name: model.task for model in settings.models if model.task is not None}
         )
-        observers: list[Observer] = [RequestMetrics(), *([log_access] if server.access_log else [])]
+        self._metrics = RequestMetrics()
+        observers: list[Observer] = [self._metrics, *([log_access] if server.access_log else [])]
         self.app = create_app(self._models, server, self._connected, observers, self._tracing, keys, self._drain)
 
     @property
@@ -62,6 +63,7 @@ class Entry:
     async def _connected(self, _: Starlette) -> AsyncIterator[None]:
         if self._tracing is not None:
             self._tracing.start(f"{bentoml.server_context.service_name}-{bentoml.server_context.worker_index}")
+        self._metrics.start()
         self._tasks.extend(asyncio.create_task(client.run()) for client in self._clients.values())
         self._drain.hold_signals()
         if bentoml.server_context.worker_index == 1:

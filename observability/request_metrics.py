@@ -17,6 +17,10 @@ _PROTOCOLS = {"/v1/": "v1", "/v2/": "v2", "/openai/": "openai"}
 class RequestMetrics:
     """An observer of requests."""
 
+    def start(self) -> None:
+        """Make what is counted, in a process that has started; the first request would wait for it, 10 ms."""
+        _families()
+
     def __call__(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
         protocol = next((name for start, name in _PROTOCOLS.items() if record.path.startswith(start)), None)

@@ -209,6 +209,7 @@ class ModelHost:
             begun = beside.submit(begin, self._settings)
             # Imported here, as the first thing in this process that needs torch: it takes seconds.
             with only_objects_that_stay():
+                from loading.library_pages import give_back_library_pages
                 from loading.memory import give_back_memory
                 from loading.pretrained import prepare_torch
 
@@ -219,6 +220,7 @@ class ModelHost:
         runner.warm_up()
         leave_out_what_is_here()
         give_back_memory()
+        give_back_library_pages()
         return engine_for(runner, self._metrics), runner.signature, runner.chosen
 
 

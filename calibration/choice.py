@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 #: A larger batch makes everybody in it wait longer, so it must bring more than this.
-_WORTH = 0.03
+_WORTH = 0.02
 
 #: A machine is never quite still: what is less than this much faster may be no faster.
 _CLEARLY = 0.05

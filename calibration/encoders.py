@@ -117,6 +117,8 @@ def calibrate(
 def _plan(best: Measured, measured: Sequence[Measured], every: Sequence[Row[Any]], usual: BatchLimits) -> BatchPlan:
     lengths = [row.length for row in every[: best.rows]]
     tokens = best.rows * max(lengths) if usual.padded else sum(lengths)
+    # A batch is closed by the first text that does not fit: with room for one more, it holds what was measured.
+    tokens += max(row.length for row in every)
     if best.rows == len(every):
         # More of them may be faster still.
         tokens = max(tokens, usual.max_tokens)

@@ -12,7 +12,7 @@ import torch
 from transformers import BertForSequenceClassification
 
 from batching.lanes import Parallelism
-from batching.rows import BatchLimits, Row
+from batching.rows import BatchLimits, Row, select_batch
 from calibration import encoders, stopwatch
 from calibration.encoders import CPU_ROWS, BatchPlan, calibrate, lanes_of
 from runners import encoder
@@ -57,7 +57,7 @@ def test_lanes_are_chosen_where_threads_do_not_add_up(monkeypatch: pytest.Monkey
     plan = _plan(_Machine(batch=10, together=2), monkeypatch)
     assert plan is not None
     assert plan.parallelism == Parallelism(4, 1, 4)
-    assert plan.limits.max_tokens == 40 + 24 + 64 + 16 + 48 + 32 + 40 + 24  # of eight rows
+    assert plan.limits.max_tokens == 40 + 24 + 64 + 16 + 48 + 32 + 40 + 24 + 64  # of eight rows, and room for one more
     assert plan.limits.max_rows == plan.limits.max_tokens // 8
 
 
@@ -71,15 +71,24 @@ def test_batches_are_as_large_as_it_pays(monkeypatch: pytest.MonkeyPatch) -> Non
     small, large = (_plan(_Machine(batch, together=1), monkeypatch) for batch in (0.1, 100))
     assert small is not None
     assert large is not None
-    assert small.limits.max_tokens == 40
+    assert small.limits.max_tokens == 40 + 64
     assert large.limits.max_tokens == 2048  # the largest was the best: what is usual is no less
+
+
+def test_a_batch_holds_as_much_as_those_that_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = _plan(_Machine(batch=10, together=2), monkeypatch)
+    assert plan is not None
+    for length in range(8, 65):
+        rows: list[Row[None]] = [Row(None, length), Row(None, 64)] * 64
+        held = sum(rows[i].length for i in select_batch(rows, plan.limits))
+        assert 40 + 24 + 64 + 16 + 48 + 32 + 40 + 24 <= held <= plan.limits.max_tokens
 
 
 def test_of_padded_rows_the_padding_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = _plan(_Machine(batch=10, together=2), monkeypatch, padded=True)
     assert plan is not None
     assert plan.limits.padded
-    assert plan.limits.max_tokens % 44 == 0 or plan.limits.max_tokens % 40 == 0
+    assert (plan.limits.max_tokens - 44) % 44 == 0 or plan.limits.max_tokens - 44 == 40
 
 
 def test_a_model_of_few_tokens_is_tried_with_those(monkeypatch: pytest.MonkeyPatch) -> None:

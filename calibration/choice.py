@@ -8,7 +8,7 @@ from dataclasses import dataclass
 #: A larger batch makes everybody in it wait longer, so it must bring more than this.
 _WORTH = 0.02
 
-#: A machine is never quite still: what is less than this much faster may be no faster.
+#: A machine is never quite still: lanes that are less than this much faster may be no faster.
 _CLEARLY = 0.05
 
 
@@ -37,17 +37,27 @@ class Measured:
 
 
 def most_worthwhile(measured: Sequence[Measured], usual: Measured) -> Measured:
-    """The fastest arrangement, with the fewest rows that are nearly as fast; the usual one unless it is clearly slower.
+    """The fewest rows that are nearly as fast as any, in lanes as they are usual unless others are clearly faster.
 
     Args:
         measured: of equal arrangements, the one with fewer rows is first.
         usual: one of them, what is done where nothing is measured.
     """
-    fastest = max(measured, key=lambda one: one.speed)
-    if fastest.speed < (1 + _CLEARLY) * usual.speed:
-        fastest = usual
-    alike = [one for one in measured if (one.lanes, one.threads) == (fastest.lanes, fastest.threads)]
-    return next(one for one in alike if one.speed >= (1 - _WORTH) * fastest.speed)
+    lanes = _lanes(usual)
+    fastest = max(measured, key=_speed)
+    if fastest.speed > (1 + _CLEARLY) * max(one.speed for one in measured if _lanes(one) == lanes):
+        lanes = _lanes(fastest)
+    alike = [one for one in measured if _lanes(one) == lanes]
+    best = max(alike, key=_speed)
+    return next(one for one in alike if one.speed >= (1 - _WORTH) * best.speed)
+
+
+def _speed(one: Measured) -> float:
+    return one.speed
+
+
+def _lanes(one: Measured) -> tuple[int, int | None]:
+    return one.lanes, one.threads
 
 
 def quickest_alone(measured: Sequence[Measured]) -> int | None:

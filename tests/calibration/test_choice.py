@@ -15,7 +15,7 @@ def test_the_fewest_rows_that_are_nearly_as_fast_are_enough() -> None:
     assert most_worthwhile(measured, measured[0]).rows == 4
 
 
-def test_what_is_done_anyway_stays_unless_something_else_is_clearly_faster() -> None:
+def test_lanes_stay_as_they_are_usual_unless_others_are_clearly_faster() -> None:
     usual, other = _measured(2, 1, 8, 100), _measured(1, 2, 8, 103)
     assert most_worthwhile([usual, other], usual) == usual
     faster = _measured(1, 2, 8, 120)
@@ -25,6 +25,11 @@ def test_what_is_done_anyway_stays_unless_something_else_is_clearly_faster() -> 
 def test_the_usual_lanes_may_still_have_fewer_rows() -> None:
     few, usual, other = _measured(2, 1, 4, 98), _measured(2, 1, 8, 100), _measured(1, 2, 4, 103)
     assert most_worthwhile([few, other, usual], usual) == few
+
+
+def test_rows_are_measured_by_the_best_and_not_by_what_is_usual() -> None:
+    few, usual, many = _measured(2, 1, 8, 95), _measured(2, 1, 16, 97), _measured(2, 1, 32, 100)
+    assert most_worthwhile([few, usual, many], usual) == many
 
 
 def test_a_row_alone_is_computed_with_the_fewest_threads_that_are_as_quick() -> None:

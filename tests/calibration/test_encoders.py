@@ -54,7 +54,7 @@ def _plan(machine: _Machine, monkeypatch: pytest.MonkeyPatch, padded: bool = Fal
 
 
 def test_lanes_are_chosen_where_threads_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = _plan(_Machine(batch=10, together=2), monkeypatch)
+    plan = _plan(_Machine(batch=5, together=2), monkeypatch)
     assert plan is not None
     assert plan.parallelism == Parallelism(4, 1, 4)
     assert plan.limits.max_tokens == 40 + 24 + 64 + 16 + 48 + 32 + 40 + 24 + 64  # of eight rows, and room for one more
@@ -76,7 +76,7 @@ def test_batches_are_as_large_as_it_pays(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_batch_holds_as_much_as_those_that_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = _plan(_Machine(batch=10, together=2), monkeypatch)
+    plan = _plan(_Machine(batch=5, together=2), monkeypatch)
     assert plan is not None
     for length in range(8, 65):
         rows: list[Row[None]] = [Row(None, length), Row(None, 64)] * 64

@@ -41,7 +41,7 @@ def test_more_sequences_run_where_a_step_hardly_grows(measured: Callable[..., St
 
 
 def test_where_a_step_grows_with_its_tokens_fewer_are_enough(measured: Callable[..., StepPlan | None]) -> None:
-    assert measured(lambda case: 0.0005 + 0.002 * case.size) == StepPlan(8, 16)
+    assert measured(lambda case: 0.0002 + 0.002 * case.size) == StepPlan(8, 16)
 
 
 def test_no_step_is_longer_than_readers_would_wait(measured: Callable[..., StepPlan | None]) -> None:

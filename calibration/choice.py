@@ -35,6 +35,10 @@ class Measured:
         """Tokens a second."""
         return self.tokens / self.seconds
 
+    def has_lanes_of(self, other: Measured) -> bool:
+        """Whether as many batches were computed side by side, with as many threads each."""
+        return (self.lanes, self.threads) == (other.lanes, other.threads)
+
 
 def most_worthwhile(measured: Sequence[Measured], usual: Measured) -> Measured:
     """The fewest rows that are nearly as fast as any, in lanes as they are usual unless others are clearly faster.
@@ -43,21 +47,15 @@ def most_worthwhile(measured: Sequence[Measured], usual: Measured) -> Measured:
         measured: of equal arrangements, the one with fewer rows is first.
         usual: one of them, what is done where nothing is measured.
     """
-    lanes = _lanes(usual)
+    best = max((one for one in measured if one.has_lanes_of(usual)), key=_speed)
     fastest = max(measured, key=_speed)
-    if fastest.speed > (1 + _CLEARLY) * max(one.speed for one in measured if _lanes(one) == lanes):
-        lanes = _lanes(fastest)
-    alike = [one for one in measured if _lanes(one) == lanes]
-    best = max(alike, key=_speed)
-    return next(one for one in alike if one.speed >= (1 - _WORTH) * best.speed)
+    if fastest.speed >= (1 + _CLEARLY) * best.speed:
+        best = fastest
+    return next(one for one in measured if one.has_lanes_of(best) and one.speed >= (1 - _WORTH) * best.speed)
 
 
 def _speed(one: Measured) -> float:
     return one.speed
-
-
-def _lanes(one: Measured) -> tuple[int, int | None]:
-    return one.lanes, one.threads
 
 
 def quickest_alone(measured: Sequence[Measured]) -> int | None:

@@ -20,7 +20,7 @@ def give_back_library_pages() -> None:
 
     Source: https://man7.org/linux/man-pages/man2/madvise.2.html
     """
-    with suppress(AttributeError, psutil.Error):  # not every system has these, or lets them be read
+    with suppress(AttributeError, OSError, psutil.Error):  # not every system has these, or lets them be read
         madvise = ctypes.CDLL(None).madvise
         for first, end in _unchanged():
             madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), MADV_DONTNEED)

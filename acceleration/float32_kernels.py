@@ -14,10 +14,10 @@ import torch
 
 from acceleration.compiler import Compiler
 from acceleration.host_cpu import computes_tiles
-from acceleration.layout import GROUP, fill_registers
+from acceleration.layout import GROUP
 from acceleration.program import Call, OfRows
 from acceleration.source import FLOAT32_MULTIPLY
-from acceleration.tiles import in_panels, parts, whole_tiles
+from acceleration.tiles import in_panels, parts, whole_tiles, worth_filling
 
 
 class Float32Kernels:
@@ -33,8 +33,8 @@ class Float32Kernels:
 
     @staticmethod
     def fit(out_features: int) -> bool:
-        """Whether a layer's weights fill whole registers."""
-        return fill_registers(out_features)
+        """Return whether a layer's outputs fill whole panels, or nearly."""
+        return worth_filling(out_features)
 
     @staticmethod
     def packed(weight: torch.Tensor) -> torch.Tensor:
@@ -42,11 +42,11 @@ class Float32Kernels:
         return in_panels(weight.detach().contiguous())
 
     def linear(self, inputs: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """Outputs of a layer, shape (rows, out_features).
+        """Outputs of a layer, shape (rows, whole_panels(out_features)).
 
         Args:
             inputs: shape (rows, in_features), contiguous.
-            bias: shape (out_features,).
+            bias: shape (whole_panels(out_features),).
         """
         rows, size = inputs.shape
         usual = _filled_up(rows)

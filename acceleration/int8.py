@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from acceleration.linear import CLEARLY, fastest, linear_layers, some_of_each_shape, weight_and_bias
 from acceleration.packed import usual_rows
+from acceleration.tiles import fill_panels, whole_panels
 
 if TYPE_CHECKING:
     from acceleration.int8_kernels import Int8Kernels
@@ -103,21 +104,23 @@ class VnniInt8Linear(Int8Linear):
         super().__init__(weight, bias)
 
     def _keep(self, weight: torch.Tensor, scales: torch.Tensor) -> None:
-        self._packed, self._scales = self._kernels.packed(weight), scales
-        self._zeros = _ZERO * weight.sum(1, dtype=torch.int32)
-        self._no_bias = torch.zeros(self.out_features)
+        bias = torch.zeros(self.out_features) if self.bias is None else self.bias
+        zeros = _ZERO * weight.sum(1, dtype=torch.int32)
+        self._layer = self._kernels.packed(weight), fill_panels(scales), fill_panels(zeros), fill_panels(bias)
 
     def _compute(self, inputs: torch.Tensor) -> torch.Tensor:
         inputs = inputs if inputs.stride(1) == 1 else inputs.contiguous()
-        return self._kernels.linear(inputs, *self._layer)
+        return self._kernels.linear(inputs, *self._layer)[:, : self.out_features]
 
-    def calls(self, inputs: int, outputs: int, scratch: Scratch) -> list[Call]:
-        """The same for a program: addresses of contiguous rows of float32, as many as `scratch` has."""
+    def calls(self, inputs: int, outputs: int, scratch: Scratch) -> list[Call] | None:
+        """The same for a program: addresses of contiguous rows of float32, as many as `scratch` has.
+
+        Returns:
+            None if outputs do not fill whole panels: the kernel would write past the end of each row.
+        """
+        if self.out_features != whole_panels(self.out_features):
+            return None
         return self._kernels.calls(inputs, outputs, self._layer, (self.out_features, self.in_features), scratch)
-
-    @property
-    def _layer(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self._packed, self._scales, self._zeros, self._no_bias if self.bias is None else self.bias
 
 
 class PreciseInt8Linear(VnniInt8Linear):

@@ -16,11 +16,10 @@ import torch
 from acceleration.compiler import Compiler
 from acceleration.host_cpu import compiles_for
 from acceleration.instructions import computes_int8
-from acceleration.layout import fill_registers
 from acceleration.program import ROWS as RUN_ROWS
 from acceleration.program import Call, OfRows, Scratch
 from acceleration.source import INT8
-from acceleration.tiles import in_panels, parts, whole_tiles
+from acceleration.tiles import in_panels, parts, whole_tiles, worth_filling
 
 #: Numbers of 8 bits in one of 32.
 _DEPTH = 4
@@ -43,8 +42,8 @@ class Int8Kernels:
 
     @staticmethod
     def fit(out_features: int, in_features: int) -> bool:
-        """Whether a layer's weights fill whole registers."""
-        return fill_registers(out_features) and in_features % _DEPTH == 0
+        """Return whether a layer's outputs fill whole panels, or nearly, and its inputs whole steps."""
+        return worth_filling(out_features) and in_features % _DEPTH == 0
 
     @staticmethod
     def packed(weight: torch.Tensor) -> torch.Tensor:
@@ -59,12 +58,12 @@ class Int8Kernels:
         Args:
             inputs: shape (rows, in_features), float32, each row contiguous.
             packed: the layer's weights.
-            scales: what one of each output's weights stands for, shape (out_features,), float32.
-            zeros: the sum of each output's weights, by 128, shape (out_features,), int32.
-            bias: shape (out_features,), float32.
+            scales: what one of each output's weights stands for, shape (whole_panels(out_features),), float32.
+            zeros: the sum of each output's weights, by 128, of the same shape, int32.
+            bias: of the same shape, float32.
 
         Returns:
-            Shape (rows, out_features).
+            Shape (rows, whole_panels(out_features)).
         """
         rows, size = inputs.shape
         out_features = len(scales)

@@ -79,9 +79,9 @@ def some_of_each_shape(layers: Iterable[tuple[nn.Module, str, nn.Module]]) -> di
 
 def _fastest_form(plain: Sequence[nn.Module], rows: Sequence[int], tiled: Tiled | None) -> Form | None:
     """None if the plain one is."""
-    plain = [_part(layer) for layer in plain]
     weight, _ = weight_and_bias(plain[0])
     own: list[Form | None] = [tiled] if tiled is not None and tiled.fits(weight) else []
+    plain = [_part(layer) for layer in plain]
     forms = [form for form in [*own, None, *FORMS] if form is None or form.computes(weight.dtype)]
     tried = {form: plain if form is None else [form(*weight_and_bias(layer)) for layer in plain] for form in forms}
     return fastest(tried, rows, CLEARLY if forms[0] is not None else 1)

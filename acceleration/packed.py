@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from acceleration.instructions import computes_bfloat16, has_onednn
 from acceleration.mkl import mkl
+from acceleration.tiles import fill_panels, whole_panels
 
 if TYPE_CHECKING:
     from acceleration.float32_kernels import Float32Kernels
@@ -115,7 +116,7 @@ class TiledLinear(PackedLinear):
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, kernels: Float32Kernels) -> None:
         super().__init__(weight, bias)
         self._kernels = kernels
-        self._added = torch.zeros(self.out_features) if self.bias is None else self.bias
+        self._added = fill_panels(weight.new_zeros(self.out_features) if self.bias is None else self.bias)
         self.register_buffer("packed", kernels.packed(weight), persistent=False)
         # As MKL's.
         self.register_buffer("weight", weight.new_zeros(()).expand(weight.shape), persistent=False)
@@ -123,12 +124,18 @@ class TiledLinear(PackedLinear):
     packed: torch.Tensor
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Shape (..., in_features) to (..., out_features)."""
+        """Shape (..., in_features) to (..., out_features); rows of outputs may lie further apart than they are long."""
         outputs = self._kernels.linear(inputs.reshape(-1, self.in_features).contiguous(), self.packed, self._added)
-        return outputs.view(*inputs.shape[:-1], self.out_features)
+        return outputs[:, : self.out_features].view(*inputs.shape[:-1], self.out_features)
 
-    def calls(self, inputs: int, outputs: int) -> list[Call]:
-        """The same for a program: addresses of contiguous rows, as many as whole tiles have."""
+    def calls(self, inputs: int, outputs: int) -> list[Call] | None:
+        """The same for a program: addresses of contiguous rows, as many as whole tiles have.
+
+        Returns:
+            None if outputs do not fill whole panels: the kernel would write past the end of each row.
+        """
+        if self.out_features != whole_panels(self.out_features):
+            return None
         return self._kernels.calls(inputs, outputs, self.packed, self._added, self.in_features)
 
 

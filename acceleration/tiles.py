@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.nn.functional import pad
 
 from acceleration.layout import LANES, PANEL_STEP, PANELS, ROWS, STEP
 
@@ -20,18 +21,41 @@ def parts(row_bytes: int, out_features: int, panels: int = PANELS) -> tuple[int,
     return max(_BLOCK // row_bytes // ROWS, 1) * ROWS, -(-out_features // (LANES * panels))
 
 
+def whole_panels(outputs: int) -> int:
+    """Round a number of outputs up to whole panels."""
+    return -(-outputs // LANES) * LANES
+
+
+def worth_filling(outputs: int) -> bool:
+    """Return whether the outputs that fill the last panel are at most an eighth of those that are asked for."""
+    return whole_panels(outputs) - outputs <= outputs // 8
+
+
+def fill_panels(values: torch.Tensor) -> torch.Tensor:
+    """Append zeros to one value for each output, shape (out,), so that there is one for each output of whole panels."""
+    return pad(values, (0, whole_panels(len(values)) - len(values)))
+
+
 def in_panels(weight: torch.Tensor) -> torch.Tensor:
-    """Weights of shape (out, in), whose rows fill whole steps, in panels.
+    """Weights in panels; the last panel is filled up with rows of zeros.
+
+    Args:
+        weight: shape (out, in), contiguous, rows of whole steps.
 
     Returns:
-        One row, at a multiple of 64 bytes.
+        One row of `whole_panels(out) * in` values, at a multiple of 64 bytes.
     """
     out_features, in_features = weight.shape
-    depth = STEP // weight.itemsize
-    room = torch.empty(weight.numel() + PANEL_STEP // weight.itemsize, dtype=weight.dtype)
-    packed = room[-room.data_ptr() % PANEL_STEP // weight.itemsize :][: weight.numel()]
-    panels = packed.view(out_features // LANES, in_features // depth, LANES, depth)
-    panels.copy_(weight.view(out_features // LANES, LANES, in_features // depth, depth).transpose(1, 2))
+    depth, values = STEP // weight.itemsize, whole_panels(out_features) * in_features
+    room = torch.empty(values + PANEL_STEP // weight.itemsize, dtype=weight.dtype)
+    packed = room[-room.data_ptr() % PANEL_STEP // weight.itemsize :][:values]
+    panels = packed.view(-1, in_features // depth, LANES, depth)
+    full, rest = divmod(out_features, LANES)
+    whole, last = weight[: full * LANES], weight[full * LANES :]
+    panels[:full] = whole.view(full, LANES, in_features // depth, depth).transpose(1, 2)
+    if rest:
+        panels[full] = 0
+        panels[full, :, :rest] = last.view(rest, in_features // depth, depth).transpose(0, 1)
     return packed
 
 

@@ -34,9 +34,14 @@ def _tiles_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "_fastest_form", fastest)
 
 
-def _model(**options: Any) -> Any:
+def _model(vocabulary: int = 112, **options: Any) -> Any:
     config = LlamaConfig(
-        vocab_size=112, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, **options
+        vocab_size=vocabulary,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        **options,
     )
     return LlamaForCausalLM(config)
 
@@ -51,11 +56,13 @@ def _kept(model: Any) -> int:
     return sum(one.untyped_storage().nbytes() // one.itemsize for one in storages.values())
 
 
+@pytest.mark.parametrize("vocabulary", [112, 113, 127])
 @torch.inference_mode()
-def test_a_shared_table_is_kept_once_and_its_rows_are_the_same_to_the_last_bit() -> None:
-    model, other = _model(tie_word_embeddings=True), _model(tie_word_embeddings=False)
+def test_a_shared_table_is_kept_once_and_its_rows_are_the_same_to_the_last_bit(vocabulary: int) -> None:
+    model = _model(vocabulary, tie_word_embeddings=True)
+    other = _model(vocabulary, tie_word_embeddings=False)
     table = model.get_input_embeddings().weight.clone()
-    tokens = torch.tensor([[5, 111, 0], [16, 15, 5]])
+    tokens = torch.tensor([[5, vocabulary - 1, 0], [16, 15, 5]])
     expected = model(tokens).logits
     assert _faster(model)
     assert _faster(other)
@@ -63,7 +70,7 @@ def test_a_shared_table_is_kept_once_and_its_rows_are_the_same_to_the_last_bit()
     assert isinstance(embeddings, TiledEmbedding)
     assert embeddings.weight.shape == table.shape
     assert torch.equal(embeddings(tokens), table[tokens])
-    assert torch.equal(embeddings(tokens[0, 1]), table[111])
+    assert torch.equal(embeddings(tokens[0, 1]), table[vocabulary - 1])
     torch.testing.assert_close(model(tokens).logits, expected, atol=2e-5, rtol=2e-5)
     assert _kept(other) - _kept(model) >= table.numel()
 

@@ -48,7 +48,7 @@ forms = pytest.mark.parametrize(
 
 @needs_vnni
 @pytest.mark.parametrize("shape", [(64,), (0, 64), (1, 64), (5, 64), (3, 7, 64), (260, 64)], ids=str)
-@pytest.mark.parametrize("outputs", [16, 48, 80, 128])
+@pytest.mark.parametrize("outputs", [16, 17, 48, 79, 80, 128, 129])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @forms
 @torch.inference_mode()
@@ -162,9 +162,9 @@ def test_layers_get_the_form_that_was_faster_and_those_without_kernels_that_of_o
         return next(kind for kind, (layer, *_) in tried.items() if type(layer) is form)
 
     monkeypatch.setattr(int8_module, "fastest", fastest)
-    model = BertForSequenceClassification(bert_config(wordpiece_tokenizer(), hidden_size=32, intermediate_size=60))
-    assert Int8Kernels.fit(32, 60)
-    assert not Int8Kernels.fit(60, 32)
+    model = BertForSequenceClassification(bert_config(wordpiece_tokenizer(), hidden_size=32, intermediate_size=52))
+    assert Int8Kernels.fit(32, 52)
+    assert not Int8Kernels.fit(52, 32)
     assert quantize(model, (1, 16), int8_kernels())
     layer: Any = model.bert.encoder.layer[0]
     assert type(layer.attention.output.dense) is type(layer.output.dense) is form

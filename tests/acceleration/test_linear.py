@@ -43,7 +43,8 @@ forms = pytest.mark.parametrize(
 @pytest.mark.parametrize(
     "shape", [(33,), (0, 33), (1, 33), (5, 33), (16, 33), (3, 7, 33), (1, 2, 0, 33), (260, 33)], ids=str
 )
-@pytest.mark.parametrize("outputs", [16, 48, 112])
+#: Whole panels of 16 outputs, one more or less than those, and a single output.
+@pytest.mark.parametrize("outputs", [1, 16, 17, 48, 111, 112, 113])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @forms
 @torch.inference_mode()
@@ -60,7 +61,7 @@ def test_a_packed_layer_gives_what_the_plain_one_gives(
 @torch.inference_mode()
 def test_any_number_of_rows_and_threads_computes_with_what_was_packed_once(form: Form) -> None:
     before = torch.get_num_threads()
-    plain = nn.Linear(200, 304)
+    plain = nn.Linear(200, 307)
     packed = form(*weight_and_bias(plain))
     try:
         for threads in (1, 2):
@@ -246,6 +247,31 @@ def test_of_a_large_layer_a_part_is_tried(monkeypatch: pytest.MonkeyPatch, bias:
     monkeypatch.setattr(linear, "_seconds", seconds)
     assert forms_to_pack(nn.Sequential(nn.Linear(33, 200, bias=bias)), (1, 10)) == {(200, 33): OneDnnLinear}
     assert outputs == {128}
+
+
+@needs_tiles
+@pytest.mark.parametrize("outputs", [337, 338, 351, 352, 353])
+@torch.inference_mode()
+def test_a_large_head_of_any_number_of_outputs_is_packed_in_the_form_that_a_part_of_it_was_tried_in(
+    monkeypatch: pytest.MonkeyPatch, outputs: int
+) -> None:
+    """Vocabularies are rarely multiples of 16: GPT-2 has 50,257 tokens, BERT 30,522."""
+    monkeypatch.setattr(linear, "_TRIED_BYTES", 33 * 4 * 150)
+    monkeypatch.setattr(linear, "_seconds", lambda layers, _: 0.5 if isinstance(layers[0], TiledLinear) else 1.0)
+    tiled = Tiled(float32_kernels())
+    head = nn.Linear(33, outputs)
+    model, inputs = nn.Sequential(head), torch.randn(5, 33)
+    forms = forms_to_pack(model, (1, 10), tiled)
+    assert forms == {(outputs, 33): tiled}
+    assert pack(model, forms) == 1
+    torch.testing.assert_close(model(inputs), head(inputs))
+
+
+@needs_tiles
+def test_no_layer_of_few_outputs_is_filled_up_to_a_whole_panel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "_seconds", lambda layers, _: 0.5 if isinstance(layers[0], TiledLinear) else 1.0)
+    model = nn.Sequential(nn.Linear(33, 1), nn.Linear(33, 2), nn.Linear(33, 17), nn.Linear(33, 65))
+    assert forms_to_pack(model, (1, 10), Tiled(float32_kernels())) == {}
 
 
 def test_whether_packing_pays_can_be_tried_with_any_model() -> None:

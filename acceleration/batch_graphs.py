@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from acceleration.capture import Buffers, Recorder, capturing, on_one_gpu
+from acceleration.fallbacks import DifferentResults
 from acceleration.rounding import is_rounding
 
 logger = logging.getLogger(__name__)
@@ -98,22 +99,20 @@ class BatchGraphs:
 def batch_graphs(
     model: PreTrainedModel, example: Mapping[str, Sequence[int]], longest: int | None
 ) -> BatchGraphs | None:
-    """Graphs of a model, if it is on one GPU, can be captured and then gives the same.
+    """Capture graphs of a model, if it is on one GPU.
 
     Args:
         example: inputs of one text.
         longest: tokens that the model reads; None if it has no limit.
+
+    Raises:
+        Exception: it cannot be captured, or then gives other results (`DifferentResults`).
     """
     if not on_one_gpu(model):
         return None
     started = monotonic()
-    try:
-        graphs = BatchGraphs(model, list(example), longest)
-        _compare(model, graphs, example)
-    except Exception as error:
-        logger.info("batches are not computed as CUDA graphs: %s", str(error).partition("\n")[0])
-        logger.debug("capturing failed", exc_info=True)
-        return None
+    graphs = BatchGraphs(model, list(example), longest)
+    _compare(model, graphs, example)
     logger.info("batches of up to %d tokens are CUDA graphs, after %.1f s", graphs.tokens, monotonic() - started)
     return graphs
 
@@ -123,7 +122,7 @@ def _compare(model: Any, graphs: BatchGraphs, example: Mapping[str, Sequence[int
     """The example beside its first half, filled up to a shape of the graphs.
 
     Raises:
-        ValueError: the outputs differ.
+        DifferentResults: the outputs differ.
     """
     whole = len(example["input_ids"])
     half = max(whole // 2, 1)
@@ -142,4 +141,4 @@ def _compare(model: Any, graphs: BatchGraphs, example: Mapping[str, Sequence[int
         seen = slice(length) if expected.dim() > 2 or expected.shape[1] == shape[1] else slice(None)
         right, computed = expected[row][seen], output[row][seen]
         if not is_rounding([computed], [right], model.dtype):
-            raise ValueError("they give other results")
+            raise DifferentResults

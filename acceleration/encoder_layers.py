@@ -21,7 +21,7 @@ from acceleration.kernels import Kernels
 from acceleration.merged import LinearPart
 from acceleration.program import ROWS, Call, Given, Program, Runner
 from acceleration.unpadded import compare, outputs
-from acceleration.writer import Forwards, Part, Writer, one_for_all, use_if_same
+from acceleration.writer import Forwards, Part, Writer, install_if_equivalent, one_for_all
 
 #: Tokens of a batch up to which it is computed so. Behind that, operations take so long that nobody waits for Python.
 MOST_ROWS = 4096
@@ -212,7 +212,10 @@ def as_program(model: Any, kernels: Kernels) -> EncoderLayers | None:
     and it then gives the same.
 
     Returns:
-        What computes them; None if they are as they were.
+        What computes them; None if they do not look so, and are as they were.
+
+    Raises:
+        DifferentResults: they do not give the same; they are as they were.
     """
     found = {module: layer for module in model.modules() if (layer := _layer(module)) is not None}
     modules, layers = list(found), list(found.values())
@@ -222,8 +225,8 @@ def as_program(model: Any, kernels: Kernels) -> EncoderLayers | None:
     expected = outputs(model)
     program = EncoderLayers(layers, kernels)
     int8 = has_int8_layers(model)
-    same = use_if_same(program.forwards(modules), lambda: compare(outputs(model), expected, model.dtype, int8=int8))
-    return program if same else None
+    install_if_equivalent(program.forwards(modules), lambda: compare(outputs(model), expected, model.dtype, int8=int8))
+    return program
 
 
 def _alike(layers: Sequence[EncoderLayer], kernels: Kernels) -> bool:

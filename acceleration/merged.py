@@ -128,10 +128,15 @@ def groups_of_same_input(model: nn.Module, compute: Callable[[], torch.Tensor]) 
 
 @torch.inference_mode(mode=False)
 @torch.no_grad()
-def merge(groups: Sequence[Group]) -> None:
-    """Replace the layers of each group, one after the other, so that two copies of one group exist at most."""
+def merge(groups: Sequence[Group]) -> int:
+    """Replace the layers of each group, one after the other, so that two copies of one group exist at most.
+
+    Returns:
+        How many groups were merged.
+    """
     for parent, names in groups:
         layers = [getattr(parent, name) for name in names]
         merged = MergedLinear(layers)
         for number, (name, layer) in enumerate(zip(names, layers, strict=True)):
             setattr(parent, name, LinearPart(merged, number, layer))
+    return len(groups)

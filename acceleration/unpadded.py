@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from acceleration.fallbacks import DifferentResults
 from acceleration.packed import usual_rows
 from acceleration.rounding import is_rounding
 
@@ -136,7 +137,10 @@ def without_padding(model: PreTrainedModel) -> bool:
     Padding must be on the right.
 
     Returns:
-        Whether it does. If not, the model is as it was.
+        Whether it does. If not, it asks for attention that is not computed here, and is as it was.
+
+    Raises:
+        Exception: this way it gives other results (`DifferentResults`), or none; the model is as it was.
     """
     found = _layers(model)
     if found is None or not getattr(model, "_supports_attention_backend", False):
@@ -149,9 +153,11 @@ def without_padding(model: PreTrainedModel) -> bool:
         model.set_attn_implementation(NAME)
         compare(outputs(model), expected, model.dtype)
     except Exception as error:
-        logger.debug("padding is computed: %s", error, exc_info=not isinstance(error, Unsupported))
         setattr(parent, name, layers)
         model.set_attn_implementation(previous)
+        if not isinstance(error, Unsupported):
+            raise
+        logger.debug("padding is computed: %s", error)
         return False
     return True
 
@@ -188,8 +194,8 @@ def compare(
     """Compare outputs, each by itself.
 
     Raises:
-        Unsupported: they differ by more than rounding.
+        DifferentResults: they differ by more than rounding.
     """
     pairs = zip(computed, expected, strict=True)
     if not all(is_rounding([output], [right], dtype, int8=int8) for output, right in pairs):
-        raise Unsupported("computed this way it gives other results")
+        raise DifferentResults

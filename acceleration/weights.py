@@ -1,14 +1,15 @@
-"""Whether a model computes the same with its weights in another form; seen by trying, not by its name."""
+"""Put a model's weights into the form that the CPU computes fastest with, verified numerically at load time."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel
 
+from acceleration.fallbacks import DifferentResults, Optimization, OptimizationFailed, attempt
 from acceleration.fused import fuse
 from acceleration.int8 import quantize
 from acceleration.linear import forms_to_pack, pack
@@ -27,7 +28,7 @@ _FIRST, _LENGTH = 5, 8
 
 
 @torch.inference_mode()
-def faster_weights(
+def speed_up_weights(
     model: PreTrainedModel,
     *,
     rows: Sequence[int],
@@ -35,40 +36,38 @@ def faster_weights(
     kernels: Kernels | None = None,
     tiled: Tiled | None = None,
     int8_kernels: Int8Kernels | None = None,
-) -> bool:
+) -> None:
     """Put a model's weights into the form that the CPU computes fastest with.
+
+    After each step the model must compute what it computed before, but for rounding.
 
     Args:
         rows: numbers of tokens that will be computed together most.
-        int8: compute all linear layers but those of the head in eight bits.
+        int8: compute all linear layers but those of the head in int8.
         kernels: for what the model computes between linear layers.
         tiled: a form of linear layers that is taken unless one of libraries is clearly faster.
-        int8_kernels: for layers in eight bits.
+        int8_kernels: for layers in int8.
 
-    Returns:
-        Whether it then gives the same output. If not, it is of no use any more: some models read weights past their
-        layers.
+    Raises:
+        OptimizationFailed: a step raised, or changed the results, as with models that read weights past their layers.
+            The model is then of no use any more, unless the step was to compute a trial input.
     """
-    try:
+    with attempt(Optimization.TRIAL):
         groups, expected = groups_of_same_input(model, lambda: _output(model))
-    except Exception:
-        logger.debug("the model does not compute a plain input: its weights stay as they are", exc_info=True)
-        return not int8
-    merge(groups)
-    quantized = quantize(model, rows, int8_kernels) if int8 else 0
-    if int8 and not quantized:
-        return False
-    packed = pack(model, forms_to_pack(model, rows, tiled))
-    fused = fuse(model, kernels) if kernels is not None else 0
+
+    def change(optimization: Optimization, replace: Callable[[], int], *, quantized: bool) -> int:
+        with attempt(optimization):
+            replaced = replace()
+            if replaced and not is_rounding([_output(model)], [expected], expected.dtype, int8=quantized):
+                raise DifferentResults
+        return replaced
+
+    change(Optimization.MERGE, lambda: merge(groups), quantized=False)
+    if int8 and not change(Optimization.INT8, lambda: quantize(model, rows, int8_kernels), quantized=True):
+        raise OptimizationFailed(Optimization.INT8, "it has no linear layer for int8")
+    packed = change(Optimization.PACK, lambda: pack(model, forms_to_pack(model, rows, tiled)), quantized=int8)
+    fused = change(Optimization.FUSE, lambda: fuse(model, kernels) if kernels is not None else 0, quantized=int8)
     logger.debug("%d layers are packed, %d modules compute with kernels", packed, fused)
-    if not groups and not quantized and not packed and not fused:
-        return True
-    try:
-        output = _output(model)
-    except Exception:
-        logger.debug("the model does not compute with its weights in another form", exc_info=True)
-        return False
-    return is_rounding([output], [expected], expected.dtype, int8=int8)
 
 
 def _output(model: Any) -> torch.Tensor:

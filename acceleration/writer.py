@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -15,8 +14,6 @@ from acceleration.kernels import Kernels
 from acceleration.linear_calls import LinearCalls
 from acceleration.packed import usual_rows
 from acceleration.program import Call, OfRows, Scratch
-
-logger = logging.getLogger(__name__)
 
 #: A part of a program.
 Part = Call | Callable[[int, Any], None]
@@ -65,19 +62,20 @@ def one_for_all(layers: Sequence[Any], first: Callable[..., Any], behind: Callab
     return {layer: partial(behind if number else first, layer.forward) for number, layer in enumerate(layers)}
 
 
-def use_if_same(forwards: Forwards, compare: Callable[[], None]) -> bool:
-    """Give layers another `forward`, and take it back if the comparison fails; whether they keep it."""
+def install_if_equivalent(forwards: Forwards, compare: Callable[[], None]) -> None:
+    """Give layers another `forward`, and take it back if the comparison raises.
+
+    Raises:
+        Exception: what the comparison raised.
+    """
     try:
         for layer, forward in forwards.items():
             setattr(layer, "forward", forward)  # noqa: B010  # which is no method any more
         compare()
-    except Exception as error:
+    except BaseException:
         for layer in forwards:
             vars(layer).pop("forward", None)
-        logger.info("layers are computed as they were written: %s", str(error).partition("\n")[0])
-        logger.debug("their program failed", exc_info=True)
-        return False
-    return True
+        raise
 
 
 def _compute_rows(module: Any, inputs: torch.Tensor, outputs: torch.Tensor, rows: int, _: Any) -> None:

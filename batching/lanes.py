@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Annotated, TypeVar
+
+from pydantic import Field
 
 from batching.threads import ThreadChoice
 
@@ -27,9 +29,9 @@ class Parallelism:
         threads_alone: for a batch that is computed alone, at most; None leaves the number as it is.
     """
 
-    lanes: int = 1
-    threads: int | None = None
-    threads_alone: int | None = None
+    lanes: Annotated[int, Field(ge=1)] = 1
+    threads: Annotated[int, Field(ge=1)] | None = None
+    threads_alone: Annotated[int, Field(ge=1)] | None = None
 
 
 @dataclass(frozen=True, slots=True)

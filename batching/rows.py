@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
+
+from pydantic import Field
 
 InputsT = TypeVar("InputsT")
 
@@ -26,15 +28,15 @@ class Row(Generic[InputsT]):
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """What one forward pass may hold.
+    """Limits of one forward pass; the constraints are checked where limits are read from a file.
 
     Attributes:
         max_tokens: of all rows; where they are padded, after that (rows times the longest row).
         padded: rows are made equally long, so it pays to choose them of like length.
     """
 
-    max_rows: int
-    max_tokens: int
+    max_rows: Annotated[int, Field(ge=1)]
+    max_tokens: Annotated[int, Field(ge=1)]
     padded: bool = True
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,8 +88,7 @@ def calibrate(
     lengths = _LENGTHS_ALIKE if usual.limits.padded else _LENGTHS
     every = [_row(example, min(lengths[i % len(lengths)], longest or max(lengths))) for i in range(rows[-1])]
     stopwatch: Stopwatch[_Case] = Stopwatch(seconds)
-    threads = torch.get_num_threads()
-    with ThreadPoolExecutor(max(case.lanes for case in cases)) as others, own_share(cores) as share:
+    with ThreadPoolExecutor(max(case.lanes for case in cases)) as others, own_share(cores) as share, _threads_kept():
 
         def compute(case: _Case) -> None:
             batch = every[: case.rows]
@@ -98,7 +98,6 @@ def calibrate(
                 one.result()
 
         stopwatch.measure(cases, compute, lambda case: case.cost)
-    torch.set_num_threads(threads)
     if share.too_small:
         logger.info("which batches suit this machine was not measured: others keep it busy")
         return None
@@ -112,6 +111,16 @@ def calibrate(
     if before is None:
         return None
     return _plan(most_worthwhile(list(measured.values()), before), list(measured.values()), every, usual.limits)
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Set the number of threads to what it was, whatever the body does."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _plan(best: Measured, measured: Sequence[Measured], every: Sequence[Row[Any]], usual: BatchLimits) -> BatchPlan:

@@ -47,9 +47,15 @@ class KeptPlans:
     def find_or_measure(
         self, kind: type[PlanT], key: Mapping[str, Any], measure: Callable[[], PlanT | None]
     ) -> PlanT | None:
-        """The plan that was kept, or else one that is measured now, and kept; None if nothing could be said."""
+        """Return the plan that was kept, or else measure one and keep it; None if nothing could be measured.
+
+        Raises:
+            ValidationError: a plan that was measured is none that batches can be made by.
+        """
         plan = self.find(kind, key)
         if plan is None and (plan := measure()) is not None:
+            adapter = TypeAdapter(kind)
+            adapter.validate_json(adapter.dump_json(plan))
             self.keep(plan, key)
         return plan
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from calibration.choice import Measured, most_worthwhile
 from calibration.stopwatch import Stopwatch, own_share
@@ -23,8 +26,8 @@ _LONGEST_STEP = 0.25
 class StepPlan:
     """What a step may hold: sequences, and tokens, prompts' pieces included."""
 
-    rows: int
-    tokens: int
+    rows: Annotated[int, Field(ge=1)]
+    tokens: Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
+from acceleration.fallbacks import Fallbacks, Optimization
 from batching.rows import BatchLimits
 from calibration.kept import KeptPlans, model_key
 from calibration.steps import CPU_ROWS, CPU_TOKENS, GPU_ROWS, GPU_TOKENS, StepPlan, calibrate_steps
@@ -28,27 +30,26 @@ logger = logging.getLogger(__name__)
 _CPU_SHARE, _GPU_SHARE = 0.25, 0.85
 
 
-def create_decoder(model: GenerationModel, settings: ModelSettings) -> Decoder:
-    """Continuous batching where the model allows it, batches that start together where it does not."""
+def create_decoder(model: GenerationModel, settings: ModelSettings, fallbacks: Fallbacks) -> Decoder:
+    """Create the decoder of continuous batching where the model allows it, else of batches that start together.
+
+    Args:
+        fallbacks: are told of optimizations that fail.
+    """
     gpu = model.device.type == "cuda"
     # A step reads all weights, for one row as for many: unlike an encoder, a CPU too gains by company.
     rows = settings.max_batch_size or (128 if gpu else 16)
-    try:
-        if model.seq2seq:
-            raise Unsupported("it reads a source")
-        if model.beams > 1:
-            raise Unsupported("it searches with beams")
-        stepping = SteppingModel(
-            model, graphs=settings.acceleration, most_wanted=settings.max_batch_size or max(GPU_ROWS)
-        )
-    except Unsupported as reason:
-        logger.info("%s: sequences are written in batches that start together: %s.", settings.name, reason)
+    stepping = _stepping(model, settings, fallbacks)
+    if stepping is None:
         return StaticDecoder(model, BatchLimits(rows, settings.max_batch_tokens or (32768 if gpu else 4096)))
     longest = model.context or 1 << 20
     budget = _budget(stepping.layers, model.device, settings)
     # A step is as long as its tokens are many, and all that are written wait for it.
     usual = StepPlan(rows, settings.max_batch_tokens or (2048 if gpu else 64))
-    plan = _calibrated(model, stepping, usual, budget, settings) or usual
+    plan = None
+    with fallbacks.guard(Optimization.CALIBRATION):
+        plan = _calibrated(model, stepping, usual, budget, settings)
+    plan = plan or usual
     rows, tokens = settings.max_batch_size or plan.rows, settings.max_batch_tokens or plan.tokens
     cache = KVCache(
         stepping.layers,
@@ -59,6 +60,26 @@ def create_decoder(model: GenerationModel, settings: ModelSettings) -> Decoder:
     )
     logger.info("%s: up to %d sequences at once, %d tokens in memory.", settings.name, rows, cache.budget)
     return ContinuousDecoder(model, stepping, cache, BatchLimits(rows, max(tokens, rows + 1)))
+
+
+def _stepping(model: GenerationModel, settings: ModelSettings, fallbacks: Fallbacks) -> SteppingModel | None:
+    """Prepare a model for continuous batching; None if it cannot be computed so."""
+    options: dict[str, Any] = {
+        "graphs": settings.acceleration, "most_wanted": settings.max_batch_size or max(GPU_ROWS)
+    }  # fmt: skip
+    try:
+        if model.seq2seq:
+            raise Unsupported("it reads a source")
+        if model.beams > 1:
+            raise Unsupported("it searches with beams")
+        if model.kernels is not None:
+            with fallbacks.guard(Optimization.ATTENTION, refusals=(Unsupported,)):
+                return SteppingModel(model, fallbacks, kernels=model.kernels, **options)
+        with fallbacks.guard(Optimization.CONTINUOUS, refusals=(Unsupported,)):
+            return SteppingModel(model, fallbacks, **options)
+    except Unsupported as reason:
+        logger.info("%s: sequences are written in batches that start together: %s.", settings.name, reason)
+    return None
 
 
 def _calibrated(

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Sequence
 from inspect import signature
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from acceleration.capture import on_one_gpu
+from acceleration.fallbacks import DifferentResults, Fallbacks, Optimization
 from acceleration.int8 import has_int8_layers
 from acceleration.rounding import is_rounding
 from generation.attention import NAME, Attention, Probe, Unsupported
@@ -18,6 +19,9 @@ from generation.cache import KVCache, LayerShape, Place
 from generation.model import GenerationModel
 from generation.step import Step
 from generation.step_graphs import SIZES, StepGraphs
+
+if TYPE_CHECKING:
+    from acceleration.kernels import Kernels
 
 logger = logging.getLogger(__name__)
 
@@ -29,17 +33,28 @@ class SteppingModel:
     """The forward pass of a model over a `Step`.
 
     Args:
+        fallbacks: are told of layers and graphs that fail.
+        kernels: for attention and for layers as one program; None computes them by PyTorch.
         graphs: on a GPU, compute steps of few tokens as CUDA graphs where that can be done.
         most_wanted: the most logits that a step asks for.
 
     Raises:
         Unsupported: the model cannot be computed this way.
+        Exception: computed this way it gives other results (`DifferentResults`), or none.
     """
 
-    def __init__(self, model: GenerationModel, *, graphs: bool = False, most_wanted: int = 256) -> None:
+    def __init__(
+        self,
+        model: GenerationModel,
+        fallbacks: Fallbacks,
+        *,
+        kernels: Kernels | None = None,
+        graphs: bool = False,
+        most_wanted: int = 256,
+    ) -> None:
         self._model: Any = model.model
         self.device = model.device
-        self._kernels = model.kernels
+        self._kernels, self._fallbacks = kernels, fallbacks
         self._vocabulary = self._model.get_input_embeddings().weight.shape[0]
         parameters = signature(self._model.forward).parameters
         if "position_ids" not in parameters:
@@ -90,26 +105,26 @@ class SteppingModel:
     def _use_graphs(self, most_wanted: int, prompts: Sequence[Sequence[int]], expected: Sequence[torch.Tensor]) -> None:
         """Use graphs if the model can be captured, and then gives the same."""
         started = monotonic()
-        try:
+        graphs = None
+        with self._fallbacks.guard(Optimization.GRAPHS):
             self._graphs = StepGraphs(self._forward, self.device, tokens=max(SIZES), wanted=most_wanted)
             self._compare(prompts, expected)
-        except Exception as error:
-            self._graphs = None
-            logger.info("steps are not computed as CUDA graphs: %s", str(error).partition("\n")[0])
-            logger.debug("capturing failed", exc_info=True)
-            return
-        logger.info("steps of up to %d tokens are CUDA graphs, after %.1f s", max(SIZES), monotonic() - started)
+            graphs = self._graphs
+        self._graphs = graphs
+        if graphs is not None:
+            logger.info("steps of up to %d tokens are CUDA graphs, after %.1f s", max(SIZES), monotonic() - started)
 
     def _fuse_layers(self, prompts: Sequence[Sequence[int]], expected: Sequence[torch.Tensor]) -> None:
         """Compute all layers as one program, if that then gives the same."""
         if self._kernels is None:
             return
         # They need the compiler of kernels.
-        from acceleration.writer import use_if_same
+        from acceleration.writer import install_if_equivalent
         from generation.fused_layers import fused_layers
 
-        found = fused_layers(self._model, self.layers, self._asked, self._kernels)
-        use_if_same(found, lambda: self._compare(prompts, expected))
+        with self._fallbacks.guard(Optimization.PROGRAM):
+            found = fused_layers(self._model, self.layers, self._asked, self._kernels)
+            install_if_equivalent(found, lambda: self._compare(prompts, expected))
 
     def _prompts(self) -> list[list[int]]:
         return [[(3 + 5 * i + number) % self._vocabulary for i in range(n)] for number, n in enumerate(_LENGTHS)]
@@ -154,4 +169,4 @@ class SteppingModel:
             place.length += 1 if isinstance(tokens, int) else len(tokens)
             right.append(expected[place.index][place.length - 1])
         if not is_rounding(list(logits), right, self._model.dtype, int8=self._int8):
-            raise Unsupported("computed this way it gives other results")
+            raise DifferentResults

@@ -12,13 +12,13 @@ import torch
 import transformers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from acceleration import CompileError
 from acceleration.allocator import keep_freed_memory, large_tensors_apart
 from acceleration.cores import available_cores
+from acceleration.fallbacks import Fallbacks, Optimization, OptimizationFailed, attempt
 from acceleration.instructions import computes_int8, has_avx2
 from acceleration.packed import Tiled
 from acceleration.unpadded import without_padding
-from acceleration.weights import faster_weights
+from acceleration.weights import speed_up_weights
 from loading import LoadError
 from loading.adapter import Adapter, read_adapter
 from loading.checkpoint import Checkpoint
@@ -41,6 +41,11 @@ logger = logging.getLogger(__name__)
 
 #: Tokens that are computed together most: one text and a batch of them; one sequence, several, and some with prompts.
 _BATCH_ROWS, _STEP_ROWS = (32, 256), (1, 16, 64)
+
+#: Optimizations that change weights: where one has failed, they stay as they were loaded.
+_CHANGE_WEIGHTS = frozenset(
+    (Optimization.TRIAL, Optimization.MERGE, Optimization.INT8, Optimization.PACK, Optimization.FUSE)
+)
 
 #: Tokenizers without a limit of their own say a number like 1e30.
 _NO_LIMIT = 10**9
@@ -90,73 +95,86 @@ def load_pretrained(
     *,
     new_head: bool = False,
     reads_batches: bool = False,
+    fallbacks: Fallbacks | None = None,
 ) -> Pretrained:
     """Load model and tokenizer of a checkpoint; on a CPU, with weights in the form that it computes fastest with.
+
+    An optimization that raises, or changes the model's results, is left out with a warning.
 
     Args:
         auto_class: the AutoModel class of the task.
         begun: the compiler of its kernels, if it is at work already.
         new_head: go on, with a warning, if the checkpoint has no weights for the task's head.
         reads_batches: the model will read batches that are padded on the right, and may compute them without that.
+        fallbacks: are told of optimizations that fail.
 
     Raises:
         LoadError: one sentence for every failure that `from_pretrained` has.
     """
     warn_of_unused_pipeline(checkpoint.folder, settings)
+    fallbacks = Fallbacks(settings.name) if fallbacks is None else fallbacks
+    # With everything, then without what has failed: once without kernels, and once with the weights as they are.
+    while True:
+        try:
+            with large_tensors_apart():
+                return _load_optimized(auto_class, checkpoint, settings, new_head, reads_batches, begun, fallbacks)
+        except OptimizationFailed as error:
+            failed, reason = error.optimization, error.reason
+        # Out here nothing of that attempt is left in memory.
+        assert failed not in fallbacks.failed, f"this is a bug: {failed.doing} has failed before"
+        fallbacks.report(failed, reason)
 
-    def load(compiler: Compiler | None) -> Pretrained:
-        with large_tensors_apart():
-            return _load_accelerated(auto_class, checkpoint, settings, new_head, reads_batches, compiler)
 
-    try:
-        gpu = torch.cuda.is_available()
-        return load(begun or compiler_for(checkpoint, settings, reads_batches=reads_batches, gpu=gpu))
-    except CompileError as error:
-        logger.warning("%s: %s; it is served without those of our own, and slower.", settings.shown_uri, error)
-    # Out here nothing of the first one is left in memory.
-    return load(None)
-
-
-def _load_accelerated(
+def _load_optimized(
     auto_class: Any,
     checkpoint: Checkpoint,
     settings: ModelSettings,
     new_head: bool,
     reads_batches: bool,
-    compiler: Compiler | None,
+    begun: Compiler | None,
+    fallbacks: Fallbacks,
 ) -> Pretrained:
-    def load() -> Pretrained:
-        loaded = _load(auto_class, checkpoint, settings, new_head)
-        # While its weights are exact: eight bits would hide small differences behind their own.
-        return replace(loaded, unpadded=reads_batches and _leaves_out_padding(loaded.model, settings))
+    """Load a model with all optimizations but those that have failed.
 
-    loaded = load()
+    Raises:
+        LoadError: it cannot be loaded.
+        OptimizationFailed: a further one failed.
+    """
+    loaded = _load(auto_class, checkpoint, settings, new_head)
+    # While its weights are exact: int8 would hide small differences behind its own.
+    unpadded = reads_batches and _leaves_out_padding(loaded.model, settings, fallbacks)
+    loaded = replace(loaded, unpadded=unpadded)
     int8 = settings.quantization == "int8"
     if int8:
         _check_int8(loaded.model, settings)
-    elif not _accelerates(loaded.model, settings):
+    if not (int8 or _accelerates(loaded.model, settings)) or not _CHANGE_WEIGHTS.isdisjoint(fallbacks.failed):
         return loaded
-    # Batches have so many rows that PyTorch's operations between layers are as fast.
-    kernels = None if reads_batches else _kernels(loaded.model, compiler)
+    compiler = kernels = tiled = int8_kernels = None
+    if Optimization.KERNELS not in fallbacks.failed:
+        with attempt(Optimization.KERNELS):
+            gpu = torch.cuda.is_available()
+            compiler = begun or compiler_for(checkpoint, settings, reads_batches=reads_batches, gpu=gpu)
+            # Batches have so many rows that PyTorch's operations between layers are as fast.
+            kernels = None if reads_batches else _kernels(loaded.model, compiler)
+            tiled = _tiled(loaded.model, compiler)
+            int8_kernels = _int8_kernels(compiler) if int8 else None
     rows = _BATCH_ROWS if reads_batches else _STEP_ROWS
-    int8_kernels = _int8_kernels(compiler) if int8 else None
-    tiled = _tiled(loaded.model, compiler)
-    if faster_weights(loaded.model, rows=rows, int8=int8, kernels=kernels, tiled=tiled, int8_kernels=int8_kernels):
-        release_files(loaded.model)
-        # In bfloat16 layers are PyTorch's, and 32 texts of MiniLM took 106 ms in place of 71.
-        in_one = loaded.unpadded and loaded.model.dtype == torch.float32 and has_avx2()
-        program = _layers_as_program(loaded.model, compiler) if in_one else None
-        return replace(loaded, kernels=kernels, program=program)
-    if int8:
-        raise LoadError(f"{settings.shown_uri} does not compute in eight bits; leave out QUANTIZATION.")
-    logger.info("%s: its weights stay in PyTorch's layout, it does not compute with another", settings.shown_uri)
-    del loaded
-    return load()
+    speed_up_weights(loaded.model, rows=rows, int8=int8, kernels=kernels, tiled=tiled, int8_kernels=int8_kernels)
+    release_files(loaded.model)
+    # In bfloat16 layers are PyTorch's, and 32 texts of MiniLM took 106 ms in place of 71.
+    if not (unpadded and loaded.model.dtype == torch.float32 and has_avx2()):
+        return replace(loaded, kernels=kernels)
+    with fallbacks.guard(Optimization.PROGRAM):
+        return replace(loaded, kernels=kernels, program=_layers_as_program(loaded.model, compiler))
+    return replace(loaded, kernels=kernels)
 
 
-def _leaves_out_padding(model: PreTrainedModel, settings: ModelSettings) -> bool:
+def _leaves_out_padding(model: PreTrainedModel, settings: ModelSettings, fallbacks: Fallbacks) -> bool:
     free_to_choose = settings.acceleration and settings.attn_implementation is None
-    return free_to_choose and model.device.type == "cpu" and without_padding(model)
+    if free_to_choose and model.device.type == "cpu" and Optimization.UNPADDED not in fallbacks.failed:
+        with fallbacks.guard(Optimization.UNPADDED):
+            return without_padding(model)
+    return False
 
 
 def _accelerates(model: PreTrainedModel, settings: ModelSettings) -> bool:

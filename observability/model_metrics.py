@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -22,10 +23,12 @@ class ModelMetrics:
 
     def __init__(self, model_name: str, runner: str) -> None:
         families = _families()
+        self._model_name, self._failures = model_name, families.failures
         self._of = SimpleNamespace(
             **{
                 name: family.labels(model_name, runner) if name in _GAUGES else family.labels(model_name)
                 for name, family in vars(families).items()
+                if family is not self._failures
             }
         )
         self.ready(False)
@@ -78,6 +81,11 @@ class ModelMetrics:
         self._of.lanes.set(lanes)
         self._of.threads.set(threads or 0)
 
+    def optimizations_failed(self, names: Iterable[str]) -> None:
+        """Count optimizations that failed while the model was loaded, and that it is served without."""
+        for name in names:
+            self._failures.labels(self._model_name, name).inc()
+
     def idle(self) -> None:
         """The model does nothing, and no engine is there to say so."""
         self.waiting(0)
@@ -119,6 +127,11 @@ def _families() -> Any:
         prompt=Counter("prompt_tokens", "Tokens of what was read.", ["model_name"]),
         cached=Counter("cached_prompt_tokens", "Those of them that the prefix cache had.", ["model_name"]),
         generated=Counter("generated_tokens", "Tokens that were written.", ["model_name"]),
+        failures=Counter(
+            "optimization_failures",
+            "Optimizations that failed while the model was loaded, and that it is served without.",
+            ["model_name", "optimization"],
+        ),
         running=gauge("running_sequences", "Sequences that are being written."),
         cache=gauge("kv_cache_usage_ratio", "Which part of the memory for keys and values is in use."),
         first=histogram(

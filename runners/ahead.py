@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loading import LoadError
 from loading.architecture import resolve_task
 from loading.compiling import compiler_for
 from loading.custom_code import allowed_pipeline
@@ -13,6 +15,8 @@ from settings import WRITING_TASKS, ModelSettings
 
 if TYPE_CHECKING:
     from acceleration.compiler import Compiler
+
+logger = logging.getLogger(__name__)
 
 #: What drivers of NVIDIA's and AMD's GPUs make.
 _GPUS = Path("/dev/nvidiactl"), Path("/dev/kfd")
@@ -31,4 +35,12 @@ def begin(settings: ModelSettings) -> Compiler | None:
         return None
     settings = resolve_task(settings)
     gpu = any(device.exists() for device in _GPUS)
-    return compiler_for(fetch(settings), settings, reads_batches=settings.task not in WRITING_TASKS, gpu=gpu)
+    checkpoint = fetch(settings)
+    try:
+        return compiler_for(checkpoint, settings, reads_batches=settings.task not in WRITING_TASKS, gpu=gpu)
+    except LoadError:
+        raise
+    except Exception:
+        # It is tried again while the model is loaded, where a failure is reported.
+        logger.debug("compiling kernels did not begin", exc_info=True)
+        return None

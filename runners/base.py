@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from acceleration.fallbacks import Fallbacks
 from batching.lanes import Parallelism
 from batching.rows import BatchLimits, Row, select_batch
 from errors import InvalidRequest, ServingError
@@ -84,6 +85,8 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
 
     def __init__(self, settings: ModelSettings, compiler: Compiler | None = None) -> None:
         self.settings, self.compiler = settings, compiler
+        #: Optimizations that the model is served without, as they failed; complete once it is warm.
+        self.fallbacks = Fallbacks(settings.name)
 
     @abstractmethod
     def load(self) -> None:

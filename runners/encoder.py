@@ -12,6 +12,7 @@ import torch
 
 from acceleration.batch_graphs import BatchGraphs, Shape, batch_graphs
 from acceleration.cores import available_cores, use_threads
+from acceleration.fallbacks import Optimization
 from batching.lanes import Parallelism
 from batching.rows import BatchLimits, Row
 from calibration.encoders import CPU_ROWS, GPU_ROWS, BatchPlan, calibrate, lanes_of
@@ -55,8 +56,9 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
     def load(self) -> None:
         self.checkpoint = fetch(self.settings)
         self.pretrained = load_pretrained(
-            self.auto_class, self.checkpoint, self.settings, self.compiler, new_head=self.new_head, reads_batches=True
-        )
+            self.auto_class, self.checkpoint, self.settings, self.compiler,
+            new_head=self.new_head, reads_batches=True, fallbacks=self.fallbacks,
+        )  # fmt: skip
 
     def warm_up(self) -> None:
         super().warm_up()
@@ -68,8 +70,10 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
             )
         elif self.settings.acceleration and self.as_it_is:
             example = self.prepare_item(Item(self.example_instance())).rows[0].inputs
-            self._graphs = batch_graphs(self.pretrained.model, example, self.pretrained.max_length)
-        self._plan = self._calibrated()
+            with self.fallbacks.guard(Optimization.GRAPHS):
+                self._graphs = batch_graphs(self.pretrained.model, example, self.pretrained.max_length)
+        with self.fallbacks.guard(Optimization.CALIBRATION):
+            self._plan = self._calibrated()
 
     def _calibrated(self) -> BatchPlan:
         """How batches are best made here, as kept from an earlier start or measured now."""
@@ -87,19 +91,20 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
         }
 
         def measure() -> BatchPlan | None:
-            plan = calibrate(
-                self.forward,
-                self.prepare_item(Item(self.example_instance())).rows[0],
-                self._usual,
-                rows=CPU_ROWS if model.device.type == "cpu" else GPU_ROWS,
-                lanes=lanes,
-                seconds=seconds,
-                longest=self.pretrained.max_length,
-            )
-            if self.pretrained.program is not None:
-                # Larger batches were tried than will ever come.
-                self.pretrained.program.forget()
-            return plan
+            try:
+                return calibrate(
+                    self.forward,
+                    self.prepare_item(Item(self.example_instance())).rows[0],
+                    self._usual,
+                    rows=CPU_ROWS if model.device.type == "cpu" else GPU_ROWS,
+                    lanes=lanes,
+                    seconds=seconds,
+                    longest=self.pretrained.max_length,
+                )
+            finally:
+                if self.pretrained.program is not None:
+                    # Larger batches were tried than will ever come.
+                    self.pretrained.program.forget()
 
         return KeptPlans(self.settings.storage_cache).find_or_measure(BatchPlan, key, measure) or self._usual
 

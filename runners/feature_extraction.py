@@ -81,7 +81,10 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
         self.checkpoint = fetch(self.settings)
         self.embedding = read_sentence_embedding(self.checkpoint.folder)
         self._choose_defaults()
-        loaded = load_pretrained(self._auto_class(), self.checkpoint, self.settings, self.compiler, reads_batches=True)
+        loaded = load_pretrained(
+            self._auto_class(), self.checkpoint, self.settings, self.compiler,
+            reads_batches=True, fallbacks=self.fallbacks,
+        )  # fmt: skip
         self.pretrained = _encoder_alone(loaded, self.embedding.max_length)
 
     @property

@@ -105,9 +105,11 @@ class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]
 
     def load(self) -> None:
         self.checkpoint = fetch(self.settings)
-        self.pretrained = load_pretrained(self.auto_class, self.checkpoint, self.settings, self.compiler)
+        self.pretrained = load_pretrained(
+            self.auto_class, self.checkpoint, self.settings, self.compiler, fallbacks=self.fallbacks
+        )
         self.model = GenerationModel(self.pretrained)
-        self.decoder = create_decoder(self.model, self.settings)
+        self.decoder = create_decoder(self.model, self.settings, self.fallbacks)
         if self.settings.attn_implementation is not None and isinstance(self.decoder, ContinuousDecoder):
             # Batches that start together would heed it, and lose far more than any attention gains.
             logger.warning(

@@ -20,8 +20,8 @@ from runners.ahead import begin
 from runners.base import Chosen, Item
 from runners.engines import Engine, engine_for
 from runners.loaded import LoadedModel
-from runners.registry import create_runner
 from runners.signature import Signature
+from runners.start import start_runner
 from settings import ModelSettings
 from transport.listener import StreamListener
 from transport.messages import ModelState
@@ -215,9 +215,9 @@ class ModelHost:
 
         adopt_libraries()
         prepare_torch(self._settings)
-        runner = create_runner(self._settings, begun.result())
-        runner.load()
-        runner.warm_up()
+        runner = start_runner(self._settings, begun.result())
+        if self._metrics is not None:
+            self._metrics.optimizations_failed(runner.fallbacks.failed)
         leave_out_what_is_here()
         give_back_memory()
         give_back_library_pages()

@@ -72,7 +72,8 @@ def test_a_model_that_looks_at_its_own_numbers_is_computed_as_it_is(tmp_path: Pa
     model.classifier.register_forward_pre_hook(look)
     example = runner.prepare_item(Item(CORPUS[0])).rows[0].inputs
     before = runner.predict([Item(text) for text in CORPUS])
-    assert batch_graphs(model, example, 64) is None
+    with pytest.raises(RuntimeError):
+        batch_graphs(model, example, 64)
     runner._graphs = None
     for answer, right in zip(runner.predict([Item(text) for text in CORPUS]), before, strict=True):
         assert [entry["score"] for entry in answer] == pytest.approx([entry["score"] for entry in right], abs=1e-4)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from batching.lanes import Parallelism
 from batching.rows import BatchLimits
@@ -36,7 +37,20 @@ def test_another_processor_or_version_measures_anew(tmp_path: Path, monkeypatch:
     assert kept.find(BatchPlan, {}) == _PLAN
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b'{"limits": 1}', b"\xff"])
+def test_a_plan_that_no_batch_can_be_made_by_is_not_kept(tmp_path: Path) -> None:
+    kept = KeptPlans(tmp_path)
+    with pytest.raises(ValidationError):
+        kept.find_or_measure(BatchPlan, {}, lambda: BatchPlan(BatchLimits(0, 160), Parallelism()))
+    assert kept.find(BatchPlan, {}) is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"", b"{", b'{"limits": 1}', b"\xff",
+        b'{"limits":{"max_rows":4,"max_tokens":160,"padded":false},"parallelism":{"lanes":0}}',
+    ],
+)  # fmt: skip
 def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, damage: bytes) -> None:
     kept = KeptPlans(tmp_path)
     kept.keep(_PLAN, {})

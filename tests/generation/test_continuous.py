@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from acceleration.fallbacks import Fallbacks
 from batching.rows import BatchLimits
 from generation.cache import KVCache
 from generation.continuous import ContinuousDecoder
@@ -29,7 +30,7 @@ class Bench:
     def __init__(self, pretrained: Pretrained, *, budget: int = 4096, rows: int = 8, tokens: int = 64) -> None:
         self.model = GenerationModel(pretrained)
         pretrained.model.set_attn_implementation("sdpa")
-        stepping = SteppingModel(self.model)
+        stepping = SteppingModel(self.model, Fallbacks("test"), kernels=self.model.kernels)
         self.cache = KVCache(stepping.layers, budget=budget, slab_tokens=512, max_rows=rows, longest=CONTEXT)
         self.decoder = ContinuousDecoder(self.model, stepping, self.cache, BatchLimits(rows, tokens))
         self.told: list[list[Sequence]] = []

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from acceleration.fallbacks import Fallbacks, Optimization
 from generation.takeover import SteppingModel
 from runners.base import Item
 from runners.text_generation import TextGenerationRunner
@@ -51,5 +52,7 @@ def test_a_model_that_looks_at_its_own_numbers_is_computed_as_it_is(tmp_path: Pa
 
     model.get_output_embeddings().register_forward_pre_hook(look)
     model.set_attn_implementation("sdpa")
-    assert not SteppingModel(runner.model, graphs=True).has_graphs
+    fallbacks = Fallbacks("test")
+    assert not SteppingModel(runner.model, fallbacks, kernels=runner.model.kernels, graphs=True).has_graphs
+    assert fallbacks.failed == [Optimization.GRAPHS]
     assert runner.predict(ITEMS) == expected

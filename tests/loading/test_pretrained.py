@@ -337,4 +337,4 @@ def test_a_model_whose_kernels_cannot_be_compiled_is_served_without_them(
         torch.testing.assert_close(loaded.model(**inputs).logits, expected.model(**inputs).logits)
     assert loaded.kernels is None
     if computes_tiles():
-        assert "kernels cannot be compiled: the compiler ended with 1; it is served without" in caplog.text
+        assert "kernels cannot be compiled: the compiler ended with 1" in caplog.text

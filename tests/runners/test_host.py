@@ -10,11 +10,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
+from acceleration.fallbacks import Optimization
 from errors import InferenceFailed, ModelNotReady
 from loading import LoadError
+from observability.model_metrics import ModelMetrics
 from runners.host import ModelHost
 from settings import ModelSettings
 from tests.scripted import ScriptedRunner
@@ -48,7 +51,7 @@ class Storage:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Have a host make its runners here."""
-        monkeypatch.setattr("runners.host.create_runner", self.runner)
+        monkeypatch.setattr("runners.start.create_runner", self.runner)
         monkeypatch.setattr("runners.host.begin", lambda _: None)
 
     @property
@@ -178,6 +181,26 @@ def test_unloading_while_the_model_is_loaded_waits_for_that(storage: Storage) ->
         assert storage.living == []
 
     _scenario(steps, "loading")
+
+
+def test_optimizations_that_failed_are_counted(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fallen(ScriptedRunner):
+        def load(self) -> None:
+            self.fallbacks.report(Optimization.PACK, "no reason")
+
+    monkeypatch.setattr("runners.start.create_runner", lambda *_: Fallen())
+    metrics = create_autospec(ModelMetrics, instance=True)
+
+    async def scenario() -> None:
+        settings = ModelSettings(storage_uri="nowhere", task="text-classification", model_name="x")
+        host = ModelHost(settings, metrics=metrics)
+        running = asyncio.create_task(host.run())
+        await _until(host, "ready")
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(scenario())
+    metrics.optimizations_failed.assert_called_once_with([Optimization.PACK])
 
 
 @pytest.mark.parametrize(("kind", "reason"), [(LoadError, "no such file"), (RuntimeError, "something unforeseen")])

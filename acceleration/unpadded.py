@@ -149,6 +149,11 @@ def without_padding(model: PreTrainedModel) -> bool:
     previous = model.config._attn_implementation
     try:
         expected = outputs(model)
+    except Exception:
+        # Some classifiers take no batch without a padding token in their config.
+        logger.debug("padding is computed: the model does not compute a plain batch", exc_info=True)
+        return False
+    try:
         setattr(parent, name, UnpaddedLayers(layers))
         model.set_attn_implementation(NAME)
         compare(outputs(model), expected, model.dtype)

@@ -18,12 +18,18 @@ class Row(Generic[InputsT]):
     Attributes:
         inputs: what the model reads, in the form of the task's runner.
         length: cost in tokens before padding.
-        key: rows share a batch only if their keys are equal (for example equal generation parameters).
+        key: rows share a batch only if their keys are equal (for example equal pooling); the runner may read it.
+        group: likewise, for what the model itself cannot compute together, such as rows of different lengths.
     """
 
     inputs: InputsT
     length: int
     key: Hashable = None
+    group: Hashable = None
+
+    def shares_batch(self, other: Row[InputsT]) -> bool:
+        """Return whether both rows may be computed in one batch."""
+        return self.key == other.key and self.group == other.group
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,7 @@ def select_batch(rows: Sequence[Row[InputsT]], limits: BatchLimits) -> list[int]
     oldest = rows[0]
     if not limits.padded:
         return _first_that_fit(rows, limits)
-    alike = sorted((i for i, row in enumerate(rows) if row.key == oldest.key), key=lambda i: rows[i].length)
+    alike = sorted((i for i, row in enumerate(rows) if row.shares_batch(oldest)), key=lambda i: rows[i].length)
     low = alike.index(0)
     high = low + 1
     while high - low < limits.max_rows:
@@ -79,7 +85,7 @@ def _first_that_fit(rows: Sequence[Row[InputsT]], limits: BatchLimits) -> list[i
     picked: list[int] = []
     tokens = 0
     for index, row in enumerate(rows):
-        if row.key != rows[0].key:
+        if not row.shares_batch(rows[0]):
             continue
         tokens += row.length
         if picked and (tokens > limits.max_tokens or len(picked) == limits.max_rows):

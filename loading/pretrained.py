@@ -259,10 +259,6 @@ def _load(auto_class: Any, checkpoint: Checkpoint, settings: ModelSettings, new_
     elif settings.device_map is None:
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     model.eval()
-    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if getattr(model.config, "pad_token_id", None) is None:
-        model.config.pad_token_id = tokenizer.pad_token_id
     return Pretrained(model, tokenizer, _max_length(model, tokenizer, settings.max_model_len))
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, ClassVar, TypeVar
+from functools import cached_property
+from threading import Lock
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from acceleration.batch_graphs import BatchGraphs, Shape, batch_graphs
 from acceleration.cores import available_cores, use_threads
@@ -22,7 +26,13 @@ from loading.checkpoint import Checkpoint
 from loading.pretrained import Pretrained, load_pretrained
 from loading.storage import fetch
 from runners.base import Item, Job, Runner
+from runners.company import Company, find_company
+from runners.padding import Padding
 from runners.parameters import Parameters
+from settings import ModelSettings
+
+if TYPE_CHECKING:
+    from acceleration.compiler import Compiler
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +59,13 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
 
     checkpoint: Checkpoint
     pretrained: Pretrained
-    _padding_changes_answers = False
+    _company = Company.ANY
     _graphs: BatchGraphs | None = None
     _plan: BatchPlan | None = None
+
+    def __init__(self, settings: ModelSettings, compiler: Compiler | None = None) -> None:
+        super().__init__(settings, compiler)
+        self._one_at_a_time = Lock()
 
     def load(self) -> None:
         self.checkpoint = fetch(self.settings)
@@ -61,24 +75,36 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
         )  # fmt: skip
 
     def warm_up(self) -> None:
-        super().warm_up()
-        self._padding_changes_answers = not self._ignores_padding()
-        if self._padding_changes_answers:
+        self._company = self._found_company()
+        if self._company is not Company.ANY:
             logger.warning(
-                "%s reads padding as text: only texts of equal length share a batch",
-                self.settings.shown_uri,
-            )
+                "%s gives other answers for rows that are padded: a row shares a batch with %s",
+                self.settings.shown_uri, self._company.value,
+            )  # fmt: skip
         elif self.settings.acceleration and self.as_it_is:
-            example = self.prepare_item(Item(self.example_instance())).rows[0].inputs
             with self.fallbacks.guard(Optimization.GRAPHS):
+                example = self.prepare_item(Item(self.example_instance())).rows[0].inputs
                 self._graphs = batch_graphs(self.pretrained.model, example, self.pretrained.max_length)
         with self.fallbacks.guard(Optimization.CALIBRATION):
             self._plan = self._calibrated()
+        super().warm_up()
+
+    def _found_company(self) -> Company:
+        model = self.pretrained.model
+        company = find_company(
+            self.outputs,
+            self.prepare_item(Item(self.example_instance())).rows[0],
+            special=frozenset(self.pretrained.tokenizer.all_special_ids),
+            longest=self.pretrained.max_length,
+            # Without padding, rows were compared in float32 when the model was loaded.
+            exact=model.dtype == torch.float32 and not self.pretrained.unpadded and self.settings.quantization is None,
+        )
+        return Company.EQUAL if company is Company.ANY and self._switching else company
 
     def _calibrated(self) -> BatchPlan:
         """How batches are best made here, as kept from an earlier start or measured now."""
         seconds = self.settings.calibration_seconds
-        if not seconds or self._padding_changes_answers:
+        if not seconds or self._company is not Company.ANY:
             return self._usual
         lanes = self._lanes
         model = self.pretrained.model
@@ -121,25 +147,24 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
     @property
     def _lanes(self) -> Sequence[tuple[int, int | None]]:
         """Numbers of lanes among which is chosen, with the threads of each; the usual one first."""
-        if not self.settings.acceleration or self.pretrained.model.device.type != "cpu":
+        if not self.settings.acceleration or self.pretrained.model.device.type != "cpu" or self._switching:
             return [(1, None)]
         return lanes_of(self.settings.torch_threads or available_cores(self.settings.cpus))
 
     def prepare_item(self, item: Item) -> Job[Encoding, ContextT]:
         job = super().prepare_item(item)
-        if not self._padding_changes_answers:
-            return job
-        return replace(job, rows=[replace(row, key=(row.key, row.length)) for row in job.rows])
+        return replace(job, rows=[replace(row, group=self._group_of(row)) for row in job.rows])
 
-    def _ignores_padding(self) -> bool:
-        """Whether a row's output is the same beside a longer one; FNet, ConvBERT and Funnel mix padding in."""
-        row = self.prepare_item(Item(self.example_instance())).rows[0]
-        longer = replace(row, inputs={name: values * 2 for name, values in row.inputs.items()})
-        alone = self.run_model([row])[0][0].float()
-        beside = self.run_model([row, longer])[0][0].float()
-        # Rounding of the smallest precisions stays under this; a model that reads padding is far above it.
-        same = beside.shape[0] >= alone.shape[0] and torch.dist(alone, beside[: len(alone)]) <= 0.1 * alone.norm()
-        return bool(same)
+    def _group_of(self, row: Row[Encoding]) -> Hashable:
+        """What rows must have in common to share a batch, apart from their key."""
+        if self._company is Company.NONE:
+            return object()  # equal to no other
+        length = row.length if self._company is Company.EQUAL else None
+        return length, self.count_marks(row.inputs["input_ids"])
+
+    def count_marks(self, token_ids: Sequence[int]) -> int:
+        """Count tokens that must be equally many in all rows of a batch; 0 for most models."""
+        return 0
 
     @property
     def limits(self) -> BatchLimits:
@@ -167,19 +192,51 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
         length = max(len(row.inputs["input_ids"]) for row in rows)
         graphs = self._graphs if self._graphs is not None and rows[0].inputs.keys() == self._graphs.names else None
         shape = graphs.shape(len(rows), length) if graphs is not None else None
-        inputs = {name: self._padded(name, rows, shape or (len(rows), length)) for name in rows[0].inputs}
+        pad = self._padding.token_for(rows)
+        inputs = {name: self._padded(name, rows, shape or (len(rows), length), pad) for name in rows[0].inputs}
         if graphs is None or shape is None:
-            return model(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
+            with self._as_loaded():
+                compute = self._padding.model_for(len(rows), pad)
+                return compute(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
         output = graphs.compute(inputs)
         return type(output)(**{name: tensor[: len(rows)] for name, tensor in output.items()})
 
-    def _padded(self, name: str, rows: Sequence[Row[Encoding]], shape: Shape) -> torch.Tensor:
+    def outputs(self, rows: Sequence[Row[Encoding]]) -> Iterable[Any]:
+        """What answers are made of, to be compared: the model's outputs, the most important first."""
+        return self.run_model(rows).to_tuple()  # type: ignore[no-any-return]
+
+    @cached_property
+    def _padding(self) -> Padding:
+        return Padding(self.pretrained.model, self.pretrained.tokenizer)
+
+    @cached_property
+    def _switching(self) -> list[Any]:
+        """Modules that change for good how they attend, when a short text comes, as BigBird's do."""
+        return [
+            module
+            for module in self.pretrained.model.modules()
+            if isinstance(module, PreTrainedModel)
+            and hasattr(module, "set_attention_type")
+            and module.config.attention_type == "block_sparse"
+        ]
+
+    @contextmanager
+    def _as_loaded(self) -> Iterator[None]:
+        """Compute with a model in the state in which it was loaded, whatever earlier requests were."""
+        if not self._switching:
+            yield
+            return
+        with self._one_at_a_time:
+            for module in self._switching:
+                module.set_attention_type("block_sparse")
+            yield
+
+    def _padded(self, name: str, rows: Sequence[Row[Encoding]], shape: Shape, pad: int) -> torch.Tensor:
         """A batch of a shape, filled up with the first row if need be.
 
         The tokenizer's own `pad` takes 17 times as long, and no other thread runs then.
         """
-        tokenizer = self.pretrained.tokenizer
-        fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}.get(name)
+        fill = {"input_ids": pad, "token_type_ids": self.pretrained.tokenizer.pad_token_type_id}.get(name)
         batch = np.full(shape, fill or 0)
         for padded, row in zip(batch, rows, strict=False):
             values = row.inputs[name]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +63,19 @@ class _Context:
     details: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Vectors:
+    """Vectors that a model gives.
+
+    Attributes:
+        size: values of each.
+        of: what they stand for: one each of the tokens, one of the whole text, or another number of parts of it.
+    """
+
+    size: int
+    of: Literal["tokens", "parts", "text"]
+
+
 class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Context, npt.NDArray[np.float32]]):
     """The answer is a float32 array: (1, tokens, hidden) for tokens, (hidden,) for a text.
 
@@ -89,7 +103,7 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
 
     @property
     def signature(self) -> Signature:
-        size: int = self.pretrained.model.config.hidden_size
+        size = self._vectors.size
         if self.pooling == "none":
             outputs: tuple[Tensor, ...] = (Tensor(ANSWER.name, "FP32", (-1, -1, size)), ATTENTION_MASK)
         else:
@@ -100,9 +114,20 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
     def defaults(self) -> dict[str, Any]:
         return {"truncation": self.settings.truncates_texts}
 
+    @cached_property
+    def _vectors(self) -> _Vectors:
+        """The model's vectors, as it gives them for an example."""
+        encoding = self._encoding(self.example, pooled=False, truncation=True)
+        states: torch.Tensor = self.run_model([Row(encoding, len(encoding["input_ids"]))])[0]
+        one_a_token = states.dim() == 3 and states.shape[1] == len(encoding["input_ids"])
+        return _Vectors(states.shape[-1], "tokens" if one_a_token else "parts" if states.dim() == 3 else "text")
+
     def prepare(self, instance: Any, parameters: FeatureExtractionParameters) -> Job[Encoding, _Context]:
         pooling = parameters.pooling or self.pooling
         pooled = pooling != "none"
+        if pooled and self._vectors.of != "tokens":
+            has = "one vector for the text" if self._vectors.of == "text" else "fewer vectors than tokens"
+            raise InvalidRequest(f"parameters.pooling: this model gives {has}, which cannot be pooled; leave it out")
         if parameters.normalize and not pooled:
             raise InvalidRequest(
                 "parameters.normalize: the vectors of tokens are not normalized; set parameters.pooling to mean, cls, "
@@ -146,6 +171,9 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
     def forward(self, rows: Sequence[Row[Encoding]]) -> Sequence[npt.NDArray[np.float32]]:
         # The first output is the hidden state of the last layer, whatever it is called.
         states = self.run_model(rows)[0].float()
+        if self._vectors.of != "tokens":
+            # Rows of one length, or alone: none of it is padding.
+            return [part.cpu().numpy().copy() for part in states]
         tokens = [states[number, : row.length] for number, row in enumerate(rows)]
         pooling = rows[0].key
         if pooling == "none":
@@ -169,7 +197,7 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
         Source: https://arxiv.org/abs/2205.13147; models say so in config.json, as vLLM reads it.
         """
         config = self.pretrained.model.config
-        size: int = config.hidden_size
+        size = self._vectors.size
         if not pooled:
             raise InvalidRequest("parameters.dimensions: only the vector of a text is cut; set parameters.pooling")
         if wanted == size:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -40,6 +41,20 @@ class _Context:
     target_ids: list[int] | None
 
 
+class _Masks(threading.local):
+    """Where the masks are in the batch that a thread computes."""
+
+    def __init__(self) -> None:
+        self.wanted: tuple[torch.Tensor, tuple[int, int]] | None = None
+
+    def select(self, _: torch.nn.Module, inputs: tuple[Any, ...]) -> Any:
+        """Pick the masks' hidden states from those of all tokens."""
+        (hidden,) = inputs
+        if self.wanted is None or hidden.shape[:-1] != self.wanted[1]:
+            return inputs
+        return hidden[tuple(self.wanted[0].to(hidden.device))]
+
+
 class FillMaskRunner(EncoderRunner[FillMaskParameters, _Context, npt.NDArray[np.float32]]):
     """The answer is a list of `{"score", "token", "token_str", "sequence"}`, best first; a list for each of several."""
 
@@ -51,6 +66,11 @@ class FillMaskRunner(EncoderRunner[FillMaskParameters, _Context, npt.NDArray[np.
         super().load()
         if self.pretrained.tokenizer.mask_token_id is None:
             raise LoadError(f"the tokenizer of {self.settings.shown_uri} has no mask token: it cannot do fill-mask.")
+        # One hook for all lanes: hooks of two batches that are computed at a time would see each other's states.
+        self._masks = _Masks()
+        layer: Any = self.pretrained.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        if layer is not None:
+            layer.register_forward_pre_hook(self._masks.select)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -82,11 +102,14 @@ class FillMaskRunner(EncoderRunner[FillMaskParameters, _Context, npt.NDArray[np.
 
     def forward(self, rows: Sequence[Row[Encoding]]) -> Sequence[npt.NDArray[np.float32]]:
         positions = [self._mask_positions(row.inputs) for row in rows]
-        flat = [(number, position) for number, found in enumerate(positions) for position in found]
-        logits = self._logits_at(rows, flat).float().cpu().numpy()
+        logits = self._logits_at(rows, positions).float().cpu().numpy()
         ends = np.cumsum([len(found) for found in positions])
         # Copies, because a slice would keep the scores of the whole batch alive.
         return [part.copy() for part in np.split(logits, ends[:-1])]
+
+    def outputs(self, rows: Sequence[Row[Encoding]]) -> Iterable[Any]:
+        """Logits of each row's first mask: those of all tokens would take hundreds of megabytes."""
+        return [self._logits_at(rows, [self._mask_positions(row.inputs)[:1] for row in rows])]
 
     def finish(self, job: Job[Encoding, _Context], outputs: Sequence[npt.NDArray[np.float32]]) -> Any:
         context = job.context
@@ -136,26 +159,18 @@ class FillMaskRunner(EncoderRunner[FillMaskParameters, _Context, npt.NDArray[np.
         return None if token == tokenizer.unk_token_id and word != tokenizer.unk_token else token
 
     @torch.inference_mode()
-    def _logits_at(self, rows: Sequence[Row[Encoding]], flat: list[tuple[int, int]]) -> torch.Tensor:
-        """Logits (masks, vocabulary) at (row, position) pairs.
+    def _logits_at(self, rows: Sequence[Row[Encoding]], positions: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Logits (masks, vocabulary) at positions of each row.
 
         The layer that spreads a hidden state over the vocabulary is a fifth of BERT's work and nearly all of its
         memory, so it is handed the masks' hidden states alone. Heads that do not pass theirs through that layer in the
         usual shape (rows, tokens, hidden) compute all positions, and the masks' are picked afterwards.
         """
-        index = torch.tensor(flat).T
-        shape = (len(rows), max(row.length for row in rows))
-
-        def only_masks(_: torch.nn.Module, inputs: tuple[Any, ...]) -> Any:
-            (hidden,) = inputs
-            return hidden[tuple(index.to(hidden.device))] if hidden.shape[:-1] == shape else inputs
-
-        model: Any = self.pretrained.model
-        layer = model.get_output_embeddings()
-        hook = layer.register_forward_pre_hook(only_masks) if layer is not None else None
+        index = torch.tensor([(number, place) for number, found in enumerate(positions) for place in found]).T
+        shape = len(rows), max(row.length for row in rows)
+        self._masks.wanted = index, shape
         try:
             logits: torch.Tensor = self.run_model(rows).logits
         finally:
-            if hook is not None:
-                hook.remove()
+            self._masks.wanted = None
         return logits if logits.dim() == 2 else logits[tuple(index.to(logits.device))]

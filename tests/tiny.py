@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,13 @@ DECODER: dict[str, Any] = {
 }  # fmt: skip
 
 
-def wordpiece_tokenizer(max_length: int = 64) -> PreTrainedTokenizerFast:
-    """A cased BERT tokenizer.
+def wordpiece_tokenizer(max_length: int = 64, more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """A cased BERT tokenizer, with `more` words behind its own.
 
     Its vocabulary was trained on CORPUS once and is kept: the trainer breaks ties differently in every process.
     """
     words = (Path(__file__).parent / "wordpiece_vocab.txt").read_text(encoding="utf-8").splitlines()
-    vocabulary = {word: number for number, word in enumerate(words)}
+    vocabulary = {word: number for number, word in enumerate(dict.fromkeys([*words, *more]))}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

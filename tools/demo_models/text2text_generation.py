@@ -25,17 +25,7 @@ TENS = words("zero ten twenty thirty forty fifty sixty seventy eighty ninety")
 
 def train(models: Path) -> Trained:
     """Learn from six numbers in seven; test on the others."""
-    tokenizer = make_tokenizer()
-    special: dict[str, Any] = {
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "decoder_start_token_id": tokenizer.pad_token_id,
-    }
-    config = T5Config(
-        vocab_size=len(tokenizer), d_model=96, d_kv=24, d_ff=256, num_layers=2, num_heads=4, dropout_rate=0.0, **special
-    )
-    model: Any = T5ForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(**special)  # type: ignore[no-untyped-call]
+    model, tokenizer = untrained()
 
     def encode(numbers: Sequence[int]) -> Mapping[str, torch.Tensor]:
         inputs = tokenizer([PROMPT.format(number) for number in numbers], padding=True, return_tensors="pt")
@@ -51,6 +41,21 @@ def train(models: Path) -> Trained:
         texts = tokenizer.batch_decode(model.generate(**inputs, max_new_tokens=20), skip_special_tokens=True)
         right += [text == in_words(number) for text, number in zip(texts, batch, strict=True)]
     return Trained(model, tokenizer, share(right), f"{len(test)} unseen numbers below a million")
+
+
+def untrained(**changes: Any) -> tuple[Any, PreTrainedTokenizerFast]:
+    """The model with random weights, and its tokenizer; the config may be changed."""
+    tokenizer = make_tokenizer()
+    special: dict[str, Any] = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "decoder_start_token_id": tokenizer.pad_token_id,
+    }
+    sizes = {"d_model": 96, "d_kv": 24, "d_ff": 256, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
+    config = T5Config(**{"vocab_size": len(tokenizer), **sizes, **special, **changes})
+    model: Any = T5ForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(**special)  # type: ignore[no-untyped-call]
+    return model, tokenizer
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

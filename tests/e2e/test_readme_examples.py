@@ -1,0 +1,96 @@
+"""Promise: README's commands start the server, and its examples are answered as it prints; `make readme-test`.
+
+The models are the real ones, which `make demo` brings. `tests/readme.py` says which examples cannot be run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import orjson
+import pytest
+
+from tests.documents import their_models
+from tests.e2e.checkpoints import text_classification
+from tests.e2e.server import SERVED, SETTLED, Server
+from tests.loading import fake_hub
+from tests.readme import FROM_HUB, MODELS_OF, PATH, REQUESTS, Example, assert_printed
+
+pytestmark = [pytest.mark.readme, pytest.mark.xdist_group("readme")]
+
+#: How far fractions may be from those that README prints: where a model is trained on another processor, rounding grows
+#: with every step of the training; where it is fetched, only a forward pass differs.
+TRAINED, FETCHED = 0.02, 1e-4
+
+
+class ByCommand(Server):
+    """The server that a command starts, with the settings that a reader has."""
+
+    def __init__(self, command: str, variables: Mapping[str, str]) -> None:
+        self._line = command
+        super().__init__({**variables, "PATH": PATH}, bento=None)
+
+    def _command(self, arguments: Sequence[str]) -> Sequence[str]:
+        as_readers_have_it = ["--unset=TORCH_NUM_THREADS", "--unset=CALIBRATION_SECONDS"]
+        port = [f"PORT={self.port}", f"BENTOML_PORT={self.port}"]
+        return ["env", *as_readers_have_it, *port, "bash", "-c", self._line]
+
+
+@contextmanager
+def _started(command: str, models: int, variables: Mapping[str, str] | None = None) -> Iterator[ByCommand]:
+    server = ByCommand(command, variables or {})
+    try:
+        server.wait_for(SETTLED, times=models, timeout=300)
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def server(request: pytest.FixtureRequest) -> Iterator[ByCommand]:
+    """Started by the command that is the parameter; one at a time."""
+    with _started(request.param, len(MODELS_OF[request.param])) as server:
+        yield server
+
+
+@pytest.mark.parametrize("server", MODELS_OF, indirect=True)
+def test_examples_are_answered_as_readme_prints(
+    server: ByCommand, request: pytest.FixtureRequest, subtests: pytest.Subtests
+) -> None:
+    models = MODELS_OF[request.node.callspec.params["server"]]
+    for example in REQUESTS:
+        if (uri := models.get(str(example.model))) is not None:
+            with subtests.test(example.code):
+                said = example.run(server.port)
+                assert said.strip()
+                if example.printed:
+                    assert_printed(example.printed, said, TRAINED if uri.startswith(".models/demo-") else FETCHED)
+
+
+def _said_to_try(server: Server) -> list[Example]:
+    """The commands that a start ends in; fails if a model is not served."""
+    log = "\n".join(server.log)
+    assert server.count(SERVED) == server.count(SETTLED), log
+    return [Example("bash", command) for command in re.findall(rf"{SERVED}\n(curl .*)", log)]
+
+
+@pytest.mark.parametrize("server", MODELS_OF, indirect=True)
+def test_a_start_ends_in_requests_that_are_answered(server: ByCommand) -> None:
+    for example in _said_to_try(server):
+        assert "predictions" in orjson.loads(example.run()), example.code
+
+
+@pytest.mark.parametrize("command", sorted(FROM_HUB))
+def test_a_command_finds_its_model_in_a_hub(tmp_path: Path, command: str) -> None:
+    with fake_hub.serving() as hub, their_models(tmp_path, hub) as variables:
+        name = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"
+        hub.add(name, text_classification(tmp_path / "classifier"))
+        if "serve" not in command:
+            assert "ner-model" in Example("bash", command).run(variables=variables)
+            return
+        with _started(command, 1, variables) as server:
+            (example,) = _said_to_try(server)
+            assert "predictions" in orjson.loads(example.run())

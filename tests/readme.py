@@ -1,0 +1,183 @@
+"""README's examples, by how each is tested: what is run, what cannot be and why; and what equals a printed answer."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from markdown_it import MarkdownIt
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+#: The virtual environment comes first, as README has it activated.
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
+@dataclass(frozen=True)
+class Example:
+    """What a reader can run, or look at.
+
+    Attributes:
+        language: what its block says of itself, or nothing.
+        code: one command of a shell, or all of another block.
+        printed: what the comments behind it say is printed; `…` is anything.
+    """
+
+    language: str
+    code: str
+    printed: str = ""
+
+    @property
+    def model(self) -> str | None:
+        """The model that it asks for."""
+        named = re.search(r"/models/([\w.-]+)|\bmodel=\"([\w.-]+)\"", self.code)
+        return named and (named[1] or named[2])
+
+    @property
+    def body(self) -> str:
+        """What curl sends."""
+        words = shlex.split(self.code)
+        return words[words.index("-d") + 1]
+
+    def run(self, port: int | None = None, variables: Mapping[str, str] | None = None) -> str:
+        """Run it as it stands, but for the port; what it prints.
+
+        Raises:
+            AssertionError: it failed; what it said is shown.
+        """
+        code = self.code.replace("localhost:3000", f"localhost:{port}")
+        command = ["bash", "-c", code] if self.language == "bash" else [sys.executable, "-c", code]
+        environment = {"PATH": PATH, **(variables or {})}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, f"{code}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+
+def examples_of(text: str) -> list[Example]:
+    """The commands of blocks in bash, and all other blocks as they are."""
+    found: list[Example] = []
+    for token in MarkdownIt().parse(text):
+        if token.type in ("fence", "code_block"):
+            language = token.info.strip()
+            if language == "bash":
+                found += _commands(token.content)
+            else:
+                found.append(_block(language, token.content))
+    return found
+
+
+def _commands(block: str) -> list[Example]:
+    commands: list[tuple[str, list[str]]] = []
+    for line in block.replace("\\\n", "\0").splitlines():
+        if line.startswith("#"):
+            commands[-1][1].append(line)
+        elif line:
+            # A comment behind a command is for readers.
+            commands.append((re.sub(r"\s+# [^'\"]*$", "", line).replace("\0", "\\\n"), []))
+    return [Example("bash", code, _printed(comments)) for code, comments in commands]
+
+
+def _block(language: str, code: str) -> Example:
+    lines = code.splitlines(keepends=True)
+    comments: list[str] = []
+    while language == "python" and lines[-1].startswith("#"):
+        comments.insert(0, lines.pop().rstrip("\n"))
+    return Example(language, "".join(lines), _printed(comments))
+
+
+def _printed(comments: Sequence[str]) -> str:
+    """What comments say; an answer's line that is indented goes on with the one before it."""
+    return "\n".join(comment.removeprefix("# ") for comment in comments).replace("\n  ", " ")
+
+
+EXAMPLES = examples_of(README)
+
+
+def names_in(config: str) -> Mapping[str, str]:
+    """Where the models of a configuration are, by the names under which they are served."""
+    documents = yaml.safe_load_all((ROOT / config).read_text(encoding="utf-8"))
+    return {each["metadata"]["name"]: each["spec"]["predictor"]["huggingface"]["storageUri"] for each in documents}
+
+
+#: The commands after which README's requests are sent, and what each serves.
+QUICKSTART, DEMO = "make serve", "make serve RUNTIME_CONFIG=configs/demo.yaml"
+MODELS_OF = {QUICKSTART: names_in("configs/quickstart.yaml"), DEMO: names_in("configs/demo.yaml")}
+
+#: Sent to the servers of those commands.
+REQUESTS = [each for each in EXAMPLES if each.language == "python" or each.code.startswith("curl ")]
+
+#: Commands that fetch models from a hub; one on this machine has small models under their names.
+FROM_HUB = {
+    "make serve STORAGE_URI=hf://distilbert/distilbert-base-uncased-finetuned-sst-2-english TASK=text-classification",
+    "RUNTIME_CONFIG=configs/ner-model.yaml bentoml serve",
+    "bentoml serve --arg config=configs/ner-model.yaml",
+    "python -m check configs/ner-model.yaml",
+}
+
+#: Why the others are not run beside them, by how they begin.
+NOT_RUN = {
+    "make test": "it is what runs the tests",
+    "make build": "tests/package/test_bento.py builds a Bento, in a home of its own",
+    "bentoml serve hugging_face_runtime:latest": "tests/package/test_bento.py serves a Bento from an empty folder",
+    "bentoml containerize": "needs Docker; `make image-test` has the image built by buildah",
+    "docker run -p 3000:3000 -e STORAGE_URI=hf": "needs Docker; `make image-test` runs the image",
+    "docker run -p 3000:3000 -e STORAGE_URI=… --read-only": "needs Docker; `make image-test` runs the image so",
+    "STORAGE_URI=hf://owner/model TASK=… docker compose": "needs Docker; tests/deployment/test_compose.py",
+    "kubectl create secret generic api-keys": "needs a cluster; tests/deployment/test_kubernetes.py",
+    "kubectl create secret generic hf-token": "needs a cluster; tests/deployment/test_kubernetes.py",
+    "kubectl apply -k deployment/kubernetes": "needs a cluster; tests/deployment/test_kubernetes.py",
+    "kubectl apply -f deployment/kserve": "needs a cluster; tests/deployment/test_kserve.py",
+    "spec:": "needs a cluster; tests/test_readme.py finds it in the example that tests/deployment/test_kserve.py reads",
+    "2026-11-24T09:12:31+0000 [INFO]": "lines of a log; tests/observability/test_access_log.py, tests/e2e/test_logs.py",
+    "POST /v1/models/{name}:predict ": "spans of a trace; tests/e2e/test_traces.py",
+    "client ──": "a drawing of the modules",
+}
+
+_NUMBER = r"-?\d++(?:\.\d++)?(?:[eE][+-]?\d++)?"
+_TOKEN = re.compile(
+    r'"(?:[^"\\]|\\.)*"|(?P<fraction>-?\d+\.\d+(?:[eE][+-]?\d+)?)|… (?P<count>\d+) numbers|…|[\w-]+|\S', re.ASCII
+)
+
+
+def assert_printed(printed: str, said: str, tolerance: float) -> None:
+    """Compare what is said with what was printed.
+
+    Texts, names and whole numbers are equal, fractions within the tolerance. `…` is anything, in a text or outside;
+    `… 384 numbers` is the rest of a list of that many.
+
+    Raises:
+        AssertionError: they differ.
+    """
+    parts: list[str] = []
+    fractions: list[float] = []
+    in_list = 0
+    for token in _TOKEN.finditer(printed):
+        if token["fraction"]:
+            fractions.append(float(token["fraction"]))
+            parts.append(f"({_NUMBER})")
+            in_list += 1
+        elif token["count"]:
+            parts.append(rf"{_NUMBER}(?:\s*,\s*{_NUMBER}){{{int(token['count']) - in_list - 1}}}")
+        elif token[0] == "…":
+            parts.append(".*")
+        else:
+            in_list = 0 if token[0] == "[" else in_list
+            parts.append(re.escape(token[0]).replace("…", '[^"]*'))
+    found = re.fullmatch(r"\s*".join(["", *parts, ""]), said, re.DOTALL)
+    both = f"README prints\n{printed}\nand the answer is\n{said}"
+    assert found, both
+    for expected, number in zip(fractions, found.groups(), strict=True):
+        assert abs(float(number) - expected) <= tolerance, f"{number} in place of {expected}: {both}"
+
+
+def why_not_run(example: Example) -> Sequence[str]:
+    """The reasons that are listed; one at most makes sense."""
+    return [reason for beginning, reason in NOT_RUN.items() if example.code.startswith(beginning)]

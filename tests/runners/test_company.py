@@ -137,7 +137,7 @@ def test_a_model_of_one_vector_for_a_text_answers_it_whole_and_refuses_to_pool(t
     config = DPRConfig(vocab_size=len(tokenizer), **{n: v for n, v in _SMALL.items() if n in DPRConfig().to_dict()})
     save(tmp_path, DPRQuestionEncoder, config, tokenizer)
     runner: Any = start_runner(ModelSettings(storage_uri=str(tmp_path), task="feature-extraction"))
-    plain: Any = DPRQuestionEncoder.from_pretrained(tmp_path).eval()
+    plain: Any = DPRQuestionEncoder.from_pretrained(tmp_path)
     for text, answer in zip(CORPUS, runner.predict([Item(text) for text in CORPUS]), strict=True):
         with torch.inference_mode():
             right = plain(**tokenizer(text, return_tensors="pt")).pooler_output
@@ -161,7 +161,7 @@ def test_size_and_number_of_vectors_are_those_that_the_model_gives(tmp_path: Pat
     base.auto_class = FunnelBaseModel
     base.load()
     base.warm_up()
-    plain: Any = FunnelBaseModel.from_pretrained(tmp_path / "funnel").eval()
+    plain: Any = FunnelBaseModel.from_pretrained(tmp_path / "funnel")
     for text, parts in zip(CORPUS, base.predict([Item(text) for text in CORPUS]), strict=True):
         with torch.inference_mode():
             right = plain(**tokenizer(text, return_tensors="pt"))[0].numpy()

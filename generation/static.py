@@ -27,6 +27,10 @@ from observability.origin import about
 logger = logging.getLogger(__name__)
 
 
+#: Lengths of prompts by which is found out whether a model can be given padding.
+_PROMPTS = (4, 7, 13)
+
+
 class StaticDecoder(Decoder):
     """Writes a batch to its end before it starts the next one."""
 
@@ -36,6 +40,36 @@ class StaticDecoder(Decoder):
         self._sampler = Sampler(model)
         self._waiting: list[Sequence] = []
         self._running = 0
+        self._can_pad = model.can_pad and self._ignores_padding()
+
+    def _ignores_padding(self) -> bool:
+        """Return whether sequences of other lengths move no logits, by trying.
+
+        BART's decoder and XLNet, for example, count positions from the start of a row, padding included.
+        """
+        longest = min(_PROMPTS[-1], (self._model.context or _PROMPTS[-1]) - 2)
+        known = self._model.model.get_input_embeddings().weight.shape[0]
+        prompts = [[(5 + 3 * i + n) % known for i in range(n)] for n in sorted({min(n, longest) for n in _PROMPTS})]
+        alone = [self._logits([prompt])[0] for prompt in prompts]
+        try:
+            together = self._logits(prompts)
+        except Exception:
+            logger.debug("sequences of other lengths are not computed together", exc_info=True)
+            return False
+        tolerance = 1e-4 if self._model.model.dtype == torch.float32 else 0.1
+        # Not a number is not less than anything.
+        return all(
+            bool(torch.dist(row, right) <= tolerance * right.norm()) for row, right in zip(together, alone, strict=True)
+        )
+
+    @torch.inference_mode()
+    def _logits(self, prompts: Rows[list[int]]) -> torch.Tensor:
+        """Logits of the first new token of each, shape (prompts, vocabulary)."""
+        options: dict[str, Any] = {"num_beams": 1, "do_sample": False, "return_dict_in_generate": True}
+        config = _config(max_new_tokens=1, output_logits=True, **options)
+        logits: torch.Tensor = self._model.model.generate(**self._padded(prompts), generation_config=config).logits[0]
+        finite = logits.float()
+        return finite.where(finite.isfinite(), 0)
 
     @property
     def busy(self) -> bool:
@@ -73,7 +107,7 @@ class StaticDecoder(Decoder):
 
     def _key(self, request: GenerationRequest, count: int) -> Hashable:
         """Requests of equal keys can share a call, and each gets the answer it would get alone."""
-        length = None if self._model.can_pad else len(request.input_ids)
+        length = None if self._can_pad else len(request.input_ids)
         limit = self._model.rope_limit
         if limit is not None and len(request.input_ids) + request.max_new_tokens > limit:
             return object()  # equal to no other

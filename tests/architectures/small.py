@@ -1,0 +1,153 @@
+"""Small checkpoints of any architecture: what transformers' mappings name, and configs that make it small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import processors
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto import modeling_auto
+from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+from settings import Task
+from tests.tiny import wordpiece_tokenizer
+
+#: Tokens that a small model reads.
+CONTEXT = 160
+
+#: The AutoModel class of each task, and the mapping that names its architectures.
+CLASSES: Mapping[Task, tuple[Any, Mapping[str, Any]]] = {
+    "text-classification": (
+        AutoModelForSequenceClassification, modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    ),
+    "token-classification": (
+        AutoModelForTokenClassification, modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    ),
+    "question-answering": (
+        AutoModelForQuestionAnswering, modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+    ),
+    "fill-mask": (AutoModelForMaskedLM, modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES),
+    "feature-extraction": (AutoModel, modeling_auto.MODEL_MAPPING_NAMES),
+    "text-generation": (AutoModelForCausalLM, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+    "text2text-generation": (AutoModelForSeq2SeqLM, modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
+}  # fmt: skip
+
+#: Values of a config that make a model small, by the names that architectures have for them.
+_SMALL: dict[str, Any] = {
+    **dict.fromkeys(("hidden_size", "d_model", "dim", "n_embd", "emb_dim", "embedding_size", "n_embed"), 32),
+    **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layers", "n_layer", "encoder_layers", "decoder_layers"), 2),
+    **dict.fromkeys(("num_encoder_layers", "num_decoder_layers", "max_window_layers"), 2),
+    **dict.fromkeys(("num_attention_heads", "num_heads", "n_heads", "n_head", "encoder_attention_heads"), 4),
+    **dict.fromkeys(("decoder_attention_heads", "num_encoder_attention_heads", "num_decoder_attention_heads"), 4),
+    **dict.fromkeys(("intermediate_size", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "hidden_dim", "ffn_dim"), 64),
+    **dict.fromkeys(("n_inner", "d_inner", "moe_intermediate_size", "ffn_hidden_size"), 64),
+    **dict.fromkeys(("shared_expert_intermediate_size",), 64),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "max_encoder_position_embeddings"), CONTEXT),
+    **dict.fromkeys(("max_decoder_position_embeddings", "max_seq_len", "n_ctx"), CONTEXT),
+    **dict.fromkeys(("num_key_value_heads", "num_kv_heads", "multi_query_group_num"), 2),
+    **dict.fromkeys(("head_dim", "d_kv", "d_head", "qk_rope_head_dim", "v_head_dim", "qk_nope_head_dim"), 8),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
+    **dict.fromkeys(("num_experts_per_tok", "moe_topk", "moe_k", "top_k_experts"), 2),
+    **dict.fromkeys(("initializer_range", "init_std"), 0.2),
+    "kv_lora_rank": 8, "q_lora_rank": 8, "initializer_factor": 3.0, "word_embed_proj_dim": 32,
+}  # fmt: skip
+
+#: What single architectures need beside that, to be small or whole.
+_CHANGES: Mapping[str, Mapping[str, Any]] = {
+    "big_bird": {"block_size": 4, "num_random_blocks": 1},
+    "bigbird_pegasus": {"block_size": 4, "num_random_blocks": 1},
+    "convbert": {"conv_kernel_size": 9},
+    "funnel": {"block_sizes": [1, 1], "num_decoder_layers": 1},
+    "led": {"attention_window": 8},
+    "longformer": {"attention_window": 8},
+    "xlnet": {"d_head": 8},
+    "transfo-xl": {},
+}
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer with all special tokens that some architecture needs."""
+    made = wordpiece_tokenizer(CONTEXT)
+    made.bos_token, made.eos_token = "[CLS]", "[SEP]"
+    return made
+
+
+@cache
+def architectures(task: Task) -> tuple[str, ...]:
+    """Model types that transformers maps for a task, and has a tokenizer of text for."""
+    _, mapping = CLASSES[task]
+    return tuple(sorted(kind for kind in mapping if TOKENIZER_MAPPING_NAMES.get(kind) and _is_text_alone(kind)))
+
+
+def small_config(model_type: str, task: Task) -> Any:
+    """A config of few and narrow layers.
+
+    Raises:
+        Exception: whatever the config's class says of that.
+    """
+    known = AutoConfig.for_model(model_type).to_dict()
+    words = tokenizer()
+    changes: dict[str, Any] = {name: value for name, value in _SMALL.items() if name in known}
+    changes |= {
+        "vocab_size": len(words), "pad_token_id": words.pad_token_id, "eos_token_id": words.eos_token_id,
+        "bos_token_id": words.bos_token_id, **_CHANGES.get(model_type, {}),
+    }  # fmt: skip
+    if task in ("text-classification", "token-classification"):
+        changes["num_labels"] = 3
+    if known.get("is_encoder_decoder"):
+        changes["decoder_start_token_id"] = words.bos_token_id
+    return AutoConfig.for_model(model_type, **changes)
+
+
+def save_small(folder: Path, model_type: str, task: Task) -> Path:
+    """Write a small checkpoint with fixed random weights.
+
+    Raises:
+        Exception: the architecture cannot be built so.
+    """
+    config = small_config(model_type, task)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = CLASSES[task][0].from_config(config)
+    model.save_pretrained(folder)
+    made = tokenizer()
+    if model_type in ("longformer", "led"):
+        # A pair has three separators, as RoBERTa's has.
+        backend: Any = made.backend_tokenizer
+        backend.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
+    if not _takes(model, "token_type_ids"):
+        made.model_input_names = ["input_ids", "attention_mask"]
+    made.save_pretrained(folder)
+    return folder
+
+
+def _takes(model: Any, name: str) -> bool:
+    return name in model.forward.__code__.co_varnames
+
+
+def _is_text_alone(model_type: str) -> bool:
+    try:
+        return not AutoConfig.for_model(model_type).sub_configs
+    except Exception:
+        return False
+
+
+def every() -> Iterator[tuple[Task, str]]:
+    """Each task with each of its architectures."""
+    return ((task, kind) for task in CLASSES for kind in architectures(task))

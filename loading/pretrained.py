@@ -23,8 +23,10 @@ from loading import LoadError
 from loading.adapter import Adapter, read_adapter
 from loading.checkpoint import Checkpoint
 from loading.compiling import compiler_for
+from loading.computed_weights import computed_weights
 from loading.custom_code import warn_of_unused_pipeline
 from loading.failures import explained
+from loading.files import has_vocabulary
 from loading.gguf_files import read_once
 from loading.memory import check_fits, dtype_name
 from loading.quantization import quantization, release_files
@@ -46,6 +48,8 @@ _BATCH_ROWS, _STEP_ROWS = (32, 256), (1, 16, 64)
 _CHANGE_WEIGHTS = frozenset(
     (Optimization.TRIAL, Optimization.MERGE, Optimization.INT8, Optimization.PACK, Optimization.FUSE)
 )
+
+_TOKENIZER_CONFIG = "tokenizer_config.json"
 
 #: Tokenizers without a limit of their own say a number like 1e30.
 _NO_LIMIT = 10**9
@@ -293,10 +297,13 @@ def _load_tokenizer(checkpoint: Checkpoint, settings: ModelSettings) -> PreTrain
     tokenizer = AutoTokenizer.from_pretrained(
         checkpoint.folder, gguf_file=checkpoint.gguf_file, trust_remote_code=settings.trust_remote_code
     )
-    files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
-    if checkpoint.gguf_file is None and not any((checkpoint.folder / file).is_file() for file in files if file):
+    # Some read bytes or characters, and need no file. Others count their config as a file of the vocabulary.
+    files = {file for file in tokenizer.vocab_files_names.values() if file and file != _TOKENIZER_CONFIG}
+    if checkpoint.gguf_file is None and files and not has_vocabulary(checkpoint.folder, files):
         # transformers would go on with an empty vocabulary and answer nonsense.
-        raise LoadError(f"{settings.shown_uri} has no tokenizer files ({', '.join(sorted(files))}).")
+        raise LoadError(
+            f"{settings.shown_uri} has no tokenizer files ({', '.join(sorted({'tokenizer.json', *files}))})."
+        )
     # Padding is done once for a whole batch, from rows tokenized alone: not what the warning warns of.
     tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
     return tokenizer
@@ -326,8 +333,13 @@ def _check_direction(model: PreTrainedModel, settings: ModelSettings) -> None:
 
 
 def _check_weights(model: PreTrainedModel, missing: set[str], new_head: bool, settings: ModelSettings) -> None:
-    """A weight that the checkpoint lacks is random: refuse, unless only an unused or a new head is concerned."""
+    """Refuse a model with random weights, which it has where the checkpoint lacks some; but not for an unused head.
+
+    Nor for a new one, or for weights that the model computes by itself.
+    """
     missing = {key for key in missing if not key.split(".", 1)[-1].startswith("pooler.") and "pooler." not in key}
+    if missing and isinstance(model, PreTrainedModel):
+        missing -= computed_weights(model, missing)
     if not missing:
         return
     shown = ", ".join(sorted(missing)[:3])

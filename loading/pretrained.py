@@ -28,6 +28,7 @@ from loading.custom_code import warn_of_unused_pipeline
 from loading.failures import explained
 from loading.files import has_vocabulary
 from loading.gguf_files import read_once
+from loading.lengths import reading_limit
 from loading.memory import check_fits, dtype_name
 from loading.quantization import quantization, release_files
 from loading.storage import fetch
@@ -50,9 +51,6 @@ _CHANGE_WEIGHTS = frozenset(
 )
 
 _TOKENIZER_CONFIG = "tokenizer_config.json"
-
-#: Tokenizers without a limit of their own say a number like 1e30.
-_NO_LIMIT = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +261,7 @@ def _load(auto_class: Any, checkpoint: Checkpoint, settings: ModelSettings, new_
     elif settings.device_map is None:
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     model.eval()
-    return Pretrained(model, tokenizer, _max_length(model, tokenizer, settings.max_model_len))
+    return Pretrained(model, tokenizer, reading_limit(model, tokenizer, settings.max_model_len))
 
 
 def _fetch_base(adapter: Adapter, settings: ModelSettings) -> Checkpoint:
@@ -354,25 +352,3 @@ def _check_weights(model: PreTrainedModel, missing: set[str], new_head: bool, se
         f"{settings.shown_uri} lacks weights that {type(model).__name__} needs ({shown}): "
         f"it was not made for {settings.task}; choose another TASK or model."
     )
-
-
-def _max_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int | None:
-    limits = [tokenizer.model_max_length, wanted or _NO_LIMIT]
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        limits.append(positions - _reserved_positions(model, positions))
-    smallest = min(limits)
-    return smallest if smallest < _NO_LIMIT else None
-
-
-def _reserved_positions(model: PreTrainedModel, positions: int) -> int:
-    """RoBERTa and its kin count positions from behind the padding index, so their last ones cannot be reached."""
-    for name, module in model.named_modules():
-        if (
-            name.endswith("position_embeddings")
-            and isinstance(module, torch.nn.Embedding)
-            and module.num_embeddings == positions
-            and module.padding_idx is not None
-        ):
-            return module.padding_idx + 1
-    return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence as Rows
 from typing import Any, ClassVar, Literal
 
@@ -9,6 +10,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
 from errors import InvalidRequest
 from generation.request import GenerationRequest, Written
+from loading.lengths import writing_limit
 from runners.base import Job
 from runners.generation import GenerationParameters, GenerationRunner
 from runners.parameters import token_ids
@@ -34,6 +36,9 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
         super().load()
         self._languages = _languages(self.pretrained.tokenizer)
         self._own_src_lang = getattr(self.pretrained.tokenizer, "src_lang", None)
+        # Tokens that may be written: all that the decoder can read, without its start.
+        limit = writing_limit(self.pretrained.model)
+        self._room = max(limit - 1, 1) if limit is not None else sys.maxsize
 
     def prepare(self, instance: Any, parameters: Text2TextGenerationParameters) -> Job[GenerationRequest, bool]:
         target = self._language(parameters.tgt_lang, "tgt_lang")
@@ -44,8 +49,7 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
         else:
             raise InvalidRequest("must be a string or a list of token ids")
         wanted = self.wanted_tokens(parameters, 1, "the decoder's start")
-        room = _decoder_positions(self.pretrained.model.config, wanted + 1) - 1
-        rows = self.rows(input_ids, min(wanted, room), parameters, forced_bos_token_id=target)
+        rows = self.rows(input_ids, min(wanted, self._room), parameters, forced_bos_token_id=target)
         return Job(rows, parameters.details)
 
     def finish(self, job: Job[GenerationRequest, bool], outputs: Rows[Written]) -> Any:
@@ -108,11 +112,3 @@ def _languages(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     tokens = of_m2m100 or {code: code for code in of_mbart or of_nllb}
     ids = {code: tokenizer.convert_tokens_to_ids(token) for code, token in tokens.items()}
     return {code: i for code, i in ids.items() if isinstance(i, int) and i != tokenizer.unk_token_id}
-
-
-def _decoder_positions(config: Any, otherwise: int) -> int:
-    """Tokens that the decoder can read, its start included."""
-    for name in ("max_decoder_position_embeddings", "max_position_embeddings"):
-        if isinstance(positions := getattr(config, name, None), int) and positions > 1:
-            return positions
-    return otherwise

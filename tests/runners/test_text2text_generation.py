@@ -16,11 +16,17 @@ from transformers import (
     AutoTokenizer,
     BartConfig,
     BartForConditionalGeneration,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
+    LEDConfig,
+    LEDForConditionalGeneration,
     M2M100Config,
     M2M100ForConditionalGeneration,
     M2M100Tokenizer,
     MBart50Tokenizer,
     NllbTokenizer,
+    ProphetNetConfig,
+    ProphetNetForConditionalGeneration,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -30,7 +36,7 @@ from loading import LoadError
 from runners.base import Item
 from runners.text2text_generation import Text2TextGenerationRunner
 from settings import ModelSettings
-from tests.tiny import CORPUS, byte_level_tokenizer, save, with_generation_config
+from tests.tiny import CORPUS, bert_config, byte_level_tokenizer, save, with_generation_config, wordpiece_tokenizer
 
 POSITIONS = 64
 SMALL: dict[str, Any] = {
@@ -185,6 +191,69 @@ def test_a_text_longer_than_the_encoder_is_refused_with_both_lengths_unless_trun
     expected = oracle(text, truncation=True, max_new_tokens=20)[0]
     assert _answer(runner, text, truncation=True) == expected
     assert _answer(_runner(folder, truncation=True), text) == expected
+
+
+def _led(folder: Path) -> Path:
+    tokenizer = byte_level_tokenizer(10**30)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    options = {name: value for name, value in SMALL.items() if name != "max_position_embeddings"}
+    config = LEDConfig(
+        **options, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, bos_token_id=0, eos_token_id=0,
+        decoder_start_token_id=0, max_encoder_position_embeddings=POSITIONS, max_decoder_position_embeddings=24,
+        attention_window=16,
+    )  # fmt: skip
+    return save(folder, LEDForConditionalGeneration, config, tokenizer)
+
+
+def _bert2bert(folder: Path) -> Path:
+    tokenizer = wordpiece_tokenizer(10**30)
+    decoder = bert_config(tokenizer, is_decoder=True, add_cross_attention=True, max_position_embeddings=24)
+    config = EncoderDecoderConfig.from_encoder_decoder_configs(bert_config(tokenizer), decoder)
+    config.decoder_start_token_id, config.eos_token_id = tokenizer.cls_token_id, tokenizer.sep_token_id
+    config.pad_token_id = tokenizer.pad_token_id
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = EncoderDecoderModel(config=config)
+    model.generation_config.decoder_start_token_id = tokenizer.cls_token_id
+    model.generation_config.eos_token_id = tokenizer.sep_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _prophetnet(folder: Path) -> Path:
+    tokenizer = wordpiece_tokenizer(10**30)
+    config = ProphetNetConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_encoder_layers=1, num_decoder_layers=1, encoder_ffn_dim=64,
+        decoder_ffn_dim=64, num_encoder_attention_heads=2, num_decoder_attention_heads=2,
+        max_position_embeddings=POSITIONS, pad_token_id=0, bos_token_id=2, decoder_start_token_id=2, eos_token_id=3,
+    )  # fmt: skip
+    return save(folder, ProphetNetForConditionalGeneration, config, tokenizer)
+
+
+@pytest.mark.parametrize("make", [_led, _bert2bert, _prophetnet])
+def test_positions_are_found_wherever_a_config_has_them(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    folder = make(tmp_path)
+    runner, oracle = _runner(folder), Oracle(folder)
+    limit = runner.pretrained.max_length
+    assert limit is not None
+    text = "a " * (4 * POSITIONS)
+    length = len(oracle.tokenizer(text)["input_ids"])
+    _invalid(_answer(runner, text), f"{length} tokens", f"reads {limit}")
+    inputs = oracle.tokenizer(text, truncation=True, max_length=limit, return_tensors="pt")
+    with torch.inference_mode():
+        (out,) = oracle.model.generate(inputs["input_ids"], max_new_tokens=5)
+    assert _answer(runner, text, truncation=True, max_new_tokens=5) == oracle.tokenizer.decode(out, True)
+    # As long an answer as the decoder has positions for, whatever is asked for.
+    least = 20
+    (answer,) = runner.predict([Item("a", {"max_new_tokens": 10**6, "min_new_tokens": least, "details": True})])
+    assert answer[0]["generated_tokens"] >= least
+
+
+def test_the_operator_may_have_a_model_without_positions_read_more_than_its_tokenizer_says(t5: Path) -> None:
+    text = " ".join(CORPUS)
+    assert _answer(_runner(t5, max_model_len=1000), text) == Oracle(t5)(text, max_new_tokens=20)[0]
 
 
 def test_an_empty_text_is_refused_where_it_has_no_token(runner_of_t5: Text2TextGenerationRunner) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from collections.abc import Sequence as Rows
 from typing import Any, ClassVar, Literal
 
@@ -35,6 +36,7 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
     def load(self) -> None:
         super().load()
         self._languages = _languages(self.pretrained.tokenizer)
+        self._codes = _codes(self._languages)
         self._own_src_lang = getattr(self.pretrained.tokenizer, "src_lang", None)
         # Tokens that may be written: all that the decoder can read, without its start.
         limit = writing_limit(self.pretrained.model)
@@ -42,6 +44,7 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
 
     def prepare(self, instance: Any, parameters: Text2TextGenerationParameters) -> Job[GenerationRequest, bool]:
         target = self._language(parameters.tgt_lang, "tgt_lang")
+        forced = self._languages[target] if target is not None else None
         if isinstance(instance, list) and instance:
             input_ids = self._fitted(token_ids(instance, self.model.vocabulary), parameters.truncation)
         elif isinstance(instance, str):
@@ -49,7 +52,7 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
         else:
             raise InvalidRequest("must be a string or a list of token ids")
         wanted = self.wanted_tokens(parameters, 1, "the decoder's start")
-        rows = self.rows(input_ids, min(wanted, self._room), parameters, forced_bos_token_id=target)
+        rows = self.rows(input_ids, min(wanted, self._room), parameters, forced_bos_token_id=forced)
         return Job(rows, parameters.details)
 
     def finish(self, job: Job[GenerationRequest, bool], outputs: Rows[Written]) -> Any:
@@ -61,8 +64,7 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
     def _tokens(self, text: str, parameters: Text2TextGenerationParameters) -> list[int]:
         tokenizer: Any = self.pretrained.tokenizer
         limit = self.pretrained.max_length
-        self._language(parameters.src_lang, "src_lang")
-        source = parameters.src_lang or self._own_src_lang
+        source = self._language(parameters.src_lang, "src_lang") or self._own_src_lang
         if self._languages and tokenizer.src_lang != source:  # the item before may have left another one behind
             tokenizer.src_lang = source
         cut = parameters.truncation and limit is not None
@@ -83,8 +85,8 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
             )
         return input_ids
 
-    def _language(self, code: str | None, name: str) -> int | None:
-        """The token of a language.
+    def _language(self, code: str | None, name: str) -> str | None:
+        """The code of a language as the model has it.
 
         Raises:
             InvalidRequest: the model knows no languages by name, or not this one.
@@ -93,13 +95,15 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
             return None
         if not self._languages:
             raise InvalidRequest(f"parameters.{name}: this model has no language codes")
-        if code not in self._languages:
+        if code in self._languages:
+            return code
+        if (known := self._codes.get(_plain(code))) is None:
             some = ", ".join(sorted(self._languages)[:5])
             raise InvalidRequest(
                 f"parameters.{name}: '{code[:40]}' is none of the model's {len(self._languages)} languages, "
                 f"which are {some}{' and others' * (len(self._languages) > 5)}"
             )
-        return self._languages[code]
+        return known
 
 
 def _languages(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
@@ -112,3 +116,18 @@ def _languages(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     tokens = of_m2m100 or {code: code for code in of_mbart or of_nllb}
     ids = {code: tokenizer.convert_tokens_to_ids(token) for code, token in tokens.items()}
     return {code: i for code, i in ids.items() if isinstance(i, int) and i != tokenizer.unk_token_id}
+
+
+def _codes(languages: Iterable[str]) -> dict[str, str]:
+    """Other names of languages, and their codes: `python` of `__python__`, `en` of `en_XX`; none that could be two."""
+    claims: dict[str, set[str]] = {}
+    for code in languages:
+        for name in (_plain(code), _plain(code).split("_")[0]):
+            claims.setdefault(name, set()).add(code)
+    # What a code is in full goes before what another one begins with.
+    whole = {_plain(code): code for code in languages}
+    return {name: codes.pop() for name, codes in claims.items() if len(codes) == 1} | whole
+
+
+def _plain(code: str) -> str:
+    return code.strip("_").replace("-", "_").casefold()

@@ -25,6 +25,7 @@ from transformers import (
     M2M100Tokenizer,
     MBart50Tokenizer,
     NllbTokenizer,
+    PLBartTokenizer,
     ProphetNetConfig,
     ProphetNetForConditionalGeneration,
     T5Config,
@@ -332,13 +333,19 @@ def _mbart50(folder: Path) -> Any:
     return MBart50Tokenizer(vocab=[(token, -1.0) for token in ["<unk>", "<s>", "</s>", *_letters()]])
 
 
-def _m2m100(folder: Path) -> Any:
+def _pieces() -> bytes:
+    """A model of sentencepiece."""
     model = BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS), model_writer=model, vocab_size=90, model_type="char", minloglevel=2
     )
-    pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    (folder / "spm.model").write_bytes(model.getvalue())
+    return model.getvalue()
+
+
+def _m2m100(folder: Path) -> Any:
+    model = _pieces()
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+    (folder / "spm.model").write_bytes(model)
     tokens = ["<s>", "<pad>", "</s>", "<unk>", *(pieces.id_to_piece(i) for i in range(3, len(pieces)))]
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
     return M2M100Tokenizer(str(folder / "vocab.json"), str(folder / "spm.model"))
@@ -382,3 +389,46 @@ def test_languages_are_those_of_the_item_and_unknown_ones_are_refused(
     for name in ("src_lang", "tgt_lang"):
         _invalid(_answer(runner, "Paris", **{name: "klingon"}), f"parameters.{name}: 'klingon'", "languages")
     runner.warm_up()
+
+
+def _plbart(folder: Path) -> Any:
+    (folder / "sentencepiece.bpe.model").write_bytes(_pieces())
+    return PLBartTokenizer(str(folder / "sentencepiece.bpe.model"), language_codes="multi")
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (_plbart, {"python": "__python__", "Python": "__python__", "en_XX": "__en_XX__", "en": "__en_XX__",
+                   "__java__": "__java__"}),
+        (_mbart50, {"en": "en_XX", "en-XX": "en_XX", "de": "de_DE", "FR_xx": "fr_XX"}),
+        (_m2m100, {"__en__": "en", "EN": "en"}),
+        (_nllb, {"eng": "eng_Latn", "eng-latn": "eng_Latn"}),
+    ],
+    ids=["PLBart", "mBART-50", "M2M100", "NLLB"],
+)  # fmt: skip
+def test_a_language_may_be_called_by_its_usual_name(
+    tmp_path: Path, make: Callable[[Path], Any], names: dict[str, str]
+) -> None:
+    tokenizer = make(tmp_path)
+    vocabulary = max(len(tokenizer), *getattr(tokenizer, "lang_code_to_id", {"": 0}).values()) + 1
+    config = M2M100Config(**SMALL, vocab_size=vocabulary, pad_token_id=1, bos_token_id=0, eos_token_id=2)
+    config.decoder_start_token_id = 2
+    runner = _runner(save(tmp_path / "model", M2M100ForConditionalGeneration, config, tokenizer))
+
+    def rows(source: str, target: str) -> list[tuple[list[int], int | None]]:
+        rows = runner.prepare_item(Item("Paris", {"src_lang": source, "tgt_lang": target})).rows
+        return [(row.inputs.input_ids, row.inputs.forced_bos_token_id) for row in rows]
+
+    for name, code in names.items():
+        assert rows(name, name) == rows(code, code)
+    assert len({str(rows(code, code)) for code in names.values()}) == len(set(names.values()))
+
+
+def test_a_name_that_could_be_two_languages_is_refused(tmp_path: Path) -> None:
+    vocab = {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", *_letters()])}
+    tokenizer = NllbTokenizer(vocab=vocab, merges=[], extra_special_tokens=["eng_Latn", "zho_Hans", "zho_Hant"])
+    config = M2M100Config(**SMALL, vocab_size=len(tokenizer), pad_token_id=1, bos_token_id=0, eos_token_id=2)
+    runner = _runner(save(tmp_path, M2M100ForConditionalGeneration, config, tokenizer))
+    for name in ("zho", "zh", "", "_", "latn"):
+        _invalid(_answer(runner, "Paris", tgt_lang=name), f"parameters.tgt_lang: '{name}'")

@@ -18,7 +18,8 @@ from settings import ServerSettings
 _ROOMS = ("batching", "entry", "generation", "loading", "observability", "protocols", "runners", "transport")
 #: What is printed because a setting of its own says so, whatever the level.
 _ASKED_FOR = ("observability.access_log", "protocols.payloads")
-_HIDDEN = "[hidden]"
+#: Stands where a secret was.
+HIDDEN = "[hidden]"
 
 
 def configure_logging(
@@ -78,8 +79,7 @@ class Redaction(logging.Filter):
 
     def __init__(self, secrets: Iterable[str]) -> None:
         super().__init__()
-        # The longest first, in case one contains another.
-        self.secrets = tuple(sorted(filter(None, secrets), key=len, reverse=True))
+        self.secrets = tuple(filter(None, secrets))
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let every record pass, without secrets."""
@@ -95,6 +95,12 @@ class Redaction(logging.Filter):
         return True
 
     def _clean(self, text: str) -> str:
-        for secret in self.secrets:
-            text = text.replace(secret, _HIDDEN)
-        return text
+        return hide(text, self.secrets)
+
+
+def hide(text: str, secrets: Iterable[str]) -> str:
+    """A text without secrets."""
+    # The longest first, in case one contains another.
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    return text

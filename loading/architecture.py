@@ -31,8 +31,11 @@ def task_of_architecture(config: dict[str, Any]) -> Task | None:
     if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
         return None
     name = architectures[0]
-    if name == "T5WithLMHeadModel":
+    if name in ("T5WithLMHeadModel", "EncoderDecoderModel"):
         return "text2text-generation"
+    if name.endswith("EncoderDecoderModel"):
+        # Of images or speech.
+        return None
     for suffix, task in _HEADS:
         if name.endswith(suffix):
             if suffix == "ForConditionalGeneration" and not config.get("is_encoder_decoder"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from loading import LoadError
 from loading.custom_code import allowed_pipeline
@@ -22,7 +22,16 @@ _WEIGHTS = (
 )
 
 #: What serving reads beside the weights; leaves out onnx/, tf_model.h5, flax_model.msgpack and the like.
-_SMALL_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja", "*.py", "*.tiktoken")
+_SMALL_FILES = ("*.json", "*.txt", "*.jinja", "*.py")
+
+#: Vocabularies with other endings: transformers' `vocab_files_names`, what it finds beside those, and what code of a
+#: model's own reads mostly.
+_VOCABULARIES = (
+    "*.model", "tokenizer.model.*", "*.spm", "*.codes", "*.bpe", "*.tokenizer", "*.tiktoken",
+)  # fmt: skip
+
+#: What transformers reads in place of a vocabulary that is not there, and converts.
+_INSTEAD = ("tokenizer.json", "tekken.json", "tokenizer.model.*", "tiktoken.model")
 
 
 def choose_for(settings: ModelSettings, files: Iterable[str]) -> list[str]:
@@ -76,6 +85,17 @@ def choose_weights(files: Iterable[str], gguf_file: str | None = None) -> list[s
     return ggufs
 
 
+def has_vocabulary(folder: Path, names: Iterable[str]) -> bool:
+    """Whether a folder holds a tokenizer's vocabulary.
+
+    Args:
+        names: the files that its class reads one from.
+    """
+    found = [path.name for path in folder.iterdir() if path.is_file()]
+    return any(fnmatchcase(name, pattern) for name in found for pattern in (*names, *_INSTEAD))
+
+
 def _is_small(file: str) -> bool:
     path = PurePosixPath(file)
-    return any(fnmatchcase(path.name, pattern) for pattern in _SMALL_FILES) and "onnx" not in path.parts
+    patterns = (*_SMALL_FILES, *_VOCABULARIES)
+    return any(fnmatchcase(path.name, pattern) for pattern in patterns) and "onnx" not in path.parts

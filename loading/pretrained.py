@@ -23,9 +23,12 @@ from loading import LoadError
 from loading.adapter import Adapter, read_adapter
 from loading.checkpoint import Checkpoint
 from loading.compiling import compiler_for
+from loading.computed_weights import computed_weights
 from loading.custom_code import warn_of_unused_pipeline
 from loading.failures import explained
+from loading.files import has_vocabulary
 from loading.gguf_files import read_once
+from loading.lengths import reading_limit
 from loading.memory import check_fits, dtype_name
 from loading.quantization import quantization, release_files
 from loading.storage import fetch
@@ -47,8 +50,7 @@ _CHANGE_WEIGHTS = frozenset(
     (Optimization.TRIAL, Optimization.MERGE, Optimization.INT8, Optimization.PACK, Optimization.FUSE)
 )
 
-#: Tokenizers without a limit of their own say a number like 1e30.
-_NO_LIMIT = 10**9
+_TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +261,7 @@ def _load(auto_class: Any, checkpoint: Checkpoint, settings: ModelSettings, new_
     elif settings.device_map is None:
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     model.eval()
-    return Pretrained(model, tokenizer, _max_length(model, tokenizer, settings.max_model_len))
+    return Pretrained(model, tokenizer, reading_limit(model, tokenizer, settings.max_model_len))
 
 
 def _fetch_base(adapter: Adapter, settings: ModelSettings) -> Checkpoint:
@@ -293,10 +295,13 @@ def _load_tokenizer(checkpoint: Checkpoint, settings: ModelSettings) -> PreTrain
     tokenizer = AutoTokenizer.from_pretrained(
         checkpoint.folder, gguf_file=checkpoint.gguf_file, trust_remote_code=settings.trust_remote_code
     )
-    files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
-    if checkpoint.gguf_file is None and not any((checkpoint.folder / file).is_file() for file in files if file):
+    # Some read bytes or characters, and need no file. Others count their config as a file of the vocabulary.
+    files = {file for file in tokenizer.vocab_files_names.values() if file and file != _TOKENIZER_CONFIG}
+    if checkpoint.gguf_file is None and files and not has_vocabulary(checkpoint.folder, files):
         # transformers would go on with an empty vocabulary and answer nonsense.
-        raise LoadError(f"{settings.shown_uri} has no tokenizer files ({', '.join(sorted(files))}).")
+        raise LoadError(
+            f"{settings.shown_uri} has no tokenizer files ({', '.join(sorted({'tokenizer.json', *files}))})."
+        )
     # Padding is done once for a whole batch, from rows tokenized alone: not what the warning warns of.
     tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
     return tokenizer
@@ -326,8 +331,13 @@ def _check_direction(model: PreTrainedModel, settings: ModelSettings) -> None:
 
 
 def _check_weights(model: PreTrainedModel, missing: set[str], new_head: bool, settings: ModelSettings) -> None:
-    """A weight that the checkpoint lacks is random: refuse, unless only an unused or a new head is concerned."""
+    """Refuse a model with random weights, which it has where the checkpoint lacks some; but not for an unused head.
+
+    Nor for a new one, or for weights that the model computes by itself.
+    """
     missing = {key for key in missing if not key.split(".", 1)[-1].startswith("pooler.") and "pooler." not in key}
+    if missing and isinstance(model, PreTrainedModel):
+        missing -= computed_weights(model, missing)
     if not missing:
         return
     shown = ", ".join(sorted(missing)[:3])
@@ -342,25 +352,3 @@ def _check_weights(model: PreTrainedModel, missing: set[str], new_head: bool, se
         f"{settings.shown_uri} lacks weights that {type(model).__name__} needs ({shown}): "
         f"it was not made for {settings.task}; choose another TASK or model."
     )
-
-
-def _max_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int | None:
-    limits = [tokenizer.model_max_length, wanted or _NO_LIMIT]
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        limits.append(positions - _reserved_positions(model, positions))
-    smallest = min(limits)
-    return smallest if smallest < _NO_LIMIT else None
-
-
-def _reserved_positions(model: PreTrainedModel, positions: int) -> int:
-    """RoBERTa and its kin count positions from behind the padding index, so their last ones cannot be reached."""
-    for name, module in model.named_modules():
-        if (
-            name.endswith("position_embeddings")
-            and isinstance(module, torch.nn.Embedding)
-            and module.num_embeddings == positions
-            and module.padding_idx is not None
-        ):
-            return module.padding_idx + 1
-    return 0

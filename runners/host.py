@@ -20,6 +20,7 @@ from runners.ahead import begin
 from runners.base import Chosen, Item
 from runners.engines import Engine, engine_for
 from runners.loaded import LoadedModel
+from runners.reasons import foreseen, unforeseen
 from runners.signature import Signature
 from runners.start import start_runner
 from settings import ModelSettings
@@ -162,14 +163,16 @@ class ModelHost:
         try:
             make_engine, signature, chosen = await asyncio.get_running_loop().run_in_executor(self._compute, self._make)
         except (LoadError, ServingError) as error:
-            reason = str(error)  # not the error itself: who keeps lines of a log would keep the model
+            reason = foreseen(
+                error, self._settings
+            )  # not the error itself: who keeps lines of a log would keep the model
             logger.error("model %s: %s", self._settings.name, reason)
             return reason
         except Exception as error:
-            what = f"{type(error).__name__}: {error}".splitlines()[0]
-            logger.error("model %s could not be loaded: %s (LOG_LEVEL=DEBUG shows where)", self._settings.name, what)
+            reason = unforeseen(error, self._settings)
+            logger.error("model %s could not be loaded: %s (LOG_LEVEL=DEBUG shows where)", self._settings.name, reason)
             logger.debug("where model %s could not be loaded", self._settings.name, exc_info=True)
-            return "something unforeseen; the server's log has the details"
+            return reason
         engine = make_engine(max_queue_size=self._settings.max_queue_size, compute=self._compute)
         self._model = LoadedModel(engine, signature, self._failed)
         if self._metrics is not None:

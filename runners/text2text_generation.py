@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from collections.abc import Sequence as Rows
 from typing import Any, ClassVar, Literal
 
@@ -9,6 +11,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
 from errors import InvalidRequest
 from generation.request import GenerationRequest, Written
+from loading.lengths import writing_limit
 from runners.base import Job
 from runners.generation import GenerationParameters, GenerationRunner
 from runners.parameters import token_ids
@@ -33,10 +36,15 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
     def load(self) -> None:
         super().load()
         self._languages = _languages(self.pretrained.tokenizer)
+        self._codes = _codes(self._languages)
         self._own_src_lang = getattr(self.pretrained.tokenizer, "src_lang", None)
+        # Tokens that may be written: all that the decoder can read, without its start.
+        limit = writing_limit(self.pretrained.model)
+        self._room = max(limit - 1, 1) if limit is not None else sys.maxsize
 
     def prepare(self, instance: Any, parameters: Text2TextGenerationParameters) -> Job[GenerationRequest, bool]:
         target = self._language(parameters.tgt_lang, "tgt_lang")
+        forced = self._languages[target] if target is not None else None
         if isinstance(instance, list) and instance:
             input_ids = self._fitted(token_ids(instance, self.model.vocabulary), parameters.truncation)
         elif isinstance(instance, str):
@@ -44,8 +52,7 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
         else:
             raise InvalidRequest("must be a string or a list of token ids")
         wanted = self.wanted_tokens(parameters, 1, "the decoder's start")
-        room = _decoder_positions(self.pretrained.model.config, wanted + 1) - 1
-        rows = self.rows(input_ids, min(wanted, room), parameters, forced_bos_token_id=target)
+        rows = self.rows(input_ids, min(wanted, self._room), parameters, forced_bos_token_id=forced)
         return Job(rows, parameters.details)
 
     def finish(self, job: Job[GenerationRequest, bool], outputs: Rows[Written]) -> Any:
@@ -57,8 +64,7 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
     def _tokens(self, text: str, parameters: Text2TextGenerationParameters) -> list[int]:
         tokenizer: Any = self.pretrained.tokenizer
         limit = self.pretrained.max_length
-        self._language(parameters.src_lang, "src_lang")
-        source = parameters.src_lang or self._own_src_lang
+        source = self._language(parameters.src_lang, "src_lang") or self._own_src_lang
         if self._languages and tokenizer.src_lang != source:  # the item before may have left another one behind
             tokenizer.src_lang = source
         cut = parameters.truncation and limit is not None
@@ -79,8 +85,8 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
             )
         return input_ids
 
-    def _language(self, code: str | None, name: str) -> int | None:
-        """The token of a language.
+    def _language(self, code: str | None, name: str) -> str | None:
+        """The code of a language as the model has it.
 
         Raises:
             InvalidRequest: the model knows no languages by name, or not this one.
@@ -89,13 +95,15 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
             return None
         if not self._languages:
             raise InvalidRequest(f"parameters.{name}: this model has no language codes")
-        if code not in self._languages:
+        if code in self._languages:
+            return code
+        if (known := self._codes.get(_plain(code))) is None:
             some = ", ".join(sorted(self._languages)[:5])
             raise InvalidRequest(
                 f"parameters.{name}: '{code[:40]}' is none of the model's {len(self._languages)} languages, "
                 f"which are {some}{' and others' * (len(self._languages) > 5)}"
             )
-        return self._languages[code]
+        return known
 
 
 def _languages(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
@@ -110,9 +118,16 @@ def _languages(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     return {code: i for code, i in ids.items() if isinstance(i, int) and i != tokenizer.unk_token_id}
 
 
-def _decoder_positions(config: Any, otherwise: int) -> int:
-    """Tokens that the decoder can read, its start included."""
-    for name in ("max_decoder_position_embeddings", "max_position_embeddings"):
-        if isinstance(positions := getattr(config, name, None), int) and positions > 1:
-            return positions
-    return otherwise
+def _codes(languages: Iterable[str]) -> dict[str, str]:
+    """Other names of languages, and their codes: `python` of `__python__`, `en` of `en_XX`; none that could be two."""
+    claims: dict[str, set[str]] = {}
+    for code in languages:
+        for name in (_plain(code), _plain(code).split("_")[0]):
+            claims.setdefault(name, set()).add(code)
+    # What a code is in full goes before what another one begins with.
+    whole = {_plain(code): code for code in languages}
+    return {name: codes.pop() for name, codes in claims.items() if len(codes) == 1} | whole
+
+
+def _plain(code: str) -> str:
+    return code.strip("_").replace("-", "_").casefold()

@@ -16,6 +16,7 @@ from batching.rows import Row
 from errors import InvalidRequest
 from runners.base import Job
 from runners.encoder import EncoderRunner, Encoding
+from runners.labels import label_of
 from runners.parameters import Parameters, describe
 from runners.signature import ANSWER, TEXT, Signature, Tensor
 
@@ -94,8 +95,8 @@ class TextClassificationRunner(EncoderRunner[TextClassificationParameters, _Cont
     def finish(self, job: Job[Encoding, _Context], outputs: Sequence[npt.NDArray[np.float32]]) -> Any:
         scores = _apply(job.context.function, outputs[0])
         order = np.argsort(-scores, kind="stable")[: job.context.top_k]
-        labels: Any = self.pretrained.model.config.id2label
-        return [{"label": labels[int(i)], "score": float(scores[i])} for i in order]
+        config = self.pretrained.model.config
+        return [{"label": label_of(config, int(i)), "score": float(scores[i])} for i in order]
 
     def _default_function(self) -> Literal["sigmoid", "softmax", "none"]:
         """As the pipeline chooses: the head's problem type first, then its number of labels."""

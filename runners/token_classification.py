@@ -22,6 +22,7 @@ from errors import InvalidRequest
 from loading import LoadError
 from runners.base import Job
 from runners.encoder import MAX_WINDOWS, EncoderRunner, Encoding
+from runners.labels import label_of
 from runners.parameters import Parameters
 from settings import AggregationStrategy
 
@@ -201,10 +202,10 @@ class TokenClassificationRunner(EncoderRunner[TokenClassificationParameters, _Co
         return tokens
 
     def _labelled(self, tokens: list[_Token], kept: list[int], scores: Scores) -> list[dict[str, Any]]:
-        labels: Any = self.pretrained.model.config.id2label
+        config = self.pretrained.model.config
         return [
             {
-                "entity": labels[int(best)],
+                "entity": label_of(config, int(best)),
                 "score": float(scores[index, best]),
                 "index": index,
                 "word": tokens[index].word,
@@ -218,8 +219,8 @@ class TokenClassificationRunner(EncoderRunner[TokenClassificationParameters, _Co
         """Tokens make words, which have one label each, and neighbouring words of one tag make an entity."""
         words = [n for n, token in enumerate(tokens) if n == 0 or strategy == "simple" or not token.is_subword]
         word_scores = np.stack([_WORD_SCORES[strategy](part) for part in np.split(scores, words[1:])])
-        names: Any = self.pretrained.model.config.id2label
-        labels = [names[int(best)] for best in word_scores.argmax(axis=1)]
+        config = self.pretrained.model.config
+        labels = [str(label_of(config, int(best))) for best in word_scores.argmax(axis=1)]
         values = word_scores.max(axis=1)
         begins = [n for n, label in enumerate(labels) if n == 0 or _begins_entity(label, labels[n - 1])]
         entities = []

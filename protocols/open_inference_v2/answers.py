@@ -112,5 +112,6 @@ def _field(answers: Sequence[Any], spec: Spec) -> Tensor:
     rows = [[part[spec.name] for part in answer] for answer in answers]
     shape = (len(rows), len(rows[0]))
     if spec.datatype == BYTES:
-        return Tensor(spec.name, BYTES, strings([element for row in rows for element in row]).reshape(shape))
+        # A label is a number where the model's config says so.
+        return Tensor(spec.name, BYTES, strings([str(element) for row in rows for element in row]).reshape(shape))
     return Tensor(spec.name, spec.datatype, np.array(rows, DTYPES[spec.datatype]).reshape(shape))

@@ -235,6 +235,34 @@ def test_the_maximal_length_is_the_positions_that_can_be_reached(tmp_path: Path)
             loaded.model(torch.full((1, length + 1), 7))
 
 
+@pytest.mark.parametrize("name", ["ByT5", "Canine", "Perceiver"])
+def test_a_tokenizer_of_bytes_or_characters_needs_no_vocabulary(tmp_path: Path, name: str) -> None:
+    small: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+                             "intermediate_size": 64, "max_position_embeddings": 128}  # fmt: skip
+    task: Task = "text-classification"
+    auto_class: Any = AutoModelForSequenceClassification
+    model: Any
+    match name:
+        case "ByT5":
+            model = transformers.T5ForConditionalGeneration(
+                transformers.T5Config(vocab_size=384, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4)
+            )
+            task, auto_class = "text2text-generation", AutoModelForSeq2SeqLM
+        case "Canine":
+            model = transformers.CanineForSequenceClassification(transformers.CanineConfig(**small))
+        case _:
+            config = transformers.PerceiverConfig(
+                num_latents=8, d_latents=32, d_model=32, num_blocks=1, num_self_attends_per_block=1,
+                num_self_attention_heads=2, num_cross_attention_heads=2, max_position_embeddings=128,
+            )  # fmt: skip
+            model = transformers.PerceiverForSequenceClassification(config)
+    tokenizer: Any = getattr(transformers, f"{name}Tokenizer")()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = _load(tmp_path, auto_class, task)
+    assert loaded.tokenizer("Anna")["input_ids"] == tokenizer("Anna")["input_ids"]
+
+
 def test_a_model_without_a_padding_token_pads_with_its_last_token(tmp_path: Path) -> None:
     tokenizer = byte_level_tokenizer()
     config = transformers.GPT2Config(vocab_size=len(tokenizer), n_positions=128, n_embd=32, n_layer=1, n_head=2)

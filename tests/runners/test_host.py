@@ -203,7 +203,9 @@ def test_optimizations_that_failed_are_counted(storage: Storage, monkeypatch: py
     metrics.optimizations_failed.assert_called_once_with([Optimization.PACK])
 
 
-@pytest.mark.parametrize(("kind", "reason"), [(LoadError, "no such file"), (RuntimeError, "something unforeseen")])
+@pytest.mark.parametrize(
+    ("kind", "reason"), [(LoadError, "no such file"), (RuntimeError, "RuntimeError: no such file")]
+)
 def test_a_load_that_fails_leaves_its_reason_and_nothing_else_and_may_be_tried_again(
     storage: Storage, kind: type[Exception], reason: str
 ) -> None:

@@ -16,11 +16,18 @@ from transformers import (
     AutoTokenizer,
     BartConfig,
     BartForConditionalGeneration,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
+    LEDConfig,
+    LEDForConditionalGeneration,
     M2M100Config,
     M2M100ForConditionalGeneration,
     M2M100Tokenizer,
     MBart50Tokenizer,
     NllbTokenizer,
+    PLBartTokenizer,
+    ProphetNetConfig,
+    ProphetNetForConditionalGeneration,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -30,7 +37,7 @@ from loading import LoadError
 from runners.base import Item
 from runners.text2text_generation import Text2TextGenerationRunner
 from settings import ModelSettings
-from tests.tiny import CORPUS, byte_level_tokenizer, save, with_generation_config
+from tests.tiny import CORPUS, bert_config, byte_level_tokenizer, save, with_generation_config, wordpiece_tokenizer
 
 POSITIONS = 64
 SMALL: dict[str, Any] = {
@@ -187,6 +194,69 @@ def test_a_text_longer_than_the_encoder_is_refused_with_both_lengths_unless_trun
     assert _answer(_runner(folder, truncation=True), text) == expected
 
 
+def _led(folder: Path) -> Path:
+    tokenizer = byte_level_tokenizer(10**30)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    options = {name: value for name, value in SMALL.items() if name != "max_position_embeddings"}
+    config = LEDConfig(
+        **options, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, bos_token_id=0, eos_token_id=0,
+        decoder_start_token_id=0, max_encoder_position_embeddings=POSITIONS, max_decoder_position_embeddings=24,
+        attention_window=16,
+    )  # fmt: skip
+    return save(folder, LEDForConditionalGeneration, config, tokenizer)
+
+
+def _bert2bert(folder: Path) -> Path:
+    tokenizer = wordpiece_tokenizer(10**30)
+    decoder = bert_config(tokenizer, is_decoder=True, add_cross_attention=True, max_position_embeddings=24)
+    config = EncoderDecoderConfig.from_encoder_decoder_configs(bert_config(tokenizer), decoder)
+    config.decoder_start_token_id, config.eos_token_id = tokenizer.cls_token_id, tokenizer.sep_token_id
+    config.pad_token_id = tokenizer.pad_token_id
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = EncoderDecoderModel(config=config)
+    model.generation_config.decoder_start_token_id = tokenizer.cls_token_id
+    model.generation_config.eos_token_id = tokenizer.sep_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _prophetnet(folder: Path) -> Path:
+    tokenizer = wordpiece_tokenizer(10**30)
+    config = ProphetNetConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_encoder_layers=1, num_decoder_layers=1, encoder_ffn_dim=64,
+        decoder_ffn_dim=64, num_encoder_attention_heads=2, num_decoder_attention_heads=2,
+        max_position_embeddings=POSITIONS, pad_token_id=0, bos_token_id=2, decoder_start_token_id=2, eos_token_id=3,
+    )  # fmt: skip
+    return save(folder, ProphetNetForConditionalGeneration, config, tokenizer)
+
+
+@pytest.mark.parametrize("make", [_led, _bert2bert, _prophetnet])
+def test_positions_are_found_wherever_a_config_has_them(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    folder = make(tmp_path)
+    runner, oracle = _runner(folder), Oracle(folder)
+    limit = runner.pretrained.max_length
+    assert limit is not None
+    text = "a " * (4 * POSITIONS)
+    length = len(oracle.tokenizer(text)["input_ids"])
+    _invalid(_answer(runner, text), f"{length} tokens", f"reads {limit}")
+    inputs = oracle.tokenizer(text, truncation=True, max_length=limit, return_tensors="pt")
+    with torch.inference_mode():
+        (out,) = oracle.model.generate(inputs["input_ids"], max_new_tokens=5)
+    assert _answer(runner, text, truncation=True, max_new_tokens=5) == oracle.tokenizer.decode(out, True)
+    # As long an answer as the decoder has positions for, whatever is asked for.
+    least = 20
+    (answer,) = runner.predict([Item("a", {"max_new_tokens": 10**6, "min_new_tokens": least, "details": True})])
+    assert answer[0]["generated_tokens"] >= least
+
+
+def test_the_operator_may_have_a_model_without_positions_read_more_than_its_tokenizer_says(t5: Path) -> None:
+    text = " ".join(CORPUS)
+    assert _answer(_runner(t5, max_model_len=1000), text) == Oracle(t5)(text, max_new_tokens=20)[0]
+
+
 def test_an_empty_text_is_refused_where_it_has_no_token(runner_of_t5: Text2TextGenerationRunner) -> None:
     _invalid(_answer(runner_of_t5, ""), "text is empty")
 
@@ -263,13 +333,19 @@ def _mbart50(folder: Path) -> Any:
     return MBart50Tokenizer(vocab=[(token, -1.0) for token in ["<unk>", "<s>", "</s>", *_letters()]])
 
 
-def _m2m100(folder: Path) -> Any:
+def _pieces() -> bytes:
+    """A model of sentencepiece."""
     model = BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS), model_writer=model, vocab_size=90, model_type="char", minloglevel=2
     )
-    pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    (folder / "spm.model").write_bytes(model.getvalue())
+    return model.getvalue()
+
+
+def _m2m100(folder: Path) -> Any:
+    model = _pieces()
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+    (folder / "spm.model").write_bytes(model)
     tokens = ["<s>", "<pad>", "</s>", "<unk>", *(pieces.id_to_piece(i) for i in range(3, len(pieces)))]
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
     return M2M100Tokenizer(str(folder / "vocab.json"), str(folder / "spm.model"))
@@ -313,3 +389,46 @@ def test_languages_are_those_of_the_item_and_unknown_ones_are_refused(
     for name in ("src_lang", "tgt_lang"):
         _invalid(_answer(runner, "Paris", **{name: "klingon"}), f"parameters.{name}: 'klingon'", "languages")
     runner.warm_up()
+
+
+def _plbart(folder: Path) -> Any:
+    (folder / "sentencepiece.bpe.model").write_bytes(_pieces())
+    return PLBartTokenizer(str(folder / "sentencepiece.bpe.model"), language_codes="multi")
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (_plbart, {"python": "__python__", "Python": "__python__", "en_XX": "__en_XX__", "en": "__en_XX__",
+                   "__java__": "__java__"}),
+        (_mbart50, {"en": "en_XX", "en-XX": "en_XX", "de": "de_DE", "FR_xx": "fr_XX"}),
+        (_m2m100, {"__en__": "en", "EN": "en"}),
+        (_nllb, {"eng": "eng_Latn", "eng-latn": "eng_Latn"}),
+    ],
+    ids=["PLBart", "mBART-50", "M2M100", "NLLB"],
+)  # fmt: skip
+def test_a_language_may_be_called_by_its_usual_name(
+    tmp_path: Path, make: Callable[[Path], Any], names: dict[str, str]
+) -> None:
+    tokenizer = make(tmp_path)
+    vocabulary = max(len(tokenizer), *getattr(tokenizer, "lang_code_to_id", {"": 0}).values()) + 1
+    config = M2M100Config(**SMALL, vocab_size=vocabulary, pad_token_id=1, bos_token_id=0, eos_token_id=2)
+    config.decoder_start_token_id = 2
+    runner = _runner(save(tmp_path / "model", M2M100ForConditionalGeneration, config, tokenizer))
+
+    def rows(source: str, target: str) -> list[tuple[list[int], int | None]]:
+        rows = runner.prepare_item(Item("Paris", {"src_lang": source, "tgt_lang": target})).rows
+        return [(row.inputs.input_ids, row.inputs.forced_bos_token_id) for row in rows]
+
+    for name, code in names.items():
+        assert rows(name, name) == rows(code, code)
+    assert len({str(rows(code, code)) for code in names.values()}) == len(set(names.values()))
+
+
+def test_a_name_that_could_be_two_languages_is_refused(tmp_path: Path) -> None:
+    vocab = {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", *_letters()])}
+    tokenizer = NllbTokenizer(vocab=vocab, merges=[], extra_special_tokens=["eng_Latn", "zho_Hans", "zho_Hant"])
+    config = M2M100Config(**SMALL, vocab_size=len(tokenizer), pad_token_id=1, bos_token_id=0, eos_token_id=2)
+    runner = _runner(save(tmp_path, M2M100ForConditionalGeneration, config, tokenizer))
+    for name in ("zho", "zh", "", "_", "latn"):
+        _invalid(_answer(runner, "Paris", tgt_lang=name), f"parameters.tgt_lang: '{name}'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification, pipeline
 
 from errors import InvalidRequest
+from protocols.open_inference_v2.answers import to_tensors
 from runners.base import Item
 from runners.text_classification import TextClassificationRunner
 from settings import ModelSettings
@@ -105,3 +107,26 @@ def test_a_wrong_instance_or_parameter_is_refused_by_name_and_harms_no_neighbour
     assert isinstance(wrong, InvalidRequest)
     assert named in wrong.message
     assert len(right) == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({0: 0, 1: 1}, {0, 1}),
+        ({0: "good", 1: None}, {"good", "LABEL_1"}),
+        ({0: "good", 7: "bad"}, {"good", "LABEL_1"}),
+        ({1: "good", 2: "bad"}, {"LABEL_0", "good"}),
+    ],
+    ids=["numbers", "none", "a gap", "from one on"],
+)
+def test_a_label_that_is_no_text_or_not_there_is_answered(
+    tmp_path: Path, labels: dict[int, Any], expected: set[Any]
+) -> None:
+    _checkpoint(tmp_path, num_labels=2)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "id2label": labels}))
+    runner = _runner(tmp_path)
+    (answer,) = runner.predict([Item(CORPUS[0], {"top_k": None})])
+    assert {entry["label"] for entry in answer} == expected
+    tensors = {tensor.name: tensor for tensor in to_tensors([answer], runner.signature, None)}
+    assert list(tensors["label"].values.ravel()) == [str(entry["label"]) for entry in answer]

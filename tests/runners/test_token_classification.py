@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -317,3 +318,17 @@ def test_a_tokenizer_without_offsets_gives_null_offsets_and_refuses_what_needs_t
 def test_a_default_strategy_that_the_tokenizer_cannot_serve_stops_the_start(without_offsets: Path) -> None:
     with pytest.raises(LoadError, match="AGGREGATION_STRATEGY"):
         _runner(without_offsets, aggregation_strategy="first")
+
+
+@pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max"])
+def test_labels_that_are_no_text_or_not_there_are_answered(tmp_path: Path, strategy: str) -> None:
+    labels: Any = {0: 0, 1: None, 2: 2}
+    folder = _roberta(tmp_path, _roberta_tokenizer(add_prefix_space=False))
+    config = json.loads((folder / "config.json").read_text())
+    gap = {number: labels.get(number, "x") for number in range(len(LABELS)) if number != 3}
+    (folder / "config.json").write_text(json.dumps({**config, "id2label": {**gap, 99: "far"}}))
+    runner = _runner(folder)
+    (answer,) = runner.predict([Item(CORPUS[3], {"aggregation_strategy": strategy, "ignore_labels": []})])
+    assert answer
+    found = {entry["entity" if strategy == "none" else "entity_group"] for entry in answer}
+    assert {str(label) for label in found} <= {"0", "LABEL_1", "2", "LABEL_3", "x"}

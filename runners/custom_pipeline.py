@@ -98,7 +98,7 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
         if together and len(rows) > 1:
             results = self.pipeline(instances, batch_size=len(rows), **rows[0].inputs[1])
             if isinstance(results, list) and len(results) == len(rows):
-                return [self._answer(result) for result in results]
+                return [self._answer_or_error(result) for result in results]
         return [self._one(*row.inputs) for row in rows]
 
     def finish(self, job: Job[Any, None], outputs: Sequence[Any]) -> Any:
@@ -122,8 +122,9 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
     def _one(self, instance: Any, parameters: Mapping[str, Any]) -> Any:
         try:
             if self._as_keywords(instance):
-                return self._answer(self.pipeline(**instance, **parameters))
-            return self._answer(self.pipeline(instance, **parameters))
+                result = self.pipeline(**instance, **parameters)
+            else:
+                result = self.pipeline(instance, **parameters)
         except ServingError as error:
             return error
         except (TypeError, ValueError) as error:
@@ -133,6 +134,14 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
             named = next((name for name in parameters if re.search(rf"['`]{re.escape(name)}['`]", said)), None)
             place = f"parameters.{named}: " if named is not None else ""
             return InvalidRequest(f"{place}the model's pipeline does not take it: {said}")
+        return self._answer_or_error(result)
+
+    def _answer_or_error(self, result: Any) -> Any:
+        try:
+            return self._answer(result)
+        except ServingError as error:
+            logger.error("an answer of %s cannot be sent: %s", self.settings.name, error.message)
+            return error
 
     def _as_keywords(self, instance: Any) -> bool:
         if not isinstance(instance, dict) or not self._arguments:

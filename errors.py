@@ -109,6 +109,29 @@ class InferenceFailed(ServingError):
     code = "inference_failed"
 
 
+def cannot_be_sent(error: Exception) -> InferenceFailed:
+    """The error of an item whose answer could not be encoded; it quotes nothing of the answer."""
+    said = str(error)
+    if isinstance(error, UnicodeError) or "surrogates" in said:
+        what = "half of a character"
+    elif isinstance(error, OverflowError) or "64-bit" in said:
+        what = "a whole number of more than 64 bits"
+    elif isinstance(error, RecursionError) or "Recursion limit" in said:
+        what = "too many levels"
+    elif isinstance(error, NotFinite):
+        what = "NaN or infinity"
+    else:
+        what = "what cannot be written"
+    return InferenceFailed(f"the model's answer cannot be sent: it holds {what}")
+
+
+class NotFinite(ValueError):
+    """There is a number that JSON has no form for."""
+
+    def __init__(self) -> None:
+        super().__init__("NaN or infinity")
+
+
 HTTP_STATUS: Mapping[type[ServingError], HTTPStatus] = {
     InvalidRequest: HTTPStatus.BAD_REQUEST,
     Unauthenticated: HTTPStatus.UNAUTHORIZED,

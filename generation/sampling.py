@@ -15,6 +15,9 @@ from generation.sequence import Sequence
 #: Candidates looked at first when only `top_p` bounds them: sorting a whole vocabulary takes milliseconds a row.
 _LIKELIEST = 1024
 
+#: That of a token which is next to impossible, as OpenAI has it; JSON has no infinity.
+_LEAST_LOGPROB = -9999.0
+
 
 class Sampler:
     """Chooses the next tokens of many sequences at once."""
@@ -62,6 +65,7 @@ class Sampler:
         spelled = self._model.grammars.token_bytes(token)
         text = spelled.decode(errors="replace")
         special = token in self._model.special_ids
+        logprob = max(logprob, _LEAST_LOGPROB)
         return {"token": text, "id": token, "logprob": logprob, "bytes": list(spelled), "special": special}
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
-from errors import DeadlineExceeded, ModelNotFound, ModelNotReady, ServingError
+from errors import DeadlineExceeded, InferenceFailed, ModelNotFound, ModelNotReady, ServingError
 from observability.requests import record_of
 from protocols.payloads import log_items, log_payload
 from settings import ServerSettings, Task
 from transport.messages import ModelState
 from transport.model_client import ModelClient
+
+logger = logging.getLogger(__name__)
 
 
 class Models:
@@ -140,6 +144,31 @@ def _unless_failed(
         if future.done() and not future.cancelled() and isinstance(error := future.exception(), ServingError):
             raise error.located(place(index)) if concerns_instance(error) else error
     return everything.result()
+
+
+def write(
+    answers: Sequence[Any], response: Callable[[Sequence[Any]], Response], place: Callable[[int], str]
+) -> Response:
+    """The response to a request that all of its items have been answered for.
+
+    Args:
+        response: is made of all answers, or, to find the one that is to blame, of one.
+        place: as for `infer`.
+
+    Raises:
+        InferenceFailed: an answer cannot be written; led by the place of its instance.
+    """
+    try:
+        return response(answers)
+    except InferenceFailed as error:
+        failed = error
+    logger.error("an answer cannot be written: %s", failed.message)
+    for index, answer in enumerate(answers):
+        try:
+            response([answer])
+        except InferenceFailed as error:
+            raise error.located(place(index)) from None
+    raise failed
 
 
 def concerns_instance(error: ServingError) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
+import numpy as np
 import orjson
 from starlette.responses import Response
 
-from errors import InvalidRequest
+from errors import InvalidRequest, NotFinite, cannot_be_sent
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -27,8 +29,33 @@ def read_object(body: bytes) -> dict[str, Any]:
 
 
 def encode(content: Any) -> bytes:
-    """Compact JSON."""
-    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    """Compact JSON.
+
+    Raises:
+        InferenceFailed: there is something that JSON has no form for, such as NaN or half of a character.
+    """
+    try:
+        encoded = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    except orjson.JSONEncodeError as error:
+        raise cannot_be_sent(error) from None
+    # What it writes for numbers that JSON does not have, and for None.
+    if b"null" in encoded and not _is_finite(content):
+        raise cannot_be_sent(NotFinite())
+    return encoded
+
+
+def _is_finite(value: Any) -> bool:
+    match value:
+        case float():
+            return isfinite(value)
+        case np.ndarray() | np.generic():
+            return value.dtype.kind != "f" or bool(np.isfinite(value).all())
+        case dict():
+            return all(map(_is_finite, value.values()))
+        case list() | tuple():
+            return all(map(_is_finite, value))
+        case _:
+            return True
 
 
 def finite_logprob(token: Mapping[str, Any]) -> float:

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from errors import DeadlineExceeded, InvalidRequest, NotSupported, RequestTooLarge, ServingError
 from protocols.body import read_body
 from protocols.cloud_events import read_event, render_event
-from protocols.inference import Models, infer
+from protocols.inference import Models, infer, write
 from protocols.json_body import encode, json_response, read_object
 from protocols.streaming import AnswerStreams, Chunk, StreamingBody
 from settings import ServerSettings
@@ -145,8 +145,13 @@ def routes(models: Models, settings: ServerSettings) -> list[Route]:
             if "text/event-stream" in request.headers.get("accept", ""):
                 return StreamingBody(streams, render_events, "text/event-stream")
             return StreamingBody(streams, render_lines, "application/x-ndjson")
-        answer = {"predictions": await infer(request, client, asked.items, place=asked.place, settings=settings)}
-        return json_response(answer) if event is None else render_event(event, client.name, answer, settings)
+
+        def response(answers: Sequence[Any]) -> Response:
+            answer = {"predictions": answers}
+            return json_response(answer) if event is None else render_event(event, client.name, answer, settings)
+
+        answers = await infer(request, client, asked.items, place=asked.place, settings=settings)
+        return write(answers, response, asked.place)
 
     async def explain(request: Request) -> Response:
         models.get(request.path_params["name"], request)

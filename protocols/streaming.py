@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,8 @@ from protocols.inference import concerns_instance, until_disconnect
 from protocols.payloads import log_items, log_payload
 from settings import ServerSettings
 from transport.model_client import ModelClient
+
+logger = logging.getLogger(__name__)
 
 _ACCEPTED, _ENDED = object(), object()
 
@@ -44,7 +47,9 @@ class AnswerStreams:
     fails harms no other; a client that leaves cancels all.
     """
 
-    def __init__(self, request: Request, model: str, settings: ServerSettings) -> None:
+    def __init__(self, request: Request, model: str, place: Callable[[int], str], settings: ServerSettings) -> None:
+        self._place = place
+        self._given_up: set[int] = set()
         self._record = record_of(request.scope)
         self._caller: Caller | None = caller_of(request.scope)
         self._caller.begin_stream()
@@ -80,24 +85,22 @@ class AnswerStreams:
             ServingError: one is refused; led by its place, such as `instances[3]`.
             ClientDisconnect: nobody waits for the answers.
         """
-        streams = cls(request, client.name, settings)
+        streams = cls(request, client.name, place, settings)
         if settings.log_payloads:
             items = log_items(client.name, items)
         try:
-            await streams._submit(client, items, place)
+            await streams._submit(client, items)
         except BaseException:
             streams.close()
             raise
         return streams
 
-    async def _submit(
-        self, client: ModelClient, items: Iterable[tuple[Any, dict[str, Any]]], place: Callable[[int], str]
-    ) -> None:
+    async def _submit(self, client: ModelClient, items: Iterable[tuple[Any, dict[str, Any]]]) -> None:
         for index, (instance, parameters) in enumerate(items):
             try:
                 end = client.submit(instance, parameters, _Listener(index, self._events))
             except ServingError as error:
-                raise _placed(error, place(index)) from None
+                raise _placed(error, self._place(index)) from None
             self._ends.append(end)
             self._record.instances += 1
             self._open.add(index)
@@ -108,7 +111,7 @@ class AnswerStreams:
             if event is _ACCEPTED:
                 waiting.discard(index)
             elif isinstance(event, ServingError) and index in waiting:
-                raise _placed(event, place(index))
+                raise _placed(event, self._place(index))
             else:
                 waiting.discard(index)
                 self._early.append((index, event))
@@ -118,7 +121,7 @@ class AnswerStreams:
             return
         error = end.exception()
         if error is not None and not isinstance(error, ServingError):
-            error = InferenceFailed("the server failed; its log has the details")
+            error = _bug()
         self._events.put_nowait((index, error or _ENDED))
 
     async def _next(self) -> tuple[int, Any]:
@@ -162,9 +165,31 @@ class AnswerStreams:
             self._open.discard(index)
             if isinstance(event, ServingError):
                 self._record.error = event.code
-        elif self._settings.log_payloads:
-            self._gather(index, event)
         return Chunk(index, None if event is _ENDED else event)
+
+    def write(self, chunks: Sequence[Chunk], render: Callable[[Sequence[Chunk]], bytes]) -> bytes:
+        """The bytes of chunks; one that cannot be written is the error of its instance, which ends, and no other."""
+        written = []
+        for chunk in chunks:
+            if chunk.index in self._given_up:
+                continue
+            try:
+                written.append(render([chunk]))
+                if self._settings.log_payloads and isinstance(chunk.piece, Mapping):
+                    self._gather(chunk.index, chunk.piece)
+            except Exception as error:
+                told = error if isinstance(error, InferenceFailed) else _bug()
+                logger.error("a piece of an answer cannot be written: %s", told.message, exc_info=told is not error)
+                told = told.located(self._place(chunk.index))
+                self._give_up(chunk.index, told)
+                written.append(render([Chunk(chunk.index, told)]))
+        return b"".join(written)
+
+    def _give_up(self, index: int, error: ServingError) -> None:
+        self._given_up.add(index)
+        self._open.discard(index)
+        self._record.error = error.code
+        self._ends[index].cancel()
 
     def _gather(self, index: int, piece: Mapping[str, Any]) -> None:
         place = f"{index}.{piece['sequence']}" if "sequence" in piece else str(index)
@@ -197,6 +222,10 @@ class _Listener:
         self._events.put_nowait((self._index, value))
 
 
+def _bug() -> ServingError:
+    return InferenceFailed("the server failed; its log has the details")
+
+
 def _placed(error: ServingError, place: str) -> ServingError:
     return error.located(place) if concerns_instance(error) else error
 
@@ -227,10 +256,17 @@ class StreamingBody(Response):
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async for chunks in self._streams:
-                if body := self._render(chunks):
+                if body := self._streams.write(chunks, self._render):
                     await send({"type": "http.response.body", "body": body, "more_body": True})
-            await send({"type": "http.response.body", "body": self._end(), "more_body": False})
+            await send({"type": "http.response.body", "body": self._last(), "more_body": False})
         except ClientDisconnect:
             pass
         finally:
             self._streams.close()
+
+    def _last(self) -> bytes:
+        try:
+            return self._end()
+        except Exception:
+            logger.exception("the end of a stream cannot be written")
+            return b""

@@ -19,14 +19,14 @@ from loading.custom_code import create_pipeline, find_custom_pipeline
 from loading.storage import fetch
 from runners.base import Item, Job, Runner
 from runners.jsonable import array_or_jsonable
-from runners.media import opens_files, without_addresses
+from runners.media import Place, decode_media, opens_files, opens_texts
 from runners.parameters import Parameters
 from runners.signature import Signature
 
 logger = logging.getLogger(__name__)
 
-#: Arguments that are the server's business.
-_RESERVED = frozenset(("batch_size", "device", "num_workers", "stream"))
+#: Arguments that are the server's business, and one that is the command line of a program.
+_RESERVED = frozenset(("batch_size", "device", "num_workers", "stream", "tesseract_config"))
 #: Arguments of `generate` that fetch a repository and run its code; refused wherever they stand.
 _RUNS_CODE = frozenset(("custom_generate", "trust_remote_code"))
 #: Pipelines of these tasks read a text, and answer this one.
@@ -63,7 +63,7 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
         self.pipeline = create_pipeline(path, checkpoint.folder, self.settings)
         self._task = getattr(self.pipeline, "task", None)
         self._arguments = _arguments(self.pipeline)
-        self._opens_files = opens_files(self.pipeline)
+        self._opens_files, self._opens_texts = opens_files(self.pipeline), opens_texts(self.pipeline)
 
     @property
     def signature(self) -> Signature:
@@ -86,8 +86,9 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
         if self._as_keywords(instance):
             _check_names(instance, "")
         if self._opens_files:
-            instance = without_addresses(instance, "text" if self._task in _SPEAKS else "media")
-            given = without_addresses(given, "choice")
+            place: Place = "text" if self._task in _SPEAKS else "media"
+            instance = decode_media(instance, place, addresses=not self._opens_texts)
+            given = decode_media(given, "choice", "parameters", addresses=not self._opens_texts)
         return Job([Row((instance, given), length=1, key=key)], None)
 
     def forward(self, rows: Sequence[Row[Any]]) -> Sequence[Any]:
@@ -97,7 +98,7 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
         if together and len(rows) > 1:
             results = self.pipeline(instances, batch_size=len(rows), **rows[0].inputs[1])
             if isinstance(results, list) and len(results) == len(rows):
-                return [self._answer(result) for result in results]
+                return [self._answer_or_error(result) for result in results]
         return [self._one(*row.inputs) for row in rows]
 
     def finish(self, job: Job[Any, None], outputs: Sequence[Any]) -> Any:
@@ -121,8 +122,9 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
     def _one(self, instance: Any, parameters: Mapping[str, Any]) -> Any:
         try:
             if self._as_keywords(instance):
-                return self._answer(self.pipeline(**instance, **parameters))
-            return self._answer(self.pipeline(instance, **parameters))
+                result = self.pipeline(**instance, **parameters)
+            else:
+                result = self.pipeline(instance, **parameters)
         except ServingError as error:
             return error
         except (TypeError, ValueError) as error:
@@ -132,6 +134,14 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
             named = next((name for name in parameters if re.search(rf"['`]{re.escape(name)}['`]", said)), None)
             place = f"parameters.{named}: " if named is not None else ""
             return InvalidRequest(f"{place}the model's pipeline does not take it: {said}")
+        return self._answer_or_error(result)
+
+    def _answer_or_error(self, result: Any) -> Any:
+        try:
+            return self._answer(result)
+        except ServingError as error:
+            logger.error("an answer of %s cannot be sent: %s", self.settings.name, error.message)
+            return error
 
     def _as_keywords(self, instance: Any) -> bool:
         if not isinstance(instance, dict) or not self._arguments:

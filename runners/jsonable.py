@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -11,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from errors import InferenceFailed
+from errors import InferenceFailed, NotFinite, cannot_be_sent
 
-#: numpy's kinds that become plain numbers and strings as a whole.
-_PLAIN = "biufU"
+#: What a number may be on its way to a client.
+_INTEGERS = range(-(2**63), 2**64)
 
 
 def array_or_jsonable(value: Any) -> Any:
@@ -35,18 +36,32 @@ def jsonable(value: Any) -> Any:
     """The same as JSON has it; bytes are base64, images base64 of PNG.
 
     Raises:
-        InferenceFailed: there is something that JSON has no form for; the message names its type.
+        InferenceFailed: there is something that JSON has no form for; the message names its type, or what it is.
     """
     match value:
-        case None | bool() | int() | float() | str():
+        case None | bool():
             return value
+        # Plain ones of subclasses, such as numpy's float64, too.
+        case int():
+            if int(value) not in _INTEGERS:
+                raise cannot_be_sent(OverflowError())
+            return int(value)
+        case float():
+            if not math.isfinite(value):
+                raise cannot_be_sent(NotFinite())
+            return float(value)
+        case str():
+            return _whole(str.__str__(value))
         case np.ndarray() | np.generic():
-            return value.tolist() if value.dtype.kind in _PLAIN else jsonable(value.tolist())
+            if value.dtype.kind == "f":
+                value = value.astype(np.float64)  # the largest of Python's
+            plain = value.dtype.kind in "biu" or (value.dtype.kind == "f" and bool(np.isfinite(value).all()))
+            return value.tolist() if plain else jsonable(value.tolist())
         case torch.Tensor():
             tensor = value.detach().cpu()
             return jsonable((tensor.float() if tensor.is_floating_point() else tensor).numpy())
         case Mapping():
-            return {str(key): jsonable(part) for key, part in value.items()}
+            return {_whole(str(key)): jsonable(part) for key, part in value.items()}
         case list() | tuple() | set() | frozenset():
             return [jsonable(part) for part in value]
         case bytes():
@@ -58,3 +73,11 @@ def jsonable(value: Any) -> Any:
         value.save(buffer, format="PNG")
         return base64.b64encode(buffer.getvalue()).decode()
     raise InferenceFailed(f"the model's pipeline returns a {type(value).__name__}, which JSON has no form for")
+
+
+def _whole(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise cannot_be_sent(error) from None
+    return text

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import bentoml
-import numpy as np
 from starlette.websockets import WebSocket
 
 from draining import Drain
-from errors import ServingError
+from errors import InferenceFailed, ServingError
 from observability.item_spans import ItemTracing
 from observability.model_metrics import ModelMetrics
 from observability.tracing import Tracing
 from runners.host import ModelHost
 from settings import ModelSettings, ServerSettings
 from transport.server import serve_connection
+
+logger = logging.getLogger(__name__)
 
 
 class RunnerProcess:
@@ -63,6 +65,13 @@ class RunnerProcess:
     async def _answer(self, item: dict[str, Any]) -> dict[str, Any]:
         try:
             result = await self._host.submit(item.get("instance"), item.get("parameters") or {})
+            # Imported here: it needs torch, which the model's thread has imported.
+            from runners.jsonable import jsonable
+
+            return {"result": jsonable(result)}
         except ServingError as error:
             return {"error": {"code": error.code, "message": error.message}}
-        return {"result": result.tolist() if isinstance(result, np.ndarray) else result}
+        except Exception:
+            logger.exception("an item failed")
+            failed = InferenceFailed("the server failed; its log has the details")
+            return {"error": {"code": failed.code, "message": failed.message}}

@@ -11,7 +11,15 @@ from urllib.parse import unquote, urlsplit
 
 import aiohttp
 
-from errors import ERROR_BY_CODE, InferenceFailed, InvalidRequest, ModelNotReady, RequestTooLarge, ServingError
+from errors import (
+    ERROR_BY_CODE,
+    InferenceFailed,
+    InvalidRequest,
+    ModelNotReady,
+    RequestTooLarge,
+    ServingError,
+    cannot_be_sent,
+)
 from observability.origin import current_origin
 from runners.signature import Signature
 from transport import ITEMS_PATH
@@ -20,14 +28,17 @@ from transport.messages import (
     Accepted,
     Cancel,
     Failure,
+    FromRunner,
     Load,
     ModelState,
     Piece,
     Result,
     Submit,
     Unload,
+    decode_frame,
     decode_from_runner,
     encode_frame,
+    item_of,
 )
 from transport.outbox import MAX_FRAME, Outbox
 
@@ -162,18 +173,34 @@ class RunnerClient:
                 await self._lost()
 
     async def _receive(self, frame: bytes) -> None:
-        for message in decode_from_runner(frame):
-            match message:
-                case ModelState():
-                    await self._become(message)
-                case Accepted():
-                    if (listener := self._listeners.get(message.id)) is not None:
-                        listener.accepted()
-                case Piece():
-                    if (listener := self._listeners.get(message.id)) is not None:
-                        listener.piece(message.value)
-                case Result() | Failure():
-                    self._settle(message)
+        for message in decode_frame(frame):
+            try:
+                await self._heed(decode_from_runner(message))
+            except Exception as error:
+                self._fail(item_of(message), error)
+
+    async def _heed(self, message: FromRunner) -> None:
+        match message:
+            case ModelState():
+                await self._become(message)
+            case Accepted():
+                if (listener := self._listeners.get(message.id)) is not None:
+                    listener.accepted()
+            case Piece():
+                if (listener := self._listeners.get(message.id)) is not None:
+                    listener.piece(message.value)
+            case Result() | Failure():
+                self._settle(message)
+
+    def _fail(self, number: int, error: Exception) -> None:
+        """What was heard of an item is nothing that can be passed on: the item fails, and no other."""
+        logger.error("an answer of model %s cannot be passed on: %s", self.name, type(error).__name__)
+        self._listeners.pop(number, None)
+        future = self._pending.pop(number, None)
+        if future is not None and not future.done():
+            future.set_exception(cannot_be_sent(error))
+            assert self._outbox is not None, "this is a bug: messages come without a connection"
+            self._outbox.put(Cancel(number))
 
     def _settle(self, message: Result | Failure) -> None:
         future = self._pending.pop(message.id, None)

@@ -112,11 +112,28 @@ ToRunner = Submit | Cancel | Load | Unload
 FromRunner = Accepted | Piece | Result | Failure | ModelState
 
 
+class _Beginning(msgspec.Struct, array_like=True, frozen=True):
+    """What all messages about items have in common."""
+
+    kind: str
+    id: int
+
+
 def _encode_extra(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        contiguous = np.ascontiguousarray(value)
-        packed = msgspec.msgpack.encode((contiguous.dtype.str, contiguous.shape, contiguous.data))
-        return msgspec.msgpack.Ext(_NDARRAY, packed)
+    match value:
+        case np.ndarray() if value.dtype.kind in "biuf":
+            contiguous = np.ascontiguousarray(value)
+            packed = msgspec.msgpack.encode((contiguous.dtype.str, contiguous.shape, contiguous.data))
+            return msgspec.msgpack.Ext(_NDARRAY, packed)
+        case np.ndarray() if value.dtype.kind == "U":
+            return value.tolist()
+        # Of these, subclasses come here, such as numpy's float64.
+        case int():
+            return int(value)
+        case float():
+            return float(value)
+        case str():
+            return str.__str__(value)
     raise TypeError(f"a {type(value).__name__} cannot travel between services")
 
 
@@ -128,5 +145,16 @@ def _decode_extra(code: int, data: memoryview) -> Any:
 
 
 encode_frame = msgspec.msgpack.Encoder(enc_hook=_encode_extra).encode
-decode_to_runner = msgspec.msgpack.Decoder(list[ToRunner], ext_hook=_decode_extra).decode
-decode_from_runner = msgspec.msgpack.Decoder(list[FromRunner], ext_hook=_decode_extra).decode
+#: Gives the messages of a frame, to be decoded one by one: one that cannot be is no other's error.
+decode_frame = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+decode_to_runner = msgspec.msgpack.Decoder(ToRunner, ext_hook=_decode_extra).decode
+decode_from_runner = msgspec.msgpack.Decoder(FromRunner, ext_hook=_decode_extra).decode
+
+
+def item_of(message: msgspec.Raw) -> int:
+    """The item that a message is about.
+
+    Raises:
+        msgspec.DecodeError: it is about none.
+    """
+    return msgspec.msgpack.decode(message, type=_Beginning).id

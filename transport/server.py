@@ -8,9 +8,10 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
+import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from errors import InferenceFailed, ServingError
+from errors import InferenceFailed, InvalidRequest, ServingError, cannot_be_sent
 from observability.origin import Origin, about
 from transport.listener import StreamListener
 from transport.messages import (
@@ -22,8 +23,11 @@ from transport.messages import (
     Piece,
     Result,
     Submit,
+    ToRunner,
     Unload,
+    decode_frame,
     decode_to_runner,
+    item_of,
 )
 from transport.outbox import Outbox
 
@@ -63,22 +67,22 @@ async def serve_connection(websocket: WebSocket, host: ItemHost) -> None:
     try:
         given_up = False
         while True:
-            for message in decode_to_runner(await websocket.receive_bytes()):
-                match message:
-                    case Submit():
+            for encoded in decode_frame(await websocket.receive_bytes()):
+                match _decoded(encoded, outbox):
+                    case Submit() as message:
                         if given_up:
                             # What was cancelled leaves the queue in a callback: before it counts against newcomers.
                             await asyncio.sleep(0)
                             given_up = False
                         _start(message, host, running, outbox)
-                    case Cancel():
+                    case Cancel() as message:
                         if (future := running.get(message.id)) is not None:
                             given_up = future.cancel() or given_up
-                    case Load() | Unload():
+                    case Load() | Unload() as message:
                         done = host.load() if isinstance(message, Load) else host.unload()
                         # Before the answer: who hears it must know the state that it tells of.
-                        done.add_done_callback(lambda _: outbox.put(host.state))
-                        _follow(message.id, done, running, outbox)
+                        done.add_done_callback(lambda _: outbox.put(_sendable(host.state)))
+                        _Reply(message.id, outbox).follow(done, running)
     except WebSocketDisconnect:
         pass
     finally:
@@ -92,53 +96,101 @@ async def serve_connection(websocket: WebSocket, host: ItemHost) -> None:
 async def _tell_states(host: ItemHost, outbox: Outbox) -> None:
     async with contextlib.aclosing(host.states()) as states:  # type: ignore[type-var]
         async for state in states:
-            outbox.put(state)
+            outbox.put(_sendable(state))
 
 
-class _Forward:
-    """Sends what happens to one stream over the wire."""
+def _decoded(encoded: msgspec.Raw, outbox: Outbox) -> ToRunner | None:
+    """A message; None if it cannot be read, of which its sender is told."""
+    try:
+        message: ToRunner = decode_to_runner(encoded)
+    except (msgspec.DecodeError, RecursionError, ValueError, TypeError) as error:
+        logger.error("an item cannot be read: %s", type(error).__name__)
+        outbox.put(_failure(item_of(encoded), InvalidRequest("cannot be read")))
+        return None
+    return message
+
+
+class _Reply:
+    """Sends what becomes of one item, and what cannot be sent as its error, at once: nobody waits for the rest."""
 
     def __init__(self, item: int, outbox: Outbox) -> None:
         self._item = item
         self._outbox = outbox
+        self._future: asyncio.Future[Any] | None = None
+        self._over = False
 
     def accepted(self) -> None:
-        self._outbox.put(Accepted(self._item))
+        self._send(Accepted(self._item))
 
     def piece(self, value: Any) -> None:
-        self._outbox.put(Piece(self._item, value))
+        self._send(Piece(self._item, value))
+
+    def fail(self, error: ServingError) -> None:
+        """Tell the item's error."""
+        self._send(_failure(self._item, error))
+
+    def follow(self, future: asyncio.Future[Any], running: dict[int, asyncio.Future[Any]]) -> None:
+        """Answer with what becomes of the future."""
+        running[self._item] = self._future = future
+
+        def settled(done: asyncio.Future[Any]) -> None:
+            del running[self._item]
+            if done.cancelled():
+                return
+            error = done.exception()
+            if error is None:
+                self._send(Result(self._item, done.result()))
+            elif isinstance(error, ServingError):
+                self.fail(error)
+            else:
+                logger.error("an item failed", exc_info=error)
+                self.fail(_bug())
+
+        future.add_done_callback(settled)
+        if self._over:
+            future.cancel()
+
+    def _send(self, message: Any) -> None:
+        if self._over:
+            return
+        try:
+            self._outbox.put(message)
+        except Exception as error:
+            self._over = True
+            logger.error("the answer to an item cannot be sent: %s", type(error).__name__)
+            self._outbox.put(_failure(self._item, cannot_be_sent(error)))
+            if self._future is not None:
+                self._future.cancel()
 
 
 def _start(message: Submit, host: ItemHost, running: dict[int, asyncio.Future[Any]], outbox: Outbox) -> None:
     with about(message.origin):  # what comes of it as well: callbacks keep the context that they are added in
+        reply = _Reply(message.id, outbox)
         try:
-            listener = _Forward(message.id, outbox) if message.stream else None
-            future = host.submit(message.instance, message.parameters, listener, message.origin)
+            future = host.submit(
+                message.instance, message.parameters, reply if message.stream else None, message.origin
+            )
         except ServingError as error:
-            outbox.put(_failure(message.id, error))
-            return
-        _follow(message.id, future, running, outbox)
-
-
-def _follow(item: int, future: asyncio.Future[Any], running: dict[int, asyncio.Future[Any]], outbox: Outbox) -> None:
-    """Answer with what becomes of the future."""
-    running[item] = future
-
-    def settled(done: asyncio.Future[Any]) -> None:
-        del running[item]
-        if done.cancelled():
-            return
-        error = done.exception()
-        if error is None:
-            outbox.put(Result(item, done.result()))
-        elif isinstance(error, ServingError):
-            outbox.put(_failure(item, error))
+            reply.fail(error)
+        except Exception:
+            logger.exception("an item failed")
+            reply.fail(_bug())
         else:
-            logger.error("an item failed", exc_info=error)
-            outbox.put(_failure(item, InferenceFailed("the server failed; its log has the details")))
-
-    future.add_done_callback(settled)
+            reply.follow(future, running)
 
 
 def _failure(item: int, error: ServingError) -> Failure:
-    return Failure(item, error.code, error.message, error.retry_after)
+    return Failure(item, error.code, _whole(error.message), error.retry_after)
+
+
+def _sendable(state: ModelState) -> ModelState:
+    return state if state.reason is None else msgspec.structs.replace(state, reason=_whole(state.reason))
+
+
+def _whole(text: str) -> str:
+    """A text whose halves of characters, which names of files and errors of other code may have, are question marks."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _bug() -> ServingError:
+    return InferenceFailed("the server failed; its log has the details")

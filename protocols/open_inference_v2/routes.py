@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,7 +12,7 @@ from starlette.routing import Route
 
 from errors import InvalidRequest, ModelNotReady, NotSupported, RequestTooLarge, ServingError
 from protocols.body import read_body
-from protocols.inference import Models, infer
+from protocols.inference import Models, infer, write
 from protocols.json_body import json_response
 from protocols.open_inference_v2.answers import check_outputs, to_tensors
 from protocols.open_inference_v2.generate import GenerateRequest, in_clients_terms
@@ -64,17 +66,21 @@ def routes(models: Models, settings: ServerSettings) -> list[Route]:
         if (count := len(asked.inputs[0].values)) > settings.max_instances:
             raise RequestTooLarge(f"inputs: {count} instances given, {settings.max_instances} allowed (MAX_INSTANCES)")
         items = [(instance, asked.parameters) for instance in to_instances(asked.inputs, signature)]
-        answers = await infer(request, client, items, place=partial(place, asked.inputs), settings=settings)
-        return render(client.name, asked, to_tensors(answers, signature, asked.outputs))
+
+        def response(answers: Sequence[Any]) -> Response:
+            return render(client.name, asked, to_tensors(answers, signature, asked.outputs))
+
+        where = partial(place, asked.inputs)
+        return write(await infer(request, client, items, place=where, settings=settings), response, where)
 
     async def generate(request: Request) -> Response:
         client = _writer(request)
         asked = read(GenerateRequest, await read_body(request, settings))
         try:
-            (answer,) = await infer(request, client, [asked.item(stream=False)], place=asked.place, settings=settings)
+            answers = await infer(request, client, [asked.item(stream=False)], place=asked.place, settings=settings)
+            return write(answers, lambda one: json_response(asked.response(client.name, one[0])), asked.place)
         except ServingError as error:
             raise in_clients_terms(error) from None
-        return json_response(asked.response(client.name, answer))
 
     async def generate_stream(request: Request) -> Response:
         client = _writer(request)

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from errors import InferenceFailed, MethodNotAllowed, RouteNotFound, ServingError
 from observability.requests import record_of
 from protocols.body import read_body
-from protocols.inference import Models, infer
+from protocols.inference import Models, infer, write
 from protocols.json_body import json_response
 from protocols.openai.chat import ChatDeltas, ChatRequest
 from protocols.openai.completions import CompletionDeltas, CompletionRequest
@@ -45,10 +45,11 @@ def openai_app(models: Models, settings: ServerSettings) -> Starlette:
             raise refused(f"model: {asked.model} does {task}, this needs a model that does {needed}", "model")
         return models.get(asked.model, request)
 
-    async def answers(request: Request, asked: OpenAIRequest) -> list[Any]:
+    async def answer(request: Request, asked: ChatRequest | CompletionRequest | EmbeddingRequest) -> Response:
         client = client_for(request, asked)
         try:
-            return await infer(request, client, asked.items, place=asked.place, settings=settings)
+            answers = await infer(request, client, asked.items, place=asked.place, settings=settings)
+            return write(answers, lambda some: json_response(asked.response(some)), asked.place)
         except ServingError as error:
             raise in_clients_terms(error, type(asked).model_fields, asked.names) from None
 
@@ -65,17 +66,17 @@ def openai_app(models: Models, settings: ServerSettings) -> Starlette:
         asked = read(CompletionRequest, await read_body(request, settings), settings.max_instances)
         if asked.stream:
             return await stream(request, asked, CompletionDeltas())
-        return json_response(asked.response(await answers(request, asked)))
+        return await answer(request, asked)
 
     async def chat_completions(request: Request) -> Response:
         asked = read(ChatRequest, await read_body(request, settings), settings.max_instances)
         if asked.stream:
             return await stream(request, asked, ChatDeltas())
-        return json_response(asked.response(await answers(request, asked)))
+        return await answer(request, asked)
 
     async def embeddings(request: Request) -> Response:
         asked = read(EmbeddingRequest, await read_body(request, settings), settings.max_instances)
-        return json_response(asked.response(await answers(request, asked)))
+        return await answer(request, asked)
 
     async def list_models(_: Request) -> Response:
         return json_response({"object": "list", "data": [model_object(name) for name in models.names]})

@@ -340,3 +340,48 @@ def test_a_folder_with_nothing_but_a_pipeline_says_how_to_let_it_run(tmp_path: P
     folder = _write(tmp_path / "m")
     with pytest.raises(LoadError, match="set TRUST_REMOTE_CODE=true, or CUSTOM_PIPELINE="):
         create_runner(_settings(folder, trust_remote_code=False, task="text-classification")).load()
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        ("return [text, 2**64]", "a whole number of more than 64 bits"),
+        ("return {text: -2**63 - 1}", "a whole number of more than 64 bits"),
+        ("return [text + '\\ud83d']", "half of a character"),
+        ("return {'\\ud83d': text}", "half of a character"),
+        ("return np.array([text + '\\ud83d'])", "half of a character"),
+        ("return [text, float('nan')]", "NaN or infinity"),
+        ("return {text: [np.array([np.inf])]}", "NaN or infinity"),
+        ("return [text, torch.tensor([torch.nan])]", "NaN or infinity"),
+        ("return [np.longdouble('inf')]", "NaN or infinity"),
+    ],
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_an_answer_that_cannot_be_sent_fails_alone_and_is_not_logged(
+    tmp_path: Path, body: str, what: str, together: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad, good = "what a client wrote", "good"
+    code = "import numpy as np, torch\nfrom transformers import Pipeline\n"
+    code += f"def answer(text, **options):\n    if text == {good!r}:\n        return text\n    {body}\n"
+    if together:
+        code += "class Pipe(Pipeline):\n    def __init__(self): pass\n    def __call__(self, texts, batch_size=1):\n"
+        code += "        return [answer(one) for one in texts] if isinstance(texts, list) else answer(texts)\n"
+        code += "    def _sanitize_parameters(self): pass\n    def preprocess(self): pass\n"
+        code += "    def _forward(self): pass\n    def postprocess(self): pass\n"
+    code += f"def create_pipeline(): return {'Pipe()' if together else 'answer'}\n"
+    runner = _runner(_write(tmp_path / "m", code), max_batch_size=8)
+    first, failed, last = runner.predict([Item(good), Item(bad), Item(good)])
+    assert (first, last) == (good, good)
+    assert isinstance(failed, InferenceFailed)
+    assert failed.message == f"the model's answer cannot be sent: it holds {what}"
+    assert "cannot be sent" in caplog.text
+    assert bad not in caplog.text
+
+
+def test_numbers_and_texts_of_any_kind_are_plain_ones(tmp_path: Path) -> None:
+    code = "import enum, numpy as np\nclass Kind(enum.IntEnum):\n    A = 3\n" + _code(
+        "return [np.float64(0.5), np.str_('a'), Kind.A, {np.int64(1): np.longdouble(0.5)}, np.array(['b'])]"
+    )
+    (answer,) = _runner(_write(tmp_path / "m", code)).predict([Item("")])
+    assert answer == [0.5, "a", 3, {"1": 0.5}, ["b"]]
+    assert [type(part) for part in answer] == [float, str, int, dict, list]

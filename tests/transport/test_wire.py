@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import uvicorn
@@ -24,6 +25,25 @@ from transport.listener import StreamListener
 from transport.messages import ModelState
 from transport.outbox import MAX_FRAME
 from transport.server import serve_connection
+
+SECRET = "what a client wrote"
+
+
+def _deep(levels: int) -> list[Any]:
+    deep: list[Any] = [SECRET]
+    for _ in range(levels):
+        deep = [deep]
+    return deep
+
+
+#: Answers that cannot be sent; the last can, and cannot be read.
+ANSWERS: dict[str, Any] = {
+    "integer": [SECRET, 2**64], "negative": {SECRET: -(2**63) - 1}, "half": SECRET + "\ud83d",
+    "key": {"\ud83d": SECRET}, "object": [SECRET, object()], "objects": np.array([object(), SECRET], dtype=object),
+    "complex": np.array([1j]), "record": np.array([(1, 2)], dtype=[("a", "i4"), ("b", "i4")]),
+    "date": np.array(["2020-01-01"], "M8[D]"), "deep": _deep(5000), "keys": {SECRET: {1.5: object()}},
+    "extension": msgspec.msgpack.Ext(9, SECRET.encode()),
+}  # fmt: skip
 
 
 class ScriptedHost:
@@ -50,11 +70,17 @@ class ScriptedHost:
                 future.set_exception(InvalidRequest("wrong"))
             case "bug":
                 future.set_exception(RuntimeError("internal detail"))
+            case "broken":
+                raise RuntimeError("internal detail")
+            case {"answer": name}:
+                future.set_result(ANSWERS[name])
+            case {"error": text}:
+                future.set_exception(InvalidRequest(bytes(text).decode("utf-8", "surrogateescape")))
             case {"stream": pieces}:
                 assert listener is not None
                 listener.accepted()
                 for piece in pieces:
-                    listener.piece(piece)
+                    listener.piece(ANSWERS.get(piece, piece))
                 future.set_result(None)
             case "origin":
                 future.set_result(origin.request_id if origin is not None else None)
@@ -378,5 +404,120 @@ def test_pieces_of_many_streams_arrive_in_order_and_at_their_own_listener(tmp_pa
             with pytest.raises(InvalidRequest):
                 await client.submit("wrong", {}, refused)
             assert refused.told == []
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_an_answer_that_cannot_be_sent_is_the_error_of_its_item_at_once_and_of_no_other(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with _connected(ScriptedHost(), tmp_path / "s") as client, asyncio.timeout(30):
+            sent = [client.submit(instance, {}) for instance in ("before", {"answer": name}, "after")]
+            before, failed, after = await asyncio.gather(*sent, return_exceptions=True)
+            assert isinstance(failed, InferenceFailed)
+            assert "cannot be sent" in failed.message
+            assert SECRET not in failed.message
+            assert (before, after) == ({"echo": "before"}, {"echo": "after"})
+            assert await client.submit("later", {}) == {"echo": "later"}
+
+    asyncio.run(scenario())
+    assert any("cannot be" in record.getMessage() for record in caplog.records)
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_a_piece_that_cannot_be_sent_ends_its_stream_alone(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with _connected(ScriptedHost(), tmp_path / "s") as client, asyncio.timeout(30):
+            bad, good = Heard(), Heard()
+            ends = [
+                client.submit({"stream": ["a", name, "b"]}, {}, bad), client.submit({"stream": ["a", "b"]}, {}, good)
+            ]  # fmt: skip
+            failed, ended = await asyncio.gather(*ends, return_exceptions=True)
+            assert isinstance(failed, InferenceFailed)
+            assert ended is None
+            assert bad.told == ["accepted", "a"]
+            assert good.told == ["accepted", "a", "b"]
+
+    asyncio.run(scenario())
+    assert SECRET not in caplog.text
+
+
+def test_a_piece_whose_listener_fails_ends_its_stream_alone_and_the_runner_gives_it_up(tmp_path: Path) -> None:
+    class Writing(ScriptedHost):
+        def submit(
+            self,
+            instance: Any,
+            parameters: dict[str, Any],
+            listener: StreamListener | None = None,
+            origin: Origin | None = None,
+        ) -> asyncio.Future[Any]:
+            if listener is not None:
+                listener.piece("a")
+            return super().submit(instance, parameters)
+
+    class Failing(Heard):
+        def piece(self, value: Any) -> None:
+            raise LookupError(value)
+
+    async def scenario() -> None:
+        host = Writing()
+        async with _connected(host, tmp_path / "s") as client, asyncio.timeout(30):
+            end = client.submit({"open": "a"}, {}, Failing())
+            with pytest.raises(InferenceFailed):
+                await end
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.shield(await host.wait_open("a"))
+            assert await client.submit("later", {}) == {"echo": "later"}
+
+    asyncio.run(scenario())
+
+
+def test_an_error_that_holds_half_of_a_character_arrives_and_so_does_a_state(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host = ScriptedHost()
+        async with _connected(host, tmp_path / "s") as client, asyncio.timeout(30):
+            with pytest.raises(InvalidRequest, match=r"a\?b"):
+                await client.submit({"error": list(b"a\xffb")}, {})
+        host.state = ModelState("failed", "no file \udcff")
+        async with _connected(host, tmp_path / "s") as client:
+            assert client.state.reason == "no file ?"
+
+    asyncio.run(scenario())
+
+
+def test_a_model_that_fails_on_submission_fails_that_item_alone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with _connected(ScriptedHost(), tmp_path / "s") as client, asyncio.timeout(30):
+            with pytest.raises(InferenceFailed) as failed:
+                await client.submit("broken", {})
+            assert "internal detail" not in failed.value.message
+            assert await client.submit("later", {}) == {"echo": "later"}
+
+    asyncio.run(scenario())
+
+
+def test_numbers_and_texts_of_numpy_arrive_as_plain_ones(tmp_path: Path) -> None:
+    answer = [np.float64(0.5), np.str_("a"), {np.str_("k"): np.array(["b"])}]
+
+    class Numpy(ScriptedHost):
+        def submit(
+            self,
+            instance: Any,
+            parameters: dict[str, Any],
+            listener: StreamListener | None = None,
+            origin: Origin | None = None,
+        ) -> asyncio.Future[Any]:
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            future.set_result(answer)
+            return future
+
+    async def scenario() -> None:
+        async with _connected(Numpy(), tmp_path / "s") as client, asyncio.timeout(30):
+            assert await client.submit("", {}) == [0.5, "a", {"k": ["b"]}]
 
     asyncio.run(scenario())

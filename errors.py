@@ -73,6 +73,12 @@ class RequestTooLarge(ServingError):
     code = "request_too_large"
 
 
+class BodyTooSlow(ServingError):
+    """The body was not received within the configured time."""
+
+    code = "body_too_slow"
+
+
 class UnsupportedMediaType(ServingError):
     """The body is in a format that is not read here."""
 
@@ -97,6 +103,12 @@ class ModelNotReady(ServingError):
     code = "model_not_ready"
 
 
+class ServerBusy(ServingError):
+    """The bodies of other requests take the memory for this one."""
+
+    code = "server_busy"
+
+
 class DeadlineExceeded(ServingError):
     """The answer was not ready within the configured time."""
 
@@ -117,10 +129,12 @@ HTTP_STATUS: Mapping[type[ServingError], HTTPStatus] = {
     RouteNotFound: HTTPStatus.NOT_FOUND,
     MethodNotAllowed: HTTPStatus.METHOD_NOT_ALLOWED,
     RequestTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    BodyTooSlow: HTTPStatus.REQUEST_TIMEOUT,
     UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
     NotSupported: HTTPStatus.NOT_IMPLEMENTED,
     ModelNotReady: HTTPStatus.SERVICE_UNAVAILABLE,
+    ServerBusy: HTTPStatus.SERVICE_UNAVAILABLE,
     DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
     InferenceFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
 }

@@ -73,6 +73,12 @@ class RequestTooLarge(ServingError):
     code = "request_too_large"
 
 
+class BodyTooSlow(ServingError):
+    """The body was not received within the configured time."""
+
+    code = "body_too_slow"
+
+
 class UnsupportedMediaType(ServingError):
     """The body is in a format that is not read here."""
 
@@ -95,6 +101,12 @@ class ModelNotReady(ServingError):
     """The model is still loading, has failed to load, was unloaded, or its runner is restarting."""
 
     code = "model_not_ready"
+
+
+class ServerBusy(ServingError):
+    """The bodies of other requests take the memory for this one."""
+
+    code = "server_busy"
 
 
 class DeadlineExceeded(ServingError):
@@ -140,10 +152,12 @@ HTTP_STATUS: Mapping[type[ServingError], HTTPStatus] = {
     RouteNotFound: HTTPStatus.NOT_FOUND,
     MethodNotAllowed: HTTPStatus.METHOD_NOT_ALLOWED,
     RequestTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    BodyTooSlow: HTTPStatus.REQUEST_TIMEOUT,
     UnsupportedMediaType: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
     NotSupported: HTTPStatus.NOT_IMPLEMENTED,
     ModelNotReady: HTTPStatus.SERVICE_UNAVAILABLE,
+    ServerBusy: HTTPStatus.SERVICE_UNAVAILABLE,
     DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
     InferenceFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
 }

@@ -36,7 +36,7 @@ def configure_logging(
         logging.getLogger(room).setLevel((level or server.log_level).upper())
     for name in _ASKED_FOR:
         logging.getLogger(name).setLevel(logging.INFO)
-    fields = RequestFields(model, show_errors=server.log_payloads)
+    fields = RequestFields(model, show_errors=server.log_payloads, escape=server.log_format == "text")
     secrets = frozenset(secrets)
     for handler in _handlers():
         known = [old for old in handler.filters if isinstance(old, Redaction)]

@@ -94,7 +94,6 @@ class BatchEngine:
         """
         if listener is not None:
             raise InvalidRequest("parameters.stream: only tasks that generate text stream, this model does not")
-        self._intake.check_room()
         entry = _RowsEntry(item)
         self._intake.add(entry)
         return entry.future
@@ -224,7 +223,7 @@ class BatchEngine:
 
     def _answer(self, entry: _RowsEntry) -> tuple[Any, _Pass | None] | None:
         """An item's result or error, with its pass if there was one; None if lanes may share its rows."""
-        job = self._intake.prepare(entry.item)
+        job = self._intake.prepare(entry)
         if isinstance(job, ServingError):
             return job, None
         entry.job = job

@@ -12,6 +12,7 @@ from threading import Lock
 from time import monotonic
 from typing import Any
 
+from batching.room import Claim, Room
 from errors import InferenceFailed, InvalidRequest, Overloaded, ServingError
 from observability.engine_observer import EngineObserver
 from observability.item_trace import working_on
@@ -28,6 +29,7 @@ class Entry:
 
     Attributes:
         arrived: when, by `monotonic`.
+        claim: its share of the room for what waits; set once it is queued.
         job: set once it is prepared.
         started: whether its first forward pass has begun.
     """
@@ -37,6 +39,7 @@ class Entry:
         self.arrived = monotonic()
         self.started = False
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.claim: Claim
         self.job: Job[Any, Any]
 
     def settle(self, result: Any) -> None:
@@ -68,17 +71,20 @@ class Intake:
         self._news = asyncio.Event()
         self._unfinished = 0
         self._seconds_per_item = 0.05
-
-    def check_room(self) -> None:
-        """Raise `Overloaded` if `max_queue_size` items are unfinished already."""
-        if self._unfinished >= self._max_queue_size:
-            wait = math.ceil(self._unfinished * self._seconds_per_item)
-            raise Overloaded(
-                f"{self._unfinished} instances are waiting already: try again later", retry_after=min(max(wait, 1), 60)
-            )
+        settings = runner.settings
+        self.room = runner.room = Room(settings.max_queue_rows, settings.max_queue_tokens, self._wait_seconds)
 
     def add(self, entry: Entry) -> None:
-        """Queue an item; it counts until its future is done."""
+        """Queue an item; it counts until its future is done.
+
+        Raises:
+            Overloaded: `max_queue_size` items are unfinished already, or as many rows or tokens as may be.
+        """
+        if self._unfinished >= self._max_queue_size:
+            raise Overloaded(
+                f"{self._unfinished} instances are waiting already: try again later", retry_after=self._wait_seconds()
+            )
+        entry.claim = self.room.enter(entry.item.instance)
         self._unfinished += 1
         self._wait(1)
         entry.future.add_done_callback(lambda _: self._one_less(entry))
@@ -94,8 +100,13 @@ class Intake:
 
     def _one_less(self, entry: Entry) -> None:
         self._unfinished -= 1
+        self.room.leave(entry.claim)
         if not entry.started:
             self._wait(-1)
+
+    def _wait_seconds(self) -> int:
+        """How long what waits will last, as far as anybody knows."""
+        return min(max(math.ceil(self._unfinished * self._seconds_per_item), 1), 60)
 
     def _wait(self, change: int) -> None:
         self._waiting += change
@@ -123,7 +134,7 @@ class Intake:
                     entries = [entry for entry in entries if not entry.future.done()]
                     if len(entries) == 1 and not self._arrived and taken(entries[0]):
                         continue
-                    jobs = await loop.run_in_executor(self.text, self._prepare, [entry.item for entry in entries])
+                    jobs = await loop.run_in_executor(self.text, self._prepare, entries)
                     ready = []
                     for entry, job in zip(entries, jobs, strict=True):
                         if isinstance(job, ServingError):
@@ -135,13 +146,19 @@ class Intake:
         finally:
             self.text.shutdown(wait=False, cancel_futures=True)
 
-    def _prepare(self, items: Sequence[Item]) -> list[Job[Any, Any] | ServingError]:
-        return [self.prepare(item) for item in items]
+    def _prepare(self, entries: Sequence[Entry]) -> list[Job[Any, Any] | ServingError]:
+        return [self.prepare(entry) for entry in entries]
 
-    def prepare(self, item: Item) -> Job[Any, Any] | ServingError:
+    def prepare(self, entry: Entry) -> Job[Any, Any] | ServingError:
         """Make an item ready, in any thread but the event loop's; the error of a step as a value."""
-        with self.one_at_a_time, working_on(item, "prepare"):
-            return guarded("preparing", self._runner.prepare_item, item)  # type: ignore[no-any-return]
+        with self.one_at_a_time, working_on(entry.item, "prepare"):
+            self.room.prepare(entry.claim)
+            return guarded("preparing", self._within_room, entry.item)  # type: ignore[no-any-return]
+
+    def _within_room(self, item: Item) -> Job[Any, Any]:
+        job = self._runner.prepare_item(item)
+        self.room.hold(*self._runner.weight(job))
+        return job
 
 
 def guarded(what: str, step: Any, *arguments: Any) -> Any:
@@ -149,7 +166,8 @@ def guarded(what: str, step: Any, *arguments: Any) -> Any:
     try:
         return step(*arguments)
     except ServingError as error:
-        return error
+        # Its frames hold the tokens of a text for as long as anybody has the error.
+        return error.with_traceback(None)
     except RecursionError:
         return InvalidRequest("is nested too deeply")
     except Exception:

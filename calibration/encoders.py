@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ def lanes_of(cores: int) -> list[tuple[int, int]]:
 
 def calibrate(
     forward: Callable[[Sequence[Row[Any]]], Any],
-    example: Row[dict[str, list[int]]],
+    example: Row[Mapping[str, list[int]]],
     usual: BatchPlan,
     *,
     rows: Sequence[int],
@@ -139,7 +139,7 @@ def _plan(best: Measured, measured: Sequence[Measured], every: Sequence[Row[Any]
     return BatchPlan(limits, Parallelism(best.lanes, best.threads, quickest_alone(measured)))
 
 
-def _row(example: Row[dict[str, list[int]]], length: int) -> Row[dict[str, list[int]]]:
+def _row(example: Row[Mapping[str, list[int]]], length: int) -> Row[dict[str, list[int]]]:
     times = -(-length // example.length)
     return Row({name: (values * times)[:length] for name, values in example.inputs.items()}, length, example.key)
 

@@ -115,10 +115,9 @@ class GenerationEngine:
         Raises:
             Overloaded: the queue is full.
         """
-        self._intake.check_room()
         answer = _Answer(item, listener)
-        answer.future.add_done_callback(lambda _: self._forget(answer))
         self._intake.add(answer)
+        answer.future.add_done_callback(lambda _: self._forget(answer))
         return answer.future
 
     async def run(self) -> None:

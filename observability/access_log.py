@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from observability.one_line import one_line
 from observability.requests import RequestRecord
 
 logger = logging.getLogger(__name__)
@@ -17,7 +18,8 @@ def log_access(record: RequestRecord) -> None:
     took = 1000 * duration
     details = "".join(f", {name} {value}" for name, value in said.items() if value is not None)
     logger.info(
-        "%s %s %s %d %.1f ms%s", record.client or "-", record.method, record.path, record.status, took, details,
+        "%s %s %s %d %.1f ms%s", record.client or "-", one_line(record.method), one_line(record.path), record.status,
+        took, one_line(details),
         extra={
             "client": record.client,
             "method": record.method,

@@ -8,6 +8,7 @@ from typing import Any
 
 import bentoml
 
+from observability.one_line import keep_lines
 from observability.origin import current_origins
 from observability.tracebacks import without_payload
 
@@ -24,12 +25,14 @@ class RequestFields(logging.Filter):
     Args:
         model: that this process computes.
         show_errors: whether exceptions may quote anything.
+        escape: whether what messages quote is kept on one line; JSON does so by itself.
     """
 
-    def __init__(self, model: str | None = None, *, show_errors: bool = False) -> None:
+    def __init__(self, model: str | None = None, *, show_errors: bool = False, escape: bool = False) -> None:
         super().__init__()
         self._model = model
         self._show_errors = show_errors
+        self._escape = escape
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let every record pass, with more to say."""
@@ -49,6 +52,8 @@ class RequestFields(logging.Filter):
         if not hasattr(record, "model"):
             record.model = self._model
         self._write_exception(record, harmless=not origins and _room(record) in _NOT_OF_REQUESTS)
+        if self._escape:
+            keep_lines(record)
         return True
 
     def _write_exception(self, record: logging.LogRecord, *, harmless: bool) -> None:

@@ -22,6 +22,7 @@ from observability.requests import ObservedRequests, Observer, record_of
 from observability.tracing import Tracing
 from protocols import kserve_v1, model_repository
 from protocols.api_keys import KeyRing
+from protocols.body import BodyMemory
 from protocols.callers import Authentication
 from protocols.inference import Models
 from protocols.json_body import json_response
@@ -85,6 +86,7 @@ def create_app(
             *([Middleware(TracedRequests, tracing=tracing)] if tracing is not None else []),
             Middleware(FinishesRequests, drain=drain or Drain()),
             Middleware(Authentication, keys=keys or KeyRing(()), settings=settings),
+            Middleware(BodyMemory, limit=settings.bodies_size),
         ],
         lifespan=lifespan,
     )

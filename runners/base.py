@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from acceleration.fallbacks import Fallbacks
 from batching.lanes import Parallelism
+from batching.room import Room
 from batching.rows import BatchLimits, Row, select_batch
 from errors import InvalidRequest, ServingError
 from observability.item_trace import ItemTrace
@@ -87,6 +88,8 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
         self.settings, self.compiler = settings, compiler
         #: Optimizations that the model is served without, as they failed; complete once it is warm.
         self.fallbacks = Fallbacks(settings.name)
+        #: Of the queue, once there is one.
+        self.room: Room | None = None
 
     @abstractmethod
     def load(self) -> None:
@@ -154,6 +157,39 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
         if (length := _text_length(item.instance)) > limit:
             raise InvalidRequest(f"has {length} characters, at most {limit} are read (MAX_TEXT_LENGTH)")
         return self.prepare(item.instance, parse_parameters(self.parameters_type, item.parameters, self.defaults))
+
+    def check_rows(self, rows: int, tokens: int, place: str, said: str) -> None:
+        """Refuse the rows of an instance before they are made.
+
+        Args:
+            tokens: of all of them.
+            place: the field that they come from.
+            said: what is too much of it, such as `5000 tokens make 4942 windows`.
+
+        Raises:
+            errors.InvalidRequest: they are more than one instance may have.
+            errors.Overloaded: they are too many beside those that wait.
+        """
+        if rows > (limit := self.settings.max_rows_per_instance):
+            raise InvalidRequest(f"{place}: {said}, at most {limit} are computed (MAX_ROWS_PER_INSTANCE)")
+        if self.room is not None:
+            self.room.check(rows, tokens, place)
+
+    def check_answers(self, answers: int, place: str, said: str) -> None:
+        """Refuse more answers to one instance than there may be.
+
+        Args:
+            place, said: as in `check_rows`.
+
+        Raises:
+            errors.InvalidRequest: they are more.
+        """
+        if answers > (limit := self.settings.max_answers_per_instance):
+            raise InvalidRequest(f"{place}: {said}, at most {limit} are given (MAX_ANSWERS_PER_INSTANCE)")
+
+    def weight(self, job: Job[InputsT, ContextT]) -> tuple[int, int]:
+        """Rows of a job, and the tokens that it keeps in memory until it is answered."""
+        return len(job.rows), sum(row.length for row in job.rows)
 
     def warm_up(self) -> None:
         """Answer one example, so that the first client does not pay for lazy initialisation."""

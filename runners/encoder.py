@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -40,11 +40,8 @@ ParametersT = TypeVar("ParametersT", bound=Parameters)
 ContextT = TypeVar("ContextT")
 OutputT = TypeVar("OutputT")
 
-#: Windows of one text: a stride just below the window's size would have a long text read hundreds of times over.
-MAX_WINDOWS = 4096
-
 #: Tokenizer output of one row: input_ids, attention_mask and, where the model has them, token_type_ids.
-Encoding = dict[str, list[int]]
+Encoding = Mapping[str, list[int]]
 
 
 class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):

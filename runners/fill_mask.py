@@ -96,7 +96,13 @@ class FillMaskRunner(EncoderRunner[FillMaskParameters, _Context, npt.NDArray[np.
                     "shorten the text before it"
                 )
             raise InvalidRequest(f"has no mask token: put {tokenizer.mask_token} where a word is to be filled in")
+        masks = len(positions)
+        self.check_rows(masks, len(encoding["input_ids"]), "text", f"has {masks} masks")
         targets = None if parameters.targets is None else self._target_ids(parameters.targets)
+        each = min(parameters.top_k, len(tokenizer) if targets is None else len(targets))
+        self.check_answers(
+            masks * each, "parameters.top_k", f"{each} for each of {masks} masks are {masks * each} answers"
+        )
         row = Row(encoding, len(encoding["input_ids"]))
         return Job([row], _Context(encoding["input_ids"], positions, parameters.top_k, targets))
 

@@ -160,6 +160,10 @@ class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]
         if isinstance(result, ServingError):
             raise result
 
+    def weight(self, job: Job[GenerationRequest, ContextT]) -> tuple[int, int]:
+        """As `Runner.weight`; sequences share their prompt, and new tokens are in memory once they are written."""
+        return len(job.rows), len(job.rows[0].inputs.input_ids)
+
     def forward(self, rows: Rows[Row[GenerationRequest]]) -> Rows[Written]:
         """Write sequences in the calling thread.
 
@@ -273,7 +277,10 @@ class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]
                 the model, or the answer needs more memory than there is.
         """
         sampled = parameters.do_sample and parameters.temperature >= _LEAST_TEMPERATURE
-        self._check_count(parameters.num_return_sequences, sampled)
+        count = parameters.num_return_sequences
+        self._check_count(count, sampled)
+        if count > 1:
+            self.check_rows(count, len(input_ids), "parameters.num_return_sequences", f"{count} are asked for")
         self._check_beams(parameters)
         self._check_memory(len(input_ids), max_new_tokens)
         if parameters.min_new_tokens is None:

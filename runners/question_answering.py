@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import nlargest
+from operator import itemgetter
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -20,9 +22,10 @@ from batching.rows import Row
 from errors import InvalidRequest
 from loading import LoadError
 from runners.base import Job
-from runners.encoder import MAX_WINDOWS, EncoderRunner, Encoding
+from runners.encoder import EncoderRunner, Encoding
 from runners.parameters import Parameters, describe
 from runners.signature import ANSWER, Signature, Tensor
+from runners.windows import Whole, Window, tokens_of
 
 _Indices = npt.NDArray[np.int64]
 _Floats = npt.NDArray[np.float32]
@@ -113,6 +116,7 @@ class QuestionAnsweringRunner(EncoderRunner[QuestionAnsweringParameters, _Contex
 
     def prepare(self, instance: Any, parameters: QuestionAnsweringParameters) -> Job[Encoding, _Context]:
         asked = _parse(instance)
+        self.check_answers(parameters.top_k, "parameters.top_k", f"asks for {parameters.top_k} answers")
         tokenizer = self.pretrained.tokenizer
         # Models that pad on the left, such as XLNet, learned to read the question behind the context.
         question_first = tokenizer.padding_side == "right"
@@ -128,24 +132,30 @@ class QuestionAnsweringRunner(EncoderRunner[QuestionAnsweringParameters, _Contex
         dropped = set(question[parameters.max_question_len :]) if parameters.max_question_len else set()
         around = [p for p in range(len(sequences)) if sequences[p] != sequences[context[0]] and p not in dropped]
         head, tail = [p for p in around if p < context[0]], [p for p in around if p > context[-1]]
-        characters = _characters(encoded, context, parameters.align_to_words)
         room, stride = self._window(len(around), len(question), parameters)
         starts = range(0, max(len(context) - stride, 1), room - stride)
-        if len(starts) > MAX_WINDOWS:
-            raise InvalidRequest(
-                f"context: {len(context)} tokens make {len(starts)} windows, at most {MAX_WINDOWS} are read; "
-                "choose a smaller parameters.doc_stride or a larger parameters.max_seq_len"
-            )
+        self.check_rows(
+            len(starts),
+            tokens_of(starts, len(around), room, len(context)),
+            "context",
+            f"{len(context)} tokens make {len(starts)} windows of {room} with parameters.doc_stride {stride}",
+        )
+        characters = _characters(encoded, context, parameters.align_to_words)
         del encoded["offset_mapping"]
-        rows, windows = [], []
+        whole = Whole(encoded, head, context, tail)
+        before, behind = (
+            next((n for n, p in enumerate(part) if sequences[p] is None and ids[n] == tokenizer.cls_token_id), None)
+            for part, ids in ((head, whole.head["input_ids"]), (tail, whole.tail["input_ids"]))
+        )
+        rows: list[Row[Encoding]] = []
+        windows = []
         for start in starts:
-            inside = slice(start, start + room)
-            positions = [*head, *context[inside], *tail]
-            encoding: Encoding = {name: [values[p] for p in positions] for name, values in encoded.items()}
-            special = [n for n, p in enumerate(positions) if sequences[p] is None]
-            null = next((n for n in special if encoding["input_ids"][n] == tokenizer.cls_token_id), None)
-            rows.append(Row(encoding, len(positions)))
-            windows.append(_Window(len(head), characters[inside, 0], characters[inside, 1], null))
+            stop = min(start + room, len(context))
+            null = before
+            if before is None and behind is not None:
+                null = len(head) + stop - start + behind
+            rows.append(Row(Window(whole, start, stop), len(around) + stop - start))
+            windows.append(_Window(len(head), characters[start:stop, 0], characters[start:stop, 1], null))
         return Job(rows, _Context(asked.context, windows, parameters))
 
     def forward(self, rows: Sequence[Row[Encoding]]) -> Sequence[_Floats]:
@@ -175,6 +185,9 @@ class QuestionAnsweringRunner(EncoderRunner[QuestionAnsweringParameters, _Contex
                 found[span] = found.get(span, 0.0) + score
             for span, score in found.items():
                 best[span] = max(best.get(span, 0.0), score)
+            if len(best) > 4 * parameters.top_k + 1000:
+                # Whatever so many are better than already is no answer, however many windows are to come.
+                best = dict(nlargest(parameters.top_k, best.items(), key=itemgetter(1)))
         answers: list[dict[str, Any]] = [
             {"score": score, "start": start, "end": end, "answer": text[start:end]}
             for (start, end), score in best.items()

@@ -21,9 +21,10 @@ from batching.rows import Row
 from errors import InvalidRequest
 from loading import LoadError
 from runners.base import Job
-from runners.encoder import MAX_WINDOWS, EncoderRunner, Encoding
+from runners.encoder import EncoderRunner, Encoding
 from runners.labels import label_of
 from runners.parameters import Parameters
+from runners.windows import Whole, Window, tokens_of
 from settings import AggregationStrategy
 
 Scores = npt.NDArray[np.float32]
@@ -59,10 +60,10 @@ class _Token:
 
 @dataclass(frozen=True, slots=True)
 class _Context:
-    """`windows` holds for each row which of the text's `tokens` it is made of."""
+    """`windows` holds for each row, as `position`, which of the text's `tokens` it is made of."""
 
     tokens: list[_Token]
-    windows: list[list[int]]
+    windows: list[Window]
     strategy: AggregationStrategy
     ignored: frozenset[str]
 
@@ -110,12 +111,7 @@ class TokenClassificationRunner(EncoderRunner[TokenClassificationParameters, _Co
             verbose=False,
         )
         special, offsets = encoded.pop("special_tokens_mask"), encoded.pop("offset_mapping", None)
-        windows = self._windows(encoded, parameters.stride)
-        rows = []
-        for positions in windows:
-            encoding: Encoding = {name: [values[p] for p in positions] for name, values in encoded.items()}
-            self.check_length(encoding)
-            rows.append(Row(encoding, len(positions)))
+        rows, windows = self._windows(encoded, parameters.stride)
         tokens = self._tokens(instance, encoded["input_ids"], special, offsets)
         ignored = frozenset(parameters.ignore_labels)
         return Job(rows, _Context(tokens, windows, parameters.aggregation_strategy, ignored))
@@ -128,7 +124,8 @@ class TokenClassificationRunner(EncoderRunner[TokenClassificationParameters, _Co
     def finish(self, job: Job[Encoding, _Context], outputs: Sequence[Scores]) -> Any:
         context = job.context
         found: list[dict[str, Any]] = []
-        for positions, scores in zip(context.windows, outputs, strict=True):
+        for window, scores in zip(context.windows, outputs, strict=True):
+            positions = window["position"]
             kept = [n for n, p in enumerate(positions) if not context.tokens[p].is_special]
             if not kept:
                 continue
@@ -162,25 +159,33 @@ class TokenClassificationRunner(EncoderRunner[TokenClassificationParameters, _Co
                     f"parameters.stride: must be less than {room}, the tokens of text that the model reads at once"
                 )
 
-    def _windows(self, encoded: Any, stride: int | None) -> list[list[int]]:
-        """Positions of the tokens of each window; every window has the special tokens at both ends.
+    def _windows(self, encoded: Any, stride: int | None) -> tuple[list[Row[Encoding]], list[Window]]:
+        """The row of each window and positions of its tokens; every window has the special tokens at both ends.
 
         The same windows as the tokenizer's own, but with the offsets of the whole text: a tokenizer that adds a space
         to texts counts it in at the start of every window.
         """
         length, limit = len(encoded["input_ids"]), self.pretrained.max_length
+        positions = {"position": range(length)}
         if stride is None or limit is None or length <= limit:
-            return [list(range(length))]
+            encoding = dict(encoded)
+            self.check_length(encoding)
+            return [Row(encoding, length)], [Window(Whole(positions, (), range(length), ()), 0, length)]
         inside = [p for p, sequence in enumerate(encoded.sequence_ids()) if sequence is not None]
         head, tail = range(inside[0]), range(inside[-1] + 1, length)
         room = limit - len(head) - len(tail)
         starts = range(0, len(inside) - stride, room - stride)
-        if len(starts) > MAX_WINDOWS:
-            raise InvalidRequest(
-                f"parameters.stride: {stride} makes {len(starts)} windows of {length} tokens of text, "
-                f"at most {MAX_WINDOWS} are read; choose a smaller one"
-            )
-        return [[*head, *inside[start : start + room], *tail] for start in starts]
+        around = len(head) + len(tail)
+        self.check_rows(
+            len(starts),
+            tokens_of(starts, around, room, len(inside)),
+            "parameters.stride",
+            f"{stride} makes {len(starts)} windows of {length} tokens of text",
+        )
+        texts, places = Whole(encoded, head, inside, tail), Whole(positions, head, inside, tail)
+        spans = [(start, min(start + room, len(inside))) for start in starts]
+        rows: list[Row[Encoding]] = [Row(Window(texts, start, stop), around + stop - start) for start, stop in spans]
+        return rows, [Window(places, start, stop) for start, stop in spans]
 
     def _tokens(
         self, text: str, ids: list[int], special: list[int], offsets: list[tuple[int, int]] | None

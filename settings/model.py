@@ -182,7 +182,22 @@ class ModelSettings(BaseSettings):
     max_text_length: int = Field(
         1_000_000, validation_alias="MAX_TEXT_LENGTH", ge=1, description="Characters in one instance."
     )
+    max_rows_per_instance: int = Field(
+        1024,
+        validation_alias="MAX_ROWS_PER_INSTANCE",
+        ge=1,
+        description="Windows of one text, sequences of one prompt, or masks of one text.",
+    )
+    max_answers_per_instance: int = Field(
+        10_000, validation_alias="MAX_ANSWERS_PER_INSTANCE", ge=1, description="That top_k may ask for."
+    )
     max_queue_size: int = Field(4096, validation_alias="MAX_QUEUE_SIZE", ge=1, description="Items that may wait.")
+    max_queue_rows: int = Field(
+        32_768, validation_alias="MAX_QUEUE_ROWS", ge=1, description="Rows of all items that wait."
+    )
+    max_queue_tokens: int = Field(
+        8 * 2**20, validation_alias="MAX_QUEUE_TOKENS", ge=1, description="Tokens of all of those rows."
+    )
 
     log_level: str = Field("INFO", validation_alias="LOG_LEVEL", pattern=r"^(?i:debug|info|warning|error|critical)$")
     transformers_verbosity: Literal["detail", "debug", "info", "warning", "error", "critical"] = Field(

@@ -40,6 +40,15 @@ class ServerSettings(BaseSettings):
         description="Of web pages that may ask, such as https://a.example, with commas between them; * is all.",
     )
     max_body_size: int = Field(16 * 2**20, validation_alias="MAX_BODY_SIZE", ge=1, description="Bytes.")
+    max_bodies_size: int | None = Field(
+        None,
+        validation_alias="MAX_BODIES_SIZE",
+        ge=1,
+        description="Bytes of all bodies that a process of the API holds; 256 MiB, or four of MAX_BODY_SIZE, if unset.",
+    )
+    body_timeout: float = Field(
+        60.0, validation_alias="BODY_TIMEOUT", gt=0, description="Seconds in which a body must be received."
+    )
     max_instances: int = Field(1024, validation_alias="MAX_INSTANCES", ge=1, description="In one request.")
     request_timeout: float = Field(300.0, validation_alias="REQUEST_TIMEOUT", gt=0, description="Seconds.")
     drain_seconds: float = Field(
@@ -85,6 +94,11 @@ class ServerSettings(BaseSettings):
     def keys(self) -> list[str]:
         """The API keys that do not come from a file."""
         return [] if self.api_keys is None else _listed(self.api_keys.get_secret_value())
+
+    @property
+    def bodies_size(self) -> int:
+        """Bytes of all bodies that a process of the API holds."""
+        return self.max_bodies_size or max(256 * 2**20, 4 * self.max_body_size)
 
     @property
     def needs_keys(self) -> bool:

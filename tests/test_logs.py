@@ -16,13 +16,13 @@ from settings import ModelSettings, ServerSettings
 
 
 def _logged(
-    secrets: tuple[str, ...], *, fields: bool = False, json: bool = False
+    secrets: tuple[str, ...], *, fields: bool = False, json: bool = False, show_errors: bool = False
 ) -> tuple[logging.Logger, io.StringIO]:
     text = io.StringIO()
     handler = logging.StreamHandler(text)
     handler.setFormatter(JSON_FORMATTER if json else logging.Formatter("%(message)s%(trace_msg)s" if fields else None))
     if fields:
-        handler.addFilter(RequestFields("the-model"))
+        handler.addFilter(RequestFields("the-model", show_errors=show_errors, escape=not json))
     handler.addFilter(Redaction(secrets))
     logger = logging.Logger("somebody's")
     logger.addHandler(handler)
@@ -87,6 +87,45 @@ def test_a_json_line_has_the_request_its_trace_and_one_field_for_the_exception()
         "request_id": "a", "trace_id": "1" * 32, "span_id": "2" * 16, "model": "the-model",
     }  # fmt: skip
     assert quoted not in line
+
+
+_FORGED = "2026-01-01 [INFO] forged"
+
+
+@pytest.mark.parametrize("separator", ["\n", "\r\n", "\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
+def test_nothing_that_a_message_quotes_begins_a_line(separator: str) -> None:
+    logger, text = _logged((), fields=True, show_errors=True)
+    said = f"a{separator}{_FORGED}"
+    logger.info("path %s, error %s, model %r", said, ValueError(said), said)
+    logger.info("named %(path)s", {"path": said})
+    logger.info(said)
+    try:
+        raise LookupError(said)
+    except LookupError:
+        logger.exception("failed")
+    lines = text.getvalue().splitlines()
+    assert not any(line.startswith(_FORGED) for line in lines)
+    assert sum(_FORGED in line for line in lines) >= 4
+    assert len(lines[0].split(_FORGED)) == 4
+
+
+def test_nothing_that_a_message_quotes_speaks_to_a_terminal_or_turns_the_text() -> None:
+    logger, text = _logged((), fields=True)
+    logger.info("%s and %d", "\x1b[2J\x07\x9b31m\u202e\u2066\ud800 é🙂", 3)
+    assert text.getvalue() == "\\x1b[2J\\x07\\x9b31m\\u202e\\u2066\\ud800 é🙂 and 3\n"
+
+
+def test_lines_that_a_message_means_to_have_stay() -> None:
+    logger, text = _logged((), fields=True)
+    logger.info("served. Try:\ncurl %s", "x")
+    assert text.getvalue() == "served. Try:\ncurl x\n"
+
+
+def test_json_keeps_what_was_said() -> None:
+    logger, text = _logged((), fields=True, json=True)
+    logger.info("path %s", "/a\nb")
+    (line,) = text.getvalue().splitlines()
+    assert loads(line)["message"] == "path /a\nb"
 
 
 def test_asyncio_does_not_quote_what_nobody_waited_for() -> None:

@@ -23,13 +23,13 @@ _PARAMETERS = {
 def operations(served: Served) -> Operations:
     """Descriptions by method and path."""
     name = model_parameter(served.models.names)
-    changing = errors("", (400, 403, 404, 413, 415, 503, 504))
+    changing = errors("", (400, 403, 404, 408, 413, 415, 503, 504))
     return {
         "POST /v2/repository/index": operation(
             _TAG,
             "v2_repository_index",
             "How each model is",
-            {**ok(served.schemas.of(list[RepositoryModel])), **errors("", (400, 413, 415))},
+            {**ok(served.schemas.of(list[RepositoryModel])), **errors("", (400, 408, 413, 415, 503))},
             body=_body({"ready": {"type": "boolean", "default": False, "description": "Only those that are ready."}}),
             body_required=False,
         ),

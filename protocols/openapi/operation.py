@@ -25,17 +25,18 @@ ERRORS: Mapping[int, str] = {
     401: "A key is needed, and none that is valid is shown (`API_KEYS`).",
     403: "The operator has not enabled this (`MODEL_MANAGEMENT`).",
     404: "There is no model of that name.",
+    408: "The body was not received within `BODY_TIMEOUT`.",
     413: "The body, the number of instances or one instance is over its limit.",
     415: "The body is neither plain nor gzip nor deflate, or a batch of CloudEvents, or one that is not JSON.",
     429: "The queue of the model is full.",
     500: "The model failed on an input that looked right; the log has the details.",
     501: "The protocol knows this, the server does not offer it.",
-    503: "The model is loading, could not be loaded, was unloaded, or its runner restarts.",
+    503: "The model is loading, failed to load, was unloaded, its runner restarts, or bodies take the memory.",
     504: "There was no answer within `REQUEST_TIMEOUT`.",
 }
 
 #: For what a model computes.
-COMPUTING = (400, 404, 413, 415, 429, 500, 503, 504)
+COMPUTING = (400, 404, 408, 413, 415, 429, 500, 503, 504)
 
 #: Statuses that are worth another try, and say when.
 _LATER = (429, 503)

@@ -219,6 +219,16 @@ def test_one_answer_is_an_object_and_more_are_a_list_even_if_only_one_is_found(w
     assert [answer["answer"] for answer in few] == ["the"]
 
 
+@pytest.mark.parametrize("top_k", [1, 40])
+def test_the_best_of_many_windows_are_the_best_of_all(wordpiece: Path, top_k: int) -> None:
+    parameters = {"max_seq_len": 40, "doc_stride": 30, "max_answer_len": 30, "align_to_words": False}
+    some, every = _runner(wordpiece).predict(
+        [_item("Who?", LONG, **parameters, top_k=top_k), _item("Who?", LONG, **parameters, top_k=10_000)]
+    )
+    assert len(every) > 1500
+    assert (some if top_k > 1 else [some]) == every[:top_k]
+
+
 @pytest.mark.parametrize("align_to_words", [True, False])
 def test_an_answer_is_exactly_its_span_of_the_context(folder: Path, align_to_words: bool) -> None:
     (answers,) = _runner(folder).predict(
@@ -296,7 +306,9 @@ def test_a_window_is_never_larger_than_the_model(wordpiece: Path) -> None:
         (None, {"doc_stride": -1}, "parameters.doc_stride"),
         (None, {"doc_stride": 64}, "parameters.doc_stride: must be less than 59"),
         (None, {"max_question_len": 0}, "parameters.max_question_len"),
-        ({"question": "Who?", "context": "the " * 5000}, {"doc_stride": 58}, "4942 windows"),
+        (None, {"top_k": 10_001}, "parameters.top_k: asks for 10001 answers, at most 10000 are given"),
+        ({"question": "Who?", "context": "the " * 5000}, {"doc_stride": 58}, "4942 windows of 59"),
+        ({"question": "Who?", "context": "the " * 1100}, {"max_seq_len": 6, "doc_stride": 0}, "at most 1024 are"),
     ],
 )
 def test_a_wrong_instance_or_parameter_is_refused_by_name_and_harms_no_neighbour(

@@ -43,7 +43,8 @@ class Entry:
     def __init__(self, settings: Settings, keys: KeyRing, runners: Mapping[str, Sequence[Any]], service: Any) -> None:
         self._settings, self._service = settings, service
         server = settings.server
-        self._clients = {name: _client(name, replicas) for name, replicas in runners.items()}
+        key = server.runner_key.get_secret_value() if server.runner_key is not None else None
+        self._clients = {name: _client(name, replicas, key) for name, replicas in runners.items()}
         self._tracing = Tracing(server.traces_url) if server.traces_url is not None else None
         self._tasks: list[asyncio.Task[None]] = []
         self._drain = Drain(server.drain_seconds, self._give_up)
@@ -94,6 +95,6 @@ class Entry:
                 logger.error("%s is not served: %s", model.name, state.reason)
 
 
-def _client(name: str, runners: Sequence[Any]) -> ModelClient:
-    clients = [RunnerClient(name, partial(getattr, runner, "url")) for runner in runners]
+def _client(name: str, runners: Sequence[Any], key: str | None) -> ModelClient:
+    clients = [RunnerClient(name, partial(getattr, runner, "url"), key) for runner in runners]
     return clients[0] if len(clients) == 1 else Replicas(clients)

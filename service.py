@@ -26,7 +26,7 @@ from protocols.api_keys import KeyRing
 from protocols.callers import Authentication
 from protocols.http_server import limit_heads
 from runners.service import runner_service
-from settings import ModelSettings, ServerSettings, Settings, SettingsError, load_settings
+from settings import ModelSettings, ServerSettings, Settings, SettingsError, load_settings, with_runner_key
 
 if TYPE_CHECKING:
     from entry import Entry
@@ -41,7 +41,8 @@ def _configured() -> tuple[Arguments, Settings]:
         for model in settings.models:
             check_uri(model)
         models = tuple(resolve_task(model, own_code=allowed_pipeline(model) is not None) for model in settings.models)
-        return arguments, settings.model_copy(update={"models": models})
+        server = with_runner_key(settings.server)
+        return arguments, settings.model_copy(update={"models": models, "server": server})
     except (SettingsError, LoadError) as error:
         raise SystemExit(f"Error: {error}") from None
 
@@ -101,7 +102,7 @@ def _found_modules() -> Iterator[None]:
 
 def _entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]], image: Image) -> Any:
     server = settings.server
-    configure_logging(server, {*server.keys, *(secret for model in settings.models for secret in model.secrets)})
+    configure_logging(server, {*server.runner_keys, *(secret for model in settings.models for secret in model.secrets)})
     # Here, before any process: their file may be wrong.
     keys = KeyRing(server.keys, server.api_keys_file)
 

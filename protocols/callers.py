@@ -23,9 +23,13 @@ HEALTH_PATHS = frozenset({"/", "/livez", "/readyz", "/healthz", "/v2/health/live
 METRICS_PATHS = frozenset({"/metrics"})
 
 
-def public_paths(settings: ServerSettings) -> frozenset[str]:
-    """The paths that need no key where others do."""
-    health = HEALTH_PATHS if settings.public_health else frozenset()
+def public_paths(settings: ServerSettings, health: frozenset[str] = HEALTH_PATHS) -> frozenset[str]:
+    """The paths that need no key where others do.
+
+    Args:
+        health: where the service tells how it is.
+    """
+    health = health if settings.public_health else frozenset()
     return health | METRICS_PATHS if settings.public_metrics else health
 
 
@@ -69,15 +73,21 @@ class Authentication:
     Args:
         keys: if none is required, every request passes.
         only: the paths that are looked at; None is all.
+        health: as in `public_paths`.
     """
 
     def __init__(
-        self, app: ASGIApp, keys: KeyRing, settings: ServerSettings, only: Collection[str] | None = None
+        self,
+        app: ASGIApp,
+        keys: KeyRing,
+        settings: ServerSettings,
+        only: Collection[str] | None = None,
+        health: frozenset[str] = HEALTH_PATHS,
     ) -> None:
         self._app = app
         self._keys = keys
         self._only = only
-        self._public = public_paths(settings)
+        self._public = public_paths(settings, health)
         self._max_streams = settings.max_streams_per_key
         self._callers: dict[bytes, Caller] = {}
 

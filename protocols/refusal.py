@@ -13,10 +13,12 @@ from protocols.openai.errors import error_object
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send, error: ServingError, headers: Mapping[str, str]) -> None:
-    """Answer a request with an error; of a WebSocket, close it."""
+    """Answer a request, or the handshake of a WebSocket if the server can, with an error."""
     if scope["type"] == "websocket":
-        return await send({"type": "websocket.close", "code": 1008})
-    record_of(scope).error = error.code
+        if "websocket.http.response" not in (scope.get("extensions") or {}):
+            return await send({"type": "websocket.close", "code": 1008})
+    else:
+        record_of(scope).error = error.code
     body = error_object(error) if scope["path"].startswith("/openai/") else {"error": error.message}
     later = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
     response = json_response(body, HTTP_STATUS[type(error)], {**later, **headers})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 from typing import Any
@@ -21,7 +21,7 @@ _LONGER = (1, 5, 48)
 #: padding moves it; other precisions round as much as this, and a model that reads padding is mostly far above it.
 _TOLERANCE, _TOLERANCE_OTHERS = 1e-4, 0.1
 
-Rows = Sequence[Row[dict[str, list[int]]]]
+Rows = Sequence[Row[Mapping[str, list[int]]]]
 
 
 class Company(Enum):
@@ -32,7 +32,7 @@ class Company(Enum):
     NONE = "none"
 
 
-def stretched(row: Row[dict[str, list[int]]], more: int, special: frozenset[int]) -> Row[dict[str, list[int]]]:
+def stretched(row: Row[Mapping[str, list[int]]], more: int, special: frozenset[int]) -> Row[Mapping[str, list[int]]]:
     """Make a longer row: its last ordinary token stands there several times.
 
     Args:
@@ -49,7 +49,7 @@ def stretched(row: Row[dict[str, list[int]]], more: int, special: frozenset[int]
 
 def find_company(
     compute: Callable[[Rows], Iterable[Any]],
-    row: Row[dict[str, list[int]]],
+    row: Row[Mapping[str, list[int]]],
     *,
     special: frozenset[int],
     longest: int | None,

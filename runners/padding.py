@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from itertools import chain
 from typing import Any
@@ -30,7 +30,7 @@ class Padding:
         self._none_in_config = own is None
         self._models: dict[int, Any] = {}
 
-    def token_for(self, rows: Sequence[Row[dict[str, list[int]]]]) -> int:
+    def token_for(self, rows: Sequence[Row[Mapping[str, list[int]]]]) -> int:
         """Choose the padding of a batch; the embedding has it."""
         if self._fixed is not None or len(rows) == 1:
             return self._fixed or 0

@@ -8,6 +8,7 @@ from typing import Any
 import bentoml
 from bentoml.models import BentoModel
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
@@ -15,11 +16,28 @@ from acceleration.allocator import MEMORY_ENVIRONMENT
 from acceleration.cores import THREAD_ENVIRONMENT
 from lean_service import LeanService
 from logs import configure_logging
+from protocols.api_keys import KeyRing
+from protocols.callers import HEALTH_PATHS, Authentication
 from settings import ModelSettings, ServerSettings
 from transport import ITEMS_PATH
 
 #: BentoML's proxy between services closes its session, with calls in flight, after so many requests or seconds.
 _NEVER = 10**9
+
+
+class _GuardedService(LeanService):
+    """Asks for a key of a client or of the entry service, on sockets and ports alike."""
+
+    server: ServerSettings
+
+    def to_asgi(self, is_main: bool = True) -> Any:
+        """The application, with keys around all of its routes."""
+        app = super().to_asgi(is_main)
+        keys = KeyRing(self.server.runner_keys, self.server.api_keys_file)
+        # `/` is BentoML's page about the service here.
+        health = HEALTH_PATHS - {"/"}
+        app.user_middleware.append(Middleware(Authentication, keys=keys, settings=self.server, health=health))
+        return app
 
 
 class RunnerService:
@@ -33,7 +51,8 @@ class RunnerService:
         from runners.process import RunnerProcess
 
         model = self.settings
-        configure_logging(self.server, model.secrets, level=model.log_level, model=model.name)
+        secrets = {*model.secrets, *self.server.runner_keys}
+        configure_logging(self.server, secrets, level=model.log_level, model=model.name)
         # Not among the `envs` below: those are written into a Bento.
         os.environ.update({name: v.get_secret_value() for name, v in model.secret_environment.items()})
         self.process = RunnerProcess(model, self.server)
@@ -77,7 +96,7 @@ def runner_service(
         environment["CUDA_VISIBLE_DEVICES"] = settings.cuda_visible_devices
     service = bentoml.service(
         name=f"runner-{number}",
-        service_class=LeanService,
+        service_class=type("GuardedService", (_GuardedService,), {"server": server}),
         resources=_resources(settings),
         runner_connection={"max_requests": _NEVER, "max_age": float(_NEVER)},
         logging={"access": {"enabled": False}},

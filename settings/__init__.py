@@ -7,7 +7,7 @@ environment; every room is handed the frozen objects made here.
 from settings.errors import SettingsError
 from settings.load import Settings, load_settings
 from settings.model import WRITING_TASKS, AggregationStrategy, ModelSettings, Pooling, Task, TorchDtype
-from settings.server import ServerSettings
+from settings.server import ServerSettings, with_runner_key
 
 __all__ = [
     "WRITING_TASKS",
@@ -20,4 +20,5 @@ __all__ = [
     "Task",
     "TorchDtype",
     "load_settings",
+    "with_runner_key",
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -28,6 +31,11 @@ class ServerSettings(BaseSettings):
     )
     api_keys_file: Path | None = Field(
         None, validation_alias="API_KEYS_FILE", description="A file of more, one a line; read again when it changes."
+    )
+    runner_key: SecretStr | None = Field(
+        None,
+        validation_alias="RUNNER_KEY",
+        description="Of the entry service, for runners; at random where clients need keys and it is not set.",
     )
     public_health: bool = Field(True, validation_alias="PUBLIC_HEALTH", description="Health is told without a key.")
     public_metrics: bool = Field(True, validation_alias="PUBLIC_METRICS", description="So are metrics.")
@@ -101,6 +109,11 @@ class ServerSettings(BaseSettings):
         return self.max_bodies_size or max(256 * 2**20, 4 * self.max_body_size)
 
     @property
+    def runner_keys(self) -> list[str]:
+        """Those of clients and of the entry service that runners take and that are in no file."""
+        return self.keys if self.runner_key is None else [*self.keys, self.runner_key.get_secret_value()]
+
+    @property
     def needs_keys(self) -> bool:
         """Whether clients do."""
         return self.api_keys is not None or self.api_keys_file is not None
@@ -116,6 +129,16 @@ class ServerSettings(BaseSettings):
         if keys is not None and not _listed(keys.get_secret_value()):
             raise ValueError("holds no key")
         return keys
+
+    @field_validator("runner_key")
+    @classmethod
+    def _fits_into_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is None:
+            return None
+        stripped = key.get_secret_value().strip()
+        if not re.fullmatch(r"[!-~]+", stripped):
+            raise ValueError("must be one word of ASCII characters: it is sent in a header")
+        return SecretStr(stripped)
 
     @field_validator("api_keys_file")
     @classmethod
@@ -146,6 +169,20 @@ class ServerSettings(BaseSettings):
         exporters = (self.otel_traces_exporter or "none").split(",")
         if unknown := [name.strip() for name in exporters if name.strip() not in ("otlp", "none")]:
             yield f"OTEL_TRACES_EXPORTER={','.join(unknown)}: only otlp is here"
+
+
+def with_runner_key(server: ServerSettings) -> ServerSettings:
+    """The same settings, with a key of the entry service if clients need keys.
+
+    It lets the entry service in at runners. Where none is set, the first process makes one, at random. The processes
+    that it starts inherit its environment, and so does one that takes the place of another: no file and no command
+    line ever holds the key.
+    """
+    if not server.needs_keys or server.runner_key is not None:
+        return server
+    key = secrets.token_urlsafe(32)
+    os.environ["RUNNER_KEY"] = key
+    return server.model_copy(update={"runner_key": SecretStr(key)})
 
 
 def _listed(text: str) -> list[str]:

@@ -27,13 +27,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("model"), BertForSequenceClassification, bert_config(tokenizer), tokenizer)
 
 
-def _printed(code: str, folder: Path) -> Any:
+def _printed(code: str, folder: Path, **variables: str) -> Any:
     environment = {
         **os.environ,
         "STORAGE_URI": str(folder),
         "TASK": "text-classification",
         "BENTOML_HOME": str(folder.parent),
         "BENTOML_DO_NOT_TRACK": "1",
+        **variables,
     }
     command = [sys.executable, "-c", f"import json, sys, service\nprint(json.dumps({code}))"]
     done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -56,3 +57,29 @@ def test_a_bento_knows_the_routes_of_all_protocols(folder: Path) -> None:
     """`bentoml build` loads the service and then forgets where its modules are."""
     paths = _printed("(sys.path.remove(''), sorted(service.HuggingFaceRuntime.schema()['paths']))[1]", folder)
     assert {"/v1/models", "/v2/health/ready", "/openai"} <= set(paths)
+
+
+def test_no_secret_is_in_what_is_told_of_the_services(folder: Path) -> None:
+    """The random key of the entry service is one of them."""
+    code = """[os := __import__("os"), told := [], [
+        told.extend([s.schema(), s.openapi_spec.asdict(), s.config, [str(e) for e in s.envs], s.labels])
+        for s in service.HuggingFaceRuntime.all_services().values()
+    ], {"told": repr(told), "key": os.environ["RUNNER_KEY"]}][-1]"""
+    printed = _printed(
+        code, folder, API_KEYS="planted-key", HF_TOKEN="planted-token", AWS_SECRET_ACCESS_KEY="planted-s3"
+    )
+    assert "predict" in printed["told"]
+    assert "planted" not in printed["told"]
+    assert len(printed["key"]) > 40
+    assert printed["key"] not in printed["told"]
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/docs.json", "/schema.json"])
+def test_no_secret_is_in_the_documents_of_the_routes(folder: Path, path: str) -> None:
+    code = f"""[
+        client := __import__("starlette.testclient").testclient.TestClient(service.HuggingFaceRuntime.to_asgi()),
+        client.get({path!r}, headers={{"X-API-Key": "planted-key"}}).text,
+    ][-1]"""
+    told = _printed(code, folder, API_KEYS="planted-key", RUNNER_KEY="planted-runner", HF_TOKEN="planted-token")
+    assert "paths" in told or "routes" in told
+    assert "planted" not in told

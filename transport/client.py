@@ -53,14 +53,18 @@ class RunnerClient:
     Args:
         name: the model's name.
         url: gives the runner's address, `file://` for a Unix socket or `http://`; None until it is known.
+        key: that it is shown.
     """
 
-    def __init__(self, name: str, url: Callable[[], str | None]) -> None:
+    def __init__(self, name: str, url: Callable[[], str | None], key: str | None = None) -> None:
         self.name = name
         self.state = ModelState("loading")
         self.settled = False
         self.signature: Signature | None = None
         self._url = url
+        # `Authorization` is what platforms between services use for keys of their own.
+        self._headers = {"X-API-Key": key} if key is not None else {}
+        self._refused = False
         self._ids = itertools.count()
         self._pending: dict[int, asyncio.Future[Any]] = {}
         self._listeners: dict[int, StreamListener] = {}
@@ -140,12 +144,23 @@ class RunnerClient:
             try:
                 await self._connect_once()
                 pause = _FIRST_PAUSE
+            except aiohttp.WSServerHandshakeError as error:
+                self._told_no(error.status)
             except (aiohttp.ClientError, OSError) as error:
                 logger.debug("no connection to the runner of %s: %s", self.name, error)
             except Exception:
                 logger.exception("the connection to the runner of %s failed", self.name)
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _told_no(self, status: int) -> None:
+        if status not in (401, 403):
+            logger.debug("no connection to the runner of %s: it answered %d", self.name, status)
+        elif not self._refused:
+            self._refused = True
+            logger.error(
+                "the runner of %s refuses this entry service (%d): they need the same RUNNER_KEY", self.name, status
+            )
 
     async def _connect_once(self) -> None:
         url = self._url()
@@ -157,8 +172,9 @@ class RunnerClient:
         base = "http://runner" if unix else f"{'https' if parts.scheme == 'https' else 'http'}://{parts.netloc}"
         async with (
             aiohttp.ClientSession(connector=connector) as session,
-            session.ws_connect(base + ITEMS_PATH, max_msg_size=0) as socket,
+            session.ws_connect(base + ITEMS_PATH, headers=self._headers, max_msg_size=0) as socket,
         ):
+            self._refused = False
             outbox = Outbox(socket.send_bytes)
             sending = asyncio.create_task(outbox.run())
             self._outbox = outbox

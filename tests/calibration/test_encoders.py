@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from runners.text_classification import TextClassificationRunner
 from settings import ModelSettings
 from tests.tiny import bert_config, save, wordpiece_tokenizer
 
-_EXAMPLE = Row({"input_ids": [2, 9, 3], "attention_mask": [1, 1, 1]}, 3)
+_EXAMPLE: Row[Mapping[str, list[int]]] = Row({"input_ids": [2, 9, 3], "attention_mask": [1, 1, 1]}, 3)
 
 
 def _usual(cores: int, padded: bool = False) -> BatchPlan:

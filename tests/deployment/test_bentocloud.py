@@ -43,6 +43,13 @@ def test_a_field_that_bentoml_does_not_know_is_found(place: tuple[str | int, ...
         _read(written)
 
 
+def test_the_entry_service_and_its_runner_share_a_key_that_is_a_secret() -> None:
+    written = document("bentocloud.yaml")
+    assert written["secrets"] == ["runner-key"]
+    said = [*written["envs"], *(env for service in written["services"].values() for env in service.get("envs", []))]
+    assert not [variable for variable in said if "KEY" in variable["name"]]
+
+
 def test_the_services_are_those_of_the_bento() -> None:
     bentofile = yaml.safe_load((ROOT / "bentofile.yaml").read_text(encoding="utf-8"))
     entry = bentofile["service"].split(":")[1]

@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import bentoml
+import httpx
+import psutil
 import pytest
 import requests
+from bentoml.exceptions import BentoMLException
 
 from tests.e2e.server import Server, serving
 from tests.tiny import llama_model
@@ -86,6 +90,55 @@ def test_no_key_is_ever_logged(server: Server) -> None:
     assert _predict(server, "wrong-key").status_code == 401
     server.wait_for(r"401")
     assert not server.count(r"fixed-key|new-key|wrong-key")
+
+
+def _sockets(runner: psutil.Process) -> list[str]:
+    """Files of the sockets that a runner listens on."""
+    listening = [connection.laddr for connection in runner.net_connections(kind="unix")]
+    return [str(address) for address in listening if str(address).endswith(".sock")]
+
+
+def test_a_runner_beside_the_entry_service_asks_whoever_finds_its_socket_for_a_key(server: Server) -> None:
+    (runner,) = server.runner_processes()
+    (path,) = set(_sockets(runner))
+    with httpx.Client(transport=httpx.HTTPTransport(uds=path), base_url="http://runner") as client:
+        assert client.get("/livez").status_code == 200
+        for method, route in (("POST", "/predict"), ("GET", "/items"), ("GET", "/schema.json"), ("GET", "/metrics")):
+            answer = client.request(method, route, json={"items": []})
+            assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+        assert client.get("/schema.json", headers={"X-API-Key": "fixed-key"}).status_code == 200
+
+
+def test_the_entry_services_own_key_is_on_no_command_line_and_in_no_log(server: Server) -> None:
+    (runner,), (entry,) = server.runner_processes(), server.entry_processes()
+    key = entry.environ()["RUNNER_KEY"]
+    assert runner.environ()["RUNNER_KEY"] == key
+    assert not [part for process in (runner, entry) for part in process.cmdline() if key in part]
+    assert not [line for line in server.log if key in line]
+    # It is for runners alone.
+    assert _predict(server, key).status_code == 401
+
+
+def test_a_runner_of_its_own_answers_bentomls_clients_with_a_key_and_nobody_else(folder: Path, keys: Path) -> None:
+    variables = {
+        "STORAGE_URI": str(folder), "TASK": "text-generation", "API_KEYS": "fixed-key", "API_KEYS_FILE": str(keys),
+    }  # fmt: skip
+    server = Server(variables, ["service:Runner"], bento=None)
+    items = [{"instance": "a", "parameters": {"max_new_tokens": 2}}]
+    try:
+        server.wait_for("model model is ready after")
+        with bentoml.SyncHTTPClient(server.url, token="fixed-key") as client:
+            (answer,) = client.predict(items=items)
+            assert "result" in answer
+        for headers in ({}, {"X-API-Key": "wrong-key"}):
+            refused = requests.post(f"{server.url}/predict", json={"items": items}, headers=headers, timeout=60)
+            assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+        with pytest.raises(BentoMLException):
+            bentoml.SyncHTTPClient(server.url)  # asks for the routes first
+        assert requests.get(f"{server.url}/readyz", timeout=60).status_code == 200
+        assert not server.count("fixed-key|wrong-key")
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize(("origin", "allowed"), [("https://a.example", True), ("https://evil.example", False)])

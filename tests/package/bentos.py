@@ -9,6 +9,17 @@ from pathlib import Path
 
 from tests.e2e.server import ROOT
 
+#: Part of all that is planted where secrets are: it must be nowhere else.
+MARK = b"Zq7"
+
+#: Secrets as operators have them set while they build.
+PLANTED = {
+    name: f"planted-{number}-{MARK.decode()}"
+    for number, name in enumerate(
+        ("API_KEYS", "RUNNER_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AZURE_STORAGE_SAS_TOKEN", "UV_INDEX_PASSWORD")
+    )
+}
+
 
 def build(home: Path, *arguments: str, **variables: str) -> Path:
     """The folder of a new Bento of this repository, given arguments of `bentoml build` and variables."""

@@ -54,7 +54,9 @@ class Image:
     """
 
     def __init__(self, buildah: Callable[..., str], name: str) -> None:
-        self.config: dict[str, Any] = json.loads(buildah("inspect", "--type", "image", name))["OCIv1"]["config"]
+        #: All that engines tell of the image, `docker history` among it.
+        self.told = buildah("inspect", "--type", "image", name)
+        self.config: dict[str, Any] = json.loads(self.told)["OCIv1"]["config"]
         self.root = Path(buildah("mount", buildah("from", "--pull-never", name)))
 
     def find(self, *names: str) -> list[Path]:
@@ -91,8 +93,9 @@ class Builder:
             "CONTAINERS_CONF": str(folder / "containers.conf"),
         }
 
-    def containerize(self, tag: str) -> Image:
-        """The image that `bentoml containerize` makes of a Bento."""
+    def containerize(self, tag: str, **variables: str) -> Image:
+        """The image that `bentoml containerize` makes of a Bento, given variables."""
+        self._environment |= variables
         self._make_base()
         name = f"localhost/{tag}"
         command = ["-m", "bentoml", "containerize", "--backend", "buildah", "-t", name, tag]

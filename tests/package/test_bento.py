@@ -12,7 +12,7 @@ import yaml
 
 from tests.e2e import checkpoints
 from tests.e2e.server import ROOT, Server, serving
-from tests.package.bentos import build, import_model
+from tests.package.bentos import MARK, PLANTED, build, import_model
 
 pytestmark = pytest.mark.xdist_group("bento")
 
@@ -69,6 +69,36 @@ def test_files_that_a_model_does_not_need_are_not_stored(bento: Path, home: Path
     names = {path.name for path in stored.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
     assert "notes.pdf" not in names
+
+
+_SERVICE = """
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata: {name: m}
+spec:
+  predictor:
+    huggingface:
+      storageUri: https://somebody:planted-uri-Zq7@models.example/m?sig=planted-sig-Zq7
+      env:
+        - {name: TASK, value: fill-mask}
+        - {name: HF_TOKEN, value: planted-literal-Zq7}
+        - {name: WANDB_API_KEY, value: planted-library-Zq7}
+        - {name: HTTPS_PROXY, value: "http://somebody:planted-proxy-Zq7@proxy.example"}
+        - {name: DATABASE_PASSWORD, value: planted-password-Zq7}
+        - {name: PASSPHRASE, valueFrom: {secretKeyRef: {name: s, key: k}}}
+---
+{kind: Secret, metadata: {name: s}, stringData: {k: planted-secret-Zq7}}
+"""
+
+
+def test_no_secret_is_in_a_bento(home: Path, tmp_path: Path) -> None:
+    config, keys = tmp_path / "models.yaml", tmp_path / "keys"
+    config.write_text(_SERVICE)
+    keys.write_text("planted-file-Zq7\n")
+    built = build(home, RUNTIME_CONFIG=str(config), API_KEYS_FILE=str(keys), **PLANTED)
+    files = [file for file in built.rglob("*") if file.is_file()]
+    assert built / "env" / "docker" / "Dockerfile" in files
+    assert [file for file in files if MARK in file.read_bytes()] == []
 
 
 def test_a_bento_serves_its_model_from_an_empty_folder(served: Server) -> None:

@@ -13,7 +13,7 @@ import yaml
 
 from tests.e2e.checkpoints import CHECKPOINTS, text_classification, write_all
 from tests.e2e.server import ROOT
-from tests.package.bentos import build, import_model
+from tests.package.bentos import MARK, PLANTED, build, import_model
 from tests.package.images import Builder, Image, running, what_is_missing
 from tests.tiny import llama_model
 
@@ -32,10 +32,10 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
         pytest.skip(missing)
     home = tmp_path_factory.mktemp("bentoml")
     model = llama_model(tmp_path_factory.mktemp("model") / "writer", context=4096)
-    bento = build(home, "--arg", "torch=index", "--arg", f"model={import_model(home, model)}")
+    bento = build(home, "--arg", "torch=index", "--arg", f"model={import_model(home, model)}", **PLANTED)
     builder = Builder(tmp_path_factory.mktemp("images"), home)
     try:
-        yield builder.containerize(f"{bento.parent.name}:{bento.name}")
+        yield builder.containerize(f"{bento.parent.name}:{bento.name}", **PLANTED)
     finally:
         builder.remove_all()
 
@@ -63,6 +63,15 @@ def test_an_image_has_no_compilers_and_no_caches(image: Image) -> None:
     assert not caches
     assert not list(image.root.glob("home/bentoml/bento/src/tests"))
     print(f"{image.size / 1e9:.2f} GB")
+
+
+def test_no_secret_is_in_an_image_or_its_history(image: Image) -> None:
+    assert "history" in image.told
+    assert MARK.decode() not in image.told
+    # Where something is written while it is built; all else comes with packages.
+    written = [path for place in ("home", "root", "etc", "tmp") for path in (image.root / place).rglob("*")]
+    files = [path for path in written if path.is_file() and not path.is_symlink()]
+    assert [path for path in files if MARK in path.read_bytes()] == []
 
 
 def test_an_image_is_not_run_by_root_and_its_packages_are_not_its_users(image: Image) -> None:

@@ -41,7 +41,7 @@ def test_a_model_that_reads_padding_is_found_at_warm_up_and_gets_texts_of_one_le
 def test_any_other_model_gets_texts_of_all_lengths(tmp_path: Path) -> None:
     tokenizer = wordpiece_tokenizer()
     runner = _warm(save(tmp_path, BertForSequenceClassification, bert_config(tokenizer), tokenizer))
-    rows: list[Row[dict[str, list[int]]]] = [row for text in CORPUS for row in runner.prepare_item(Item(text)).rows]
+    rows: list[Row[Mapping[str, list[int]]]] = [row for text in CORPUS for row in runner.prepare_item(Item(text)).rows]
     assert {row.key for row in rows} == {None}
 
 

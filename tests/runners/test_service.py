@@ -1,12 +1,18 @@
-"""Promises of a runner's service: resources in BentoML's units, the operator's own GPUs, secrets in no manifest."""
+"""Promises of a runner's service: resources in BentoML's units, the operator's own GPUs, keys, nothing of them told."""
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
+import pytest
+from starlette.testclient import TestClient, WebSocketDenialResponse
+
 from runners.service import runner_service
-from settings import ModelSettings, ServerSettings, load_settings
+from settings import ModelSettings, ServerSettings, load_settings, with_runner_key
+from transport import ITEMS_PATH
 
 SERVICE = """
 apiVersion: serving.kserve.io/v1beta1
@@ -51,3 +57,98 @@ def test_variables_reach_the_process_and_secrets_stay_out_of_what_a_bento_writes
     assert environment["TORCH_CUDA_ARCH_LIST"] == "8.0"
     assert "PASSPHRASE" not in environment
     assert service.config["resources"] == {"cpu": 1.5, "memory": 2, "gpu": 2}
+
+
+KEYS: dict[str, Any] = {"api_keys": "client-key, other-key", "runner_key": "entry-key"}
+
+GUARDED = [
+    ("POST", "/predict"), ("GET", "/schema.json"), ("GET", "/docs.json"), ("GET", "/"), ("GET", ITEMS_PATH),
+    ("GET", "/no/such/route"), ("POST", "/livez/../predict"), ("POST", "/metrics/"),
+]  # fmt: skip
+
+
+def _client(**settings: Any) -> TestClient:
+    """Of a runner whose model is not loaded, as no process has started it."""
+    service = runner_service(ModelSettings(storage_uri="/model", task="fill-mask"), 1, ServerSettings(**settings))
+    return TestClient(service.to_asgi(is_main=True), raise_server_exceptions=False)
+
+
+@pytest.mark.parametrize(("method", "path"), GUARDED)
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"X-API-Key": "client-key, other-key"}])
+def test_a_runner_answers_nothing_without_a_key(method: str, path: str, headers: dict[str, str]) -> None:
+    answer = _client(**KEYS).request(method, path, headers=headers, json={"items": []})
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert "API key" in answer.json()["error"]
+    assert "entry-key" not in answer.text
+
+
+@pytest.mark.parametrize("key", ["client-key", "other-key", "entry-key"])
+def test_a_runner_answers_clients_with_their_keys_and_the_entry_service_with_its_own(key: str) -> None:
+    client = _client(**KEYS)
+    assert client.get("/schema.json", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+    assert client.get("/schema.json", headers={"X-API-Key": key}).status_code == 200
+
+
+@pytest.mark.parametrize("headers", [{}, {"X-API-Key": "wrong"}])
+def test_a_connection_for_items_without_a_key_ends_at_its_handshake(headers: dict[str, str]) -> None:
+    with (
+        pytest.raises(WebSocketDenialResponse) as refused,
+        _client(**KEYS).websocket_connect(ITEMS_PATH, headers=headers),
+    ):
+        pass
+    assert refused.value.status_code == 401
+
+
+def test_health_and_metrics_of_a_runner_need_a_key_as_the_operator_wants_it() -> None:
+    for path in ("/livez", "/metrics"):
+        assert _client(**KEYS).get(path).status_code != 401
+    closed = _client(**KEYS, public_health=False, public_metrics=False)
+    for path in ("/livez", "/readyz", "/healthz", "/metrics"):
+        assert closed.get(path).status_code == 401
+        assert closed.get(path, headers={"X-API-Key": "entry-key"}).status_code != 401
+
+
+def test_keys_of_a_file_open_a_runner_as_long_as_they_stand_there_and_the_entry_services_for_ever(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("old-key\n")
+    client = _client(api_keys_file=file, runner_key="entry-key")
+    assert client.get("/schema.json", headers={"X-API-Key": "old-key"}).status_code == 200
+    new = tmp_path / "new"
+    new.write_text("new-key\n")
+    new.replace(file)
+    keys = ("old-key", "new-key", "entry-key")
+    assert [client.get("/schema.json", headers={"X-API-Key": key}).status_code for key in keys] == [401, 200, 200]
+
+
+def test_a_runner_without_keys_asks_for_none_and_with_the_entry_services_alone_for_that() -> None:
+    assert _client().get("/schema.json").status_code == 200
+    assert _client(runner_key="entry-key").get("/schema.json").status_code == 401
+
+
+def test_the_entry_services_key_is_made_once_for_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNNER_KEY", "")  # to be taken back
+    monkeypatch.setenv("API_KEYS", "client-key")
+    first = with_runner_key(ServerSettings()).runner_key
+    assert first is not None
+    assert len(first.get_secret_value()) > 40
+    assert os.environ["RUNNER_KEY"] == first.get_secret_value()
+    # What a child reads, which has the environment of its parent.
+    assert with_runner_key(ServerSettings()).runner_key == first
+    assert with_runner_key(ServerSettings(runner_key="set")).runner_keys == ["client-key", "set"]
+    assert first.get_secret_value() not in repr(with_runner_key(ServerSettings()))
+
+
+def test_no_key_is_made_where_clients_need_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RUNNER_KEY", raising=False)
+    assert with_runner_key(ServerSettings()).runner_key is None
+    assert "RUNNER_KEY" not in os.environ
+
+
+def test_no_key_is_in_what_a_bento_or_openapi_says_of_a_runner() -> None:
+    service = runner_service(ModelSettings(storage_uri="/model", task="fill-mask"), 1, ServerSettings(**KEYS))
+    said = json.dumps([service.schema(), service.openapi_spec.asdict(), service.config, [e.name for e in service.envs]])
+    assert "client-key" not in said
+    assert "entry-key" not in said

@@ -65,6 +65,9 @@ def test_a_variable_set_to_nothing_counts_as_not_set(monkeypatch: pytest.MonkeyP
         ({"RETURN_RAW_LOGITS": "true", "TASK": "fill-mask"}, "RETURN_RAW_LOGITS is for text-classification"),
         ({"REPLICAS": "0"}, "REPLICAS: "),
         ({"MEMORY_LIMIT": "much"}, "MEMORY_LIMIT: "),
+        ({"RUNNER_KEY": "two words"}, "RUNNER_KEY: must be one word"),
+        ({"RUNNER_KEY": "schlüssel"}, "RUNNER_KEY: must be one word"),
+        ({"RUNNER_KEY": " "}, "RUNNER_KEY: must be one word"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_variable(
@@ -74,6 +77,12 @@ def test_a_wrong_value_is_one_line_that_names_the_variable(
         _model(monkeypatch, **environment)
     assert str(error.value).startswith(named)
     assert "\n" not in str(error.value)
+
+
+def test_a_wrong_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError) as error:
+        _model(monkeypatch, RUNNER_KEY="two words")
+    assert "two words" not in str(error.value)
 
 
 def test_no_model_configured_is_no_error_yet_so_that_a_bento_can_be_built() -> None:

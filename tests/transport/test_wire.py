@@ -17,8 +17,9 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
-from errors import InferenceFailed, InvalidRequest, ModelNotReady, Overloaded, RequestTooLarge
+from errors import InferenceFailed, InvalidRequest, ModelNotReady, Overloaded, RequestTooLarge, Unauthenticated
 from observability.origin import Origin, about, current_origins
+from protocols.refusal import refuse
 from transport import ITEMS_PATH
 from transport.client import RunnerClient
 from transport.listener import StreamListener
@@ -120,12 +121,15 @@ class ScriptedHost:
             self.changed.clear()
 
 
-@asynccontextmanager
-async def _serving(host: ScriptedHost, path: Path) -> AsyncIterator[uvicorn.Server]:
+def _app(host: ScriptedHost) -> Starlette:
     async def items(websocket: WebSocket) -> None:
         await serve_connection(websocket, host)
 
-    app = Starlette(routes=[WebSocketRoute(ITEMS_PATH, items)])
+    return Starlette(routes=[WebSocketRoute(ITEMS_PATH, items)])
+
+
+@asynccontextmanager
+async def _serving(app: Any, path: Path) -> AsyncIterator[uvicorn.Server]:
     server = uvicorn.Server(uvicorn.Config(app, uds=str(path), log_level="error", lifespan="off"))
     task = asyncio.create_task(server.serve())
     try:
@@ -137,7 +141,7 @@ async def _serving(host: ScriptedHost, path: Path) -> AsyncIterator[uvicorn.Serv
 
 @asynccontextmanager
 async def _connected(host: ScriptedHost, path: Path) -> AsyncIterator[RunnerClient]:
-    async with _serving(host, path):
+    async with _serving(_app(host), path):
         client = RunnerClient("x", lambda: f"file://{path}")
         running = asyncio.create_task(client.run())
         try:
@@ -146,6 +150,31 @@ async def _connected(host: ScriptedHost, path: Path) -> AsyncIterator[RunnerClie
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+
+
+def test_a_runner_that_refuses_the_key_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    asked = 0
+    enough = asyncio.Event()
+
+    async def refusing(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            enough.set()
+        await refuse(scope, receive, send, Unauthenticated("a key is needed"), {})
+
+    async def scenario() -> None:
+        async with _serving(refusing, tmp_path / "s"):
+            client = RunnerClient("x", lambda: f"file://{tmp_path / 's'}", "secret-key")
+            running = asyncio.create_task(client.run())
+            await asyncio.wait_for(enough.wait(), 30)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(scenario())
+    [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "RUNNER_KEY" in record.getMessage()
+    assert "secret-key" not in caplog.text
 
 
 def test_thousands_of_items_at_once_all_come_back_to_their_senders(tmp_path: Path) -> None:
@@ -275,7 +304,7 @@ def test_a_runner_that_stops_fails_its_items_clearly_and_is_found_again(tmp_path
         client = RunnerClient("x", lambda: f"file://{path}")
         running = asyncio.create_task(client.run())
         host = ScriptedHost()
-        async with _serving(host, path):
+        async with _serving(_app(host), path):
             await asyncio.wait_for(client.wait_settled(), 30)
             open_item = client.submit({"open": "a"}, {})
             await host.wait_open("a")
@@ -284,7 +313,7 @@ def test_a_runner_that_stops_fails_its_items_clearly_and_is_found_again(tmp_path
         assert stopped.value.retry_after
         with pytest.raises(ModelNotReady, match="Model with name x is not ready"):
             client.submit("now", {})
-        async with _serving(ScriptedHost(), path):
+        async with _serving(_app(ScriptedHost()), path):
             await asyncio.wait_for(client.wait_settled(), 30)
             assert await client.submit("again", {}) == {"echo": "again"}
             running.cancel()

@@ -193,9 +193,14 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
 
     def warm_up(self) -> None:
         """Answer one example, so that the first client does not pay for lazy initialisation."""
-        (result,) = self.predict([Item(self.example_instance())])
-        if isinstance(result, ServingError):
-            raise result
+        if (example := self.example_item()) is not None:
+            (result,) = self.predict([example])
+            if isinstance(result, ServingError):
+                raise result
+
+    def example_item(self) -> Item | None:
+        """Return an item that the model must answer before it is ready; None if no such item is known."""
+        return Item(self.example_instance())
 
     def example_instance(self) -> Any:
         """The warm-up instance; a task whose example depends on the tokenizer overrides this."""

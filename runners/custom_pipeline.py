@@ -119,6 +119,9 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
         if isinstance(result, Exception):
             logger.warning("%s did not answer an example: %s", self.settings.name, _first_line(result))
 
+    def example_item(self) -> None:
+        """Nothing that every pipeline answers is known."""
+
     def _one(self, instance: Any, parameters: Mapping[str, Any]) -> Any:
         try:
             if self._as_keywords(instance):

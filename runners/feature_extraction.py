@@ -241,9 +241,11 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
 
 def _encoder_alone(loaded: Pretrained, max_length: int | None) -> Pretrained:
     """The part of a model that reads, with the shorter of the two maximal lengths."""
-    model = loaded.model
+    model: Any = loaded.model
     if model.config.is_encoder_decoder:
-        model = model.get_encoder()
+        config, model = model.config, model.get_encoder()
+        if not hasattr(model, "config"):  # FSMT's, which is no model by itself
+            model.config = config
     if hasattr(model.config, "use_cache"):
         # A decoder would keep keys and values for a continuation that never comes.
         model.config.use_cache = False

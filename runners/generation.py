@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field
 from acceleration.cores import available_cores, use_threads
 from batching.lanes import Parallelism
 from batching.rows import BatchLimits, Row
-from errors import InvalidRequest, ServingError
+from errors import InvalidRequest
 from generation.continuous import ContinuousDecoder
 from generation.decoder import Decoder
 from generation.decoders import create_decoder
@@ -154,11 +154,9 @@ class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]
             defaults["max_length"] = settings.explicit_max_length
         return defaults
 
-    def warm_up(self) -> None:
+    def example_item(self) -> Item:
         # Two tokens, whatever the operator's max_length: it may be very large, or too small for the example.
-        (result,) = self.predict([Item(self.example_instance(), {"max_new_tokens": 2})])
-        if isinstance(result, ServingError):
-            raise result
+        return Item(self.example_instance(), {"max_new_tokens": 2})
 
     def weight(self, job: Job[GenerationRequest, ContextT]) -> tuple[int, int]:
         """As `Runner.weight`; sequences share their prompt, and new tokens are in memory once they are written."""

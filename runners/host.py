@@ -161,7 +161,7 @@ class ModelHost:
     async def _load_or_reason(self) -> str | None:
         """Why the model could not be loaded; a frame of its own, as errors keep what was loaded before them."""
         try:
-            make_engine, signature, chosen = await asyncio.get_running_loop().run_in_executor(self._compute, self._make)
+            made = await asyncio.get_running_loop().run_in_executor(self._compute, self._make)
         except (LoadError, ServingError) as error:
             reason = foreseen(
                 error, self._settings
@@ -173,10 +173,25 @@ class ModelHost:
             logger.error("model %s could not be loaded: %s (LOG_LEVEL=DEBUG shows where)", self._settings.name, reason)
             logger.debug("where model %s could not be loaded", self._settings.name, exc_info=True)
             return reason
+        make_engine, signature, chosen, example = made
         engine = make_engine(max_queue_size=self._settings.max_queue_size, compute=self._compute)
-        self._model = LoadedModel(engine, signature, self._failed)
+        self._model = model = LoadedModel(engine, signature, self._failed)
+        if example is not None and (unanswered := await self._unanswered(model, example)) is not None:
+            return unanswered
         if self._metrics is not None:
             self._metrics.chosen(chosen.rows, chosen.tokens, chosen.lanes, chosen.threads)
+        return None
+
+    async def _unanswered(self, model: LoadedModel, example: Item) -> str | None:
+        """Send an example the way that clients' items go; return why it has no answer, with the model stopped."""
+        try:
+            await model.submit(example)
+        except Exception as error:
+            reason = unforeseen(error, self._settings)
+            logger.error("model %s does not answer an example: %s", self._settings.name, reason)
+            await model.stop()
+            self._model = None
+            return reason
         return None
 
     async def _unload(self) -> None:
@@ -207,7 +222,7 @@ class ModelHost:
     async def _give_back_memory(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._compute, _give_back_memory)
 
-    def _make(self) -> tuple[Callable[..., Engine], Signature, Chosen]:
+    def _make(self) -> tuple[Callable[..., Engine], Signature, Chosen, Item | None]:
         with ThreadPoolExecutor(1, thread_name_prefix="ahead") as beside:
             begun = beside.submit(begin, self._settings)
             # Imported here, as the first thing in this process that needs torch: it takes seconds.
@@ -224,7 +239,7 @@ class ModelHost:
         leave_out_what_is_here()
         give_back_memory()
         give_back_library_pages()
-        return engine_for(runner, self._metrics), runner.signature, runner.chosen
+        return engine_for(runner, self._metrics), runner.signature, runner.chosen, runner.example_item()
 
 
 def _give_back_memory() -> None:

@@ -21,8 +21,7 @@ class Padding:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self._model: Any = model
-        embedding: Any = model.get_input_embeddings()
-        self._tokens: int = embedding.weight.shape[0]
+        self._tokens = _known_tokens(model)
         own = getattr(model.config, "pad_token_id", None)
         self._fixed = self._known(own)
         preferred = self._known(tokenizer.pad_token_id)
@@ -51,3 +50,12 @@ class Padding:
     def _known(self, token: Any) -> int | None:
         """The token if the embedding has it."""
         return token if isinstance(token, int) and 0 <= token < self._tokens else None
+
+
+def _known_tokens(model: PreTrainedModel) -> int:
+    """Count the tokens of a model's embedding; models of characters and bytes may have none that tells."""
+    try:
+        embedding: Any = model.get_input_embeddings()
+        return int(embedding.weight.shape[0])
+    except (AttributeError, NotImplementedError):
+        return int(getattr(model.config, "vocab_size", 1) or 1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from errors import ServingError
 from loading import LoadError
@@ -58,18 +59,27 @@ def _close(computed: torch.Tensor, right: torch.Tensor) -> bool:
 
 
 @torch.inference_mode()
+def _alone(plain: Any, row: Any) -> torch.Tensor:
+    """The first output of the plain model for one row."""
+    for module in plain.modules():
+        if getattr(getattr(module, "config", None), "attention_type", None) == "block_sparse":
+            # An earlier short text has changed it for good; so it was loaded.
+            getattr(module, "set_attention_type", lambda _: None)("block_sparse")
+    inputs = {name: torch.tensor([values]) for name, values in row.inputs.items()}
+    output: torch.Tensor = plain(**inputs)[0][0].float()
+    return output
+
+
+@torch.inference_mode()
 def _check_outputs(runner: Any, plain: Any, task: Task) -> None:
     mask = runner.pretrained.tokenizer.mask_token
-    if task == "feature-extraction" and plain.config.is_encoder_decoder:
-        plain = plain.get_encoder()
     items = [Item(_instance(task, text, mask)) for text in CORPUS]
     rows = [row for item in items for row in runner.prepare_item(item).rows]
     for batch in _batches(rows):
         outputs = runner.outputs(batch)
         first = next(one for one in outputs if isinstance(one, torch.Tensor) and len(one) == len(batch)).float()
         for computed, row in zip(first, batch, strict=True):
-            inputs = {name: torch.tensor([values]) for name, values in row.inputs.items()}
-            right = plain(**inputs)[0][0].float()
+            right = _alone(plain, row)
             if task == "fill-mask":
                 right = right[runner._mask_positions(row.inputs)[0]]
             if task not in ("text-classification", "fill-mask"):
@@ -80,9 +90,23 @@ def _check_outputs(runner: Any, plain: Any, task: Task) -> None:
 
 
 @torch.inference_mode()
+def _try(plain: Any, task: Task, folder: Path) -> None:
+    """Have the plain model compute a text, as far as it can by itself."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    text = _instance(task, CORPUS[0], tokenizer.mask_token)
+    pair = (text["question"], text["context"]) if isinstance(text, dict) else (text,)
+    inputs = tokenizer(*pair, return_tensors="pt")
+    if task in ("text-generation", "text2text-generation"):
+        plain.generate(inputs.input_ids, max_new_tokens=2, do_sample=False, num_beams=1)
+    else:
+        assert isinstance(plain(**inputs)[0], torch.Tensor)
+
+
+@torch.inference_mode()
 def _check_texts(runner: Any, plain: Any) -> None:
     plain.generation_config.eos_token_id = None
-    items = [Item(text, {"max_new_tokens": _NEW, "ignore_eos": True}) for text in CORPUS]
+    parameters = {"max_new_tokens": _NEW, **({"ignore_eos": True} if runner.model.beams == 1 else {})}
+    items = [Item(text, parameters) for text in CORPUS]
     rows = [row for item in items for row in runner.prepare_item(item).rows]
     for row, written in zip(rows, runner.forward(rows), strict=True):
         ids = torch.tensor([row.inputs.input_ids])
@@ -97,6 +121,12 @@ def test_an_architecture_answers_as_plain_transformers_does(task: Task, kind: st
         plain = CLASSES[task][0].from_pretrained(folder).eval()
     except Exception as error:
         pytest.skip(f"cannot be built small: {type(error).__name__}: {str(error).splitlines()[0][:100]}")
+    if task == "feature-extraction" and plain.config.is_encoder_decoder:
+        plain = plain.get_encoder()
+    try:
+        _try(plain, task, folder)
+    except Exception as error:
+        pytest.skip(f"plain transformers does not compute it so: {type(error).__name__}: {str(error)[:100]}")
     settings = ModelSettings.model_validate({"storage_uri": str(folder), "task": task, "max_model_len": CONTEXT - 8})
     try:
         runner = start_runner(settings)

@@ -18,6 +18,7 @@ from acceleration.fallbacks import Optimization
 from errors import InferenceFailed, ModelNotReady
 from loading import LoadError
 from observability.model_metrics import ModelMetrics
+from runners.base import Item
 from runners.host import ModelHost
 from settings import ModelSettings
 from tests.scripted import ScriptedRunner
@@ -239,9 +240,13 @@ def test_an_engine_that_stops_fails_its_items_and_the_model_can_be_loaded_again(
         def __init__(self, *_: Any, **__: Any) -> None:
             self._asked = asyncio.Event()
 
-        def submit(self, *_: Any) -> asyncio.Future[Any]:
-            self._asked.set()
-            return asyncio.get_running_loop().create_future()
+        def submit(self, item: Item, *_: Any) -> asyncio.Future[Any]:
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            if item.instance == ScriptedRunner.example:
+                future.set_result("EXAMPLE")
+            else:
+                self._asked.set()
+            return future
 
         async def run(self) -> None:
             await self._asked.wait()

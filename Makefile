@@ -17,7 +17,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 # pip's output, without the lines of small files; two thirds of what pip would compile is never imported.
 INSTALL = set -o pipefail; $(1)/bin/python -m pip --disable-pip-version-check install --no-compile -r $(2) | { grep --line-buffered -oE '(Downloading|Using cached) .*[MG]B\)|Installing collected' || true; }
 
-.PHONY: help serve models demo test pytest packages soak bento-test image-test audit conformance bench bench-generation bench-quantization lint types format lock build clean
+.PHONY: help serve models demo test pytest packages soak sweep bento-test image-test audit conformance bench bench-generation bench-quantization lint types format lock build clean
 .DEFAULT_GOAL := help
 
 help:    ## List these commands
@@ -48,6 +48,12 @@ packages: $(VENV)/dev $(VENV)/kserve/installed
 
 soak: $(VENV)/dev  ## Overload, fuzz and soak the server, three quarters of an hour (SOAK='--soak-minutes 5 …'); prints figures
 	$(VENV)/bin/pytest -m soak tests/soak $(SOAK)
+
+# A second time with AVX2 alone where the processor has more: kernels are then others.
+sweep: $(VENV)/dev  ## Compare the most downloaded models, of public sizes, with transformers in every way they are served (minutes)
+	$(PYTEST) -m "" tests/public_sizes
+	@! grep -qsw avx512f /proc/cpuinfo || \
+	  $(VENV)/bin/python -m tests.public_sizes.avx2_only $(PYTEST) -m "" -k accelerated tests/public_sizes
 
 audit: $(VENV)/audit/installed  ## Look for known vulnerabilities in the pinned packages
 	$(VENV)/audit/bin/pip-audit --disable-pip --no-deps -r requirements.txt

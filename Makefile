@@ -17,7 +17,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 # pip's output, without the lines of small files; two thirds of what pip would compile is never imported.
 INSTALL = set -o pipefail; $(1)/bin/python -m pip --disable-pip-version-check install --no-compile -r $(2) | { grep --line-buffered -oE '(Downloading|Using cached) .*[MG]B\)|Installing collected' || true; }
 
-.PHONY: help serve models demo test pytest packages soak readme-test bento-test image-test audit conformance bench bench-generation bench-quantization lint types format lock build clean
+.PHONY: help serve models demo test pytest packages soak readme-test sweep bento-test image-test audit conformance bench bench-generation bench-quantization lint types format lock build clean
 .DEFAULT_GOAL := help
 
 help:    ## List these commands
@@ -51,6 +51,13 @@ soak: $(VENV)/dev  ## Overload, fuzz and soak the server, three quarters of an h
 
 readme-test: demo $(VENV)/dev  ## Run README's examples with the demo models, trained if need be, and compare answers with what it prints
 	$(VENV)/bin/pytest -m readme tests
+
+# A second time with AVX2 alone where the processor has more: kernels are then others.
+sweep: $(VENV)/dev  ## Compare every architecture, and the most downloaded models in their public sizes, with transformers (minutes)
+	$(PYTEST) -m "" tests/architectures
+	$(PYTEST) -m "" tests/public_sizes
+	@! grep -qsw avx512f /proc/cpuinfo || \
+	  $(VENV)/bin/python -m tests.public_sizes.avx2_only $(PYTEST) -m "" -k accelerated tests/public_sizes
 
 audit: $(VENV)/audit/installed  ## Look for known vulnerabilities in the pinned packages
 	$(VENV)/audit/bin/pip-audit --disable-pip --no-deps -r requirements.txt

@@ -1,0 +1,1 @@
+"""Models of public sizes: what toys cannot show, because their sizes are round."""

@@ -1,18 +1,31 @@
-"""uvicorn's HTTP, with an end to how long the head of a request may be.
+"""uvicorn's HTTP, with an end to how long the head of a request may be, and to how it is refused.
 
 Of uvicorn's two parsers, h11 has such an end and httptools, which is several times faster, has none: a header that
 never ends would be kept until there is no memory left.
+
+Whoever is answered while it still sends would lose the answer: a connection that is closed with bytes unread is reset,
+and a reset takes along what was not read yet. So the sending half is closed, what still comes is read and dropped, and
+then the connection ends, as in https://www.rfc-editor.org/rfc/rfc9112#section-9.6 and nginx's `lingering_close`.
 """
 
 from __future__ import annotations
 
+import asyncio
+
 import httptools
 import uvicorn.config
-from uvicorn._types import ASGI3Application
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 #: Bytes of the request line and all headers; that of h11 in uvicorn.
 MAX_HEAD = 64 * 1024
+
+#: A body that is at most so long is read to its end after an early answer, and its connection is used again.
+_SMALL = 64 * 1024
+#: Of what comes after an answer, so many bytes are dropped, for so many seconds, as long as some come in a few.
+_MOST_DROPPED, _LONGEST, _PAUSE = 128 * 2**20, 30.0, 5.0
+#: The same after a head that is too long.
+_MOST_DROPPED_OF_HEAD = 2**20
 
 
 def limit_heads() -> None:
@@ -27,12 +40,23 @@ class LimitedHead(HttpToolsProtocol):
     _received = _parsed = 0
     _in_head = True
     _answered: RequestResponseCycle | None = None
+    #: Bytes that may still be dropped; None while they are read.
+    _to_drop: int | None = None
+    #: That the connection ends with the answer that is written, and its request is not complete.
+    _lingers = False
+    #: That the body of an answered request is dropped until its end, after which the connection goes on.
+    _drops_body = False
+    _latest: asyncio.TimerHandle | None = None
+    _patience: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         """As uvicorn does, and see that a head that is not complete does not grow for ever."""
+        if self._to_drop is not None:
+            self._drop(len(data))
+            return
         super().data_received(data)
         self._received = self._received + len(data) if self._in_head else 0
-        if self._received > MAX_HEAD and not self.transport.is_closing():
+        if self._received > MAX_HEAD and self._to_drop is None and not self.transport.is_closing():
             self.send_400_response("The head of the request is too long.")
 
     def on_message_begin(self) -> None:
@@ -55,19 +79,97 @@ class LimitedHead(HttpToolsProtocol):
         self._in_head = False
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        """A body is complete."""
+        super().on_message_complete()
+        if self._drops_body:
+            self._drops_body = False
+            self._stop_timers()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no request, and close the connection."""
-        super().send_400_response(msg)
+        """Answer what is no request, and end the connection."""
+        text = msg.encode("ascii")
+        headers = [
+            *self.server_state.default_headers,
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"%d" % len(text)),
+            (b"connection", b"close"),
+        ]
+        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n%b\r\n%b" % (lines, text))
         self._give_up()
+        self._linger(_MOST_DROPPED_OF_HEAD)
+
+    def on_response_complete(self) -> None:
+        """An answer is complete; if its request is not, see to the rest of that."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        if self._lingers:
+            self._linger(_MOST_DROPPED)
+        elif self._answered is not None and self._answered.more_body:
+            self._unset_keepalive_if_required()
+            self._drops_body = True
+            self._latest = self.loop.call_later(_LONGEST, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left."""
+        self._stop_timers()
         self._give_up()
         super().connection_lost(exc)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answered = cycle
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, self._seeing_to_the_rest(cycle, app))
+
+    def _seeing_to_the_rest(self, cycle: RequestResponseCycle, app: ASGI3Application) -> ASGI3Application:
+        """An application whose early answers say that the connection ends, and do not end it yet."""
+        announced = _announced(cycle.scope)
+        if announced == 0:
+            return app
+        ends_soon = announced is not None and announced <= _SMALL and not cycle.waiting_for_100_continue
+
+        async def answering(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+            async def sending(message: ASGISendEvent) -> None:
+                if cycle.more_body and message["type"] == "http.response.start" and not ends_soon:
+                    cycle.keep_alive = False
+                elif cycle.more_body and message["type"] == "http.response.body" and not cycle.keep_alive:
+                    # uvicorn would close the connection at once; the header that says so has been written.
+                    self._lingers, cycle.keep_alive = True, True
+                await send(message)
+
+            await app(scope, receive, sending)
+
+        return answering
+
+    def _linger(self, most: int) -> None:
+        """Send no more, and drop what still comes, within bounds, until the client has heard of it."""
+        self._to_drop = most
+        self._unset_keepalive_if_required()
+        if self.transport.can_write_eof():  # not with TLS
+            self.transport.write_eof()
+        self.flow.resume_reading()
+        self._latest = self.loop.call_later(_LONGEST, self.transport.close)
+        self._drop(0)
+
+    def _drop(self, size: int) -> None:
+        assert self._to_drop is not None, "this is a bug: what comes is still read"
+        self._to_drop -= size
+        if self._patience is not None:
+            self._patience.cancel()
+        if self._to_drop < 0:
+            self.transport.close()
+        else:
+            self._patience = self.loop.call_later(_PAUSE, self.transport.close)
+
+    def _stop_timers(self) -> None:
+        for timer in (self._latest, self._patience):
+            if timer is not None:
+                timer.cancel()
+        self._latest = self._patience = None
 
     def _give_up(self) -> None:
         """Nobody waits for the answers to what was asked on this connection.
@@ -83,3 +185,14 @@ class LimitedHead(HttpToolsProtocol):
         self._parsed += len(part)
         if self._parsed > MAX_HEAD:
             raise httptools.HttpParserError("the head of the request is too long")
+
+
+def _announced(scope: Scope) -> int | None:
+    """Bytes of a request's body; None if they come in chunks."""
+    size: int | None = 0
+    for name, value in scope["headers"]:  # type: ignore[typeddict-item]
+        if name == b"transfer-encoding":
+            return None
+        if name == b"content-length":
+            size = int(value)
+    return size

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import resource
 import socket
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
+from http.client import HTTPResponse
 
 import pytest
 import requests
@@ -26,7 +29,7 @@ HEAD = (
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = text_classification(tmp_path_factory.mktemp("hostile"))
-    with serving(STORAGE_URI=str(folder), REQUEST_TIMEOUT="5") as server:
+    with serving(STORAGE_URI=str(folder), REQUEST_TIMEOUT="5", ACCESS_LOG="true") as server:
         yield server
 
 
@@ -131,6 +134,87 @@ def test_clients_that_reset_their_connections_cost_nobody_his_answer(server: Ser
         connection.sendall(sent)
         connection.close()
     assert _served(server)
+
+
+_LARGE = 40_000_000
+_POST = b"POST %b HTTP/1.1\r\nHost: server\r\n%b\r\n"
+
+
+def _sent_whole(server: Server, path: bytes, headers: bytes, body: bytes) -> bytes:
+    """The answer to a client that reads nothing before it has sent everything."""
+    with _connect(server) as client:
+        client.sendall(_POST % (path, headers))
+        for start in range(0, len(body), 1_000_000):
+            client.sendall(body[start : start + 1_000_000])
+        return client.makefile("rb").read()
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        (b"/v1/models/model:predict", b"Content-Length: %d\r\n" % _LARGE, 413),
+        (b"/v1/models/model:predict", b"Content-Length: %d\r\nConnection: close\r\n" % _LARGE, 413),
+        (b"/v1/models/model:predict", b"Content-Length: %d\r\nContent-Encoding: br\r\n" % 15_000_000, 415),
+        (b"/v1/models/other:predict", b"Content-Length: %d\r\n" % _LARGE, 404),
+        (b"/nothing/there", b"Content-Length: %d\r\nConnection: close\r\n" % _LARGE, 404),
+        (b"/openai/v1/completions", b"Content-Length: %d\r\nConnection: close\r\n" % _LARGE, 413),
+    ],
+)
+def test_an_early_answer_reaches_a_client_that_still_sends(
+    server: Server, path: bytes, headers: bytes, status: int
+) -> None:
+    size = 15_000_000 if status == 415 else _LARGE
+    answer = _sent_whole(server, path, headers, bytes(size))
+    assert int(answer.split()[1]) == status
+    assert b"connection: close" in answer.split(b"\r\n\r\n")[0].lower()
+
+
+def test_an_early_answer_reaches_a_client_that_sends_chunks(server: Server) -> None:
+    chunk = b"%x\r\n" % 1_000_000 + bytes(1_000_000) + b"\r\n"
+    headers = b"Transfer-Encoding: chunked\r\n"
+    answer = _sent_whole(server, b"/v1/models/model:predict", headers, chunk * 40 + b"0\r\n\r\n")
+    assert int(answer.split()[1]) == 413
+
+
+def test_python_s_own_client_reads_the_refusal_of_its_40_mb(server: Server) -> None:
+    request = urllib.request.Request(f"{server.url}/v1/models/model:predict", data=bytes(_LARGE), method="POST")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=60)
+    assert refused.value.code == 413
+    assert b"MAX_BODY_SIZE" in refused.value.read()
+
+
+def test_a_head_that_is_too_long_is_told_so(server: Server) -> None:
+    with _connect(server) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: server\r\nX-Long: " + b"x" * 300_000 + b"\r\n\r\n")
+        assert _status(client) == 400
+
+
+def test_a_connection_is_used_again_after_an_early_answer_to_a_small_request(server: Server) -> None:
+    with _connect(server) as client:
+        client.sendall(HEAD.replace(b"model:predict", b"other:predict"))
+        answer = HTTPResponse(client)
+        answer.begin()
+        assert (answer.status, answer.getheader("connection")) == (404, None)
+        answer.read()
+        client.sendall(BODY + HEAD + BODY)
+        assert _status(client) == 200
+
+
+def test_a_body_without_end_is_not_read_for_ever(server: Server) -> None:
+    with _connect(server) as client:
+        client.sendall(_POST % (b"/v1/models/model:predict", b"Content-Length: 99999999999\r\n"))
+        with pytest.raises(OSError):  # noqa: PT011  # cut off in one way or another
+            client.sendall(bytes(600_000_000))
+    assert _served(server)
+
+
+def test_a_path_writes_no_line_of_its_own_into_the_log(server: Server) -> None:
+    with _connect(server) as client:
+        client.sendall(b"GET /v1/a%0Aforged%1B[31m%E2%80%A8end HTTP/1.1\r\nHost: server\r\nConnection: close\r\n\r\n")
+        client.makefile("rb").read()
+    server.wait_for(r"GET /v1/a\\nforged\\x1b\[31m\\u2028end 404")
+    assert server.count("^forged") == 0
 
 
 def test_the_server_has_kept_nothing_of_them(server: Server) -> None:

@@ -97,8 +97,8 @@ async def read_body(request: Request, settings: ServerSettings) -> bytes:
         ClientDisconnect: it will never be whole.
     """
     limit, name = settings.max_body_size, "MAX_BODY_SIZE"
-    if settings.bodies_size < limit:
-        limit, name = settings.bodies_size, "MAX_BODIES_SIZE"
+    if settings.max_bodies_size is not None and settings.max_bodies_size < limit:
+        limit, name = settings.max_bodies_size, "MAX_BODIES_SIZE"
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
         raise _too_large(limit, name)
@@ -106,7 +106,9 @@ async def read_body(request: Request, settings: ServerSettings) -> bytes:
     share: BodyShare = request.scope.get(_KEY) or BodyShare(None)
     # In one piece from the start: what comes in millions of pieces would take twenty times its size.
     body: bytes | bytearray = b""
-    in_time = asyncio.timeout(settings.body_timeout)
+    in_time = asyncio.timeout(None)
+    # Most bodies are there already: a timer for each would cost more than all else does here.
+    waits = asyncio.get_running_loop().call_soon(_set_deadline, in_time, settings.body_timeout)
     try:
         async with in_time:
             async for received in request.stream():
@@ -124,7 +126,13 @@ async def read_body(request: Request, settings: ServerSettings) -> bytes:
         if not in_time.expired():
             raise
         raise BodyTooSlow(f"the body was not received within {settings.body_timeout:g} s (BODY_TIMEOUT)") from None
+    finally:
+        waits.cancel()
     return bytes(body)
+
+
+def _set_deadline(in_time: asyncio.Timeout, seconds: float) -> None:
+    in_time.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
 def _too_large(limit: int, name: str) -> RequestTooLarge:

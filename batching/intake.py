@@ -8,6 +8,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from threading import Lock
 from time import monotonic
 from typing import Any
@@ -35,11 +36,11 @@ class Entry:
     """
 
     def __init__(self, item: Item) -> None:
-        self.item = item
         self.arrived = monotonic()
         self.started = False
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.claim: Claim
+        self.item = replace(item, given_up=self.future.cancelled)
         self.job: Job[Any, Any]
 
     def settle(self, result: Any) -> None:

@@ -190,6 +190,7 @@ class StaticDecoder(Decoder):
     def _search(self, groups: Rows[list[Sequence]], inputs: dict[str, torch.Tensor]) -> None:
         """Beam search: the whole text is known only at its end."""
         request, count = groups[0][0].request, len(groups[0])
+        sequences = [sequence for group in groups for sequence in group]
         start = 1 if self._model.seq2seq else inputs["input_ids"].shape[1]
         options: dict[str, Any] = {
             "do_sample": request.sampling is not None,
@@ -203,9 +204,12 @@ class StaticDecoder(Decoder):
         if (sampling := request.sampling) is not None:
             options |= {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
         with _random_numbers(sampling.seed if sampling else None, self._model.device):
-            output = self._model.model.generate(**inputs, generation_config=_config(**options))
+            output = self._model.model.generate(
+                **inputs,
+                generation_config=_config(**options),
+                stopping_criteria=StoppingCriteriaList([_Unwanted(sequences)]),
+            )
         rows = output[:, start:].tolist()
-        sequences = [sequence for group in groups for sequence in group]
         for sequence, tokens in zip(sequences, rows, strict=True):
             with sequence.guarded():
                 for token in tokens:
@@ -266,6 +270,17 @@ class _Ends(StoppingCriteria):
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
         return torch.tensor([sequence.finished for sequence in self._sequences], device=input_ids.device)
+
+
+class _Unwanted(StoppingCriteria):
+    """Ends a beam search that nobody waits for any more; until then all of its rows go on, whose beams are theirs."""
+
+    def __init__(self, sequences: list[Sequence]) -> None:
+        self._sequences = sequences
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        unwanted = all(sequence.cancelled for sequence in self._sequences)
+        return torch.full((len(input_ids),), unwanted, device=input_ids.device)
 
 
 def _config(**options: Any) -> GenerationConfig:

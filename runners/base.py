@@ -7,7 +7,7 @@ the outputs of an item's rows into its answer (`finish`). It knows nothing of re
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -38,12 +38,14 @@ class Item:
     Attributes:
         origin: the request.
         trace: is told how long each step takes; None if nobody wants to know.
+        given_up: tells, in any thread, that nobody waits for the answer any more; None if somebody always does.
     """
 
     instance: Any
     parameters: dict[str, Any] = field(default_factory=dict)
     origin: Origin | None = None
     trace: ItemTrace | None = None
+    given_up: Callable[[], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from inspect import Parameter, signature
 from typing import Any
 
@@ -14,10 +15,11 @@ from pydantic import ConfigDict
 from transformers import Pipeline
 
 from batching.rows import BatchLimits, Row
-from errors import InvalidRequest, ServingError
+from errors import InferenceFailed, InvalidRequest, ServingError
 from loading.custom_code import create_pipeline, find_custom_pipeline
 from loading.storage import fetch
 from runners.base import Item, Job, Runner
+from runners.giving_up import GivenUp, ending_with
 from runners.jsonable import array_or_jsonable
 from runners.media import Place, decode_media, opens_files, opens_texts
 from runners.parameters import Parameters
@@ -78,7 +80,8 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
     def prepare_item(self, item: Item) -> Job[Any, None]:
         """Take the item as it is: what a long text is, only the pipeline knows."""
         _check_names(item.parameters, "parameters")
-        return self.prepare(item.instance, AnyParameters.model_validate(item.parameters))
+        job = self.prepare(item.instance, AnyParameters.model_validate(item.parameters))
+        return Job([replace(row, inputs=(*row.inputs[:2], item.given_up)) for row in job.rows], None)
 
     def prepare(self, instance: Any, parameters: AnyParameters) -> Job[Any, None]:
         given = parameters.model_extra or {}
@@ -89,9 +92,17 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
             place: Place = "text" if self._task in _SPEAKS else "media"
             instance = decode_media(instance, place, addresses=not self._opens_texts)
             given = decode_media(given, "choice", "parameters", addresses=not self._opens_texts)
-        return Job([Row((instance, given), length=1, key=key)], None)
+        return Job([Row((instance, given, None), length=1, key=key)], None)
 
     def forward(self, rows: Sequence[Row[Any]]) -> Sequence[Any]:
+        try:
+            with ending_with(_all_of([row.inputs[2] for row in rows])):
+                return self._forward(rows)
+        except GivenUp:
+            logger.debug("the pipeline of %s ends early, as nobody waits", self.settings.name)
+            return [InferenceFailed("nobody waits for it any more")] * len(rows)
+
+    def _forward(self, rows: Sequence[Row[Any]]) -> Sequence[Any]:
         instances = [row.inputs[0] for row in rows]
         # Of other code nobody knows what it makes of a list, and of objects and lists neither.
         together = isinstance(self.pipeline, Pipeline) and not any(isinstance(one, dict | list) for one in instances)
@@ -99,7 +110,7 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
             results = self.pipeline(instances, batch_size=len(rows), **rows[0].inputs[1])
             if isinstance(results, list) and len(results) == len(rows):
                 return [self._answer_or_error(result) for result in results]
-        return [self._one(*row.inputs) for row in rows]
+        return [self._one(*row.inputs[:2]) for row in rows]
 
     def finish(self, job: Job[Any, None], outputs: Sequence[Any]) -> Any:
         return outputs[0]
@@ -160,6 +171,12 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
             return [answer]
         nested = isinstance(answer, list) and len(answer) == 1 and isinstance(answer[0], list)
         return answer[0] if nested else answer
+
+
+def _all_of(given_up: Sequence[Callable[[], bool] | None]) -> Callable[[], bool]:
+    """Tells that nobody waits for any of them."""
+    known = [one for one in given_up if one is not None]
+    return lambda: len(known) == len(given_up) and all(one() for one in known)
 
 
 def _arguments(pipeline: Callable[..., Any]) -> tuple[str, ...]:

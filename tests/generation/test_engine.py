@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,7 +23,7 @@ from runners.text2text_generation import Text2TextGenerationRunner
 from runners.text_generation import TextGenerationRunner
 from settings import ModelSettings
 from tests.e2e.checkpoints import text2text_generation
-from tests.tiny import CORPUS, llama_model
+from tests.tiny import CORPUS, gpt2_model, llama_model
 
 GREEDY = {"ignore_eos": True, "return_full_text": False}
 
@@ -367,3 +367,62 @@ def test_tokens_are_counted_as_clients_are_told_of_them_searched_with_beams_too(
         return counts.tokens, answer[0]["generated_tokens"]
 
     assert asyncio.run(scenario()) == (8, 8)
+
+
+def _searching(make: Callable[[Path], Path], folder: Path) -> Any:
+    """A runner whose model searches with beams, for as long as it may."""
+    checkpoint = make(folder)
+    config = checkpoint / "generation_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "num_beams": 3, "early_stopping": False}))
+    runner: Any
+    if make is text2text_generation:
+        runner = Text2TextGenerationRunner(ModelSettings(storage_uri=str(checkpoint), task="text2text-generation"))
+    else:
+        runner = TextGenerationRunner(ModelSettings(storage_uri=str(checkpoint), task="text-generation"))
+    runner.load()
+    return runner
+
+
+@pytest.mark.parametrize("make", [text2text_generation, gpt2_model])
+def test_a_search_ends_within_a_step_once_all_its_clients_have_left(
+    tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    runner = _searching(make, tmp_path)
+    parameters = {"max_new_tokens": 60, "min_new_tokens": 60}
+    steps: list[int] = []
+
+    async def scenario(leaving: Collection[int]) -> tuple[list[Any], int]:
+        """Answers to two items, and passes after some have left in the fifth."""
+        loop, left = asyncio.get_running_loop(), threading.Event()
+        async with _engine(runner) as engine:
+            futures: list[asyncio.Future[Any]] = []
+
+            def leave() -> None:
+                for number in leaving:
+                    futures[number].cancel()
+                loop.call_soon(left.set)  # after the engine has heard of it
+
+            def watch(*_: Any) -> None:
+                steps.append(len(steps))
+                if len(steps) == 5:
+                    loop.call_soon_threadsafe(leave)
+                    assert left.wait(30)
+
+            hook = runner.model.model.register_forward_pre_hook(watch)
+            steps.clear()
+            futures += [engine.submit(Item("Paris is", {**parameters, "num_return_sequences": n})) for n in (2, 2)]
+            answers = await asyncio.gather(*futures, return_exceptions=True)
+            if len(leaving) == 2:
+                async with asyncio.timeout(30):
+                    await loop.run_in_executor(engine._compute, int)  # the search has ended
+            hook.remove()
+            return answers, len(steps) - 5
+
+    answers, more = asyncio.run(scenario([0, 1]))
+    assert [type(answer) for answer in answers] == [asyncio.CancelledError] * 2
+    assert more <= 1
+    whole, many = asyncio.run(scenario([]))
+    (gone, stays), as_many = asyncio.run(scenario([0]))
+    assert isinstance(gone, asyncio.CancelledError)
+    assert stays == whole[1]
+    assert as_many == many > 50

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+from batching.broken_device import raise_if_broken
 from batching.intake import Entry, Intake, guarded
 from batching.threads import ThreadChoice
 from errors import InferenceFailed
@@ -229,7 +230,8 @@ class GenerationEngine:
                 return
             try:
                 self._step()
-            except Exception:
+            except Exception as error:
+                raise_if_broken(error)
                 abandoned = decoder.abandon()
                 with about(*(sequence.origin for sequence in abandoned)):
                     logger.exception("writing failed")

@@ -1,12 +1,15 @@
-"""Promise: a runner whose device computes nothing any more says so, ends, and is followed by one that answers."""
+"""Promises of a runner that computes nothing of use: it says so, and ends if another one may do better."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import requests
+from safetensors.torch import load_file, save_file
 
+from tests.e2e.checkpoints import text_classification
 from tests.e2e.server import Server, serving
 
 #: Every call fails after one has, as with CUDA.
@@ -73,3 +76,17 @@ def test_an_error_of_one_item_ends_nothing(server: Server) -> None:
     assert _ask(server, "crash").status_code == 500
     assert _ask(server, "a").json() == {"predictions": ["A"]}
     assert server.runner_processes() == runners
+
+
+def test_a_model_that_computes_nothing_but_nan_is_told_of_once_and_in_its_metrics(tmp_path: Path) -> None:
+    weights = text_classification(tmp_path / "model") / "model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: tensor.fill_(float("nan")) for name, tensor in tensors.items()}, weights, {"format": "pt"})
+    with serving(STORAGE_URI=str(weights.parent), REPLICAS="1") as server:
+        gauge = 'model_only_nan{model_name="model",runner="runner-1"}'
+        assert f"{gauge} 0.0" in requests.get(f"{server.url}/metrics", timeout=60).text
+        for _ in range(8):
+            _ask(server, "a film")
+        server.wait_for("computes nothing but NaN")
+        assert f"{gauge} 1.0" in requests.get(f"{server.url}/metrics", timeout=60).text
+        assert server.count("computes nothing but NaN") == 1

@@ -46,6 +46,11 @@ class Drain:
             if self._count == 0:
                 self._none_left.set()
 
+    def stop_now(self) -> None:
+        """Stop this process, however much is being done; to be called on the main thread."""
+        self.stopping = True
+        signal.raise_signal(signal.SIGTERM)
+
     def hold_signals(self) -> None:
         """Put this object before the handlers of SIGTERM and SIGINT; to be called on the main thread's event loop."""
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Kernels, compiled by a process of their own and kept in a folder.
+"""Kernels, compiled by a process of their own and kept in a folder that is ours alone.
 
 A runner only maps their machine code: Numba, which compiles them, takes a second to start and 80 MB, and what it
 compiles takes a core for seconds in which the runner can load its model.
@@ -17,7 +17,7 @@ from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from threading import RLock, Thread
+from threading import Lock, RLock, Thread
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -26,8 +26,8 @@ from llvmlite import binding
 from acceleration import CompileError
 from acceleration.host_cpu import name_and_features
 from acceleration.layout import ENTRY
+from acceleration.private_folder import NotPrivateError, PrivateFolder
 from acceleration.source import Source
-from whole_files import write_whole
 
 if TYPE_CHECKING:
     from acceleration.parallel import ParallelKernel
@@ -46,12 +46,13 @@ class Compiler:
     """Gives kernels, which it compiles once for this machine.
 
     Args:
-        folder: where they are kept, if it can be written to.
+        folder: where they are kept, if this user can write to it and no other. Else they are compiled at every start:
+            who can exchange them can have any code run.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._lock = RLock()
+        self._folder: PrivateFolder | None = PrivateFolder(folder)
+        self._lock, self._distrusting = RLock(), Lock()
         self._compiled: dict[Source, Future[bytes]] = {}
         self._kernels: dict[Source, ParallelKernel] = {}
 
@@ -93,8 +94,13 @@ class Compiler:
             future.set_result(code)
 
     def _kept(self, source: Source) -> bytes | None:
+        if (folder := self._folder) is None:
+            return None
         try:
-            data = self._file(source).read_bytes()
+            data = folder.read(_file_of(source))
+        except NotPrivateError as error:
+            self._distrust(error)
+            return None
         except OSError:
             return None
         digest, code = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
@@ -102,15 +108,31 @@ class Compiler:
         return code if hashlib.sha256(code).digest() == digest else None
 
     def _keep(self, source: Source, code: bytes) -> None:
+        if (folder := self._folder) is None:
+            return
         try:
-            write_whole(self._file(source), hashlib.sha256(code).digest() + code)
+            folder.write(_file_of(source), hashlib.sha256(code).digest() + code)
+        except NotPrivateError as error:
+            self._distrust(error)
         except OSError as error:
             logger.debug("what is compiled is not kept: %s", error)
 
-    def _file(self, source: Source) -> Path:
-        module, _, function = source.name.partition(":")
-        name = "-".join(map(str, (module, function, *source.parameters)))
-        return self._folder / _version_of(module) / f"{name}.o"
+    def _distrust(self, error: NotPrivateError) -> None:
+        # Not the other lock: who holds that may wait for what is compiled.
+        with self._distrusting:
+            told, self._folder = self._folder is None, None
+        if not told:
+            logger.warning(
+                "kernels in STORAGE_CACHE are not used and none are kept, as others could exchange them: %s. They are "
+                "compiled at every start until it belongs to the server's user, who alone may write to it.",
+                error,
+            )
+
+
+def _file_of(source: Source) -> str:
+    module, _, function = source.name.partition(":")
+    name = "-".join(map(str, (module, function, *source.parameters)))
+    return f"{_version_of(module)}/{name}.o"
 
 
 def _compile(sources: Sequence[Source]) -> list[bytes]:

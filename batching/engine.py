@@ -16,6 +16,7 @@ from typing import Any
 from batching.failures import blame, in_halves
 from batching.intake import Entry, Intake, guarded
 from batching.lanes import Lane, Lanes
+from batching.numbers import NumberWatch, only_nan
 from batching.rows import Row, select_batch
 from errors import InvalidRequest, ServingError
 from observability.engine_observer import EngineObserver, Unobserved
@@ -78,6 +79,7 @@ class BatchEngine:
         self._observer = observer or Unobserved()
         self._intake = Intake(runner, max_queue_size, self._observer)
         self._lanes = Lanes(compute, runner.parallelism, runner.use_threads)
+        self._numbers = NumberWatch(runner.settings.name, self._observer)
         self._waiting: list[_Waiting] = []
         self._rows_wait = asyncio.Event()
         self._finishing: set[asyncio.Task[None]] = set()
@@ -202,6 +204,7 @@ class BatchEngine:
         padding = max(lengths) * len(lengths) - tokens if self._runner.limits.padded else 0
         self._observer.batch(len(batch), tokens, padding)
         self._observer.read(tokens)
+        self._numbers.saw(only_nan(computed.outputs))
         traces = {waiting.entry: trace for waiting in batch if (trace := waiting.entry.item.trace) is not None}
         for trace in traces.values():
             trace.batch(started, ended, rows=len(batch), tokens=tokens, padding=padding)

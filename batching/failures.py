@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from batching.broken_device import raise_if_broken
 from errors import InferenceFailed, Overloaded, ServingError
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,11 @@ def in_halves(
 
     Returns:
         What it returned for the first half and for the second.
+
+    Raises:
+        BrokenDevice: halves would fail too.
     """
+    raise_if_broken(error)
     logger.warning("a batch of %d %s failed, computing it in halves", len(parts), what, exc_info=error)
     _give_back_memory(error)
     middle = len(parts) // 2
@@ -38,7 +43,12 @@ def in_halves(
 
 
 def blame(error: Exception) -> ServingError:
-    """What the client of the only part is told; the rest is for the log."""
+    """What the client of the only part is told; the rest is for the log.
+
+    Raises:
+        BrokenDevice: the part is not to blame.
+    """
+    raise_if_broken(error)
     logger.error("computing an item failed", exc_info=error)
     _give_back_memory(error)
     if _is_out_of_memory(error):

@@ -254,6 +254,7 @@ class ContinuousDecoder(Decoder):
         writing = [ordered[i][0] for i in complete]
         if writing:
             self._sampler.step([running.sequence for running in writing], logits)
+            self.on_numbers(self._sampler.only_nan)
         for running, count in ordered:
             running.place.length += count
         for running in writing:

@@ -24,6 +24,8 @@ class Decoder(ABC):
         self.on_start: Callable[[Sequence], None] = lambda _: None
         #: Called with rows, tokens and padding of what is computed together.
         self.on_batch: Callable[[int, int, int], None] = lambda *_: None
+        #: Called with each step's logits known: whether all of them were NaN.
+        self.on_numbers: Callable[[bool], None] = lambda _: None
         #: Called after each token, with those sequences that got one or ended.
         self.on_tokens: Callable[[list[Sequence]], None] = lambda _: None
 

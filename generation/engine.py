@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+from batching.broken_device import raise_if_broken
 from batching.intake import Entry, Intake, guarded
+from batching.numbers import NumberWatch
 from batching.threads import ThreadChoice
 from errors import InferenceFailed
 from generation.request import TokenLogprob, Written
@@ -92,6 +94,7 @@ class GenerationEngine:
         self._runner = runner
         self._observer = observer or Unobserved()
         self._intake = Intake(runner, max_queue_size, self._observer)
+        self._numbers = NumberWatch(runner.settings.name, self._observer)
         self._compute = compute
         self._parts: dict[Sequence, _Part] = {}
         self._inbox: deque[Sequence] = deque()
@@ -160,6 +163,7 @@ class GenerationEngine:
 
     async def _write_what_waits(self) -> None:
         decoder = self._runner.decoder
+        decoder.on_numbers = self._numbers.saw
         decoder.on_start, decoder.on_batch, decoder.on_tokens = self._begun, self._computed, self._publish
         while True:
             await self._work.wait()
@@ -228,7 +232,8 @@ class GenerationEngine:
                 return
             try:
                 self._step()
-            except Exception:
+            except Exception as error:
+                raise_if_broken(error)
                 abandoned = decoder.abandon()
                 with about(*(sequence.origin for sequence in abandoned)):
                     logger.exception("writing failed")

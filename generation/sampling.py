@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Rows
 from typing import Any
 
@@ -20,10 +21,15 @@ _LEAST_LOGPROB = -9999.0
 
 
 class Sampler:
-    """Chooses the next tokens of many sequences at once."""
+    """Chooses the next tokens of many sequences at once.
+
+    Attributes:
+        only_nan: whether all logits of the last step were NaN.
+    """
 
     def __init__(self, model: GenerationModel) -> None:
         self._model = model
+        self.only_nan = False
 
     def step(self, sequences: Rows[Sequence], logits: torch.Tensor) -> None:
         """Give each sequence its next token, or the error that befell it.
@@ -32,7 +38,10 @@ class Sampler:
             logits: shape (sequences, vocabulary); may be overwritten.
         """
         logits = logits.float()
-        normal = torch.isfinite(logits.amax(-1)).tolist()
+        largest = logits.amax(-1).tolist()
+        normal = [math.isfinite(value) for value in largest]
+        # One NaN makes the largest one: only a step of nothing else is looked at as a whole.
+        self.only_nan = all(map(math.isnan, largest)) and bool(logits.isnan().all())
         raw = {i: logits[i].log_softmax(-1) for i, s in enumerate(sequences) if s.request.logprobs is not None}
         for i, sequence in enumerate(sequences):
             if not normal[i]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
 
+from batching.broken_device import raise_if_broken
 from errors import InferenceFailed, ServingError
 from generation.model import GenerationModel
 from generation.request import FinishReason, GenerationRequest, TokenLogprob, Written
@@ -101,12 +102,17 @@ class Sequence:
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """What goes wrong inside is the end of this sequence alone."""
+        """End this sequence alone by what goes wrong inside.
+
+        Raises:
+            BrokenDevice: it is the end of all.
+        """
         try:
             yield
         except ServingError as error:
             self.fail(error)
-        except Exception:
+        except Exception as error:
+            raise_if_broken(error)
             with about(self.origin):
                 logger.exception("writing a sequence failed")
             self.fail(InferenceFailed("the server failed on this instance; its log has the details"))

@@ -225,6 +225,7 @@ class StaticDecoder(Decoder):
         if writing:
             told = [sequences[i] for i in writing]
             self._sampler.step(told, logits[writing])
+            self.on_numbers(self._sampler.only_nan)
             self.on_tokens(told)
 
     @property

@@ -29,6 +29,7 @@ from loading.archive import is_archive, unpack
 from loading.disk import check_space, is_full, no_space
 from loading.progress import Progress
 from loading.source import ChangedError, InterruptedReadError, Source, SourceFile, UnreachableError
+from whole_files import make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class StorageCache:
                 # Without the lock: a folder that may only be read does as well.
                 snapshot.use()
                 return snapshot.model
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             try:
                 with _alone(self._folder / ".lock", self._source.shown):
                     snapshot = _Snapshot.read(place)

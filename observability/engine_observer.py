@@ -41,6 +41,9 @@ class EngineObserver(Protocol):
     def running(self, sequences: int, cache_usage: float) -> None:
         """After a step: sequences that are being written, and which part of the memory for keys and values is used."""
 
+    def only_nan(self, only: bool) -> None:
+        """Whether the model computes nothing but NaN, after a change."""
+
 
 class Unobserved:
     """Nobody counts."""
@@ -67,4 +70,7 @@ class Unobserved:
         """As `EngineObserver`."""
 
     def running(self, sequences: int, cache_usage: float) -> None:
+        """As `EngineObserver`."""
+
+    def only_nan(self, only: bool) -> None:
         """As `EngineObserver`."""

@@ -32,6 +32,7 @@ class ModelMetrics:
             }
         )
         self.ready(False)
+        self.only_nan(False)
         self.idle()
 
     def waiting(self, items: int) -> None:
@@ -70,6 +71,10 @@ class ModelMetrics:
         self._of.running.set(sequences)
         self._of.cache.set(cache_usage)
 
+    def only_nan(self, only: bool) -> None:
+        """As `EngineObserver`."""
+        self._of.nan.set(only)
+
     def loaded(self, seconds: float) -> None:
         """The model is on its device, so long after its loading began."""
         self._of.load.set(seconds)
@@ -96,7 +101,9 @@ class ModelMetrics:
         self._of.ready.set(ready)
 
 
-_GAUGES = frozenset(("waiting", "running", "cache", "load", "ready", "limit_rows", "limit_tokens", "lanes", "threads"))
+_GAUGES = frozenset(
+    ("waiting", "running", "cache", "load", "ready", "nan", "limit_rows", "limit_tokens", "lanes", "threads")
+)
 
 
 @cache
@@ -112,6 +119,7 @@ def _families() -> Any:
 
     return SimpleNamespace(
         ready=gauge("model_ready", "1 while the runner can answer."),
+        nan=gauge("model_only_nan", "1 while the model computes nothing but NaN."),
         load=gauge("model_load_seconds", "What loading and warming up the model took."),
         limit_rows=gauge("batch_limit_rows", "Rows, or sequences, that a forward pass may have."),
         limit_tokens=gauge("batch_limit_tokens", "Tokens that a forward pass may have."),

@@ -14,6 +14,7 @@ import torch
 from pydantic import ConfigDict
 from transformers import Pipeline
 
+from batching.broken_device import raise_if_broken
 from batching.rows import BatchLimits, Row
 from errors import InferenceFailed, InvalidRequest, ServingError
 from loading.custom_code import create_pipeline, find_custom_pipeline
@@ -125,6 +126,7 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
         try:
             (result,) = self.predict([Item(example, parameters)])
         except Exception as error:
+            raise_if_broken(error)
             logger.debug("the pipeline of %s failed on an example", self.settings.name, exc_info=True)
             result = error
         if isinstance(result, Exception):
@@ -142,6 +144,7 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
         except ServingError as error:
             return error
         except (TypeError, ValueError) as error:
+            raise_if_broken(error)
             # What code says of arguments that it cannot take, as far as anybody can tell from outside.
             logger.debug("the pipeline of %s refused an instance", self.settings.name, exc_info=True)
             said = _first_line(error)

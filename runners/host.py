@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Any
 
+from batching.broken_device import BrokenDevice, broken_by, raise_if_broken
 from errors import InferenceFailed, ServingError
 from loading import LoadError
 from loading.garbage import leave_out_what_is_here, only_objects_that_stay
@@ -35,13 +36,22 @@ _Step = Callable[[], Awaitable[None]]
 class ModelHost:
     """Loads one model beside the event loop, then answers its items.
 
+    Args:
+        on_broken: is called once the device computes nothing any more in this process, which is to end.
+
     Attributes:
         state: how the model is.
     """
 
     def __init__(
-        self, settings: ModelSettings, tracing: ItemTracing | None = None, metrics: ModelMetrics | None = None
+        self,
+        settings: ModelSettings,
+        tracing: ItemTracing | None = None,
+        metrics: ModelMetrics | None = None,
+        on_broken: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_broken = on_broken
+        self._broken = False
         self._metrics = metrics
         self._settings = settings
         self._tracing = tracing
@@ -141,6 +151,8 @@ class ModelHost:
     async def _load(self) -> None:
         if self._model is not None:
             return
+        if self._broken:
+            raise self.state.refusal(self._settings.name)
         if self.state.status == "failed":
             await self._give_back_memory()
         self._become(ModelState("loading"))
@@ -148,8 +160,9 @@ class ModelHost:
         reason = await self._load_or_reason()
         if reason is not None:
             # Before it is told: who tries again needs the room.
-            await self._give_back_memory()
-            self._become(ModelState("failed", reason))
+            if not self._broken:
+                await self._give_back_memory()
+                self._become(ModelState("failed", reason))
             raise self.state.refusal(self._settings.name)
         took = monotonic() - started
         logger.info("model %s is ready after %.1f s", self._settings.name, took)
@@ -169,6 +182,9 @@ class ModelHost:
             logger.error("model %s: %s", self._settings.name, reason)
             return reason
         except Exception as error:
+            if (broken := _broken_device(error)) is not None:
+                self._break(broken)
+                return str(self.state.reason)
             reason = unforeseen(error, self._settings)
             logger.error("model %s could not be loaded: %s (LOG_LEVEL=DEBUG shows where)", self._settings.name, reason)
             logger.debug("where model %s could not be loaded", self._settings.name, exc_info=True)
@@ -205,7 +221,20 @@ class ModelHost:
         logger.info("model %s is unloaded", self._settings.name)
         self._become(ModelState("unloaded", "unloaded"))
 
+    def _break(self, error: BrokenDevice) -> None:
+        self._broken = True
+        logger.critical(
+            "model %s: its device computes nothing any more in this process, which ends and is started again: %s",
+            self._settings.name, error, exc_info=error.__cause__,
+        )  # fmt: skip
+        self._become(ModelState("failed", "its device failed, and its runner starts again", stopped=True))
+        self._on_broken()
+
     def _failed(self, error: BaseException | None) -> None:
+        if (broken := broken_by(error)) is not None:
+            self._model = None
+            self._break(broken)
+            return
         logger.error("model %s stopped", self._settings.name, exc_info=error)
         self._model = None
         self._become(ModelState("failed", "it stopped; the server's log has the details"))
@@ -240,6 +269,14 @@ class ModelHost:
         give_back_memory()
         give_back_library_pages()
         return engine_for(runner, self._metrics), runner.signature, runner.chosen, runner.example_item()
+
+
+def _broken_device(error: Exception) -> BrokenDevice | None:
+    try:
+        raise_if_broken(error)
+    except BrokenDevice as broken:
+        return broken
+    return None
 
 
 def _give_back_memory() -> None:

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from errors import InferenceFailed
+from batching.broken_device import broken_by
+from errors import InferenceFailed, ModelNotReady, ServingError
 from runners.base import Item
 from runners.engines import Engine
 from runners.signature import Signature
@@ -52,7 +53,11 @@ class LoadedModel:
     def _ended(self, working: asyncio.Task[None]) -> None:
         if working.cancelled():
             return
+        error = working.exception()
+        told: ServingError = InferenceFailed("the model stopped; the server's log has the details")
+        if broken_by(error) is not None:
+            told = ModelNotReady("The device of the model failed while it computed.", retry_after=5)
         for future in list(self._unfinished):
             if not future.done():
-                future.set_exception(InferenceFailed("the model stopped; the server's log has the details"))
-        self._on_failure(working.exception())
+                future.set_exception(told)
+        self._on_failure(error)

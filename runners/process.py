@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+from threading import Timer
 from typing import Any
 
 import bentoml
@@ -20,6 +22,9 @@ from transport.server import serve_connection
 
 logger = logging.getLogger(__name__)
 
+#: What a process whose device is broken has to end by itself.
+_LAST_SECONDS = 5.0
+
 
 class RunnerProcess:
     """Hosts one model, and answers whoever is connected."""
@@ -29,7 +34,7 @@ class RunnerProcess:
         self._tracing = Tracing(url) if url is not None else None
         items = ItemTracing(self._tracing, settings.name, settings.task) if self._tracing is not None else None
         self._name = bentoml.server_context.service_name or "runner"
-        self._host = ModelHost(settings, items, ModelMetrics(settings.name, self._name))
+        self._host = ModelHost(settings, items, ModelMetrics(settings.name, self._name), self._end)
         self._connections = Drain()
         self._running: asyncio.Task[None] | None = None
 
@@ -57,6 +62,15 @@ class RunnerProcess:
             await asyncio.gather(self._running, return_exceptions=True)
         if self._tracing is not None:
             await self._tracing.stop()
+
+    def _end(self) -> None:
+        """End this process, so that another takes its place, once those who wait have been told."""
+        # A driver may hang while it is left.
+        last = Timer(_LAST_SECONDS, os._exit, (1,))
+        last.daemon = True
+        last.start()
+        # As soon as what is due on the event loop is done: answers are among it.
+        asyncio.get_running_loop().call_soon(self._connections.stop_now)
 
     async def predict(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Answer `{"instance": …, "parameters": {…}}` items with `{"result": …}` or `{"error": …}` each."""

@@ -23,8 +23,8 @@ class ScriptedParameters(Parameters):
 class ScriptedRunner(Runner[ScriptedParameters, str, int, str]):
     """Answers a text in capitals, `times` over; a comma splits an instance into rows.
 
-    The text `bad` is refused, `crash` fails in the forward pass, `bug` fails in finishing. While `gate` is not set,
-    the forward pass waits; `entered` tells that it was reached.
+    The text `bad` is refused, `crash` fails in the forward pass, `break` breaks the device that computes it, `bug`
+    fails in finishing. While `gate` is not set, the forward pass waits; `entered` tells that it was reached.
     """
 
     parameters_type = ScriptedParameters
@@ -68,6 +68,8 @@ class ScriptedRunner(Runner[ScriptedParameters, str, int, str]):
         self.batches.append([row.inputs for row in rows])
         if any(row.inputs == "crash" for row in rows):
             raise RuntimeError("crashed")
+        if any(row.inputs == "break" for row in rows):
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
         if self.memory_for is not None and len(rows) > self.memory_for:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return [row.inputs.upper() for row in rows]

@@ -90,11 +90,13 @@ class ModelState(msgspec.Struct, tag="state", array_like=True, frozen=True):
     Attributes:
         reason: why it failed.
         signature: what it takes and gives, once it is ready.
+        stopped: it failed once it had been loaded.
     """
 
     status: ModelStatus
     reason: str | None = None
     signature: Signature | None = None
+    stopped: bool = False
 
     def refusal(self, name: str) -> ModelNotReady:
         """What a request to the model of that name is refused with, unless it is ready."""
@@ -104,7 +106,7 @@ class ModelState(msgspec.Struct, tag="state", array_like=True, frozen=True):
                 # Waiting does not bring it back.
                 return ModelNotReady(f"{message} It was unloaded.")
             case "failed":
-                message += f" It could not be loaded: {self.reason}"
+                message += f" It {'stopped' if self.stopped else 'could not be loaded'}: {self.reason}"
         return ModelNotReady(message, retry_after=5)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -264,6 +265,93 @@ def test_an_engine_that_stops_fails_its_items_and_the_model_can_be_loaded_again(
 
     monkeypatch.setattr("runners.host.engine_for", lambda *_: Stopping)
     _scenario(steps)
+
+
+@pytest.mark.parametrize("company", [(), ("a",), ("a", "b,c", "d")])
+def test_a_device_that_breaks_fails_all_that_waits_and_comes_and_the_process_is_to_end(
+    storage: Storage, caplog: pytest.LogCaptureFixture, company: tuple[str, ...]
+) -> None:
+    ended: list[ModelState] = []
+
+    async def scenario() -> None:
+        settings = ModelSettings(storage_uri="nowhere", task="text-classification", model_name="x")
+        host = ModelHost(settings, on_broken=lambda: ended.append(host.state))
+        running = asyncio.create_task(host.run())
+        await _until(host, "ready")
+        (runner,) = storage.living
+        runner.gate.clear()
+        # Nothing of the first is known to be wrong while it holds the device up.
+        answers = [host.submit(text, {}) for text in (*company, "break", *company)]
+        await asyncio.get_running_loop().run_in_executor(None, runner.entered.wait, 30)
+        runner.gate.set()
+        results = await asyncio.gather(*answers, return_exceptions=True)
+        assert isinstance(results[len(company)], ModelNotReady)
+        # What was computed before is answered.
+        assert all(isinstance(result, ModelNotReady) or str(result).isupper() for result in results)
+        assert all(result.retry_after for result in results if isinstance(result, ModelNotReady))
+        await _until(host, "failed")
+        with pytest.raises(ModelNotReady, match="It stopped: its device failed") as late:
+            host.submit("late", {})
+        assert late.value.retry_after
+        with pytest.raises(ModelNotReady):
+            await host.load()  # in this process it would fail as well
+        assert storage.loads == 1
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(scenario())
+    assert [state.status for state in ended] == ["failed"]
+    [told] = [record for record in caplog.records if record.levelname == "CRITICAL"]
+    assert "illegal memory access" in told.getMessage()
+
+
+def test_a_device_that_breaks_while_a_model_is_loaded_ends_the_process_too(storage: Storage) -> None:
+    ended: list[ModelState] = []
+
+    async def scenario() -> None:
+        settings = ModelSettings(storage_uri="nowhere", task="text-classification", model_name="x")
+        host = ModelHost(settings, on_broken=lambda: ended.append(host.state))
+        running = asyncio.create_task(host.run())
+        await _until(host, "failed")
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    storage.broken = lambda: RuntimeError("CUDA error: device-side assert triggered")
+    asyncio.run(scenario())
+    assert [state.status for state in ended] == ["failed"]
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_device_that_breaks_while_text_is_written_ends_the_process_too(tmp_path: Path, beams: int) -> None:
+    llama_model(tmp_path)
+    config = tmp_path / "generation_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "num_beams": beams}))
+    ended: list[ModelState] = []
+
+    async def scenario() -> None:
+        settings = ModelSettings(storage_uri=str(tmp_path), task="text-generation", torch_threads=1)
+        host = ModelHost(settings, on_broken=lambda: ended.append(host.state))
+        running = asyncio.create_task(host.run())
+        await _until(host, "ready")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("torch.Tensor.argmax", _fail)
+            patch.setattr("torch.Tensor.tolist", _fail)
+            waiting = [host.submit("Hello", {"max_new_tokens": 50}) for _ in range(3)]
+            for answer in waiting:
+                with pytest.raises(ModelNotReady) as refused:
+                    await answer
+                assert refused.value.retry_after
+            await _until(host, "failed")
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(scenario())
+    assert [state.status for state in ended] == ["failed"]
+
+
+def _fail(*_: Any, **__: Any) -> None:
+    """What any call may say once the device is broken."""
+    raise RuntimeError("CUDA error: unspecified launch failure")
 
 
 class Heard:

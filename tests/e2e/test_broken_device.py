@@ -1,0 +1,92 @@
+"""Promises of a runner that computes nothing of use: it says so, and ends if another one may do better."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from safetensors.torch import load_file, save_file
+
+from tests.e2e.checkpoints import text_classification
+from tests.e2e.server import Server, serving
+
+#: Every call fails after one has, as with CUDA.
+_PIPELINE = """
+broken = []
+
+def create_pipeline():
+    def pipe(text):
+        if text == "break":
+            broken.append(text)
+        if broken:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if text == "crash":
+            raise RuntimeError("one item's own error")
+        return text.upper()
+    return pipe
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("broken_device")
+    (folder / "custom_pipeline.py").write_text(_PIPELINE)
+    with serving(STORAGE_URI=str(folder), TRUST_REMOTE_CODE="true") as server:
+        yield server
+
+
+def _ask(server: Server, *texts: str) -> requests.Response:
+    return requests.post(f"{server.url}/v1/models/model:predict", json={"instances": list(texts)}, timeout=60)
+
+
+def test_a_runner_whose_device_broke_is_followed_by_one_that_answers(server: Server) -> None:
+    for times in (2, 3):
+        (runner,) = server.runner_processes()
+        assert _ask(server, "a", "b").json() == {"predictions": ["A", "B"]}
+        broken = _ask(server, "break", "a") if times == 2 else _ask(server, "break")
+        assert broken.status_code == 503
+        assert int(broken.headers["retry-after"]) > 0
+        runner.wait(60)
+        server.wait_for("model model is ready after", times=times)
+        server.wait_until_all_say(200)
+        assert _ask(server, "a").json() == {"predictions": ["A"]}
+    assert server.count("its device computes nothing any more") == 2
+    assert server.count("illegal memory access") >= 2
+
+
+def test_meanwhile_nobody_is_sent_there(server: Server) -> None:
+    (runner,) = server.runner_processes()
+    ready = server.count("model model is ready after")
+    assert _ask(server, "break").status_code == 503
+    asked = [requests.get(f"{server.url}/readyz", timeout=60).status_code for _ in range(3)]
+    refused = _ask(server, "a")
+    # Its successor needs seconds to start.
+    assert asked == [503] * 3
+    assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+    runner.wait(60)
+    server.wait_for("model model is ready after", times=ready + 1)
+    server.wait_until_all_say(200)
+    assert requests.get(f"{server.url}/readyz", timeout=60).status_code == 200
+
+
+def test_an_error_of_one_item_ends_nothing(server: Server) -> None:
+    runners = server.runner_processes()
+    assert _ask(server, "crash").status_code == 500
+    assert _ask(server, "a").json() == {"predictions": ["A"]}
+    assert server.runner_processes() == runners
+
+
+def test_a_model_that_computes_nothing_but_nan_is_told_of_once_and_in_its_metrics(tmp_path: Path) -> None:
+    weights = text_classification(tmp_path / "model") / "model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: tensor.fill_(float("nan")) for name, tensor in tensors.items()}, weights, {"format": "pt"})
+    with serving(STORAGE_URI=str(weights.parent), REPLICAS="1") as server:
+        gauge = 'model_only_nan{model_name="model",runner="runner-1"}'
+        assert f"{gauge} 0.0" in requests.get(f"{server.url}/metrics", timeout=60).text
+        for _ in range(8):
+            _ask(server, "a film")
+        server.wait_for("computes nothing but NaN")
+        assert f"{gauge} 1.0" in requests.get(f"{server.url}/metrics", timeout=60).text
+        assert server.count("computes nothing but NaN") == 1

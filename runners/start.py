@@ -32,7 +32,7 @@ def start_runner(settings: ModelSettings, compiler: Compiler | None = None) -> R
     """
     try:
         return _start(settings, compiler)
-    except LoadError:
+    except (LoadError, InvalidRequest):
         raise
     except Exception as error:
         if not settings.acceleration:

@@ -22,9 +22,10 @@ from protocols.app import create_app
 from protocols.examples import curl_example
 from protocols.inference import Models
 from settings import Settings
+from supervisor import end_server
 from transport.client import RunnerClient
 from transport.model_client import ModelClient
-from transport.replicas import Replicas
+from transport.replicas import Replicas, wait_all_final
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,8 @@ class Entry:
             for note in self._settings.notes:
                 logger.warning("%s", note)
             self._tasks.append(asyncio.create_task(self._announce()))
+            if self._settings.server.exit_on_failure:
+                self._tasks.append(asyncio.create_task(self._end_if_all_fail()))
         yield
         self._give_up()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -93,6 +96,13 @@ class Entry:
                 logger.info("%s (%s) is served. Try:\n%s", model.name, what, example)
             else:
                 logger.error("%s is not served: %s", model.name, state.reason)
+
+    async def _end_if_all_fail(self) -> None:
+        """End the server once no model is served, none loads, and none is tried again."""
+        await wait_all_final(self._clients.values())
+        logger.critical("no model is served, and none is tried again: the server ends (EXIT_ON_FAILURE)")
+        if not end_server():
+            logger.error("the server cannot be ended from here: its first process is another one's")
 
 
 def _client(name: str, runners: Sequence[Any], key: str | None) -> ModelClient:

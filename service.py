@@ -19,6 +19,7 @@ from lean_service import LeanService
 from loading import LoadError
 from loading.architecture import resolve_task
 from loading.custom_code import allowed_pipeline
+from loading.source import UnreachableError
 from loading.storage import check_uri
 from logs import configure_logging
 from observability.metrics_directory import own_metrics_directory
@@ -27,6 +28,7 @@ from protocols.callers import Authentication
 from protocols.http_server import limit_heads
 from runners.service import runner_service
 from settings import ModelSettings, ServerSettings, Settings, SettingsError, load_settings, with_runner_key
+from supervisor import supervise
 
 if TYPE_CHECKING:
     from entry import Entry
@@ -40,11 +42,21 @@ def _configured() -> tuple[Arguments, Settings]:
         settings = load_settings(arguments.config, arguments.model_uri)
         for model in settings.models:
             check_uri(model)
-        models = tuple(resolve_task(model, own_code=allowed_pipeline(model) is not None) for model in settings.models)
+        if settings.server.exit_on_failure:
+            supervise()
+        models = tuple(map(_with_task, settings.models))
         server = with_runner_key(settings.server)
         return arguments, settings.model_copy(update={"models": models, "server": server})
     except (SettingsError, LoadError) as error:
         raise SystemExit(f"Error: {error}") from None
+
+
+def _with_task(model: ModelSettings) -> ModelSettings:
+    try:
+        return resolve_task(model, own_code=allowed_pipeline(model) is not None)
+    except UnreachableError:
+        # For a reason that may pass: the model's own process asks again, and others are served meanwhile.
+        return model
 
 
 class _EntryService(LeanService):

@@ -63,7 +63,8 @@ class Int8Linear(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().float().clone(), persistent=False)
         weight = weight.detach().float()
         scales = (weight.abs().amax(1) / _LARGEST).clamp(min=_TINY)
-        self._keep((weight / scales[:, None]).round().to(torch.int8), scales)
+        # GPT-2's `Conv1D` gives a transposed view, whose order oneDNN's packing does not heed.
+        self._keep((weight / scales[:, None]).round().to(torch.int8).contiguous(), scales)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Shape (..., in_features) to (..., out_features)."""

@@ -6,6 +6,7 @@ import glob
 import hashlib
 import logging
 import re
+import socket
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from http import HTTPStatus
@@ -40,6 +41,7 @@ from loading import LoadError
 from loading.disk import check_space, is_full, no_space
 from loading.files import choose_for
 from loading.progress import Progress
+from loading.source import UnreachableError
 from settings import ModelSettings
 from settings.uri import hide_signatures
 
@@ -82,9 +84,9 @@ def download_from_hub(settings: ModelSettings) -> Path:
     except OSError as error:
         if is_full(error):
             raise no_space(_cache_folder(settings), repo) from None
-        raise _explained(error, repo, revision) from error
+        raise _explained(error, repo, revision, offline=settings.offline) from error
     except Exception as error:
-        raise _explained(error, repo, revision) from error
+        raise _explained(error, repo, revision, offline=settings.offline) from error
 
 
 def list_hub_files(settings: ModelSettings) -> list[tuple[str, int, bool]]:
@@ -97,7 +99,7 @@ def list_hub_files(settings: ModelSettings) -> list[tuple[str, int, bool]]:
     try:
         wanted = _wanted(settings, (_cached_tree if settings.offline else _tree)(repo, revision, settings))
     except Exception as error:
-        raise _explained(error, repo, revision) from error
+        raise _explained(error, repo, revision, offline=settings.offline) from error
     return [(file.path, file.size, _is_cached(repo, file.path, revision, settings)) for file in wanted]
 
 
@@ -124,11 +126,11 @@ def download_hub_config(settings: ModelSettings, name: str) -> Path | None:
         known = try_to_load_from_cache(repo, name, cache_dir=settings.cache_dir, revision=revision)
         if known is _CACHED_NO_EXIST:
             return None
-        raise _explained(error, repo, revision) from error
+        raise _explained(error, repo, revision, offline=settings.offline) from error
     except EntryNotFoundError:
         return None
     except Exception as error:
-        raise _explained(error, repo, revision) from error
+        raise _explained(error, repo, revision, offline=settings.offline) from error
 
 
 def _download(repo: str, revision: str | None, settings: ModelSettings) -> Path:
@@ -242,10 +244,11 @@ def _verify(path: Path, file: RepoFile, repo: str) -> None:
         raise LoadError(f"{repo}: {file.path} came damaged (other size or SHA-256): start again to fetch it again.")
 
 
-def _is_an_answer(error: Exception) -> bool:
+def _is_an_answer(error: BaseException) -> bool:
     """Whether the hub, or its client's check, has said no: the cache is no way round that."""
     if isinstance(error, HfHubHTTPError):
-        return error.response.status_code < 500 and error.response.status_code != HTTPStatus.TOO_MANY_REQUESTS
+        status = error.response.status_code
+        return status < 500 and status not in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.REQUEST_TIMEOUT)
     return isinstance(error, HFValidationError)
 
 
@@ -253,8 +256,12 @@ def _token(settings: ModelSettings) -> str | None:
     return settings.hf_token.get_secret_value() if settings.hf_token else None
 
 
-def _explained(error: Exception, repo: str, revision: str | None) -> LoadError:
+def _explained(error: Exception, repo: str, revision: str | None, *, offline: bool) -> LoadError:
     at = f"{repo} (revision {revision})" if revision else repo
+    if isinstance(error, LocalEntryNotFoundError) and (answer := error.__cause__) and _is_an_answer(answer):
+        # What a single file was refused with is said to be a file that is not in the cache.
+        assert isinstance(answer, Exception)
+        return _explained(answer, repo, revision, offline=offline)
     match error:
         case LoadError():
             return error
@@ -267,19 +274,22 @@ def _explained(error: Exception, repo: str, revision: str | None) -> LoadError:
         case RevisionNotFoundError():
             return LoadError(f"{repo} has no revision {revision} on the hub.")
         case LocalEntryNotFoundError() | OfflineModeIsEnabled() | httpx2.ConnectError():
-            return LoadError(
-                f"{at} is not in the cache and the hub cannot be reached: connect, or fill the cache first."
-            )
+            # Where the operator wants no network, none will come.
+            kind = LoadError if offline or isinstance(error, OfflineModeIsEnabled) else UnreachableError
+            return kind(f"{at} is not in the cache and the hub cannot be reached: connect, or fill the cache first.")
         case HFValidationError():
             return LoadError(f"STORAGE_URI: {repo} is not a valid repository name.")
         case HfHubHTTPError() if error.response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             return LoadError(f"the hub refuses access to {at}: check that HF_TOKEN is valid and may read it.")
         case HfHubHTTPError():
-            return LoadError(f"the hub answered status {error.response.status_code} for {at}: try again later.")
+            kind = LoadError if _is_an_answer(error) else UnreachableError
+            return kind(f"the hub answered status {error.response.status_code} for {at}: try again later.")
         case OSError() if "Consistency check failed" in str(error):
             return LoadError(f"{at}: a file came in another size than the hub says: start again to fetch it again.")
         case httpx2.TransportError():
-            return LoadError(f"{at} is not in the cache and the hub hung up again and again: check the network.")
+            return UnreachableError(f"{at} is not in the cache and the hub hung up again and again: check the network.")
+        case TimeoutError() | ConnectionError() | socket.gaierror():
+            return UnreachableError(f"{at} is not in the cache and the hub cannot be reached: check the network.")
         case _:
             # The message of an unknown error may hold anything, a token included.
             return LoadError(f"{at} is not in the cache and could not be downloaded: {type(error).__name__}.")

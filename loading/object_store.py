@@ -160,7 +160,7 @@ class ObjectSource:
         at = f" at {shown_uri(where)}" if where else ""
         if status is not None:
             answer = f"{self.shown}: the store{at} answered status {status}: try again later."
-            return UnreachableError(answer) if status >= 500 or status == 429 else LoadError(answer)
+            return UnreachableError(answer) if status >= 500 or status in (408, 429) else LoadError(answer)
         return UnreachableError(f"{self.shown}: the store{at} cannot be reached: check the endpoint and the network.")
 
 

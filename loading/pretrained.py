@@ -31,6 +31,7 @@ from loading.gguf_files import read_once
 from loading.lengths import reading_limit
 from loading.memory import check_fits, dtype_name
 from loading.quantization import quantization, release_files
+from loading.source import UnreachableError
 from loading.storage import fetch
 from settings import ModelSettings
 
@@ -272,7 +273,8 @@ def _fetch_base(adapter: Adapter, settings: ModelSettings) -> Checkpoint:
             raise LoadError(f"{base.folder} is an adapter too.")
         return base
     except LoadError as error:
-        raise LoadError(
+        kind = UnreachableError if isinstance(error, UnreachableError) else LoadError
+        raise kind(
             f"{settings.shown_uri} is an adapter whose base model cannot be had; BASE_MODEL names another: {error}"
         ) from error
 

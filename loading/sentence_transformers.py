@@ -57,6 +57,12 @@ def read_sentence_embedding(folder: Path) -> SentenceEmbedding:
         return _read(folder)
     except LoadError:
         raise
+    except FileNotFoundError as error:
+        missing = Path(error.filename).relative_to(folder)
+        raise LoadError(
+            f"{folder} has damaged sentence-transformers files ({missing}, which modules.json asks for, is not there); "
+            "fetch it again."
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise LoadError(f"{folder} has damaged sentence-transformers files (modules.json); fetch it again.") from None
 

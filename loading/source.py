@@ -10,7 +10,10 @@ from loading import LoadError
 
 
 class UnreachableError(LoadError):
-    """The source gave no answer, which a copy in the cache may make up for; the message is one sentence."""
+    """The source gave no answer, for a reason that may pass; the message is one sentence.
+
+    A copy in the cache may make up for it, and asking again later may help.
+    """
 
 
 class InterruptedReadError(Exception):

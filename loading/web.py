@@ -109,7 +109,7 @@ class WebSource:
             )
         if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
             return LoadError(f"{self.shown} does not exist: check the address.")
-        if status >= 500 or status == HTTPStatus.TOO_MANY_REQUESTS:
+        if status >= 500 or status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.REQUEST_TIMEOUT):
             return UnreachableError(f"{self.shown} answered status {status}: try again later.")
         return LoadError(f"{self.shown} answered status {status}: check the address.")
 

@@ -50,7 +50,10 @@ class Models:
 
     def task(self, name: str) -> Task | None:
         """What a model does; None if that is not known, or no model has that name."""
-        return self._tasks.get(name)
+        if name in self._tasks or name not in self._clients:
+            return self._tasks.get(name)
+        # Its source could not be asked when the server started.
+        return self._clients[name].state.task
 
     def check_all_ready(self) -> None:
         """What the Open Inference Protocol calls a ready server; a model that was unloaded is none of its models.

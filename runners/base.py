@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -85,6 +86,10 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
     parameters_type: type[ParametersT]
     #: An instance that every model of the task can answer, for the warm-up.
     example: ClassVar[Any]
+    #: Shorter ones, for models that read a few tokens only.
+    shorter_examples: ClassVar[Sequence[Any]] = ()
+    #: What the warm-up asks for, whatever the operator's defaults.
+    example_parameters: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, settings: ModelSettings, compiler: Compiler | None = None) -> None:
         self.settings, self.compiler = settings, compiler
@@ -202,11 +207,20 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
 
     def example_item(self) -> Item | None:
         """Return an item that the model must answer before it is ready; None if no such item is known."""
-        return Item(self.example_instance())
+        return Item(self.example_instance(), self.example_parameters)
 
     def example_instance(self) -> Any:
-        """The warm-up instance; a task whose example depends on the tokenizer overrides this."""
-        return self.example
+        """The warm-up instance: the first that the model has room for, or the shortest there is."""
+        *longer, shortest = self.examples()
+        for example in longer:
+            with suppress(InvalidRequest):
+                self.prepare_item(Item(example, self.example_parameters))
+                return example
+        return shortest
+
+    def examples(self) -> Sequence[Any]:
+        """Instances for the warm-up, the best first; a task whose examples depend on the tokenizer overrides this."""
+        return (self.example, *self.shorter_examples)
 
     def predict(self, items: Sequence[Item]) -> list[Any]:
         """Answer items in the calling thread, in as few batches as the limits allow.

@@ -85,6 +85,7 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
     parameters_type = FeatureExtractionParameters
     auto_class: ClassVar[Any] = AutoModel
     example = "A first text."
+    shorter_examples = ("A text", "A")
 
     embedding: SentenceEmbedding
     #: What a request gets that asks for nothing.

@@ -76,8 +76,9 @@ class FillMaskRunner(EncoderRunner[FillMaskParameters, _Context, npt.NDArray[np.
     def defaults(self) -> dict[str, Any]:
         return {"truncation": self.settings.truncates_texts}
 
-    def example_instance(self) -> Any:
-        return f"A first {self.pretrained.tokenizer.mask_token}."
+    def examples(self) -> Sequence[Any]:
+        mask = self.pretrained.tokenizer.mask_token
+        return (f"A first {mask}.", mask)
 
     def prepare(self, instance: Any, parameters: FillMaskParameters) -> Job[Encoding, _Context]:
         tokenizer = self.pretrained.tokenizer

@@ -25,7 +25,7 @@ from generation.sequence import Sequence
 from loading.checkpoint import Checkpoint
 from loading.pretrained import Pretrained, load_pretrained
 from loading.storage import fetch
-from runners.base import Chosen, Item, Job, Runner
+from runners.base import Chosen, Job, Runner
 from runners.parameters import Parameters
 from runners.signature import TEXT_OR_TOKENS_TO_JSON, Signature
 
@@ -97,6 +97,8 @@ class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]
     #: The AutoModel class of the task.
     auto_class: ClassVar[Any]
     example = "Hello"
+    # Two tokens, whatever the operator's max_length: it may be very large, or too small for the example.
+    example_parameters: ClassVar[dict[str, Any]] = {"max_new_tokens": 2}
 
     checkpoint: Checkpoint
     pretrained: Pretrained
@@ -154,13 +156,13 @@ class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]
             defaults["max_length"] = settings.explicit_max_length
         return defaults
 
-    def example_item(self) -> Item:
-        # Two tokens, whatever the operator's max_length: it may be very large, or too small for the example.
-        return Item(self.example_instance(), {"max_new_tokens": 2})
-
     def weight(self, job: Job[GenerationRequest, ContextT]) -> tuple[int, int]:
         """As `Runner.weight`; sequences share their prompt, and new tokens are in memory once they are written."""
         return len(job.rows), len(job.rows[0].inputs.input_ids)
+
+    def examples(self) -> Rows[Any]:
+        first = list(self.pretrained.tokenizer(self.example)["input_ids"])[:1]
+        return (self.example, first) if first else (self.example,)
 
     def forward(self, rows: Rows[Row[GenerationRequest]]) -> Rows[Written]:
         """Write sequences in the calling thread.

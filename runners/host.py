@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from batching.broken_device import BrokenDevice, broken_by, raise_if_broken
 from errors import InferenceFailed, ServingError
 from loading import LoadError
 from loading.garbage import leave_out_what_is_here, only_objects_that_stay
+from loading.source import UnreachableError
 from logs import adopt_libraries
 from observability.item_spans import ItemTracing
 from observability.model_metrics import ModelMetrics
@@ -22,9 +23,10 @@ from runners.base import Chosen, Item
 from runners.engines import Engine, engine_for
 from runners.loaded import LoadedModel
 from runners.reasons import foreseen, unforeseen
+from runners.retries import pauses
 from runners.signature import Signature
 from runners.start import start_runner
-from settings import ModelSettings
+from settings import ModelSettings, Task
 from transport.listener import StreamListener
 from transport.messages import ModelState
 
@@ -33,11 +35,24 @@ logger = logging.getLogger(__name__)
 _Step = Callable[[], Awaitable[None]]
 
 
+class _Reason(NamedTuple):
+    """Why a model could not be loaded.
+
+    Attributes:
+        may_pass: its source could not be reached, so that another try may help.
+    """
+
+    text: str
+    may_pass: bool = False
+
+
 class ModelHost:
     """Loads one model beside the event loop, then answers its items.
 
     Args:
         on_broken: is called once the device computes nothing any more in this process, which is to end.
+        pauses: seconds before each further try to load a model whose source could not be reached.
+        sleep: lets them pass.
 
     Attributes:
         state: how the model is.
@@ -49,6 +64,9 @@ class ModelHost:
         tracing: ItemTracing | None = None,
         metrics: ModelMetrics | None = None,
         on_broken: Callable[[], None] = lambda: None,
+        *,
+        pauses: Callable[[], Iterator[float]] = pauses,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._on_broken = on_broken
         self._broken = False
@@ -57,22 +75,28 @@ class ModelHost:
         self._tracing = tracing
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._model: LoadedModel | None = None
+        self._task = settings.task
         #: What was asked for: one step after the other, in order, so that none finds another halfway.
         self._asked: asyncio.Queue[tuple[_Step, asyncio.Future[None]]] = asyncio.Queue()
         self._changed = asyncio.Event()
+        self._make_pauses, self._sleep = pauses, sleep
+        self._pauses = pauses()
+        #: Seconds until it is loaded again by itself; None if it is not.
+        self._retry_in: float | None = None
         self.state = ModelState("loading")
 
     async def run(self) -> None:
         """Load, warm up, serve and do what is asked until cancelled.
 
-        A model that cannot be loaded leaves the state `failed`; loading may be asked for again.
+        A model that cannot be loaded leaves the state `failed`; loading may be asked for again. Where its source could
+        not be reached, it is tried again by itself, until somebody unloads it.
         """
         try:
             await self._do(self._load)
             while True:
-                step, asked = await self._asked.get()
+                step, asked = await self._next_step()
                 error = await self._do(step)
-                if asked.done():
+                if asked is None or asked.done():
                     continue
                 if error is None:
                     asked.set_result(None)
@@ -138,6 +162,18 @@ class ModelHost:
         self._asked.put_nowait((step, asked))
         return asked
 
+    async def _next_step(self) -> tuple[_Step, asyncio.Future[None] | None]:
+        """What is asked for next, or another try once its time has come."""
+        if self._retry_in is None:
+            return await self._asked.get()
+        asked, pause = asyncio.ensure_future(self._asked.get()), asyncio.ensure_future(self._sleep(self._retry_in))
+        try:
+            await asyncio.wait((asked, pause), return_when=asyncio.FIRST_COMPLETED)
+            return asked.result() if asked.done() else (self._load, None)
+        finally:
+            asked.cancel()
+            pause.cancel()
+
     async def _do(self, step: _Step) -> ServingError | None:
         try:
             await step()
@@ -157,39 +193,48 @@ class ModelHost:
             await self._give_back_memory()
         self._become(ModelState("loading"))
         started = monotonic()
+        self._retry_in = None
         reason = await self._load_or_reason()
         if reason is not None:
             # Before it is told: who tries again needs the room.
             if not self._broken:
                 await self._give_back_memory()
-                self._become(ModelState("failed", reason))
+                self._become(self._failed_for(reason))
             raise self.state.refusal(self._settings.name)
+        self._pauses = self._make_pauses()
         took = monotonic() - started
         logger.info("model %s is ready after %.1f s", self._settings.name, took)
         if self._metrics is not None:
             self._metrics.loaded(took)
         assert self._model is not None, "this is a bug: there is neither a model nor a reason"
-        self._become(ModelState("ready", signature=self._model.signature))
+        self._become(ModelState("ready", signature=self._model.signature, task=self._task))
 
-    async def _load_or_reason(self) -> str | None:
+    def _failed_for(self, reason: _Reason) -> ModelState:
+        if not reason.may_pass:
+            return ModelState("failed", reason.text)
+        self._retry_in = next(self._pauses)
+        again = f"It is tried again in {self._retry_in:.0f} s."
+        logger.warning("model %s: %s", self._settings.name, again)
+        return ModelState("failed", f"{reason.text} {again}", retried=True)
+
+    async def _load_or_reason(self) -> _Reason | None:
         """Why the model could not be loaded; a frame of its own, as errors keep what was loaded before them."""
         try:
             made = await asyncio.get_running_loop().run_in_executor(self._compute, self._make)
         except (LoadError, ServingError) as error:
-            reason = foreseen(
-                error, self._settings
-            )  # not the error itself: who keeps lines of a log would keep the model
+            # Not the error itself: who keeps lines of a log would keep the model.
+            reason = foreseen(error, self._settings)
             logger.error("model %s: %s", self._settings.name, reason)
-            return reason
+            return _Reason(reason, may_pass=isinstance(error, UnreachableError))
         except Exception as error:
             if (broken := _broken_device(error)) is not None:
                 self._break(broken)
-                return str(self.state.reason)
+                return _Reason(str(self.state.reason))
             reason = unforeseen(error, self._settings)
             logger.error("model %s could not be loaded: %s (LOG_LEVEL=DEBUG shows where)", self._settings.name, reason)
             logger.debug("where model %s could not be loaded", self._settings.name, exc_info=True)
-            return reason
-        make_engine, signature, chosen, example = made
+            return _Reason(reason)
+        make_engine, signature, chosen, example, self._task = made
         engine = make_engine(max_queue_size=self._settings.max_queue_size, compute=self._compute)
         self._model = model = LoadedModel(engine, signature, self._failed)
         if example is not None and (unanswered := await self._unanswered(model, example)) is not None:
@@ -198,7 +243,7 @@ class ModelHost:
             self._metrics.chosen(chosen.rows, chosen.tokens, chosen.lanes, chosen.threads)
         return None
 
-    async def _unanswered(self, model: LoadedModel, example: Item) -> str | None:
+    async def _unanswered(self, model: LoadedModel, example: Item) -> _Reason | None:
         """Send an example the way that clients' items go; return why it has no answer, with the model stopped."""
         try:
             await model.submit(example)
@@ -207,10 +252,11 @@ class ModelHost:
             logger.error("model %s does not answer an example: %s", self._settings.name, reason)
             await model.stop()
             self._model = None
-            return reason
+            return _Reason(reason)
         return None
 
     async def _unload(self) -> None:
+        self._retry_in, self._pauses = None, self._make_pauses()
         if self.state.status == "unloaded":
             return
         if self._model is not None:
@@ -251,7 +297,7 @@ class ModelHost:
     async def _give_back_memory(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._compute, _give_back_memory)
 
-    def _make(self) -> tuple[Callable[..., Engine], Signature, Chosen, Item | None]:
+    def _make(self) -> tuple[Callable[..., Engine], Signature, Chosen, Item | None, Task | None]:
         with ThreadPoolExecutor(1, thread_name_prefix="ahead") as beside:
             begun = beside.submit(begin, self._settings)
             # Imported here, as the first thing in this process that needs torch: it takes seconds.
@@ -268,7 +314,13 @@ class ModelHost:
         leave_out_what_is_here()
         give_back_memory()
         give_back_library_pages()
-        return engine_for(runner, self._metrics), runner.signature, runner.chosen, runner.example_item()
+        return (
+            engine_for(runner, self._metrics),
+            runner.signature,
+            runner.chosen,
+            runner.example_item(),
+            runner.settings.task,
+        )
 
 
 def _broken_device(error: Exception) -> BrokenDevice | None:

@@ -101,6 +101,7 @@ class QuestionAnsweringRunner(EncoderRunner[QuestionAnsweringParameters, _Contex
     parameters_type = QuestionAnsweringParameters
     auto_class: ClassVar[Any] = AutoModelForQuestionAnswering
     example: ClassVar[Any] = {"question": "Which text?", "context": "A first text."}
+    shorter_examples = ({"question": "A", "context": "A"},)
 
     def load(self) -> None:
         super().load()

@@ -51,5 +51,9 @@ def start_runner(settings: ModelSettings, compiler: Compiler | None = None) -> R
 def _start(settings: ModelSettings, compiler: Compiler | None) -> Runner[Any, Any, Any, Any]:
     runner = create_runner(settings, compiler)
     runner.load()
-    runner.warm_up()
+    try:
+        runner.warm_up()
+    except InvalidRequest as error:
+        # It may read so few tokens that nothing fits. Who asks is told so.
+        logger.warning("%s is served without having answered an example: %s", settings.name, error)
     return runner

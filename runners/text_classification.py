@@ -57,6 +57,7 @@ class TextClassificationRunner(EncoderRunner[TextClassificationParameters, _Cont
     # KServe's quick start serves bert-base-uncased, which has no classification head.
     new_head = True
     example = "A first text."
+    shorter_examples = ("A text", "A")
 
     @property
     def signature(self) -> Signature:

@@ -78,6 +78,7 @@ class TokenClassificationRunner(EncoderRunner[TokenClassificationParameters, _Co
     parameters_type = TokenClassificationParameters
     auto_class: ClassVar[Any] = AutoModelForTokenClassification
     example = "A first text."
+    shorter_examples = ("A text", "A")
 
     #: Whether the vocabulary marks the tokens that continue a word, as WordPiece does with ##.
     marks_subwords: bool

@@ -66,6 +66,11 @@ class ServerSettings(BaseSettings):
     model_management: bool = Field(
         False, validation_alias="MODEL_MANAGEMENT", description="Clients may load and unload models."
     )
+    exit_on_failure: bool = Field(
+        False,
+        validation_alias="EXIT_ON_FAILURE",
+        description="End with status 1 once every model has failed, and none is tried again.",
+    )
     ce_merge: bool = Field(
         False, validation_alias="CE_MERGE", description="Answers take over the attributes of CloudEvents asked with."
     )

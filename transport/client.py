@@ -93,6 +93,11 @@ class RunnerClient:
                 await self._state_changed.wait()
             return self.state
 
+    async def wait_final(self) -> None:
+        """As `ModelClient.wait_final`."""
+        async with self._state_changed:
+            await self._state_changed.wait_for(lambda: self.state.is_final)
+
     def submit(
         self, instance: Any, parameters: dict[str, Any], listener: StreamListener | None = None
     ) -> asyncio.Future[Any]:

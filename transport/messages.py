@@ -14,6 +14,7 @@ import numpy as np
 from errors import ModelNotReady
 from observability.origin import Origin
 from runners.signature import Signature
+from settings import Task
 
 _NDARRAY = 1
 
@@ -91,12 +92,21 @@ class ModelState(msgspec.Struct, tag="state", array_like=True, frozen=True):
         reason: why it failed.
         signature: what it takes and gives, once it is ready.
         stopped: it failed once it had been loaded.
+        retried: it failed for a reason that may pass, and is loaded again by itself.
+        task: what it does, once it is ready; None for code of its own.
     """
 
     status: ModelStatus
     reason: str | None = None
     signature: Signature | None = None
     stopped: bool = False
+    retried: bool = False
+    task: Task | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it has failed, and stays so unless somebody asks for it to be loaded."""
+        return self.status == "failed" and not self.retried
 
     def refusal(self, name: str) -> ModelNotReady:
         """What a request to the model of that name is refused with, unless it is ready."""

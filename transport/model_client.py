@@ -33,6 +33,9 @@ class ModelClient(Protocol):
     async def wait_settled(self) -> ModelState:
         """Wait while the model is loading."""
 
+    async def wait_final(self) -> None:
+        """Wait until the model has failed for good."""
+
     def submit(
         self, instance: Any, parameters: dict[str, Any], listener: StreamListener | None = None
     ) -> asyncio.Future[Any]:

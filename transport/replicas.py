@@ -10,6 +10,7 @@ from runners.signature import Signature
 from transport.client import RunnerClient
 from transport.listener import StreamListener
 from transport.messages import ModelState
+from transport.model_client import ModelClient
 
 
 class Replicas:
@@ -30,7 +31,7 @@ class Replicas:
         for status in ("ready", "loading", "unloading", "unloaded"):
             if found := [state for state in states if state.status == status]:
                 return found[0]
-        return states[0]
+        return next((state for state in states if not state.is_final), states[0])
 
     @property
     def signature(self) -> Signature | None:
@@ -52,6 +53,10 @@ class Replicas:
         await asyncio.gather(*(client.wait_settled() for client in self._clients))
         return self.state
 
+    async def wait_final(self) -> None:
+        """Wait until all replicas have failed for good."""
+        await wait_all_final(self._clients)
+
     def submit(
         self, instance: Any, parameters: dict[str, Any], listener: StreamListener | None = None
     ) -> asyncio.Future[Any]:
@@ -72,6 +77,14 @@ class Replicas:
 
     def _least_busy(self) -> RunnerClient:
         return min(self._clients, key=lambda client: (not client.ready, client.unanswered))
+
+
+async def wait_all_final(clients: Iterable[ModelClient]) -> None:
+    """Wait until all have failed for good at the same time."""
+    clients = list(clients)
+    while not all(client.state.is_final for client in clients):
+        for client in clients:
+            await client.wait_final()
 
 
 async def _all(steps: Iterable[Awaitable[None]]) -> None:

@@ -15,6 +15,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
 )
+from transformers.pytorch_utils import Conv1D
 
 from acceleration import int8 as int8_module
 from acceleration.instructions import computes_int8
@@ -70,6 +71,16 @@ def test_a_token_gets_exactly_what_it_gets_alone_whatever_is_beside_it(form: Any
     token = torch.randn(1, 64)
     for company in (torch.randn(7, 64), 1000 * torch.randn(30, 64), torch.zeros(2, 64), torch.randn(300, 64).abs()):
         assert torch.equal(layer(torch.cat([token, company]))[:1], layer(token))
+
+
+@needs_vnni
+@forms
+@torch.inference_mode()
+def test_gpt2s_transposed_layers_are_rounded_too(form: Any) -> None:
+    plain = Conv1D(96, 64)  # type: ignore[no-untyped-call]
+    inputs = torch.randn(5, 64)
+    expected = plain(inputs)
+    assert torch.dist(form(*weight_and_bias(plain))(inputs), expected) <= 0.02 * expected.norm()
 
 
 @needs_vnni

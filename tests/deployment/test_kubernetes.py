@@ -20,6 +20,7 @@ from tests.deployment.files import (
     documents,
     of_kind,
     resources,
+    runtime_container,
     server_container,
 )
 from tests.e2e.metrics_load import readme_metrics
@@ -140,3 +141,9 @@ def test_the_server_finds_its_models_and_their_secrets_where_they_are_mounted(
     (model,) = load_settings(FOLDER / "kubernetes" / "models.yaml").models
     assert model.hf_token is not None
     assert model.hf_token.get_secret_value() == "hf_secret"
+
+
+def test_a_pod_that_can_serve_nothing_ends() -> None:
+    for container in (server_container(), runtime_container()):
+        (asked,) = [each["value"] for each in container["env"] if each["name"] == "EXIT_ON_FAILURE"]
+        assert asked == "true"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import requests
 
-from tests.e2e.server import Server
+from tests.e2e.server import SETTLED, Server
 from tests.tiny import bert_config, wordpiece_tokenizer
 
 
@@ -48,3 +49,28 @@ def test_a_model_that_does_not_say_its_task_stops_the_start_and_lists_the_tasks(
     assert len(lines) == 1
     assert "TASK is not set" in lines[0]
     assert "text2text-generation" in lines[0]
+
+
+def test_a_server_that_can_serve_nothing_ends_if_the_operator_wants_that(tmp_path: Path) -> None:
+    bert_config(wordpiece_tokenizer()).save_pretrained(tmp_path)
+    status, lines = _start({"STORAGE_URI": str(tmp_path), "TASK": "fill-mask", "EXIT_ON_FAILURE": "true"})
+    assert status == 1
+    assert any("EXIT_ON_FAILURE" in line for line in lines)
+
+
+def test_a_server_whose_model_is_away_stays_and_tells_when_it_is_tried_again() -> None:
+    # Without TASK, even the start has to ask.
+    server = Server({
+        "STORAGE_URI": "hf://owner/model", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0",
+        "EXIT_ON_FAILURE": "true", "HF_HUB_CACHE": "/nonexistent",
+    })  # fmt: skip
+    try:
+        server.wait_for(SETTLED)
+        reason = requests.get(f"{server.url}/v1/models/model", timeout=10)
+        assert reason.status_code == 503
+        assert "cannot be reached" in reason.text
+        assert "It is tried again in" in reason.text
+        (entry,) = requests.post(f"{server.url}/v2/repository/index", timeout=10).json()
+        assert (entry["state"], "It is tried again in" in entry["reason"]) == ("UNAVAILABLE", True)
+    finally:
+        server.stop()

@@ -18,8 +18,11 @@ from huggingface_hub import constants
 from pydantic import SecretStr
 
 from loading import LoadError, disk, progress
+from loading.adapter import Adapter
 from loading.architecture import resolve_task
-from loading.storage import RemoteFile, fetch, list_files
+from loading.pretrained import _fetch_base
+from loading.source import UnreachableError
+from loading.storage import RemoteFile, fetch, list_files, read_config
 from settings import ModelSettings
 from tests.loading.fake_hub import FakeHub
 from tests.loading.refusals import refusal
@@ -336,3 +339,41 @@ def test_the_environment_alone_configures_endpoint_home_token_and_offline(hub: F
     hub.requests.clear()
     assert folder(HF_HUB_OFFLINE="1") == first
     assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("status", "may_pass"),
+    [
+        (500, True),
+        (503, True),
+        (429, True),
+        (408, True),
+        (0, True),
+        (403, False),
+        (401, False),
+        (404, False),
+        (418, False),
+    ],
+)
+def test_only_what_may_pass_is_said_to_be_away(hub: FakeHub, status: int, may_pass: bool) -> None:
+    hub.status = status
+    for ask in (fetch, read_config):
+        with pytest.raises(LoadError) as refused:
+            ask(_settings("hf://owner/model"))
+        assert isinstance(refused.value, UnreachableError) == may_pass
+
+
+def test_a_hub_that_is_not_there_is_away_unless_no_network_is_wanted(hub: FakeHub, tmp_path: Path) -> None:
+    settings = _settings("hf://owner/model", hf_endpoint="http://127.0.0.1:9", cache_dir=tmp_path / "empty")
+    with pytest.raises(UnreachableError, match="cannot be reached"):
+        fetch(settings)
+    with pytest.raises(LoadError) as refused:
+        fetch(settings.model_copy(update={"offline": True}))
+    assert not isinstance(refused.value, UnreachableError)
+
+
+def test_an_adapter_whose_base_model_is_away_is_away_itself(hub: FakeHub, tmp_path: Path) -> None:
+    adapter = Adapter(tmp_path, {"base_model_name_or_path": "owner/base"})
+    hub.status = 503
+    with pytest.raises(UnreachableError, match="base model cannot be had"):
+        _fetch_base(adapter, _settings("hf://owner/adapter"))

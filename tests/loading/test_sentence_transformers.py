@@ -128,3 +128,12 @@ def test_damaged_files_are_one_sentence(tmp_path: Path, files: dict[str, Any]) -
     folder.mkdir()
     with pytest.raises(LoadError, match=r"model has damaged sentence-transformers files .* fetch it again\.$"):
         _read(folder, files)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    others: list[dict[str, Any]] = [{}, {"1_Pooling/other.json": {}}]
+    for files in others:
+        with pytest.raises(LoadError, match=r"\(1_Pooling/config\.json, which modules\.json asks for, is not there\)"):
+            _read(folder, {"modules.json": _modules("Transformer", "Pooling"), **files})

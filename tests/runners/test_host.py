@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
@@ -16,11 +17,13 @@ from unittest.mock import create_autospec
 import pytest
 
 from acceleration.fallbacks import Optimization
-from errors import InferenceFailed, ModelNotReady
+from errors import InferenceFailed, InvalidRequest, ModelNotReady
 from loading import LoadError
+from loading.source import UnreachableError
 from observability.model_metrics import ModelMetrics
 from runners.base import Item
 from runners.host import ModelHost
+from runners.retries import pauses
 from settings import ModelSettings
 from tests.scripted import ScriptedRunner
 from tests.tiny import llama_model
@@ -352,6 +355,141 @@ def test_a_device_that_breaks_while_text_is_written_ends_the_process_too(tmp_pat
 def _fail(*_: Any, **__: Any) -> None:
     """What any call may say once the device is broken."""
     raise RuntimeError("CUDA error: unspecified launch failure")
+
+
+class Clock:
+    """Pauses that pass when a test says so, each told as it begins."""
+
+    def __init__(self) -> None:
+        self.asked: asyncio.Queue[float] = asyncio.Queue()
+        self.left = 0
+        self._passed = asyncio.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        self.asked.put_nowait(seconds)
+        self._passed.clear()
+        try:
+            await self._passed.wait()
+        except asyncio.CancelledError:
+            self.left += 1
+            raise
+
+    def tick(self) -> None:
+        """Let the pause pass that is being waited for."""
+        self._passed.set()
+
+
+def _retried(steps: Callable[[ModelHost, Clock], Awaitable[None]]) -> None:
+    """A scenario in which a model failed at first, with pauses of 1, 2, 3 … seconds."""
+
+    async def scenario() -> None:
+        clock = Clock()
+        settings = ModelSettings(storage_uri="nowhere", task="text-classification", model_name="x")
+        host = ModelHost(settings, pauses=lambda: iter(map(float, count(1))), sleep=clock.sleep)
+        running = asyncio.create_task(host.run())
+        try:
+            await _until(host, "failed")
+            async with asyncio.timeout(60):
+                await steps(host, clock)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+def test_a_model_whose_source_could_not_be_reached_is_tried_again_until_it_is_ready(
+    storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def steps(host: ModelHost, clock: Clock) -> None:
+        for tries in (1, 2, 3):
+            assert await clock.asked.get() == tries
+            assert storage.loads == tries
+            assert host.state == ModelState("failed", f"the hub is away. It is tried again in {tries} s.", retried=True)
+            assert not host.state.is_final
+            assert f"model x: It is tried again in {tries} s." in caplog.messages
+            with pytest.raises(ModelNotReady, match=rf"It could not be loaded: the hub is away\. .* in {tries} s"):
+                host.submit("a", {})
+            if tries == 3:
+                storage.broken = None
+            clock.tick()
+            await _until(host, "loading")
+            await _until(host, "ready" if tries == 3 else "failed")
+        assert await host.submit("a", {}) == "A"
+        # Another time it is away, pauses are short again.
+        await host.unload()
+        storage.broken = lambda: UnreachableError("the hub is away.")
+        with pytest.raises(ModelNotReady):
+            await host.load()
+        assert await clock.asked.get() == 1
+
+    storage.broken = lambda: UnreachableError("the hub is away.")
+    _retried(steps)
+
+
+@pytest.mark.parametrize("error", [LoadError("no such model."), RuntimeError("a bug"), InvalidRequest("too long")])
+def test_what_does_not_pass_is_not_tried_again(storage: Storage, error: Exception) -> None:
+    async def steps(host: ModelHost, clock: Clock) -> None:
+        assert host.state.is_final
+        with pytest.raises(ModelNotReady):
+            await host.load()
+        assert clock.asked.empty()
+        assert storage.loads == loads + (2 if isinstance(error, RuntimeError) else 1)
+
+    loads = 2 if isinstance(error, RuntimeError) else 1
+    storage.broken = lambda: error
+    _retried(steps)
+
+
+def test_a_reason_that_no_longer_passes_ends_the_tries(storage: Storage) -> None:
+    async def steps(host: ModelHost, clock: Clock) -> None:
+        await clock.asked.get()
+        storage.broken = lambda: LoadError("no such model.")
+        clock.tick()
+        await _until(host, "loading")
+        await _until(host, "failed")
+        assert host.state == ModelState("failed", "no such model.")
+        await asyncio.sleep(0)
+        assert clock.asked.empty()
+
+    storage.broken = lambda: UnreachableError("the hub is away.")
+    _retried(steps)
+
+
+def test_loading_may_be_asked_for_before_the_pause_is_over(storage: Storage) -> None:
+    async def steps(host: ModelHost, clock: Clock) -> None:
+        assert await clock.asked.get() == 1
+        with pytest.raises(ModelNotReady, match="tried again in 2 s"):
+            await host.load()
+        assert await clock.asked.get() == 2
+        storage.broken = None
+        await host.load()
+        assert await host.submit("a", {}) == "A"
+        assert (clock.left, storage.loads) == (2, 3)
+        assert clock.asked.empty()
+
+    storage.broken = lambda: UnreachableError("the hub is away.")
+    _retried(steps)
+
+
+def test_unloading_ends_the_tries(storage: Storage) -> None:
+    async def steps(host: ModelHost, clock: Clock) -> None:
+        await clock.asked.get()
+        await host.unload()
+        assert host.state == ModelState("unloaded", "unloaded")
+        assert clock.left == 1
+        clock.tick()
+        await asyncio.sleep(0)
+        assert (storage.loads, clock.asked.empty()) == (1, True)
+
+    storage.broken = lambda: UnreachableError("the hub is away.")
+    _retried(steps)
+
+
+def test_pauses_grow_to_five_minutes_and_are_not_the_same_for_all() -> None:
+    assert list(islice(pauses(lambda: 0.5), 9)) == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+    assert next(pauses(lambda: 0.0)) == 3.75
+    assert next(pauses(lambda: 1.0)) == 6.25
 
 
 class Heard:

@@ -108,3 +108,28 @@ def test_a_model_that_comes_back_is_loading_though_another_replica_was_unloaded(
     with pytest.raises(ModelNotReady) as refused:
         replicas.check_ready()
     assert refused.value.retry_after
+
+
+def test_a_model_has_failed_for_good_once_all_of_its_replicas_have_at_the_same_time() -> None:
+    async def scenario() -> None:
+        first, second = RunnerClient("x", lambda: None), RunnerClient("x", lambda: None)
+        replicas = Replicas([first, second])
+        waiting = asyncio.create_task(replicas.wait_final())
+        failed, retried = ModelState("failed", "broken"), ModelState("failed", "away", retried=True)
+
+        async def become(client: RunnerClient, state: ModelState, *, final: bool) -> None:
+            await client._become(state)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert waiting.done() == final
+            assert replicas.state.is_final == final
+
+        await become(first, failed, final=False)
+        await become(second, retried, final=False)
+        assert replicas.state == retried
+        await become(first, ModelState("loading"), final=False)
+        await become(second, failed, final=False)
+        await become(first, ModelState("ready"), final=False)
+        await become(first, failed, final=True)
+
+    asyncio.run(scenario())

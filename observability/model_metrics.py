@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -86,10 +86,14 @@ class ModelMetrics:
         self._of.lanes.set(lanes)
         self._of.threads.set(threads or 0)
 
-    def optimizations_failed(self, names: Iterable[str]) -> None:
-        """Count optimizations that failed while the model was loaded, and that it is served without."""
-        for name in names:
-            self._failures.labels(self._model_name, name).inc()
+    def optimizations(self, known: Iterable[str], failed: Container[str]) -> None:
+        """Count optimizations that failed while the model was loaded, and that it is served without.
+
+        Args:
+            known: all that there are; those that did not fail are exported as 0.
+        """
+        for name in known:
+            self._failures.labels(self._model_name, str(name)).inc(name in failed)
 
     def idle(self) -> None:
         """The model does nothing, and no engine is there to say so."""

@@ -126,6 +126,8 @@ async def infer(
                 raise (error.located(place(index)) if concerns_instance(error) else error) from None
             record.instances += 1
         everything = asyncio.gather(*futures)
+        # Whoever leaves does not ask for it.
+        everything.add_done_callback(take_note)
         late = f"no answer within {settings.request_timeout:g} s (REQUEST_TIMEOUT)"
         await wait_in_time(request, everything, late, settings)
         answers = _unless_failed(everything, futures, place)
@@ -135,7 +137,8 @@ async def infer(
     finally:
         record.predict_ended = perf_counter()
         for future in futures:
-            future.cancel()
+            if not future.cancel():
+                take_note(future)
 
 
 def _unless_failed(
@@ -191,6 +194,7 @@ async def wait_in_time(request: Request, doing: asyncio.Future[Any], late: str, 
         ClientDisconnect: nobody waits any more.
     """
     watcher = asyncio.ensure_future(until_disconnect(request))
+    watcher.add_done_callback(take_note)
     try:
         done, _ = await asyncio.wait(
             (doing, watcher), timeout=settings.request_timeout, return_when=asyncio.FIRST_COMPLETED
@@ -202,6 +206,12 @@ async def wait_in_time(request: Request, doing: asyncio.Future[Any], late: str, 
     if watcher in done:
         raise ClientDisconnect
     raise DeadlineExceeded(late)
+
+
+def take_note(done: asyncio.Future[Any]) -> None:
+    """Ask for the error of what is done, lest asyncio reports one that nobody was interested in any more."""
+    if not done.cancelled():
+        done.exception()
 
 
 async def until_disconnect(request: Request) -> None:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from errors import Forbidden, InvalidRequest
 from protocols.body import read_body
-from protocols.inference import Models, wait_in_time
+from protocols.inference import Models, take_note, wait_in_time
 from protocols.json_body import json_response, read_object
 from settings import ServerSettings
 from transport.messages import ModelState, ModelStatus
@@ -114,6 +114,7 @@ async def _in_time(request: Request, step: Awaitable[None], meanwhile: str, sett
         ClientDisconnect: nobody waits.
     """
     doing = asyncio.ensure_future(step)
+    doing.add_done_callback(take_note)
     limit = f"{settings.request_timeout:g} s (REQUEST_TIMEOUT)"
     late = f"{meanwhile} after {limit}; /v2/repository/index tells when it is done"
     try:

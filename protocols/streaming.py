@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from errors import DeadlineExceeded, InferenceFailed, ServingError
 from observability.requests import record_of
 from protocols.callers import Caller, caller_of
-from protocols.inference import concerns_instance, until_disconnect
+from protocols.inference import concerns_instance, take_note, until_disconnect
 from protocols.payloads import log_items, log_payload
 from settings import ServerSettings
 from transport.model_client import ModelClient
@@ -62,7 +62,7 @@ class AnswerStreams:
         self._ends: list[asyncio.Future[Any]] = []
         self._open: set[int] = set()
         self._watcher = asyncio.ensure_future(until_disconnect(request))
-        self._watcher.add_done_callback(lambda _: self._events.put_nowait((-1, ClientDisconnect())))
+        self._watcher.add_done_callback(self._left)
 
     @classmethod
     async def start(
@@ -115,6 +115,10 @@ class AnswerStreams:
             else:
                 waiting.discard(index)
                 self._early.append((index, event))
+
+    def _left(self, watcher: asyncio.Future[None]) -> None:
+        take_note(watcher)
+        self._events.put_nowait((-1, ClientDisconnect()))
 
     def _ended(self, index: int, end: asyncio.Future[Any]) -> None:
         if end.cancelled():

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Any, NamedTuple
 
+from acceleration.fallbacks import Optimization
 from batching.broken_device import BrokenDevice, broken_by, raise_if_broken
 from errors import InferenceFailed, ServingError
 from loading import LoadError
@@ -310,7 +311,7 @@ class ModelHost:
         prepare_torch(self._settings)
         runner = start_runner(self._settings, begun.result())
         if self._metrics is not None:
-            self._metrics.optimizations_failed(runner.fallbacks.failed)
+            self._metrics.optimizations(Optimization, runner.fallbacks.failed)
         leave_out_what_is_here()
         give_back_memory()
         give_back_library_pages()

@@ -28,6 +28,8 @@ _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "OPENBLAS_CO
 #: What the log says of a model that can be asked, and of one that has come to an end either way.
 SERVED = r"\) is served\. Try:"
 SETTLED = rf"{SERVED}| is not served: "
+#: What asyncio and aiohttp say of work that nobody waited for, and of what was not closed.
+_NOISE = re.compile(r"exception was never retrieved|Task was destroyed|was never awaited|Unclosed ")
 
 
 def free_port() -> int:
@@ -142,7 +144,11 @@ class Server:
         self._process.send_signal(signal.SIGTERM)
 
     def stop(self) -> None:
-        """End all of its processes."""
+        """End all of its processes.
+
+        Raises:
+            AssertionError: its log tells of work that was left behind.
+        """
         if self._process.poll() is None:
             self.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -153,6 +159,8 @@ class Server:
         assert self._process.stdout is not None
         self._process.stdout.close()
         self._empty.cleanup()
+        noise = [line for line in self.log if _NOISE.search(line)]
+        assert not noise, "\n".join(["something was left behind:", *noise])
 
 
 @contextmanager

@@ -205,7 +205,7 @@ def test_optimizations_that_failed_are_counted(storage: Storage, monkeypatch: py
         await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(scenario())
-    metrics.optimizations_failed.assert_called_once_with([Optimization.PACK])
+    metrics.optimizations.assert_called_once_with(Optimization, [Optimization.PACK])
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,8 @@ def _copied(source: Callable[[ModelSettings], Source], check: Callable[[ModelSet
     """Models that are copied file by file into STORAGE_CACHE."""
 
     def cache(settings: ModelSettings) -> StorageCache:
-        return StorageCache(settings.storage_cache, source(settings), partial(choose_for, settings))
+        choose = partial(choose_for, settings)
+        return StorageCache(settings.storage_cache, source(settings), choose, settings.storage_cache_old_copies)
 
     def copy(settings: ModelSettings) -> Path:
         copies = cache(settings)

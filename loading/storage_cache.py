@@ -1,7 +1,8 @@
 """Copies of models on this disk: each complete or not there, fetched once, and kept while their source is away.
 
 A source has a folder of its own, and each state of its files a folder in that. A copy is made beside the others, under
-a name that nobody reads, and renamed when it is whole; none that is in place is ever written to.
+a name that nobody reads, and renamed when it is whole; none that is in place is ever written to. A process has a lock
+on each copy that it serves from (`loading/copies.py`); of the others, old ones are deleted.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from filelock import FileLock, Timeout
 
 from loading import LoadError
 from loading.archive import is_archive, unpack
+from loading.copies import delete_unused, hold
 from loading.disk import check_space, is_full, no_space
 from loading.progress import Progress
 from loading.source import ChangedError, InterruptedReadError, Source, SourceFile, UnreachableError
@@ -56,11 +58,13 @@ class StorageCache:
     Args:
         root: folder of all copies.
         choose: which files are wanted; not asked for a source that is one archive.
+        old_copies: that are kept beside the one of now, and those that other processes serve from.
     """
 
-    def __init__(self, root: Path, source: Source, choose: Choice) -> None:
+    def __init__(self, root: Path, source: Source, choose: Choice, old_copies: int = 1) -> None:
         self._source = source
         self._choose = choose
+        self._old_copies = old_copies
         name = re.sub(r"[^A-Za-z0-9.-]+", "-", source.shown.replace("://", "-"))[-60:].strip("-.")
         self._folder = root.expanduser() / f"{name}-{_hash(source.identity)[:16]}"
 
@@ -88,7 +92,8 @@ class StorageCache:
     def newest(self) -> Path | None:
         """The copy that was last used, of those that have what is wanted; None if there is none. Asks nobody."""
         for snapshot in sorted(self._snapshots(), key=lambda each: each.used, reverse=True):
-            if snapshot.whole and (snapshot.single or set(self._choose(snapshot.listed)) <= set(snapshot.sizes)):
+            wanted = snapshot.single or set(self._choose(snapshot.listed)) <= set(snapshot.sizes)
+            if snapshot.whole and wanted and hold(snapshot.place / _MANIFEST, self._folder):
                 return snapshot.model
         return None
 
@@ -109,23 +114,53 @@ class StorageCache:
             wanted = self._wanted(files, single)
             place = self._folder / _state(wanted)
             snapshot = _Snapshot.read(place)
-            if snapshot is not None and snapshot.whole:
-                # Without the lock: a folder that may only be read does as well.
-                snapshot.use()
-                return snapshot.model
-            make_folder(self._folder)
-            try:
-                with _alone(self._folder / ".lock", self._source.shown):
-                    snapshot = _Snapshot.read(place)
-                    if snapshot is None or not snapshot.whole:
-                        self._make(place, wanted, single, [file.path for file in files])
-                        snapshot = _Snapshot.read(place)
-                    assert snapshot is not None
-                    snapshot.use()
-                    return snapshot.model
-            except ChangedError:
-                logger.info("%s has changed while it was read; it is listed again.", self._source.shown)
+            # Without the lock: a folder that may only be read does as well.
+            if snapshot is None or not snapshot.whole:
+                try:
+                    snapshot = self._made(place, wanted, single, [file.path for file in files])
+                except ChangedError:
+                    logger.info("%s has changed while it was read; it is listed again.", self._source.shown)
+                    continue
+            if not hold(snapshot.place / _MANIFEST, self._folder):
+                # Another process has just found it to be an old one.
+                continue
+            snapshot.use()
+            self._delete_old(snapshot)
+            return snapshot.model
         raise LoadError(f"{self._source.shown} changes while it is read: try again when it is complete.")
+
+    def _made(self, place: Path, wanted: Sequence[SourceFile], single: bool, listed: list[str]) -> _Snapshot:
+        """The copy at a place, made unless another process has done so meanwhile."""
+        make_folder(self._folder)
+        with _alone(self._folder / ".lock", self._source.shown):
+            snapshot = _Snapshot.read(place)
+            if snapshot is None or not snapshot.whole:
+                snapshot = _Snapshot.read(self._make(place, wanted, single, listed))
+            assert snapshot is not None, "this is a bug: a copy was made and is not there"
+            return snapshot
+
+    def _delete_old(self, current: _Snapshot) -> None:
+        """Delete copies that were not used for the longest time, but for some, and those that are in use."""
+        old = [each for each in self._snapshots() if each.place != current.place and self._is_of_this_choice(each)]
+        old.sort(key=lambda each: each.used, reverse=True)
+        if len(old) <= self._old_copies:
+            return
+        # Who makes or deletes copies has this lock; who comes later deletes what is left.
+        with suppress(OSError, Timeout), FileLock(self._folder / ".lock", timeout=0):
+            for snapshot in old[self._old_copies :]:
+                size = sum(snapshot.sizes.values())
+                if delete_unused(snapshot.place, snapshot.place / _MANIFEST, f"{snapshot.place}{_PARTIAL}"):
+                    logger.info(
+                        "%s: the old copy %s is deleted, %d bytes (STORAGE_CACHE_OLD_COPIES=%d).",
+                        self._source.shown, snapshot.place, size, self._old_copies,
+                    )  # fmt: skip
+
+    def _is_of_this_choice(self, snapshot: _Snapshot) -> bool:
+        """Whether it holds what this model wants of the source; another one may want another file of it."""
+        try:
+            return snapshot.single or set(self._choose(snapshot.listed)) == set(snapshot.sizes)
+        except LoadError:
+            return False
 
     def _list(self) -> tuple[Sequence[SourceFile], bool]:
         files = self._source.list()
@@ -148,7 +183,8 @@ class StorageCache:
             if place.suffix != _PARTIAL and (snapshot := _Snapshot.read(place)) is not None:
                 yield snapshot
 
-    def _make(self, place: Path, wanted: Sequence[SourceFile], single: bool, listed: list[str]) -> None:
+    def _make(self, place: Path, wanted: Sequence[SourceFile], single: bool, listed: list[str]) -> Path:
+        """Download a copy, and return where it is: there, or where the same content was already."""
         partial_place = place.with_name(place.name + _PARTIAL)
         for abandoned in self._folder.glob(f"*{_PARTIAL}"):
             if abandoned != partial_place:
@@ -166,6 +202,10 @@ class StorageCache:
         with Progress(self._source.shown, total) as progress:
             progress.add(here)
             _Download(self._source, download, progress).run(wanted)
+        content = None if _is_known(wanted) else _content(download, wanted)
+        if content is not None and (same := self._with_content(content)) is not None:
+            shutil.rmtree(partial_place, ignore_errors=True)
+            return same.place
         model = download
         if single and not _is_gguf(download / wanted[0].path):
             unpacked = partial_place / "unpacked"
@@ -182,9 +222,14 @@ class StorageCache:
             "listed": listed,
             "model": model.relative_to(partial_place).as_posix(),
             "files": {path.relative_to(model).as_posix(): path.stat().st_size for path in _files(model)},
+            "content": content,
         }
         (partial_place / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
         partial_place.rename(place)
+        return place
+
+    def _with_content(self, content: str) -> _Snapshot | None:
+        return next((each for each in self._snapshots() if each.content == content and each.whole), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +241,7 @@ class _Snapshot:
         single: made from one archive or GGUF file.
         listed: all that the source held.
         sizes: bytes of each file.
+        content: hash of what was downloaded, where the source does not tell one state from another.
     """
 
     place: Path
@@ -203,12 +249,15 @@ class _Snapshot:
     single: bool
     listed: list[str]
     sizes: dict[str, int]
+    content: str | None = None
 
     @classmethod
     def read(cls, place: Path) -> _Snapshot | None:
         try:
             said: Any = json.loads((place / _MANIFEST).read_text(encoding="utf-8"))
-            return cls(place, place / said["model"], said["single"], said["listed"], said["files"])
+            return cls(
+                place, place / said["model"], said["single"], said["listed"], said["files"], said.get("content")
+            )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -335,11 +384,20 @@ def _alone(lock_file: Path, shown: str) -> Iterator[None]:
         lock.release()
 
 
-def _state(files: Iterable[SourceFile]) -> str:
+def _is_known(files: Iterable[SourceFile]) -> bool:
+    """Whether the source tells one content of each file from another, if only by its size."""
+    return all(file.size is not None or file.version or file.digest for file in files)
+
+
+def _content(folder: Path, files: Iterable[SourceFile]) -> str:
+    return _hash(json.dumps(sorted((file.path, _digest(_inside(folder, file.path), "sha256")) for file in files)))
+
+
+def _state(files: Sequence[SourceFile]) -> str:
     """A name for exactly these files with this content."""
     parts = sorted((file.path, file.size, file.version, file.digest) for file in files)
     # Where nothing tells one content from another, no copy is known to be that of now.
-    salt = os.urandom(8).hex() if any(size is None and not version for _, size, version, _ in parts) else ""
+    salt = "" if _is_known(files) else os.urandom(8).hex()
     return _hash(json.dumps(parts) + salt)[:16]
 
 

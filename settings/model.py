@@ -73,6 +73,12 @@ class ModelSettings(BaseSettings):
         validation_alias="STORAGE_CACHE",
         description="Folder of models fetched from elsewhere, of what was measured of models, and of kernels.",
     )
+    storage_cache_old_copies: int = Field(
+        1,
+        validation_alias="STORAGE_CACHE_OLD_COPIES",
+        ge=0,
+        description="Copies of a model's earlier states that are kept; none is deleted that a process serves from.",
+    )
     pvc_dir: Path = Field(Path("/mnt/pvc"), validation_alias="PVC_DIR", description="Where pvc:// volumes are mounted.")
     storage_options: dict[str, SecretStr] = Field(
         {}, description="Variables of object stores and web servers as they were set, such as AWS_ACCESS_KEY_ID."

@@ -26,6 +26,7 @@ class FakeFiles:
         wanted: what a request's headers must have; others get 403.
         extra: headers of every content.
         ranges: whether parts can be asked for, and contents have an ETag.
+        sized: whether answers say how long they are.
         altered: sent in place of a file's content, under its old ETag, the next times that it is asked for.
         redirects: paths and the URLs that they lead to.
         hold: contents are sent only after it is set.
@@ -43,6 +44,7 @@ class FakeFiles:
     wanted: dict[str, str] = field(default_factory=dict)
     extra: dict[str, str] = field(default_factory=dict)
     ranges: bool = True
+    sized: bool = True
     altered: dict[str, list[bytes]] = field(default_factory=dict)
     redirects: dict[str, str] = field(default_factory=dict)
     hold: Event | None = None
@@ -96,7 +98,8 @@ class FilesHandler(BaseHTTPRequestHandler):
     def answer(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
         """A whole answer."""
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+        length = {"Content-Length": str(len(body))} if self.server_files.sized else {"Connection": "close"}
+        for name, value in {**length, **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":

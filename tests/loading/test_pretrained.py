@@ -263,13 +263,14 @@ def test_a_tokenizer_of_bytes_or_characters_needs_no_vocabulary(tmp_path: Path, 
     assert loaded.tokenizer("Anna")["input_ids"] == tokenizer("Anna")["input_ids"]
 
 
-def test_a_model_without_a_padding_token_pads_with_its_last_token(tmp_path: Path) -> None:
+def test_no_padding_token_is_invented(tmp_path: Path) -> None:
+    """A classifier reads a text at its last token that is no padding: its end of text must not become that."""
     tokenizer = byte_level_tokenizer()
     config = transformers.GPT2Config(vocab_size=len(tokenizer), n_positions=128, n_embd=32, n_layer=1, n_head=2)
     loaded = _load(save(tmp_path, transformers.GPT2LMHeadModel, config, tokenizer), AutoModelForCausalLM,
                    "text-generation")  # fmt: skip
-    assert loaded.tokenizer.pad_token == "<|endoftext|>"
-    assert loaded.model.config.pad_token_id == tokenizer.eos_token_id
+    assert loaded.tokenizer.pad_token is None
+    assert loaded.model.config.pad_token_id is None
 
 
 def test_a_gguf_file_loads_with_its_own_tokenizer(tmp_path: Path) -> None:

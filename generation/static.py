@@ -47,7 +47,7 @@ class StaticDecoder(Decoder):
 
         BART's decoder and XLNet, for example, count positions from the start of a row, padding included.
         """
-        longest = min(_PROMPTS[-1], (self._model.context or _PROMPTS[-1]) - 2)
+        longest = max(min(_PROMPTS[-1], (self._model.context or _PROMPTS[-1]) - 2), 1)
         known = self._model.model.get_input_embeddings().weight.shape[0]
         prompts = [[(5 + 3 * i + n) % known for i in range(n)] for n in sorted({min(n, longest) for n in _PROMPTS})]
         alone = [self._logits([prompt])[0] for prompt in prompts]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class EngineObserver(Protocol):
@@ -74,3 +74,22 @@ class Unobserved:
 
     def only_nan(self, only: bool) -> None:
         """As `EngineObserver`."""
+
+
+class LateObserver:
+    """Passes on what an engine reports from `begin` on: what it answered before was no client's.
+
+    Args:
+        observer: is told from then on.
+    """
+
+    def __init__(self, observer: EngineObserver) -> None:
+        self._late = observer
+        self._now: EngineObserver = Unobserved()
+
+    def begin(self) -> None:
+        """Pass on what is reported from now on."""
+        self._now = self._late
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._now, name)

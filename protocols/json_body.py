@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
-import numpy as np
 import orjson
 from starlette.responses import Response
 
@@ -45,6 +44,9 @@ def encode(content: Any) -> bytes:
 
 
 def _is_finite(value: Any) -> bool:
+    # Imported here: the process that starts the others has no use for it.
+    import numpy as np
+
     match value:
         case float():
             return isfinite(value)

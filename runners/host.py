@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from acceleration.fallbacks import Optimization
 from batching.broken_device import BrokenDevice, broken_by, raise_if_broken
@@ -16,6 +16,7 @@ from loading import LoadError
 from loading.garbage import leave_out_what_is_here, only_objects_that_stay
 from loading.source import UnreachableError
 from logs import adopt_libraries
+from observability.engine_observer import EngineObserver, LateObserver
 from observability.item_spans import ItemTracing
 from observability.model_metrics import ModelMetrics
 from observability.origin import Origin
@@ -72,6 +73,7 @@ class ModelHost:
         self._on_broken = on_broken
         self._broken = False
         self._metrics = metrics
+        self._observer: LateObserver | None = None
         self._settings = settings
         self._tracing = tracing
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
@@ -240,7 +242,8 @@ class ModelHost:
         self._model = model = LoadedModel(engine, signature, self._failed)
         if example is not None and (unanswered := await self._unanswered(model, example)) is not None:
             return unanswered
-        if self._metrics is not None:
+        if self._observer is not None and self._metrics is not None:
+            self._observer.begin()
             self._metrics.chosen(chosen.rows, chosen.tokens, chosen.lanes, chosen.threads)
         return None
 
@@ -310,13 +313,14 @@ class ModelHost:
         adopt_libraries()
         prepare_torch(self._settings)
         runner = start_runner(self._settings, begun.result())
+        self._observer = LateObserver(self._metrics) if self._metrics is not None else None
         if self._metrics is not None:
             self._metrics.optimizations(Optimization, runner.fallbacks.failed)
         leave_out_what_is_here()
         give_back_memory()
         give_back_library_pages()
         return (
-            engine_for(runner, self._metrics),
+            engine_for(runner, cast("EngineObserver | None", self._observer)),
             runner.signature,
             runner.chosen,
             runner.example_item(),

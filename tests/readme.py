@@ -131,6 +131,8 @@ NOT_RUN = {
     "docker run -p 3000:3000 -e STORAGE_URI=hf": "needs Docker; `make image-test` runs the image",
     "docker run -p 3000:3000 -e STORAGE_URI=… --read-only": "needs Docker; `make image-test` runs the image so",
     "STORAGE_URI=hf://owner/model TASK=… docker compose": "needs Docker; tests/deployment/test_compose.py",
+    "bentoml secret create runner-key": "needs BentoCloud; tests/deployment/test_bentocloud.py",
+    "bentoml deploy -f deployment/bentocloud.yaml": "needs BentoCloud; tests/deployment/test_bentocloud.py",
     "kubectl create secret generic api-keys": "needs a cluster; tests/deployment/test_kubernetes.py",
     "kubectl create secret generic hf-token": "needs a cluster; tests/deployment/test_kubernetes.py",
     "kubectl apply -k deployment/kubernetes": "needs a cluster; tests/deployment/test_kubernetes.py",

@@ -13,6 +13,7 @@ import pytest
 import requests
 import yaml
 
+from observability.one_line import one_line
 from tests.e2e import checkpoints
 from tests.e2e.server import Server, serving
 from tests.tiny import llama_model
@@ -135,7 +136,7 @@ def test_payloads_are_logged_if_they_are_asked_for(config: Path) -> None:
             _logged_once(server, f"items: .*{PROMPT}.*request=served-{number}")
             if answer.headers["content-type"] == "application/json" and "embed" not in path:
                 for text in _written(answer):
-                    server.wait_for(re.escape(text))
+                    server.wait_for(re.escape(one_line(text)))
             else:
                 server.wait_for(f"answers: .*request=served-{number}")
         _logged_once(server, f"answers: .*{ANSWER}.*request=served-0")

@@ -1,4 +1,4 @@
-"""Files that nobody else can have written: machine code is run as it is read, whatever sum stands beside it."""
+"""Read files that only this user or root can have written: machine code runs as it is read, whatever its hash."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class PrivateFolder:
                 _check_parent(parent)
 
     def read(self, name: str) -> bytes:
-        """What is in the file of that name, `folder/file`.
+        """Read the file of that name, `folder/file`.
 
         Raises:
             NotPrivateError: others could have written it.

@@ -60,7 +60,7 @@ def raise_if_broken(error: BaseException) -> None:
 
 
 def broken_by(error: BaseException | None) -> BrokenDevice | None:
-    """What was raised of a broken device, inside of groups too."""
+    """Find errors of a broken device, in exception groups too."""
     return next((one for one in _with_causes(error) if isinstance(one, BrokenDevice)), None)
 
 
@@ -90,7 +90,7 @@ def _is_sticky(error: BaseException) -> bool:
 
 
 def _what_device_says(error: BaseException) -> str | None:
-    """What a GPU in use says to the next call, if it fails too: libraries hide the first error behind theirs."""
+    """Call a GPU in use once more and return its error: libraries hide the first one behind theirs."""
     torch: Any = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized() or not isinstance(error, RuntimeError):
         return None

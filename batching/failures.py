@@ -43,7 +43,7 @@ def in_halves(
 
 
 def blame(error: Exception) -> ServingError:
-    """What the client of the only part is told; the rest is for the log.
+    """Return the error for the client of the only part; the rest is for the log.
 
     Raises:
         BrokenDevice: the part is not to blame.

@@ -106,7 +106,7 @@ class Intake:
             self._wait(-1)
 
     def _wait_seconds(self) -> int:
-        """How long what waits will last, as far as anybody knows."""
+        """Estimate how long the waiting items will take."""
         return min(max(math.ceil(self._unfinished * self._seconds_per_item), 1), 60)
 
     def _wait(self, change: int) -> None:

@@ -55,7 +55,7 @@ class NumberWatch:
 
 
 def only_nan(outputs: Iterable[Any]) -> bool | None:
-    """Whether all numbers of arrays are NaN; None if there are none. A batch in order costs a look at one number."""
+    """Return whether all values of arrays are NaN; None if there are none. A sound batch costs a look at one value."""
     found = None
     for output in outputs:
         if not isinstance(output, np.ndarray) or output.dtype.kind != "f" or output.size == 0:

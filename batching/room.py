@@ -30,7 +30,7 @@ class Claim:
         self.returned = False
 
     def at_least_guessed(self, tokens: int) -> int:
-        """So many tokens, or what the text itself takes: that is kept as long as the item is."""
+        """Count tokens, or estimate them from the text, which is kept as long as the item is."""
         return max(tokens, self._guessed)
 
 

@@ -274,7 +274,7 @@ class _Ends(StoppingCriteria):
 
 
 class _Unwanted(StoppingCriteria):
-    """Ends a beam search that nobody waits for any more; until then all of its rows go on, whose beams are theirs."""
+    """End a beam search once all its clients have left; until then all of its rows go on, as they share beams."""
 
     def __init__(self, sequences: list[Sequence]) -> None:
         self._sequences = sequences

@@ -1,4 +1,4 @@
-"""Which of the weights that a checkpoint lacks are no loss: those that the model computes by itself."""
+"""Find weights that a checkpoint may lack, as the model computes them by itself."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _paths(name: str, is_custom_code: bool) -> list[str]:
 
 
 def _fill_at_random(tensor: torch.Tensor) -> None:
-    """So that what nobody initializes is not taken for computed."""
+    """Fill memory with different values, so that a weight without an initial value is not taken for computed."""
     if tensor.is_floating_point() or tensor.is_complex():
         tensor.normal_()
     else:

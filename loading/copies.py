@@ -1,4 +1,4 @@
-"""Which copies of models are in use: a process has a lock on each that it serves from, until it ends."""
+"""Locks on copies of models that are in use: a process holds one on each that it serves from, until it ends."""
 
 from __future__ import annotations
 

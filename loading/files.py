@@ -86,7 +86,7 @@ def choose_weights(files: Iterable[str], gguf_file: str | None = None) -> list[s
 
 
 def has_vocabulary(folder: Path, names: Iterable[str]) -> bool:
-    """Whether a folder holds a tokenizer's vocabulary.
+    """Return whether a folder holds a tokenizer's vocabulary.
 
     Args:
         names: the files that its class reads one from.

@@ -1,4 +1,4 @@
-"""How many tokens a model reads at once, and how many it writes: by its positions, else by its tokenizer."""
+"""Find how many tokens a model reads and generates: by its positions, else by its tokenizer."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _encoder_positions(model: PreTrainedModel) -> int | None:
 
 
 def _is_relative(config: PreTrainedConfig) -> bool:
-    """Whether tokens know of their distances alone, so that `max_position_embeddings` bounds nothing.
+    """Return whether positions are relative alone, so that `max_position_embeddings` bounds nothing.
 
     Keys that are rotated are told in other ways, and no text should be longer than those that the model has learned.
     """
@@ -65,7 +65,7 @@ def _is_relative(config: PreTrainedConfig) -> bool:
 
 
 def _decoder_reads_the_text(model: PreTrainedModel) -> bool:
-    """Whether it is one of BART's kin with a head other than for text: their decoders read what their encoders do."""
+    """Return whether it is a BART-like model with a head other than for text: decoder and encoder read the same."""
     return bool(model.config.is_encoder_decoder) and "For" in type(model).__name__ and not model.can_generate()
 
 

@@ -156,7 +156,7 @@ class StorageCache:
                     )  # fmt: skip
 
     def _is_of_this_choice(self, snapshot: _Snapshot) -> bool:
-        """Whether it holds what this model wants of the source; another one may want another file of it."""
+        """Return whether it holds what this model needs of the source; another model may need another file."""
         try:
             return snapshot.single or set(self._choose(snapshot.listed)) == set(snapshot.sizes)
         except LoadError:
@@ -385,7 +385,7 @@ def _alone(lock_file: Path, shown: str) -> Iterator[None]:
 
 
 def _is_known(files: Iterable[SourceFile]) -> bool:
-    """Whether the source tells one content of each file from another, if only by its size."""
+    """Return whether the source tells one content of each file from another, if only by its size."""
     return all(file.size is not None or file.version or file.digest for file in files)
 
 

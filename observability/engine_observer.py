@@ -42,7 +42,7 @@ class EngineObserver(Protocol):
         """After a step: sequences that are being written, and which part of the memory for keys and values is used."""
 
     def only_nan(self, only: bool) -> None:
-        """Whether the model computes nothing but NaN, after a change."""
+        """Report whether the model computes nothing but NaN, after a change."""
 
 
 class Unobserved:

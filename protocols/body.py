@@ -22,7 +22,7 @@ _Inflate = Callable[[bytes, int], bytes]
 
 
 class BodyShare:
-    """What the body of one request takes of the memory for all that this process holds.
+    """Memory of one request's body, out of that for all bodies of this process.
 
     Args:
         bodies: those of all requests; None is no limit.
@@ -33,7 +33,7 @@ class BodyShare:
         self._size = 0
 
     def at_most(self, size: int) -> int:
-        """So many bytes, or fewer if no more may be added."""
+        """Return that many bytes, or fewer if no more may be added."""
         return size if self._bodies is None else min(size, self._bodies.limit - self._bodies.held)
 
     def add(self, size: int) -> None:
@@ -140,7 +140,7 @@ def _too_large(limit: int, name: str) -> RequestTooLarge:
 
 
 def _inflater(encoding: str) -> _Inflate | None:
-    """What makes plain bytes of the next compressed ones."""
+    """Return a function that decompresses the next bytes."""
     if encoding == "identity":
         return None
     if encoding not in ("gzip", "x-gzip", "deflate"):

@@ -209,7 +209,7 @@ async def wait_in_time(request: Request, doing: asyncio.Future[Any], late: str, 
 
 
 def take_note(done: asyncio.Future[Any]) -> None:
-    """Ask for the error of what is done, lest asyncio reports one that nobody was interested in any more."""
+    """Retrieve the error of a finished future, so that asyncio does not report it."""
     if not done.cancelled():
         done.exception()
 

@@ -39,7 +39,7 @@ class Item:
     Attributes:
         origin: the request.
         trace: is told how long each step takes; None if nobody wants to know.
-        given_up: tells, in any thread, that nobody waits for the answer any more; None if somebody always does.
+        given_up: returns, in any thread, whether all clients of the answer have left; None if they never do.
     """
 
     instance: Any

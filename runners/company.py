@@ -1,4 +1,4 @@
-"""Which rows may share a batch with a model: found by computing rows alone and together."""
+"""Find which rows may share a batch with a model, by computing rows alone and together."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
         return replace(job, rows=[replace(row, group=self._group_of(row)) for row in job.rows])
 
     def _group_of(self, row: Row[Encoding]) -> Hashable:
-        """What rows must have in common to share a batch, apart from their key."""
+        """Return what rows must have in common to share a batch, apart from their key."""
         if self._company is Company.NONE:
             return object()  # equal to no other
         length = row.length if self._company is Company.EQUAL else None
@@ -199,7 +199,7 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
         return type(output)(**{name: tensor[: len(rows)] for name, tensor in output.items()})
 
     def outputs(self, rows: Sequence[Row[Encoding]]) -> Iterable[Any]:
-        """What answers are made of, to be compared: the model's outputs, the most important first."""
+        """Return what answers are made of, to be compared: the model's outputs, the most important first."""
         return self.run_model(rows).to_tuple()  # type: ignore[no-any-return]
 
     @cached_property

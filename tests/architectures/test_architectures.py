@@ -51,7 +51,7 @@ def _batches(rows: Sequence[Any]) -> Iterator[list[Any]]:
 
 
 def _close(computed: torch.Tensor, right: torch.Tensor) -> bool:
-    """Whether they differ in rounding alone."""
+    """Return whether they differ in rounding alone."""
     if computed.shape != right.shape or not torch.equal(computed.isfinite(), right.isfinite()):
         return False
     finite = right.isfinite()

@@ -20,10 +20,10 @@ class NotPrivateError(Exception):
 class PrivateFolder:
     """A folder, of folders of files, that only this user and root can write to.
 
-    As ssh asks it of keys: the folder, what is in it and all that it is in belong to this user or to root, and nobody
-    else may write to them. A folder that it is in may be written to by others if that lets nobody exchange what is in
-    it (the sticky bit of /tmp), or if it is the root of a volume: Kubernetes lets everybody write to that of an
-    emptyDir, which one pod alone has. What others put in the folder's place would be theirs, and so refused.
+    The rule is that of ssh for keys: the folder, its files and its parents belong to this user or to root, and no other
+    user may write to them. There are two exceptions for parents: the sticky bit (/tmp), with which users cannot replace
+    each other's files, and the root of a volume, as the root of a Kubernetes emptyDir is writable for all users. What
+    another user puts in the folder's place belongs to that user, and is refused.
 
     Args:
         folder: need not be there. Links that lead to it are followed, those in it are not.

@@ -27,7 +27,7 @@ def whole_panels(outputs: int) -> int:
 
 
 def worth_filling(outputs: int) -> bool:
-    """Return whether the outputs that fill the last panel are at most an eighth of those that are asked for."""
+    """Return whether filling up the last panel adds at most an eighth to a layer's outputs."""
     return whole_panels(outputs) - outputs <= outputs // 8
 
 

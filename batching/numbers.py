@@ -17,11 +17,11 @@ _IN_A_ROW = 3
 
 
 class NumberWatch:
-    """Tells of a model once several batches in a row were nothing but NaN.
+    """Report a model once several batches in a row were nothing but NaN.
 
     Args:
         model: its name, for the log.
-        observer: is told of each change.
+        observer: gets each change.
     """
 
     def __init__(self, model: str, observer: EngineObserver) -> None:

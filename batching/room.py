@@ -60,7 +60,7 @@ class Room:
         return self._tokens
 
     def enter(self, instance: Any) -> Claim:
-        """Let in an item that is not tokenized yet; the only one is never too large, as nobody knows its tokens.
+        """Let in an item that is not tokenized yet; the only one is never too large, as its tokens are not counted yet.
 
         Raises:
             Overloaded: others fill the room.

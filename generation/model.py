@@ -55,6 +55,7 @@ class GenerationModel:
         context: tokens that the model can read at once; None if it has no limit.
         beams: 1 unless the model asks for beam search.
         stop: the model's own stop strings.
+        tokens: number of those that the model reads.
         vocabulary: number of the model's logits.
         grammars: for the thread that tokenizes.
         eos: tokens that end a text.
@@ -75,6 +76,7 @@ class GenerationModel:
         self.special_ids = frozenset(self.tokenizer.all_special_ids)
         self.context = pretrained.max_length
         own: GenerationConfig = self.model.generation_config
+        self.tokens = pretrained.tokens
         self.seq2seq = bool(self.model.config.is_encoder_decoder)
         self.beams: int = own.num_beams or 1
         self.stop: tuple[str, ...] = (own.stop_strings,) if isinstance(own.stop_strings, str) else ()
@@ -111,9 +113,8 @@ class GenerationModel:
 
     def _pad_token(self, own: GenerationConfig) -> int:
         """Any token will do, padding is masked, but the model must have it."""
-        known = self.model.get_input_embeddings().weight.shape[0]
         candidates = (own.pad_token_id, self.tokenizer.pad_token_id, *sorted(self.eos))
-        return next((int(i) for i in candidates if i is not None and 0 <= i < known), 0)
+        return next((int(i) for i in candidates if i is not None and 0 <= i < self.tokens), 0)
 
     def min_new_tokens(self, prompt_length: int) -> int:
         """The least number of new tokens that the model asks for itself."""

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from batching.company import Company, find_company
 from batching.failures import blame, in_halves
 from batching.rows import BatchLimits, Row, select_batch
 from generation.decoder import Decoder
@@ -27,8 +28,11 @@ from observability.origin import about
 logger = logging.getLogger(__name__)
 
 
-#: Lengths of prompts by which is found out whether a model can be given padding.
-_PROMPTS = (4, 7, 13)
+#: The prompt that a model is tried with, and tokens that are added to it for its company.
+_PROMPT, _LONGER = 4, (3, 9)
+
+#: Tokens that are generated then: a state that is wrong shows after the first.
+_STEPS = 3
 
 
 class StaticDecoder(Decoder):
@@ -40,36 +44,34 @@ class StaticDecoder(Decoder):
         self._sampler = Sampler(model)
         self._waiting: list[Sequence] = []
         self._running = 0
-        self._can_pad = model.can_pad and self._ignores_padding()
+        self._company = self._found_company()
 
-    def _ignores_padding(self) -> bool:
-        """Return whether sequences of other lengths move no logits, by trying.
-
-        BART's decoder and XLNet, for example, count positions from the start of a row, padding included.
-        """
-        longest = max(min(_PROMPTS[-1], (self._model.context or _PROMPTS[-1]) - 2), 1)
-        known = self._model.model.get_input_embeddings().weight.shape[0]
-        prompts = [[(5 + 3 * i + n) % known for i in range(n)] for n in sorted({min(n, longest) for n in _PROMPTS})]
-        alone = [self._logits([prompt])[0] for prompt in prompts]
-        try:
-            together = self._logits(prompts)
-        except Exception:
-            logger.debug("sequences of other lengths are not computed together", exc_info=True)
-            return False
-        tolerance = 1e-4 if self._model.model.dtype == torch.float32 else 0.1
-        # Not a number is not less than anything.
-        return all(
-            bool(torch.dist(row, right) <= tolerance * right.norm()) for row, right in zip(together, alone, strict=True)
+    def _found_company(self) -> Company:
+        model = self._model
+        room = None if model.context is None else max(model.context - _STEPS, 1)
+        length = _PROMPT if room is None else min(_PROMPT, room)
+        ids = [(5 + 4 * i) % model.tokens for i in range(length)]
+        return find_company(
+            lambda rows: [self._logits([row.inputs["input_ids"] for row in rows])],
+            Row({"input_ids": ids}, length),
+            special=model.special_ids,
+            longest=room,
+            exact=model.model.dtype == torch.float32,
+            can_pad=model.can_pad,
+            longer=_LONGER,
         )
 
     @torch.inference_mode()
     def _logits(self, prompts: Rows[list[int]]) -> torch.Tensor:
-        """Logits of the first new token of each, shape (prompts, vocabulary)."""
+        """Logits of the first new tokens of each prompt, shape (prompts, tokens, vocabulary)."""
         options: dict[str, Any] = {"num_beams": 1, "do_sample": False, "return_dict_in_generate": True}
-        config = _config(max_new_tokens=1, output_logits=True, **options)
-        logits: torch.Tensor = self._model.model.generate(**self._padded(prompts), generation_config=config).logits[0]
-        finite = logits.float()
-        return finite.where(finite.isfinite(), 0)
+        written = self._model.model.generate(
+            **self._padded(prompts),
+            generation_config=_config(max_new_tokens=_STEPS, output_logits=True, **options),
+            logits_processor=LogitsProcessorList([_Forced(self._model)]),
+        )
+        logits = torch.stack(written.logits, 1).float()
+        return logits.where(logits.isfinite(), 0)
 
     @property
     def busy(self) -> bool:
@@ -107,7 +109,9 @@ class StaticDecoder(Decoder):
 
     def _key(self, request: GenerationRequest, count: int) -> Hashable:
         """Requests of equal keys can share a call, and each gets the answer it would get alone."""
-        length = None if self._can_pad else len(request.input_ids)
+        if self._company is Company.NONE:
+            return object()  # equal to no other
+        length = None if self._company is Company.ANY else len(request.input_ids)
         limit = self._model.rope_limit
         if limit is not None and len(request.input_ids) + request.max_new_tokens > limit:
             return object()  # equal to no other
@@ -258,9 +262,17 @@ class _Choice(LogitsProcessor):
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         self._decoder.choose(self._sequences, scores)
         tokens = [s.tokens[-1] if s.tokens and not s.error else self._decoder.pad for s in self._sequences]
-        chosen = torch.full_like(scores, -torch.inf)
-        chosen[torch.arange(len(tokens)), tokens] = 0
-        return chosen
+        return _only(tokens, scores)
+
+
+class _Forced(LogitsProcessor):
+    """Has `generate` write the same token always, so that rounding leads no row astray."""
+
+    def __init__(self, model: GenerationModel) -> None:
+        self._token = next((token for token in range(model.vocabulary) if token not in model.eos), 0)
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        return _only([self._token] * len(scores), scores)
 
 
 class _Ends(StoppingCriteria):
@@ -282,6 +294,13 @@ class _Unwanted(StoppingCriteria):
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
         unwanted = all(sequence.cancelled for sequence in self._sequences)
         return torch.full((len(input_ids),), unwanted, device=input_ids.device)
+
+
+def _only(tokens: Rows[int], scores: torch.Tensor) -> torch.Tensor:
+    """Scores that leave each row one token."""
+    chosen = torch.full_like(scores, -torch.inf)
+    chosen[torch.arange(len(tokens)), tokens] = 0
+    return chosen
 
 
 def _config(**options: Any) -> GenerationConfig:

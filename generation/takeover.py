@@ -55,7 +55,7 @@ class SteppingModel:
         self._model: Any = model.model
         self.device = model.device
         self._kernels, self._fallbacks = kernels, fallbacks
-        self._vocabulary = self._model.get_input_embeddings().weight.shape[0]
+        self._tokens = model.tokens
         parameters = signature(self._model.forward).parameters
         if "position_ids" not in parameters:
             raise Unsupported("it does not take positions")
@@ -127,7 +127,7 @@ class SteppingModel:
             install_if_equivalent(found, lambda: self._compare(prompts, expected))
 
     def _prompts(self) -> list[list[int]]:
-        return [[(3 + 5 * i + number) % self._vocabulary for i in range(n)] for number, n in enumerate(_LENGTHS)]
+        return [[(3 + 5 * i + number) % self._tokens for i in range(n)] for number, n in enumerate(_LENGTHS)]
 
     def _plain(self, prompt: Sequence[int]) -> torch.Tensor:
         """Logits of all tokens by the model's own attention, and of one more token."""

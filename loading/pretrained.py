@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,6 +35,7 @@ from loading.memory import check_fits, dtype_name
 from loading.quantization import quantization, release_files
 from loading.source import UnreachableError
 from loading.storage import fetch
+from loading.vocabulary import known_tokens, missing_tokens
 from settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -60,6 +63,8 @@ class Pretrained:
 
     Attributes:
         max_length: tokens that the model can read at once, special tokens included; None if it has no limit.
+        tokens: those that it knows; ids of others would read beyond its embedding.
+        missing: tokens that the tokenizer has beyond them, by id.
         unpadded: batches are computed without their padding.
         kernels: those that it computes with, if any.
         program: what computes all of its layers, where that is one.
@@ -68,6 +73,8 @@ class Pretrained:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     max_length: int | None
+    tokens: int
+    missing: Mapping[int, str]
     unpadded: bool = False
     kernels: Kernels | None = None
     program: EncoderLayers | None = None
@@ -246,9 +253,9 @@ def _load(auto_class: Any, checkpoint: Checkpoint, settings: ModelSettings, new_
         if base.gguf_file is not None:
             model.hf_quantizer = None  # its weights are unpacked by now
         if adapter is None:
-            missing = set(report["missing_keys"])
+            absent = set(report["missing_keys"])
         else:
-            missing = adapter.still_missing(report)
+            absent = adapter.still_missing(report)
             model = adapter.apply(model, merge=not _quantized(model))
     except LoadError:
         raise
@@ -256,13 +263,16 @@ def _load(auto_class: Any, checkpoint: Checkpoint, settings: ModelSettings, new_
         logger.debug("loading %s failed", settings.shown_uri, exc_info=True)
         raise explained(error, settings) from error
     _check_direction(model, settings)
-    _check_weights(model, missing, new_head, settings)
+    _check_weights(model, absent, new_head, settings)
     if _quantized(model):
         release_files(model)
     elif settings.device_map is None:
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     model.eval()
-    return Pretrained(model, tokenizer, reading_limit(model, tokenizer, settings.max_model_len))
+    missing = missing_tokens(model, tokenizer)
+    _warn_of_missing(missing, settings)
+    longest = reading_limit(model, tokenizer, settings.max_model_len)
+    return Pretrained(model, tokenizer, longest, known_tokens(model, tokenizer), missing)
 
 
 def _fetch_base(adapter: Adapter, settings: ModelSettings) -> Checkpoint:
@@ -291,6 +301,16 @@ def _warn_of_pickles(checkpoints: set[Checkpoint], settings: ModelSettings) -> N
             "and hold nothing else.",
             settings.shown_uri,
         )
+
+
+def _warn_of_missing(missing: Mapping[int, str], settings: ModelSettings) -> None:
+    if missing:
+        some = ", ".join(map(repr, islice(missing.values(), 3)))
+        logger.warning(
+            "%s: the tokenizer has %d tokens that the model's embedding lacks, such as %s; texts with them are "
+            "refused.",
+            settings.shown_uri, len(missing), some,
+        )  # fmt: skip
 
 
 def _load_tokenizer(checkpoint: Checkpoint, settings: ModelSettings) -> PreTrainedTokenizerBase:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from acceleration.batch_graphs import BatchGraphs, Shape, batch_graphs
 from acceleration.cores import available_cores, use_threads
 from acceleration.fallbacks import Optimization
+from batching.company import Company, find_company
 from batching.lanes import Parallelism
 from batching.rows import BatchLimits, Row
 from calibration.encoders import CPU_ROWS, GPU_ROWS, BatchPlan, calibrate, lanes_of
@@ -25,8 +26,8 @@ from errors import InvalidRequest
 from loading.checkpoint import Checkpoint
 from loading.pretrained import Pretrained, load_pretrained
 from loading.storage import fetch
+from loading.vocabulary import refuse_missing
 from runners.base import Item, Job, Runner
-from runners.company import Company, find_company
 from runners.padding import Padding
 from runners.parameters import Parameters
 from settings import ModelSettings
@@ -150,6 +151,8 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
 
     def prepare_item(self, item: Item) -> Job[Encoding, ContextT]:
         job = super().prepare_item(item)
+        for row in job.rows if self.pretrained.missing else ():
+            refuse_missing(row.inputs["input_ids"], self.pretrained.missing)
         return replace(job, rows=[replace(row, group=self._group_of(row)) for row in job.rows])
 
     def _group_of(self, row: Row[Encoding]) -> Hashable:
@@ -204,7 +207,16 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
 
     @cached_property
     def _padding(self) -> Padding:
-        return Padding(self.pretrained.model, self.pretrained.tokenizer)
+        return Padding(self.pretrained)
+
+    @cached_property
+    def _unread(self) -> frozenset[str]:
+        """Inputs that stay zero: BERT's tokenizers mark a second text, and a table of one row has no mark for it."""
+        model: Any = self.pretrained.model
+        embeddings = getattr(getattr(model, "base_model", model), "embeddings", None)
+        table = getattr(embeddings, "token_type_embeddings", None)
+        one = isinstance(table, torch.nn.Embedding) and table.num_embeddings == 1
+        return frozenset({"token_type_ids"} if one else ())
 
     @cached_property
     def _switching(self) -> list[Any]:
@@ -234,6 +246,8 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
         The tokenizer's own `pad` takes 17 times as long, and no other thread runs then.
         """
         fill = {"input_ids": pad, "token_type_ids": self.pretrained.tokenizer.pad_token_type_id}.get(name)
+        if name in self._unread:
+            return torch.zeros(shape, dtype=torch.long)
         batch = np.full(shape, fill or 0)
         for padded, row in zip(batch, rows, strict=False):
             values = row.inputs[name]

@@ -149,8 +149,7 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
 
     def _encoding(self, instance: Any, pooled: bool, truncation: bool) -> Encoding:
         if isinstance(instance, list):
-            model: Any = self.pretrained.model
-            ids = token_ids(instance, model.get_input_embeddings().weight.shape[0])
+            ids = token_ids(instance, self.pretrained.tokens)
             ids = ids[: self.pretrained.max_length] if truncation else ids
             zeros = {"token_type_ids": [0] * len(ids)}
             names = self.pretrained.tokenizer.model_input_names
@@ -244,9 +243,10 @@ def _encoder_alone(loaded: Pretrained, max_length: int | None) -> Pretrained:
     """The part of a model that reads, with the shorter of the two maximal lengths."""
     model: Any = loaded.model
     if model.config.is_encoder_decoder:
-        config, model = model.config, model.get_encoder()
-        if not hasattr(model, "config"):  # FSMT's, which is no model by itself
-            model.config = config
+        whole, model = model, model.get_encoder()
+        for name in ("config", "dtype", "device"):
+            if not hasattr(model, name):  # FSMT's, which is no model by itself
+                setattr(model, name, getattr(whole, name))
     if hasattr(model.config, "use_cache"):
         # A decoder would keep keys and values for a continuation that never comes.
         model.config.use_cache = False

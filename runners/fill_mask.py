@@ -16,6 +16,7 @@ from transformers import AutoModelForMaskedLM
 from batching.rows import Row
 from errors import InvalidRequest
 from loading import LoadError
+from loading.vocabulary import refuse_missing
 from runners.base import Job
 from runners.encoder import EncoderRunner, Encoding
 from runners.parameters import Parameters
@@ -155,6 +156,7 @@ class FillMaskRunner(EncoderRunner[FillMaskParameters, _Context, npt.NDArray[np.
                 if not tokens:
                     raise InvalidRequest(f"parameters.targets[{number}]: '{target}' gives no token of the model")
                 token = tokens[0]
+            refuse_missing([token], self.pretrained.missing, f"parameters.targets[{number}]")
             ids[token] = None
         return list(ids)
 

@@ -25,6 +25,7 @@ from generation.sequence import Sequence
 from loading.checkpoint import Checkpoint
 from loading.pretrained import Pretrained, load_pretrained
 from loading.storage import fetch
+from loading.vocabulary import refuse_missing
 from runners.base import Chosen, Job, Runner
 from runners.parameters import Parameters
 from runners.signature import TEXT_OR_TOKENS_TO_JSON, Signature
@@ -273,9 +274,10 @@ class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]
             grammar: what the answer must conform to, if the task and not `response_format` says it.
 
         Raises:
-            InvalidRequest: `num_return_sequences` asks for more answers than there are, a parameter does not go with
-                the model, or the answer needs more memory than there is.
+            InvalidRequest: the model lacks a token of the prompt, `num_return_sequences` asks for more answers than
+                there are, a parameter does not go with the model, or the answer needs more memory than there is.
         """
+        refuse_missing(input_ids, self.pretrained.missing)
         sampled = parameters.do_sample and parameters.temperature >= _LEAST_TEMPERATURE
         count = parameters.num_return_sequences
         self._check_count(count, sampled)

@@ -7,9 +7,8 @@ from copy import copy
 from itertools import chain
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from batching.rows import Row
+from loading.pretrained import Pretrained
 
 
 class Padding:
@@ -19,9 +18,10 @@ class Padding:
     config has none, any token may be a text's own last one: then the padding of a batch is one that no row of it has.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, pretrained: Pretrained) -> None:
+        model, tokenizer = pretrained.model, pretrained.tokenizer
         self._model: Any = model
-        self._tokens = _known_tokens(model)
+        self._tokens = pretrained.tokens
         own = getattr(model.config, "pad_token_id", None)
         self._fixed = self._known(own)
         preferred = self._known(tokenizer.pad_token_id)
@@ -50,12 +50,3 @@ class Padding:
     def _known(self, token: Any) -> int | None:
         """The token if the embedding has it."""
         return token if isinstance(token, int) and 0 <= token < self._tokens else None
-
-
-def _known_tokens(model: PreTrainedModel) -> int:
-    """Count the tokens of a model's embedding; models of characters and bytes may have none that tells."""
-    try:
-        embedding: Any = model.get_input_embeddings()
-        return int(embedding.weight.shape[0])
-    except (AttributeError, NotImplementedError):
-        return int(getattr(model.config, "vocab_size", 1) or 1)

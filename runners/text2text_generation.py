@@ -46,7 +46,7 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
         target = self._language(parameters.tgt_lang, "tgt_lang")
         forced = self._languages[target] if target is not None else None
         if isinstance(instance, list) and instance:
-            input_ids = self._fitted(token_ids(instance, self.model.vocabulary), parameters.truncation)
+            input_ids = self._fitted(token_ids(instance, self.pretrained.tokens), parameters.truncation)
         elif isinstance(instance, str):
             input_ids = self._tokens((parameters.prefix or "") + instance, parameters)
         else:

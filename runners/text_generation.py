@@ -67,7 +67,7 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
 
     def prepare(self, instance: Any, parameters: TextGenerationParameters) -> Job[GenerationRequest, _Context]:
         if _is_tokens(instance):
-            input_ids = token_ids(instance, self.model.vocabulary)
+            input_ids = token_ids(instance, self.pretrained.tokens)
             before: str | Chat = str(self.pretrained.tokenizer.decode(input_ids, skip_special_tokens=True))
         else:
             before = _parse(instance)

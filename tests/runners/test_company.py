@@ -21,9 +21,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from batching.company import Company
 from errors import InvalidRequest
 from runners.base import Item
-from runners.company import Company
 from runners.fill_mask import FillMaskRunner
 from runners.registry import create_runner
 from runners.start import start_runner

@@ -15,7 +15,7 @@ from batching.rows import Row
 logger = logging.getLogger(__name__)
 
 #: Tokens that are added to a row for its company: little, some, and more than any window of a convolution.
-_LONGER = (1, 5, 48)
+LONGER = (1, 5, 48)
 
 #: How far a row's output may move in company, by its size. Plain float32 rounds a thousand times less than what reads
 #: padding moves it; other precisions round as much as this, and a model that reads padding is mostly far above it.
@@ -47,6 +47,16 @@ def stretched(row: Row[Mapping[str, list[int]]], more: int, special: frozenset[i
     return replace(row, inputs=inputs, length=row.length + more)
 
 
+def turned(row: Row[Mapping[str, list[int]]], special: frozenset[int]) -> Row[Mapping[str, list[int]]]:
+    """Make another row of equal length: its ordinary tokens stand in another order."""
+    ids = row.inputs["input_ids"]
+    places = [place for place, token in enumerate(ids) if token not in special]
+    other = list(ids)
+    for place, taken in zip(places, [*places[1:], *places[:1]], strict=True):
+        other[place] = ids[taken]
+    return replace(row, inputs={**row.inputs, "input_ids": other})
+
+
 def find_company(
     compute: Callable[[Rows], Iterable[Any]],
     row: Row[Mapping[str, list[int]]],
@@ -54,8 +64,13 @@ def find_company(
     special: frozenset[int],
     longest: int | None,
     exact: bool,
+    can_pad: bool = True,
+    longer: Sequence[int] = LONGER,
 ) -> Company:
-    """Compare outputs of rows alone and together; FNet, ConvBERT and Funnel, for example, read padding as text.
+    """Compare outputs of rows alone and together.
+
+    FNet, ConvBERT and Funnel, for example, read padding as text, BART's decoder and XLNet count it as positions, and
+    RWKV mixes up the states of rows that are generated together.
 
     Args:
         compute: the model's outputs for rows.
@@ -63,23 +78,27 @@ def find_company(
         special: ids of special tokens.
         longest: tokens that the model reads; None if it has no limit.
         exact: the model computes in float32.
+        can_pad: the model has a way to leave padding out.
+        longer: tokens that are added to the example for its company.
 
     Raises:
         Exception: what the model raises for the example alone.
     """
     tolerance = _TOLERANCE if exact else _TOLERANCE_OTHERS
-    rooms = (min(more, longest - row.length) if longest is not None else more for more in _LONGER)
+    rooms = (min(more, longest - row.length) if longest is not None else more for more in longer if can_pad)
     rows = [row, *(stretched(row, more, special) for more in sorted(set(rooms)) if more > 0)]
     alone = [_outputs(compute([row]), 1)]
+    if can_pad:
+        try:
+            alone += [_outputs(compute([one]), 1) for one in rows[1:]]
+            batches = [*([0, number] for number in range(1, len(rows))), list(range(len(rows)))]
+            if all(_same(compute, rows, alone, numbers, tolerance) for numbers in batches):
+                return Company.ANY
+        except Exception:
+            logger.debug("rows of other lengths are not computed together", exc_info=True)
     try:
-        alone += [_outputs(compute([one]), 1) for one in rows[1:]]
-        batches = [*([0, number] for number in range(1, len(rows))), list(range(len(rows)))]
-        if all(_same(compute, rows, alone, numbers, tolerance) for numbers in batches):
-            return Company.ANY
-    except Exception:
-        logger.debug("rows of other lengths are not computed together", exc_info=True)
-    try:
-        if _same(compute, rows, alone, [0, 0], tolerance):
+        equal = [row, turned(row, special)]
+        if _same(compute, equal, [alone[0], _outputs(compute(equal[1:]), 1)], [0, 1], tolerance):
             return Company.EQUAL
     except Exception:
         logger.debug("rows of equal length are not computed together", exc_info=True)

@@ -17,6 +17,16 @@ from acceleration.packed import TiledLinear
 from acceleration.tiles import rows_of_panels
 
 
+def embedding_rows(model: Any) -> int | None:
+    """Count the tokens of a model's embedding; None where ids index no table, as in models of characters."""
+    try:
+        embedding = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    rows = getattr(embedding, "num_embeddings", None)
+    return rows if isinstance(rows, int) else None
+
+
 class TiledEmbedding(nn.Module):
     """The rows of a head's weights.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedModel
 
+from acceleration.embedding import embedding_rows
 from acceleration.fallbacks import DifferentResults, Optimization, OptimizationFailed, attempt
 from acceleration.fused import fuse
 from acceleration.int8 import quantize
@@ -72,7 +73,7 @@ def speed_up_weights(
 
 def _output(model: Any) -> torch.Tensor:
     """The model's first output for a few tokens."""
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = embedding_rows(model) or _FIRST + _LENGTH
     tokens = [number % vocabulary for number in range(_FIRST, _FIRST + _LENGTH)]
     # Some classifiers read the text at its end.
     end = model.config.eos_token_id

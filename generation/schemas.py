@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
@@ -11,8 +12,11 @@ from llguidance import LLMatcher, LLParserLimits
 
 from errors import InvalidRequest
 
-#: What one grammar may cost. The defaults of llguidance would let a single sequence hold half a gigabyte.
-LIMITS = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+#: What one grammar may cost. The defaults of llguidance would let a single sequence hold half a gigabyte, and keep all
+#: others waiting for seconds: `a?` 40,000 times takes 23 s at its second token, 200,000 units of fuel half a second.
+LIMITS = LLParserLimits(
+    max_lexer_states=50_000, initial_lexer_fuel=400_000, step_lexer_fuel=50_000, verbose_errors=False
+)
 
 #: Characters of one schema. Patterns of 128,000 characters compile in half a second.
 MAX_LENGTH = 128_000
@@ -20,6 +24,9 @@ MAX_LENGTH = 128_000
 #: llguidance follows nesting and references by recursion, and overflows an 8 MiB stack, which ends the process, at
 #: about 1,650 levels.
 _MAX_LEVELS = 800
+
+#: Ranges of integers that begin there, after rounding, overflow its stack too.
+_LEAST_NUMBER = -(2.0**63)
 
 #: Intersections of patterns take time exponential in their number, which no limit of llguidance counts: 16 of them
 #: take a second, 12 a hundredth.
@@ -73,6 +80,8 @@ def _check_size(schema: Mapping[str, Any], field: str) -> None:
     levels = _Levels(schema)
     if levels.total > _MAX_LEVELS:
         raise InvalidRequest(f"{field}: is nested too deeply, with its references more than {_MAX_LEVELS} levels")
+    if any(number <= _LEAST_NUMBER for node in levels.nodes for number in _numbers(node)):
+        raise InvalidRequest(f"{field}: has a number of {_LEAST_NUMBER:.0f} or less, which cannot be compiled")
     nodes = [node for node in levels.nodes if isinstance(node, Mapping)]
     patterns = {value for node in nodes for key in ("pattern", "format") if isinstance(value := node.get(key), str)}
     if len(patterns) > _MAX_INTERSECTED_PATTERNS and any(_intersects(node) for node in nodes):
@@ -129,6 +138,17 @@ class _Levels:
 def _children(node: Any) -> Iterator[Any]:
     values = node.values() if isinstance(node, Mapping) else node
     return (value for value in values if isinstance(value, Mapping | list))
+
+
+def _numbers(node: Any) -> Iterator[float]:
+    """Numbers in an object or an array, as llguidance rounds them."""
+    values = node.values() if isinstance(node, Mapping) else node
+    for value in values:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            try:
+                yield float(value)
+            except OverflowError:
+                yield math.inf if value > 0 else -math.inf
 
 
 def _is_reference(node: Mapping[str, Any]) -> bool:

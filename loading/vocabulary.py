@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from acceleration.embedding import embedding_rows
 from errors import InvalidRequest
 
 
 def known_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Count the tokens that a model reads: the rows of its embedding, where ids index one."""
-    rows = _embedding_rows(model)
+    rows = embedding_rows(model)
     # Models of characters and bytes hash ids, or have a table of another kind.
     return rows if rows is not None else int(getattr(model.config, "vocab_size", None) or len(tokenizer))
 
@@ -24,7 +23,7 @@ def missing_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     Returns:
         Each token by its id, in the order of ids; empty for most models.
     """
-    rows = _embedding_rows(model)
+    rows = embedding_rows(model)
     # Listing a large vocabulary takes a tenth of a second.
     if rows is None or max((len(tokenizer) - 1, *tokenizer.added_tokens_decoder)) < rows:
         return {}
@@ -40,11 +39,3 @@ def refuse_missing(token_ids: Iterable[int], missing: Mapping[int, str], what: s
     """
     if missing and (token := next((token for token in token_ids if token in missing), None)) is not None:
         raise InvalidRequest(f"{what} holds {missing[token]!r}, a token that the tokenizer knows and the model lacks")
-
-
-def _embedding_rows(model: PreTrainedModel) -> int | None:
-    try:
-        embedding: Any = model.get_input_embeddings()
-    except (AttributeError, NotImplementedError):
-        return None
-    return embedding.num_embeddings if isinstance(embedding, torch.nn.Embedding) else None

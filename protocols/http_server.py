@@ -11,6 +11,7 @@ then the connection ends, as in https://www.rfc-editor.org/rfc/rfc9112#section-9
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import httptools
 import uvicorn.config
@@ -33,6 +34,36 @@ def limit_heads() -> None:
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{LimitedHead.__qualname__}"
 
 
+class _Parser(httptools.HttpRequestParser):
+    """Parses the body of a request that offers another protocol, which is not taken.
+
+    The parser stops behind the head of such a request; its body is fed as that of a request of its own.
+
+    Args:
+        protocol: gets what is parsed.
+    """
+
+    def __init__(self, protocol: LimitedHead) -> None:
+        super().__init__(protocol)
+        self._protocol = protocol
+
+    def feed_data(self, data: Any) -> None:
+        """Parse bytes of a connection.
+
+        Raises:
+            httptools.HttpParserError: they are no HTTP.
+            httptools.HttpParserUpgrade: an offer is taken.
+        """
+        while True:
+            try:
+                super().feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as stopped:
+                if self._protocol.takes_offer():
+                    raise
+                data = self._protocol.head_of_body() + data[stopped.args[0] :]
+
+
 class LimitedHead(HttpToolsProtocol):
     """Answers a request whose head is too long with 400, and reads no more of it."""
 
@@ -48,6 +79,13 @@ class LimitedHead(HttpToolsProtocol):
     _drops_body = False
     _latest: asyncio.TimerHandle | None = None
     _patience: asyncio.TimerHandle | None = None
+    #: The head of a body that is parsed by itself, until it is read; None for most requests.
+    _head_of_body: bytes | None = None
+    _reads_body = False
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.parser = _Parser(self)
 
     def data_received(self, data: bytes) -> None:
         """As uvicorn does, and see that a head that is not complete does not grow for ever."""
@@ -59,28 +97,53 @@ class LimitedHead(HttpToolsProtocol):
         if self._received > MAX_HEAD and self._to_drop is None and not self.transport.is_closing():
             self.send_400_response("The head of the request is too long.")
 
+    def takes_offer(self) -> bool:
+        """Return whether the request opens a WebSocket (https://www.rfc-editor.org/rfc/rfc6455#section-4.1)."""
+        return self._should_upgrade()
+
+    def head_of_body(self) -> bytes:
+        """The head under which the body of a request that offers another protocol is parsed."""
+        return self._head_of_body or b""
+
     def on_message_begin(self) -> None:
         """A head begins."""
+        if self._head_of_body is not None:
+            return
         self._in_head, self._received, self._parsed = True, 0, 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
         """Another part of the URL."""
+        if self._head_of_body is not None:
+            return
         self._count(url)
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header."""
+        if self._head_of_body is not None:
+            return
         self._count(name + value)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """A head is complete."""
+        if self._head_of_body is not None:
+            return
         self._in_head = False
         super().on_headers_complete()
+        if self.parser.should_upgrade() and not self.takes_offer() and self.scope["method"] != "CONNECT":
+            size = _announced(self.scope)
+            if size != 0:
+                header = b"transfer-encoding: chunked" if size is None else b"content-length: %d" % size
+                self._head_of_body = b"POST / HTTP/1.1\r\n%b\r\n\r\n" % header
 
     def on_message_complete(self) -> None:
         """A body is complete."""
+        if self._head_of_body is not None and not self._reads_body:
+            self._reads_body = True  # its head only
+            return
+        self._head_of_body, self._reads_body = None, False
         super().on_message_complete()
         if self._drops_body:
             self._drops_body = False
@@ -120,6 +183,9 @@ class LimitedHead(HttpToolsProtocol):
         self._stop_timers()
         self._give_up()
         super().connection_lost(exc)
+
+    def _should_upgrade(self) -> bool:
+        return self.scope["method"] == "GET" and super()._should_upgrade()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answered = cycle

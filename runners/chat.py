@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
+import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from errors import InvalidRequest
@@ -19,8 +19,8 @@ def _object(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        parsed = json.loads(value)
-    except (ValueError, RecursionError):
+        parsed = orjson.loads(value)
+    except orjson.JSONDecodeError:  # NaN and halves of surrogate pairs, too
         raise ValueError("must be an object, or one as JSON") from None
     if not isinstance(parsed, dict):
         raise ValueError("must be an object, or one as JSON")

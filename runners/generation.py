@@ -314,7 +314,9 @@ class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]
         )
         seed = secrets.randbits(62) if parameters.seed is None else parameters.seed
         if sampled:
-            sampling = Sampling(parameters.temperature, parameters.top_k, parameters.top_p, seed)
+            # More tokens than there are mean all, and no number of torch's holds some that JSON does.
+            top_k = min(parameters.top_k, self.model.vocabulary)
+            sampling = Sampling(parameters.temperature, top_k, parameters.top_p, seed)
             request = replace(request, sampling=sampling)
         requests = [request]
         for number in range(1, parameters.num_return_sequences):

@@ -9,7 +9,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
-from http.client import HTTPResponse
+from http.client import HTTPResponse, parse_headers
+from typing import BinaryIO
 
 import pytest
 import requests
@@ -224,3 +225,58 @@ def test_the_server_has_kept_nothing_of_them(server: Server) -> None:
     assert len(entry.net_connections()) < 100
     assert not server.count("Traceback")
     assert runner.is_running()
+
+
+def _read_answer(answers: BinaryIO) -> tuple[int, bytes]:
+    """The status and the body of the next answer on a connection that goes on."""
+    status = int(answers.readline().split()[1])
+    return status, answers.read(int(parse_headers(answers)["Content-Length"]))
+
+
+def _offering(body: bytes, *headers: bytes) -> bytes:
+    """A prediction whose client offers another protocol."""
+    lines = (b"POST /v1/models/model:predict HTTP/1.1", b"Host: server", b"Content-Type: application/json", *headers)
+    return b"\r\n".join((*lines, b"", body))
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [
+        (b"Upgrade: h2c", b"Connection: Upgrade, HTTP2-Settings", b"HTTP2-Settings: AAMAAABkAAQAAP__"),
+        (
+            b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Version: 13",
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        ),
+        (b"Upgrade: TLS/1.0", b"Connection: upgrade"),
+    ],
+    ids=["HTTP/2", "websocket", "TLS"],
+)  # fmt: skip
+@pytest.mark.parametrize("pause", [0, 1, 50, 10_000], ids=["at once", "byte by byte", "in parts", "head and body"])
+@pytest.mark.parametrize("chunked", [False, True], ids=["sized", "chunked"])
+def test_an_offer_of_another_protocol_is_answered_in_this_one(
+    server: Server, offer: tuple[bytes, ...], pause: int, chunked: bool
+) -> None:
+    """Java's HTTP client and curl offer HTTP/2 with every request; the connection goes on after it."""
+    if chunked:
+        request = _offering(b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY), *offer, b"Transfer-Encoding: chunked")
+    else:
+        request = _offering(BODY, *offer, b"Content-Length: %d" % len(BODY))
+    end_of_head = request.index(b"\r\n\r\n") + 4
+    step = {0: len(request), 10_000: end_of_head}.get(pause, pause)
+    with _connect(server) as connection, connection.makefile("rb") as answers:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(2):
+            for start in range(0, len(request), step):
+                connection.sendall(request[start : start + step])
+            status, answer = _read_answer(answers)
+            assert status == 200
+            assert len(json.loads(answer)["predictions"]) == 1
+
+
+def test_requests_behind_an_offer_of_another_protocol_are_answered_in_turn(server: Server) -> None:
+    offer = (b"Upgrade: h2c", b"Connection: Upgrade")
+    get = b"GET /v1/models/model HTTP/1.1\r\nHost: server\r\n%b\r\n\r\n" % b"\r\n".join(offer)
+    post = _offering(BODY, *offer, b"Content-Length: %d" % len(BODY))
+    with _connect(server) as connection, connection.makefile("rb") as answers:
+        connection.sendall(get + post + get + HEAD + BODY)
+        assert [_read_answer(answers)[0] for _ in range(4)] == [200] * 4

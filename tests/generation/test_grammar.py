@@ -296,6 +296,20 @@ def test_what_cannot_be_enforced_is_ignored_only_where_it_need_not_be(compiler: 
     assert set(json.loads(_write(_schema(compiler, schema, strict=False), 1))) <= {1, 2}
 
 
+#: Ranges that begin at the least number of 64 bits end llguidance's process.
+LEAST_NUMBERS: dict[str, dict[str, Any]] = {
+    "constant": {"const": -(2**63)},
+    "rounded": {"const": -(2**63) + 512},
+    "of many": {"enum": ["a", 1, -(2**63)]},
+    "float": {"type": "integer", "const": -1e30},
+    "huge": {"const": -(10**400)},
+    "range": {"type": "integer", "minimum": -(2**63) + 1, "maximum": -(2**63) + 8},
+    "exclusive": {"type": "integer", "exclusiveMinimum": -1e30, "exclusiveMaximum": -9.3e18},
+    "deep": {
+        "anyOf": [{"type": "object", "properties": {"a": {"allOf": [{"minimum": -(2**63)}, {"maximum": -(2**63)}]}}}]
+    },
+}
+
 HOSTILE: dict[str, dict[str, Any]] = {
     "deep": _nested({"type": "string"}, 50_000),
     "long chain of references": _chain(20_000, {"type": "string"}),
@@ -316,6 +330,8 @@ HOSTILE: dict[str, dict[str, Any]] = {
             for i in range(12)
         ]
     },
+    "optional letters": {"type": "string", "pattern": "a?" * 40_000},
+    **{f"least number, {name}": schema for name, schema in LEAST_NUMBERS.items()},
     "divisor": {"type": "integer", "multipleOf": 999_999_937},
     "many values": {"enum": [f"value {i * 7919}" for i in range(100_000)]},
     "states": {"type": "string", "pattern": "^(.*a.{200}){1,20}$", "minLength": 300, "maxLength": 310},
@@ -337,7 +353,6 @@ def test_a_hostile_schema_is_refused_at_once(compiler: GrammarCompiler, schema: 
         {"type": "string", "pattern": "(a|aa|b*)*c"},
         {"type": "string", "maxLength": 10**9},
         {"type": "array", "items": {"type": "object"}, "minItems": 10**9},
-        {"type": "string", "pattern": "a?" * 40_000},
         {"$ref": "#/$defs/a0", "$defs": {**{f"a{i}": {"allOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(30)},
          "a30": {"type": "string"}}},
         _chain(100, {"type": "string"}),
@@ -348,6 +363,19 @@ def test_what_looks_hostile_and_is_not_is_compiled_at_once(compiler: GrammarComp
     matcher = _schema(compiler, schema).matcher()
     _allowed(matcher)
     assert time.process_time() - begun < 4
+
+
+def test_numbers_of_64_bits_can_be_asked_for(compiler: GrammarCompiler) -> None:
+    for number in (-(2**62), -(2**63) + 1024, 2**63 - 1):
+        matcher = _schema(compiler, {"const": number}).matcher()
+        assert _allowed(matcher)
+
+
+def test_a_regular_expression_with_too_many_parts_ends_its_own_request_at_once(compiler: GrammarCompiler) -> None:
+    grammar = compiler.response_format({"type": "regex", "regex": "(a{1000}){1000}"})
+    assert grammar is not None
+    with pytest.raises(InvalidRequest, match=r"^response_format: is too complex"):
+        grammar.matcher().accept(next(token for token in range(1, SIZE) if _text([token]) == "a"))
 
 
 def test_a_regular_expression_with_too_many_states_ends_its_own_request_only(compiler: GrammarCompiler) -> None:

@@ -96,6 +96,8 @@ def test_a_choice_is_a_word_or_the_name_of_a_tool() -> None:
         ([{**CALLING, "tool_calls": [{**CALL, "type": "x"}]}], "messages[0].tool_calls[0].type: "),
         ([{**CALLING, "tool_calls": [{**CALL, "function": {"name": "f", "arguments": "[]"}}]}],
          "messages[0].tool_calls[0].function.arguments: must be an object"),
+        ([{**CALLING, "tool_calls": [{**CALL, "function": {"name": "f", "arguments": '{"a": "\\ud800"}'}}]}],
+         "messages[0].tool_calls[0].function.arguments: must be an object"),
         ([{**CALLING, "tool_calls": [{**CALL, "function": {"name": "f", "arguments": "{"}}]}],
          "messages[0].tool_calls[0].function.arguments: must be an object"),
         ({"messages": [USER], "tools": [{}]}, "tools[0].type: "),

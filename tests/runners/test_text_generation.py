@@ -555,3 +555,9 @@ def test_an_encoder_decoder_model_is_refused_with_the_task_it_can_do(tmp_path: P
     folder = save(tmp_path, BartForConditionalGeneration, config, tokenizer)
     with pytest.raises(LoadError, match=r"encoder-decoder model.*text2text-generation"):
         _runner(folder)
+
+
+@pytest.mark.parametrize("top_k", [2**31, 2**63 - 1, 2**63, 10**30])
+def test_more_tokens_than_there_are_may_be_drawn_from(runner_of_llama: TextGenerationRunner, top_k: int) -> None:
+    drawn, known = {"do_sample": True, "seed": 3, "max_new_tokens": 5}, runner_of_llama.model.vocabulary
+    assert _new(runner_of_llama, "Hello", top_k=top_k, **drawn) == _new(runner_of_llama, "Hello", top_k=known, **drawn)

@@ -11,10 +11,11 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from errors import DeadlineExceeded, InferenceFailed, ModelNotFound, ModelNotReady, ServingError
+from errors import DeadlineExceeded, InferenceFailed, InvalidRequest, ModelNotFound, ModelNotReady, ServingError
 from observability.requests import record_of
 from protocols.payloads import log_items, log_payload
 from settings import ServerSettings, Task
+from transport.client import Answer
 from transport.messages import ModelState
 from transport.model_client import ModelClient
 
@@ -110,18 +111,21 @@ async def infer(
         place: what the protocol calls the instance of that index, for error messages.
 
     Raises:
-        ServingError: led by the place of the failed instance, such as `instances[3]`.
+        ServingError: led by the place of the failed instance, such as `instances[3]`; or all answers together are more
+            than one request may have.
         ClientDisconnect: nobody waits for the answer.
     """
     record = record_of(request.scope)
     if settings.log_payloads:
         items = log_items(client.name, items)
     futures: list[asyncio.Future[Any]] = []
+    size = _Size(settings.max_answers_size, futures)
     record.predict_started = perf_counter()
     try:
         for index, (instance, parameters) in enumerate(items):
             try:
                 futures.append(client.submit(instance, parameters))
+                futures[-1].add_done_callback(size.add)
             except ServingError as error:
                 raise (error.located(place(index)) if concerns_instance(error) else error) from None
             record.instances += 1
@@ -130,6 +134,7 @@ async def infer(
         everything.add_done_callback(take_note)
         late = f"no answer within {settings.request_timeout:g} s (REQUEST_TIMEOUT)"
         await wait_in_time(request, everything, late, settings)
+        size.check()
         answers = _unless_failed(everything, futures, place)
         if settings.log_payloads:
             log_payload("answers", client.name, answers)
@@ -139,6 +144,33 @@ async def infer(
         for future in futures:
             if not future.cancel():
                 take_note(future)
+
+
+class _Size:
+    """Bytes of the answers to one request, which cancels what is not answered yet when they are too many.
+
+    Args:
+        futures: all answers.
+    """
+
+    def __init__(self, limit: int, futures: Sequence[asyncio.Future[Any]]) -> None:
+        self._limit, self._futures = limit, futures
+        self._sum = 0
+
+    def add(self, answer: asyncio.Future[Any]) -> None:
+        """Count an answer that is there."""
+        self._sum += answer.size if isinstance(answer, Answer) else 0
+        if self._sum > self._limit:
+            for future in self._futures:
+                future.cancel()
+
+    def check(self) -> None:
+        """Raise `InvalidRequest` if they are too many."""
+        if self._sum > self._limit:
+            raise InvalidRequest(
+                f"the answers to this request take more than {self._limit} bytes (MAX_ANSWERS_SIZE): ask for fewer, or "
+                "for shorter ones, in one request"
+            )
 
 
 def _unless_failed(

@@ -57,6 +57,12 @@ class ServerSettings(BaseSettings):
     body_timeout: float = Field(
         60.0, validation_alias="BODY_TIMEOUT", gt=0, description="Seconds in which a body must be received."
     )
+    max_answers_size: int = Field(
+        256 * 2**20,
+        validation_alias="MAX_ANSWERS_SIZE",
+        ge=1,
+        description="Bytes of all answers to one request, as they come from the model.",
+    )
     max_instances: int = Field(1024, validation_alias="MAX_INSTANCES", ge=1, description="In one request.")
     request_timeout: float = Field(300.0, validation_alias="REQUEST_TIMEOUT", gt=0, description="Seconds.")
     drain_seconds: float = Field(

@@ -47,6 +47,16 @@ logger = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
+class Answer(asyncio.Future[Any]):
+    """What comes of an item.
+
+    Attributes:
+        size: bytes that the answer had on the wire.
+    """
+
+    size = 0
+
+
 class RunnerClient:
     """Sends items to the runner of one model and knows how that model is.
 
@@ -66,7 +76,7 @@ class RunnerClient:
         self._headers = {"X-API-Key": key} if key is not None else {}
         self._refused = False
         self._ids = itertools.count()
-        self._pending: dict[int, asyncio.Future[Any]] = {}
+        self._pending: dict[int, Answer] = {}
         self._listeners: dict[int, StreamListener] = {}
         self._outbox: Outbox | None = None
         self._state_changed = asyncio.Condition()
@@ -132,7 +142,7 @@ class RunnerClient:
         await self._answer(number)
 
     def _answer(self, number: int) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future = Answer(loop=asyncio.get_running_loop())
         self._pending[number] = future
         future.add_done_callback(lambda done: self._settled(number, done))
         return future
@@ -196,11 +206,11 @@ class RunnerClient:
     async def _receive(self, frame: bytes) -> None:
         for message in decode_frame(frame):
             try:
-                await self._heed(decode_from_runner(message))
+                await self._heed(decode_from_runner(message), len(message))
             except Exception as error:
                 self._fail(item_of(message), error)
 
-    async def _heed(self, message: FromRunner) -> None:
+    async def _heed(self, message: FromRunner, size: int) -> None:
         match message:
             case ModelState():
                 await self._become(message)
@@ -211,7 +221,7 @@ class RunnerClient:
                 if (listener := self._listeners.get(message.id)) is not None:
                     listener.piece(message.value)
             case Result() | Failure():
-                self._settle(message)
+                self._settle(message, size)
 
     def _fail(self, number: int, error: Exception) -> None:
         """What was heard of an item is nothing that can be passed on: the item fails, and no other."""
@@ -223,10 +233,11 @@ class RunnerClient:
             assert self._outbox is not None, "this is a bug: messages come without a connection"
             self._outbox.put(Cancel(number))
 
-    def _settle(self, message: Result | Failure) -> None:
+    def _settle(self, message: Result | Failure, size: int) -> None:
         future = self._pending.pop(message.id, None)
         if future is None or future.done():
             return
+        future.size = size
         if isinstance(message, Result):
             future.set_result(message.value)
         else:

@@ -66,16 +66,40 @@ _SMALL: dict[str, Any] = {
     "kv_lora_rank": 8, "q_lora_rank": 8, "initializer_factor": 3.0, "word_embed_proj_dim": 32,
 }  # fmt: skip
 
+#: Layers of a model that mixes two kinds of them.
+_LINEAR = ["linear_attention", "full_attention"]
+
 #: What single architectures need beside that, to be small or whole.
 _CHANGES: Mapping[str, Mapping[str, Any]] = {
     "big_bird": {"block_size": 4, "num_random_blocks": 1},
     "bigbird_pegasus": {"block_size": 4, "num_random_blocks": 1},
+    "codegen": {"rotary_dim": 8},
     "convbert": {"conv_kernel_size": 9},
-    "funnel": {"block_sizes": [1, 1], "num_decoder_layers": 1},
+    "esmc": {"num_key_value_heads": 4},
+    "funnel": {"block_sizes": [1, 1], "num_decoder_layers": 1, "architectures": ["FunnelModel"]},
+    "gemma3n_text": {"num_kv_shared_layers": 0, "layer_types": ["sliding_attention", "full_attention"]},
+    "glm4_moe_lite": {"num_key_value_heads": 4},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "gptj": {"rotary_dim": 8},
+    "granitemoehybrid": {"mamba_n_heads": 8, "mamba_d_head": 8, "layer_types": ["mamba", "attention"]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 0},
+    "kimi_linear": {"num_key_value_heads": 4, "layer_types": _LINEAR},
+    "layoutlmv3": {"coordinate_size": 4, "shape_size": 8},
     "led": {"attention_window": 8},
-    "longformer": {"attention_window": 8},
+    "lilt": {"hidden_size": 24, "channel_shrink_ratio": 2},
+    "longformer": {"attention_window": 8, "sep_token_id": 3},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 2},
+    "minicpm3": {"num_key_value_heads": 4},
+    "mra": {"type_vocab_size": 2},
+    "qwen3_5_moe_text": {"layer_types": _LINEAR},
+    "qwen3_5_text": {"layer_types": _LINEAR},
+    "qwen3_next": {"layer_types": _LINEAR},
+    "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
+    "reformer": {"axial_pos_embds_dim": [8, 24], "axial_pos_shape": [8, CONTEXT // 8], "hash_seed": 0},
     "xlnet": {"d_head": 8},
-    "transfo-xl": {},
+    "xmod": {"default_language": "en_XX"},
+    "yoso": {"type_vocab_size": 2},
+    "zaya": {"num_experts_per_tok": 1},
 }
 
 
@@ -108,6 +132,8 @@ def small_config(model_type: str, task: Task) -> Any:
     }  # fmt: skip
     if task in ("text-classification", "token-classification"):
         changes["num_labels"] = 3
+    if model_type == "reformer":
+        changes["is_decoder"] = task == "text-generation"
     if known.get("is_encoder_decoder"):
         changes["decoder_start_token_id"] = words.bos_token_id
     return AutoConfig.for_model(model_type, **changes)

@@ -18,7 +18,7 @@ from protocols.api_keys import KeyRing
 from protocols.app import create_app
 from protocols.inference import Models
 from settings import ServerSettings
-from transport.client import RunnerClient
+from transport.client import Answer, RunnerClient
 from transport.listener import StreamListener
 from transport.messages import ModelState
 
@@ -35,6 +35,8 @@ class ScriptedClient(RunnerClient):
         self.state = state
         self._outbox = object()  # type: ignore[assignment]  # stands for a connection
         self.script: Script = lambda _: [written("an answer")]
+        #: Bytes of each answer on the wire.
+        self.size = 0
         self.submitted: list[tuple[Any, dict[str, Any]]] = []
         self.cancelled: list[int] = []
 
@@ -44,7 +46,8 @@ class ScriptedClient(RunnerClient):
         self.check_ready()
         index = len(self.submitted)
         self.submitted.append((instance, parameters))
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future = Answer(loop=asyncio.get_running_loop())
+        future.size = self.size
         future.add_done_callback(lambda done: self.cancelled.extend([index] * done.cancelled()))
         answer = self.script(index)
         if isinstance(answer, ServingError):

@@ -21,7 +21,7 @@ from errors import InferenceFailed, InvalidRequest, ModelNotReady, Overloaded, R
 from observability.origin import Origin, about, current_origins
 from protocols.refusal import refuse
 from transport import ITEMS_PATH
-from transport.client import RunnerClient
+from transport.client import Answer, RunnerClient
 from transport.listener import StreamListener
 from transport.messages import ModelState
 from transport.outbox import MAX_FRAME
@@ -182,6 +182,17 @@ def test_thousands_of_items_at_once_all_come_back_to_their_senders(tmp_path: Pat
         async with _connected(ScriptedHost(), tmp_path / "s") as client:
             answers = await asyncio.gather(*(client.submit(f"{i} 東京", {"n": i}) for i in range(5000)))
         assert answers == [{"echo": f"{i} 東京", "n": i} for i in range(5000)]
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_knows_its_size_on_the_wire(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with _connected(ScriptedHost(), tmp_path / "s") as client:
+            answer = client.submit("x" * 1000, {})
+            await answer
+        assert isinstance(answer, Answer)
+        assert 1000 < answer.size < 1100
 
     asyncio.run(scenario())
 

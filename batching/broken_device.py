@@ -64,6 +64,14 @@ def broken_by(error: BaseException | None) -> BrokenDevice | None:
     return next((one for one in _with_causes(error) if isinstance(one, BrokenDevice)), None)
 
 
+def message_of(error: BaseException) -> str:
+    """Return what an error says; nothing if that raises an error itself."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
 def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
     waiting, seen = [error], set[int]()
     while waiting:
@@ -104,4 +112,4 @@ def _what_device_says(error: BaseException) -> str | None:
 
 
 def _line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    return next(iter(message_of(error).splitlines()), "") or type(error).__name__

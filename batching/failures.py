@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from batching.broken_device import raise_if_broken
+from batching.broken_device import message_of, raise_if_broken
 from errors import InferenceFailed, Overloaded, ServingError
 
 logger = logging.getLogger(__name__)
@@ -65,4 +65,4 @@ def _give_back_memory(error: Exception) -> None:
 
 def _is_out_of_memory(error: Exception) -> bool:
     """The CPU's allocator has no exception of its own."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in message_of(error)

@@ -9,6 +9,9 @@ from transformers import PreTrainedTokenizerBase
 #: Tokens decoded along with the new ones: a word's leading space is only seen beside the token before it.
 _CONTEXT_TOKENS = 8
 
+#: Tokens that are kept at most where the last ones are special and have no text.
+_LONGEST_CONTEXT = 64
+
 #: Tokens of a character at most: one for each of its bytes.
 _LONGEST_CHARACTER = 4
 
@@ -27,12 +30,15 @@ class TextStream:
         stop: strings before the first of which the text ends.
     """
 
+    _window: list[int]
+    #: Tokens of the window whose text was read already, and that text.
+    _read: int
+    _shown: str
+
     def __init__(self, tokenizer: PreTrainedTokenizerBase, before: Sequence[int], stop: Sequence[str]) -> None:
         self._tokenizer = tokenizer
         self._stop = stop
-        self._window = list(before[-_CONTEXT_TOKENS:])
-        self._shown = self._decode(self._window)  # the part of the window's text that was read already
-        self._read = len(self._window)
+        self._keep(list(before[-_LONGEST_CONTEXT:]), _CONTEXT_TOKENS)
         self._held = ""  # may be the beginning of a stop string
         self._given: list[str] = []
         #: The stop string that ended the text.
@@ -87,10 +93,17 @@ class TextStream:
             return new
         # A decoder may drop a leading space only once more tokens follow: then the text does not continue what it was.
         new = text[len(self._shown) :] if text.startswith(self._shown) else self._decode(self._window[self._read :])
-        self._window = self._window[max(self._read - _CONTEXT_TOKENS, 0) :]
-        self._read = len(self._window)
-        self._shown = self._decode(self._window)
+        self._keep(self._window, len(self._window) - self._read + _CONTEXT_TOKENS)
         return new
+
+    def _keep(self, tokens: list[int], count: int) -> None:
+        """Keep the last tokens of those that were read; more of them if these have no text."""
+        self._window = tokens[-count:]
+        self._shown = self._decode(self._window)
+        if not self._shown and len(tokens) > count:
+            self._window = tokens[-_LONGEST_CONTEXT:]
+            self._shown = self._decode(self._window)
+        self._read = len(self._window)
 
     def _give(self, new: str) -> str:
         text = self._held + new

@@ -57,6 +57,8 @@ class KeyRing:
             self._seen = None
 
     def _read(self, file: Path) -> None:
+        if not file.is_file():  # a pipe would never end
+            raise OSError(f"{file.name} is no file")
         signature = self._signature(file)
         self._in_file = frozenset(map(_digest, keys_in(file)))
         self._seen = signature

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -97,7 +97,7 @@ class Authentication:
             return await self._app(scope, receive, send)
         key = b""
         if self._keys.required and path not in self._public:
-            found = self._keys.find(_shown(Headers(scope=scope)))
+            found = next(filter(None, map(self._keys.find, _shown(Headers(scope=scope)))), None)
             if found is None:
                 return await refuse(scope, receive, send, Unauthenticated(_NEEDED), {"WWW-Authenticate": "Bearer"})
             key = found
@@ -105,6 +105,14 @@ class Authentication:
         await self._app(scope, receive, send)
 
 
-def _shown(headers: Mapping[str, str]) -> str:
-    found = _BEARER.fullmatch(headers.get("authorization", ""))
-    return found["key"] if found else headers.get("x-api-key", "").strip()
+def _shown(headers: Mapping[str, str]) -> Iterator[str]:
+    """Read the keys of a request: a platform between client and server may add a bearer token of its own."""
+    if found := _BEARER.fullmatch(headers.get("authorization", "")):
+        yield _text(found["key"])
+    if "x-api-key" in headers:
+        yield _text(headers["x-api-key"].strip())
+
+
+def _text(header: str) -> str:
+    """Headers are bytes, which Starlette reads as Latin-1 and clients mostly write in UTF-8."""
+    return header.encode("latin-1").decode(errors="surrogateescape")

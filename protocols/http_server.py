@@ -25,8 +25,10 @@ MAX_HEAD = 64 * 1024
 _SMALL = 64 * 1024
 #: Of what comes after an answer, so many bytes are dropped, for so many seconds, as long as some come in a few.
 _MOST_DROPPED, _LONGEST, _PAUSE = 128 * 2**20, 30.0, 5.0
-#: The same after a head that is too long.
+#: Bytes that are dropped after a head that is too long.
 _MOST_DROPPED_OF_HEAD = 2**20
+#: Seconds in which a client must read something of its answer, as nginx's `send_timeout`, and once the server stops.
+_UNREAD, _UNREAD_AT_STOP = 60.0, 3.0
 
 
 def limit_heads() -> None:
@@ -82,6 +84,10 @@ class LimitedHead(HttpToolsProtocol):
     #: The head of a body that is parsed by itself, until it is read; None for most requests.
     _head_of_body: bytes | None = None
     _reads_body = False
+
+    #: Ends the connection of a client that does not read.
+    _reader: asyncio.TimerHandle | None = None
+    _stops = False
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -178,9 +184,27 @@ class LimitedHead(HttpToolsProtocol):
             self._drops_body = True
             self._latest = self.loop.call_later(_LONGEST, self.transport.close)
 
+    def pause_writing(self) -> None:
+        """The client reads more slowly than it is answered."""
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        """The client has read most of what was written."""
+        super().resume_writing()
+        if not self._stops:
+            self._stop_watching()
+
+    def shutdown(self) -> None:
+        """The server stops: an answer that is not read does not keep it."""
+        super().shutdown()
+        self._stops = True
+        self._watch_reader()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left."""
         self._stop_timers()
+        self._stop_watching()
         self._give_up()
         super().connection_lost(exc)
 
@@ -230,6 +254,23 @@ class LimitedHead(HttpToolsProtocol):
             self.transport.close()
         else:
             self._patience = self.loop.call_later(_PAUSE, self.transport.close)
+
+    def _watch_reader(self) -> None:
+        """End the connection unless something of what is written now is read in time."""
+        self._stop_watching()
+        unread = self.transport.get_write_buffer_size()
+        self._reader = self.loop.call_later(_UNREAD_AT_STOP if self._stops else _UNREAD, self._check_reader, unread)
+
+    def _check_reader(self, unread: int) -> None:
+        if self.transport.get_write_buffer_size() >= max(unread, 1):
+            self.transport.abort()
+        else:
+            self._watch_reader()
+
+    def _stop_watching(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
 
     def _stop_timers(self) -> None:
         for timer in (self._latest, self._patience):

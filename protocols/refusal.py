@@ -13,12 +13,11 @@ from protocols.openai.errors import error_object
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send, error: ServingError, headers: Mapping[str, str]) -> None:
-    """Answer a request, or the handshake of a WebSocket if the server can, with an error."""
+    """Answer a request with an error; the handshake of a WebSocket gets a plain 403."""
     if scope["type"] == "websocket":
-        if "websocket.http.response" not in (scope.get("extensions") or {}):
-            return await send({"type": "websocket.close", "code": 1008})
-    else:
-        record_of(scope).error = error.code
+        # An answer with a body would be right as well, and uvicorn would log it as an error of ours.
+        return await send({"type": "websocket.close", "code": 1008})
+    record_of(scope).error = error.code
     body = error_object(error) if scope["path"].startswith("/openai/") else {"error": error.message}
     later = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
     response = json_response(body, HTTP_STATUS[type(error)], {**later, **headers})

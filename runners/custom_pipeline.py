@@ -14,9 +14,9 @@ import torch
 from pydantic import ConfigDict
 from transformers import Pipeline
 
-from batching.broken_device import raise_if_broken
+from batching.broken_device import message_of, raise_if_broken
 from batching.rows import BatchLimits, Row
-from errors import InferenceFailed, InvalidRequest, ServingError
+from errors import InferenceFailed, InvalidRequest, ServingError, cannot_be_sent
 from loading.custom_code import create_pipeline, find_custom_pipeline
 from loading.storage import fetch
 from runners.base import Item, Job, Runner
@@ -108,7 +108,7 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
         # Of other code nobody knows what it makes of a list, and of objects and lists neither.
         together = isinstance(self.pipeline, Pipeline) and not any(isinstance(one, dict | list) for one in instances)
         if together and len(rows) > 1:
-            results = self.pipeline(instances, batch_size=len(rows), **rows[0].inputs[1])
+            results = _call(self.pipeline, instances, batch_size=len(rows), **rows[0].inputs[1])
             if isinstance(results, list) and len(results) == len(rows):
                 return [self._answer_or_error(result) for result in results]
         return [self._one(*row.inputs[:2]) for row in rows]
@@ -138,9 +138,9 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
     def _one(self, instance: Any, parameters: Mapping[str, Any]) -> Any:
         try:
             if self._as_keywords(instance):
-                result = self.pipeline(**instance, **parameters)
+                result = _call(self.pipeline, **instance, **parameters)
             else:
-                result = self.pipeline(instance, **parameters)
+                result = _call(self.pipeline, instance, **parameters)
         except ServingError as error:
             return error
         except (TypeError, ValueError) as error:
@@ -155,10 +155,11 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
 
     def _answer_or_error(self, result: Any) -> Any:
         try:
-            return self._answer(result)
-        except ServingError as error:
-            logger.error("an answer of %s cannot be sent: %s", self.settings.name, error.message)
-            return error
+            return _call(self._answer, result)
+        except (RecursionError, ServingError) as error:
+            refusal = error if isinstance(error, ServingError) else cannot_be_sent(error)
+        logger.error("an answer of %s cannot be sent: %s", self.settings.name, refusal.message)
+        return refusal
 
     def _as_keywords(self, instance: Any) -> bool:
         if not isinstance(instance, dict) or not self._arguments:
@@ -218,4 +219,19 @@ def _check_runs_nothing(value: Any, place: str) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return (message_of(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def _call(code: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call the pipeline's code.
+
+    Raises:
+        RuntimeError: it raised what would end a task or this process, such as `SystemExit` or `CancelledError`.
+        Exception: whatever else it raised.
+    """
+    try:
+        return code(*args, **options)
+    except (GivenUp, Exception):
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"the pipeline raised {type(error).__name__}") from error

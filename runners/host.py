@@ -285,9 +285,13 @@ class ModelHost:
             self._model = None
             self._break(broken)
             return
-        logger.error("model %s stopped", self._settings.name, exc_info=error)
-        self._model = None
-        self._become(ModelState("failed", "it stopped; the server's log has the details"))
+        logger.critical(
+            "model %s stopped, so its process ends and is started again", self._settings.name, exc_info=error
+        )
+        self._model, self._broken = None, True
+        again = "it stopped, and its runner starts again; the server's log has the details"
+        self._become(ModelState("failed", again, stopped=True))
+        self._on_broken()
 
     def _become(self, state: ModelState) -> None:
         self.state = state

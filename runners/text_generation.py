@@ -76,7 +76,7 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
         wanted = self.wanted_tokens(parameters, len(input_ids), "the prompt")
         input_ids, room = self._fitted(input_ids, wanted, parameters.truncation)
         grammar = self._tool_grammar(before, parameters) if isinstance(before, Chat) else None
-        continues = isinstance(before, str)
+        continues = isinstance(before, str) or before.is_begun
         rows = self.rows(input_ids, min(wanted, room), parameters, continues=continues, grammar=grammar)
         asked = parameters.return_full_text
         full = self.settings.return_full_text if asked is None else asked

@@ -61,10 +61,14 @@ def _message(body: dict[str, Any]) -> str:
         {"Authorization": "Bearer first-key"},
         {"Authorization": "bearer second-key"},
         {"X-API-Key": "second-key"},
+        {"Authorization": "Bearer of-a-platform", "X-API-Key": "second-key"},
+        {"Authorization": "Bearer first-key", "X-API-Key": "of-something-else"},
+        {"X-API-Key": "schlüssel".encode()},
+        {"Authorization": b"Bearer " + "schlüssel".encode()},
     ],
 )
-def test_with_one_all_is_as_without_keys(headers: dict[str, str]) -> None:
-    with serving(api_keys=KEYS) as server:
+def test_with_one_all_is_as_without_keys(headers: Any) -> None:
+    with serving(api_keys=SecretStr("first-key, second-key, schlüssel")) as server:
         response = server.http.post("/v1/models/writer:predict", json={"instances": ["a"]}, headers=headers)
         assert response.status_code == 200
 
@@ -120,6 +124,9 @@ def test_a_file_that_cannot_be_read_any_more_changes_nothing(tmp_path: Path) -> 
     file.unlink()
     assert ring.find("a-key")
     file.write_bytes(b"\xff\xfe")
+    assert ring.find("a-key")
+    file.unlink()
+    os.mkfifo(file)
     assert ring.find("a-key")
     _exchange(file, "another-key")
     assert not ring.find("a-key")

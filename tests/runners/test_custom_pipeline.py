@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoTokenizer, BertForSequenceClassification, pipeline
 
-from errors import InferenceFailed, InvalidRequest
+from batching.engine import BatchEngine
+from errors import InferenceFailed, InvalidRequest, Overloaded
 from loading import LoadError
 from runners.base import Item
 from runners.custom_pipeline import CustomPipelineRunner
@@ -182,6 +185,67 @@ def test_one_bad_item_does_not_fail_the_others_and_what_code_refuses_is_the_clie
     assert isinstance(unknown, InvalidRequest)
     assert isinstance(reserved, InvalidRequest)
     assert reserved.message.startswith("parameters.num_workers: ")
+
+
+#: What code may raise that is no error of an instance in Python's eyes, and would end a task or a process.
+RAISES = """
+import asyncio
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+class Own(BaseException):
+    pass
+
+WRONG = {
+    "SystemExit": SystemExit(3), "KeyboardInterrupt": KeyboardInterrupt(), "GeneratorExit": GeneratorExit(),
+    "CancelledError": asyncio.CancelledError(), "StopIteration": StopIteration(), "Own": Own(),
+    "BaseExceptionGroup": BaseExceptionGroup("two", [SystemExit(), KeyboardInterrupt()]),
+    "Unspeakable": Unspeakable(), "RecursionError": RecursionError(), "MemoryError": MemoryError(),
+}
+
+class Items:
+    def __init__(self, error):
+        self.error = error
+
+    def __iter__(self):
+        raise self.error
+
+def create_pipeline():
+    def pipe(text):
+        if text.startswith("later "):
+            return Items(WRONG[text.removeprefix("later ")])
+        if text in WRONG:
+            raise WRONG[text]
+        return text.upper()
+    return pipe
+"""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["SystemExit", "KeyboardInterrupt", "GeneratorExit", "CancelledError", "StopIteration", "Own", "BaseExceptionGroup",
+     "Unspeakable", "RecursionError", "MemoryError"],
+)  # fmt: skip
+@pytest.mark.parametrize("when", ["", "later "])
+def test_whatever_a_pipeline_raises_fails_its_instance_alone(tmp_path: Path, name: str, when: str) -> None:
+    runner = _runner(_write(tmp_path / "m", RAISES))
+
+    async def scenario(compute: ThreadPoolExecutor) -> list[Any]:
+        engine = BatchEngine(runner, max_queue_size=10, compute=compute)
+        running = asyncio.create_task(engine.run())
+        answers = [engine.submit(Item(text)) for text in ("a", when + name, "b")]
+        results = await asyncio.wait_for(asyncio.gather(*answers, return_exceptions=True), 60)
+        results.append(await engine.submit(Item("c")))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return results
+
+    with ThreadPoolExecutor(1) as compute:
+        first, failed, second, third = asyncio.run(scenario(compute))
+    assert (first, second, third) == ("A", "B", "C")
+    assert isinstance(failed, InferenceFailed | Overloaded)
 
 
 def test_a_refused_parameter_is_named(tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ def test_a_model_that_failed_can_be_unloaded(storage: Storage) -> None:
     _scenario(steps, "failed")
 
 
-def test_an_engine_that_stops_fails_its_items_and_the_model_can_be_loaded_again(
+def test_an_engine_that_stops_fails_its_items_and_its_process_is_to_end(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Stopping:
@@ -256,18 +256,25 @@ def test_an_engine_that_stops_fails_its_items_and_the_model_can_be_loaded_again(
             await self._asked.wait()
             raise RuntimeError("a bug")
 
-    async def steps(host: ModelHost) -> None:
+    ended: list[ModelState] = []
+
+    async def scenario() -> None:
+        settings = ModelSettings(storage_uri="nowhere", task="text-classification", model_name="x")
+        host = ModelHost(settings, on_broken=lambda: ended.append(host.state))
+        running = asyncio.create_task(host.run())
+        await _until(host, "ready")
         with pytest.raises(InferenceFailed, match="the model stopped"):
             await host.submit("a", {})
         await _until(host, "failed")
-        assert "it stopped" in str(host.state.reason)
-        monkeypatch.undo()
-        storage.install(monkeypatch)
-        await host.load()
-        assert await host.submit("a", {}) == "A"
+        with pytest.raises(ModelNotReady, match="It stopped: it stopped, and its runner starts again") as late:
+            host.submit("late", {})
+        assert late.value.retry_after
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
     monkeypatch.setattr("runners.host.engine_for", lambda *_: Stopping)
-    _scenario(steps)
+    asyncio.run(scenario())
+    assert len(ended) == 1
 
 
 @pytest.mark.parametrize("company", [(), ("a",), ("a", "b,c", "d")])

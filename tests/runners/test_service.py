@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.testclient import TestClient, WebSocketDenialResponse
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from runners.service import runner_service
 from settings import ModelSettings, ServerSettings, load_settings, with_runner_key
@@ -93,11 +94,11 @@ def test_a_runner_answers_clients_with_their_keys_and_the_entry_service_with_its
 @pytest.mark.parametrize("headers", [{}, {"X-API-Key": "wrong"}])
 def test_a_connection_for_items_without_a_key_ends_at_its_handshake(headers: dict[str, str]) -> None:
     with (
-        pytest.raises(WebSocketDenialResponse) as refused,
+        pytest.raises(WebSocketDisconnect) as refused,
         _client(**KEYS).websocket_connect(ITEMS_PATH, headers=headers),
     ):
         pass
-    assert refused.value.status_code == 401
+    assert refused.value.code == 1008
 
 
 def test_health_and_metrics_of_a_runner_need_a_key_as_the_operator_wants_it() -> None:

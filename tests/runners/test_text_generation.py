@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -27,8 +27,10 @@ from runners.base import Item
 from runners.text_generation import TextGenerationRunner
 from settings import ModelSettings
 from tests.tiny import (
+    CHAT_TEMPLATE,
     CONTEXT,
     CORPUS,
+    DECODER,
     byte_level_tokenizer,
     gpt2_model,
     llama_model,
@@ -561,3 +563,21 @@ def test_an_encoder_decoder_model_is_refused_with_the_task_it_can_do(tmp_path: P
 def test_more_tokens_than_there_are_may_be_drawn_from(runner_of_llama: TextGenerationRunner, top_k: int) -> None:
     drawn, known = {"do_sample": True, "seed": 3, "max_new_tokens": 5}, runner_of_llama.model.vocabulary
     assert _new(runner_of_llama, "Hello", top_k=top_k, **drawn) == _new(runner_of_llama, "Hello", top_k=known, **drawn)
+
+
+def test_an_answer_that_was_begun_goes_on_behind_a_space(tmp_path: Path) -> None:
+    """Decoders of Llama 2's kind drop the space before the first word of a text."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>", "<s>", "</s>"])
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    fast: Any = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>")  # type: ignore[no-untyped-call]
+    fast.chat_template = CHAT_TEMPLATE
+    folder = save(tmp_path, LlamaForCausalLM, LlamaConfig(**DECODER, vocab_size=len(fast)), fast)
+    word = next(word for word in sorted(fast.get_vocab()) if word.startswith("▁") and len(word) > 3)
+    chat = [{"role": "user", "content": "Paris"}, {"role": "assistant", "content": "Paris is the"}]
+    runner = _runner(folder)
+    written = {"max_new_tokens": 1, "logit_bias": {str(fast.convert_tokens_to_ids(word)): 100.0}}
+    assert _new(runner, chat, **written) == _new(runner, "Paris is the", **written) == " " + word[1:]
+    assert _new(runner, chat[:1], **written) == word[1:]

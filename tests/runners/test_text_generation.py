@@ -579,5 +579,5 @@ def test_an_answer_that_was_begun_goes_on_behind_a_space(tmp_path: Path) -> None
     chat = [{"role": "user", "content": "Paris"}, {"role": "assistant", "content": "Paris is the"}]
     runner = _runner(folder)
     written = {"max_new_tokens": 1, "logit_bias": {str(fast.convert_tokens_to_ids(word)): 100.0}}
-    assert _new(runner, chat, **written) == _new(runner, "Paris is the", **written) == " " + word[1:]
-    assert _new(runner, chat[:1], **written) == word[1:]
+    assert _new(runner, chat, **written) == _new(runner, "Paris is the", **written) == word.replace("▁", " ")
+    assert _new(runner, chat[:1], **written) == word[1:].replace("▁", " ")

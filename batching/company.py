@@ -15,7 +15,7 @@ from batching.rows import Row
 logger = logging.getLogger(__name__)
 
 #: Tokens that are added to a row for its company: little, some, and more than any window of a convolution.
-LONGER = (1, 5, 48)
+_LONGER = (1, 5, 48)
 
 #: How far a row's output may move in company, by its size. Plain float32 rounds a thousand times less than what reads
 #: padding moves it; other precisions round as much as this, and a model that reads padding is mostly far above it.
@@ -65,7 +65,7 @@ def find_company(
     longest: int | None,
     exact: bool,
     can_pad: bool = True,
-    longer: Sequence[int] = LONGER,
+    longer: Sequence[int] = _LONGER,
 ) -> Company:
     """Compare outputs of rows alone and together.
 

@@ -55,8 +55,8 @@ class GenerationModel:
         context: tokens that the model can read at once; None if it has no limit.
         beams: 1 unless the model asks for beam search.
         stop: the model's own stop strings.
-        tokens: number of those that the model reads.
-        vocabulary: number of the model's logits.
+        tokens: size of the input vocabulary.
+        vocabulary: size of the output vocabulary, the model's logits.
         grammars: for the thread that tokenizes.
         eos: tokens that end a text.
         special_ids: tokens that are not text.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -135,15 +135,18 @@ class _Levels:
         return self._heights.get(id(node), self._heights[id(self._schema)])
 
 
+def _values(node: Any) -> Iterable[Any]:
+    """Values of an object or an array."""
+    return node.values() if isinstance(node, Mapping) else node
+
+
 def _children(node: Any) -> Iterator[Any]:
-    values = node.values() if isinstance(node, Mapping) else node
-    return (value for value in values if isinstance(value, Mapping | list))
+    return (value for value in _values(node) if isinstance(value, Mapping | list))
 
 
 def _numbers(node: Any) -> Iterator[float]:
     """Numbers in an object or an array, as llguidance rounds them."""
-    values = node.values() if isinstance(node, Mapping) else node
-    for value in values:
+    for value in _values(node):
         if isinstance(value, int | float) and not isinstance(value, bool):
             try:
                 yield float(value)

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 #: Tokens decoded along with the new ones: a word's leading space is only seen beside the token before it.
 _CONTEXT_TOKENS = 8
 
-#: Tokens that are kept at most where the last ones are special and have no text.
+#: Context at most, where the last tokens are special ones, which decode to nothing.
 _LONGEST_CONTEXT = 64
 
 #: Tokens of a character at most: one for each of its bytes.
@@ -97,7 +97,7 @@ class TextStream:
         return new
 
     def _keep(self, tokens: list[int], count: int) -> None:
-        """Keep the last tokens of those that were read; more of them if these have no text."""
+        """Keep the last tokens as context for decoding the next; keep more if these decode to an empty string."""
         self._window = tokens[-count:]
         self._shown = self._decode(self._window)
         if not self._shown and len(tokens) > count:

@@ -63,8 +63,8 @@ class Pretrained:
 
     Attributes:
         max_length: tokens that the model can read at once, special tokens included; None if it has no limit.
-        tokens: those that it knows; ids of others would read beyond its embedding.
-        missing: tokens that the tokenizer has beyond them, by id.
+        tokens: size of its input vocabulary; larger ids are out of the embedding's range.
+        missing: tokens of the tokenizer that are out of that range, by id.
         unpadded: batches are computed without their padding.
         kernels: those that it computes with, if any.
         program: what computes all of its layers, where that is one.

@@ -80,7 +80,7 @@ class LateObserver:
     """Passes on what an engine reports from `begin` on: what it answered before was no client's.
 
     Args:
-        observer: is told from then on.
+        observer: receives all reports after `begin`.
     """
 
     def __init__(self, observer: EngineObserver) -> None:

@@ -114,5 +114,5 @@ def _shown(headers: Mapping[str, str]) -> Iterator[str]:
 
 
 def _text(header: str) -> str:
-    """Headers are bytes, which Starlette reads as Latin-1 and clients mostly write in UTF-8."""
+    """Decode a header as UTF-8, which most clients send; Starlette has decoded its bytes as Latin-1."""
     return header.encode("latin-1").decode(errors="surrogateescape")

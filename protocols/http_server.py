@@ -6,6 +6,13 @@ never ends would be kept until there is no memory left.
 Whoever is answered while it still sends would lose the answer: a connection that is closed with bytes unread is reset,
 and a reset takes along what was not read yet. So the sending half is closed, what still comes is read and dropped, and
 then the connection ends, as in https://www.rfc-editor.org/rfc/rfc9112#section-9.6 and nginx's `lingering_close`.
+
+A client that offers another protocol, as Java's and curl's offer HTTP/2, is answered in HTTP/1.1
+(https://www.rfc-editor.org/rfc/rfc9110#section-7.8). httptools stops behind the head of such a request, and uvicorn
+would lose its body.
+
+A client that does not read its answer would keep it in memory for ever, and keep the server from stopping: its
+connection is aborted.
 """
 
 from __future__ import annotations

@@ -159,8 +159,10 @@ class _Size:
 
     def add(self, answer: asyncio.Future[Any]) -> None:
         """Count an answer that is there."""
+        before = self._sum
         self._sum += answer.size if isinstance(answer, Answer) else 0
-        if self._sum > self._limit:
+        # Once: each answer that is cancelled comes here too.
+        if before <= self._limit < self._sum:
             for future in self._futures:
                 future.cancel()
 

@@ -210,13 +210,12 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
         return Padding(self.pretrained)
 
     @cached_property
-    def _unread(self) -> frozenset[str]:
-        """Inputs that stay zero: BERT's tokenizers mark a second text, and a table of one row has no mark for it."""
+    def _has_one_type(self) -> bool:
+        """True for a model with one token type: those that BERT tokenizers give a second text are zeroed."""
         model: Any = self.pretrained.model
         embeddings = getattr(getattr(model, "base_model", model), "embeddings", None)
         table = getattr(embeddings, "token_type_embeddings", None)
-        one = isinstance(table, torch.nn.Embedding) and table.num_embeddings == 1
-        return frozenset({"token_type_ids"} if one else ())
+        return isinstance(table, torch.nn.Embedding) and table.num_embeddings == 1
 
     @cached_property
     def _switching(self) -> list[Any]:
@@ -245,9 +244,9 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
 
         The tokenizer's own `pad` takes 17 times as long, and no other thread runs then.
         """
-        fill = {"input_ids": pad, "token_type_ids": self.pretrained.tokenizer.pad_token_type_id}.get(name)
-        if name in self._unread:
+        if name == "token_type_ids" and self._has_one_type:
             return torch.zeros(shape, dtype=torch.long)
+        fill = {"input_ids": pad, "token_type_ids": self.pretrained.tokenizer.pad_token_type_id}.get(name)
         batch = np.full(shape, fill or 0)
         for padded, row in zip(batch, rows, strict=False):
             values = row.inputs[name]

@@ -272,25 +272,26 @@ class ModelHost:
         self._become(ModelState("unloaded", "unloaded"))
 
     def _break(self, error: BrokenDevice) -> None:
-        self._broken = True
         logger.critical(
             "model %s: its device computes nothing any more in this process, which ends and is started again: %s",
             self._settings.name, error, exc_info=error.__cause__,
         )  # fmt: skip
-        self._become(ModelState("failed", "its device failed, and its runner starts again", stopped=True))
-        self._on_broken()
+        self._give_up("its device failed, and its runner starts again")
 
     def _failed(self, error: BaseException | None) -> None:
+        self._model = None
         if (broken := broken_by(error)) is not None:
-            self._model = None
             self._break(broken)
             return
         logger.critical(
             "model %s stopped, so its process ends and is started again", self._settings.name, exc_info=error
         )
-        self._model, self._broken = None, True
-        again = "it stopped, and its runner starts again; the server's log has the details"
-        self._become(ModelState("failed", again, stopped=True))
+        self._give_up("it stopped, and its runner starts again; the server's log has the details")
+
+    def _give_up(self, reason: str) -> None:
+        """Serve nothing any more in this process, and have it end."""
+        self._broken = True
+        self._become(ModelState("failed", reason, stopped=True))
         self._on_broken()
 
     def _become(self, state: ModelState) -> None:

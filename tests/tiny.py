@@ -92,6 +92,17 @@ def byte_level_tokenizer(max_length: int = 128) -> PreTrainedTokenizerFast:
     )
 
 
+def metaspace_tokenizer() -> PreTrainedTokenizerFast:
+    """A BPE tokenizer trained on CORPUS whose decoder strips the space before the first word, as Llama 2's does."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>", "<s>", "</s>"])
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)  # type: ignore[no-untyped-call]
+
+
 def bert_config(tokenizer: PreTrainedTokenizerFast, **changes: Any) -> BertConfig:
     """A BERT of two layers that fits the tokenizer."""
     return BertConfig(

@@ -48,7 +48,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
 class Answer(asyncio.Future[Any]):
-    """What comes of an item.
+    """Future of an item's answer.
 
     Attributes:
         size: bytes that the answer had on the wire.

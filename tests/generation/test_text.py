@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, trainers
-from transformers import PreTrainedTokenizerFast
 
 from generation.text import TextStream
-from tests.tiny import CORPUS, byte_level_tokenizer, wordpiece_tokenizer
+from tests.tiny import byte_level_tokenizer, metaspace_tokenizer, wordpiece_tokenizer
 
 BYTES: Any = byte_level_tokenizer()
 WORDS: Any = wordpiece_tokenizer()
@@ -69,21 +67,10 @@ def test_words_keep_the_spaces_between_them() -> None:
     assert "".join(_pieces(WORDS, tokens[3:], before=tokens[:3])).startswith(" ")
 
 
-def _llama_like() -> Any:
-    """A tokenizer whose decoder drops the space before the first word, and that has special tokens."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>", "<s>", "</s>"])
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)  # type: ignore[no-untyped-call]
-
-
 @pytest.mark.parametrize("specials", [0, 1, 7, 8, 9, 40])
 @pytest.mark.parametrize("at", ["in the prompt", "in the text"])
 def test_a_word_behind_many_special_tokens_keeps_its_space(specials: int, at: str) -> None:
-    tokenizer = _llama_like()
+    tokenizer: Any = metaspace_tokenizer()
     prompt, words = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("Paris is", "the capital"))
     marks = [2] * specials
     before, new = ([*prompt, *marks], words) if at == "in the prompt" else (prompt, [*marks, *words])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, ClassVar
 
@@ -75,34 +75,41 @@ async def _read(client: socket.socket, least: int = 2 * len(LARGE)) -> int:
     return size
 
 
-def test_a_client_that_reads_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_server, "_UNREAD", 0.2)
+def _run(steps: Callable[[socket.socket], Awaitable[None]]) -> None:
+    """Take steps with a client that has asked."""
 
     async def scenario() -> None:
         async with _serving() as port:
             with await _asked(port) as client:
-                await _Watched.lost.wait()
-                assert await _read(client) < len(LARGE)
+                await steps(client)
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def test_a_client_that_reads_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "_UNREAD", 0.2)
+
+    async def steps(client: socket.socket) -> None:
+        await _Watched.lost.wait()
+        assert await _read(client) < len(LARGE)
+
+    _run(steps)
 
 
 def test_a_client_that_reads_slowly_gets_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "_UNREAD", 1.0)
 
-    async def scenario() -> None:
-        async with _serving() as port:
-            with await _asked(port) as client:
-                await _Watched.answered.wait()
-                size = 0
-                for _ in range(2):
-                    _Watched.checked.clear()
-                    size += await _read(client, 3 * 2**20)
-                    await _Watched.checked.wait()
-                size += await _read(client, len(LARGE) - size)
-                assert size > len(LARGE)  # with its head
+    async def steps(client: socket.socket) -> None:
+        await _Watched.answered.wait()
+        size = 0
+        for _ in range(2):
+            _Watched.checked.clear()
+            size += await _read(client, 3 * 2**20)
+            await _Watched.checked.wait()
+        size += await _read(client, len(LARGE) - size)
+        assert size > len(LARGE)  # with its head
 
-    asyncio.run(asyncio.wait_for(scenario(), 60))
+    _run(steps)
 
 
 def test_an_answer_that_is_not_read_keeps_no_server_from_stopping(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,8 +80,13 @@ async def _until(host: ModelHost, status: ModelStatus) -> None:
 
 
 @asynccontextmanager
-async def _hosting(settings: ModelSettings | None = None) -> AsyncIterator[ModelHost]:
-    host = ModelHost(settings or ModelSettings(storage_uri="nowhere", task="text-classification", model_name="x"))
+async def _hosting(
+    settings: ModelSettings | None = None, ended: list[ModelState] | None = None
+) -> AsyncIterator[ModelHost]:
+    """A host at work; its state is added to `ended` each time that it wants its process to end."""
+    ends = [] if ended is None else ended
+    settings = settings or ModelSettings(storage_uri="nowhere", task="text-classification", model_name="x")
+    host = ModelHost(settings, on_broken=lambda: ends.append(host.state))
     running = asyncio.create_task(host.run())
     try:
         yield host
@@ -259,18 +264,14 @@ def test_an_engine_that_stops_fails_its_items_and_its_process_is_to_end(
     ended: list[ModelState] = []
 
     async def scenario() -> None:
-        settings = ModelSettings(storage_uri="nowhere", task="text-classification", model_name="x")
-        host = ModelHost(settings, on_broken=lambda: ended.append(host.state))
-        running = asyncio.create_task(host.run())
-        await _until(host, "ready")
-        with pytest.raises(InferenceFailed, match="the model stopped"):
-            await host.submit("a", {})
-        await _until(host, "failed")
-        with pytest.raises(ModelNotReady, match="It stopped: it stopped, and its runner starts again") as late:
-            host.submit("late", {})
-        assert late.value.retry_after
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        async with _hosting(ended=ended) as host:
+            await _until(host, "ready")
+            with pytest.raises(InferenceFailed, match="the model stopped"):
+                await host.submit("a", {})
+            await _until(host, "failed")
+            with pytest.raises(ModelNotReady, match="It stopped: it stopped, and its runner starts again") as late:
+                host.submit("late", {})
+            assert late.value.retry_after
 
     monkeypatch.setattr("runners.host.engine_for", lambda *_: Stopping)
     asyncio.run(scenario())
@@ -284,30 +285,26 @@ def test_a_device_that_breaks_fails_all_that_waits_and_comes_and_the_process_is_
     ended: list[ModelState] = []
 
     async def scenario() -> None:
-        settings = ModelSettings(storage_uri="nowhere", task="text-classification", model_name="x")
-        host = ModelHost(settings, on_broken=lambda: ended.append(host.state))
-        running = asyncio.create_task(host.run())
-        await _until(host, "ready")
-        (runner,) = storage.living
-        runner.gate.clear()
-        # Nothing of the first is known to be wrong while it holds the device up.
-        answers = [host.submit(text, {}) for text in (*company, "break", *company)]
-        await asyncio.get_running_loop().run_in_executor(None, runner.entered.wait, 30)
-        runner.gate.set()
-        results = await asyncio.gather(*answers, return_exceptions=True)
-        assert isinstance(results[len(company)], ModelNotReady)
-        # What was computed before is answered.
-        assert all(isinstance(result, ModelNotReady) or str(result).isupper() for result in results)
-        assert all(result.retry_after for result in results if isinstance(result, ModelNotReady))
-        await _until(host, "failed")
-        with pytest.raises(ModelNotReady, match="It stopped: its device failed") as late:
-            host.submit("late", {})
-        assert late.value.retry_after
-        with pytest.raises(ModelNotReady):
-            await host.load()  # in this process it would fail as well
-        assert storage.loads == 1
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        async with _hosting(ended=ended) as host:
+            await _until(host, "ready")
+            (runner,) = storage.living
+            runner.gate.clear()
+            # Nothing of the first is known to be wrong while it holds the device up.
+            answers = [host.submit(text, {}) for text in (*company, "break", *company)]
+            await asyncio.get_running_loop().run_in_executor(None, runner.entered.wait, 30)
+            runner.gate.set()
+            results = await asyncio.gather(*answers, return_exceptions=True)
+            assert isinstance(results[len(company)], ModelNotReady)
+            # What was computed before is answered.
+            assert all(isinstance(result, ModelNotReady) or str(result).isupper() for result in results)
+            assert all(result.retry_after for result in results if isinstance(result, ModelNotReady))
+            await _until(host, "failed")
+            with pytest.raises(ModelNotReady, match="It stopped: its device failed") as late:
+                host.submit("late", {})
+            assert late.value.retry_after
+            with pytest.raises(ModelNotReady):
+                await host.load()  # in this process it would fail as well
+            assert storage.loads == 1
 
     asyncio.run(scenario())
     assert [state.status for state in ended] == ["failed"]
@@ -319,12 +316,8 @@ def test_a_device_that_breaks_while_a_model_is_loaded_ends_the_process_too(stora
     ended: list[ModelState] = []
 
     async def scenario() -> None:
-        settings = ModelSettings(storage_uri="nowhere", task="text-classification", model_name="x")
-        host = ModelHost(settings, on_broken=lambda: ended.append(host.state))
-        running = asyncio.create_task(host.run())
-        await _until(host, "failed")
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        async with _hosting(ended=ended) as host:
+            await _until(host, "failed")
 
     storage.broken = lambda: RuntimeError("CUDA error: device-side assert triggered")
     asyncio.run(scenario())
@@ -340,20 +333,17 @@ def test_a_device_that_breaks_while_text_is_written_ends_the_process_too(tmp_pat
 
     async def scenario() -> None:
         settings = ModelSettings(storage_uri=str(tmp_path), task="text-generation", torch_threads=1)
-        host = ModelHost(settings, on_broken=lambda: ended.append(host.state))
-        running = asyncio.create_task(host.run())
-        await _until(host, "ready")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("torch.Tensor.argmax", _fail)
-            patch.setattr("torch.Tensor.tolist", _fail)
-            waiting = [host.submit("Hello", {"max_new_tokens": 50}) for _ in range(3)]
-            for answer in waiting:
-                with pytest.raises(ModelNotReady) as refused:
-                    await answer
-                assert refused.value.retry_after
-            await _until(host, "failed")
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        async with _hosting(settings, ended) as host:
+            await _until(host, "ready")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("torch.Tensor.argmax", _fail)
+                patch.setattr("torch.Tensor.tolist", _fail)
+                waiting = [host.submit("Hello", {"max_new_tokens": 50}) for _ in range(3)]
+                for answer in waiting:
+                    with pytest.raises(ModelNotReady) as refused:
+                        await answer
+                    assert refused.value.retry_after
+                await _until(host, "failed")
 
     asyncio.run(scenario())
     assert [state.status for state in ended] == ["failed"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -34,6 +34,7 @@ from tests.tiny import (
     byte_level_tokenizer,
     gpt2_model,
     llama_model,
+    metaspace_tokenizer,
     save,
     with_generation_config,
 )
@@ -567,12 +568,7 @@ def test_more_tokens_than_there_are_may_be_drawn_from(runner_of_llama: TextGener
 
 def test_an_answer_that_was_begun_goes_on_behind_a_space(tmp_path: Path) -> None:
     """Decoders of Llama 2's kind drop the space before the first word of a text."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>", "<s>", "</s>"])
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    fast: Any = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>")  # type: ignore[no-untyped-call]
+    fast: Any = metaspace_tokenizer()
     fast.chat_template = CHAT_TEMPLATE
     folder = save(tmp_path, LlamaForCausalLM, LlamaConfig(**DECODER, vocab_size=len(fast)), fast)
     word = next(word for word in sorted(fast.get_vocab()) if word.startswith("▁") and len(word) > 3)

@@ -291,7 +291,9 @@ def test_two_threads_at_once_download_each_file_once(hub: FakeHub, model: Path) 
 def test_the_log_tells_size_progress_and_end_and_no_signature(
     hub: FakeHub, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (model / "model.safetensors").write_bytes(LARGE)
+    # Two large files: whichever ends first is a part of the whole.
+    (model / "model-00001-of-00002.safetensors").write_bytes(LARGE)
+    (model / "model-00002-of-00002.safetensors").write_bytes(LARGE[::-1])
     hub.add("owner/model", model, token=TOKEN)
     clock = iter(range(0, 10**6, 6))
     monkeypatch.setattr(progress, "monotonic", lambda: float(next(clock)))
@@ -299,8 +301,8 @@ def test_the_log_tells_size_progress_and_end_and_no_signature(
         fetch(_settings("hf://owner/model", hf_token=SecretStr(TOKEN)))
         logging.getLogger("httpx2").info("GET %s", f"https://cdn.example/file?X-Amz-Signature={TOKEN}")
     lines = [record.getMessage() for record in caplog.records if record.name == "loading.progress"]
-    assert lines[0].startswith("owner/model: downloading 250.")
-    assert lines[-1].startswith("owner/model: downloaded 250.")
+    assert lines[0].startswith("owner/model: downloading 500.")
+    assert lines[-1].startswith("owner/model: downloaded 500.")
     assert any("%" in line for line in lines)
     assert "https://cdn.example/file" in caplog.text
     assert TOKEN not in caplog.text

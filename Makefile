@@ -33,10 +33,10 @@ serve: models
 endif
 
 models: $(VENV)/python  ## Fetch the demo models (180 MB) into .models
-	@$(VENV)/bin/python tools/fetch_models.py
+	@$(VENV)/bin/python commands/fetch_models.py
 
 demo: models $(VENV)/runtime  ## Train five small models beside them, for configs/demo.yaml: all seven tasks (minutes)
-	@OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m tools.train_demo_models
+	@OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m commands.train_demo_models
 
 test: lint types pytest  ## Run every check: lint, types and tests (PYTEST='…' to choose)
 
@@ -87,7 +87,7 @@ format: $(VENV)/dev  ## Format the code and fix what can be fixed
 
 build: $(VENV)/dev  ## Build the Bento (STORAGE_URI=… puts that model into it, TORCH=cu130 is for GPUs)
 	@set -euo pipefail; model=; \
-	if [ -n "$${STORAGE_URI:-}" ]; then model="--arg model=$$($(VENV)/bin/python -m tools.import_model)"; fi; \
+	if [ -n "$${STORAGE_URI:-}" ]; then model="--arg model=$$($(VENV)/bin/python -m commands.import_model)"; fi; \
 	env -u STORAGE_URI $(VENV)/bin/bentoml build --arg torch=$(TORCH) $$model
 
 # A home of BentoML's own, so that what is tested is not found among one's own Bentos.

@@ -14,24 +14,24 @@ from bentoml.images import Image
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from bento_arguments import Arguments, given_arguments, image
-from lean_service import LeanService
-from loading import LoadError
-from loading.architecture import resolve_task
-from loading.custom_code import allowed_pipeline
-from loading.source import UnreachableError
-from loading.storage import check_uri
-from logs import configure_logging
-from observability.metrics_directory import own_metrics_directory
-from protocols.api_keys import KeyRing
-from protocols.callers import Authentication
-from protocols.http_server import limit_heads
+from hf_runtime.bento.arguments import Arguments, given_arguments, image
+from hf_runtime.bento.lean_service import LeanService
+from hf_runtime.contract.errors import LoadError
+from runners.models.architecture import resolve_task
+from runners.storage.custom_code import allowed_pipeline
+from runners.storage.source import UnreachableError
+from runners.storage.storage import check_uri
+from hf_runtime.observability.setup import configure_logging
+from hf_runtime.bento.metrics_directory import own_metrics_directory
+from hf_runtime.api.http.api_keys import KeyRing
+from hf_runtime.api.http.authentication import Authentication
+from hf_runtime.bento.http_server import limit_heads
 from runners.service import runner_service
-from settings import ModelSettings, ServerSettings, Settings, SettingsError, load_settings, with_runner_key
-from supervisor import supervise
+from hf_runtime.settings import ModelSettings, ServerSettings, Settings, SettingsError, load_settings, with_runner_key
+from hf_runtime.bento.supervisor import supervise
 
 if TYPE_CHECKING:
-    from entry import Entry
+    from hf_runtime.api.entry import Entry
 
 
 def _configured() -> tuple[Arguments, Settings]:
@@ -95,7 +95,7 @@ class _EntryService(LeanService):
         if self._entry is None:
             # Imported here: this module is loaded by all processes, and the protocols are of use to one of them.
             with _found_modules():
-                from entry import Entry
+                from hf_runtime.api.entry import Entry
 
             self._entry = Entry(self.settings, self.keys, self.runners, self)
             self.mount_asgi_app(self._entry.app, path="/")

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from acceleration.cores import THREAD_ENVIRONMENT
+from runners.kernels.cores import THREAD_ENVIRONMENT
 from benchmarks.processes import MODEL, Child, free_port
 
 _START_TIMEOUT = 300

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from acceleration.cores import cpu_name
+from runners.kernels.cores import cpu_name
 from benchmarks.processes import ROOT
 
 _PATH = Path("benchmarks/results/generation.json")

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from errors import ServingError
-from loading.pretrained import load_pretrained, prepare_torch
-from loading.storage import fetch
-from runners.base import Item
-from runners.text_generation import TextGenerationRunner
-from settings import ModelSettings
+from hf_runtime.contract.errors import ServingError
+from runners.models.pretrained import load_pretrained, prepare_torch
+from runners.storage.storage import fetch
+from runners.engines.runner import Item
+from runners.tasks.text_generation import TextGenerationRunner
+from hf_runtime.settings import ModelSettings
 
 #: New texts, numbers of their tokens, and how many tokens of prompts there were.
 Answers = tuple[list[str], list[int], int]

@@ -9,28 +9,28 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Any, NamedTuple, cast
 
-from acceleration.fallbacks import Optimization
-from batching.broken_device import BrokenDevice, broken_by, raise_if_broken
-from errors import InferenceFailed, ServingError
-from loading import LoadError
-from loading.garbage import leave_out_what_is_here, only_objects_that_stay
-from loading.source import UnreachableError
-from logs import adopt_libraries
-from observability.engine_observer import EngineObserver, LateObserver
-from observability.item_spans import ItemTracing
-from observability.model_metrics import ModelMetrics
-from observability.origin import Origin
-from runners.ahead import begin
-from runners.base import Chosen, Item
+from runners.kernels.fallbacks import Optimization
+from runners.engines.device_errors import BrokenDevice, broken_by, raise_if_broken
+from hf_runtime.contract.errors import InferenceFailed, ServingError
+from hf_runtime.contract.errors import LoadError
+from runners.models.garbage import leave_out_what_is_here, only_objects_that_stay
+from runners.storage.source import UnreachableError
+from hf_runtime.observability.setup import adopt_libraries
+from hf_runtime.observability.engine_observer import EngineObserver, LateObserver
+from hf_runtime.observability.item_spans import ItemTracing
+from hf_runtime.observability.model_metrics import ModelMetrics
+from hf_runtime.contract.origin import Origin
+from runners.preload import begin
+from runners.engines.runner import Chosen, Item
 from runners.engines import Engine, engine_for
 from runners.loaded import LoadedModel
-from runners.reasons import foreseen, unforeseen
-from runners.retries import pauses
-from runners.signature import Signature
+from runners.failure_reason import foreseen, unforeseen
+from runners.retry_schedule import pauses
+from hf_runtime.contract.signature import Signature
 from runners.start import start_runner
-from settings import ModelSettings, Task
-from transport.listener import StreamListener
-from transport.messages import ModelState
+from hf_runtime.settings import ModelSettings, Task
+from hf_runtime.contract.listener import StreamListener
+from hf_runtime.rpc.messages import ModelState
 
 logger = logging.getLogger(__name__)
 
@@ -311,9 +311,9 @@ class ModelHost:
             begun = beside.submit(begin, self._settings)
             # Imported here, as the first thing in this process that needs torch: it takes seconds.
             with only_objects_that_stay():
-                from loading.library_pages import give_back_library_pages
-                from loading.memory import give_back_memory
-                from loading.pretrained import prepare_torch
+                from runners.models.library_pages import give_back_library_pages
+                from runners.models.memory import give_back_memory
+                from runners.models.pretrained import prepare_torch
 
         adopt_libraries()
         prepare_torch(self._settings)
@@ -342,6 +342,6 @@ def _broken_device(error: Exception) -> BrokenDevice | None:
 
 
 def _give_back_memory() -> None:
-    from loading.memory import give_back_dropped
+    from runners.models.memory import give_back_dropped
 
     give_back_dropped()

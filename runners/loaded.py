@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from batching.broken_device import broken_by
-from errors import InferenceFailed, ModelNotReady, ServingError
-from runners.base import Item
+from runners.engines.device_errors import broken_by
+from hf_runtime.contract.errors import InferenceFailed, ModelNotReady, ServingError
+from runners.engines.runner import Item
 from runners.engines import Engine
-from runners.signature import Signature
-from transport.listener import StreamListener
+from hf_runtime.contract.signature import Signature
+from hf_runtime.contract.listener import StreamListener
 
 
 class LoadedModel:

@@ -11,14 +11,14 @@ from typing import Any
 import bentoml
 from starlette.websockets import WebSocket
 
-from draining import Drain
-from errors import InferenceFailed, ServingError
-from observability.item_spans import ItemTracing
-from observability.model_metrics import ModelMetrics
-from observability.tracing import Tracing
+from hf_runtime.draining import Drain
+from hf_runtime.contract.errors import InferenceFailed, ServingError
+from hf_runtime.observability.item_spans import ItemTracing
+from hf_runtime.observability.model_metrics import ModelMetrics
+from hf_runtime.observability.tracing import Tracing
 from runners.host import ModelHost
-from settings import ModelSettings, ServerSettings
-from transport.server import serve_connection
+from hf_runtime.settings import ModelSettings, ServerSettings
+from hf_runtime.rpc.server import serve_connection
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class RunnerProcess:
         try:
             result = await self._host.submit(item.get("instance"), item.get("parameters") or {})
             # Imported here: it needs torch, which the model's thread has imported.
-            from runners.jsonable import jsonable
+            from runners.tasks.jsonable import jsonable
 
             return {"result": jsonable(result)}
         except ServingError as error:

@@ -9,27 +9,27 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
-from loading.architecture import check_asked_task, resolve_task
-from loading.custom_code import allowed_pipeline, find_custom_pipeline
-from loading.storage import fetch
-from runners.base import Runner
-from settings import ModelSettings, Task
+from runners.models.architecture import check_asked_task, resolve_task
+from runners.storage.custom_code import allowed_pipeline, find_custom_pipeline
+from runners.storage.storage import fetch
+from runners.engines.runner import Runner
+from hf_runtime.settings import ModelSettings, Task
 
 if TYPE_CHECKING:
-    from acceleration.compiler import Compiler
+    from runners.kernels.compiler import Compiler
 
 RUNNERS: Mapping[Task, str] = {
-    "text-classification": "runners.text_classification:TextClassificationRunner",
-    "token-classification": "runners.token_classification:TokenClassificationRunner",
-    "question-answering": "runners.question_answering:QuestionAnsweringRunner",
-    "text-generation": "runners.text_generation:TextGenerationRunner",
-    "text2text-generation": "runners.text2text_generation:Text2TextGenerationRunner",
-    "fill-mask": "runners.fill_mask:FillMaskRunner",
-    "feature-extraction": "runners.feature_extraction:FeatureExtractionRunner",
+    "text-classification": "runners.tasks.text_classification:TextClassificationRunner",
+    "token-classification": "runners.tasks.token_classification:TokenClassificationRunner",
+    "question-answering": "runners.tasks.question_answering:QuestionAnsweringRunner",
+    "text-generation": "runners.tasks.text_generation:TextGenerationRunner",
+    "text2text-generation": "runners.tasks.text2text_generation:Text2TextGenerationRunner",
+    "fill-mask": "runners.tasks.fill_mask:FillMaskRunner",
+    "feature-extraction": "runners.tasks.feature_extraction:FeatureExtractionRunner",
 }
 
 #: Computes whatever task the model's own code does.
-CUSTOM = "runners.custom_pipeline:CustomPipelineRunner"
+CUSTOM = "runners.tasks.custom_pipeline:CustomPipelineRunner"
 
 
 def create_runner(settings: ModelSettings, compiler: Compiler | None = None) -> Runner[Any, Any, Any, Any]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from acceleration.fallbacks import Optimization, reason_of
-from errors import InvalidRequest
-from loading import LoadError
-from runners.base import Runner
+from runners.kernels.fallbacks import Optimization, reason_of
+from hf_runtime.contract.errors import InvalidRequest
+from hf_runtime.contract.errors import LoadError
+from runners.engines.runner import Runner
 from runners.registry import create_runner
-from settings import ModelSettings
+from hf_runtime.settings import ModelSettings
 
 if TYPE_CHECKING:
-    from acceleration.compiler import Compiler
+    from runners.kernels.compiler import Compiler
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def start_runner(settings: ModelSettings, compiler: Compiler | None = None) -> R
         logger.debug("%s failed", Optimization.ALL.doing, exc_info=True)
         reason = reason_of(error)
     # Out here nothing of the first one is left but what refers to itself.
-    from loading.memory import give_back_dropped
+    from runners.models.memory import give_back_dropped
 
     give_back_dropped()
     runner = _start(settings.model_copy(update={"acceleration": False}), None)

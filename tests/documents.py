@@ -8,11 +8,11 @@ from pathlib import Path
 
 import yaml
 
-from tests.acceleration.compiled import FOLDER as KERNELS
+from tests.runners.kernels.compiled import FOLDER as KERNELS
 from tests.e2e.checkpoints import text_classification, text_generation, token_classification
 from tests.e2e.server import ROOT
-from tests.loading import fake_s3
-from tests.loading.fake_hub import FakeHub
+from tests.runners.storage import fake_s3
+from tests.runners.storage.fake_hub import FakeHub
 
 TOKEN = "hf_of_the_secret"
 

@@ -138,7 +138,7 @@ NOT_RUN = {
     "kubectl apply -k deployment/kubernetes": "needs a cluster; tests/deployment/test_kubernetes.py",
     "kubectl apply -f deployment/kserve": "needs a cluster; tests/deployment/test_kserve.py",
     "spec:": "needs a cluster; tests/test_readme.py finds it in the example that tests/deployment/test_kserve.py reads",
-    "2026-11-24T09:12:31+0000 [INFO]": "lines of a log; tests/observability/test_access_log.py, tests/e2e/test_logs.py",
+    "2026-11-24T09:12:31+0000 [INFO]": "lines of a log; tests/hf_runtime/observability/test_access_log.py, tests/e2e/test_logs.py",
     "POST /v1/models/{name}:predict ": "spans of a trace; tests/e2e/test_traces.py",
     "client ──": "a drawing of the modules",
 }

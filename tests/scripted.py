@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from batching.lanes import Parallelism
-from batching.rows import BatchLimits, Row
-from errors import InvalidRequest
-from runners.base import Job, Runner
-from runners.parameters import Parameters
-from settings import ModelSettings
+from runners.engines.batch.lanes import Parallelism
+from runners.engines.rows import BatchLimits, Row
+from hf_runtime.contract.errors import InvalidRequest
+from runners.engines.runner import Job, Runner
+from runners.tasks.parameters import Parameters
+from hf_runtime.settings import ModelSettings
 
 
 class ScriptedParameters(Parameters):

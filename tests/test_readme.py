@@ -12,9 +12,9 @@ import pytest
 import yaml
 from pydantic import AliasChoices
 
-from errors import HTTP_STATUS
-from protocols.kserve_v1 import parse
-from settings import ModelSettings, ServerSettings, Task
+from hf_runtime.contract.errors import HTTP_STATUS
+from hf_runtime.api.kserve_v1 import parse
+from hf_runtime.settings import ModelSettings, ServerSettings, Task
 from tests.readme import (
     DEMO,
     EXAMPLES,

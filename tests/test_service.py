@@ -17,7 +17,7 @@ from tests.tiny import bert_config, save, wordpiece_tokenizer
 _ROOT = Path(__file__).parents[1]
 
 #: What other processes answer with, and what brings models from elsewhere.
-_OF_OTHERS = ("torch", "transformers", "numpy", "runners.host", "protocols.app", "transport.client")
+_OF_OTHERS = ("torch", "transformers", "numpy", "runners.host", "hf_runtime.api.app", "hf_runtime.rpc.client")
 _OF_ELSEWHERE = ("huggingface_hub", "obstore", "requests")
 
 
@@ -49,7 +49,7 @@ def test_who_starts_the_processes_imports_neither_what_answers_nor_what_download
 
 def test_the_entry_service_imports_the_protocols_and_nothing_that_computes(folder: Path) -> None:
     imported = set(_printed("(service.HuggingFaceRuntime.to_asgi(), sorted(sys.modules))[1]", folder))
-    assert {"protocols.app", "transport.client"} <= imported
+    assert {"hf_runtime.api.app", "hf_runtime.rpc.client"} <= imported
     assert imported.isdisjoint({"torch", "transformers", "runners.host", *_OF_ELSEWHERE})
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from signal import Signals
 from typing import Any, ClassVar
 
-from acceleration.cores import THREAD_ENVIRONMENT
+from runners.kernels.cores import THREAD_ENVIRONMENT
 
 _HERE = Path(__file__).parent
 _ENVIRONMENTS = _HERE.parents[1] / ".venv" / "peers"

@@ -94,7 +94,7 @@ class OursBfloat16(Ours):
     settings: ClassVar[dict[str, str]] = {"TORCH_DTYPE": "bfloat16"}
 
     def install(self) -> None:
-        from acceleration.instructions import computes_bfloat16
+        from runners.kernels.instructions import computes_bfloat16
 
         if not computes_bfloat16():
             raise PeerUnavailable("this CPU has no instructions for bfloat16")

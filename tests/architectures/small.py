@@ -23,7 +23,7 @@ from transformers import (
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
-from settings import Task
+from hf_runtime.settings import Task
 from tests.tiny import wordpiece_tokenizer
 
 #: Tokens that a small model reads.

@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from errors import ServingError
-from loading import LoadError
-from runners.base import Item
+from hf_runtime.contract.errors import ServingError
+from hf_runtime.contract.errors import LoadError
+from runners.engines.runner import Item
 from runners.start import start_runner
-from settings import ModelSettings, Task
+from hf_runtime.settings import ModelSettings, Task
 from tests.architectures.small import CLASSES, CONTEXT, every, save_small
 from tests.tiny import CORPUS
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.settings.conftest import _clean_environment
+from tests.hf_runtime.settings.conftest import _clean_environment
 
 __all__ = ["_clean_environment"]

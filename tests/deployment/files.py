@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from settings.load import _variables
-from settings.model import ModelSettings
-from settings.server import ServerSettings
+from hf_runtime.settings.load import _variables
+from hf_runtime.settings.model import ModelSettings
+from hf_runtime.settings.server import ServerSettings
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deployment"

@@ -14,7 +14,7 @@ from bentoml._internal.cloud.schemas.schemasv2 import CreateDeploymentSchema
 from cattrs import ClassValidationError, Converter
 
 from runners.service import runner_service
-from settings import ModelSettings, ServerSettings
+from hf_runtime.settings import ModelSettings, ServerSettings
 from tests.deployment.files import ROOT, document
 
 

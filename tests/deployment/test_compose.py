@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import jsonschema_rs
 import pytest
 
-from bento_arguments import CACHE, image
-from settings import ServerSettings
+from hf_runtime.bento.arguments import CACHE, image
+from hf_runtime.settings import ServerSettings
 from tests.deployment.files import FOLDER, IMAGE, ROOT, SPECIFICATIONS, document
 
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from bentoml._internal.container.generate import BENTO_PATH
 
-from settings import ModelSettings, load_settings
+from hf_runtime.settings import ModelSettings, load_settings
 from tests.deployment.files import (
     FOLDER,
     IMAGE,

@@ -11,7 +11,7 @@ import jsonschema_rs
 import pytest
 from kubernetes_validate import ValidationError, validate  # type: ignore[import-untyped]
 
-from settings import ServerSettings, load_settings
+from hf_runtime.settings import ServerSettings, load_settings
 from tests.deployment.files import (
     FOLDER,
     IMAGE,

@@ -1,7 +1,7 @@
 """Promises of configs/: KServe's documented InferenceServices are served as they are written, alone or in company.
 
 A hub and an object store on this machine hold small models under the names that the documents use. That each of the
-documents is loaded as it is written, `tests/loading/test_documents.py` shows without a server.
+documents is loaded as it is written, `tests/runners/storage/test_documents.py` shows without a server.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import requests
 
 from tests.documents import TOKEN, copies, their_models
 from tests.e2e.server import Server, serving
-from tests.loading import fake_hub
+from tests.runners.storage import fake_hub
 
 #: One for each way in which they differ.
 IN_COMPANY = {"custom-storage", "debug-mode", "hub-model", "large-llm", "model-quantization", "private-model"}

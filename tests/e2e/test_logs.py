@@ -13,7 +13,7 @@ import pytest
 import requests
 import yaml
 
-from observability.one_line import one_line
+from hf_runtime.observability.one_line import one_line
 from tests.e2e import checkpoints
 from tests.e2e.server import Server, serving
 from tests.tiny import llama_model
@@ -197,7 +197,7 @@ def test_every_line_is_json_and_none_says_what_clients_said(silent: Server) -> N
     assert error["level"] == "ERROR"
     assert error["model"] == "pipeline"
     assert "raise LookupError" in error["exception"]  # where, and of which kind, but not its message
-    access = {line["request_id"]: line for line in lines if line["logger"] == "observability.access_log"}
+    access = {line["request_id"]: line for line in lines if line["logger"] == "hf_runtime.observability.access_log"}
     assert access["mistake-0"].items() >= {
         "method": "POST", "path": "/v1/models/pipeline:predict", "status": 500, "model": "pipeline", "instances": 1,
         "error": "inference_failed", "client": "127.0.0.1",

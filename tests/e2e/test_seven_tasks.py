@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
 from runners.registry import create_runner
-from settings import ModelSettings
+from hf_runtime.settings import ModelSettings
 from tests.e2e.checkpoints import CHECKPOINTS
 from tests.e2e.server import Server
 from tests.tiny import CORPUS

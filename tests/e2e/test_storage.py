@@ -8,7 +8,7 @@ import requests
 
 from tests.e2e.checkpoints import text_classification
 from tests.e2e.server import Server, serving
-from tests.loading import fake_hub, fake_s3
+from tests.runners.storage import fake_hub, fake_s3
 
 TOKEN = "hf_only_the_hub_may_see_this"
 

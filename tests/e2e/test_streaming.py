@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import requests
 
-from runners.base import Item
-from runners.text_generation import TextGenerationRunner
-from settings import ModelSettings
+from runners.engines.runner import Item
+from runners.tasks.text_generation import TextGenerationRunner
+from hf_runtime.settings import ModelSettings
 from tests.e2e.server import Server, serving
 from tests.tiny import CORPUS, llama_model
 

@@ -30,7 +30,7 @@ def build(home: Path, *arguments: str, **variables: str) -> Path:
 
 def import_model(home: Path, model: Path) -> str:
     """Put a model into the store; its tag."""
-    return _run(home, "-m", "tools.import_model", STORAGE_URI=str(model)).splitlines()[-1]
+    return _run(home, "-m", "commands.import_model", STORAGE_URI=str(model)).splitlines()[-1]
 
 
 def _run(home: Path, *command: str, **variables: str) -> str:

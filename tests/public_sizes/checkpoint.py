@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from settings import Task
+from hf_runtime.settings import Task
 from tests.public_sizes.models import PublicModel, Tokens
 
 AUTO_CLASSES: Mapping[Task, Any] = {

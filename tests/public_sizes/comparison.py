@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from acceleration.host_cpu import computes_tiles
-from acceleration.instructions import computes_int8
-from acceleration.int8 import Int8Linear
-from acceleration.layout import fill_registers
-from acceleration.packed import PackedLinear
-from acceleration.rounding import is_rounding
-from batching.rows import Row
-from errors import ServingError
-from generation.continuous import ContinuousDecoder
-from runners.base import Item, Runner
-from runners.encoder import EncoderRunner
+from runners.kernels.host_cpu import computes_tiles
+from runners.kernels.instructions import computes_int8
+from runners.kernels.int8 import Int8Linear
+from runners.kernels.layout import fill_registers
+from runners.kernels.packed import PackedLinear
+from runners.kernels.rounding import is_rounding
+from runners.engines.rows import Row
+from hf_runtime.contract.errors import ServingError
+from runners.engines.generate.continuous import ContinuousDecoder
+from runners.engines.runner import Item, Runner
+from runners.tasks.encoder import EncoderRunner
 from runners.registry import create_runner
-from settings import ModelSettings
+from hf_runtime.settings import ModelSettings
 from tests.public_sizes.checkpoint import AUTO_CLASSES
 from tests.public_sizes.models import PublicModel
 

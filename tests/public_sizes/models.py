@@ -47,7 +47,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from settings import Task
+from hf_runtime.settings import Task
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from acceleration.host_cpu import compiles_for
+from runners.kernels.host_cpu import compiles_for
 from tests.public_sizes.avx2_only import environment
 from tests.public_sizes.checkpoint import make
 from tests.public_sizes.comparison import MODES, Expected, compare, expect, forget, unable

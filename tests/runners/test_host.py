@@ -16,18 +16,18 @@ from unittest.mock import create_autospec
 
 import pytest
 
-from acceleration.fallbacks import Optimization
-from errors import InferenceFailed, InvalidRequest, ModelNotReady
-from loading import LoadError
-from loading.source import UnreachableError
-from observability.model_metrics import ModelMetrics
-from runners.base import Item
+from runners.kernels.fallbacks import Optimization
+from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, ModelNotReady
+from hf_runtime.contract.errors import LoadError
+from runners.storage.source import UnreachableError
+from hf_runtime.observability.model_metrics import ModelMetrics
+from runners.engines.runner import Item
 from runners.host import ModelHost
-from runners.retries import pauses
-from settings import ModelSettings
+from runners.retry_schedule import pauses
+from hf_runtime.settings import ModelSettings
 from tests.scripted import ScriptedRunner
 from tests.tiny import llama_model
-from transport.messages import ModelState, ModelStatus
+from hf_runtime.rpc.messages import ModelState, ModelStatus
 
 
 class Storage:

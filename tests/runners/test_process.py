@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from errors import InvalidRequest
+from hf_runtime.contract.errors import InvalidRequest
 from runners.process import RunnerProcess
 
 ANSWERS: dict[str, Any] = {

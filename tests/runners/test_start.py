@@ -22,19 +22,19 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from acceleration import CompileError, linear
-from acceleration.fallbacks import Optimization
-from acceleration.float32_kernels import Float32Kernels
-from acceleration.instructions import computes_int8
-from acceleration.packed import MklLinear, OneDnnLinear, TiledLinear
-from batching.lanes import Parallelism
-from batching.rows import BatchLimits
-from calibration.encoders import BatchPlan
-from calibration.steps import StepPlan
-from loading import LoadError
-from runners.base import Item, Runner
+from runners.kernels import CompileError, linear
+from runners.kernels.fallbacks import Optimization
+from runners.kernels.float32_kernels import Float32Kernels
+from runners.kernels.instructions import computes_int8
+from runners.kernels.packed import MklLinear, OneDnnLinear, TiledLinear
+from runners.engines.batch.lanes import Parallelism
+from runners.engines.rows import BatchLimits
+from runners.engines.calibration.encoders import BatchPlan
+from runners.engines.calibration.steps import StepPlan
+from hf_runtime.contract.errors import LoadError
+from runners.engines.runner import Item, Runner
 from runners.start import start_runner
-from settings import ModelSettings
+from hf_runtime.settings import ModelSettings
 from tests.tiny import CORPUS, bert_config, byte_level_tokenizer, save, wordpiece_tokenizer
 
 pytestmark = pytest.mark.skipif(not Float32Kernels.compute(), reason="this CPU has no AVX2")
@@ -147,31 +147,31 @@ def _packs_wrongly(patch: pytest.MonkeyPatch) -> None:
 
 
 def _fuses_wrongly(patch: pytest.MonkeyPatch) -> None:
-    from acceleration.fused import FusedNorm
+    from runners.kernels.fused import FusedNorm
 
     patch.setattr(FusedNorm, "__call__", _wrong(FusedNorm.__call__))
-    patch.setattr("acceleration.fused._same", lambda *_: True)
+    patch.setattr("runners.kernels.fused._same", lambda *_: True)
 
 
 def _generates_wrong_logits(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("generation.takeover.on_one_gpu", lambda _: True)
+    patch.setattr("runners.engines.generate.takeover.on_one_gpu", lambda _: True)
     wrong = SimpleNamespace(compute=lambda step, wanted: torch.zeros(len(wanted), 10_000))
-    patch.setattr("generation.takeover.StepGraphs", lambda *_, **__: wrong)
+    patch.setattr("runners.engines.generate.takeover.StepGraphs", lambda *_, **__: wrong)
 
 
 def _captures_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("generation.takeover.on_one_gpu", lambda _: True)
-    patch.setattr("generation.takeover.StepGraphs", _raise)
+    patch.setattr("runners.engines.generate.takeover.on_one_gpu", lambda _: True)
+    patch.setattr("runners.engines.generate.takeover.StepGraphs", _raise)
 
 
 def _program_raises(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("acceleration.encoder_layers.EncoderLayers._write", _raise)
-    patch.setattr("generation.fused_layers.FusedLayers._program", _raise)
+    patch.setattr("runners.kernels.encoder_layers.EncoderLayers._write", _raise)
+    patch.setattr("runners.engines.generate.fused_layers.FusedLayers._program", _raise)
 
 
 def _program_computes_wrongly(patch: pytest.MonkeyPatch) -> None:
-    from acceleration.encoder_layers import EncoderLayers
-    from generation.fused_layers import FusedLayers
+    from runners.kernels.encoder_layers import EncoderLayers
+    from runners.engines.generate.fused_layers import FusedLayers
 
     patch.setattr(EncoderLayers, "_first", _wrong(EncoderLayers._first))
     patch.setattr(FusedLayers, "_computed", _wrong(FusedLayers._computed))
@@ -183,30 +183,30 @@ def _attention_kernels(fault: Callable[..., Any]) -> Patch:
     def decoded(step: Any, *given: Any) -> bool:
         return bool(step._kernels is not None and fault(*given))
 
-    return _replaces("generation.step.Step._decoded_by_kernel", decoded)
+    return _replaces("runners.engines.generate.step.Step._decoded_by_kernel", decoded)
 
 
 def _graphs_of_the_encoder_raise(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("runners.fill_mask.FillMaskRunner.as_it_is", True)
-    patch.setattr("runners.encoder.batch_graphs", _raise)
+    patch.setattr("runners.tasks.fill_mask.FillMaskRunner.as_it_is", True)
+    patch.setattr("runners.tasks.encoder.batch_graphs", _raise)
 
 
 def _merges_wrongly(patch: pytest.MonkeyPatch) -> None:
-    from acceleration.merged import MergedLinear
+    from runners.kernels.merged import MergedLinear
 
     patch.setattr(MergedLinear, "part", _wrong(MergedLinear.part))
 
 
 def _quantizes_wrongly(patch: pytest.MonkeyPatch) -> None:
-    from acceleration.int8 import Int8Linear
+    from runners.kernels.int8 import Int8Linear
 
     patch.setattr(Int8Linear, "forward", _wrong(Int8Linear.forward))
 
 
 def _steps_raise_with_optimizations(patch: pytest.MonkeyPatch) -> None:
     """Whatever fails where nothing foresees it."""
-    from runners.encoder import EncoderRunner
-    from runners.generation import GenerationRunner
+    from runners.tasks.encoder import EncoderRunner
+    from runners.tasks.generation import GenerationRunner
 
     for kind in (EncoderRunner, GenerationRunner):
         forward = kind.warm_up
@@ -227,14 +227,14 @@ _FAULTS: list[tuple[str, str, str, Patch]] = [
         fault
         for model in ("encoder", "decoder", "seq2seq")
         for fault in (
-            ("kernels", model, "is not compiled", _replaces("acceleration.compiler.Compiler.kernel", _cannot_compile)),
-            ("kernels", model, "raises", _raises("loading.pretrained.compiler_for")),
-            ("trial", model, "raises", _raises("acceleration.weights._output")),
-            ("merge", model, "raises", _raises("acceleration.weights.merge")),
+            ("kernels", model, "is not compiled", _replaces("runners.kernels.compiler.Compiler.kernel", _cannot_compile)),
+            ("kernels", model, "raises", _raises("runners.models.pretrained.compiler_for")),
+            ("trial", model, "raises", _raises("runners.kernels.weights._output")),
+            ("merge", model, "raises", _raises("runners.kernels.weights.merge")),
             ("merge", model, "is wrong", _merges_wrongly),
-            ("pack", model, "raises", _raises("acceleration.weights.pack")),
-            ("pack", model, "raises while forms are tried", _raises("acceleration.weights.forms_to_pack")),
-            ("pack", model, "raises in panels", _raises("acceleration.float32_kernels.in_panels")),
+            ("pack", model, "raises", _raises("runners.kernels.weights.pack")),
+            ("pack", model, "raises while forms are tried", _raises("runners.kernels.weights.forms_to_pack")),
+            ("pack", model, "raises in panels", _raises("runners.kernels.float32_kernels.in_panels")),
             ("pack", model, "is wrong", _packs_wrongly),
             ("all", model, "raises", _steps_raise_with_optimizations),
         )
@@ -243,12 +243,12 @@ _FAULTS: list[tuple[str, str, str, Patch]] = [
         fault
         for model in ("decoder", "seq2seq")
         for fault in (
-            ("fuse", model, "raises", _raises("acceleration.weights.fuse")),
+            ("fuse", model, "raises", _raises("runners.kernels.weights.fuse")),
             ("fuse", model, "is wrong", _fuses_wrongly),
         )
     ),
-    ("unpadded", "encoder", "raises", _raises("acceleration.unpadded._attend")),
-    ("unpadded", "encoder", "is wrong", _replaces("acceleration.unpadded._attend", lambda q, k, v, *_: v + 1)),
+    ("unpadded", "encoder", "raises", _raises("runners.kernels.unpadded._attend")),
+    ("unpadded", "encoder", "is wrong", _replaces("runners.kernels.unpadded._attend", lambda q, k, v, *_: v + 1)),
     *(
         ("program", model, how, patch)
         for model in ("encoder", "decoder")
@@ -256,16 +256,16 @@ _FAULTS: list[tuple[str, str, str, Patch]] = [
     ),
     ("attention", "decoder", "raises", _attention_kernels(_raise)),
     ("attention", "decoder", "is wrong", _attention_kernels(lambda *_: True)),
-    ("continuous", "decoder", "raises", _raises("generation.step.Step.attend")),
+    ("continuous", "decoder", "raises", _raises("runners.engines.generate.step.Step.attend")),
     ("graphs", "decoder", "raises", _captures_nothing),
     ("graphs", "decoder", "is wrong", _generates_wrong_logits),
     ("graphs", "encoder", "raises", _graphs_of_the_encoder_raise),
-    ("calibration", "encoder", "raises", _raises("runners.encoder.calibrate")),
-    ("calibration", "encoder", "is wrong", _replaces("runners.encoder.calibrate", lambda *_, **__: _NO_ROWS)),
-    ("calibration", "decoder", "raises", _raises("generation.decoders.calibrate_steps")),
+    ("calibration", "encoder", "raises", _raises("runners.tasks.encoder.calibrate")),
+    ("calibration", "encoder", "is wrong", _replaces("runners.tasks.encoder.calibrate", lambda *_, **__: _NO_ROWS)),
+    ("calibration", "decoder", "raises", _raises("runners.engines.generate.decoders.calibrate_steps")),
     (
         "calibration", "decoder", "is wrong",
-        _replaces("generation.decoders.calibrate_steps", lambda *_, **__: StepPlan(0, 0)),
+        _replaces("runners.engines.generate.decoders.calibrate_steps", lambda *_, **__: StepPlan(0, 0)),
     ),
 ]  # fmt: skip
 
@@ -320,7 +320,7 @@ def test_what_fails_is_left_out_with_a_warning_and_answers_stay_those_of_transfo
 
 @pytest.mark.skipif(not computes_int8(), reason="this CPU has no VNNI")
 @pytest.mark.parametrize(
-    "patch", [_raises("acceleration.weights.quantize"), _quantizes_wrongly], ids=["raises", "wrong"]
+    "patch", [_raises("runners.kernels.weights.quantize"), _quantizes_wrongly], ids=["raises", "wrong"]
 )
 @pytest.mark.parametrize("name", ["encoder", "decoder", "seq2seq"])
 def test_a_model_that_int8_fails_on_is_served_in_full_precision(
@@ -336,7 +336,7 @@ def test_a_model_that_int8_fails_on_is_served_in_full_precision(
 def test_what_fails_without_optimizations_too_is_the_models_own_error(
     encoder: _Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runners.encoder.EncoderRunner.warm_up", _raise)
+    monkeypatch.setattr("runners.tasks.encoder.EncoderRunner.warm_up", _raise)
     with pytest.raises(RuntimeError, match="shape"):
         start_runner(encoder.settings)
 
@@ -348,7 +348,7 @@ def test_a_model_that_cannot_be_loaded_is_tried_once(encoder: _Model, monkeypatc
         tried.append(None)
         raise LoadError("it is damaged")
 
-    monkeypatch.setattr("runners.encoder.load_pretrained", load)
+    monkeypatch.setattr("runners.tasks.encoder.load_pretrained", load)
     with pytest.raises(LoadError, match="damaged"):
         start_runner(encoder.settings)
     assert len(tried) == 1

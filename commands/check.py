@@ -1,0 +1,147 @@
+"""What a configuration resolves to, with sizes, before anything is loaded: `python -m check [file or folder]`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import AliasChoices, ByteSize, SecretStr
+
+from hf_runtime.contract.errors import LoadError
+from runners.models.adapter import CONFIG as ADAPTER_CONFIG
+from runners.models.architecture import resolve_task
+from runners.storage.custom_code import allowed_pipeline
+from runners.storage.disk import shown_size
+from runners.storage.files import choose_weights
+from runners.models.memory import Footprint, expected_footprint, footprint, free_device_memory, precision_name
+from runners.storage.storage import RemoteFile, check_uri, fetch, list_files, read_config
+from hf_runtime.settings import ModelSettings, SettingsError, load_settings
+from hf_runtime.settings.uri import is_on_disk
+
+
+def main() -> int:
+    """Print a paragraph a model; the exit status is 1 if one of them could not be served as it is configured."""
+    parser = argparse.ArgumentParser(prog="python -m check", description=__doc__)
+    parser.add_argument("config", nargs="?", type=Path, help="InferenceServices; the environment if left out")
+    try:
+        settings = load_settings(parser.parse_args().config)
+    except SettingsError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    if not settings.models:
+        print("Error: STORAGE_URI is not set, and no file of InferenceServices is given.", file=sys.stderr)
+        return 1
+    for note in settings.notes:
+        print(f"Note: {note}")
+    return max([_print(model) for model in settings.models])
+
+
+def _print(model: ModelSettings) -> int:
+    print(model.name)
+    try:
+        for title, text in describe(model):
+            print(f"  {title:<9} {text}", flush=True)
+    except LoadError as error:
+        print(f"  {'error':<9} {error}", flush=True)
+        return 1
+    return 0
+
+
+def describe(model: ModelSettings) -> Iterator[tuple[str, str]]:
+    """Titles and texts of what is known about a model without loading it.
+
+    Raises:
+        LoadError: it could not be served; what was yielded before holds all the same.
+    """
+    yield "from", model.shown_uri
+    yield "settings", ", ".join(_chosen(model)) or "all by default"
+    check_uri(model)
+    files = list_files(model)
+    yield "files", _files(files)
+    own_code = allowed_pipeline(model)
+    if own_code is not None and own_code in [file.path for file in files]:
+        yield "task", f"{model.asked_task or 'that'} of {own_code}, which is the model's own code"
+    else:
+        resolved = resolve_task(model, own_code=own_code is not None)
+        yield "task", f"{resolved.task}{'' if model.task else ', by its config'}"
+    if any(file.path == ADAPTER_CONFIG for file in files):
+        config = read_config(model, ADAPTER_CONFIG) or {}
+        yield "base", model.base_model or str(config.get("base_model_name_or_path"))
+    yield "runs on", _place(model)
+    yield from _memory(model, files)
+
+
+def _chosen(model: ModelSettings) -> Iterator[str]:
+    """Settings that were set, as variables; those with paragraphs of their own are left out."""
+    for name in sorted(model.model_fields_set - {"name", "storage_uri", "asked_task"}):
+        alias = type(model).model_fields[name].validation_alias
+        if alias is not None:
+            variable = str(alias.choices[0]) if isinstance(alias, AliasChoices) else alias
+            yield f"{variable}={_shown(getattr(model, name))}"
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case SecretStr():
+            return "[hidden]"
+        case ByteSize():
+            return shown_size(value)
+        case _:
+            return str(value)
+
+
+def _files(files: list[RemoteFile]) -> str:
+    sizes = [file.size for file in files]
+    known = sum(size for size in sizes if size is not None)
+    missing = sum(file.size or 0 for file in files if not file.cached)
+    where = f"{shown_size(missing)} to fetch" if missing else "all here"
+    return f"{len(files)}, {'at least ' if None in sizes else ''}{shown_size(known)}, {where}"
+
+
+def _place(model: ModelSettings) -> str:
+    gpus = torch.cuda.device_count()
+    if gpus:
+        device = f"{model.gpus:g} of {gpus} GPUs" if model.gpus else "the first GPU"
+    else:
+        device = "the CPU" + (f" (GPUS={model.gpus:g}, and none is here)" if model.gpus else "")
+    replicas = f", {model.replicas} runners" if model.replicas > 1 else ""
+    return f"{device}, in {precision_name(model)}{replicas}"
+
+
+def _memory(model: ModelSettings, files: list[RemoteFile]) -> Iterator[tuple[str, str]]:
+    size = _footprint(model, files)
+    if size is None:
+        return
+    if size.parameters is not None:
+        yield "weights", f"{size.parameters / 1e6:.1f} million"
+    if size.memory is None:
+        yield "memory", f"more than the {shown_size(size.disk)} of its files, which are unpacked"
+        return
+    free = free_device_memory(model)
+    yield "memory", f"about {shown_size(size.memory)} of {shown_size(free)} that are free"
+    if size.memory > free and model.device_map is None:
+        raise LoadError("it does not fit; use a smaller TORCH_DTYPE, LOAD_IN_8BIT or LOAD_IN_4BIT, or more memory.")
+
+
+def _footprint(model: ModelSettings, files: list[RemoteFile]) -> Footprint | None:
+    """None for an archive that is elsewhere, which cannot be looked into."""
+    if is_on_disk(model.storage_uri):
+        return footprint(fetch(model), model)
+    weights = choose_weights([file.path for file in files], model.gguf_file)
+    size = sum(file.size or 0 for file in files if file.path in weights)
+    if not weights:
+        return None
+    if weights[0].endswith(".gguf"):
+        return Footprint(None, size, None)
+    return expected_footprint(size, read_config(model) or {}, model)
+
+
+if __name__ == "__main__":
+    # Of the few small files that are fetched meanwhile, and of tries that fail before one that does not.
+    logging.disable(logging.WARNING)
+    sys.exit(main())

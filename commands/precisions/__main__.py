@@ -1,0 +1,144 @@
+"""What faster precisions of the configured models bring on this machine, and what they change in answers.
+
+Each is loaded as the server loads it, one after the other, beside float32. Run it with nothing else running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hf_runtime.contract.errors import InvalidRequest
+from hf_runtime.contract.errors import LoadError
+from runners.models.architecture import check_asked_task, resolve_task
+from runners.storage.custom_code import find_custom_pipeline
+from runners.storage.storage import check_uri, fetch
+from commands.precisions.choices import FASTER, FLOAT32, Precision, device
+from commands.precisions.measuring import Failed, Measured, measure_in_process
+from commands.precisions.sentences import SENTENCES
+from commands.precisions.trials import TRIALS, read_instances
+from hf_runtime.settings import ModelSettings, SettingsError, load_settings
+
+_HEAD = "| Precision | items/s alone | items/s together | MiB | Answers |\n|---|---:|---:|---:|---|"
+
+
+def main() -> int:
+    """Print a table a model; the exit status is 1 if one of them could not be measured at all."""
+    parser = argparse.ArgumentParser(prog="python -m precisions", description=__doc__)
+    parser.add_argument("config", nargs="?", type=Path, help="InferenceServices; the environment if left out")
+    parser.add_argument(
+        "--instances",
+        type=Path,
+        metavar="FILE",
+        help="instances of your own, one in JSON on each line; recommended, as what a precision changes depends on "
+        "what is asked; English sentences if left out",
+    )
+    parser.add_argument("--seconds", type=float, default=3, help="that each speed is measured for, at least (3)")
+    arguments = parser.parse_args()
+    try:
+        settings = load_settings(arguments.config)
+        instances = read_instances(arguments.instances) if arguments.instances is not None else None
+        if not settings.models:
+            raise SettingsError("STORAGE_URI is not set, and no file of InferenceServices is given.")
+        return max([_print(model, instances, arguments.seconds) for model in settings.models])
+    except SettingsError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _print(model: ModelSettings, instances: Sequence[Any] | None, seconds: float) -> int:
+    try:
+        for line in table(model, instances, seconds):
+            print(line, flush=True)
+    except (LoadError, InvalidRequest) as error:
+        print(f"Error: {model.name}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def table(model: ModelSettings, instances: Sequence[Any] | None, seconds: float) -> Iterator[str]:
+    """Lines of Markdown about a model, as they become known.
+
+    Raises:
+        LoadError: it cannot be loaded in any precision.
+        InvalidRequest: it cannot answer one of the instances.
+    """
+    model = _resolved(model)
+    number = f"{len(SENTENCES)} built-in" if instances is None else f"{len(instances)}"
+    place = device()
+    yield f"{model.name}: {model.task}, {number} instances, on the {'GPU' if place == 'cuda' else 'CPU'}\n"
+    yield _HEAD
+    reference = measure_in_process(FLOAT32.applied(model), instances, seconds)
+    yield _row(model, FLOAT32, reference, None)
+    useful = []
+    results = [reference]
+    for precision in FASTER[place]:
+        if (lack := precision.lacks()) is not None:
+            yield _told(precision, f"skipped: {lack}")
+            continue
+        result = measure_in_process(precision.applied(model), instances, seconds)
+        results.append(result)
+        yield _row(model, precision, result, reference)
+        useful += [precision] if isinstance(result, Measured) else []
+    if not any(isinstance(result, Measured) for result in results):
+        raise LoadError("it could not be measured in any precision.")
+    ways = ", ".join(f"{precision.name} with {precision.variable}" for precision in useful)
+    yield f"\nTurn on {ways}.\n" if ways else "\nNo faster precision of it can be computed here.\n"
+
+
+def _resolved(model: ModelSettings) -> ModelSettings:
+    """With the task filled in; the model is here by then.
+
+    Raises:
+        LoadError: it cannot be had, or is computed by its own code.
+    """
+    check_uri(model)
+    pipeline = find_custom_pipeline(fetch(model).folder, model)
+    if pipeline is not None:
+        raise LoadError(f"the code in its {pipeline.name} chooses its precision, so there is none to compare.")
+    check_asked_task(model)
+    return resolve_task(model)
+
+
+def _row(
+    model: ModelSettings, precision: Precision, result: Measured | Failed, reference: Measured | Failed | None
+) -> str:
+    if isinstance(result, Failed):
+        return _told(precision, f"failed: {result.reason}")
+    assert model.task is not None, "this is a bug: it was found out before"
+    if reference is None:
+        answers = "what others are compared with"
+    elif isinstance(reference, Measured):
+        answers = TRIALS[model.task].compare(reference.answers, result.answers)
+    else:
+        answers = "nothing to compare with"
+    memory = f"{result.memory / 2**20:.0f}"
+    return f"| {precision.name} | {_rate(result.alone)} | {_rate(result.together)} | {memory} | {answers} |"
+
+
+def _told(precision: Precision, text: str) -> str:
+    """A row without figures."""
+    return f"| {precision.name} | | | | {' '.join(text.split()).replace('|', '/')} |"
+
+
+def _rate(items: float) -> str:
+    return f"{items:.2f}" if items < 10 else f"{items:.0f}"
+
+
+def _stop(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    # Of downloads, and of tries that fail before one that does not.
+    logging.disable(logging.WARNING)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""HTTP below the protocols: authentication, body limits, draining and the payload log."""

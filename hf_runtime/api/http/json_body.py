@@ -1,0 +1,70 @@
+"""JSON as every protocol here reads and writes it: strictly, and numpy arrays as nested lists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from hf_runtime.contract.errors import InvalidRequest, NotFinite, cannot_be_sent
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body; NaN, broken UTF-8, lone surrogates and deep nesting are refused.
+
+    Raises:
+        InvalidRequest: the body is not that.
+    """
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"Unrecognized request format: {error}") from None
+    if not isinstance(document, dict):
+        raise InvalidRequest("Unrecognized request format: the body must be a JSON object")
+    return document
+
+
+def encode(content: Any) -> bytes:
+    """Compact JSON.
+
+    Raises:
+        InferenceFailed: there is something that JSON has no form for, such as NaN or half of a character.
+    """
+    try:
+        encoded = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    except orjson.JSONEncodeError as error:
+        raise cannot_be_sent(error) from None
+    # What it writes for numbers that JSON does not have, and for None.
+    if b"null" in encoded and not _is_finite(content):
+        raise cannot_be_sent(NotFinite())
+    return encoded
+
+
+def _is_finite(value: Any) -> bool:
+    # Imported here: the process that starts the others has no use for it.
+    import numpy as np
+
+    match value:
+        case float():
+            return isfinite(value)
+        case np.ndarray() | np.generic():
+            return value.dtype.kind != "f" or bool(np.isfinite(value).all())
+        case dict():
+            return all(map(_is_finite, value.values()))
+        case list() | tuple():
+            return all(map(_is_finite, value))
+        case _:
+            return True
+
+
+def finite_logprob(token: Mapping[str, Any]) -> float:
+    """A token's log probability; OpenAI's for one that is next to impossible, as JSON has no infinity."""
+    return max(float(token["logprob"]), -9999.0)
+
+
+def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A response with compact JSON."""
+    return Response(encode(content), status, headers, media_type="application/json")

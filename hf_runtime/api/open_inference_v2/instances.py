@@ -1,0 +1,130 @@
+"""From the tensors of a request to instances, as a model's signature says."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import orjson
+
+from hf_runtime.contract.errors import InvalidRequest
+from hf_runtime.api.open_inference_v2.tensors import BYTES, Tensor
+from hf_runtime.contract.signature import Signature
+
+
+def to_instances(tensors: Sequence[Tensor], signature: Signature) -> list[Any]:
+    """One instance for each element along the first dimension, which all tensors have in common.
+
+    A single tensor of strings is the text of a model that reads one, whatever its name: KServe's server reads no names.
+
+    Raises:
+        InvalidRequest: the tensors are not those of the signature.
+    """
+    counts = {len(tensor.values) for tensor in tensors}
+    if len(counts) > 1:
+        sizes = ", ".join(f"{tensor.name[:100]} {len(tensor.values)}" for tensor in tensors)
+        raise InvalidRequest(f"inputs: differ in their first dimension, the number of instances: {sizes}")
+    (count,) = counts
+    if count == 0:
+        raise InvalidRequest("inputs[0].shape: must hold at least one instance")
+    if any(tensor.parameters.get("content_type") == "json" for tensor in tensors):
+        return _documents(tensors)
+    if not signature.instances:
+        return _anything(tensors, count)
+    named = _named(tensors, signature)
+    columns = {name: _column(tensor, signature, place) for name, (tensor, place) in named.items()}
+    if len(columns) == 1:
+        return next(iter(columns.values()))
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def place(tensors: Sequence[Tensor], index: int) -> str:
+    """What the client calls an instance."""
+    return f"inputs[0].data[{index}]" if len(tensors) == 1 else f"inputs[*].data[{index}]"
+
+
+def _documents(tensors: Sequence[Tensor]) -> list[Any]:
+    if len(tensors) > 1:
+        raise InvalidRequest("inputs: a tensor of JSON documents holds whole instances and stands alone")
+    _check_one_each(tensors[0], "a tensor of JSON documents", "inputs[0]")
+    instances = []
+    for index, element in enumerate(tensors[0].values.flat):
+        try:
+            instances.append(orjson.loads(element))
+        except orjson.JSONDecodeError as error:
+            raise InvalidRequest(f"inputs[0].data[{index}]: is not JSON: {error}") from None
+    return instances
+
+
+def _anything(tensors: Sequence[Tensor], count: int) -> list[Any]:
+    """For code whose tensors nobody knows: elements as they are, several tensors as fields of objects."""
+    columns = [[_plain(tensor.values[index]) for index in range(count)] for tensor in tensors]
+    if len(columns) == 1:
+        return columns[0]
+    return [dict(zip((tensor.name for tensor in tensors), row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _plain(element: Any) -> Any:
+    match element:
+        case bytes():
+            try:
+                return element.decode()
+            except UnicodeDecodeError:  # an image or a sound, which instances hold as base64
+                return b64encode(element).decode()
+        case np.ndarray() if element.dtype == object:
+            return [_plain(part) for part in element]
+        case np.generic():
+            return element.item()
+        case _:
+            return element
+
+
+def _named(tensors: Sequence[Tensor], signature: Signature) -> Mapping[str, tuple[Tensor, str]]:
+    """The tensors by the names of the signature, each with its place in the request."""
+    known = [tensor.name for tensor in signature.inputs]
+    usual = signature.instances[0]
+    if len(tensors) == 1 and tensors[0].name not in known and tensors[0].datatype == BYTES and len(usual) == 1:
+        return {usual[0]: (tensors[0], "inputs[0]")}
+    named = {tensor.name: (tensor, f"inputs[{number}]") for number, tensor in enumerate(tensors)}
+    for name, (_, where) in named.items():
+        if name not in known:
+            nearest = get_close_matches(name, known, n=1)
+            hint = f"did you mean '{nearest[0]}'?" if nearest else f"this model reads {', '.join(known)}"
+            raise InvalidRequest(f"{where}.name: unknown input '{name[:100]}', {hint}")
+    if set(named) not in map(set, signature.instances):
+        forms = ", or ".join(" and ".join(form) for form in signature.instances)
+        raise InvalidRequest(f"inputs: an instance is made of {forms}; {' and '.join(named)} given")
+    # In the signature's order, so that equal instances are equal however they came.
+    return {name: named[name] for name in known if name in named}
+
+
+def _column(tensor: Tensor, signature: Signature, where: str) -> list[Any]:
+    known = next((spec for spec in signature.inputs if spec.name == tensor.name), signature.inputs[0])
+    values = tensor.values
+    if known.datatype == BYTES:
+        if tensor.datatype != BYTES:
+            raise InvalidRequest(f"{where}.datatype: {known.name} is BYTES, {tensor.datatype} given")
+        _check_one_each(tensor, known.name, where)
+        return [_text(element, f"{where}.data[{index}]") for index, element in enumerate(values.flat)]
+    if values.dtype.kind not in "iu":
+        raise InvalidRequest(f"{where}.datatype: {known.name} is {known.datatype}, {tensor.datatype} given")
+    if values.ndim != len(known.shape):
+        raise InvalidRequest(f"{where}.shape: {known.name} is {list(known.shape)}, {list(values.shape)} given")
+    return list(values.tolist())
+
+
+def _check_one_each(tensor: Tensor, name: str, where: str) -> None:
+    if tensor.values.size != len(tensor.values):
+        raise InvalidRequest(f"{where}.shape: {name} is [n] or [n, 1], {list(tensor.values.shape)} given")
+
+
+def _text(element: str | bytes, where: str) -> str:
+    if isinstance(element, str):
+        return element
+    try:
+        return element.decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"{where}: is not UTF-8") from None

@@ -1,0 +1,110 @@
+"""What completions and chats have in common: how tokens are chosen, and how many answers there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from hf_runtime.api.openai.errors import refused
+from hf_runtime.api.openai.schema import OpenAIRequest, Strict
+from hf_runtime.settings import Task
+
+#: Beyond it, runners take no seed.
+_SEEDS = 2**63
+
+
+class StreamOptions(Strict):
+    """What streams carry; `include_obfuscation` changes no text, and nothing here."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+_Stop = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
+_TokenId = Annotated[str, Field(pattern=r"^\d+$")]
+_Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
+class GenerationRequest(OpenAIRequest):
+    """Fields of completions and chats alike.
+
+    Source: https://platform.openai.com/docs/api-reference/chat/create; `top_k` (0 or -1: off), `repetition_penalty`,
+    `min_tokens` and `ignore_eos` are vLLM's extensions, `truncation` is KServe V1's parameter here.
+    """
+
+    tasks: ClassVar[tuple[Task, ...]] = ("text-generation",)
+
+    n: int = Field(1, ge=1, le=128)
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, ge=0, le=1)
+    seed: int | None = Field(None, ge=-_SEEDS, lt=_SEEDS)
+    stop: _Stop = Field(default_factory=list)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    logit_bias: dict[_TokenId, _Bias] = Field(default_factory=dict)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    top_k: int = Field(0, ge=-1)
+    repetition_penalty: float | None = None
+    min_tokens: int | None = Field(None, ge=0)
+    ignore_eos: bool = False
+    truncation: bool | None = None
+
+    @model_validator(mode="after")
+    def _options_are_of_a_stream(self) -> GenerationRequest:
+        if self.stream_options is not None and not self.stream:
+            raise refused("stream_options: only allowed when stream is true", "stream_options")
+        return self
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream ends in what it cost."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        return {"do_sample": "temperature", "min_new_tokens": "min_tokens", "return_full_text": "echo"}
+
+    def parameters(self) -> dict[str, Any]:
+        """What the runner is told for each choice, but for its seed."""
+        parameters: dict[str, Any] = {"details": True, **self._choosing()}
+        if self.presence_penalty:
+            parameters["presence_penalty"] = self.presence_penalty
+        if self.frequency_penalty:
+            parameters["frequency_penalty"] = self.frequency_penalty
+        if self.repetition_penalty is not None:
+            parameters["repetition_penalty"] = self.repetition_penalty
+        if self.logit_bias:
+            parameters["logit_bias"] = self.logit_bias
+        if self.stop:
+            parameters["stop"] = self.stop
+        if self.min_tokens is not None:
+            parameters["min_new_tokens"] = self.min_tokens
+        if self.ignore_eos:
+            parameters["ignore_eos"] = True
+        if self.truncation is not None:
+            parameters["truncation"] = self.truncation
+        return parameters
+
+    def _choosing(self) -> dict[str, Any]:
+        # The least top_p leaves one token, as temperature 0 does.
+        if not self.temperature or not self.top_p:
+            return {"do_sample": False}
+        # All are sent: the operator's defaults are not OpenAI's.
+        top_k = max(self.top_k, 0)
+        return {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": top_k}
+
+    def choices(self, parameters: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The parameters of each of a prompt's choices; each has a seed of its own, the first the client's."""
+        for number in range(self.n):
+            if self.seed is None or not parameters["do_sample"]:
+                yield parameters
+            else:
+                yield {**parameters, "seed": (self.seed + number) % _SEEDS}

@@ -1,0 +1,91 @@
+"""The document of the whole server.
+
+Source: https://spec.openapis.org/oas/v3.1.1.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from starlette.routing import BaseRoute
+from starlette.schemas import SchemaGenerator
+
+from hf_runtime.api.http.authentication import public_paths
+from hf_runtime.api.inference import Models
+from hf_runtime.api.openapi import bentoml, kserve_v1, model_repository, open_inference_v2, openai
+from hf_runtime.api.openapi.answers.openai import OpenAIError
+from hf_runtime.api.openapi.answers.v1 import Error
+from hf_runtime.api.openapi.operation import HEADERS, REQUEST_ID, Operations, Served, error_components, errors
+from hf_runtime.api.openapi.schemas import Json
+from hf_runtime.settings import ServerSettings
+from hf_runtime.version import __version__
+
+_ABOUT = """\
+Hugging Face transformers models behind the APIs of KServe and OpenAI.
+
+An unknown route is a 404 and a wrong method a 405, in the shape of the protocol whose path it begins with.
+"""
+
+
+#: How a key is shown.
+_KEYS: Json = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+
+
+def route_names(routes: Sequence[BaseRoute]) -> list[str]:
+    """The routes that belong into the document, as `METHOD path`."""
+    endpoints = SchemaGenerator({}).get_endpoints(list(routes))
+    return [f"{endpoint.http_method.upper()} {endpoint.path}" for endpoint in endpoints]
+
+
+def descriptions(served: Served) -> Operations:
+    """All descriptions there are, of the application's routes and of BentoML's."""
+    return {
+        **kserve_v1.operations(served),
+        **open_inference_v2.operations(served),
+        **model_repository.operations(served),
+        **openai.operations(served),
+        **bentoml.OPERATIONS,
+    }
+
+
+def openapi_document(models: Models, settings: ServerSettings, routes: Sequence[BaseRoute]) -> Json:
+    """The document of these routes, and of BentoML's, for these models."""
+    served = Served(models, settings)
+    described = descriptions(served)
+    paths: dict[str, Json] = {}
+    for name in [*route_names(routes), *bentoml.OPERATIONS]:
+        if name in described:
+            method, path = name.split(" ")
+            paths.setdefault(path, {})[method.lower()] = _with_key(path, described[name], settings)
+    responses = {
+        **error_components("", served.schemas.of(Error)),
+        **error_components(openai.ERRORS, served.schemas.of(OpenAIError)),
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Hugging Face Runtime",
+            "version": __version__,
+            "description": _ABOUT,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "schemas": served.schemas.components,
+            "responses": responses,
+            "headers": dict(HEADERS),
+            "parameters": {REQUEST_ID["name"]: REQUEST_ID},
+            **({"securitySchemes": _KEYS} if settings.needs_keys else {}),
+        },
+    }
+
+
+def _with_key(path: str, described: Json, settings: ServerSettings) -> Json:
+    """A route as it is where clients need keys."""
+    if not settings.needs_keys or path in public_paths(settings):
+        return described
+    refused = errors(openai.ERRORS if path.startswith("/openai/") else "", (401,))
+    return {**described, "security": [{name: []} for name in _KEYS], "responses": described["responses"] | refused}

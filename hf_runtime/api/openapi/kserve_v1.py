@@ -1,0 +1,153 @@
+"""The routes of KServe V1, and of CloudEvents on `:predict`."""
+
+from __future__ import annotations
+
+from hf_runtime.api.openapi.answers.tasks import ANSWERS, GeneratedPiece
+from hf_runtime.api.openapi.answers.v1 import Alive, ModelNames, ModelReady
+from hf_runtime.api.openapi.instances import INSTANCES, example, label, of_tasks
+from hf_runtime.api.openapi.operation import (
+    COMPUTING,
+    JSON,
+    Operations,
+    Served,
+    answer,
+    errors,
+    events,
+    examples,
+    lines,
+    model_parameter,
+    ok,
+    operation,
+)
+from hf_runtime.api.openapi.schemas import Json
+
+_TAG = "KServe V1"
+_EVENT = "application/cloudevents+json"
+
+_PREDICT = """\
+All instances are answered, in order, or none. Parameters of the tasks are listed in README.md, under Tasks; one that
+a task does not know is refused with the nearest name it does.
+
+With the parameter `stream`, a model that writes text answers piece by piece: newline-delimited JSON, or server-sent
+events if `Accept` asks for them.
+
+A request may be a CloudEvent 1.0: structured, or binary, with its attributes in `ce-` headers. It is answered by one in
+the same mode.
+"""
+
+_LINE = '{"index":0,"generated_text":" Paris"}'
+
+
+def operations(served: Served) -> Operations:
+    """Descriptions by method and path."""
+    of, names = served.schemas.of, served.models.names
+    request = served.schemas.named("PredictRequest", _predict_request(served))
+    sendable = examples({label(task): example(task) for task in served.tasks})
+    piece = of(GeneratedPiece)
+    return {
+        "GET /": operation(
+            _TAG,
+            "alive",
+            "Whether the server takes requests",
+            {
+                **ok(of(Alive)),
+                "307": {"description": "To `/docs`, if `Accept` has text/html, as browsers send it.", "headers": {}},
+            },
+        ),
+        "GET /v1/models": operation(_TAG, "v1_models", "Names of all models", ok(of(ModelNames))),
+        "GET /v1/models/{name}": operation(
+            _TAG,
+            "v1_model",
+            "Whether a model is ready",
+            {**ok(of(ModelReady)), **errors("", (404, 503))},
+            parameters=[model_parameter(names)],
+        ),
+        "POST /v1/models/{name}:predict": operation(
+            _TAG,
+            "v1_predict",
+            "Answer instances",
+            {
+                **answer(
+                    {
+                        JSON: {"schema": served.schemas.named("Predictions", _predictions(served))},
+                        "application/x-ndjson": lines(piece, f"{_LINE}\n"),
+                        "text/event-stream": events(piece, f"data: {_LINE}\n\n"),
+                        _EVENT: {"schema": _event({"$ref": "#/components/schemas/Predictions"})},
+                    },
+                    headers={name: {"schema": {"type": "string"}} for name in _CE_HEADERS},
+                ),
+                **errors("", COMPUTING),
+            },
+            description=_PREDICT,
+            parameters=[model_parameter(names), *map(_ce_parameter, _CE_HEADERS)],
+            body={JSON: {"schema": request, "examples": sendable}, _EVENT: _event_body(served, request)},
+        ),
+        "POST /v1/models/{name}:explain": operation(
+            _TAG,
+            "v1_explain",
+            "Explain an answer: there is no explainer",
+            errors("", (404, 501, 503)),
+            parameters=[model_parameter(names)],
+        ),
+    }
+
+
+def _predict_request(served: Served) -> Json:
+    limit = served.settings.max_instances
+    instances = {"type": "array", "minItems": 1, "maxItems": limit, "items": of_tasks(served, INSTANCES)}
+    return {
+        "type": "object",
+        "description": "Instances, as all clients call them, or inputs.",
+        "properties": {
+            "instances": instances,
+            "inputs": instances,
+            "parameters": {
+                "type": ["object", "null"],
+                "description": "Of the task, for all instances.",
+                "properties": {"stream": {"type": "boolean", "default": False}},
+            },
+        },
+        "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
+        "additionalProperties": False,
+    }
+
+
+def _predictions(served: Served) -> Json:
+    return {
+        "type": "object",
+        "description": "An answer to each instance, in order.",
+        "properties": {"predictions": {"type": "array", "items": of_tasks(served, ANSWERS)}},
+        "required": ["predictions"],
+        "additionalProperties": False,
+    }
+
+
+#: Attributes that a CloudEvent must have, as headers of the binary mode.
+_CE_HEADERS = {
+    "ce-specversion": "`1.0`, for a CloudEvent in binary mode; a structured one has it in its body.",
+    "ce-id": "Of the event.",
+    "ce-source": "Of the event.",
+    "ce-type": "Of the event.",
+}
+
+
+def _ce_parameter(name: str) -> Json:
+    return {"name": name, "in": "header", "description": _CE_HEADERS[name], "schema": {"type": "string"}}
+
+
+def _event(data: Json) -> Json:
+    """A CloudEvent (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/cloudevents.json)."""
+    text = {"type": "string", "minLength": 1}
+    return {
+        "type": "object",
+        "description": "A CloudEvent in structured mode.",
+        "properties": {"specversion": {"const": "1.0"}, "id": text, "source": text, "type": text, "data": data},
+        "required": ["specversion", "id", "source", "type", "data"],
+        "additionalProperties": {"type": ["string", "integer", "boolean", "null"]},
+    }
+
+
+def _event_body(served: Served, request: Json) -> Json:
+    head = {"specversion": "1.0", "id": "1", "source": "/docs", "type": "predict"}
+    events = examples({label(task): {**head, "data": example(task)} for task in served.tasks})
+    return {"schema": _event(request), "examples": events}

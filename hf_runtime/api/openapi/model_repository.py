@@ -1,0 +1,61 @@
+"""The routes of the model repository extension of the Open Inference Protocol.
+
+Source: https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_model_repository.md
+"""
+
+from __future__ import annotations
+
+from hf_runtime.api.openapi.answers.v2 import ModelLoaded, ModelUnloaded, RepositoryModel
+from hf_runtime.api.openapi.operation import JSON, Operations, Served, errors, model_parameter, ok, operation
+from hf_runtime.api.openapi.schemas import Json
+
+_TAG = "Model repository"
+_ALLOWED = "Only where `MODEL_MANAGEMENT` is true. Answered once it is done."
+
+#: As Triton has it; models depend on no others here, so it means nothing.
+_PARAMETERS = {
+    "type": ["object", "null"],
+    "properties": {"unload_dependents": {"type": "boolean"}},
+    "additionalProperties": False,
+}
+
+
+def operations(served: Served) -> Operations:
+    """Descriptions by method and path."""
+    name = model_parameter(served.models.names)
+    changing = errors("", (400, 403, 404, 408, 413, 415, 503, 504))
+    return {
+        "POST /v2/repository/index": operation(
+            _TAG,
+            "v2_repository_index",
+            "How each model is",
+            {**ok(served.schemas.of(list[RepositoryModel])), **errors("", (400, 408, 413, 415, 503))},
+            body=_body({"ready": {"type": "boolean", "default": False, "description": "Only those that are ready."}}),
+            body_required=False,
+        ),
+        "POST /v2/repository/models/{name}/load": operation(
+            _TAG,
+            "v2_repository_load",
+            "Load a model again",
+            {**ok(served.schemas.of(ModelLoaded)), **changing},
+            description=_ALLOWED,
+            parameters=[name],
+            body=_body({"parameters": _PARAMETERS}),
+            body_required=False,
+        ),
+        "POST /v2/repository/models/{name}/unload": operation(
+            _TAG,
+            "v2_repository_unload",
+            "Unload a model, which gives its memory back",
+            {**ok(served.schemas.of(ModelUnloaded)), **changing},
+            description=_ALLOWED,
+            parameters=[name],
+            body=_body({"parameters": _PARAMETERS}),
+            body_required=False,
+        ),
+    }
+
+
+def _body(properties: Json) -> Json:
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {JSON: {"schema": schema, "example": {}}}

@@ -1,0 +1,173 @@
+"""The routes of the Open Inference Protocol, KServe V2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hf_runtime.api.open_inference_v2.generate import GenerateRequest
+from hf_runtime.api.open_inference_v2.request import HEADER_LENGTH, InferenceDocument
+from hf_runtime.api.openapi.answers.v1 import ModelNames, ModelReady
+from hf_runtime.api.openapi.answers.v2 import (
+    GenerateResponse,
+    GenerateStreamResponse,
+    InferenceResponse,
+    ModelMetadata,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+)
+from hf_runtime.api.openapi.instances import example, label
+from hf_runtime.api.openapi.operation import (
+    COMPUTING,
+    JSON,
+    Operations,
+    Served,
+    answer,
+    errors,
+    events,
+    examples,
+    model_parameter,
+    ok,
+    operation,
+)
+from hf_runtime.api.openapi.schemas import Json
+from hf_runtime.settings import WRITING_TASKS, Task
+
+_TAG = "KServe V2, Open Inference Protocol"
+_TEXTS = "Open Inference Protocol, generate"
+_BINARY = "application/octet-stream"
+
+_INFER = f"""\
+A model's tensors are told by `GET /v2/models/{{name}}`. The first dimension counts instances.
+
+Tensors may be sent as bytes behind the JSON, whose length is then the header `{HEADER_LENGTH}`; outputs are answered
+that way if `binary_data_output`, a parameter, or `binary_data`, a parameter of an output, is true.
+"""
+
+#: Of generate, which takes V1's parameters too.
+_GENERATE = {"text_input": "The capital of France is", "parameters": {"max_tokens": 20}}
+
+_LENGTH: Json = {
+    "name": HEADER_LENGTH,
+    "in": "header",
+    "description": "Bytes of the JSON, if tensors follow it.",
+    "schema": {"type": "integer", "minimum": 0},
+}
+_VERSION: Json = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def operations(served: Served) -> Operations:
+    """Descriptions by method and path."""
+    return {**_about(served), **_infer(served), **_generate(served), **_versions(served)}
+
+
+def _about(served: Served) -> Operations:
+    of, name = served.schemas.of, model_parameter(served.models.names)
+    metadata = ok(of(ServerMetadata))
+    return {
+        "GET /v2": operation(_TAG, "v2_server", "Name, version and extensions of the server", metadata),
+        "GET /v2/": operation(_TAG, "v2_server_", "The same", metadata),
+        "GET /v2/health/live": operation(_TAG, "v2_live", "Whether the server takes requests", ok(of(ServerLive))),
+        "GET /v2/health/ready": operation(
+            _TAG, "v2_ready", "Whether every model can answer", {**ok(of(ServerReady)), **errors("", (503,))}
+        ),
+        "GET /v2/models": operation(_TAG, "v2_models", "Names of all models", ok(of(ModelNames))),
+        "GET /v2/models/{name}": operation(
+            _TAG,
+            "v2_model",
+            "Inputs and outputs of a model",
+            {**ok(of(ModelMetadata)), **errors("", (404, 503))},
+            parameters=[name],
+        ),
+        "GET /v2/models/{name}/ready": operation(
+            _TAG,
+            "v2_model_ready",
+            "Whether a model is ready",
+            {**ok(of(ModelReady)), **errors("", (404, 503))},
+            parameters=[name],
+        ),
+    }
+
+
+def _infer(served: Served) -> Operations:
+    bytes_schema = {"type": "string", "format": "binary"}
+    sendable = examples({label(task): _tensors(example(task)) for task in served.tasks})
+    return {
+        "POST /v2/models/{name}/infer": operation(
+            _TAG,
+            "v2_infer",
+            "Answer tensors",
+            {
+                **answer(
+                    {
+                        JSON: {"schema": served.schemas.of(InferenceResponse)},
+                        _BINARY: {"schema": {**bytes_schema, "description": "An InferenceResponse and tensors."}},
+                    },
+                    headers={HEADER_LENGTH: {"description": _LENGTH["description"], "schema": _LENGTH["schema"]}},
+                ),
+                **errors("", COMPUTING),
+            },
+            description=_INFER,
+            parameters=[model_parameter(served.models.names), _LENGTH],
+            body={
+                JSON: {"schema": served.schemas.of(InferenceDocument), "examples": sendable},
+                _BINARY: {"schema": {**bytes_schema, "description": "An InferenceDocument and tensors."}},
+            },
+        )
+    }
+
+
+def _tensors(v1: dict[str, Any]) -> dict[str, Any]:
+    """A V1 request as tensors of strings, one for each field of its instances."""
+    rows = [row if isinstance(row, dict) else {"text": row} for row in v1["instances"]]
+    inputs = [
+        {"name": name, "shape": [len(rows)], "datatype": "BYTES", "data": [row[name] for row in rows]}
+        for name in rows[0]
+    ]
+    return {"inputs": inputs, **({"parameters": v1["parameters"]} if "parameters" in v1 else {})}
+
+
+def _generate(served: Served) -> Operations:
+    of = served.schemas.of
+    tasks: tuple[Task, ...] = WRITING_TASKS
+    parameters = [model_parameter(served.doing(tasks), f"A model that does {' or '.join(tasks)}.")]
+    body = {JSON: {"schema": of(GenerateRequest), "example": _GENERATE}}
+    event = 'data: {"model_name":"model","id":"1","text_output":" Paris"}\n\n'
+    return {
+        "POST /v2/models/{name}/generate": operation(
+            _TEXTS,
+            "v2_generate",
+            "Write a text",
+            {**ok(of(GenerateResponse)), **errors("", COMPUTING)},
+            parameters=parameters,
+            body=body,
+        ),
+        "POST /v2/models/{name}/generate_stream": operation(
+            _TEXTS,
+            "v2_generate_stream",
+            "Write a text, piece by piece",
+            {
+                **answer({"text/event-stream": events(of(GenerateStreamResponse), event)}),
+                **errors("", COMPUTING),
+            },
+            parameters=parameters,
+            body=body,
+        ),
+    }
+
+
+def _versions(served: Served) -> Operations:
+    """Each model is served in one version, which needs no name."""
+    parameters = [model_parameter(served.models.names), _VERSION]
+    path = "/v2/models/{name}/versions/{version}"
+    routes = {"": "GET", "/ready": "GET", "/infer": "POST", "/generate": "POST", "/generate_stream": "POST"}
+    return {
+        f"{method} {path}{verb}": operation(
+            _TAG,
+            f"v2_version{verb.replace('/', '_')}",
+            "Versions of models are not served",
+            errors("", (404, 501)),
+            parameters=parameters,
+        )
+        for verb, method in routes.items()
+    }

@@ -1,0 +1,42 @@
+"""Where the document and the page are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from hf_runtime.api.inference import Models
+from hf_runtime.api.http.json_body import encode
+from hf_runtime.api.openapi.document import openapi_document
+from hf_runtime.settings import ServerSettings
+
+_PAGE = Path(__file__).parent / "docs.html"
+
+
+def routes(models: Models, settings: ServerSettings, described: Sequence[BaseRoute]) -> list[Route]:
+    """The routes that tell of others, `/docs.json` among them, where BentoML would tell of its own alone."""
+
+    # Made when it is first asked for: every process of the server makes the application, runners too.
+    @cache
+    def document() -> bytes:
+        return encode(openapi_document(models, settings, described))
+
+    page = _PAGE.read_text(encoding="utf-8")
+
+    async def openapi(_: Request) -> Response:
+        return Response(await asyncio.to_thread(document), media_type="application/json")
+
+    async def docs(_: Request) -> Response:
+        return HTMLResponse(page)
+
+    return [
+        Route("/openapi.json", openapi, include_in_schema=False),
+        Route("/docs.json", openapi, include_in_schema=False),
+        Route("/docs", docs, include_in_schema=False),
+    ]

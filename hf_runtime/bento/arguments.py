@@ -1,0 +1,91 @@
+"""Arguments of `bentoml build` and `bentoml serve`, and the image that is built with them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import bentoml
+from bentoml.images import Image
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from hf_runtime.settings import SettingsError
+from hf_runtime.settings.errors import checked
+
+#: The folder of an image that its user may write to, as a volume made there is too: all else may be read-only.
+CACHE = "/cache"
+
+#: What installs the packages of an image; BentoML would take the newest.
+UV = "0.13.9"
+
+
+class Arguments(BaseModel):
+    """`--arg name=value`; a Bento remembers those that it was built with.
+
+    Attributes:
+        config: a file of InferenceServices, or a folder of such files, as RUNTIME_CONFIG.
+        model: tag of a model in BentoML's store, which becomes a part of the Bento and is served if nothing else is
+            configured.
+        torch: for which hardware an image gets PyTorch, by uv's names for its builds
+            (https://docs.astral.sh/uv/guides/integration/pytorch/); `index` is whatever the package index has.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    config: Path | None = None
+    model: str | None = None
+    torch: str = "cpu"
+
+    @field_validator("model")
+    @classmethod
+    def _with_version(cls, tag: str | None) -> str | None:
+        # The newest would be another one whenever the Bento is served outside of its image.
+        if tag is not None and (not re.fullmatch(r"[^:/\s]+:[^:/\s]+", tag) or tag.endswith(":latest")):
+            raise ValueError("must be a tag with its version, name:version; `bentoml models list` shows them")
+        return tag
+
+    @field_validator("torch")
+    @classmethod
+    def _known_build(cls, build: str) -> str:
+        if not re.fullmatch(r"index|cpu|xpu|cu\d+|rocm\d[\d.]*", build):
+            raise ValueError("must be cpu, a version of CUDA such as cu130, one of ROCm such as rocm7.0, xpu, or index")
+        return build
+
+    @property
+    def model_uri(self) -> str | None:
+        """The model of the Bento as a storage URI."""
+        return f"bentoml://{self.model}" if self.model is not None else None
+
+
+def given_arguments() -> Arguments:
+    """Those of this process.
+
+    Raises:
+        SettingsError: one is unknown, or has a wrong value.
+    """
+    given = vars(bentoml.use_arguments())
+    for name in given:
+        if name not in Arguments.model_fields:
+            known = ", ".join(Arguments.model_fields)
+            raise SettingsError(f"--arg {name}: is not an argument of this service; known are {known}")
+    return checked(lambda: Arguments.model_validate(given), lambda _: "--arg ")
+
+
+def image(torch: str) -> Image:
+    """What `bentoml containerize` installs the Bento's packages into.
+
+    Every package comes as a wheel, so the compilers that BentoML adds by default are left out; whatever was only needed
+    to install is not kept.
+
+    Args:
+        torch: as in `Arguments`.
+    """
+    settings = ["no-cache = true", *(["[pip]", f'torch-backend = "{torch}"'] if torch != "index" else [])]
+    lines = " ".join(shlex.quote(line) for line in settings)
+    return (
+        Image(base_image="python:3.11-slim", distro="")
+        .run(f"pip install --no-cache-dir uv=={UV}")
+        .run(f"install -d -o bentoml -g bentoml {CACHE}")
+        .run(f"mkdir -p /etc/uv && printf '%s\\n' {lines} > /etc/uv/uv.toml")
+    )

@@ -1,0 +1,1 @@
+"""Types that the entry process and the model processes agree on."""

@@ -1,0 +1,105 @@
+"""What became of each HTTP request, noted on its way and told at its end to whoever counts or logs requests."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hf_runtime.contract.errors import InferenceFailed
+from hf_runtime.contract.origin import Origin, enter
+
+_KEY = "request_record"
+
+#: A request id that a client may choose: it is sent back and written to logs.
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One HTTP request. Times are those of `perf_counter`, in seconds.
+
+    Attributes:
+        request_id: the client's `X-Request-Id`, else a new one; sent back in the same header.
+        model_name: of the model that was asked, if there is one of that name.
+        instances: how many were given to the model.
+        predict_started, predict_ended: while the model had them; None if it never did.
+        error: `code` of the `ServingError` that was answered; in a stream, of the last that ended an instance.
+        status: of the answer; 499 if the client left before it.
+        client: its address, or that of the last proxy.
+        trace_id: 32 hexadecimal digits; None if requests are not traced.
+    """
+
+    method: str
+    path: str
+    request_id: str
+    started: float = field(default_factory=perf_counter)
+    ended: float | None = None
+    model_name: str | None = None
+    instances: int = 0
+    predict_started: float | None = None
+    predict_ended: float | None = None
+    error: str | None = None
+    status: int = 499
+    client: str | None = None
+    trace_id: str | None = None
+
+
+Observer = Callable[[RequestRecord], None]
+
+
+def record_of(scope: Scope) -> RequestRecord:
+    """The record of the request that a scope belongs to; one that nobody reads, outside of `ObservedRequests`."""
+    record = scope.get(_KEY)
+    return record if isinstance(record, RequestRecord) else _new_record(scope)
+
+
+class ObservedRequests:
+    """ASGI middleware that keeps a record of each request, from its headers to the last byte of its answer.
+
+    Args:
+        observers: called with each record once it is complete.
+    """
+
+    def __init__(self, app: ASGIApp, observers: Sequence[Observer] = ()) -> None:
+        self._app = app
+        self._observers = observers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        record = scope[_KEY] = _new_record(scope)
+        # For good: a request is a task of its own, and what is logged when it has failed is about it, too.
+        enter(Origin(record.request_id))
+        begun = False
+
+        async def note_status(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                record.status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = record.request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note_status)
+        except Exception:
+            if not begun:  # it is answered further out
+                record.status, record.error = 500, InferenceFailed.code
+            raise
+        finally:
+            record.ended = perf_counter()
+            for observer in self._observers:
+                observer(record)
+
+
+def _new_record(scope: Scope) -> RequestRecord:
+    given = Headers(scope=scope).get("x-request-id", "")
+    request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    client = scope.get("client")
+    return RequestRecord(scope["method"], scope["path"], request_id, client=client[0] if client else None)

@@ -1,0 +1,181 @@
+"""The part of KServe's InferenceService that says which model to serve and how.
+
+Fields that only Kubernetes can heed are accepted and told to the operator; any other unknown field is an error, so that
+nothing in a document is passed over in silence.
+
+Source: https://kserve.github.io/website/docs/reference/crd-api, serving.kserve.io/v1beta1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from hf_runtime.settings.quantity import Quantity
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True)
+
+
+def _string(value: Any) -> Any:
+    """Kubernetes takes no other type for a variable, and `value: 100` in YAML is a number."""
+    if isinstance(value, bool | int | float):
+        raise ValueError("must be a string; put it in quotes")
+    return value
+
+
+class KeyRef(_Strict):
+    """A key of a Secret or a ConfigMap."""
+
+    name: str
+    key: str
+    optional: bool = False
+
+
+class ValueFrom(_Strict):
+    """Where the value of a variable stands; exactly one place."""
+
+    secret: KeyRef | None = Field(None, alias="secretKeyRef")
+    config_map: KeyRef | None = Field(None, alias="configMapKeyRef")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.secret is None) == (self.config_map is None):
+            raise ValueError("must have secretKeyRef or configMapKeyRef")
+        return self
+
+
+class Variable(_Strict):
+    """An environment variable, by value or by reference."""
+
+    name: str = Field(min_length=1)
+    value: Annotated[str, BeforeValidator(_string)] | None = None
+    value_from: ValueFrom | None = Field(None, alias="valueFrom")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.value is not None and self.value_from is not None:
+            raise ValueError("has both value and valueFrom")
+        return self
+
+
+class Resources(_Strict):
+    """Quantities by resource name: cpu in cores, memory in bytes, nvidia.com/gpu in pieces."""
+
+    requests: dict[str, Quantity] = {}
+    limits: dict[str, Quantity] = {}
+    claims: Any = None
+
+
+class Container(_Strict):
+    """What `predictor.huggingface` and `predictor.model` share."""
+
+    storage_uri: str | None = Field(None, alias="storageUri", min_length=1)
+    env: list[Variable] = []
+    args: list[Annotated[str, BeforeValidator(_string)]] = []
+    resources: Resources = Resources()
+    protocol_version: Literal["v1", "v2"] | None = Field(None, alias="protocolVersion")
+
+    # Of Kubernetes alone: pods, images and volumes.
+    name: Any = None
+    image: Any = None
+    imagePullPolicy: Any = None
+    livenessProbe: Any = None
+    ports: Any = None
+    readinessProbe: Any = None
+    runtimeVersion: Any = None
+    securityContext: Any = None
+    startupProbe: Any = None
+    volumeMounts: Any = None
+
+
+class _ModelFormat(_Strict):
+    name: Literal["huggingface"]
+    version: Any = None
+
+
+class Model(Container):
+    """The newer form, which names the format beside the model."""
+
+    model_format: _ModelFormat = Field(alias="modelFormat")
+    runtime: Any = None
+
+
+class Predictor(_Strict):
+    """The model and its replicas."""
+
+    huggingface: Container | None = None
+    model: Model | None = None
+    min_replicas: int = Field(1, alias="minReplicas", ge=0)
+
+    # Of Kubernetes alone: scaling, scheduling and traffic.
+    affinity: Any = None
+    annotations: Any = None
+    autoScaling: Any = None
+    batcher: Any = None
+    canaryTrafficPercent: Any = None
+    containerConcurrency: Any = None
+    deploymentStrategy: Any = None
+    imagePullSecrets: Any = None
+    labels: Any = None
+    logger: Any = None
+    maxReplicas: Any = None
+    nodeSelector: Any = None
+    priorityClassName: Any = None
+    runtimeClassName: Any = None
+    scaleMetric: Any = None
+    scaleMetricType: Any = None
+    scaleTarget: Any = None
+    schedulerName: Any = None
+    securityContext: Any = None
+    serviceAccountName: Any = None
+    terminationGracePeriodSeconds: Any = None
+    timeout: Any = None
+    tolerations: Any = None
+    topologySpreadConstraints: Any = None
+    volumes: Any = None
+
+    @model_validator(mode="after")
+    def _one_model(self) -> Self:
+        if (self.huggingface is None) == (self.model is None):
+            raise ValueError("must have huggingface or model")
+        return self
+
+    @property
+    def container(self) -> Container:
+        """Whichever of the two forms was used."""
+        container = self.huggingface or self.model
+        assert container is not None, "this is a bug: the validator lets exactly one pass"
+        return container
+
+
+class _Spec(_Strict):
+    predictor: Predictor
+
+
+class Metadata(BaseModel):
+    """The name of a document; what else Kubernetes keeps there has no meaning here."""
+
+    name: str
+
+
+class InferenceService(_Strict):
+    """One document."""
+
+    apiVersion: Literal["serving.kserve.io/v1beta1"]
+    kind: Literal["InferenceService"]
+    metadata: Metadata
+    spec: _Spec
+    status: Any = None
+
+    def without_effect(self) -> Iterator[tuple[str, ...]]:
+        """The places of what was set and only Kubernetes can heed."""
+        predictor = self.spec.predictor
+        form = "huggingface" if predictor.huggingface is not None else "model"
+        for place, part in ((("spec", "predictor"), predictor), (("spec", "predictor", form), predictor.container)):
+            for name in sorted(part.model_fields_set):
+                if type(part).model_fields[name].annotation is Any:
+                    yield (*place, name)

@@ -1,0 +1,145 @@
+"""Command-line arguments of KServe's huggingfaceserver, as settings of this server.
+
+Source: huggingfaceserver/__main__.py and kserve/model_server.py of KServe 0.21.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from hf_runtime.settings.model import Task
+
+_TASKS: Mapping[str, Task] = {
+    "sequence_classification": "text-classification",
+    "text_embedding": "feature-extraction",
+}
+_DTYPES = {"half": "float16", "float": "float32"}
+_DEFAULT_FOLDER = "/mnt/models"
+
+
+def _hub(value: str) -> dict[str, str]:
+    return {"STORAGE_URI": f"hf://{value}"}
+
+
+def _task(value: str) -> dict[str, str]:
+    task = _TASKS.get(value.lower(), value.lower().replace("_", "-"))
+    return {"TASK": task, **({"TEXT_EMBEDDING": "true"} if value.lower() == "text_embedding" else {})}
+
+
+def _backend(value: str) -> dict[str, str]:
+    if value not in ("auto", "huggingface"):
+        raise ValueError(f"--backend={value} is not part of this server; leave it out, or say huggingface")
+    return {}
+
+
+def _named(variable: str) -> Callable[[str], dict[str, str]]:
+    return lambda value: {variable: value}
+
+
+#: Arguments with a value.
+_VALUED: Mapping[str, Callable[[str], dict[str, str]]] = {
+    "backend": _backend,
+    "dtype": lambda value: {"TORCH_DTYPE": _DTYPES.get(value, value)},
+    "max_length": _named("MAX_MODEL_LEN"),
+    "max_model_len": _named("MAX_MODEL_LEN"),
+    "model_dir": _named("STORAGE_URI"),
+    "model_id": _hub,
+    "model_name": _named("MODEL_NAME"),
+    "model_revision": _named("MODEL_REVISION"),
+    "task": _task,
+    # Those of vLLM's that mean the same here.
+    "gpu_memory_utilization": _named("TORCH_CUDA_MEMORY_FRACTION"),
+    "max_num_batched_tokens": _named("MAX_BATCH_TOKENS"),
+    "max_num_seqs": _named("MAX_BATCH_SIZE"),
+    "revision": _named("MODEL_REVISION"),
+    "served_model_name": _named("MODEL_NAME"),
+}
+
+#: Arguments without one. What a tokenizer says of case and token types is heeded, offsets are always answered, and
+#: prompts are never logged, so those who ask for it have it already.
+_FLAGS: Mapping[str, dict[str, str]] = {
+    "disable_log_requests": {},
+    "disable_lower_case": {},
+    "return_offsets_mapping": {},
+    "return_probabilities": {"RETURN_PROBABILITIES": "true"},
+    "return_raw_logits": {"RETURN_RAW_LOGITS": "true"},
+    "return_token_type_ids": {},
+    "trust_remote_code": {"TRUST_REMOTE_CODE": "true"},
+}
+
+#: Refused, with what does the same here.
+_INSTEAD: Mapping[str, str] = {
+    "disable_special_tokens": "the tokenizer's special tokens are always there",
+    "enable_grpc": "there is no gRPC",
+    "grpc_port": "there is no gRPC",
+    "http_port": "the port is that of `bentoml serve --port`",
+    "tensor_input_names": "the model's own inputs are used",
+    "tokenizer_revision": "model and tokenizer are of one revision, --model_revision",
+    "workers": "processes of the API are API_WORKERS, copies of the model minReplicas",
+}
+
+
+class ArgumentError(ValueError):
+    """An argument cannot be taken.
+
+    Attributes:
+        index: which one.
+    """
+
+    def __init__(self, message: str, index: int) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+def parse_arguments(arguments: Sequence[str]) -> dict[str, str]:
+    """Variables that say the same as `arguments`, given as `--name=value`, or as `--name` and `value`.
+
+    Raises:
+        ArgumentError: one is not supported, or lacks its value; the message names it.
+    """
+    variables: dict[str, str] = {}
+    numbered = list(enumerate(arguments))
+    while numbered:
+        index, given = numbered.pop(0)
+        following = numbered[0][1] if numbered and not numbered[0][1].startswith("--") else None
+        try:
+            said, took_following = _parse(given, following)
+        except ValueError as error:
+            raise ArgumentError(str(error), index) from None
+        variables |= said
+        if took_following:
+            numbered.pop(0)
+    return variables
+
+
+def _parse(given: str, following: str | None) -> tuple[dict[str, str], bool]:
+    """What one argument says, and whether its value was the argument that follows."""
+    match = re.fullmatch(r"--(?P<name>[\w-]+)(=(?P<value>.*))?", given, re.DOTALL)
+    if match is None:
+        raise ValueError(f"{given!r} is not of the form --name=value")
+    name, value = match["name"].replace("-", "_"), match["value"]
+    if name in _FLAGS:
+        return _flag(name, value), False
+    if name not in _VALUED:
+        raise ValueError(f"--{name} is not supported{f': {_INSTEAD[name]}' if name in _INSTEAD else ''}")
+    if value is not None:
+        return _VALUED[name](value), False
+    if following is None:
+        raise ValueError(f"--{name} has no value")
+    return _VALUED[name](following), True
+
+
+def _flag(name: str, value: str | None) -> dict[str, str]:
+    match (value or "true").lower():
+        case "true":
+            return _FLAGS[name]
+        case "false":
+            return {}
+        case _:
+            raise ValueError(f"--{name} takes no value")
+
+
+def is_default_folder(variables: Mapping[str, str]) -> bool:
+    """Whether the model is only said to lie where KServe puts what storageUri names."""
+    return variables.get("STORAGE_URI", "").rstrip("/") == _DEFAULT_FOLDER

@@ -1,0 +1,261 @@
+"""What one model is and how its runner computes: one frozen object, made from environment variables."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings
+
+from hf_runtime.settings.quantity import with_byte_unit
+from hf_runtime.settings.env import SOURCE
+from hf_runtime.settings.uri import shown_uri
+
+Task = Literal[
+    "text-classification",
+    "token-classification",
+    "question-answering",
+    "text-generation",
+    "text2text-generation",
+    "fill-mask",
+    "feature-extraction",
+]
+#: Those whose models write token by token; those of others read a batch at once.
+WRITING_TASKS: tuple[Task, ...] = ("text-generation", "text2text-generation")
+AggregationStrategy = Literal["none", "simple", "first", "average", "max"]
+TorchDtype = Literal["auto", "float32", "float16", "bfloat16"]
+Pooling = Literal["none", "mean", "cls", "max", "last_token"]
+
+#: Among the variables of object stores there are regions and addresses too.
+_SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|SAS|CONNECTION_STRING")
+#: Values in the JSON of a web server's headers.
+_QUOTED = re.compile(r':\s*"([^"]+)"')
+
+#: Bytes as pydantic reads them, or as Kubernetes does: 4GiB, 4Gi.
+Memory = Annotated[ByteSize, BeforeValidator(with_byte_unit)]
+
+
+class ModelSettings(BaseSettings):
+    """What one model is and how its runner computes. Units stand in the field descriptions."""
+
+    model_config = SOURCE
+
+    name: str = Field("model", validation_alias="MODEL_NAME", min_length=1, pattern=r"^[^/:\s]+$")
+    storage_uri: str = Field(validation_alias="STORAGE_URI", description="Where the model is.")
+    revision: str | None = Field(None, validation_alias="MODEL_REVISION", description="Branch, tag or commit.")
+    gguf_file: str | None = Field(None, validation_alias="GGUF_FILE", description="Which GGUF file, if several.")
+    hf_token: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"), description="For private models."
+    )
+    cache_dir: Path | None = Field(
+        None,
+        validation_alias=AliasChoices("HF_HUB_CACHE", "TRANSFORMERS_CACHE"),
+        description="Folder of downloaded models; huggingface_hub's own (HF_HOME) if unset.",
+    )
+    hf_endpoint: str | None = Field(None, validation_alias="HF_ENDPOINT", description="Another hub; a URL.")
+    offline: bool = Field(
+        False, validation_alias=AliasChoices("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"), description="No network."
+    )
+    storage_cache: Path = Field(
+        Path("~/.cache/hugging-face-runtime"),
+        validation_alias="STORAGE_CACHE",
+        description="Folder of models fetched from elsewhere, of what was measured of models, and of kernels.",
+    )
+    storage_cache_old_copies: int = Field(
+        1,
+        validation_alias="STORAGE_CACHE_OLD_COPIES",
+        ge=0,
+        description="Copies of a model's earlier states that are kept; none is deleted that a process serves from.",
+    )
+    pvc_dir: Path = Field(Path("/mnt/pvc"), validation_alias="PVC_DIR", description="Where pvc:// volumes are mounted.")
+    storage_options: dict[str, SecretStr] = Field(
+        {}, description="Variables of object stores and web servers as they were set, such as AWS_ACCESS_KEY_ID."
+    )
+    environment: dict[str, str] = Field(
+        {}, description="Variables of an InferenceService that are no settings, for libraries and the model's own code."
+    )
+    secret_environment: dict[str, SecretStr] = Field({}, description="The same, of those that come from Secrets.")
+    base_model: str | None = Field(
+        None, validation_alias="BASE_MODEL", description="Storage URI of an adapter's base; from its config if unset."
+    )
+    trust_remote_code: bool = Field(False, validation_alias="TRUST_REMOTE_CODE")
+    custom_pipeline: str | None = Field(
+        None,
+        validation_alias="CUSTOM_PIPELINE",
+        description="File in the model's folder with create_pipeline(); custom_pipeline.py if that code is trusted.",
+    )
+    # After the fields that say whether it may be one that only the model's own code knows.
+    task: Task | None = Field(None, validation_alias="TASK", description="From the model's config.json if unset.")
+    asked_task: str | None = Field(None, validation_alias=AliasChoices("TASK"), description="TASK as it was given.")
+
+    torch_dtype: TorchDtype | None = Field(
+        None, validation_alias="TORCH_DTYPE", description="float32 on a CPU and the checkpoint's own on a GPU if unset."
+    )
+    attn_implementation: str | None = Field(None, validation_alias="ATTN_IMPLEMENTATION", pattern=r"^[\w./-]+$")
+    device_map: str | None = Field(None, validation_alias="DEVICE_MAP")
+    load_in_8bit: bool = Field(False, validation_alias="LOAD_IN_8BIT")
+    load_in_4bit: bool = Field(False, validation_alias="LOAD_IN_4BIT")
+    quantization: Literal["int8"] | None = Field(
+        None,
+        validation_alias="QUANTIZATION",
+        description="On a CPU, linear layers computed in eight bits, the output head apart.",
+    )
+    cuda_memory_fraction: float | None = Field(None, validation_alias="TORCH_CUDA_MEMORY_FRACTION", gt=0, le=1)
+    cuda_visible_devices: str | None = Field(None, validation_alias="CUDA_VISIBLE_DEVICES")
+    gpus: float = Field(
+        0, validation_alias="GPUS", ge=0, description="GPUs reserved for each runner; a fraction shares one."
+    )
+    cpus: float | None = Field(None, validation_alias="CPUS", gt=0, description="CPU cores that each runner may use.")
+    memory_limit: Memory | None = Field(
+        None, validation_alias="MEMORY_LIMIT", ge=1, description="Memory that each runner may use, such as 4Gi."
+    )
+    replicas: int = Field(1, validation_alias="REPLICAS", ge=1, description="Runners, each with a copy of the model.")
+    torch_threads: int | None = Field(None, validation_alias="TORCH_NUM_THREADS", ge=1)
+
+    max_new_tokens: int | None = Field(
+        None, validation_alias="MAX_NEW_TOKENS", ge=1, description="That a request may ask for; more are refused."
+    )
+    max_length: int = Field(20, validation_alias="MAX_LENGTH", ge=1, description="Tokens, the prompt included.")
+    temperature: float = Field(1.0, validation_alias="TEMPERATURE", ge=0, allow_inf_nan=False)
+    do_sample: bool = Field(False, validation_alias="DO_SAMPLE")
+    top_k: int = Field(50, validation_alias="TOP_K", ge=0)
+    top_p: float = Field(1.0, validation_alias="TOP_P", gt=0, le=1)
+    return_full_text: bool = Field(True, validation_alias="RETURN_FULL_TEXT")
+    aggregation_strategy: AggregationStrategy = Field("none", validation_alias="AGGREGATION_STRATEGY")
+    pooling: Pooling | None = Field(
+        None, validation_alias="POOLING", description="From the model's sentence-transformers files if unset."
+    )
+    normalize: bool | None = Field(None, validation_alias="NORMALIZE", description="As for pooling.")
+    matryoshka: bool | None = Field(
+        None,
+        validation_alias="MATRYOSHKA",
+        description="Whether vectors may be cut; from the model's config if unset.",
+    )
+    max_model_len: int | None = Field(
+        None, validation_alias="MAX_MODEL_LEN", ge=1, description="Tokens that are read at most; the model's if unset."
+    )
+    truncation: bool | None = Field(
+        None,
+        validation_alias="TRUNCATION",
+        description="Cut texts longer than the model; if unset, where MAX_MODEL_LEN is set and no text is generated.",
+    )
+    return_probabilities: bool = Field(
+        False, validation_alias="RETURN_PROBABILITIES", description="All labels of a text, not the best alone."
+    )
+    return_raw_logits: bool = Field(
+        False, validation_alias="RETURN_RAW_LOGITS", description="The same with logits as scores."
+    )
+    text_embedding: bool = Field(
+        False,
+        validation_alias="TEXT_EMBEDDING",
+        description="Mean of the tokens, of length 1, where the model's files do not say how to embed a text.",
+    )
+
+    acceleration: bool = Field(
+        True,
+        validation_alias="ACCELERATION",
+        description="On a CPU, kernels, weights in its own layout and batches without padding; on a GPU, CUDA graphs.",
+    )
+    calibration_seconds: float = Field(
+        3.0,
+        validation_alias="CALIBRATION_SECONDS",
+        ge=0,
+        le=600,
+        description="What the first start of a model may spend to measure which batches suit the machine; 0 is none.",
+    )
+    max_batch_size: int | None = Field(None, validation_alias="MAX_BATCH_SIZE", ge=1, description="Rows in a batch.")
+    max_batch_tokens: int | None = Field(
+        None, validation_alias="MAX_BATCH_TOKENS", ge=1, description="Tokens in a batch, with any padding."
+    )
+    kv_cache_memory: Memory | None = Field(
+        None,
+        validation_alias="KV_CACHE_MEMORY",
+        ge=1,
+        description="For keys and values of running sequences, such as 4GiB; a share of what is free if unset.",
+    )
+    max_text_length: int = Field(
+        1_000_000, validation_alias="MAX_TEXT_LENGTH", ge=1, description="Characters in one instance."
+    )
+    max_rows_per_instance: int = Field(
+        1024,
+        validation_alias="MAX_ROWS_PER_INSTANCE",
+        ge=1,
+        description="Windows of one text, sequences of one prompt, or masks of one text.",
+    )
+    max_answers_per_instance: int = Field(
+        10_000, validation_alias="MAX_ANSWERS_PER_INSTANCE", ge=1, description="That top_k may ask for."
+    )
+    max_queue_size: int = Field(4096, validation_alias="MAX_QUEUE_SIZE", ge=1, description="Items that may wait.")
+    max_queue_rows: int = Field(
+        32_768, validation_alias="MAX_QUEUE_ROWS", ge=1, description="Rows of all items that wait."
+    )
+    max_queue_tokens: int = Field(
+        8 * 2**20, validation_alias="MAX_QUEUE_TOKENS", ge=1, description="Tokens of all of those rows."
+    )
+
+    log_level: str = Field("INFO", validation_alias="LOG_LEVEL", pattern=r"^(?i:debug|info|warning|error|critical)$")
+    transformers_verbosity: Literal["detail", "debug", "info", "warning", "error", "critical"] = Field(
+        "warning", validation_alias="TRANSFORMERS_VERBOSITY"
+    )
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _tasks_of_own_code(cls, value: Any, info: ValidationInfo) -> Any:
+        """A custom pipeline may do more than the seven tasks."""
+        own_code = info.data.get("trust_remote_code") or info.data.get("custom_pipeline")
+        return None if own_code and value not in get_args(Task) else value
+
+    @model_validator(mode="after")
+    def _without_contradictions(self) -> Self:
+        if self.load_in_8bit and self.load_in_4bit:
+            raise ValueError("LOAD_IN_8BIT and LOAD_IN_4BIT cannot both be true; choose one")
+        if self.quantization and (self.load_in_8bit or self.load_in_4bit):
+            raise ValueError(
+                "QUANTIZATION (computed in eight bits, on a CPU) cannot be set beside LOAD_IN_8BIT or LOAD_IN_4BIT "
+                "(kept so, by bitsandbytes); choose one"
+            )
+        if self.return_probabilities and self.return_raw_logits:
+            raise ValueError("RETURN_PROBABILITIES and RETURN_RAW_LOGITS cannot both be true; choose one")
+        if self.return_raw_logits and self.task not in (None, "text-classification"):
+            raise ValueError("RETURN_RAW_LOGITS is for text-classification")
+        return self
+
+    @property
+    def shown_uri(self) -> str:
+        """STORAGE_URI for messages and logs, without what may be a secret in it."""
+        return shown_uri(self.storage_uri)
+
+    @property
+    def truncates_texts(self) -> bool:
+        """Whether a text longer than the model is cut, where the answer says nothing about its end anyway."""
+        return self.max_model_len is not None if self.truncation is None else self.truncation
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What nobody may read in a log."""
+        named = [value for name, value in self.storage_options.items() if _SECRET_NAME.search(name)]
+        values = [self.hf_token, *self.secret_environment.values(), *named]
+        uri = urlsplit(self.storage_uri if self.storage_uri.startswith("http") else "")
+        headers = [value for name, value in self.storage_options.items() if name.endswith("-headers")]
+        return (
+            *(value.get_secret_value() for value in values if value is not None),
+            *(text for value in headers for text in _QUOTED.findall(value.get_secret_value())),
+            *filter(None, (uri.password, uri.query)),
+        )
+
+    @property
+    def explicit_max_length(self) -> int | None:
+        """`max_length` if the operator set it, else None: the default of 20 means 20 new tokens."""
+        return self.max_length if "max_length" in self.model_fields_set else None

@@ -1,0 +1,43 @@
+"""Linear layers as calls of a program."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from runners.kernels.compiler import Compiler
+from runners.kernels.int8 import VnniInt8Linear
+from runners.kernels.mkl import mkl
+from runners.kernels.mkl_kernels import MklKernels
+from runners.kernels.packed import MklLinear, TiledLinear
+from runners.kernels.program import Call, Scratch
+
+
+class LinearCalls:
+    """What computes layers without Python, where that can be done.
+
+    Args:
+        scratch: for what calls need beside their inputs and outputs.
+    """
+
+    def __init__(self, compiler: Compiler, scratch: Scratch) -> None:
+        self._scratch = scratch
+        library = mkl()
+        self._mkl = MklKernels(library, compiler) if library is not None else None
+
+    def of(self, layer: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> list[Call] | None:
+        """Calls that compute a layer; None if only Python can.
+
+        Args:
+            inputs, outputs: contiguous, shape (rows, size), with as many rows as the scratch has.
+        """
+        if inputs.dtype != torch.float32:
+            return None
+        addresses = inputs.data_ptr(), outputs.data_ptr()
+        if isinstance(layer, MklLinear) and self._mkl is not None:
+            return self._mkl.linear(*addresses, layer.packed, layer.bias, (layer.out_features, layer.in_features))
+        if isinstance(layer, TiledLinear):
+            return layer.calls(*addresses)
+        # Precise ones compute it twice.
+        return layer.calls(*addresses, self._scratch) if type(layer) is VnniInt8Linear else None

@@ -1,0 +1,86 @@
+"""Put a model's weights into the form that the CPU computes fastest with, verified numerically at load time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PreTrainedModel
+
+from runners.kernels.embedding import embedding_rows
+from runners.kernels.fallbacks import DifferentResults, Optimization, OptimizationFailed, attempt
+from runners.kernels.fused import fuse
+from runners.kernels.int8 import quantize
+from runners.kernels.linear import forms_to_pack, pack
+from runners.kernels.merged import groups_of_same_input, merge
+from runners.kernels.rounding import is_rounding
+
+if TYPE_CHECKING:
+    from runners.kernels.int8_kernels import Int8Kernels
+    from runners.kernels.kernels import Kernels
+    from runners.kernels.packed import Tiled
+
+logger = logging.getLogger(__name__)
+
+#: Any tokens will do; the first ones are often special.
+_FIRST, _LENGTH = 5, 8
+
+
+@torch.inference_mode()
+def speed_up_weights(
+    model: PreTrainedModel,
+    *,
+    rows: Sequence[int],
+    int8: bool = False,
+    kernels: Kernels | None = None,
+    tiled: Tiled | None = None,
+    int8_kernels: Int8Kernels | None = None,
+) -> None:
+    """Put a model's weights into the form that the CPU computes fastest with.
+
+    After each step the model must compute what it computed before, but for rounding.
+
+    Args:
+        rows: numbers of tokens that will be computed together most.
+        int8: compute all linear layers but those of the head in int8.
+        kernels: for what the model computes between linear layers.
+        tiled: a form of linear layers that is taken unless one of libraries is clearly faster.
+        int8_kernels: for layers in int8.
+
+    Raises:
+        OptimizationFailed: a step raised, or changed the results, as with models that read weights past their layers.
+            The model is then of no use any more, unless the step was to compute a trial input.
+    """
+    with attempt(Optimization.TRIAL):
+        groups, expected = groups_of_same_input(model, lambda: _output(model))
+
+    def change(optimization: Optimization, replace: Callable[[], int], *, quantized: bool) -> int:
+        with attempt(optimization):
+            replaced = replace()
+            if replaced and not is_rounding([_output(model)], [expected], expected.dtype, int8=quantized):
+                raise DifferentResults
+        return replaced
+
+    change(Optimization.MERGE, lambda: merge(groups), quantized=False)
+    if int8 and not change(Optimization.INT8, lambda: quantize(model, rows, int8_kernels), quantized=True):
+        raise OptimizationFailed(Optimization.INT8, "it has no linear layer for int8")
+    packed = change(Optimization.PACK, lambda: pack(model, forms_to_pack(model, rows, tiled)), quantized=int8)
+    fused = change(Optimization.FUSE, lambda: fuse(model, kernels) if kernels is not None else 0, quantized=int8)
+    logger.debug("%d layers are packed, %d modules compute with kernels", packed, fused)
+
+
+def _output(model: Any) -> torch.Tensor:
+    """The model's first output for a few tokens."""
+    vocabulary = embedding_rows(model) or _FIRST + _LENGTH
+    tokens = [number % vocabulary for number in range(_FIRST, _FIRST + _LENGTH)]
+    # Some classifiers read the text at its end.
+    end = model.config.eos_token_id
+    tokens += [end] if isinstance(end, int) and 0 <= end < vocabulary else []
+    ids = torch.tensor([tokens])
+    inputs = {"input_ids": ids}
+    if model.config.is_encoder_decoder and hasattr(model, "get_decoder"):
+        inputs["decoder_input_ids"] = ids
+    output: torch.Tensor = model(**inputs)[0]
+    return output

@@ -1,0 +1,1 @@
+"""Local folder to a loaded model on its device."""

@@ -1,0 +1,91 @@
+"""Which of the seven tasks a checkpoint is made for, read from its config.json alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hf_runtime.contract.errors import LoadError
+from runners.models.adapter import CONFIG as ADAPTER_CONFIG
+from runners.models.adapter import task_of_adapter
+from runners.storage.storage import fetch, read_config
+from hf_runtime.settings import ModelSettings, Task
+
+_HEADS: tuple[tuple[str, Task], ...] = (
+    ("ForSequenceClassification", "text-classification"),
+    ("ForTokenClassification", "token-classification"),
+    ("ForQuestionAnswering", "question-answering"),
+    ("ForQuestionAnsweringSimple", "question-answering"),
+    ("ForMaskedLM", "fill-mask"),
+    ("WithLMHeadModel", "fill-mask"),
+    ("ForCausalLM", "text-generation"),
+    ("LMHeadModel", "text-generation"),
+    ("ForConditionalGeneration", "text2text-generation"),
+    ("MTModel", "text2text-generation"),
+    ("Model", "feature-extraction"),
+)
+
+
+def task_of_architecture(config: dict[str, Any]) -> Task | None:
+    """The task whose head the first of `architectures` carries; None if that is not clear."""
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
+        return None
+    name = architectures[0]
+    if name in ("T5WithLMHeadModel", "EncoderDecoderModel"):
+        return "text2text-generation"
+    if name.endswith("EncoderDecoderModel"):
+        # Of images or speech.
+        return None
+    for suffix, task in _HEADS:
+        if name.endswith(suffix):
+            if suffix == "ForConditionalGeneration" and not config.get("is_encoder_decoder"):
+                return None
+            return task
+    return None
+
+
+def resolve_task(settings: ModelSettings, *, own_code: bool = False) -> ModelSettings:
+    """Settings with the task filled in from the model where TASK is not set.
+
+    Args:
+        own_code: leave it open if the model does not say, and may bring a pipeline of its own that does.
+
+    Raises:
+        LoadError: the model does not say clearly; the message lists the tasks.
+    """
+    if settings.task is not None:
+        return settings
+    config = read_config(settings)
+    task = (task_of_architecture(config) if config is not None else None) or _task_of_others(settings)
+    if task is None and not own_code:
+        raise LoadError(
+            f"TASK is not set and {settings.shown_uri} does not say its task; set TASK to one of {_known()}."
+        )
+    return settings.model_copy(update={"task": task})
+
+
+def check_asked_task(settings: ModelSettings) -> None:
+    """Refuse a TASK that only a custom pipeline could do, for a model that has none.
+
+    Raises:
+        LoadError: the message lists the tasks.
+    """
+    if settings.task is None and settings.asked_task is not None:
+        raise LoadError(
+            f"TASK: {settings.shown_uri} has no custom pipeline for {settings.asked_task}; "
+            f"without one, TASK is one of {_known()}."
+        )
+
+
+def _known() -> str:
+    return ", ".join(dict.fromkeys(task for _, task in _HEADS))
+
+
+def _task_of_others(settings: ModelSettings) -> Task | None:
+    """The task of what has no config.json: an adapter, or a GGUF file."""
+    adapter = read_config(settings, ADAPTER_CONFIG)
+    if adapter is not None:
+        return task_of_adapter(adapter)
+    if settings.storage_uri.startswith("hf://"):
+        return "text-generation" if settings.gguf_file or "gguf" in settings.storage_uri.lower() else None
+    return "text-generation" if fetch(settings).gguf_file else None

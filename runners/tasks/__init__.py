@@ -1,0 +1,1 @@
+"""The tasks, one module each: preprocess, compute rows, postprocess."""

@@ -1,0 +1,185 @@
+"""Fill-mask: the likeliest tokens for each mask token of a text."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BeforeValidator, Field
+from transformers import AutoModelForMaskedLM
+
+from runners.engines.rows import Row
+from hf_runtime.contract.errors import InvalidRequest
+from hf_runtime.contract.errors import LoadError
+from runners.models.vocabulary import refuse_missing
+from runners.engines.runner import Job
+from runners.tasks.encoder import EncoderRunner, Encoding
+from runners.tasks.parameters import Parameters
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class FillMaskParameters(Parameters):
+    """`top_k` is capped at the vocabulary; `targets`, one word or several, restricts the answer to them."""
+
+    top_k: int = Field(5, ge=1)
+    targets: Annotated[Annotated[list[str], Field(min_length=1)] | None, BeforeValidator(_as_list)] = None
+    truncation: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    token_ids: list[int]
+    mask_positions: list[int]
+    top_k: int
+    target_ids: list[int] | None
+
+
+class _Masks(threading.local):
+    """Where the masks are in the batch that a thread computes."""
+
+    def __init__(self) -> None:
+        self.wanted: tuple[torch.Tensor, tuple[int, int]] | None = None
+
+    def select(self, _: torch.nn.Module, inputs: tuple[Any, ...]) -> Any:
+        """Pick the masks' hidden states from those of all tokens."""
+        (hidden,) = inputs
+        if self.wanted is None or hidden.shape[:-1] != self.wanted[1]:
+            return inputs
+        return hidden[tuple(self.wanted[0].to(hidden.device))]
+
+
+class FillMaskRunner(EncoderRunner[FillMaskParameters, _Context, npt.NDArray[np.float32]]):
+    """The answer is a list of `{"score", "token", "token_str", "sequence"}`, best first; a list for each of several."""
+
+    parameters_type = FillMaskParameters
+    auto_class: ClassVar[Any] = AutoModelForMaskedLM
+    as_it_is = False  # see `_logits_at`
+
+    def load(self) -> None:
+        super().load()
+        if self.pretrained.tokenizer.mask_token_id is None:
+            raise LoadError(f"the tokenizer of {self.settings.shown_uri} has no mask token: it cannot do fill-mask.")
+        # One hook for all lanes: hooks of two batches that are computed at a time would see each other's states.
+        self._masks = _Masks()
+        layer: Any = self.pretrained.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        if layer is not None:
+            layer.register_forward_pre_hook(self._masks.select)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {"truncation": self.settings.truncates_texts}
+
+    def examples(self) -> Sequence[Any]:
+        mask = self.pretrained.tokenizer.mask_token
+        return (f"A first {mask}.", mask)
+
+    def prepare(self, instance: Any, parameters: FillMaskParameters) -> Job[Encoding, _Context]:
+        tokenizer = self.pretrained.tokenizer
+        if not isinstance(instance, str):
+            raise InvalidRequest(f"must be a string that holds {tokenizer.mask_token}, the model's mask token")
+        encoding: Encoding = dict(
+            tokenizer(instance, truncation=parameters.truncation, max_length=self.pretrained.max_length)
+        )
+        self.check_length(encoding)
+        positions = self._mask_positions(encoding)
+        if not positions:
+            # Truncation is the only way to lose a mask that the text has.
+            if parameters.truncation and self._mask_positions(dict(tokenizer(instance))):
+                raise InvalidRequest(
+                    f"truncation to {self.pretrained.max_length} tokens cuts every {tokenizer.mask_token} away: "
+                    "shorten the text before it"
+                )
+            raise InvalidRequest(f"has no mask token: put {tokenizer.mask_token} where a word is to be filled in")
+        masks = len(positions)
+        self.check_rows(masks, len(encoding["input_ids"]), "text", f"has {masks} masks")
+        targets = None if parameters.targets is None else self._target_ids(parameters.targets)
+        each = min(parameters.top_k, len(tokenizer) if targets is None else len(targets))
+        self.check_answers(
+            masks * each, "parameters.top_k", f"{each} for each of {masks} masks are {masks * each} answers"
+        )
+        row = Row(encoding, len(encoding["input_ids"]))
+        return Job([row], _Context(encoding["input_ids"], positions, parameters.top_k, targets))
+
+    def forward(self, rows: Sequence[Row[Encoding]]) -> Sequence[npt.NDArray[np.float32]]:
+        positions = [self._mask_positions(row.inputs) for row in rows]
+        logits = self._logits_at(rows, positions).float().cpu().numpy()
+        ends = np.cumsum([len(found) for found in positions])
+        # Copies, because a slice would keep the scores of the whole batch alive.
+        return [part.copy() for part in np.split(logits, ends[:-1])]
+
+    def outputs(self, rows: Sequence[Row[Encoding]]) -> Iterable[Any]:
+        """Logits of each row's first mask: those of all tokens would take hundreds of megabytes."""
+        return [self._logits_at(rows, [self._mask_positions(row.inputs)[:1] for row in rows])]
+
+    def finish(self, job: Job[Encoding, _Context], outputs: Sequence[npt.NDArray[np.float32]]) -> Any:
+        context = job.context
+        scores = torch.from_numpy(outputs[0]).softmax(-1)
+        if context.target_ids is not None:
+            scores = scores[:, context.target_ids]
+        values, indices = scores.topk(min(context.top_k, scores.shape[-1]))
+        tokens = indices if context.target_ids is None else torch.tensor(context.target_ids)[indices]
+        answers = [
+            [self._filled(context, position, token, score) for token, score in zip(*best, strict=True)]
+            for position, *best in zip(context.mask_positions, tokens.tolist(), values.tolist(), strict=True)
+        ]
+        return answers[0] if len(answers) == 1 else answers
+
+    def _filled(self, context: _Context, position: int, token: int, score: float) -> dict[str, Any]:
+        tokenizer = self.pretrained.tokenizer
+        ids = [*context.token_ids[:position], token, *context.token_ids[position + 1 :]]
+        sequence = tokenizer.decode(
+            [i for i in ids if i != tokenizer.pad_token_id],
+            # Among several masks the others stay visible.
+            skip_special_tokens=len(context.mask_positions) == 1,
+        )
+        return {"score": score, "token": token, "token_str": tokenizer.decode([token]), "sequence": sequence}
+
+    def _mask_positions(self, encoding: Encoding) -> list[int]:
+        mask = self.pretrained.tokenizer.mask_token_id
+        return [position for position, token in enumerate(encoding["input_ids"]) if token == mask]
+
+    def _target_ids(self, targets: list[str]) -> list[int]:
+        """Token of each target, without repetition: its own, or the first of those it is split into."""
+        ids: dict[int, None] = {}
+        for number, target in enumerate(targets):
+            token = self._vocabulary_id(target)
+            if token is None:
+                tokens = self.pretrained.tokenizer(target, add_special_tokens=False)["input_ids"]
+                if not tokens:
+                    raise InvalidRequest(f"parameters.targets[{number}]: '{target}' gives no token of the model")
+                token = tokens[0]
+            refuse_missing([token], self.pretrained.missing, f"parameters.targets[{number}]")
+            ids[token] = None
+        return list(ids)
+
+    def _vocabulary_id(self, word: str) -> int | None:
+        """The word's own token; None if the vocabulary lacks it, which a tokenizer reports as the unknown token."""
+        tokenizer = self.pretrained.tokenizer
+        token = tokenizer.convert_tokens_to_ids(word)
+        assert not isinstance(token, list), "one word has one token"
+        return None if token == tokenizer.unk_token_id and word != tokenizer.unk_token else token
+
+    @torch.inference_mode()
+    def _logits_at(self, rows: Sequence[Row[Encoding]], positions: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Logits (masks, vocabulary) at positions of each row.
+
+        The layer that spreads a hidden state over the vocabulary is a fifth of BERT's work and nearly all of its
+        memory, so it is handed the masks' hidden states alone. Heads that do not pass theirs through that layer in the
+        usual shape (rows, tokens, hidden) compute all positions, and the masks' are picked afterwards.
+        """
+        index = torch.tensor([(number, place) for number, found in enumerate(positions) for place in found]).T
+        shape = len(rows), max(row.length for row in rows)
+        self._masks.wanted = index, shape
+        try:
+            logits: torch.Tensor = self.run_model(rows).logits
+        finally:
+            self._masks.wanted = None
+        return logits if logits.dim() == 2 else logits[tuple(index.to(logits.device))]

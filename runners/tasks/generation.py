@@ -1,0 +1,362 @@
+"""What the tasks that write text have in common: parameters, defaults, and rules of length."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Rows
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import BeforeValidator, Field
+
+from runners.kernels.cores import available_cores, use_threads
+from runners.engines.batch.lanes import Parallelism
+from runners.engines.rows import BatchLimits, Row
+from hf_runtime.contract.errors import InvalidRequest
+from runners.engines.generate.continuous import ContinuousDecoder
+from runners.engines.generate.decoder import Decoder
+from runners.engines.generate.decoders import create_decoder
+from runners.engines.generate.grammar import Grammar
+from runners.engines.generate.model import GenerationModel
+from runners.engines.generate.request import GenerationRequest, Sampling, TokenLogprob, Written
+from runners.engines.generate.sequence import Sequence
+from runners.storage.checkpoint import Checkpoint
+from runners.models.pretrained import Pretrained, load_pretrained
+from runners.storage.storage import fetch
+from runners.models.vocabulary import refuse_missing
+from runners.engines.runner import Chosen, Job, Runner
+from runners.tasks.parameters import Parameters
+from hf_runtime.contract.signature import TEXT_OR_TOKENS_TO_JSON, Signature
+
+logger = logging.getLogger(__name__)
+
+#: More than any model writes at once: a slip of the keyboard must not occupy a model that has no limit of its own.
+_MAX_TOKENS = 1_000_000
+
+#: New tokens where nothing bounds them, neither request nor context nor memory.
+_UNLIMITED = 4096
+
+#: Below this, sampling is greedy in all but rounding, and logits divided by it overflow at last.
+_LEAST_TEMPERATURE = 1e-5
+
+
+def _as_list(value: Any) -> Any:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else value
+
+
+_StopString = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class GenerationParameters(Parameters):
+    """Lengths are in tokens, and `max_new_tokens` wins over `max_length`; `temperature` 0 is greedy, `top_k` 0 off.
+
+    `fill_context` writes as far as the model's context allows where no length is given. `logprobs` is the number of
+    alternatives to report for each token. `details` adds to each answer why it ended and how many tokens it took.
+    """
+
+    max_length: int | None = Field(None, ge=1, le=_MAX_TOKENS)
+    max_new_tokens: int | None = Field(None, ge=1, le=_MAX_TOKENS)
+    min_new_tokens: int | None = Field(None, ge=0, le=_MAX_TOKENS)
+    fill_context: bool = False
+    do_sample: bool = False
+    temperature: float = Field(1.0, ge=0, le=100)
+    top_k: int = Field(50, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    num_return_sequences: int = Field(1, ge=1, le=64)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    logit_bias: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] = Field(
+        default_factory=dict, max_length=1024
+    )
+    stop: Annotated[list[_StopString], BeforeValidator(_as_list)] = Field(default_factory=list, max_length=16)
+    ignore_eos: bool = False
+    response_format: dict[str, Any] | None = None
+    logprobs: int | None = Field(None, ge=0, le=20)
+    truncation: bool = False
+    details: bool = False
+
+
+#: What a beam search, which is left to `model.generate`, has no place for.
+_NOT_WITH_BEAMS = ("presence_penalty", "frequency_penalty", "logit_bias", "ignore_eos", "response_format", "logprobs")
+
+ParametersT = TypeVar("ParametersT", bound=GenerationParameters)
+ContextT = TypeVar("ContextT")
+
+#: New text, new log probabilities and, at the end, the whole sequence, to the next piece of a stream, if there is one.
+PieceMaker = Callable[[str, list[TokenLogprob], Written | None], dict[str, Any] | None]
+
+
+class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]):
+    """A runner whose model writes one token after another."""
+
+    #: The AutoModel class of the task.
+    auto_class: ClassVar[Any]
+    example = "Hello"
+    # Two tokens, whatever the operator's max_length: it may be very large, or too small for the example.
+    example_parameters: ClassVar[dict[str, Any]] = {"max_new_tokens": 2}
+
+    checkpoint: Checkpoint
+    pretrained: Pretrained
+    model: GenerationModel
+    decoder: Decoder
+
+    def load(self) -> None:
+        self.checkpoint = fetch(self.settings)
+        self.pretrained = load_pretrained(
+            self.auto_class, self.checkpoint, self.settings, self.compiler, fallbacks=self.fallbacks
+        )
+        self.model = GenerationModel(self.pretrained)
+        self.decoder = create_decoder(self.model, self.settings, self.fallbacks)
+        if self.settings.attn_implementation is not None and isinstance(self.decoder, ContinuousDecoder):
+            # Batches that start together would heed it, and lose far more than any attention gains.
+            logger.warning(
+                "%s: its attention is computed in steps that sequences share, not by ATTN_IMPLEMENTATION=%s.",
+                self.settings.name, self.settings.attn_implementation,
+            )  # fmt: skip
+
+    @property
+    def signature(self) -> Signature:
+        return TEXT_OR_TOKENS_TO_JSON
+
+    @property
+    def limits(self) -> BatchLimits:
+        # The decoder has its own.
+        return BatchLimits(max_rows=1 << 30, max_tokens=1 << 60)
+
+    @property
+    def parallelism(self) -> Parallelism:
+        if self.model.device.type != "cpu" or not self.settings.acceleration:
+            return Parallelism()
+        return Parallelism(threads_alone=self.settings.torch_threads or available_cores(self.settings.cpus))
+
+    def use_threads(self, number: int) -> None:
+        use_threads(number)
+
+    @property
+    def chosen(self) -> Chosen:
+        limits = self.decoder.limits
+        return Chosen(limits.max_rows, limits.max_tokens, threads=self.parallelism.threads_alone)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        settings = self.settings
+        defaults = {
+            "do_sample": settings.do_sample,
+            "temperature": settings.temperature,
+            "top_k": settings.top_k,
+            "top_p": settings.top_p,
+            "truncation": bool(settings.truncation),
+        }
+        if settings.explicit_max_length is not None:
+            defaults["max_length"] = settings.explicit_max_length
+        return defaults
+
+    def weight(self, job: Job[GenerationRequest, ContextT]) -> tuple[int, int]:
+        """As `Runner.weight`; sequences share their prompt, and new tokens are in memory once they are written."""
+        return len(job.rows), len(job.rows[0].inputs.input_ids)
+
+    def examples(self) -> Rows[Any]:
+        first = list(self.pretrained.tokenizer(self.example)["input_ids"])[:1]
+        return (self.example, first) if first else (self.example,)
+
+    def forward(self, rows: Rows[Row[GenerationRequest]]) -> Rows[Written]:
+        """Write sequences in the calling thread.
+
+        Raises:
+            ServingError: one of them failed.
+        """
+        sequences = [Sequence(row.inputs, self.model) for row in rows]
+        for sequence in sequences:
+            self.decoder.add(sequence)
+        while self.decoder.busy:
+            self.decoder.step()
+        for sequence in sequences:
+            if sequence.error is not None:
+                raise sequence.error
+        return [sequence.written for sequence in sequences]
+
+    def pieces(self, job: Job[GenerationRequest, ContextT], number: int) -> PieceMaker:
+        """What makes the pieces of a stream of one of the job's sequences."""
+        echo = self.echo(job.context)
+        sequence = {"sequence": number} if len(job.rows) > 1 else {}
+
+        def piece(text: str, logprobs: list[TokenLogprob], written: Written | None) -> dict[str, Any] | None:
+            nonlocal echo
+            said: dict[str, Any] = {**sequence, "generated_text": echo + text}
+            echo = ""
+            if job.rows[0].inputs.logprobs is not None:
+                said["logprobs"] = logprobs
+            return said if written is None else said | self.counts(job, written)
+
+        return piece
+
+    def echo(self, context: ContextT) -> str:
+        """What a stream begins with."""
+        return ""
+
+    def counts(self, job: Job[GenerationRequest, ContextT], written: Written) -> dict[str, Any]:
+        """Why a sequence has ended, and its numbers of tokens."""
+        stopped_by = {"stop_sequence": written.stop_sequence} if written.stop_sequence is not None else {}
+        return {
+            "finish_reason": written.finish_reason,
+            **stopped_by,
+            "prompt_tokens": len(job.rows[0].inputs.input_ids),
+            "cached_tokens": written.cached_tokens,
+            "generated_tokens": len(written.tokens),
+        }
+
+    def details(self, job: Job[GenerationRequest, ContextT], written: Written) -> dict[str, Any]:
+        """What `parameters.details` adds to an answer."""
+        logprobs = {"logprobs": written.logprobs} if written.logprobs is not None else {}
+        return {**self.counts(job, written), **logprobs}
+
+    def wanted_tokens(self, parameters: ParametersT, used: int, what: str) -> int:
+        """New tokens that a request asks for, at least one; what the model's context allows is another matter.
+
+        Args:
+            used: tokens that `max_length` counts before the first new one.
+            what: what they are, for the message.
+
+        Raises:
+            InvalidRequest: they fill `max_length`, are more than the operator allows, or fewer than `min_new_tokens`.
+        """
+        if parameters.max_new_tokens is not None:
+            wanted = parameters.max_new_tokens
+        elif parameters.max_length is not None and not parameters.fill_context:
+            wanted = parameters.max_length - used
+            if wanted < 1:
+                raise InvalidRequest(
+                    f"max_length is {parameters.max_length} tokens and {what} alone takes {used}: "
+                    "raise parameters.max_length, or set parameters.max_new_tokens"
+                )
+        elif parameters.fill_context:
+            wanted = self._filling(used)
+        else:
+            wanted = self.settings.max_length
+        allowed = self.settings.max_new_tokens
+        if allowed is not None and wanted > allowed:
+            if parameters.max_new_tokens is not None:
+                raise InvalidRequest(
+                    f"parameters.max_new_tokens is {wanted} and this server allows {allowed} (MAX_NEW_TOKENS)"
+                )
+            wanted = allowed
+        if parameters.min_new_tokens is not None and parameters.min_new_tokens > wanted:
+            raise InvalidRequest(
+                f"parameters.min_new_tokens is {parameters.min_new_tokens} and the answer may have {wanted}"
+            )
+        return wanted
+
+    def _filling(self, used: int) -> int:
+        limits = [limit for limit in (self.pretrained.max_length, self.decoder.memory) if limit is not None]
+        return max(min(limits, default=used + _UNLIMITED) - used, 1)
+
+    def rows(
+        self,
+        input_ids: list[int],
+        max_new_tokens: int,
+        parameters: ParametersT,
+        *,
+        continues: bool = False,
+        forced_bos_token_id: int | None = None,
+        grammar: Grammar | None = None,
+    ) -> list[Row[GenerationRequest]]:
+        """The rows of a prompt whose lengths are settled, one for each sequence.
+
+        Args:
+            continues: the answer continues the prompt's text.
+            forced_bos_token_id: the answer's first token.
+            grammar: what the answer must conform to, if the task and not `response_format` says it.
+
+        Raises:
+            InvalidRequest: the model lacks a token of the prompt, `num_return_sequences` asks for more answers than
+                there are, a parameter does not go with the model, or the answer needs more memory than there is.
+        """
+        refuse_missing(input_ids, self.pretrained.missing)
+        sampled = parameters.do_sample and parameters.temperature >= _LEAST_TEMPERATURE
+        count = parameters.num_return_sequences
+        self._check_count(count, sampled)
+        if count > 1:
+            self.check_rows(count, len(input_ids), "parameters.num_return_sequences", f"{count} are asked for")
+        self._check_beams(parameters)
+        self._check_memory(len(input_ids), max_new_tokens)
+        if parameters.min_new_tokens is None:
+            min_new_tokens = self.model.min_new_tokens(len(input_ids))
+        else:
+            min_new_tokens = parameters.min_new_tokens
+        stop = (*parameters.stop, *self.model.stop)
+        tokenizer = self.pretrained.tokenizer
+        special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)) if stop else {}
+        if grammar is None and parameters.response_format is not None:
+            grammar = self.model.grammars.response_format(parameters.response_format)
+        if parameters.logprobs is not None:
+            self.model.grammars.prepare()
+        request = GenerationRequest(
+            input_ids=input_ids,
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min(min_new_tokens, max_new_tokens),
+            repetition_penalty=parameters.repetition_penalty,
+            presence_penalty=parameters.presence_penalty,
+            frequency_penalty=parameters.frequency_penalty,
+            logit_bias=self._logit_bias(parameters.logit_bias),
+            logprobs=parameters.logprobs,
+            stop=stop,
+            stop_ids={special[string]: string for string in stop if string in special},
+            ignore_eos=parameters.ignore_eos,
+            continues=continues,
+            forced_bos_token_id=forced_bos_token_id,
+            grammar=grammar,
+        )
+        seed = secrets.randbits(62) if parameters.seed is None else parameters.seed
+        if sampled:
+            # More tokens than there are mean all, and no number of torch's holds some that JSON does.
+            top_k = min(parameters.top_k, self.model.vocabulary)
+            sampling = Sampling(parameters.temperature, top_k, parameters.top_p, seed)
+            request = replace(request, sampling=sampling)
+        requests = [request]
+        for number in range(1, parameters.num_return_sequences):
+            # Sequences of one beam search belong together and are told by their common request.
+            beams = self.model.beams > 1
+            requests.append(request if beams else replace(request, sampling=replace(sampling, seed=seed + number)))
+        return [Row(request, len(input_ids) + max_new_tokens) for request in requests]
+
+    def _check_count(self, count: int, sampled: bool) -> None:
+        beams = self.model.beams
+        if 1 < beams < count:
+            raise InvalidRequest(
+                f"parameters.num_return_sequences is {count} and this model, which searches with {beams} beams, gives "
+                "no more than those"
+            )
+        if beams == 1 < count and not sampled:
+            raise InvalidRequest(
+                f"parameters.num_return_sequences is {count} and without sampling there is one answer: set "
+                "parameters.do_sample to true, with a temperature above 0"
+            )
+
+    def _check_beams(self, parameters: ParametersT) -> None:
+        if self.model.beams > 1:
+            for name in _NOT_WITH_BEAMS:
+                if getattr(parameters, name) not in (None, 0.0, {}, False):
+                    raise InvalidRequest(f"parameters.{name}: this model searches with beams, which knows no {name}")
+
+    def _check_memory(self, prompt_tokens: int, new_tokens: int) -> None:
+        memory = self.decoder.memory
+        if memory is not None and prompt_tokens + new_tokens > memory:
+            raise InvalidRequest(
+                f"the prompt has {prompt_tokens} tokens and the answer may have {new_tokens}, and the server has "
+                f"memory for {memory} (KV_CACHE_MEMORY): shorten the prompt, or ask for fewer new tokens"
+            )
+
+    def _logit_bias(self, given: Mapping[str, float]) -> dict[int, float]:
+        bias = {int(token): value for token, value in given.items()}
+        for token in bias:
+            if token >= self.model.vocabulary:
+                raise InvalidRequest(
+                    f"parameters.logit_bias.{token}: the model's tokens go up to {self.model.vocabulary - 1}"
+                )
+        return bias

@@ -1,0 +1,57 @@
+"""Parameters of a request, checked by pydantic, with errors that name the field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hf_runtime.contract.errors import InvalidRequest
+
+
+class Parameters(BaseModel):
+    """Base of every task's parameters: unknown names and wrong types are refused, never guessed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+ParametersT = TypeVar("ParametersT", bound=Parameters)
+
+
+def parse_parameters(kind: type[ParametersT], given: Mapping[str, Any], defaults: Mapping[str, Any]) -> ParametersT:
+    """Check a request's parameters over the operator's defaults.
+
+    Raises:
+        InvalidRequest: names the first wrong field; for an unknown one also the nearest known name.
+    """
+    for name in given:
+        if name not in kind.model_fields:
+            nearest = get_close_matches(name, kind.model_fields, n=1)
+            hint = f"did you mean '{nearest[0]}'?" if nearest else f"known are {', '.join(sorted(kind.model_fields))}."
+            raise InvalidRequest(f"parameters.{name}: unknown parameter, {hint}")
+    try:
+        return kind.model_validate({**defaults, **given})
+    except ValidationError as error:
+        raise InvalidRequest(describe(error, "parameters")) from None
+
+
+def token_ids(instance: list[Any], vocabulary: int) -> list[int]:
+    """An instance that is a text's tokens.
+
+    Raises:
+        InvalidRequest: one of them is no token of the model.
+    """
+    for place, token in enumerate(instance):
+        if type(token) is not int or not 0 <= token < vocabulary:
+            raise InvalidRequest(f"[{place}]: must be a token of the model, a whole number below {vocabulary}")
+    return instance
+
+
+def describe(error: ValidationError, root: str) -> str:
+    """The first of pydantic's complaints as one line: the path of the field, then what is wrong with it."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{root}{path}: {message}"

@@ -1,0 +1,284 @@
+"""Extractive question answering: the spans of a context that answer a question.
+
+transformers 5 has no pipeline for it. Parameters, scores and answers are those of the pipeline of transformers 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import nlargest
+from operator import itemgetter
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from transformers import AutoModelForQuestionAnswering
+
+from runners.engines.rows import Row
+from hf_runtime.contract.errors import InvalidRequest
+from hf_runtime.contract.errors import LoadError
+from runners.engines.runner import Job
+from runners.tasks.encoder import EncoderRunner, Encoding
+from runners.tasks.parameters import Parameters, describe
+from hf_runtime.contract.signature import ANSWER, Signature, Tensor
+from runners.tasks.windows import Whole, Window, tokens_of
+
+_Indices = npt.NDArray[np.int64]
+_Floats = npt.NDArray[np.float32]
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    return text
+
+
+class Question(BaseModel):
+    """An instance."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    question: Annotated[str, AfterValidator(_not_blank)]
+    context: Annotated[str, AfterValidator(_not_blank)]
+
+
+class QuestionAnsweringParameters(Parameters):
+    """Lengths are in tokens; those of a window include the question and the special tokens.
+
+    A context that does not fit in one window of `max_seq_len` (unset: 384, and never more than the model reads) is read
+    in several, which overlap by `doc_stride` (unset: 128, or less in small windows). `max_question_len` cuts a longer
+    question; unset, the question is read whole. The pipeline documented a limit of 64 and kept it with slow tokenizers
+    only, so its answers were those to the whole question.
+    """
+
+    top_k: int = Field(1, ge=1)
+    max_answer_len: int = Field(15, ge=1)
+    max_seq_len: int | None = Field(None, ge=1)
+    doc_stride: int | None = Field(None, ge=0)
+    max_question_len: int | None = Field(None, ge=1)
+    handle_impossible_answer: bool = False
+    align_to_words: bool = True
+
+
+_QUESTION = Tensor("question", "BYTES", (-1,))
+_CONTEXT = Tensor("context", "BYTES", (-1,))
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Where the context is in a row, and in the text.
+
+    Attributes:
+        first: position in the row of the first token of the context.
+        starts: character of the context at which an answer starts that starts at a token.
+        ends: character behind the last one of an answer that ends with a token.
+        null: position of the token that stands for "no answer", if the model has one.
+    """
+
+    first: int
+    starts: _Indices
+    ends: _Indices
+    null: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    text: str
+    windows: list[_Window]
+    parameters: QuestionAnsweringParameters
+
+
+class QuestionAnsweringRunner(EncoderRunner[QuestionAnsweringParameters, _Context, _Floats]):
+    """The answer is `{"score", "start", "end", "answer"}`, a list of them, best first, if `top_k` is over 1.
+
+    `answer` is exactly `context[start:end]`, empty if the model holds the question for unanswerable.
+    """
+
+    parameters_type = QuestionAnsweringParameters
+    auto_class: ClassVar[Any] = AutoModelForQuestionAnswering
+    example: ClassVar[Any] = {"question": "Which text?", "context": "A first text."}
+    shorter_examples = ({"question": "A", "context": "A"},)
+
+    def load(self) -> None:
+        super().load()
+        if not self.pretrained.tokenizer.is_fast:
+            raise LoadError(
+                f"{self.settings.shown_uri} has a tokenizer that does not tell where in a text its "
+                "tokens are: answers cannot be located in the context."
+            )
+
+    @property
+    def signature(self) -> Signature:
+        return Signature((_QUESTION, _CONTEXT), ((_QUESTION.name, _CONTEXT.name),), (ANSWER,))
+
+    def prepare(self, instance: Any, parameters: QuestionAnsweringParameters) -> Job[Encoding, _Context]:
+        asked = _parse(instance)
+        self.check_answers(parameters.top_k, "parameters.top_k", f"asks for {parameters.top_k} answers")
+        tokenizer = self.pretrained.tokenizer
+        # Models that pad on the left, such as XLNet, learned to read the question behind the context.
+        question_first = tokenizer.padding_side == "right"
+        pair = (asked.question, asked.context) if question_first else (asked.context, asked.question)
+        encoded = tokenizer(*pair, return_offsets_mapping=True, verbose=False)
+        sequences = encoded.sequence_ids()
+        question = [p for p, sequence in enumerate(sequences) if sequence == (0 if question_first else 1)]
+        context = [p for p, sequence in enumerate(sequences) if sequence == (1 if question_first else 0)]
+        for name, positions in (("question", question), ("context", context)):
+            if not positions:
+                raise InvalidRequest(f"{name}: has no token for the model to read")
+
+        dropped = set(question[parameters.max_question_len :]) if parameters.max_question_len else set()
+        around = [p for p in range(len(sequences)) if sequences[p] != sequences[context[0]] and p not in dropped]
+        head, tail = [p for p in around if p < context[0]], [p for p in around if p > context[-1]]
+        room, stride = self._window(len(around), len(question), parameters)
+        starts = range(0, max(len(context) - stride, 1), room - stride)
+        self.check_rows(
+            len(starts),
+            tokens_of(starts, len(around), room, len(context)),
+            "context",
+            f"{len(context)} tokens make {len(starts)} windows of {room} with parameters.doc_stride {stride}",
+        )
+        characters = _characters(encoded, context, parameters.align_to_words)
+        del encoded["offset_mapping"]
+        whole = Whole(encoded, head, context, tail)
+        before, behind = (
+            next((n for n, p in enumerate(part) if sequences[p] is None and ids[n] == tokenizer.cls_token_id), None)
+            for part, ids in ((head, whole.head["input_ids"]), (tail, whole.tail["input_ids"]))
+        )
+        rows: list[Row[Encoding]] = []
+        windows = []
+        for start in starts:
+            stop = min(start + room, len(context))
+            null = before
+            if before is None and behind is not None:
+                null = len(head) + stop - start + behind
+            rows.append(Row(Window(whole, start, stop), len(around) + stop - start))
+            windows.append(_Window(len(head), characters[start:stop, 0], characters[start:stop, 1], null))
+        return Job(rows, _Context(asked.context, windows, parameters))
+
+    def forward(self, rows: Sequence[Row[Encoding]]) -> Sequence[_Floats]:
+        output = self.run_model(rows)
+        logits = torch.stack([output.start_logits, output.end_logits], dim=1).float().cpu().numpy()
+        # Copies, because a slice would keep the logits of the whole batch alive.
+        return [logits[number, :, : row.length].copy() for number, row in enumerate(rows)]
+
+    def finish(self, job: Job[Encoding, _Context], outputs: Sequence[_Floats]) -> Any:
+        """Merge the spans of all windows.
+
+        Pieces of words that grow to the same words are one answer, and their probabilities add up, as in transformers
+        4. There, the same text elsewhere and the same span in the next window were added as well, up to scores over 1;
+        here another place is another answer, and of several windows the surest one counts.
+        """
+        text, parameters = job.context.text, job.context.parameters
+        best: dict[tuple[int, int], float] = {}
+        null_score = 1.0
+        for window, logits in zip(job.context.windows, outputs, strict=True):
+            scores, null = _span_scores(logits, window, parameters.max_answer_len)
+            null_score = min(null_score, null)
+            found: dict[tuple[int, int], float] = {}
+            # Of pieces of words many may be one answer.
+            count = parameters.top_k * 2 + 10 if parameters.align_to_words else parameters.top_k
+            for first, last, score in _best_spans(scores, count):
+                span = int(window.starts[first]), int(window.ends[last])
+                found[span] = found.get(span, 0.0) + score
+            for span, score in found.items():
+                best[span] = max(best.get(span, 0.0), score)
+            if len(best) > 4 * parameters.top_k + 1000:
+                # Whatever so many are better than already is no answer, however many windows are to come.
+                best = dict(nlargest(parameters.top_k, best.items(), key=itemgetter(1)))
+        answers: list[dict[str, Any]] = [
+            {"score": score, "start": start, "end": end, "answer": text[start:end]}
+            for (start, end), score in best.items()
+        ]
+        if parameters.handle_impossible_answer:
+            answers.append({"score": null_score, "start": 0, "end": 0, "answer": ""})
+        answers.sort(key=lambda answer: answer["score"], reverse=True)
+        return answers[0] if parameters.top_k == 1 else answers[: parameters.top_k]
+
+    def _window(self, around: int, question: int, parameters: QuestionAnsweringParameters) -> tuple[int, int]:
+        """Tokens of context in a window, and how many of them the next one repeats.
+
+        Args:
+            around: tokens of a window that are not the context's.
+            question: tokens of the question, for the message.
+        """
+        limits = [parameters.max_seq_len or 384, self.pretrained.max_length]
+        window = min(limit for limit in limits if limit is not None)
+        room = window - around
+        if room < 1:
+            raise InvalidRequest(
+                f"question: has {question} tokens and a window {window}, which leaves none for the context: "
+                "shorten it, or set parameters.max_question_len or a larger parameters.max_seq_len"
+            )
+        if parameters.doc_stride is None:
+            usual = min(window // 2, 128)
+            return room, usual if usual < room else room // 2
+        if parameters.doc_stride >= room:
+            raise InvalidRequest(
+                f"parameters.doc_stride: must be less than {room}, the tokens of context in a window of {window}"
+            )
+        return room, parameters.doc_stride
+
+
+def _parse(instance: Any) -> Question:
+    if not isinstance(instance, dict):
+        raise InvalidRequest("must be an object with question and context")
+    try:
+        return Question.model_validate(instance)
+    except ValidationError as error:
+        raise InvalidRequest(describe(error, "").removeprefix(".")) from None
+
+
+def _characters(encoded: Any, context: list[int], whole_words: bool) -> _Indices:
+    """For each token of the context (tokens, 2) its first character and the one behind its last, or its word's.
+
+    Taken from the text as a whole, so that a word that a window cuts is whole all the same.
+    """
+    offsets = [encoded["offset_mapping"][p] for p in context]
+    if whole_words:
+        word_ids = encoded.word_ids()
+        # A token without a word is its own.
+        words = [-p if word_ids[p] is None else word_ids[p] for p in context]
+        spans: dict[int, tuple[int, int]] = {}
+        for word, (start, end) in zip(words, offsets, strict=True):
+            spans[word] = spans.get(word, (start, end))[0], end
+        offsets = [spans[word] for word in words]
+    return np.array(offsets, dtype=np.int64)
+
+
+def _span_scores(logits: _Floats, window: _Window, max_answer_len: int) -> tuple[_Floats, float]:
+    """Probabilities of the spans of a window, and of none.
+
+    Args:
+        logits: (2, tokens of the row), of start and end.
+
+    Returns:
+        For the span of j + 1 tokens from token i of the context on, the product of the probabilities of its start and
+        its end at [i, j], and -1 where it would go past the window.
+    """
+    size = len(window.starts)
+    allowed = list(range(window.first, window.first + size))
+    if window.null is not None:
+        allowed.append(window.null)
+    weights = np.exp(logits[:, allowed] - logits[:, allowed].max(axis=1, keepdims=True))
+    probabilities = weights / weights.sum(axis=1, keepdims=True)
+    null = float(probabilities[0, size] * probabilities[1, size]) if window.null is not None else 0.0
+    start, end = probabilities[:, :size]
+    width = min(max_answer_len, size)
+    # The band of the (tokens, tokens) matrix that holds answers: what is outside need not be computed.
+    scores = start[:, np.newaxis] * sliding_window_view(np.pad(end, (0, width - 1)), width)
+    beyond = np.arange(size)[:, np.newaxis] + np.arange(width) >= size
+    return np.where(beyond, np.float32(-1), scores), null
+
+
+def _best_spans(scores: _Floats, count: int) -> list[tuple[int, int, float]]:
+    """First and last token of the likeliest spans, with their scores, best first."""
+    flat = scores.ravel()
+    count = min(count, int((flat >= 0).sum()))
+    best = np.argpartition(-flat, count - 1)[:count]
+    best = best[np.argsort(-flat[best], kind="stable")]
+    first, extra = np.divmod(best, scores.shape[1])
+    return list(zip(first.tolist(), (first + extra).tolist(), flat[best].tolist(), strict=True))

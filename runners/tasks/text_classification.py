@@ -1,0 +1,129 @@
+"""Text classification: labels with scores for a text or a pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from transformers import AutoModelForSequenceClassification
+
+from runners.engines.rows import Row
+from hf_runtime.contract.errors import InvalidRequest
+from runners.engines.runner import Job
+from runners.tasks.encoder import EncoderRunner, Encoding
+from runners.tasks.labels import label_of
+from runners.tasks.parameters import Parameters, describe
+from hf_runtime.contract.signature import ANSWER, TEXT, Signature, Tensor
+
+
+class TextPair(BaseModel):
+    """An instance that is more than a string."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    text: str
+    text_pair: str | None = None
+
+
+class TextClassificationParameters(Parameters):
+    """`top_k` null means all labels; `function_to_apply` unset follows the model's head."""
+
+    top_k: int | None = Field(1, ge=1)
+    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
+    truncation: bool = False
+
+
+_TEXT_PAIR = Tensor("text_pair", "BYTES", (-1,))
+_LABEL = Tensor("label", "BYTES", (-1, -1))
+_SCORE = Tensor("score", "FP32", (-1, -1))
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    top_k: int | None
+    function: Literal["sigmoid", "softmax", "none"]
+
+
+class TextClassificationRunner(EncoderRunner[TextClassificationParameters, _Context, npt.NDArray[np.float32]]):
+    """The answer to an instance is a list of `{"label": str, "score": float}`, best first."""
+
+    parameters_type = TextClassificationParameters
+    auto_class: ClassVar[Any] = AutoModelForSequenceClassification
+    # KServe's quick start serves bert-base-uncased, which has no classification head.
+    new_head = True
+    example = "A first text."
+    shorter_examples = ("A text", "A")
+
+    @property
+    def signature(self) -> Signature:
+        forms = ((TEXT.name,), (TEXT.name, _TEXT_PAIR.name))
+        return Signature((TEXT, _TEXT_PAIR), forms, (ANSWER, _LABEL, _SCORE))
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        defaults: dict[str, Any] = {"truncation": self.settings.truncates_texts}
+        if self.settings.return_probabilities or self.settings.return_raw_logits:
+            defaults["top_k"] = None
+        if self.settings.return_raw_logits:
+            defaults["function_to_apply"] = "none"
+        return defaults
+
+    def prepare(self, instance: Any, parameters: TextClassificationParameters) -> Job[Encoding, _Context]:
+        pair = _parse(instance)
+        encoding: Encoding = dict(
+            self.pretrained.tokenizer(
+                pair.text, pair.text_pair, truncation=parameters.truncation, max_length=self.pretrained.max_length
+            )
+        )
+        self.check_length(encoding)
+        function = parameters.function_to_apply or self._default_function()
+        row = Row(encoding, len(encoding["input_ids"]))
+        return Job([row], _Context(parameters.top_k, function))
+
+    def count_marks(self, token_ids: Sequence[int]) -> int:
+        """Count ends of text: BART's kin read a text at its last one, and want equally many in all rows."""
+        config = self.pretrained.model.config
+        return list(token_ids).count(config.eos_token_id) if config.is_encoder_decoder else 0
+
+    def forward(self, rows: Sequence[Row[Encoding]]) -> Sequence[npt.NDArray[np.float32]]:
+        return list(self.run_model(rows).logits.float().cpu().numpy())
+
+    def finish(self, job: Job[Encoding, _Context], outputs: Sequence[npt.NDArray[np.float32]]) -> Any:
+        scores = _apply(job.context.function, outputs[0])
+        order = np.argsort(-scores, kind="stable")[: job.context.top_k]
+        config = self.pretrained.model.config
+        return [{"label": label_of(config, int(i)), "score": float(scores[i])} for i in order]
+
+    def _default_function(self) -> Literal["sigmoid", "softmax", "none"]:
+        """As the pipeline chooses: the head's problem type first, then its number of labels."""
+        config = self.pretrained.model.config
+        if config.problem_type == "regression":
+            return "none"
+        if config.problem_type == "multi_label_classification" or config.num_labels == 1:
+            return "sigmoid"
+        return "softmax"
+
+
+def _parse(instance: Any) -> TextPair:
+    if isinstance(instance, str):
+        return TextPair(text=instance)
+    try:
+        return TextPair.model_validate(instance)
+    except ValidationError as error:
+        if isinstance(instance, dict):
+            raise InvalidRequest(describe(error, "").removeprefix(".")) from None
+        raise InvalidRequest("must be a string or an object with text and, optionally, text_pair") from None
+
+
+def _apply(function: str, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    values = torch.from_numpy(logits)
+    if function == "sigmoid":
+        values = values.sigmoid()
+    elif function == "softmax":
+        values = values.softmax(-1)
+    return values.numpy()

@@ -1,0 +1,39 @@
+"""Promise of readiness: requests are sent here once nothing loads any more, whatever has become of one model."""
+
+from __future__ import annotations
+
+import pytest
+
+from hf_runtime.api.inference import Models
+from tests.hf_runtime.api.scripted_client import ScriptedClient
+from hf_runtime.rpc.messages import ModelState, ModelStatus
+
+
+@pytest.mark.parametrize(
+    ("states", "ready"),
+    [
+        (["ready"], True),
+        (["loading"], False),
+        (["failed"], False),
+        (["ready", "failed"], True),
+        (["ready", "loading"], False),
+        (["unloaded"], True),
+        (["unloading"], True),
+        (["unloaded", "failed"], True),
+        (["unloaded", "loading"], False),
+    ],
+)
+def test_a_model_that_failed_or_was_unloaded_does_not_take_the_others_down(
+    states: list[ModelStatus], ready: bool
+) -> None:
+    models = Models({str(number): ScriptedClient(str(number), ModelState(s)) for number, s in enumerate(states)})
+    assert models.ready is ready
+
+
+def test_nor_does_one_that_restarts() -> None:
+    well, restarting = ScriptedClient("well", ModelState("ready")), ScriptedClient("restarting", ModelState("ready"))
+    restarting.state = ModelState("loading")
+    models = Models({"well": well, "restarting": restarting})
+    assert models.ready
+    well.state = ModelState("loading")
+    assert not models.ready

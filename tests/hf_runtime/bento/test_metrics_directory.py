@@ -1,0 +1,23 @@
+"""Promise of the folder for metrics: a disk without room for it is told of, and not found out by a dead process."""
+
+from __future__ import annotations
+
+import shutil
+from typing import NamedTuple
+
+import pytest
+
+from hf_runtime.bento.metrics_directory import own_metrics_directory
+from hf_runtime.settings import SettingsError
+
+
+class _Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+def test_a_full_disk_is_refused_before_a_process_is_killed_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: _Usage(2**30, 2**30 - 4096, 4096))
+    with pytest.raises(SettingsError, match=r"^BENTOML_HOME: 4 KiB are free in .*, where processes keep their metrics"):
+        own_metrics_directory()

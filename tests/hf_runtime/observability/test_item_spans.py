@@ -1,0 +1,114 @@
+"""Promise of items' spans: each request's own, whatever company its items were computed in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from runners.engines.batch.engine import BatchEngine
+from hf_runtime.contract.errors import ServingError
+from hf_runtime.observability.item_spans import ItemTracing
+from hf_runtime.contract.origin import Origin
+from hf_runtime.observability.tracing import Tracing
+from runners.engines.runner import Item
+from tests.scripted import ScriptedRunner
+
+TRACES = [f"{number:032x}" for number in range(1, 5)]
+
+
+@pytest.fixture
+def tracing() -> Iterator[tuple[Tracing, InMemorySpanExporter]]:
+    tracing, exporter = Tracing("http://nowhere"), InMemorySpanExporter()
+    tracing.start("test", exporter)
+    yield tracing, exporter
+    asyncio.run(tracing.stop())
+
+
+def _origin(trace: str) -> Origin:
+    return Origin("id", f"00-{trace}-{'1' * 16}-01")
+
+
+async def _computed(runner: ScriptedRunner, tracing: ItemTracing, texts: dict[str, str]) -> None:
+    """Let items, given by their traces, be computed together."""
+    with ThreadPoolExecutor(1) as compute:
+        engine = BatchEngine(runner, max_queue_size=100, compute=compute)
+        running = asyncio.create_task(engine.run())
+        runner.gate.clear()
+        first = engine.submit(Item("first"))
+        await asyncio.to_thread(runner.entered.wait, 30)
+        futures: list[asyncio.Future[Any]] = []
+        for trace, text in texts.items():
+            spans = tracing.item(_origin(trace))
+            futures.append(engine.submit(Item(text, origin=_origin(trace), trace=spans)))
+            futures[-1].add_done_callback(spans.ended)
+        with pytest.raises(ServingError):
+            await engine.submit(Item("bad"))  # the last to be prepared: now all others wait for the model
+        runner.gate.set()
+        await asyncio.gather(first, *futures, return_exceptions=True)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+def _by_trace(spans: tuple[ReadableSpan, ...]) -> dict[str, dict[str, ReadableSpan]]:
+    traces: dict[str, dict[str, ReadableSpan]] = {}
+    for span in spans:
+        assert span.context is not None
+        traces.setdefault(f"{span.context.trace_id:032x}", {})[span.name] = span
+    return traces
+
+
+def test_items_of_one_batch_have_its_span_each_in_its_own_trace(tracing: tuple[Tracing, InMemorySpanExporter]) -> None:
+    ours, exporter = tracing
+    texts = dict(zip(TRACES[:3], ["aa", "bbbb", "c"], strict=True))
+    asyncio.run(_computed(ScriptedRunner(), ItemTracing(ours, "x", "text-classification"), texts))
+    asyncio.run(ours.stop())
+    traces = _by_trace(exporter.get_finished_spans())
+    assert set(traces) == set(texts)
+    for spans in traces.values():
+        assert set(spans) == {"text-classification x", "queue", "prepare", "forward", "finish"}
+        assert spans["forward"].attributes == {"batch.rows": 3, "batch.tokens": 7, "batch.padding_tokens": 5}
+        assert not any(event for span in spans.values() for event in span.events)
+    assert len({spans["forward"].start_time for spans in traces.values()}) <= 3
+
+
+def test_an_item_that_fails_marks_its_span_alone_and_quotes_nothing(
+    tracing: tuple[Tracing, InMemorySpanExporter],
+) -> None:
+    ours, exporter = tracing
+    texts = dict(zip(TRACES, ["good", "crash", "bug", "bad"], strict=True))
+    asyncio.run(_computed(ScriptedRunner(), ItemTracing(ours, "x", "text-classification"), texts))
+    asyncio.run(ours.stop())
+    traces = _by_trace(exporter.get_finished_spans())
+    failed = {
+        texts[trace]: (span.attributes or {}).get("error.type")
+        for trace, spans in traces.items()
+        for span in spans.values()
+        if not span.status.is_ok and span.status.is_unset is False
+    }
+    assert failed == {"crash": "inference_failed", "bug": "inference_failed", "bad": "invalid_request"}
+    assert "forward" not in traces[TRACES[3]]
+    assert all(span.status.description is None for spans in traces.values() for span in spans.values())
+
+
+def test_an_item_given_up_ends_its_span(tracing: tuple[Tracing, InMemorySpanExporter]) -> None:
+    ours, exporter = tracing
+
+    async def scenario() -> None:
+        spans = ItemTracing(ours, "x", "text-generation").item(_origin(TRACES[0]))
+        future = asyncio.get_running_loop().create_future()
+        future.add_done_callback(spans.ended)
+        future.cancel()
+        await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    asyncio.run(ours.stop())
+    queue, item = exporter.get_finished_spans()
+    assert queue.name == "queue"
+    assert (item.attributes or {})["error.type"] == "cancelled"
+    assert (item.attributes or {})["gen_ai.operation.name"] == "text_completion"

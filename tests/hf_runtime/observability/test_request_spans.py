@@ -1,0 +1,88 @@
+"""Promises of requests' spans: named after routes, marked by faults of the server, absent unless asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.testclient import TestClient
+
+from hf_runtime.contract.origin import Origin, current_origin
+from hf_runtime.observability.request_spans import TracedRequests
+from hf_runtime.observability.requests import ObservedRequests, RequestRecord
+from hf_runtime.observability.tracing import Tracing
+from hf_runtime.api.app import create_app
+from hf_runtime.api.inference import Models
+from hf_runtime.settings import ServerSettings
+
+
+@pytest.fixture
+def tracing() -> Iterator[tuple[Tracing, InMemorySpanExporter]]:
+    tracing, exporter = Tracing("http://nowhere"), InMemorySpanExporter()
+    tracing.start("test", exporter)
+    yield tracing, exporter
+    asyncio.run(tracing.stop())
+
+
+def _client(tracing: Tracing, records: list[RequestRecord], origins: list[Origin | None]) -> TestClient:
+    async def answer(request: Request) -> Response:
+        origins.append(current_origin())
+        if request.path_params["name"] == "bug":
+            raise KeyError("a client's text")
+        return Response(status_code=int(request.path_params["name"]))
+
+    route = Route("/v1/{name:str}:ask", answer)
+    middleware = [
+        Middleware(ObservedRequests, observers=[records.append]),
+        Middleware(TracedRequests, tracing=tracing),
+    ]
+    app = Starlette(routes=[route, Mount("/openai", Starlette(routes=[route]))], middleware=middleware)
+    return TestClient(app, raise_server_exceptions=False)
+
+
+def test_spans_are_named_after_routes_and_marked_by_faults_of_the_server(
+    tracing: tuple[Tracing, InMemorySpanExporter],
+) -> None:
+    ours, exporter = tracing
+    records: list[RequestRecord] = []
+    origins: list[Origin | None] = []
+    client = _client(ours, records, origins)
+    for path in ("/v1/200:ask", "/openai/v1/400:ask", "/v1/503:ask", "/v1/bug:ask", "/nowhere"):
+        client.get(path)
+    asyncio.run(ours.stop())
+    spans = exporter.get_finished_spans()
+    attributes = [span.attributes or {} for span in spans]
+    assert [(span.name, span.status.status_code is StatusCode.ERROR) for span in spans] == [
+        ("GET /v1/{name}:ask", False),
+        ("GET /openai/v1/{name}:ask", False),
+        ("GET /v1/{name}:ask", True),
+        ("GET /v1/{name}:ask", True),
+        ("GET", False),
+    ]
+    assert [one["http.response.status_code"] for one in attributes] == [200, 400, 503, 500, 404]
+    assert [one.get("error.type") for one in attributes] == [None, None, "503", "500", None]
+    assert [record.trace_id for record in records[:4]] == [o.trace_id for o in origins if o is not None]
+    assert [o.request_id for o in origins if o is not None] == [record.request_id for record in records[:4]]
+    assert "client's text" not in str([span.to_json() for span in spans])
+
+
+def test_requests_pass_through_no_tracing_unless_it_is_asked_for() -> None:
+    @asynccontextmanager
+    async def nothing(_: Starlette) -> AsyncIterator[None]:
+        yield
+
+    def layers(tracing: Tracing | None) -> list[object]:
+        app = create_app(Models({}), ServerSettings(), nothing, tracing=tracing)
+        return [layer.cls for layer in app.user_middleware]
+
+    assert TracedRequests not in layers(None)
+    assert layers(Tracing("http://nowhere"))[:2] == [ObservedRequests, TracedRequests]

@@ -1,0 +1,82 @@
+"""What is noted of each request."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from hf_runtime.contract.errors import InferenceFailed
+from hf_runtime.observability.requests import ObservedRequests, RequestRecord, record_of
+from hf_runtime.api.app import create_app
+from hf_runtime.api.inference import Models
+from hf_runtime.settings import ServerSettings
+from tests.hf_runtime.api.openai_server import ScriptedClient, written
+from hf_runtime.rpc.messages import ModelState
+
+
+def _client(records: list[RequestRecord]) -> TestClient:
+    async def answer(request: Request) -> Response:
+        record_of(request.scope).model_name = "x"
+        return PlainTextResponse("", 418)
+
+    middleware = [Middleware(ObservedRequests, observers=[records.append])]
+    return TestClient(Starlette(routes=[Route("/here", answer)], middleware=middleware))
+
+
+def test_every_request_is_told_once_with_what_was_noted_on_its_way() -> None:
+    records: list[RequestRecord] = []
+    client = _client(records)
+    client.get("/here")
+    client.post("/nowhere")
+    assert [(r.method, r.path, r.status, r.model_name) for r in records] == [
+        ("GET", "/here", 418, "x"),
+        ("POST", "/nowhere", 404, None),
+    ]
+    assert all(r.ended is not None and r.ended >= r.started for r in records)
+
+
+def test_a_request_keeps_the_id_its_client_gave_it() -> None:
+    records: list[RequestRecord] = []
+    answer = _client(records).get("/here", headers={"X-Request-Id": "abc-1"})
+    assert answer.headers["X-Request-Id"] == records[0].request_id == "abc-1"
+
+
+@pytest.mark.parametrize("given", ["", "a b", "x" * 129, "é"])
+def test_an_id_that_does_not_belong_into_a_log_is_replaced(given: str) -> None:
+    records: list[RequestRecord] = []
+    answer = _client(records).get("/here", headers=[(b"X-Request-Id", given.encode("latin-1"))])
+    assert answer.headers["X-Request-Id"] == records[0].request_id
+    assert len(records[0].request_id) == 32
+
+
+def test_a_bug_is_recorded_as_what_its_client_is_answered() -> None:
+    async def bug(_: Request) -> Response:
+        raise KeyError
+
+    records: list[RequestRecord] = []
+    app = Starlette(routes=[Route("/", bug)], middleware=[Middleware(ObservedRequests, observers=[records.append])])
+    assert TestClient(app, raise_server_exceptions=False).get("/").status_code == 500
+    assert [(record.status, record.error) for record in records] == [(500, "inference_failed")]
+
+
+def test_an_error_within_a_stream_is_noted_though_its_status_does_not_tell() -> None:
+    @asynccontextmanager
+    async def nothing(_: Starlette) -> AsyncIterator[None]:
+        yield
+
+    records: list[RequestRecord] = []
+    writer = ScriptedClient("writer", ModelState("ready"))
+    writer.script = lambda index: [{"generated_text": "x"}, InferenceFailed("broke") if index else written("y")]
+    app = create_app(Models({"writer": writer}), ServerSettings(), nothing, [records.append])
+    body = {"instances": ["a", "b"], "parameters": {"stream": True}}
+    with TestClient(app) as client:
+        assert "broke" in client.post("/v1/models/writer:predict", json=body).text
+    assert [(record.status, record.error) for record in records] == [(200, "inference_failed")]

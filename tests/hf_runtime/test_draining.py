@@ -1,0 +1,78 @@
+"""Promise: a stop signal is held back until what was begun is done, but not for ever, and not a second time."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from hf_runtime.draining import Drain
+
+Scenario = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
+
+
+def _with_signals(scenario: Scenario) -> None:
+    """Run it with an event that is set when a stop signal comes through."""
+
+    async def run() -> None:
+        loop, passed_on = asyncio.get_running_loop(), asyncio.Event()
+        before = signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(passed_on.set))
+        try:
+            async with asyncio.timeout(30):
+                await scenario(passed_on)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    asyncio.run(run())
+
+
+def test_it_waits_for_what_was_begun() -> None:
+    async def scenario(passed_on: asyncio.Event) -> None:
+        drain = Drain()
+        drain.hold_signals()
+        with drain.one_more():
+            with drain.one_more():
+                signal.raise_signal(signal.SIGTERM)
+                assert drain.stopping
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert not passed_on.is_set()
+        await passed_on.wait()
+
+    _with_signals(scenario)
+
+
+def test_where_nothing_was_begun_it_is_passed_on_at_once() -> None:
+    async def scenario(passed_on: asyncio.Event) -> None:
+        Drain().hold_signals()
+        signal.raise_signal(signal.SIGTERM)
+        await passed_on.wait()
+
+    _with_signals(scenario)
+
+
+def test_after_its_time_what_is_left_is_given_up() -> None:
+    async def scenario(passed_on: asyncio.Event) -> None:
+        given_up = asyncio.Event()
+        drain = Drain(0.01, given_up.set)
+        drain.hold_signals()
+        with drain.one_more():
+            signal.raise_signal(signal.SIGTERM)
+            await given_up.wait()
+            assert not passed_on.is_set()
+        await passed_on.wait()
+
+    _with_signals(scenario)
+
+
+def test_a_second_signal_stops_at_once() -> None:
+    async def scenario(passed_on: asyncio.Event) -> None:
+        drain = Drain()
+        drain.hold_signals()
+        with drain.one_more():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            await passed_on.wait()
+
+    _with_signals(scenario)

@@ -1,0 +1,106 @@
+"""Promises of lanes: batches side by side, all threads for one alone, and nobody's rows twice or never."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from runners.engines.batch.engine import BatchEngine
+from runners.engines.batch.lanes import Lanes, Parallelism
+from runners.engines.rows import Row
+from runners.engines.runner import Item
+from tests.scripted import ScriptedRunner
+
+
+class _SideBySide(ScriptedRunner):
+    """Whose forward passes wait until so many of them run at the same time."""
+
+    def __init__(self, together: int, parallelism: Parallelism) -> None:
+        super().__init__(max_rows=8, parallelism=parallelism)
+        self.barrier = threading.Barrier(together)
+
+    def forward(self, rows: Sequence[Row[str]]) -> Sequence[str]:
+        self.barrier.wait(30)
+        return super().forward(rows)
+
+
+async def _answers(runner: ScriptedRunner, texts: Sequence[str]) -> list[str]:
+    with ThreadPoolExecutor(1, "first") as compute:
+        engine = BatchEngine(runner, max_queue_size=10_000, compute=compute)
+        running = asyncio.create_task(engine.run())
+        try:
+            return list(await asyncio.gather(*(engine.submit(Item(text)) for text in texts)))
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+
+def test_what_waits_is_shared_out_to_all_lanes_at_the_same_time() -> None:
+    runner = _SideBySide(2, Parallelism(lanes=2, threads=1, threads_alone=4))
+    assert asyncio.run(_answers(runner, ["a", "b", "c", "d"])) == ["A", "B", "C", "D"]
+    assert sorted(map(len, runner.batches)) == [2, 2]
+    assert runner.threads.count(("first_0", 1)) == 1
+    assert {number for _, number in runner.threads} == {1}
+
+
+def test_a_batch_alone_has_all_threads_and_is_in_the_first_lane() -> None:
+    runner = ScriptedRunner(parallelism=Parallelism(lanes=3, threads=1, threads_alone=4))
+    assert asyncio.run(_answers(runner, ["alone"])) == ["ALONE"]
+    assert runner.threads == [("first_0", 4)]
+
+
+def test_what_a_batch_takes_beside_another_says_nothing_of_what_it_takes_alone() -> None:
+    with ThreadPoolExecutor(1) as compute:
+        lanes = Lanes(compute, Parallelism(lanes=2, threads=1, threads_alone=4), lambda _: None)
+        for seconds, threads in (1.0, 4), (1.0, 4), (1.0, 4), (2.0, 1), (2.0, 1):
+            alone = lanes.take(alone=True)
+            assert alone.threads == threads
+            lanes.learn(alone, 10, seconds)
+            lanes.give_back(alone)
+        slow = lanes.take(alone=True)
+        assert slow.threads == 1  # one more try of it
+        beside = lanes.take(alone=True)
+        lanes.learn(slow, 10, 1000.0)
+        for lane in (slow, beside):
+            lanes.give_back(lane)
+        assert lanes.take(alone=True).threads == 1  # still not known
+        lanes.shutdown()
+
+
+def test_one_lane_leaves_the_number_of_threads_as_it_is() -> None:
+    runner = ScriptedRunner()
+    assert asyncio.run(_answers(runner, ["a", "b"])) == ["A", "B"]
+    assert runner.threads == []
+
+
+def test_every_item_gets_its_own_answer_once_whichever_lane_computes_it() -> None:
+    runner = ScriptedRunner(max_rows=3, parallelism=Parallelism(lanes=3, threads=1, threads_alone=1))
+    texts = [f"{i},{'x' * (i % 7)}y" for i in range(400)]
+    assert asyncio.run(_answers(runner, texts)) == [text.upper() for text in texts]
+    assert sum(map(len, runner.batches)) == 800
+    assert max(map(len, runner.batches)) <= 3
+
+
+def test_a_fault_in_one_lane_concerns_its_item_alone() -> None:
+    async def scenario() -> list[object]:
+        with ThreadPoolExecutor(1) as compute:
+            runner = ScriptedRunner(parallelism=Parallelism(lanes=2, threads=1, threads_alone=1))
+            engine = BatchEngine(runner, max_queue_size=100, compute=compute)
+            running = asyncio.create_task(engine.run())
+            futures = [engine.submit(Item(text)) for text in ("a", "crash", "b", "c", "crash", "d")]
+            results = await asyncio.gather(*futures, return_exceptions=True)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            return results
+
+    results = asyncio.run(scenario())
+    assert [type(result).__name__ for result in results] == [
+        "str",
+        "InferenceFailed",
+        "str",
+        "str",
+        "InferenceFailed",
+        "str",
+    ]

@@ -1,0 +1,38 @@
+"""Promises of what is chosen: the fastest that is worth its waiting, and nothing new for a trifle."""
+
+from __future__ import annotations
+
+from runners.engines.calibration.choice import Measured, most_worthwhile, quickest_alone
+
+
+def _measured(lanes: int, threads: int, rows: int, speed: float) -> Measured:
+    tokens = 10 * lanes * rows
+    return Measured(lanes, threads, rows, tokens, tokens / speed)
+
+
+def test_the_fewest_rows_that_are_nearly_as_fast_are_enough() -> None:
+    measured = [_measured(1, 2, rows, speed) for rows, speed in ((1, 100), (2, 170), (4, 196), (8, 200), (16, 199))]
+    assert most_worthwhile(measured, measured[0]).rows == 4
+
+
+def test_lanes_stay_as_they_are_usual_unless_others_are_clearly_faster() -> None:
+    usual, other = _measured(2, 1, 8, 100), _measured(1, 2, 8, 103)
+    assert most_worthwhile([usual, other], usual) == usual
+    faster = _measured(1, 2, 8, 120)
+    assert most_worthwhile([usual, faster], usual) == faster
+
+
+def test_the_usual_lanes_may_still_have_fewer_rows() -> None:
+    few, usual, other = _measured(2, 1, 4, 98), _measured(2, 1, 8, 100), _measured(1, 2, 4, 103)
+    assert most_worthwhile([few, other, usual], usual) == few
+
+
+def test_rows_are_measured_by_the_best_and_not_by_what_is_usual() -> None:
+    few, usual, many = _measured(2, 1, 8, 95), _measured(2, 1, 16, 97), _measured(2, 1, 32, 100)
+    assert most_worthwhile([few, usual, many], usual) == many
+
+
+def test_a_row_alone_is_computed_with_the_fewest_threads_that_are_as_quick() -> None:
+    assert quickest_alone([_measured(1, 1, 1, 100), _measured(1, 4, 1, 101), _measured(1, 2, 4, 300)]) == 1
+    assert quickest_alone([_measured(1, 1, 1, 100), _measured(1, 4, 1, 200)]) == 4
+    assert quickest_alone([_measured(2, 1, 1, 100)]) is None

@@ -1,0 +1,77 @@
+"""Promises of steps that are measured: more sequences where that pays, and no step longer than readers would wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runners.engines.calibration import steps, stopwatch
+from runners.engines.calibration.steps import Case, StepPlan, calibrate_steps
+from runners.engines.generate.continuous import ContinuousDecoder
+from runners.engines.generate.step import Step
+from runners.engines.generate.trial import TrialSteps
+from runners.tasks.text_generation import TextGenerationRunner
+from hf_runtime.settings import ModelSettings
+from tests.tiny import CONTEXT, llama_model
+
+_USUAL = StepPlan(16, 64)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Case], float]], StepPlan | None]:
+    """The plan for a machine whose steps take as long as a function says."""
+
+    def plan(seconds: Callable[[Case], float]) -> StepPlan | None:
+        now = [0.0]
+
+        def compute(case: Case) -> None:
+            now[0] += seconds(case)
+
+        monkeypatch.setattr(steps, "Stopwatch", lambda limit: stopwatch.Stopwatch(limit, lambda: now[0]))
+        options = {"rows": (1, 4, 8, 16, 32, 64), "tokens": (16, 32, 64, 128, 256)}
+        return calibrate_steps(compute, _USUAL, **options, seconds=60, cores=None)
+
+    return plan
+
+
+def test_more_sequences_run_where_a_step_hardly_grows(measured: Callable[..., StepPlan | None]) -> None:
+    assert measured(lambda case: 0.1 + 0.0001 * case.size) == StepPlan(64, 256)
+
+
+def test_where_a_step_grows_with_its_tokens_fewer_are_enough(measured: Callable[..., StepPlan | None]) -> None:
+    assert measured(lambda case: 0.0002 + 0.002 * case.size) == StepPlan(8, 16)
+
+
+def test_no_step_is_longer_than_readers_would_wait(measured: Callable[..., StepPlan | None]) -> None:
+    plan = measured(lambda case: 0.2 + 0.002 * case.size)
+    assert plan is not None
+    assert plan.rows == 16
+    assert plan.tokens == 64
+
+
+def test_a_model_too_slow_to_compare_is_left_as_it_is(measured: Callable[..., StepPlan | None]) -> None:
+    assert measured(lambda case: 30.0) is None
+
+
+def test_trial_steps_are_what_a_step_is_and_need_no_more_memory_than_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = TextGenerationRunner(ModelSettings(storage_uri=str(llama_model(tmp_path)), task="text-generation"))
+    runner.load()
+    assert isinstance(runner.decoder, ContinuousDecoder)
+    stepping = runner.decoder._stepping
+    trial = TrialSteps(stepping, context=CONTEXT, budget=330)
+    assert (trial.rows, trial.tokens) == (10, CONTEXT)
+    seen: list[int] = []
+    forward = stepping.forward
+
+    def watched(step: Step, *arguments: object) -> object:
+        seen.append(step.input_ids.shape[1])
+        return forward(step, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stepping, "forward", watched)
+    for case in (Case(rows=1), Case(rows=10), Case(tokens=CONTEXT)):
+        trial.compute(case)
+    assert seen == [1, 10, CONTEXT]

@@ -1,0 +1,114 @@
+"""Promise: keys and values stay those of their sequence, whoever comes and goes, and within the budget."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from runners.engines.generate.cache import KVCache, LayerShape, Place
+from runners.engines.generate.prefixes import longest, shared
+
+LAYERS = [LayerShape(2, 3, 5, torch.float32, torch.device("cpu"))] * 2
+BUDGET = 2000
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """Each sequence writes its own number; whatever happens, it reads nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache = KVCache(LAYERS, budget=BUDGET, slab_tokens=512, max_rows=4, longest=900)
+        self.places: dict[int, Place] = {}
+        self.made = 0
+
+    def _write(self, number: int, place: Place, length: int) -> None:
+        for layer in range(2):
+            place.slab.keys[layer][place.index, place.length : length] = number + layer
+            place.slab.values[layer][place.index, place.length : length] = -number - layer
+        place.length = length
+
+    @rule(tokens=st.integers(1, 900))
+    def start(self, tokens: int) -> None:
+        place = self.cache.allocate(tokens)
+        if place is not None:
+            assert place.capacity >= tokens
+            self.made += 1
+            self.places[self.made] = place
+            self._write(self.made, place, tokens)
+
+    @precondition(lambda self: self.places)
+    @rule(data=st.data())
+    def grow(self, data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(sorted(self.places)))
+        place = self.places[number]
+        wanted = min(place.length + data.draw(st.integers(1, 300)), 900)
+        if wanted <= place.capacity or self.cache.grow(place, wanted):
+            self._write(number, place, wanted)
+
+    @precondition(lambda self: self.places)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        self.cache.free(self.places.pop(data.draw(st.sampled_from(sorted(self.places)))))
+
+    @precondition(lambda self: self.places)
+    @rule(data=st.data())
+    def copy_out(self, data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(sorted(self.places)))
+        copied = self.cache.copy_out(self.places[number])
+        if copied is not None:
+            self.made += 1
+            again = self.places[number]
+            assert torch.equal(
+                copied.slab.keys[1][copied.index, : copied.length], again.slab.keys[1][again.index, : again.length]
+            )
+            self.cache.free(copied)
+
+    @invariant()
+    def each_reads_its_own(self) -> None:
+        for number, place in self.places.items():
+            assert place.slab.places[place.index] is place
+            for layer in range(2):
+                assert (place.slab.keys[layer][place.index, : place.length] == number + layer).all()
+                assert (place.slab.values[layer][place.index, : place.length] == -number - layer).all()
+
+    @invariant()
+    def the_budget_holds(self) -> None:
+        assert self.cache.tokens <= BUDGET
+        assert bool(self.cache.slabs) == bool(self.places)
+
+
+CacheMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
+TestCache = CacheMachine.TestCase
+
+
+def test_a_place_is_empty_when_it_is_taken_whatever_the_memory_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "empty", lambda *shape, **options: torch.full(shape, torch.nan, **options))
+    cache = KVCache(LAYERS, budget=BUDGET, slab_tokens=512, max_rows=4, longest=900)
+    first, second = cache.allocate(5), cache.allocate(7)
+    assert first is not None
+    assert second is not None
+    for place in (first, second):
+        for tensor in (*place.slab.keys, *place.slab.values):
+            assert not tensor[place.index].any()
+
+
+def test_a_shared_beginning_is_found_to_the_token() -> None:
+    ids = list(range(100))
+    for length in (16, 17, 50, 99, 100):
+        assert shared(ids, [*ids[:length], *([-1] * 30)]) == length
+    assert shared(ids, ids[:15]) == 0
+    assert shared(ids, [-1, *ids]) == 0
+
+
+def test_only_what_was_read_counts_and_the_last_token_is_always_read_again() -> None:
+    cache = KVCache(LAYERS, budget=BUDGET, slab_tokens=512, max_rows=4, longest=900)
+    place = cache.allocate(60)
+    assert place is not None
+    place.length = 30
+    ids = list(range(60))
+    assert longest(ids, [(ids, place)]) == (place, 30)
+    assert longest(ids[:25], [(ids, place)]) == (place, 24)
+    assert longest([-1, *ids], [(ids, place)]) is None

@@ -1,0 +1,399 @@
+"""Promises of continuous batching: sequences join and leave at any token, memory is bounded, nobody is kept out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from runners.kernels.fallbacks import Fallbacks
+from runners.engines.rows import BatchLimits
+from runners.engines.generate.cache import KVCache
+from runners.engines.generate.continuous import ContinuousDecoder
+from runners.engines.generate.model import GenerationModel
+from runners.engines.generate.request import GenerationRequest, Sampling
+from runners.engines.generate.sequence import Sequence
+from runners.engines.generate.step import Step
+from runners.engines.generate.takeover import SteppingModel
+from runners.models.pretrained import Pretrained
+from runners.tasks.text_generation import TextGenerationRunner
+from hf_runtime.settings import ModelSettings
+from tests.tiny import CONTEXT, CORPUS, llama_model
+
+
+class Bench:
+    """A decoder with the limits of a test, and sequences for it."""
+
+    def __init__(self, pretrained: Pretrained, *, budget: int = 4096, rows: int = 8, tokens: int = 64) -> None:
+        self.model = GenerationModel(pretrained)
+        pretrained.model.set_attn_implementation("sdpa")
+        stepping = SteppingModel(self.model, Fallbacks("test"), kernels=self.model.kernels)
+        self.cache = KVCache(stepping.layers, budget=budget, slab_tokens=512, max_rows=rows, longest=CONTEXT)
+        self.decoder = ContinuousDecoder(self.model, stepping, self.cache, BatchLimits(rows, tokens))
+        self.told: list[list[Sequence]] = []
+        self.decoder.on_tokens = self.told.append
+
+    def sequence(self, prompt: str, new: int, **options: Any) -> Sequence:
+        ids = self.model.tokenizer(prompt)["input_ids"]
+        request = GenerationRequest(input_ids=ids, max_new_tokens=new, ignore_eos=True, **options)
+        return Sequence(request, self.model)
+
+    def add(self, prompt: str, new: int, **options: Any) -> Sequence:
+        sequence = self.sequence(prompt, new, **options)
+        self.decoder.add(sequence)
+        return sequence
+
+    def run(self) -> None:
+        while self.decoder.busy:
+            self.decoder.step()
+
+    def alone(self, prompt: str, new: int, **options: Any) -> list[int]:
+        """What the sequence is without any company, by `generate` where that can do it."""
+        if options:
+            sequence = self.add(prompt, new, **options)
+            self.run()
+            return sequence.tokens
+        model = self.model.model
+        model.set_attn_implementation("sdpa")
+        ids = torch.tensor([self.model.tokenizer(prompt)["input_ids"]])
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False)
+        model.set_attn_implementation("sequences")
+        tokens: list[int] = out[0, ids.shape[1] :].tolist()
+        return tokens
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return llama_model(tmp_path_factory.mktemp("llama"), eos_token_id=None)
+
+
+@pytest.fixture(scope="module")
+def pretrained(folder: Path) -> Pretrained:
+    return _load(folder)
+
+
+def _load(folder: Path, **options: Any) -> Pretrained:
+    runner = TextGenerationRunner(ModelSettings(storage_uri=str(folder), task="text-generation", **options))
+    runner.load()
+    runner.model.eos = frozenset()
+    return runner.pretrained
+
+
+Make = Callable[..., Bench]
+
+
+@pytest.fixture
+def bench(pretrained: Pretrained) -> Make:
+    return lambda **options: Bench(pretrained, **options)
+
+
+def test_a_sequence_joins_between_any_two_tokens_and_nobody_notices(bench: Make) -> None:
+    made = bench()
+    prompts = [text[: 5 + 9 * i] for i, text in enumerate(CORPUS)]
+    expected = [made.alone(prompt, 12 + 3 * i) for i, prompt in enumerate(prompts)]
+    sequences = []
+    for i, prompt in enumerate(prompts):
+        sequences.append(made.add(prompt, 12 + 3 * i))
+        for _ in range(i % 3 + 1):
+            made.decoder.step()
+    made.run()
+    assert [sequence.tokens for sequence in sequences] == expected
+    assert not made.cache.slabs or made.cache.tokens <= made.cache.budget
+
+
+def test_random_numbers_are_a_sequences_own_in_any_company(bench: Make) -> None:
+    made = bench()
+    drawn = {"sampling": Sampling(1.3, 30, 0.9, 11)}
+    alone = made.alone(CORPUS[0], 20, **drawn)
+    company = [made.add(text, 25, sampling=Sampling(2.0, 0, 1.0, i)) for i, text in enumerate(CORPUS[1:4])]
+    made.decoder.step()
+    joined = made.add(CORPUS[0], 20, **drawn)
+    made.run()
+    assert joined.tokens == alone
+    assert len({tuple(sequence.tokens) for sequence in company}) == 3
+
+
+def test_a_long_prompt_is_read_in_pieces_while_others_go_on(bench: Make) -> None:
+    made = bench(tokens=10)
+    writing = made.add("The", 60)
+    made.decoder.step()
+    prompt = " ".join(CORPUS)[:180]
+    reading = made.add(prompt, 5)
+    steps = 0
+    while not reading.tokens:
+        before = len(writing.tokens)
+        made.decoder.step()
+        assert len(writing.tokens) == before + 1
+        steps += 1
+    assert steps >= len(reading.request.input_ids) // 10
+    made.run()
+    assert reading.tokens == made.alone(prompt, 5)
+    assert writing.tokens == made.alone("The", 60)
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one(bench: Make) -> None:
+    made = bench(tokens=8)
+    long = made.add(" ".join(CORPUS)[:180], 5)
+    made.decoder.step()
+    short = made.add("I", 5)
+    made.decoder.step()
+    assert short.tokens
+    assert not long.tokens
+
+
+def test_what_is_cancelled_is_gone_within_one_step(bench: Make) -> None:
+    made = bench(rows=2)
+    leaving = [made.add(text, 90) for text in CORPUS[:2]]
+    made.decoder.step()
+    waiting = made.add(CORPUS[2], 5)
+    made.decoder.step()
+    assert not waiting.tokens
+    for sequence in leaving:
+        sequence.cancelled = True
+    before = [len(sequence.tokens) for sequence in leaving]
+    made.decoder.step()
+    assert waiting.tokens
+    assert [len(sequence.tokens) for sequence in leaving] == before
+    made.run()
+    assert waiting.tokens == made.alone(CORPUS[2], 5)
+
+
+def test_what_finds_no_memory_waits_and_the_budget_holds(bench: Make) -> None:
+    made = bench(budget=300)
+    prompts = [text[:20] for text in CORPUS]
+    expected = [made.alone(prompt, 60) for prompt in prompts]
+    sequences = [made.add(prompt, 60) for prompt in prompts]
+    while made.decoder.busy:
+        made.decoder.step()
+        assert made.cache.tokens <= 300
+    assert [sequence.tokens for sequence in sequences] == expected
+
+
+def test_a_sequence_that_outgrows_the_memory_takes_that_of_the_youngest_which_loses_nothing(
+    bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runners.engines.generate.cache._SHORTEST", 16)
+    monkeypatch.setattr("runners.engines.generate.continuous._HEADROOM", 1)
+    made = bench(budget=200)
+    prompts = [text[:12] for text in CORPUS[:5]]
+    options = [{"sampling": Sampling(1.5, 0, 1.0, i)} for i in range(5)]
+    expected = [made.alone(prompt, 70, **option) for prompt, option in zip(prompts, options, strict=True)]
+    sequences = [made.add(prompt, 70, **option) for prompt, option in zip(prompts, options, strict=True)]
+    while made.decoder.busy:
+        made.decoder.step()
+        assert made.cache.tokens <= 200
+    assert [sequence.tokens for sequence in sequences] == expected
+
+
+def test_one_that_waits_for_memory_is_overtaken_but_not_for_ever(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runners.engines.generate.cache._SHORTEST", 16)
+    monkeypatch.setattr("runners.engines.generate.continuous._PATIENCE", 3)
+    made = bench(budget=160, rows=8)
+    made.add("The", 60)
+    made.decoder.step()
+    huge = made.add(" ".join(CORPUS)[:160], 30)
+    order: list[Sequence] = []
+    made.decoder.on_tokens = lambda told: order.extend(s for s in told if s not in order)
+    small = [made.add("I", 4) for _ in range(12)]
+    made.run()
+    assert small[0] in order[: order.index(huge)]
+    assert small[-1] in order[order.index(huge) :]
+    assert all(sequence.finish_reason == "length" for sequence in [huge, *small])
+
+
+def test_a_beginning_that_was_read_for_another_is_not_read_again(bench: Make) -> None:
+    made = bench()
+    system = " ".join(CORPUS)[:120]
+    expected = [made.alone(f"{system} {word}", 8) for word in ("one", "two", "three")]
+    shared = len(made.model.tokenizer(system)["input_ids"])
+    first, second = (made.add(f"{system} {word}", 8) for word in ("one", "two"))
+    made.run()
+    third = made.add(f"{system} three", 8)  # long after the others have ended
+    made.run()
+    assert [sequence.tokens for sequence in (first, second, third)] == expected
+    assert first.cached_tokens == 0
+    assert second.cached_tokens >= shared - 1
+    assert third.cached_tokens >= shared - 1
+
+
+def test_what_is_kept_of_the_past_makes_room_for_the_present(bench: Make) -> None:
+    made = bench(budget=400)
+    for text in CORPUS:
+        made.add(text, 5)
+        made.run()
+    assert made.cache.tokens > 0
+    sequences = [made.add(text[:20], 90) for text in CORPUS[:3]]
+    made.decoder.step()
+    made.decoder.step()
+    assert all(sequence.tokens for sequence in sequences)
+    made.run()
+    assert made.cache.tokens <= 400
+
+
+def test_a_step_that_fails_ends_the_culprit_alone(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = bench()
+    expected = [made.alone(text, 10) for text in CORPUS[:3]]
+    marked = made.model.tokenizer("😈")["input_ids"][-1]
+    stepping = made.decoder._stepping
+    forward = stepping.forward
+
+    def failing(step: Step, wanted: torch.Tensor) -> torch.Tensor:
+        if (step.input_ids == marked).any():
+            raise RuntimeError("no such token")
+        return forward(step, wanted)
+
+    monkeypatch.setattr(stepping, "forward", failing)
+    sequences = [made.add(text, 10) for text in CORPUS[:3]]
+    made.decoder.step()
+    culprit = made.add("oh 😈", 10)
+    made.run()
+    assert culprit.error is not None
+    assert culprit.error.code == "inference_failed"
+    assert [sequence.tokens for sequence in sequences] == expected
+
+
+def test_numbers_that_overflow_end_one_sequence_with_a_reason(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = bench()
+    expected = made.alone("The", 10)
+    stepping = made.decoder._stepping
+    forward = stepping.forward
+
+    def overflowing(*arguments: Any) -> torch.Tensor:
+        logits = forward(*arguments)
+        if len(logits) > 1:
+            logits[1] = torch.nan
+        return logits
+
+    monkeypatch.setattr(stepping, "forward", overflowing)
+    first, second = made.add("The", 10), made.add("Paris", 10)
+    made.run()
+    assert first.tokens == expected
+    assert second.error is not None
+    assert "TORCH_DTYPE" in second.error.message
+
+
+def test_in_float32_company_moves_logits_by_rounding_only_and_in_bfloat16_by_its_own(
+    folder: Path,
+) -> None:
+    # What this states: greedy text is promised to be the same in any company in float32; in bfloat16 two candidates
+    # that are closer than its rounding may change places.
+    prompts = [text[:25] for text in CORPUS]
+
+    def first_logits(pretrained: Pretrained, prompts: list[str]) -> torch.Tensor:
+        """Of the first prompt's first token."""
+        made = Bench(pretrained)
+        forward = made.decoder._stepping.forward
+        seen: list[torch.Tensor] = []
+
+        def remembered(*arguments: Any) -> torch.Tensor:
+            logits = forward(*arguments)
+            seen.append(logits[0].float().clone())
+            return logits
+
+        made.decoder._stepping.forward = remembered  # type: ignore[assignment]
+        for prompt in prompts:
+            made.add(prompt, 1)
+        made.decoder.step()
+        return seen[0]
+
+    for dtype, tolerance in (("float32", 1e-5), ("bfloat16", 5e-2)):
+        pretrained = _load(folder, torch_dtype=dtype)
+        alone, together = first_logits(pretrained, prompts[:1]), first_logits(pretrained, prompts)
+        assert float((alone - together).abs().max()) <= tolerance * float(alone.abs().max())
+
+
+def test_a_client_that_leaves_while_it_is_decided_who_goes_leaks_no_memory(
+    bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = bench()
+    answers: list[bool] = []
+
+    class Leaving(Sequence):
+        @property
+        def finished(self) -> bool:
+            # Cancelled by another thread just after it was asked for the first time.
+            answers.append(super().finished)
+            self.cancelled = True
+            return answers[-1]
+
+    made.decoder.add(Leaving(made.sequence("The", 50).request, made.model))
+    made.run()
+    assert answers[-1]
+    made.decoder._shelf.clear()
+    assert all(not slab.places or slab.size == 1 for slab in made.cache.slabs)
+
+
+def test_numbers_of_a_sequence_that_overflowed_do_not_reach_the_next_in_its_place(bench: Make) -> None:
+    made = bench()
+    expected, older = made.alone("I", 12), made.alone(CORPUS[0], 60)
+    made = bench()
+    running = made.add(CORPUS[0], 60)
+    poisoned = made.add(CORPUS[1], 30)
+    made.decoder.step()
+    made.decoder.step()
+    for slab in made.cache.slabs:
+        for place in slab.places:
+            if place is made.decoder._running[1].place:
+                slab.keys[0][place.index] = torch.nan
+                slab.values[0][place.index] = torch.nan
+    made.decoder.step()
+    assert poisoned.error is not None
+    innocent = made.add("I", 12)
+    made.run()
+    assert innocent.error is None
+    assert innocent.tokens == expected
+    assert running.tokens == older
+
+
+def test_where_the_system_has_less_memory_than_it_says_one_waits_and_nothing_hangs(
+    bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = bench()
+    expected = [made.alone(text, 6) for text in CORPUS[:2]]
+    made = bench()
+
+    def none(*_: Any) -> None:
+        raise MemoryError
+
+    first = made.add(CORPUS[0], 6)
+    made.decoder.step()
+    with monkeypatch.context() as patch:
+        patch.setattr("runners.engines.generate.cache.Slab", none)
+        second = made.add(CORPUS[1], 6)
+        made.run()
+        assert first.tokens == expected[0]
+        made.decoder._shelf.clear()
+        made.cache.clear()
+        third = made.add(CORPUS[2], 6)
+        made.run()
+        assert third.error is not None
+        assert "memory" in third.error.message
+    assert second.tokens == expected[1] or second.error is not None
+
+
+def test_an_abandoned_decoder_is_empty_and_goes_on(bench: Make) -> None:
+    made = bench()
+    expected = made.alone(CORPUS[0], 6)
+    sequences = [made.add(text, 30) for text in CORPUS]
+    made.decoder.step()
+    assert set(made.decoder.abandon()) == set(sequences)
+    assert not made.decoder.busy
+    assert made.cache.tokens == 0
+    again = made.add(CORPUS[0], 6)
+    made.run()
+    assert again.tokens == expected
+
+
+def test_a_small_budget_serves_many_of_all_lengths_without_throwing_all_out(bench: Make) -> None:
+    made = bench(budget=2048, rows=64)
+    sequences = [made.add(CORPUS[i % 6][: 5 + i % 40], 5 + (7 * i) % 90) for i in range(60)]
+    fewest = 64
+    while made.decoder.busy:
+        made.decoder.step()
+        if made.decoder._waiting:
+            fewest = min(fewest, len(made.decoder._running))
+    assert all(sequence.finish_reason == "length" for sequence in sequences)
+    assert fewest >= 5

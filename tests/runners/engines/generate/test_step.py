@@ -1,0 +1,109 @@
+"""Promise: each token of a step sees its own sequence and nothing else, whoever is computed beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from runners.kernels.kernels import Kernels
+from runners.engines.generate import step as step_module
+from runners.engines.generate.cache import KVCache, LayerShape, Place
+from runners.engines.generate.step import Step
+from tests.runners.kernels.compiled import kernels_of
+
+HEADS, SHARED, SIZE = 2, 3, 8
+LAYERS = [LayerShape(HEADS, SIZE, SIZE, torch.float32, torch.device("cpu"))] * 2
+SCALE = SIZE**-0.5
+
+#: Tokens that each sequence has had before, and those it gets in the step.
+SEQUENCES = [(5, 1), (0, 40), (150, 1), (0, 3), (0, 37), (0, 1), (9, 20), (0, 2), (200, 17), (0, 130), (0, 150)]
+
+
+class States:
+    """What sequences would be asked and told in one layer: queries, keys and values of all their tokens."""
+
+    def __init__(self) -> None:
+        made = torch.Generator().manual_seed(3)
+        self.all = [
+            [torch.randn(heads, old + new, SIZE, generator=made) for heads in (HEADS * SHARED, HEADS, HEADS)]
+            for old, new in SEQUENCES
+        ]
+
+    def attended(self, number: int, window: int | None) -> torch.Tensor:
+        """Shape (new tokens, heads, size): of the sequence by itself."""
+        query, key, value = self.all[number]
+        positions = torch.arange(key.shape[1])
+        seen = positions <= positions[:, None]
+        if window is not None:
+            seen &= positions > positions[:, None] - window
+        alone = scaled_dot_product_attention(
+            query[None], key[None], value[None], attn_mask=seen, scale=SCALE, enable_gqa=True
+        )
+        return alone[0].transpose(0, 1)[SEQUENCES[number][0] :]
+
+
+def _places(states: States, layer: int) -> list[Place]:
+    cache = KVCache(LAYERS, budget=1 << 14, slab_tokens=1024, max_rows=16, longest=512)
+    places = []
+    for (old, new), (_, key, value) in zip(SEQUENCES, states.all, strict=True):
+        place = cache.allocate(old + new)
+        assert place is not None
+        place.slab.keys[layer][place.index, :old] = key[:, :old].transpose(0, 1)
+        place.slab.values[layer][place.index, :old] = value[:, :old].transpose(0, 1)
+        place.length = old
+        places.append(place)
+    return places
+
+
+def _step(places: Sequence[Place], kernels: Kernels | None = None) -> tuple[Step, list[int]]:
+    """A step of one token each, then of longer pieces; and in which order sequences come in it."""
+    slabs = [id(place.slab) for place in places]
+    single = [number for number, (_, new) in enumerate(SEQUENCES) if new == 1]
+    single.sort(key=lambda number: (slabs.index(slabs[number]), places[number].index))
+    longer = [number for number, (_, new) in enumerate(SEQUENCES) if new > 1]
+    step = Step(
+        [(places[number], 7) for number in single],
+        [(places[number], [7] * SEQUENCES[number][1]) for number in longer],
+        torch.device("cpu"),
+        kernels,
+    )
+    return step, single + longer
+
+
+@pytest.mark.parametrize("window", [None, 6, 38])
+@pytest.mark.parametrize("one_by_one", [frozenset({"cpu"}), frozenset()], ids=["prompts one by one", "together"])
+@pytest.mark.parametrize("large", [None, 0, 1 << 30], ids=["PyTorch", "all threads", "one thread"])
+def test_each_token_sees_its_own_sequence(
+    monkeypatch: pytest.MonkeyPatch, one_by_one: frozenset[str], window: int | None, large: int | None
+) -> None:
+    monkeypatch.setattr(step_module, "_ONE_BY_ONE", one_by_one)
+    monkeypatch.setattr(step_module, "LARGE", large)
+    states = States()
+    step, order = _step(_places(states, 1), kernels_of(torch.float32) if large is not None else None)
+    news = [[tensor[:, SEQUENCES[number][0] :] for tensor in states.all[number]] for number in order]
+    query, key, value = (torch.cat([new[part] for new in news], dim=1) for part in range(3))
+    attended = step.attend(1, query, key, value, SCALE, window)
+    expected = torch.cat([states.attended(number, window) for number in order])
+    torch.testing.assert_close(attended, expected)
+    filled = torch.full_like(expected, torch.nan)
+    assert step.attend(1, query, key, value, SCALE, window, out=filled) is filled
+    torch.testing.assert_close(filled, expected)
+
+
+def test_prompts_of_like_length_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_module, "_ONE_BY_ONE", frozenset())
+    step, order = _step(_places(States(), 0))
+    calls: list[tuple[int, ...]] = []
+
+    def counted(query: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        calls.append(tuple(query.shape[:2]))
+        return torch.zeros(*query.shape[:3], SIZE)
+
+    monkeypatch.setattr(step_module, "_attention", counted)
+    tokens = sum(SEQUENCES[number][1] for number in order)
+    query, key = torch.zeros(HEADS * SHARED, tokens, SIZE), torch.zeros(HEADS, tokens, SIZE)
+    step.attend(0, query, key, key, SCALE, None)
+    assert sorted(calls) == [(1, 17), (1, 20), (2, 3), (2, 40), (2, 150)]

@@ -1,0 +1,58 @@
+"""Promise: on a GPU, steps as CUDA graphs write what the plain model writes, or are not used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from runners.kernels.fallbacks import Fallbacks, Optimization
+from runners.engines.generate.takeover import SteppingModel
+from runners.engines.runner import Item
+from runners.tasks.text_generation import TextGenerationRunner
+from hf_runtime.settings import ModelSettings
+from tests.tiny import CORPUS, llama_model
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+ITEMS = [Item(text[: 9 + 11 * i], {"max_new_tokens": 30 - 4 * i}) for i, text in enumerate(CORPUS)]
+
+
+def _runner(folder: Path, **options: Any) -> TextGenerationRunner:
+    settings = ModelSettings(storage_uri=str(folder), task="text-generation", calibration_seconds=0, **options)
+    runner = TextGenerationRunner(settings)
+    runner.load()
+    return runner
+
+
+def _stepping(runner: TextGenerationRunner) -> SteppingModel:
+    decoder: Any = runner.decoder
+    stepping: SteppingModel = decoder._stepping
+    return stepping
+
+
+def test_graphs_write_what_the_plain_model_writes(tmp_path: Path) -> None:
+    llama_model(tmp_path)
+    plain, captured = _runner(tmp_path, acceleration=False), _runner(tmp_path)
+    assert not _stepping(plain).has_graphs
+    assert _stepping(captured).has_graphs
+    assert captured.predict(ITEMS) == plain.predict(ITEMS)
+
+
+def test_a_model_that_looks_at_its_own_numbers_is_computed_as_it_is(tmp_path: Path) -> None:
+    llama_model(tmp_path)
+    runner = _runner(tmp_path, acceleration=False)
+    expected = runner.predict(ITEMS)
+    model: Any = runner.model.model
+
+    def look(_: Any, inputs: Any) -> None:
+        assert inputs[0].sum().item() != 1
+
+    model.get_output_embeddings().register_forward_pre_hook(look)
+    model.set_attn_implementation("sdpa")
+    fallbacks = Fallbacks("test")
+    assert not SteppingModel(runner.model, fallbacks, kernels=runner.model.kernels, graphs=True).has_graphs
+    assert fallbacks.failed == [Optimization.GRAPHS]
+    assert runner.predict(ITEMS) == expected

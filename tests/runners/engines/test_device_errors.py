@@ -1,0 +1,124 @@
+"""Promises about errors: those that end a process are told from those that concern one batch, and from texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from runners.engines.device_errors import BrokenDevice, broken_by, raise_if_broken
+from runners.engines.batch.bisect import blame, in_halves
+from hf_runtime.contract.errors import InferenceFailed, Overloaded
+
+_NOTE = "\nCUDA kernel errors might be asynchronously reported at some other API call."
+
+STICKY = [
+    RuntimeError(f"CUDA error: an illegal memory access was encountered{_NOTE}"),
+    RuntimeError(f"CUDA error: device-side assert triggered{_NOTE}"),
+    RuntimeError("CUDA error: unspecified launch failure"),
+    RuntimeError("CUDA error: misaligned address"),
+    RuntimeError("CUDA error: uncorrectable ECC error encountered"),
+    RuntimeError("CUDA error: the launch timed out and was terminated"),
+    RuntimeError("CUDA error: unknown error"),
+    RuntimeError("HIP error: an illegal memory access was encountered"),
+    RuntimeError("CUDA driver error: an illegal instruction was encountered"),
+    RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
+    RuntimeError("CUDA error (710): cudaErrorAssert"),
+    RuntimeError("cuda runtime error (59) : device-side assert triggered at THC/THCReduceAll.cuh:327"),
+    RuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered"),
+    RuntimeError("device-side assert triggered"),
+    torch.AcceleratorError(f"CUDA error: device-side assert triggered{_NOTE}"),
+    torch.AcceleratorError("CUDA error: operation not supported on global/shared address space"),
+    torch.AcceleratorError("CUDA error: something that nobody has heard of"),
+]
+
+ORDINARY = [
+    RuntimeError("crashed"),
+    RuntimeError(""),
+    RuntimeError("The size of tensor a (512) must match the size of tensor b (600)"),
+    RuntimeError("CUDA error: invalid configuration argument"),
+    RuntimeError("CUDA error: no kernel image is available for execution on the device"),
+    RuntimeError("CUDA error: out of memory"),
+    torch.AcceleratorError("CUDA error: out of memory"),
+    torch.AcceleratorError("CUDA error: invalid argument"),
+    torch.AcceleratorError("CUDA error: operation not permitted when stream is capturing"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    MemoryError("device-side assert triggered"),
+    IndexError("index out of range in self"),
+    # What clients write may stand in an error.
+    ValueError("CUDA error: device-side assert triggered"),
+    RuntimeError("cannot read 'CUDA error: an illegal memory access was encountered'"),
+    KeyError("CUDA error: unspecified launch failure"),
+]
+
+
+@pytest.mark.parametrize("error", STICKY, ids=str)
+def test_an_error_that_stays_is_nobodys_fault_and_is_raised_on(error: RuntimeError) -> None:
+    with pytest.raises(BrokenDevice) as raised:
+        raise_if_broken(error)
+    assert str(raised.value) == str(error).splitlines()[0]
+    with pytest.raises(BrokenDevice):
+        blame(error)
+    halves: list[int] = []
+    with pytest.raises(BrokenDevice):
+        in_halves([1, 2], "rows", halves.extend, error)
+    assert halves == []
+
+
+@pytest.mark.parametrize("error", ORDINARY, ids=str)
+def test_an_error_that_passes_concerns_its_batch_alone(error: Exception) -> None:
+    raise_if_broken(error)
+    assert isinstance(blame(error), InferenceFailed | Overloaded)
+
+
+def _caused(error: Exception) -> Exception:
+    try:
+        try:
+            raise error
+        except Exception as inner:
+            raise ValueError("the pipeline failed") from inner
+    except ValueError as outer:
+        return outer
+
+
+def _met(error: Exception) -> Exception:
+    try:
+        try:
+            raise error
+        except Exception:
+            raise KeyError("while it was handled")  # noqa: B904
+    except KeyError as outer:
+        return outer
+
+
+@pytest.mark.parametrize("wrap", [_caused, _met, lambda error: ExceptionGroup("tasks", [KeyError(), error])])
+def test_what_other_errors_hide_is_found(wrap: Callable[[Exception], Exception]) -> None:
+    with pytest.raises(BrokenDevice, match="device-side assert"):
+        raise_if_broken(wrap(RuntimeError("CUDA error: device-side assert triggered")))
+    raise_if_broken(wrap(RuntimeError("CUDA error: invalid argument")))
+
+
+def test_a_gpu_that_fails_again_when_it_is_asked_is_broken_whatever_the_first_error_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[None] = []
+
+    def synchronize() -> None:
+        asked.append(None)
+        if len(asked) > 1:
+            raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    hidden = RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`")
+    raise_if_broken(hidden)
+    with pytest.raises(BrokenDevice, match="launch failure"):
+        raise_if_broken(hidden)
+
+
+def test_a_broken_device_is_found_in_groups_of_tasks() -> None:
+    broken = BrokenDevice("x")
+    assert broken_by(ExceptionGroup("a", [ExceptionGroup("b", [KeyError(), broken])])) is broken
+    assert broken_by(KeyError()) is None
+    assert broken_by(None) is None

@@ -1,0 +1,86 @@
+"""Promise: on a GPU, batches as CUDA graphs give what the plain model gives, or are not used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification, BertModel
+
+from runners.kernels.batch_graphs import batch_graphs
+from runners.engines.runner import Item
+from runners.tasks.encoder import EncoderRunner
+from runners.tasks.feature_extraction import FeatureExtractionRunner
+from runners.tasks.question_answering import QuestionAnsweringRunner
+from runners.tasks.text_classification import TextClassificationRunner
+from runners.tasks.token_classification import TokenClassificationRunner
+from hf_runtime.settings import ModelSettings
+from tests.tiny import CORPUS, bert_config, save, wordpiece_tokenizer
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+TASKS: list[tuple[type[EncoderRunner[Any, Any, Any]], Any, list[Any]]] = [
+    (TextClassificationRunner, BertForSequenceClassification, CORPUS),
+    (TokenClassificationRunner, BertForTokenClassification, CORPUS),
+    (QuestionAnsweringRunner, BertForQuestionAnswering, [{"question": "Who?", "context": text} for text in CORPUS]),
+    (FeatureExtractionRunner, BertModel, CORPUS),
+]
+
+
+def _warm(kind: type[EncoderRunner[Any, Any, Any]], folder: Path, **options: Any) -> EncoderRunner[Any, Any, Any]:
+    runner = kind(ModelSettings(storage_uri=str(folder), calibration_seconds=0, **options))
+    runner.load()
+    runner.warm_up()
+    return runner
+
+
+def _flat(answer: Any) -> list[Any]:
+    if isinstance(answer, dict):
+        return [leaf for _, value in sorted(answer.items()) for leaf in _flat(value)]
+    if hasattr(answer, "tolist"):
+        answer = answer.tolist()
+    return [leaf for value in answer for leaf in _flat(value)] if isinstance(answer, list) else [answer]
+
+
+@gpu
+@pytest.mark.parametrize(("kind", "model", "instances"), TASKS)
+def test_graphs_give_what_the_plain_model_gives(tmp_path: Path, kind: Any, model: Any, instances: list[Any]) -> None:
+    tokenizer = wordpiece_tokenizer()
+    save(tmp_path, model, bert_config(tokenizer), tokenizer)
+    plain, captured = _warm(kind, tmp_path, acceleration=False), _warm(kind, tmp_path)
+    assert plain._graphs is None
+    assert captured._graphs is not None
+    for number in (1, 2, len(instances)):
+        items = [Item(instance) for instance in instances[:number]]
+        for answer, right in zip(captured.predict(items), plain.predict(items), strict=True):
+            for computed, expected in zip(_flat(answer), _flat(right), strict=True):
+                assert computed == (pytest.approx(expected, abs=1e-4) if isinstance(expected, float) else expected)
+
+
+@gpu
+def test_a_model_that_looks_at_its_own_numbers_is_computed_as_it_is(tmp_path: Path) -> None:
+    tokenizer = wordpiece_tokenizer()
+    save(tmp_path, BertForSequenceClassification, bert_config(tokenizer), tokenizer)
+    runner = _warm(TextClassificationRunner, tmp_path)
+    model: Any = runner.pretrained.model
+
+    def look(_: Any, inputs: Any) -> None:
+        assert inputs[0].sum().item() != 1
+
+    model.classifier.register_forward_pre_hook(look)
+    example = runner.prepare_item(Item(CORPUS[0])).rows[0].inputs
+    before = runner.predict([Item(text) for text in CORPUS])
+    with pytest.raises(RuntimeError):
+        batch_graphs(model, example, 64)
+    runner._graphs = None
+    for answer, right in zip(runner.predict([Item(text) for text in CORPUS]), before, strict=True):
+        assert [entry["score"] for entry in answer] == pytest.approx([entry["score"] for entry in right], abs=1e-4)
+
+
+def test_there_are_none_where_there_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    tokenizer = wordpiece_tokenizer()
+    save(tmp_path, BertForSequenceClassification, bert_config(tokenizer), tokenizer)
+    assert _warm(TextClassificationRunner, tmp_path)._graphs is None

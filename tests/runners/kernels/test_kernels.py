@@ -1,0 +1,144 @@
+"""Promises of kernels: they compute what PyTorch's operations compute, and touch nothing else."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
+
+from runners.kernels.kernels import Kernels
+from tests.runners.kernels.compiled import kernels_of
+
+#: Rounded once, to the type.
+TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 8e-3}
+TYPES = pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+
+
+def _check(result: torch.Tensor, right: torch.Tensor) -> None:
+    tolerance = TOLERANCES[result.dtype]
+    torch.testing.assert_close(result, right.to(result.dtype), rtol=tolerance, atol=tolerance)
+
+
+@TYPES
+@pytest.mark.parametrize("size", [5, 64, 576])
+def test_rms_norm_is_that_of_pytorch(dtype: torch.dtype, size: int) -> None:
+    x, weight = torch.randn(7, size).to(dtype), torch.randn(size)
+    out = torch.empty_like(x)
+    kernel = kernels_of(dtype).rms_norm
+    kernel(7, x.data_ptr(), weight.data_ptr(), out.data_ptr(), 1, size, size, size, Kernels.bits(1e-5))
+    _check(out, rms_norm(x.float(), (size,), weight, 1e-5))
+
+
+@TYPES
+def test_heads_are_normed_in_place_and_their_neighbours_are_left_alone(dtype: torch.dtype) -> None:
+    tokens, heads, size, distance = 3, 2, 8, 29
+    x, weight = torch.randn(tokens, distance).to(dtype), torch.randn(size)
+    before = x.clone()
+    kernel = kernels_of(dtype).rms_norm
+    kernel(tokens, x.data_ptr(), weight.data_ptr(), x.data_ptr(), heads, size, distance, distance, Kernels.bits(1e-5))
+    own = before[:, : heads * size].float().view(tokens, heads, size)
+    _check(x[:, : heads * size], rms_norm(own, (size,), weight, 1e-5).flatten(1))
+    assert torch.equal(x[:, heads * size :], before[:, heads * size :])
+
+
+@TYPES
+def test_a_sum_is_kept_and_normed(dtype: torch.dtype) -> None:
+    x, more, weight = torch.randn(4, 40).to(dtype), torch.randn(4, 40).to(dtype), torch.randn(40)
+    right, out = x + more, torch.empty_like(x)
+    kernel = kernels_of(dtype).add_rms_norm
+    kernel(4, x.data_ptr(), more.data_ptr(), weight.data_ptr(), out.data_ptr(), 40, Kernels.bits(1e-6))
+    _check(more, right)
+    _check(out, rms_norm(right.float(), (40,), weight, 1e-6))
+
+
+@TYPES
+def test_halves_of_a_gate_may_stand_side_by_side(dtype: torch.dtype) -> None:
+    both = torch.cat([torch.linspace(-90, 90, 401).expand(2, 401), torch.randn(2, 401)], 1).to(dtype)
+    out = torch.empty(2, 401, dtype=dtype)
+    up = both.data_ptr() + 401 * both.itemsize
+    gate = kernels_of(dtype).gate
+    gate(2, both.data_ptr(), up, out.data_ptr(), 401, 802, Kernels.bits(1.0), Kernels.bits(0.0))
+    _check(out, silu(both[:, :401].float()) * both[:, 401:].float())
+
+
+@TYPES
+def test_a_head_is_turned_by_its_position(dtype: torch.dtype) -> None:
+    tokens, heads, size = 3, 2, 10
+    x = torch.randn(tokens, heads, size).to(dtype)
+    cos, sin = torch.randn(2, tokens, size).to(dtype)
+    out = torch.empty_like(x)
+    distance = heads * size
+    kernels_of(dtype).rotate(
+        tokens, x.data_ptr(), cos.data_ptr(), sin.data_ptr(), out.data_ptr(), heads, size, distance, distance
+    )
+    exact = x.float()
+    half = torch.cat([-exact[..., size // 2 :], exact[..., : size // 2]], -1)
+    _check(out, exact * cos.float()[:, None] + half * sin.float()[:, None])
+
+
+@TYPES
+@pytest.mark.parametrize("large", [True, False], ids=["large", "small"])
+@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize(("size", "value_size", "shared"), [(16, 16, 1), (8, 12, 3), (5, 3, 2)])
+def test_each_sequence_attends_to_its_own_place_up_to_its_token(
+    dtype: torch.dtype, size: int, value_size: int, shared: int, window: int | None, at_once: int, large: bool
+) -> None:
+    places, capacity, key_heads, scale = 4, 20, 2, 0.4
+    keys = torch.randn(places, capacity, key_heads, size).to(dtype)
+    values = torch.randn(places, capacity, key_heads, value_size).to(dtype)
+    indices, positions = torch.tensor([0, 3, 1]), torch.tensor([0, 19, 11])
+    # What stands behind a sequence's last token, or is another's, is nothing to it.
+    for index, position in zip(indices, positions, strict=True):
+        keys[index, position + 1 :] = values[index, position + 1 :] = math.nan
+    keys[2] = values[2] = math.nan
+    query = torch.randn(3, key_heads * shared, size).to(dtype)
+    out = torch.empty(3, key_heads * shared, value_size, dtype=dtype)
+    kernels_of(dtype).attend(size, value_size, shared)(
+        3 * key_heads // at_once,
+        query.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(), indices.data_ptr(), positions.data_ptr(),
+        capacity, key_heads, at_once, query.stride(0), window or 0, Kernels.bits(scale),
+        large=large,
+    )  # fmt: skip
+    for number, (index, position) in enumerate(zip(indices, positions, strict=True)):
+        end = int(position) + 1
+        seen = slice(max(end - window, 0) if window else 0, end)
+        right = scaled_dot_product_attention(
+            query[number, :, None].float()[None],
+            keys[index, seen].transpose(0, 1).float()[None],
+            values[index, seen].transpose(0, 1).float()[None],
+            scale=scale,
+            enable_gqa=True,
+        )
+        _check(out[number], right[0, :, 0])
+
+
+@TYPES
+def test_what_is_kept_goes_to_its_places_alone(dtype: torch.dtype) -> None:
+    kept, new = torch.zeros(9, 6, dtype=dtype), torch.randn(5, 8).to(dtype)
+    which, places = torch.tensor([4, 0, 2]), torch.tensor([8, 0, 4])
+    kernels_of(dtype).keep(3, new.data_ptr(), kept.data_ptr(), which.data_ptr(), places.data_ptr(), 6, 8)
+    right = torch.zeros_like(kept)
+    right[places] = new[which, :6]
+    assert torch.equal(kept, right)
+
+
+@TYPES
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_row_that_overflowed_says_so_and_harms_no_other(dtype: torch.dtype, number: float) -> None:
+    x = torch.randn(3, 16).to(dtype)
+    x[1, 2] = number
+    out, weight = torch.empty_like(x), torch.ones(16)
+    kernels = kernels_of(dtype)
+    kernels.rms_norm(3, x.data_ptr(), weight.data_ptr(), out.data_ptr(), 1, 16, 16, 16, Kernels.bits(1e-5))
+    assert not out[1].isfinite().all()
+    _check(out[[0, 2]], rms_norm(x[[0, 2]].float(), (16,), None, 1e-5))
+    kernels.gate(3, x.data_ptr(), x.data_ptr(), out.data_ptr(), 16, 16, kernels.bits(1.0), kernels.bits(0.0))
+    assert not out[1].isfinite().all()
+    _check(out[[0, 2]], silu(x[[0, 2]].float()) * x[[0, 2]].float())
+
+
+def test_there_are_kernels_for_the_types_that_models_are_served_in() -> None:
+    assert [Kernels.compute(dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)] == [True, True, False]

@@ -1,0 +1,48 @@
+"""Promises of shared kernels: every unit is computed, once, by however many threads there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from runners.kernels import parallel
+from runners.kernels.compiler import Compiler
+from runners.kernels.parallel import bits
+from runners.kernels.source import Source
+from tests.runners.kernels.compiled import FOLDER
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("openmp", [True, False], ids=["OpenMP", "another library"])
+@pytest.mark.parametrize("large", [True, False], ids=["large", "small"])
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("units", [0, 1, 1000])
+def test_every_unit_is_computed_once(
+    monkeypatch: pytest.MonkeyPatch,
+    threads: Callable[[int], None],
+    units: int,
+    number: int,
+    large: bool,
+    openmp: bool,
+) -> None:
+    if not openmp:
+        monkeypatch.setattr(parallel, "parallel_region", lambda: None)
+    threads(number)
+    places = torch.zeros(1001, dtype=torch.int64)
+    # Kernels find out what is there when they are made.
+    kernel = Compiler(FOLDER).kernel(Source("tests.runners.kernels.sources:add"))
+    kernel(units, places.data_ptr(), bits(1.5), 4, large=large)
+    assert places.tolist() == [6] * units + [0] * (1001 - units)
+
+
+def test_pytorch_has_the_openmp_that_threads_are_shared_with() -> None:
+    """Here; elsewhere one thread computes."""
+    assert parallel.parallel_region() is not None

@@ -1,0 +1,134 @@
+"""Promises of programs: kernels and Python take turns as they are written down, with what each run gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from runners.kernels import program
+from runners.kernels.compiler import Compiler
+from runners.kernels.float32_kernels import Float32Kernels
+from runners.kernels.instructions import computes_int8
+from runners.kernels.int8 import OneDnnInt8Linear, VnniInt8Linear
+from runners.kernels.int8_kernels import Int8Kernels
+from runners.kernels.linear_calls import LinearCalls
+from runners.kernels.mkl import mkl
+from runners.kernels.packed import MklLinear, Tiled
+from runners.kernels.parallel import ParallelKernel
+from runners.kernels.program import ROWS, Call, Element, Given, OfRows, Program, Runner, Scratch
+from runners.kernels.source import Source
+from tests.runners.kernels.compiled import COMPILER, float32_kernels, int8_kernels
+
+_COUNT = Source("tests.runners.kernels.sources:add_always", (1,))
+
+
+@pytest.fixture(scope="module")
+def note() -> ParallelKernel:
+    return COMPILER.kernel(Source("tests.runners.kernels.sources:note"))
+
+
+def test_calls_and_python_take_turns_in_order(note: ParallelKernel) -> None:
+    numbers = torch.zeros(1, dtype=torch.int64)
+
+    def python(digit: int) -> Callable[[int, str], None]:
+        def add(rows: int, context: str) -> None:
+            assert (rows, context) == (7, "this run")
+            numbers.mul_(10).add_(digit)
+
+        return add
+
+    def call(digit: int) -> Call:
+        return Call(note, 1, (numbers.data_ptr(), 0, digit))
+
+    parts: list[Any] = [python(1), call(2), call(3), python(4), python(5), call(6)]
+    written = Program(parts, Runner(COMPILER))
+    written.run(7, {}, "this run")
+    assert numbers.item() == 123456
+    written.run(7, {}, "this run")
+    assert numbers.item() == 123456123456
+
+
+def test_each_run_says_what_has_changed(note: ParallelKernel) -> None:
+    numbers = torch.zeros(4, dtype=torch.int64)
+    twice = OfRows("twice", lambda rows: 2 * rows)
+    written = Program(
+        [
+            Call(note, 1, (Given("numbers"), 0, ROWS)),
+            Call(note, 1, (Given("numbers", 8), 0, twice)),
+            Call(note, 1, (Given("numbers"), 2, Element("each", 1))),
+            Call(note, 1, (Given("numbers", 8), 2, Element("each", 0))),
+        ],
+        Runner(COMPILER),
+    )
+    given: dict[Hashable, Any] = {"numbers": numbers.data_ptr(), "each": np.array([5, 6])}
+    written.run(3, given, None)
+    assert numbers.tolist() == [3, 6, 6, 5]
+    written.run(4, {**given, "each": np.array([7, 8])}, None)
+    assert numbers.tolist() == [34, 68, 68, 57]
+
+
+@pytest.mark.parametrize("openmp", [True, False], ids=["OpenMP", "another library"])
+@pytest.mark.parametrize("large", [0, 1])
+def test_every_unit_is_computed_once_by_threads_or_without(
+    monkeypatch: pytest.MonkeyPatch, large: int, openmp: bool
+) -> None:
+    if not openmp:
+        monkeypatch.setattr(program, "parallel_region", lambda: None)
+    places = torch.zeros(1001, dtype=torch.int64)
+    written = Program([Call(COMPILER.kernel(_COUNT), ROWS, (places.data_ptr(),), large)] * 3, Runner(COMPILER))
+    written.run(1000, {}, None)
+    assert places.tolist() == [3] * 1000 + [0]
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("rows", [1, 3, 16, 40])
+@pytest.mark.parametrize("form", ["MKL", "tiles", "int8"])
+@torch.inference_mode()
+def test_layers_give_in_a_program_what_they_give_alone(form: str, rows: int, bias: bool) -> None:
+    plain = nn.Linear(64, 96, bias=bias)
+    layer: nn.Module
+    if form == "MKL":
+        if mkl() is None:
+            pytest.skip("this PyTorch has no MKL")
+        layer = MklLinear(plain.weight, plain.bias)
+    elif form == "tiles":
+        if not Float32Kernels.compute():
+            pytest.skip("this CPU has no AVX2")
+        layer = Tiled(float32_kernels())(plain.weight, plain.bias)
+    else:
+        if not Int8Kernels.compute():
+            pytest.skip("this CPU has no AVX-512 VNNI")
+        layer = VnniInt8Linear(plain.weight, plain.bias, int8_kernels())
+    scratch = Scratch(40)
+    inputs, outputs = (scratch.rows_of(name, width, torch.float32) for name, width in (("in", 64), ("out", 96)))
+    inputs.normal_()
+    outputs.fill_(torch.nan)
+    calls = LinearCalls(COMPILER, scratch).of(layer, inputs, outputs)
+    assert calls is not None
+    written = Program(calls, Runner(COMPILER))
+    written.run(rows, {}, None)
+    torch.testing.assert_close(outputs[:rows], layer(inputs[:rows]))
+
+
+@pytest.mark.skipif(not computes_int8(), reason="the CPU has no instructions for eight bits")
+def test_other_layers_are_left_to_python() -> None:
+    scratch, plain = Scratch(8), nn.Linear(64, 96)
+    inputs, outputs = torch.zeros(8, 64), torch.zeros(8, 96)
+    calls = LinearCalls(COMPILER, scratch)
+    assert calls.of(plain, inputs, outputs) is None
+    assert calls.of(OneDnnInt8Linear(plain.weight, None), inputs, outputs) is None
+
+
+def test_a_folder_that_cannot_be_written_to_keeps_no_program_from_running(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    places = torch.zeros(2, dtype=torch.int64)
+    compiler = Compiler(tmp_path / "file")
+    written = Program([Call(compiler.kernel(_COUNT), ROWS, (places.data_ptr(),))], Runner(compiler))
+    written.run(2, {}, None)
+    assert places.tolist() == [1, 1]

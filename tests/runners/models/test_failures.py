@@ -1,0 +1,27 @@
+"""Promises of what is said when a model cannot be loaded, where the library's own words would mislead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runners.models.failures import explained
+from hf_runtime.settings import ModelSettings
+
+
+def test_a_file_that_may_not_be_read_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.touch()
+    settings = ModelSettings(storage_uri=str(tmp_path))
+    for error in (
+        FileNotFoundError(f"No such file or directory: {weights}"),  # safetensors' words for it
+        PermissionError(13, "Permission denied", str(weights)),
+    ):
+        message = str(explained(error, settings))
+        assert message == (
+            f"{tmp_path}: model.safetensors may not be read by the user that this server runs as (chmod a+r)."
+        )
+
+
+def test_a_file_that_is_missing_is_said_to_be_missing(tmp_path: Path) -> None:
+    error = FileNotFoundError(f"No such file or directory: {tmp_path / 'model.safetensors'}")
+    assert "lacks its file model.safetensors" in str(explained(error, ModelSettings(storage_uri=str(tmp_path))))

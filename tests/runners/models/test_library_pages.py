@@ -1,0 +1,42 @@
+"""Promise of giving back what a start has read of libraries: most of it is in memory no more, and all of it works."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+#: In a process of its own: who reads libraries at the same time brings them back.
+_GIVEN_BACK = """
+import json
+import psutil
+import torch
+from runners.models.library_pages import give_back_library_pages
+
+def compute():
+    torch.manual_seed(0)
+    return torch.nn.Linear(64, 64)(torch.rand(8, 64)).sum().item()
+
+def of_files():
+    return psutil.Process().memory_info().shared
+
+answer = compute()
+before = of_files()
+give_back_library_pages()
+print(json.dumps({"before": before, "after": of_files(), "same": compute() == answer}))
+"""
+
+
+@pytest.mark.skipif(not psutil.LINUX, reason="libraries are given back on Linux alone")
+def test_libraries_leave_memory_and_compute_as_before() -> None:
+    project = Path(__file__).parents[2]
+    printed = subprocess.run(
+        [sys.executable, "-c", _GIVEN_BACK], cwd=project, capture_output=True, check=True, timeout=300
+    )
+    said = json.loads(printed.stdout)
+    assert said["after"] < said["before"] / 2
+    assert said["same"]

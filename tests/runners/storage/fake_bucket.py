@@ -1,0 +1,30 @@
+"""One bucket, `bucket`, in the form that S3 and Google Cloud Storage share; its files are `bucket/<key>`."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs
+from xml.sax.saxutils import escape
+
+from tests.runners.storage.fake_files import FilesHandler, etag
+
+
+class BucketHandler(FilesHandler):
+    """Adds the listing of version 2."""
+
+    def other(self, path: str, query: str) -> None:
+        """List, if that is asked."""
+        asked = parse_qs(query)
+        if asked.get("list-type") != ["2"]:
+            return self.refuse(404, "NoSuchKey")
+        if path.rstrip("/") != "bucket":
+            return self.refuse(404, "NoSuchBucket")
+        prefix = asked.get("prefix", [""])[0]
+        files = {name.removeprefix("bucket/"): content for name, content in self.server_files.files.items()}
+        contents = "".join(
+            f"<Contents><Key>{escape(key)}</Key><LastModified>2024-01-01T00:00:00.000Z</LastModified>"
+            f"<ETag>{escape(etag(content))}</ETag><Size>{len(content)}</Size></Contents>"
+            for key, content in sorted(files.items())
+            if key.startswith(prefix)
+        )
+        body = f'<?xml version="1.0"?><ListBucketResult>{contents}<IsTruncated>false</IsTruncated></ListBucketResult>'
+        self.answer(200, {"Content-Type": "application/xml"}, body.encode())

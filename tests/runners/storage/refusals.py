@@ -1,0 +1,20 @@
+"""How a model that cannot be fetched is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from hf_runtime.contract.errors import LoadError
+from runners.storage.storage import fetch
+from hf_runtime.settings import ModelSettings
+
+
+def refusal(settings: ModelSettings, secret: str) -> str:
+    """The message: one sentence, without the secret."""
+    with pytest.raises(LoadError) as refused:
+        fetch(settings)
+    message = str(refused.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    assert secret not in message
+    return message

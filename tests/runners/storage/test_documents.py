@@ -1,0 +1,31 @@
+"""Promise: each of KServe's documented InferenceServices, and all in one folder, is loaded and answers as written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runners.models.architecture import resolve_task
+from runners.engines.runner import Item
+from runners.registry import create_runner
+from hf_runtime.settings import load_settings
+from tests.documents import copies, their_models
+from tests.runners.storage.fake_hub import FakeHub
+
+
+def test_every_document_is_loaded_and_answers(tmp_path: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = copies(tmp_path / "configs")
+    assert len(documents) >= 18
+    with their_models(tmp_path, hub) as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        together = {model.name: model for model in load_settings(tmp_path / "configs").models}
+        assert together.keys() == documents.keys()
+        for name, path in documents.items():
+            (model,) = load_settings(path).models
+            assert model == together[name]
+            runner = create_runner(resolve_task(model))
+            runner.load()
+            ((answer, *_),) = runner.predict([Item("Hello world")])
+            assert {"label", "word", "generated_text"} & answer.keys(), name

@@ -1,0 +1,78 @@
+"""Promise: why a model failed is told in the error's own words, without secrets or what else is on the disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runners.failure_reason import foreseen, unforeseen
+from hf_runtime.settings import ModelSettings
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model's folder, for as far as anybody looks at it here."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    return tmp_path / "model"
+
+
+def _told(error: Exception, uri: str | Path = "hf://owner/model", **options: Any) -> str:
+    return unforeseen(error, ModelSettings(storage_uri=str(uri), **options))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("all examples must have the same number of <eos> tokens"),
+         "RuntimeError: all examples must have the same number of <eos> tokens"),
+        (ValueError("first\nsecond\nthird"), "ValueError: first"),
+        (ValueError("\n  behind an empty line"), "ValueError: behind an empty line"),
+        (KeyError("weight"), "KeyError: 'weight'"),
+        (AssertionError(), "AssertionError"),
+        (TypeError("a/b and 3/4 of and/or are no paths"), "TypeError: a/b and 3/4 of and/or are no paths"),
+    ],
+)  # fmt: skip
+def test_a_reason_is_the_type_and_the_first_line_of_the_error(error: Exception, told: str) -> None:
+    assert _told(error) == told
+
+
+def test_a_reason_is_short() -> None:
+    assert len(_told(RuntimeError("long " * 1000))) == 300
+
+
+def test_a_reason_holds_no_secret() -> None:
+    secrets = {
+        "hf_token": "hf_abc",
+        "storage_options": {"AWS_SECRET_ACCESS_KEY": "aws/abc", "h-headers": json.dumps({"A": "B c"})},
+    }
+    uri = "https://user:word@host/model.zip?sig=signed"
+    told = _told(RuntimeError(f"hf_abc, aws/abc, 'B c' at {uri} and word"), uri, **secrets)
+    assert told == "RuntimeError: [hidden], [hidden], '[hidden]' at https://host/model.zip and [hidden]"
+    assert foreseen(RuntimeError("says hf_abc"), ModelSettings(storage_uri=uri, hf_token="hf_abc")) == "says [hidden]"
+
+
+@pytest.mark.parametrize(
+    "named",
+    ["{}", "'{}'", '"{}"', "({})", "at {}:12", "path={}", "file://{}"],
+)
+def test_a_reason_names_no_file_outside_the_models_folder(folder: Path, named: str) -> None:
+    for outside in (folder.parent / "other" / "secret.txt", Path("/etc/passwd"), folder / ".." / "x",
+                    Path(f"{folder}2") / "x"):  # fmt: skip
+        told = _told(OSError(f"cannot read {named.format(outside)}"), folder)
+        assert "[hidden]" in told
+        for part in (str(outside), outside.name, outside.parent.name):
+            assert part not in told.replace("OSError", "")
+
+
+def test_a_path_with_spaces_is_hidden_whole(folder: Path) -> None:
+    assert _told(FileNotFoundError(2, "No such file", "/a b/c d"), folder).endswith("No such file: '[hidden]'")
+
+
+def test_a_reason_names_the_files_of_the_model(folder: Path) -> None:
+    for file in (folder, folder / "config.json", folder / "1_Pooling" / "config.json"):
+        assert str(file) in _told(OSError(f"cannot read '{file}'"), folder)
+        assert str(file) in _told(OSError(f"cannot read {file}: why"), folder)

@@ -1,0 +1,74 @@
+"""Promises of what begins before a runner is imported: it is what the model will need, and nothing where none is."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import pytest
+from transformers import BertModel
+
+from runners.kernels.host_cpu import computes_tiles
+from hf_runtime.contract.errors import LoadError
+from runners import preload as ahead
+from runners.preload import begin
+from runners.tasks.generation import GenerationRunner
+from runners.registry import RUNNERS, create_runner
+from hf_runtime.settings import WRITING_TASKS, ModelSettings, Task
+from tests.tiny import bert_config, llama_model, save, wordpiece_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "_GPUS", ())
+
+
+def _bert(folder: Path) -> Path:
+    tokenizer = wordpiece_tokenizer()
+    return save(folder, BertModel, bert_config(tokenizer, hidden_size=64, num_attention_heads=4), tokenizer)
+
+
+@pytest.mark.skipif(not computes_tiles(), reason="this CPU has no AVX2")
+@pytest.mark.parametrize(("make", "task"), [(_bert, "feature-extraction"), (llama_model, "text-generation")])
+def test_all_that_a_model_computes_with_is_compiled_before_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Path], task: Task
+) -> None:
+    run: Callable[..., Any] = subprocess.run
+    started: list[Any] = []
+
+    def note(command: Any, **options: Any) -> Any:
+        started.append(options["input"])
+        return run(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", note)
+    settings = ModelSettings(storage_uri=str(make(tmp_path / "model")), task=task, storage_cache=tmp_path / "cache")
+    compiler = begin(settings)
+    assert compiler is not None
+    runner = create_runner(settings, compiler)
+    runner.load()
+    runner.warm_up()
+    assert len(started) == 1, started[1:]
+
+
+@pytest.mark.parametrize("options", [{"acceleration": False}, {"device_map": "auto"}])
+def test_nothing_is_compiled_for_a_model_that_computes_without_kernels(tmp_path: Path, options: dict[str, Any]) -> None:
+    folder = _bert(tmp_path / "model")
+    assert begin(ModelSettings(storage_uri=str(folder), storage_cache=tmp_path / "cache", **options)) is None
+
+
+def test_nothing_is_compiled_where_a_gpu_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "_GPUS", (tmp_path,))
+    assert begin(ModelSettings(storage_uri=str(_bert(tmp_path / "model")), storage_cache=tmp_path / "cache")) is None
+
+
+def test_a_model_that_is_not_there_is_told_of(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="nowhere"):
+        begin(ModelSettings(storage_uri=str(tmp_path / "nowhere"), task="fill-mask"))
+
+
+@pytest.mark.parametrize("task", RUNNERS)
+def test_it_is_known_which_tasks_write_token_by_token(task: Task) -> None:
+    assert issubclass(resolve_name(RUNNERS[task]), GenerationRunner) == (task in WRITING_TASKS)

@@ -1,1 +1,0 @@
-"""How tools/train_demo_models.py trains small models: one module a task, on sentences made from templates."""

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import bentoml
@@ -14,21 +11,21 @@ from bentoml.images import Image
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from hf_runtime.bento.arguments import Arguments, given_arguments, image
-from hf_runtime.bento.lean_service import LeanService
-from hf_runtime.contract.errors import LoadError
-from runners.models.architecture import resolve_task
-from runners.storage.custom_code import allowed_pipeline
-from runners.storage.source import UnreachableError
-from runners.storage.storage import check_uri
-from hf_runtime.observability.setup import configure_logging
-from hf_runtime.bento.metrics_directory import own_metrics_directory
 from hf_runtime.api.http.api_keys import KeyRing
 from hf_runtime.api.http.authentication import Authentication
+from hf_runtime.bento.arguments import Arguments, given_arguments, image
 from hf_runtime.bento.http_server import limit_heads
-from runners.service import runner_service
-from hf_runtime.settings import ModelSettings, ServerSettings, Settings, SettingsError, load_settings, with_runner_key
+from hf_runtime.bento.lean_service import LeanService
+from hf_runtime.bento.metrics_directory import own_metrics_directory
 from hf_runtime.bento.supervisor import supervise
+from hf_runtime.contract.errors import LoadError
+from hf_runtime.observability.setup import configure_logging
+from hf_runtime.settings import ModelSettings, ServerSettings, Settings, SettingsError, load_settings, with_runner_key
+from runners.models.architecture import resolve_task
+from runners.service import runner_service
+from runners.storage.custom_code import allowed_pipeline
+from runners.storage.fetch import check_uri
+from runners.storage.source import UnreachableError
 
 if TYPE_CHECKING:
     from hf_runtime.api.entry import Entry
@@ -94,22 +91,10 @@ class _EntryService(LeanService):
     def _mount(self) -> None:
         if self._entry is None:
             # Imported here: this module is loaded by all processes, and the protocols are of use to one of them.
-            with _found_modules():
-                from hf_runtime.api.entry import Entry
+            from hf_runtime.api.entry import Entry
 
             self._entry = Entry(self.settings, self.keys, self.runners, self)
             self.mount_asgi_app(self._entry.app, path="/")
-
-
-@contextmanager
-def _found_modules() -> Iterator[None]:
-    """While it is entered, modules beside this one are found: `bentoml build` looks for them no more by then."""
-    folder = str(Path(__file__).parent)
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
 
 
 def _entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]], image: Image) -> Any:

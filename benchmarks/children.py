@@ -10,8 +10,8 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from runners.kernels.cores import THREAD_ENVIRONMENT
 from benchmarks.processes import MODEL, Child, free_port
+from runners.kernels.cores import THREAD_ENVIRONMENT
 
 _START_TIMEOUT = 300
 

@@ -82,9 +82,9 @@ def _in_a_process(settings: dict[str, Any]) -> dict[str, float]:
 
 def _measure(settings: ModelSettings) -> dict[str, float]:
     """Bytes that the model takes, and seconds of one item, in this process."""
+    from hf_runtime.contract.item import Item
     from runners.models.memory import give_back_memory
     from runners.models.pretrained import prepare_torch
-    from runners.engines.runner import Item
     from runners.registry import create_runner
 
     prepare_torch(settings)

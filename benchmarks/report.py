@@ -13,8 +13,8 @@ from typing import Any
 
 import psutil
 
-from runners.kernels.cores import cpu_name
 from benchmarks.processes import ROOT
+from runners.kernels.cores import cpu_name
 
 _PATH = Path("benchmarks/results/generation.json")
 

@@ -18,11 +18,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from hf_runtime.contract.errors import ServingError
-from runners.models.pretrained import load_pretrained, prepare_torch
-from runners.storage.storage import fetch
-from runners.engines.runner import Item
-from runners.tasks.text_generation import TextGenerationRunner
+from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
+from runners.models.pretrained import load_pretrained, prepare_torch
+from runners.storage.fetch import fetch
+from runners.tasks.text_generation import TextGenerationRunner
 
 #: New texts, numbers of their tokens, and how many tokens of prompts there were.
 Answers = tuple[list[str], list[int], int]

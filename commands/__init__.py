@@ -1,1 +1,1 @@
-"""Helpers for the command line; the server imports none of them."""
+"""Command lines for operators; the server imports none of them."""

@@ -1,4 +1,4 @@
-"""What a configuration resolves to, with sizes, before anything is loaded: `python -m check [file or folder]`."""
+"""Report what a configuration resolves to, with sizes, before anything is loaded: `python -m commands.check [PATH]`."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import torch
 from pydantic import AliasChoices, ByteSize, SecretStr
 
 from hf_runtime.contract.errors import LoadError
-from runners.models.adapter import CONFIG as ADAPTER_CONFIG
-from runners.models.architecture import resolve_task
-from runners.storage.custom_code import allowed_pipeline
-from runners.storage.disk import shown_size
-from runners.storage.files import choose_weights
-from runners.models.memory import Footprint, expected_footprint, footprint, free_device_memory, precision_name
-from runners.storage.storage import RemoteFile, check_uri, fetch, list_files, read_config
 from hf_runtime.settings import ModelSettings, SettingsError, load_settings
 from hf_runtime.settings.uri import is_on_disk
+from runners.models.architecture import resolve_task
+from runners.models.memory import Footprint, expected_footprint, footprint, free_device_memory, precision_name
+from runners.storage.checkpoint import ADAPTER_CONFIG
+from runners.storage.custom_code import allowed_pipeline
+from runners.storage.disk import shown_size
+from runners.storage.fetch import RemoteFile, check_uri, fetch, list_files, read_config
+from runners.storage.files import choose_weights
 
 
 def main() -> int:
     """Print a paragraph a model; the exit status is 1 if one of them could not be served as it is configured."""
-    parser = argparse.ArgumentParser(prog="python -m check", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m commands.check", description=__doc__)
     parser.add_argument("config", nargs="?", type=Path, help="InferenceServices; the environment if left out")
     try:
         settings = load_settings(parser.parse_args().config)

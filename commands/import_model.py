@@ -16,8 +16,8 @@ from pathlib import Path
 import bentoml
 
 from hf_runtime.contract.errors import LoadError
-from runners.storage.storage import fetch, list_files
 from hf_runtime.settings import ModelSettings, SettingsError, load_settings
+from runners.storage.fetch import fetch, list_files
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,1 +1,1 @@
-"""One runner a task: text in, the answer of the Hugging Face pipeline out."""
+"""A model process: one model, its task, its engine and its life."""

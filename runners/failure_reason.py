@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from hf_runtime.contract.errors import LoadError
-from runners.storage.storage import fetch
 from hf_runtime.observability.setup import HIDDEN, hide
 from hf_runtime.settings import ModelSettings
 from hf_runtime.settings.uri import is_on_disk, shown_uri
+from runners.storage.fetch import fetch
 
 #: Characters that are shown.
 _LONGEST = 300

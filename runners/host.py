@@ -9,28 +9,28 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Any, NamedTuple, cast
 
-from runners.kernels.fallbacks import Optimization
-from runners.engines.device_errors import BrokenDevice, broken_by, raise_if_broken
-from hf_runtime.contract.errors import InferenceFailed, ServingError
-from hf_runtime.contract.errors import LoadError
-from runners.models.garbage import leave_out_what_is_here, only_objects_that_stay
-from runners.storage.source import UnreachableError
-from hf_runtime.observability.setup import adopt_libraries
+from hf_runtime.contract.errors import InferenceFailed, LoadError, ServingError
+from hf_runtime.contract.item import Item
+from hf_runtime.contract.listener import StreamListener
+from hf_runtime.contract.origin import Origin
+from hf_runtime.contract.signature import Signature
 from hf_runtime.observability.engine_observer import EngineObserver, LateObserver
 from hf_runtime.observability.item_spans import ItemTracing
 from hf_runtime.observability.model_metrics import ModelMetrics
-from hf_runtime.contract.origin import Origin
-from runners.preload import begin
-from runners.engines.runner import Chosen, Item
-from runners.engines import Engine, engine_for
-from runners.loaded import LoadedModel
-from runners.failure_reason import foreseen, unforeseen
-from runners.retry_schedule import pauses
-from hf_runtime.contract.signature import Signature
-from runners.start import start_runner
-from hf_runtime.settings import ModelSettings, Task
-from hf_runtime.contract.listener import StreamListener
+from hf_runtime.observability.setup import adopt_libraries
 from hf_runtime.rpc.messages import ModelState
+from hf_runtime.settings import ModelSettings, Task
+from runners.engines.device_errors import BrokenDevice, broken_by, raise_if_broken
+from runners.engines.engine import Engine, engine_for
+from runners.engines.runner import Chosen
+from runners.failure_reason import foreseen, unforeseen
+from runners.kernels.fallbacks import Optimization
+from runners.loaded import LoadedModel
+from runners.models.garbage import leave_out_what_is_here, only_objects_that_stay
+from runners.preload import begin
+from runners.retry_schedule import pauses
+from runners.start import start_runner
+from runners.storage.source import UnreachableError
 
 logger = logging.getLogger(__name__)
 

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from runners.engines.device_errors import broken_by
 from hf_runtime.contract.errors import InferenceFailed, ModelNotReady, ServingError
-from runners.engines.runner import Item
-from runners.engines import Engine
-from hf_runtime.contract.signature import Signature
+from hf_runtime.contract.item import Item
 from hf_runtime.contract.listener import StreamListener
+from hf_runtime.contract.signature import Signature
+from runners.engines.device_errors import broken_by
+from runners.engines.engine import Engine
 
 
 class LoadedModel:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_runtime.contract.errors import LoadError
+from hf_runtime.settings import WRITING_TASKS, ModelSettings
 from runners.models.architecture import resolve_task
 from runners.models.compiling import compiler_for
 from runners.storage.custom_code import allowed_pipeline
-from runners.storage.storage import fetch
-from hf_runtime.settings import WRITING_TASKS, ModelSettings
+from runners.storage.fetch import fetch
 
 if TYPE_CHECKING:
     from runners.kernels.compiler import Compiler

@@ -11,14 +11,14 @@ from typing import Any
 import bentoml
 from starlette.websockets import WebSocket
 
-from hf_runtime.draining import Drain
 from hf_runtime.contract.errors import InferenceFailed, ServingError
+from hf_runtime.draining import Drain
 from hf_runtime.observability.item_spans import ItemTracing
 from hf_runtime.observability.model_metrics import ModelMetrics
 from hf_runtime.observability.tracing import Tracing
-from runners.host import ModelHost
-from hf_runtime.settings import ModelSettings, ServerSettings
 from hf_runtime.rpc.server import serve_connection
+from hf_runtime.settings import ModelSettings, ServerSettings
+from runners.host import ModelHost
 
 logger = logging.getLogger(__name__)
 

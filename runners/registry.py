@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
+from hf_runtime.settings import ModelSettings, Task
+from runners.engines.runner import Runner
 from runners.models.architecture import check_asked_task, resolve_task
 from runners.storage.custom_code import allowed_pipeline, find_custom_pipeline
-from runners.storage.storage import fetch
-from runners.engines.runner import Runner
-from hf_runtime.settings import ModelSettings, Task
+from runners.storage.fetch import fetch
 
 if TYPE_CHECKING:
     from runners.kernels.compiler import Compiler

@@ -12,14 +12,14 @@ from starlette.middleware import Middleware
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
-from runners.kernels.allocator import MEMORY_ENVIRONMENT
-from runners.kernels.cores import THREAD_ENVIRONMENT
-from hf_runtime.bento.lean_service import LeanService
-from hf_runtime.observability.setup import configure_logging
 from hf_runtime.api.http.api_keys import KeyRing
 from hf_runtime.api.http.authentication import HEALTH_PATHS, Authentication
-from hf_runtime.settings import ModelSettings, ServerSettings
+from hf_runtime.bento.lean_service import LeanService
+from hf_runtime.observability.setup import configure_logging
 from hf_runtime.rpc import ITEMS_PATH
+from hf_runtime.settings import ModelSettings, ServerSettings
+from runners.kernels.allocator import MEMORY_ENVIRONMENT
+from runners.kernels.cores import THREAD_ENVIRONMENT
 
 #: BentoML's proxy between services closes its session, with calls in flight, after so many requests or seconds.
 _NEVER = 10**9

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from runners.kernels.fallbacks import Optimization, reason_of
-from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.errors import LoadError
-from runners.engines.runner import Runner
-from runners.registry import create_runner
+from hf_runtime.contract.errors import InvalidRequest, LoadError
 from hf_runtime.settings import ModelSettings
+from runners.engines.runner import Runner
+from runners.kernels.fallbacks import Optimization, reason_of
+from runners.registry import create_runner
 
 if TYPE_CHECKING:
     from runners.kernels.compiler import Compiler

@@ -14,7 +14,8 @@ from pathlib import Path
 import yaml
 from markdown_it import MarkdownIt
 
-ROOT = Path(__file__).parents[1]
+from tests.project import ROOT
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 #: The virtual environment comes first, as README has it activated.
@@ -119,7 +120,7 @@ FROM_HUB = {
     "make serve STORAGE_URI=hf://distilbert/distilbert-base-uncased-finetuned-sst-2-english TASK=text-classification",
     "RUNTIME_CONFIG=configs/ner-model.yaml bentoml serve",
     "bentoml serve --arg config=configs/ner-model.yaml",
-    "python -m check configs/ner-model.yaml",
+    "python -m commands.check configs/ner-model.yaml",
 }
 
 #: Why the others are not run beside them, by how they begin.
@@ -138,7 +139,7 @@ NOT_RUN = {
     "kubectl apply -k deployment/kubernetes": "needs a cluster; tests/deployment/test_kubernetes.py",
     "kubectl apply -f deployment/kserve": "needs a cluster; tests/deployment/test_kserve.py",
     "spec:": "needs a cluster; tests/test_readme.py finds it in the example that tests/deployment/test_kserve.py reads",
-    "2026-11-24T09:12:31+0000 [INFO]": "lines of a log; tests/hf_runtime/observability/test_access_log.py, tests/e2e/test_logs.py",
+    "2026-11-24T09:12:31+0000 [INFO]": "lines of a log; tests/e2e/test_logs.py, tests/hf_runtime/observability",
     "POST /v1/models/{name}:predict ": "spans of a trace; tests/e2e/test_traces.py",
     "client ──": "a drawing of the modules",
 }

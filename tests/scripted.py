@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 
-from runners.engines.batch.lanes import Parallelism
-from runners.engines.rows import BatchLimits, Row
 from hf_runtime.contract.errors import InvalidRequest
-from runners.engines.runner import Job, Runner
-from runners.tasks.parameters import Parameters
+from hf_runtime.contract.parameters import Parameters
 from hf_runtime.settings import ModelSettings
+from runners.engines.rows import BatchLimits, Parallelism, Row
+from runners.engines.runner import Job, Runner
 
 
 class ScriptedParameters(Parameters):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-_DASHBOARD = Path(__file__).parents[1] / "configs" / "grafana" / "dashboard.json"
+from tests.project import ROOT
+
+_DASHBOARD = ROOT / "configs" / "grafana" / "dashboard.json"
 
 
 def _kept(written: Any, read: Any) -> bool:

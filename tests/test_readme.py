@@ -12,8 +12,8 @@ import pytest
 import yaml
 from pydantic import AliasChoices
 
-from hf_runtime.contract.errors import HTTP_STATUS
 from hf_runtime.api.kserve_v1 import parse
+from hf_runtime.contract.errors import HTTP_STATUS
 from hf_runtime.settings import ModelSettings, ServerSettings, Task
 from tests.readme import (
     DEMO,

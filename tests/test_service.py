@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from transformers import BertForSequenceClassification
 
+from tests.project import ROOT
 from tests.tiny import bert_config, save, wordpiece_tokenizer
-
-_ROOT = Path(__file__).parents[1]
 
 #: What other processes answer with, and what brings models from elsewhere.
 _OF_OTHERS = ("torch", "transformers", "numpy", "runners.host", "hf_runtime.api.app", "hf_runtime.rpc.client")
@@ -37,7 +36,7 @@ def _printed(code: str, folder: Path, **variables: str) -> Any:
         **variables,
     }
     command = [sys.executable, "-c", f"import json, sys, service\nprint(json.dumps({code}))"]
-    done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

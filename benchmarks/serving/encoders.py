@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from runners.models.pretrained import prepare_torch
-from runners.host import ModelHost
 from hf_runtime.settings import ModelSettings
+from runners.host import ModelHost
+from runners.models.pretrained import prepare_torch
 
 #: Texts in a batch, of which the best number is found at the start.
 _BATCHES = (1, 4, 8, 16, 32, 64)

@@ -13,23 +13,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.errors import LoadError
-from runners.models.architecture import check_asked_task, resolve_task
-from runners.storage.custom_code import find_custom_pipeline
-from runners.storage.storage import check_uri, fetch
 from commands.precisions.choices import FASTER, FLOAT32, Precision, device
 from commands.precisions.measuring import Failed, Measured, measure_in_process
 from commands.precisions.sentences import SENTENCES
 from commands.precisions.trials import TRIALS, read_instances
+from hf_runtime.contract.errors import InvalidRequest, LoadError
 from hf_runtime.settings import ModelSettings, SettingsError, load_settings
+from runners.models.architecture import check_asked_task, resolve_task
+from runners.storage.custom_code import find_custom_pipeline
+from runners.storage.fetch import check_uri, fetch
 
 _HEAD = "| Precision | items/s alone | items/s together | MiB | Answers |\n|---|---:|---:|---:|---|"
 
 
 def main() -> int:
     """Print a table a model; the exit status is 1 if one of them could not be measured at all."""
-    parser = argparse.ArgumentParser(prog="python -m precisions", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m commands.precisions", description=__doc__)
     parser.add_argument("config", nargs="?", type=Path, help="InferenceServices; the environment if left out")
     parser.add_argument(
         "--instances",

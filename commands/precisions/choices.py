@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from runners.kernels.instructions import computes_bfloat16, computes_int8
 from hf_runtime.settings import ModelSettings
+from runners.kernels.instructions import computes_bfloat16, computes_int8
 
 #: What stands aside for the precision that is tried; nothing is measured for batches that last one trial.
 _ASIDE: Mapping[str, Any] = {

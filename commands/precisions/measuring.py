@@ -17,11 +17,10 @@ from typing import Any, TypeVar
 
 import psutil
 
-from runners.kernels.cores import THREAD_ENVIRONMENT
-from hf_runtime.contract.errors import InvalidRequest, ServingError
-from hf_runtime.contract.errors import LoadError
 from commands.precisions.trials import TRIALS
+from hf_runtime.contract.errors import InvalidRequest, LoadError, ServingError
 from hf_runtime.settings import ModelSettings
+from runners.kernels.cores import THREAD_ENVIRONMENT
 
 #: Of the instances, spread over them, are answered one by one.
 _ALONE = 8
@@ -94,9 +93,9 @@ def measure(settings: ModelSettings, instances: Sequence[Any] | None, seconds: f
     """
     import torch
 
+    from hf_runtime.contract.item import Item
     from runners.models.memory import give_back_memory
     from runners.models.pretrained import prepare_torch
-    from runners.engines.runner import Item
     from runners.registry import create_runner
 
     assert settings.task is not None, "this is a bug: the task was to be found out before"

@@ -15,21 +15,21 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 
-from hf_runtime.draining import Drain
-from hf_runtime.contract.errors import HTTP_STATUS, InferenceFailed, MethodNotAllowed, RouteNotFound, ServingError
-from hf_runtime.observability.request_spans import TracedRequests
-from hf_runtime.observability.requests import ObservedRequests, Observer, record_of
-from hf_runtime.observability.tracing import Tracing
 from hf_runtime.api import kserve_v1, model_repository
 from hf_runtime.api.http.api_keys import KeyRing
-from hf_runtime.api.http.body import BodyMemory
 from hf_runtime.api.http.authentication import Authentication
-from hf_runtime.api.inference import Models
+from hf_runtime.api.http.body import BodyMemory
+from hf_runtime.api.http.drain_middleware import FinishesRequests
 from hf_runtime.api.http.json_body import json_response
+from hf_runtime.api.inference import Models
 from hf_runtime.api.open_inference_v2 import routes as open_inference_v2
 from hf_runtime.api.openai.routes import openai_app
 from hf_runtime.api.openapi import routes as openapi
-from hf_runtime.api.http.drain_middleware import FinishesRequests
+from hf_runtime.contract.errors import HTTP_STATUS, InferenceFailed, MethodNotAllowed, RouteNotFound, ServingError
+from hf_runtime.draining import Drain
+from hf_runtime.observability.request_spans import TracedRequests
+from hf_runtime.observability.requests import ObservedRequests, Observer, record_of
+from hf_runtime.observability.tracing import Tracing
 from hf_runtime.settings import ServerSettings
 
 logger = logging.getLogger(__name__)

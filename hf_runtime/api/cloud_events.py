@@ -19,8 +19,8 @@ from cloudevents.core.v1.event import OPTIONAL_ATTRIBUTES, REQUIRED_ATTRIBUTES, 
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
-from hf_runtime.contract.errors import InvalidRequest, UnsupportedMediaType
 from hf_runtime.api.http.json_body import encode, read_object
+from hf_runtime.contract.errors import InvalidRequest, UnsupportedMediaType
 from hf_runtime.settings import ServerSettings
 
 _STRUCTURED = "application/cloudevents+json"

@@ -12,20 +12,20 @@ from typing import Any
 import bentoml
 from starlette.applications import Starlette
 
+from hf_runtime.api.app import create_app
+from hf_runtime.api.examples import curl_example
+from hf_runtime.api.http.api_keys import KeyRing
+from hf_runtime.api.inference import Models
+from hf_runtime.bento.supervisor import end_server
 from hf_runtime.draining import Drain
 from hf_runtime.observability.access_log import log_access
 from hf_runtime.observability.request_metrics import RequestMetrics
 from hf_runtime.observability.requests import Observer
 from hf_runtime.observability.tracing import Tracing
-from hf_runtime.api.http.api_keys import KeyRing
-from hf_runtime.api.app import create_app
-from hf_runtime.api.examples import curl_example
-from hf_runtime.api.inference import Models
-from hf_runtime.settings import Settings
-from hf_runtime.bento.supervisor import end_server
 from hf_runtime.rpc.client import RunnerClient
 from hf_runtime.rpc.model_client import ModelClient
 from hf_runtime.rpc.replicas import Replicas, wait_all_final
+from hf_runtime.settings import Settings
 
 logger = logging.getLogger(__name__)
 

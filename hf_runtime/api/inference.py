@@ -11,6 +11,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from hf_runtime.api.http.payload_log import log_items, log_payload
 from hf_runtime.contract.errors import (
     DeadlineExceeded,
     InferenceFailed,
@@ -20,11 +21,10 @@ from hf_runtime.contract.errors import (
     ServingError,
 )
 from hf_runtime.observability.requests import record_of
-from hf_runtime.api.http.payload_log import log_items, log_payload
-from hf_runtime.settings import ServerSettings, Task
 from hf_runtime.rpc.client import Answer
 from hf_runtime.rpc.messages import ModelState
 from hf_runtime.rpc.model_client import ModelClient
+from hf_runtime.settings import ServerSettings, Task
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from hf_runtime.contract.errors import DeadlineExceeded, InvalidRequest, NotSupported, RequestTooLarge, ServingError
-from hf_runtime.api.http.body import read_body
 from hf_runtime.api.cloud_events import read_event, render_event
-from hf_runtime.api.inference import Models, infer, write
+from hf_runtime.api.http.body import read_body
 from hf_runtime.api.http.json_body import encode, json_response, read_object
+from hf_runtime.api.inference import Models, infer, write
 from hf_runtime.api.streaming import AnswerStreams, Chunk, StreamingBody
+from hf_runtime.contract.errors import DeadlineExceeded, InvalidRequest, NotSupported, RequestTooLarge, ServingError
 from hf_runtime.settings import ServerSettings
 
 

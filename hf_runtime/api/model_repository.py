@@ -13,12 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from hf_runtime.contract.errors import Forbidden, InvalidRequest
 from hf_runtime.api.http.body import read_body
-from hf_runtime.api.inference import Models, take_note, wait_in_time
 from hf_runtime.api.http.json_body import json_response, read_object
-from hf_runtime.settings import ServerSettings
+from hf_runtime.api.inference import Models, take_note, wait_in_time
+from hf_runtime.contract.errors import Forbidden, InvalidRequest
 from hf_runtime.rpc.messages import ModelState, ModelStatus
+from hf_runtime.settings import ServerSettings
 
 #: Triton's names.
 _STATES: Mapping[ModelStatus, str] = {

@@ -14,13 +14,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from hf_runtime.api.http.authentication import Caller, caller_of
+from hf_runtime.api.http.payload_log import log_items, log_payload
+from hf_runtime.api.inference import concerns_instance, take_note, until_disconnect
 from hf_runtime.contract.errors import DeadlineExceeded, InferenceFailed, ServingError
 from hf_runtime.observability.requests import record_of
-from hf_runtime.api.http.authentication import Caller, caller_of
-from hf_runtime.api.inference import concerns_instance, take_note, until_disconnect
-from hf_runtime.api.http.payload_log import log_items, log_payload
-from hf_runtime.settings import ServerSettings
 from hf_runtime.rpc.model_client import ModelClient
+from hf_runtime.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ class LeanService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML has no
     """Leaves out layers around the application, by the names of their classes.
 
     BentoML's spans go nowhere unless its own configuration says so, and are made all the same: for each request, and
-    for each message on a WebSocket. What it counts of requests, `hf_runtime.observability.request_metrics` does; without its
+    for each message on a WebSocket. What it counts of requests, `observability.request_metrics` does; without its
     metrics as a whole there would be no `/metrics`.
     """
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import bentoml
 
-from hf_runtime.observability.one_line import keep_lines
 from hf_runtime.contract.origin import current_origins
+from hf_runtime.observability.one_line import keep_lines
 from hf_runtime.observability.tracebacks import without_payload
 
 #: Their exceptions say why a process or a model cannot start; root's are those that nobody caught.

@@ -15,7 +15,7 @@ from hf_runtime.observability.log_format import JSON_FORMATTER
 from hf_runtime.observability.log_records import RequestFields
 from hf_runtime.settings import ServerSettings
 
-_ROOMS = ("batching", "entry", "generation", "loading", "observability", "protocols", "runners", "transport")
+_PACKAGES = ("hf_runtime", "runners")
 #: What is printed because a setting of its own says so, whatever the level.
 _ASKED_FOR = ("hf_runtime.observability.access_log", "hf_runtime.api.http.payload_log")
 #: Stands where a secret was.
@@ -29,11 +29,11 @@ def configure_logging(
 
     Args:
         secrets: are hidden in what any library logs, beside those of earlier calls.
-        level: from which this project's rooms log; the server's if None.
+        level: from which this project's packages log; the server's if None.
         model: that this process computes.
     """
-    for room in _ROOMS:
-        logging.getLogger(room).setLevel((level or server.log_level).upper())
+    for package in _PACKAGES:
+        logging.getLogger(package).setLevel((level or server.log_level).upper())
     for name in _ASKED_FOR:
         logging.getLogger(name).setLevel(logging.INFO)
     fields = RequestFields(model, show_errors=server.log_payloads, escape=server.log_format == "text")

@@ -20,10 +20,10 @@ from hf_runtime.contract.errors import (
     ServingError,
     cannot_be_sent,
 )
+from hf_runtime.contract.listener import StreamListener
 from hf_runtime.contract.origin import current_origin
 from hf_runtime.contract.signature import Signature
 from hf_runtime.rpc import ITEMS_PATH
-from hf_runtime.contract.listener import StreamListener
 from hf_runtime.rpc.messages import (
     Accepted,
     Cancel,

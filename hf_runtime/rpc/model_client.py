@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
-from hf_runtime.contract.signature import Signature
 from hf_runtime.contract.listener import StreamListener
+from hf_runtime.contract.signature import Signature
 from hf_runtime.rpc.messages import ModelState
 
 

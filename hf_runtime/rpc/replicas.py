@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any
 
+from hf_runtime.contract.listener import StreamListener
 from hf_runtime.contract.signature import Signature
 from hf_runtime.rpc.client import RunnerClient
-from hf_runtime.contract.listener import StreamListener
 from hf_runtime.rpc.messages import ModelState
 from hf_runtime.rpc.model_client import ModelClient
 

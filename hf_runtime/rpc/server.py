@@ -12,8 +12,8 @@ import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, ServingError, cannot_be_sent
-from hf_runtime.contract.origin import Origin, about
 from hf_runtime.contract.listener import StreamListener
+from hf_runtime.contract.origin import Origin, about
 from hf_runtime.rpc.messages import (
     Accepted,
     Cancel,

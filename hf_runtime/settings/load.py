@@ -12,13 +12,13 @@ from typing import Any
 from pydantic import AliasChoices, BaseModel, ConfigDict, SecretStr, ValidationError
 from pydantic_settings import BaseSettings
 
-from hf_runtime.settings.kserve_arguments import ArgumentError, is_default_folder, parse_arguments
-from hf_runtime.settings.yaml_documents import Document, read_documents
 from hf_runtime.settings.errors import SettingsError, checked, dotted, explained
 from hf_runtime.settings.inference_service import InferenceService, Resources
+from hf_runtime.settings.kserve_arguments import ArgumentError, is_default_folder, parse_arguments
 from hf_runtime.settings.model import ModelSettings
 from hf_runtime.settings.references import References
 from hf_runtime.settings.server import ServerSettings
+from hf_runtime.settings.yaml_documents import Document, read_documents
 
 #: Variables that object stores and private web servers are reached with, by their usual names and KServe's.
 _STORAGE = re.compile(r"(AWS|S3|GOOGLE|GCS|AZURE|AZ)_\w+|STORAGE_EMULATOR_HOST|awsAnonymousCredential|.+-headers")

@@ -19,8 +19,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings
 
-from hf_runtime.settings.quantity import with_byte_unit
 from hf_runtime.settings.env import SOURCE
+from hf_runtime.settings.quantity import with_byte_unit
 from hf_runtime.settings.uri import shown_uri
 
 Task = Literal[

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from hf_runtime.settings.yaml_documents import Document
 from hf_runtime.settings.errors import SettingsError, checked
 from hf_runtime.settings.inference_service import KeyRef, Metadata, ValueFrom
+from hf_runtime.settings.yaml_documents import Document
 
 
 class _KeyValues(BaseModel):

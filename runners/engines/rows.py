@@ -46,6 +46,24 @@ class BatchLimits:
     padded: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Parallelism:
+    """How many batches are computed at the same time, and with how many threads.
+
+    The threads of one batch wait for each other after every operation; batches of their own do not. So while there is
+    work for all, lanes of few threads are faster, and all threads serve one batch only where it is alone.
+
+    Attributes:
+        lanes: batches at the same time.
+        threads: for each of them; None leaves the number as it is.
+        threads_alone: for a batch that is computed alone, at most; None leaves the number as it is.
+    """
+
+    lanes: Annotated[int, Field(ge=1)] = 1
+    threads: Annotated[int, Field(ge=1)] | None = None
+    threads_alone: Annotated[int, Field(ge=1)] | None = None
+
+
 def select_batch(rows: Sequence[Row[InputsT]], limits: BatchLimits) -> list[int]:
     """Pick the next batch from rows given in order of arrival.
 

@@ -7,21 +7,19 @@ the outputs of an item's rows into its answer (`finish`). It knows nothing of re
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from runners.kernels.fallbacks import Fallbacks
-from runners.engines.batch.lanes import Parallelism
-from runners.engines.admission import Room
-from runners.engines.rows import BatchLimits, Row, select_batch
 from hf_runtime.contract.errors import InvalidRequest, ServingError
-from hf_runtime.observability.item_trace import ItemTrace
-from hf_runtime.contract.origin import Origin
-from runners.tasks.parameters import Parameters, parse_parameters
+from hf_runtime.contract.item import Item
+from hf_runtime.contract.parameters import Parameters, parse_parameters
 from hf_runtime.contract.signature import TEXT_TO_JSON, Signature
 from hf_runtime.settings import ModelSettings
+from runners.engines.admission import Room
+from runners.engines.rows import BatchLimits, Parallelism, Row, select_batch
+from runners.kernels.fallbacks import Fallbacks
 
 if TYPE_CHECKING:
     from runners.kernels.compiler import Compiler
@@ -30,23 +28,6 @@ ParametersT = TypeVar("ParametersT", bound=Parameters)
 InputsT = TypeVar("InputsT")
 OutputT = TypeVar("OutputT")
 ContextT = TypeVar("ContextT")
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One instance of a request, with the parameters that concern it.
-
-    Attributes:
-        origin: the request.
-        trace: is told how long each step takes; None if nobody wants to know.
-        given_up: returns, in any thread, whether all clients of the answer have left; None if they never do.
-    """
-
-    instance: Any
-    parameters: dict[str, Any] = field(default_factory=dict)
-    origin: Origin | None = None
-    trace: ItemTrace | None = None
-    given_up: Callable[[], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)

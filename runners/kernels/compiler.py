@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 #: What is compiled takes a tenth of it on a slow core.
 _MOST_SECONDS = 300
 
-_PROJECT = Path(__file__).resolve().parents[1]
+_PROJECT = Path(__file__).resolve().parents[2]
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 

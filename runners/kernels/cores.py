@@ -12,7 +12,7 @@ from pathlib import Path
 #: What libraries that compute read when they are imported.
 THREAD_ENVIRONMENT: Mapping[str, str] = {
     # OpenMP's threads spin while they wait for each other. Asleep sooner, they are woken for every operation, and lose
-    # half of their speed; where others want the cores, `runners.engines.batch.thread_choice` has one thread compute alone.
+    # half of their speed; where others want the cores, `engines.batch.thread_choice` has one thread compute alone.
     "GOMP_SPINCOUNT": "20000",
     # A text is tokenized by one thread while the others compute.
     "TOKENIZERS_PARALLELISM": "false",

@@ -15,8 +15,7 @@ from typing import Any
 
 from hf_runtime.contract.errors import LoadError
 from hf_runtime.settings import ModelSettings, Task
-
-CONFIG = "adapter_config.json"
+from runners.storage.checkpoint import ADAPTER_CONFIG
 
 _TASKS: Mapping[str, Task] = {
     "SEQ_CLS": "text-classification",
@@ -46,7 +45,7 @@ def read_adapter(folder: Path) -> Adapter | None:
     Raises:
         LoadError: its config is damaged, it has no weights, or it is of a kind that is not served.
     """
-    path = folder / CONFIG
+    path = folder / ADAPTER_CONFIG
     if not path.is_file() or ((folder / "config.json").is_file() and _holds_whole_model(folder)):
         return None
     try:

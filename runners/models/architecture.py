@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from hf_runtime.contract.errors import LoadError
-from runners.models.adapter import CONFIG as ADAPTER_CONFIG
-from runners.models.adapter import task_of_adapter
-from runners.storage.storage import fetch, read_config
 from hf_runtime.settings import ModelSettings, Task
+from runners.models.adapter import task_of_adapter
+from runners.storage.checkpoint import ADAPTER_CONFIG
+from runners.storage.fetch import fetch, read_config
 
 _HEADS: tuple[tuple[str, Task], ...] = (
     ("ForSequenceClassification", "text-classification"),

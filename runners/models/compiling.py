@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from runners.storage.checkpoint import Checkpoint, local_config
 from hf_runtime.settings import ModelSettings
+from runners.storage.checkpoint import Checkpoint, local_config
 
 if TYPE_CHECKING:
     from runners.kernels.compiler import Compiler

@@ -16,10 +16,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from hf_runtime.contract.errors import LoadError
+from hf_runtime.settings import ModelSettings
+from runners.models.garbage import collect_everything
 from runners.storage.checkpoint import Checkpoint, local_config
 from runners.storage.disk import shown_size
-from runners.models.garbage import collect_everything
-from hf_runtime.settings import ModelSettings
 
 #: Bytes of the types that safetensors and config.json name.
 _WIDTHS = {

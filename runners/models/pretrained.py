@@ -14,6 +14,8 @@ import torch
 import transformers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_runtime.contract.errors import LoadError
+from hf_runtime.settings import ModelSettings
 from runners.kernels.allocator import keep_freed_memory, large_tensors_apart
 from runners.kernels.cores import available_cores
 from runners.kernels.fallbacks import Fallbacks, Optimization, OptimizationFailed, attempt
@@ -21,22 +23,20 @@ from runners.kernels.instructions import computes_int8, has_avx2
 from runners.kernels.packed import Tiled
 from runners.kernels.unpadded import without_padding
 from runners.kernels.weights import speed_up_weights
-from hf_runtime.contract.errors import LoadError
 from runners.models.adapter import Adapter, read_adapter
-from runners.storage.checkpoint import Checkpoint
 from runners.models.compiling import compiler_for
 from runners.models.computed_weights import computed_weights
-from runners.storage.custom_code import warn_of_unused_pipeline
 from runners.models.failures import explained
-from runners.storage.files import has_vocabulary
 from runners.models.gguf_files import read_once
 from runners.models.lengths import reading_limit
 from runners.models.memory import check_fits, dtype_name
 from runners.models.quantization import quantization, release_files
-from runners.storage.source import UnreachableError
-from runners.storage.storage import fetch
 from runners.models.vocabulary import known_tokens, missing_tokens
-from hf_runtime.settings import ModelSettings
+from runners.storage.checkpoint import Checkpoint
+from runners.storage.custom_code import warn_of_unused_pipeline
+from runners.storage.fetch import fetch
+from runners.storage.files import has_vocabulary
+from runners.storage.source import UnreachableError
 
 if TYPE_CHECKING:
     from runners.kernels.compiler import Compiler

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
 
 from hf_runtime.contract.errors import LoadError
-from runners.storage.checkpoint import Checkpoint, local_config
 from hf_runtime.settings import ModelSettings
+from runners.storage.checkpoint import Checkpoint, local_config
 
 
 def quantization(auto_class: Any, checkpoint: Checkpoint, settings: ModelSettings) -> dict[str, Any]:

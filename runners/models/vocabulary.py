@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from runners.kernels.embedding import embedding_rows
 from hf_runtime.contract.errors import InvalidRequest
+from runners.kernels.embedding import embedding_rows
 
 
 def known_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from hf_runtime.contract.errors import LoadError
-from runners.models.adapter import CONFIG as ADAPTER_CONFIG
+from hf_runtime.settings import ModelSettings
 from runners.storage.custom_code import FILE as CUSTOM_PIPELINE
 from runners.storage.custom_code import find_custom_pipeline
 from runners.storage.files import choose_weights
-from hf_runtime.settings import ModelSettings
 
 CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from hf_runtime.contract.errors import LoadError
-from runners.storage.custom_code import allowed_pipeline
 from hf_runtime.settings import ModelSettings
+from runners.storage.custom_code import allowed_pipeline
 
 #: Weights that transformers loads, best first. Exact names, because a repository may hold the same weights again as
 #: consolidated.safetensors, in another precision, or in a folder.

@@ -38,12 +38,12 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.tqdm import tqdm
 
 from hf_runtime.contract.errors import LoadError
+from hf_runtime.settings import ModelSettings
+from hf_runtime.settings.uri import hide_signatures
 from runners.storage.disk import check_space, is_full, no_space
 from runners.storage.files import choose_for
 from runners.storage.progress import Progress
 from runners.storage.source import UnreachableError
-from hf_runtime.settings import ModelSettings
-from hf_runtime.settings.uri import hide_signatures
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ import obstore
 from obstore.exceptions import BaseError, InvalidPathError, PermissionDeniedError, PreconditionError
 
 from hf_runtime.contract.errors import LoadError
-from runners.storage.source import ChangedError, InterruptedReadError, SourceFile, UnreachableError
-from runners.storage.stores import Options, azure_account, endpoint_of, has_credentials, open_store, parse_location
 from hf_runtime.settings import ModelSettings
 from hf_runtime.settings.uri import shown_uri, unsigned_uri
+from runners.storage.source import ChangedError, InterruptedReadError, SourceFile, UnreachableError
+from runners.storage.stores import Options, azure_account, endpoint_of, has_credentials, open_store, parse_location
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult, ObjectMeta

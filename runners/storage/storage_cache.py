@@ -25,13 +25,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from hf_runtime.atomic_write import make_folder
 from hf_runtime.contract.errors import LoadError
 from runners.storage.archive import is_archive, unpack
 from runners.storage.copy_locks import delete_unused, hold
 from runners.storage.disk import check_space, is_full, no_space
 from runners.storage.progress import Progress
 from runners.storage.source import ChangedError, InterruptedReadError, Source, SourceFile, UnreachableError
-from hf_runtime.atomic_write import make_folder
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from pydantic import SecretStr
 from requests import PreparedRequest, Response
 
 from hf_runtime.contract.errors import LoadError
-from runners.storage.source import ChangedError, InterruptedReadError, SourceFile, UnreachableError
 from hf_runtime.settings.uri import hide_signatures, shown_uri, unsigned_uri
+from runners.storage.source import ChangedError, InterruptedReadError, SourceFile, UnreachableError
 
 hide_signatures("urllib3.connectionpool")
 

@@ -8,7 +8,7 @@ import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from hf_runtime.contract.errors import InvalidRequest
-from runners.tasks.parameters import describe
+from hf_runtime.contract.parameters import describe
 
 
 class _Strict(BaseModel):

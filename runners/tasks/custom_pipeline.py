@@ -14,17 +14,18 @@ import torch
 from pydantic import ConfigDict
 from transformers import Pipeline
 
+from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, ServingError, cannot_be_sent
+from hf_runtime.contract.item import Item
+from hf_runtime.contract.parameters import Parameters
+from hf_runtime.contract.signature import Signature
 from runners.engines.device_errors import message_of, raise_if_broken
 from runners.engines.rows import BatchLimits, Row
-from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, ServingError, cannot_be_sent
+from runners.engines.runner import Job, Runner
 from runners.storage.custom_code import create_pipeline, find_custom_pipeline
-from runners.storage.storage import fetch
-from runners.engines.runner import Item, Job, Runner
+from runners.storage.fetch import fetch
 from runners.tasks.cancellation import GivenUp, ending_with
 from runners.tasks.jsonable import array_or_jsonable
 from runners.tasks.media import Place, decode_media, opens_files, opens_texts
-from runners.tasks.parameters import Parameters
-from hf_runtime.contract.signature import Signature
 
 logger = logging.getLogger(__name__)
 

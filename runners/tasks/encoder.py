@@ -14,23 +14,23 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from hf_runtime.contract.errors import InvalidRequest
+from hf_runtime.contract.item import Item
+from hf_runtime.contract.parameters import Parameters
+from hf_runtime.settings import ModelSettings
+from runners.engines.batch.batch_invariance import Company, find_company
+from runners.engines.calibration.encoders import CPU_ROWS, GPU_ROWS, BatchPlan, calibrate, lanes_of
+from runners.engines.calibration.plan_cache import KeptPlans, model_key
+from runners.engines.rows import BatchLimits, Parallelism, Row
+from runners.engines.runner import Job, Runner
 from runners.kernels.batch_graphs import BatchGraphs, Shape, batch_graphs
 from runners.kernels.cores import available_cores, use_threads
 from runners.kernels.fallbacks import Optimization
-from runners.engines.batch.batch_invariance import Company, find_company
-from runners.engines.batch.lanes import Parallelism
-from runners.engines.rows import BatchLimits, Row
-from runners.engines.calibration.encoders import CPU_ROWS, GPU_ROWS, BatchPlan, calibrate, lanes_of
-from runners.engines.calibration.plan_cache import KeptPlans, model_key
-from hf_runtime.contract.errors import InvalidRequest
-from runners.storage.checkpoint import Checkpoint
 from runners.models.pretrained import Pretrained, load_pretrained
-from runners.storage.storage import fetch
 from runners.models.vocabulary import refuse_missing
-from runners.engines.runner import Item, Job, Runner
+from runners.storage.checkpoint import Checkpoint
+from runners.storage.fetch import fetch
 from runners.tasks.padding import Padding
-from runners.tasks.parameters import Parameters
-from hf_runtime.settings import ModelSettings
 
 if TYPE_CHECKING:
     from runners.kernels.compiler import Compiler

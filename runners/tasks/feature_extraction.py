@@ -14,18 +14,17 @@ import torch
 from pydantic import Field
 from transformers import AutoModel, AutoModelForTextEncoding
 
-from runners.engines.rows import Row
-from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.errors import LoadError
-from runners.storage.checkpoint import local_config
-from runners.models.pretrained import Pretrained, load_pretrained
-from runners.models.sentence_transformers import SentenceEmbedding, read_sentence_embedding
-from runners.storage.storage import fetch
-from runners.engines.runner import Job
-from runners.tasks.encoder import EncoderRunner, Encoding
-from runners.tasks.parameters import Parameters, token_ids
+from hf_runtime.contract.errors import InvalidRequest, LoadError
+from hf_runtime.contract.parameters import Parameters, token_ids
 from hf_runtime.contract.signature import ANSWER, ATTENTION_MASK, TEXT_OR_TOKENS_TO_JSON, Signature, Tensor
 from hf_runtime.settings import Pooling
+from runners.engines.rows import Row
+from runners.engines.runner import Job
+from runners.models.pretrained import Pretrained, load_pretrained
+from runners.models.sentence_transformers import SentenceEmbedding, read_sentence_embedding
+from runners.storage.checkpoint import local_config
+from runners.storage.fetch import fetch
+from runners.tasks.encoder import EncoderRunner, Encoding
 
 logger = logging.getLogger(__name__)
 

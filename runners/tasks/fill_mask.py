@@ -13,13 +13,12 @@ import torch
 from pydantic import BeforeValidator, Field
 from transformers import AutoModelForMaskedLM
 
+from hf_runtime.contract.errors import InvalidRequest, LoadError
+from hf_runtime.contract.parameters import Parameters
 from runners.engines.rows import Row
-from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.errors import LoadError
-from runners.models.vocabulary import refuse_missing
 from runners.engines.runner import Job
+from runners.models.vocabulary import refuse_missing
 from runners.tasks.encoder import EncoderRunner, Encoding
-from runners.tasks.parameters import Parameters
 
 
 def _as_list(value: Any) -> Any:

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BeforeValidator, Field
 
-from runners.kernels.cores import available_cores, use_threads
-from runners.engines.batch.lanes import Parallelism
-from runners.engines.rows import BatchLimits, Row
 from hf_runtime.contract.errors import InvalidRequest
+from hf_runtime.contract.parameters import Parameters
+from hf_runtime.contract.signature import TEXT_OR_TOKENS_TO_JSON, Signature
 from runners.engines.generate.continuous import ContinuousDecoder
-from runners.engines.generate.decoder import Decoder
 from runners.engines.generate.decoders import create_decoder
 from runners.engines.generate.grammar import Grammar
 from runners.engines.generate.model import GenerationModel
 from runners.engines.generate.request import GenerationRequest, Sampling, TokenLogprob, Written
+from runners.engines.generate.runner import GenerativeRunner, PieceMaker
 from runners.engines.generate.sequence import Sequence
-from runners.storage.checkpoint import Checkpoint
+from runners.engines.rows import BatchLimits, Parallelism, Row
+from runners.engines.runner import Chosen, Job
+from runners.kernels.cores import available_cores, use_threads
 from runners.models.pretrained import Pretrained, load_pretrained
-from runners.storage.storage import fetch
 from runners.models.vocabulary import refuse_missing
-from runners.engines.runner import Chosen, Job, Runner
-from runners.tasks.parameters import Parameters
-from hf_runtime.contract.signature import TEXT_OR_TOKENS_TO_JSON, Signature
+from runners.storage.checkpoint import Checkpoint
+from runners.storage.fetch import fetch
 
 logger = logging.getLogger(__name__)
 
@@ -88,11 +87,8 @@ _NOT_WITH_BEAMS = ("presence_penalty", "frequency_penalty", "logit_bias", "ignor
 ParametersT = TypeVar("ParametersT", bound=GenerationParameters)
 ContextT = TypeVar("ContextT")
 
-#: New text, new log probabilities and, at the end, the whole sequence, to the next piece of a stream, if there is one.
-PieceMaker = Callable[[str, list[TokenLogprob], Written | None], dict[str, Any] | None]
 
-
-class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]):
+class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
     """A runner whose model writes one token after another."""
 
     #: The AutoModel class of the task.
@@ -103,8 +99,6 @@ class GenerationRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]
 
     checkpoint: Checkpoint
     pretrained: Pretrained
-    model: GenerationModel
-    decoder: Decoder
 
     def load(self) -> None:
         self.checkpoint = fetch(self.settings)

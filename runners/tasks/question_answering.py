@@ -18,13 +18,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from transformers import AutoModelForQuestionAnswering
 
+from hf_runtime.contract.errors import InvalidRequest, LoadError
+from hf_runtime.contract.parameters import Parameters, describe
+from hf_runtime.contract.signature import ANSWER, Signature, Tensor
 from runners.engines.rows import Row
-from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.errors import LoadError
 from runners.engines.runner import Job
 from runners.tasks.encoder import EncoderRunner, Encoding
-from runners.tasks.parameters import Parameters, describe
-from hf_runtime.contract.signature import ANSWER, Signature, Tensor
 from runners.tasks.windows import Whole, Window, tokens_of
 
 _Indices = npt.NDArray[np.int64]

@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Literal
 from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
 from hf_runtime.contract.errors import InvalidRequest
+from hf_runtime.contract.parameters import token_ids
 from runners.engines.generate.request import GenerationRequest, Written
-from runners.models.lengths import writing_limit
 from runners.engines.runner import Job
+from runners.models.lengths import writing_limit
 from runners.tasks.generation import GenerationParameters, GenerationRunner
-from runners.tasks.parameters import token_ids
 
 
 class Text2TextGenerationParameters(GenerationParameters):

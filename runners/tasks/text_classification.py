@@ -12,13 +12,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import AutoModelForSequenceClassification
 
-from runners.engines.rows import Row
 from hf_runtime.contract.errors import InvalidRequest
+from hf_runtime.contract.parameters import Parameters, describe
+from hf_runtime.contract.signature import ANSWER, TEXT, Signature, Tensor
+from runners.engines.rows import Row
 from runners.engines.runner import Job
 from runners.tasks.encoder import EncoderRunner, Encoding
 from runners.tasks.labels import label_of
-from runners.tasks.parameters import Parameters, describe
-from hf_runtime.contract.signature import ANSWER, TEXT, Signature, Tensor
 
 
 class TextPair(BaseModel):

@@ -8,18 +8,18 @@ from typing import Any, ClassVar
 
 from transformers import AutoModelForCausalLM
 
-from hf_runtime.contract.errors import InvalidRequest
+from hf_runtime.contract.errors import InvalidRequest, LoadError
+from hf_runtime.contract.parameters import token_ids
 from runners.engines.generate.grammar import Grammar
 from runners.engines.generate.request import GenerationRequest, TokenLogprob, Written
+from runners.engines.generate.runner import PieceMaker
 from runners.engines.generate.tool_call_reader import ToolCallReader
 from runners.engines.generate.tool_calls import ToolSyntax
-from hf_runtime.contract.errors import LoadError
-from runners.storage.storage import read_config
 from runners.engines.runner import Job
+from runners.storage.fetch import read_config
 from runners.tasks.chat import Chat, parse
 from runners.tasks.chat_prompt import prompt_tokens
-from runners.tasks.generation import GenerationParameters, GenerationRunner, PieceMaker
-from runners.tasks.parameters import token_ids
+from runners.tasks.generation import GenerationParameters, GenerationRunner
 
 
 class TextGenerationParameters(GenerationParameters):

@@ -17,15 +17,14 @@ import numpy.typing as npt
 from pydantic import Field
 from transformers import AutoModelForTokenClassification
 
+from hf_runtime.contract.errors import InvalidRequest, LoadError
+from hf_runtime.contract.parameters import Parameters
+from hf_runtime.settings import AggregationStrategy
 from runners.engines.rows import Row
-from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.errors import LoadError
 from runners.engines.runner import Job
 from runners.tasks.encoder import EncoderRunner, Encoding
 from runners.tasks.labels import label_of
-from runners.tasks.parameters import Parameters
 from runners.tasks.windows import Whole, Window, tokens_of
-from hf_runtime.settings import AggregationStrategy
 
 Scores = npt.NDArray[np.float32]
 

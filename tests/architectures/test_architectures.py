@@ -10,11 +10,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from hf_runtime.contract.errors import ServingError
-from hf_runtime.contract.errors import LoadError
-from runners.engines.runner import Item
-from runners.start import start_runner
+from hf_runtime.contract.errors import LoadError, ServingError
+from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings, Task
+from runners.start import start_runner
 from tests.architectures.small import CLASSES, CONTEXT, every, save_small
 from tests.tiny import CORPUS
 

@@ -1,4 +1,4 @@
-"""Promises of `python -m check`: what would be served, with sizes, and what would not, before anything is loaded."""
+"""Promises of `python -m commands.check`: it says what would be served, with sizes, and what would not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import check
+from commands import check
 from tests.e2e.checkpoints import inference_service, text_classification, text_generation
 from tests.runners.storage import fake_hub
 

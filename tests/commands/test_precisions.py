@@ -1,4 +1,4 @@
-"""Promises of `python -m precisions`: what faster precisions bring and change, in the words of each task."""
+"""Promises of `python -m commands.precisions`: what faster precisions bring and change, in the words of each task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import yaml
 
-from hf_runtime.contract.errors import InvalidRequest
 from commands.precisions import __main__ as command
 from commands.precisions import measuring
 from commands.precisions.choices import FASTER, FLOAT32, Precision, device
@@ -28,10 +27,10 @@ from commands.precisions.comparing import (
 from commands.precisions.measuring import Failed, Measured, measure, measure_in_process
 from commands.precisions.sentences import SENTENCES
 from commands.precisions.trials import TRIALS, read_instances
+from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.settings import ModelSettings, SettingsError, Task
 from tests.e2e.checkpoints import CHECKPOINTS, inference_service, text_classification
-
-ROOT = Path(__file__).parents[1]
+from tests.project import ROOT
 
 
 def _labels(**scores: float) -> list[dict[str, Any]]:
@@ -136,7 +135,7 @@ def test_the_command_prints_a_row_a_precision_and_one_line_for_what_cannot_be_lo
     instances = tmp_path / "instances.jsonl"
     instances.write_text('"I love this movie!"\n\n{"text": "Paris.", "text_pair": "France."}\n')
     done = subprocess.run(
-        [sys.executable, "-m", "precisions", str(config), "--instances", str(instances), "--seconds", "0"],
+        [sys.executable, "-m", "commands.precisions", str(config), "--instances", str(instances), "--seconds", "0"],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1

@@ -71,7 +71,7 @@ def test_a_model_is_trained_anew_when_what_it_was_trained_with_has_changed(
 def test_a_model_depends_on_the_code_of_its_own_task_alone(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = shutil.copytree(Path(train_demo_models.__file__).parent, tmp_path / "tools")
+    code = shutil.copytree(Path(train_demo_models.__file__).parent, tmp_path / "commands")
     monkeypatch.setattr(train_demo_models, "__file__", str(code / "train_demo_models.py"))
     before = {task: trained_with(task, models) for task in TASKS}
     with (code / "demo_models" / "fill_mask.py").open("a") as module:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,8 +11,8 @@ import yaml
 from hf_runtime.settings.load import _variables
 from hf_runtime.settings.model import ModelSettings
 from hf_runtime.settings.server import ServerSettings
+from tests.project import ROOT
 
-ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deployment"
 SPECIFICATIONS = ROOT / "tests" / "specifications"
 

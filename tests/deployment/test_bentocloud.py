@@ -13,8 +13,8 @@ from bentoml._internal.cloud.schemas.modelschemas import DeploymentStrategy
 from bentoml._internal.cloud.schemas.schemasv2 import CreateDeploymentSchema
 from cattrs import ClassValidationError, Converter
 
-from runners.service import runner_service
 from hf_runtime.settings import ModelSettings, ServerSettings
+from runners.service import runner_service
 from tests.deployment.files import ROOT, document
 
 

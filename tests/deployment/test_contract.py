@@ -12,9 +12,9 @@ from bentoml._internal.container.generate import BENTO_UID_GID
 from starlette.applications import Starlette
 from starlette.routing import Match, Route
 
-from hf_runtime.bento.lean_service import LeanService
 from hf_runtime.api.app import create_app
 from hf_runtime.api.inference import Models
+from hf_runtime.bento.lean_service import LeanService
 from hf_runtime.settings import ServerSettings, load_settings
 from tests.deployment.files import (
     KNOWN,

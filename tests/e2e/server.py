@@ -11,13 +11,12 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psutil
 import requests
 
-ROOT = Path(__file__).parents[2]
+from tests.project import ROOT
 
 #: A Bento to serve in place of this repository, from an empty folder: `make bento-test`.
 _BENTO = os.environ.get("TESTED_BENTO")

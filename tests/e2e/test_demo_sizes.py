@@ -27,11 +27,11 @@ from transformers import (
     pipeline,
 )
 
+from commands.demo_models import text2text_generation, text_classification, token_classification
 from tests.e2e.checkpoints import inference_service
 from tests.e2e.server import SETTLED, Server, serving
 from tests.readme import DEMO, MODELS_OF, REQUESTS, Example
 from tests.tiny import bert_config, save, wordpiece_tokenizer
-from commands.demo_models import text2text_generation, text_classification, token_classification
 
 pytestmark = pytest.mark.xdist_group("demo-sizes")
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from runners.engines.runner import Item
-from runners.tasks.text_classification import TextClassificationRunner
+from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
+from runners.tasks.text_classification import TextClassificationRunner
 from tests.e2e.clients import clients
 from tests.e2e.server import Server
 from tests.tiny import CORPUS

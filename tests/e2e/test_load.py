@@ -12,9 +12,9 @@ import pytest
 import requests
 from transformers import BertForSequenceClassification
 
-from runners.engines.runner import Item
-from runners.tasks.text_classification import TextClassificationRunner
+from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
+from runners.tasks.text_classification import TextClassificationRunner
 from tests.e2e.server import Server, serving
 from tests.tiny import CORPUS, bert_config, save, wordpiece_tokenizer
 

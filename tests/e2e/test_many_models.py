@@ -10,9 +10,9 @@ import pytest
 import requests
 import yaml
 
-from runners.engines.runner import Item
-from runners.registry import create_runner
+from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings, load_settings
+from runners.registry import create_runner
 from tests.e2e.checkpoints import fill_mask, inference_service, text_classification, token_classification
 from tests.e2e.server import serving
 from tests.tiny import CORPUS

@@ -14,9 +14,9 @@ import openai
 import pytest
 import yaml
 
-from runners.engines.runner import Item
-from runners.tasks.text_generation import TextGenerationRunner
+from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
+from runners.tasks.text_generation import TextGenerationRunner
 from tests.e2e.checkpoints import feature_extraction, text2text_generation
 from tests.e2e.server import serving
 from tests.tiny import CORPUS, llama_model

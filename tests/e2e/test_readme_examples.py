@@ -16,8 +16,8 @@ import pytest
 from tests.documents import their_models
 from tests.e2e.checkpoints import text_classification
 from tests.e2e.server import SERVED, SETTLED, Server
-from tests.runners.storage import fake_hub
 from tests.readme import FROM_HUB, MODELS_OF, PATH, REQUESTS, Example, assert_printed
+from tests.runners.storage import fake_hub
 
 pytestmark = [pytest.mark.readme, pytest.mark.xdist_group("readme")]
 

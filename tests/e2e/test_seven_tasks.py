@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
-from runners.registry import create_runner
 from hf_runtime.settings import ModelSettings
+from runners.registry import create_runner
 from tests.e2e.checkpoints import CHECKPOINTS
 from tests.e2e.server import Server
 from tests.tiny import CORPUS

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import requests
 
-from runners.engines.runner import Item
-from runners.tasks.text_generation import TextGenerationRunner
+from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
+from runners.tasks.text_generation import TextGenerationRunner
 from tests.e2e.server import Server, serving
 from tests.tiny import CORPUS, llama_model
 

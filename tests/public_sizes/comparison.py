@@ -13,19 +13,20 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
+from hf_runtime.contract.errors import ServingError
+from hf_runtime.contract.item import Item
+from hf_runtime.settings import ModelSettings
+from runners.engines.generate.continuous import ContinuousDecoder
+from runners.engines.rows import Row
+from runners.engines.runner import Runner
 from runners.kernels.host_cpu import computes_tiles
 from runners.kernels.instructions import computes_int8
 from runners.kernels.int8 import Int8Linear
 from runners.kernels.layout import fill_registers
 from runners.kernels.packed import PackedLinear
 from runners.kernels.rounding import is_rounding
-from runners.engines.rows import Row
-from hf_runtime.contract.errors import ServingError
-from runners.engines.generate.continuous import ContinuousDecoder
-from runners.engines.runner import Item, Runner
-from runners.tasks.encoder import EncoderRunner
 from runners.registry import create_runner
-from hf_runtime.settings import ModelSettings
+from runners.tasks.encoder import EncoderRunner
 from tests.public_sizes.checkpoint import AUTO_CLASSES
 from tests.public_sizes.models import PublicModel
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from runners.failure_reason import foreseen, unforeseen
 from hf_runtime.settings import ModelSettings
+from runners.failure_reason import foreseen, unforeseen
 
 
 @pytest.fixture

@@ -16,18 +16,17 @@ from unittest.mock import create_autospec
 
 import pytest
 
-from runners.kernels.fallbacks import Optimization
-from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, ModelNotReady
-from hf_runtime.contract.errors import LoadError
-from runners.storage.source import UnreachableError
+from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, LoadError, ModelNotReady
+from hf_runtime.contract.item import Item
 from hf_runtime.observability.model_metrics import ModelMetrics
-from runners.engines.runner import Item
-from runners.host import ModelHost
-from runners.retry_schedule import pauses
+from hf_runtime.rpc.messages import ModelState, ModelStatus
 from hf_runtime.settings import ModelSettings
+from runners.host import ModelHost
+from runners.kernels.fallbacks import Optimization
+from runners.retry_schedule import pauses
+from runners.storage.source import UnreachableError
 from tests.scripted import ScriptedRunner
 from tests.tiny import llama_model
-from hf_runtime.rpc.messages import ModelState, ModelStatus
 
 
 class Storage:

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from transformers import BertModel
 
-from runners.kernels.host_cpu import computes_tiles
 from hf_runtime.contract.errors import LoadError
-from runners import preload as ahead
-from runners.preload import begin
-from runners.tasks.generation import GenerationRunner
-from runners.registry import RUNNERS, create_runner
 from hf_runtime.settings import WRITING_TASKS, ModelSettings, Task
+from runners import preload as ahead
+from runners.kernels.host_cpu import computes_tiles
+from runners.preload import begin
+from runners.registry import RUNNERS, create_runner
+from runners.tasks.generation import GenerationRunner
 from tests.tiny import bert_config, llama_model, save, wordpiece_tokenizer
 
 

@@ -11,9 +11,9 @@ import pytest
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from runners.service import runner_service
-from hf_runtime.settings import ModelSettings, ServerSettings, load_settings, with_runner_key
 from hf_runtime.rpc import ITEMS_PATH
+from hf_runtime.settings import ModelSettings, ServerSettings, load_settings, with_runner_key
+from runners.service import runner_service
 
 SERVICE = """
 apiVersion: serving.kserve.io/v1beta1

@@ -22,19 +22,19 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from hf_runtime.contract.errors import LoadError
+from hf_runtime.contract.item import Item
+from hf_runtime.settings import ModelSettings
+from runners.engines.calibration.encoders import BatchPlan
+from runners.engines.calibration.steps import StepPlan
+from runners.engines.rows import BatchLimits, Parallelism
+from runners.engines.runner import Runner
 from runners.kernels import CompileError, linear
 from runners.kernels.fallbacks import Optimization
 from runners.kernels.float32_kernels import Float32Kernels
 from runners.kernels.instructions import computes_int8
 from runners.kernels.packed import MklLinear, OneDnnLinear, TiledLinear
-from runners.engines.batch.lanes import Parallelism
-from runners.engines.rows import BatchLimits
-from runners.engines.calibration.encoders import BatchPlan
-from runners.engines.calibration.steps import StepPlan
-from hf_runtime.contract.errors import LoadError
-from runners.engines.runner import Item, Runner
 from runners.start import start_runner
-from hf_runtime.settings import ModelSettings
 from tests.tiny import CORPUS, bert_config, byte_level_tokenizer, save, wordpiece_tokenizer
 
 pytestmark = pytest.mark.skipif(not Float32Kernels.compute(), reason="this CPU has no AVX2")
@@ -137,7 +137,7 @@ def _replaces(place: str, value: Any) -> Patch:
     return lambda patch: patch.setattr(place, value)
 
 
-def _cannot_compile(*_: Any) -> Any:
+def _no_compiler(*_: Any) -> Any:
     raise CompileError("kernels cannot be compiled: no compiler")
 
 
@@ -170,8 +170,8 @@ def _program_raises(patch: pytest.MonkeyPatch) -> None:
 
 
 def _program_computes_wrongly(patch: pytest.MonkeyPatch) -> None:
-    from runners.kernels.encoder_layers import EncoderLayers
     from runners.engines.generate.fused_layers import FusedLayers
+    from runners.kernels.encoder_layers import EncoderLayers
 
     patch.setattr(EncoderLayers, "_first", _wrong(EncoderLayers._first))
     patch.setattr(FusedLayers, "_computed", _wrong(FusedLayers._computed))
@@ -227,7 +227,7 @@ _FAULTS: list[tuple[str, str, str, Patch]] = [
         fault
         for model in ("encoder", "decoder", "seq2seq")
         for fault in (
-            ("kernels", model, "is not compiled", _replaces("runners.kernels.compiler.Compiler.kernel", _cannot_compile)),
+            ("kernels", model, "is not compiled", _replaces("runners.kernels.compiler.Compiler.kernel", _no_compiler)),
             ("kernels", model, "raises", _raises("runners.models.pretrained.compiler_for")),
             ("trial", model, "raises", _raises("runners.kernels.weights._output")),
             ("merge", model, "raises", _raises("runners.kernels.weights.merge")),

@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterator, Mapping
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hf_runtime.contract.errors import Overloaded, Unauthenticated
 from hf_runtime.api.http.api_keys import KeyRing
 from hf_runtime.api.http.refusal import refuse
+from hf_runtime.contract.errors import Overloaded, Unauthenticated
 from hf_runtime.settings import ServerSettings
 
 _KEY = "caller"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hf_runtime.draining import Drain
-from hf_runtime.contract.errors import ModelNotReady
 from hf_runtime.api.http.refusal import refuse
+from hf_runtime.contract.errors import ModelNotReady
+from hf_runtime.draining import Drain
 
 #: Whoever asks whether the process is well must not hear that it is to be started anew.
 _LIVE_PATHS = frozenset({"/", "/v2/health/live"})

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from starlette.types import Receive, Scope, Send
 
-from hf_runtime.contract.errors import HTTP_STATUS, ServingError
-from hf_runtime.observability.requests import record_of
 from hf_runtime.api.http.json_body import json_response
 from hf_runtime.api.openai.errors import error_object
+from hf_runtime.contract.errors import HTTP_STATUS, ServingError
+from hf_runtime.observability.requests import record_of
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send, error: ServingError, headers: Mapping[str, str]) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.api.open_inference_v2.tensors import BYTES, DTYPES, Tensor, datatype_of, json_strings, strings
+from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.contract.signature import ANSWER, ATTENTION_MASK, Signature
 from hf_runtime.contract.signature import Tensor as Spec
 

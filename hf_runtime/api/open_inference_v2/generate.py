@@ -11,10 +11,10 @@ from uuid import uuid4
 
 from pydantic import Field
 
-from hf_runtime.contract.errors import InvalidRequest, ServingError
 from hf_runtime.api.http.json_body import encode, finite_logprob
 from hf_runtime.api.open_inference_v2.schema import Strict
 from hf_runtime.api.streaming import Chunk
+from hf_runtime.contract.errors import InvalidRequest, ServingError
 
 #: Parameters that mean nothing unless tokens are drawn.
 _SAMPLING = ("temperature", "top_k", "top_p", "seed")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.api.open_inference_v2.tensors import BYTES, Tensor
+from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.contract.signature import Signature
 
 

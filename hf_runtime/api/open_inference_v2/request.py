@@ -9,9 +9,9 @@ from uuid import uuid4
 
 from pydantic import Field, WithJsonSchema
 
-from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.api.open_inference_v2.schema import Strict, read
 from hf_runtime.api.open_inference_v2.tensors import BF16, BYTES, DTYPES, Tensor, from_binary, from_json
+from hf_runtime.contract.errors import InvalidRequest
 
 #: Bytes of the JSON at the beginning of a body that goes on with binary tensors.
 HEADER_LENGTH = "Inference-Header-Content-Length"

@@ -10,10 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from hf_runtime.contract.errors import InvalidRequest, ModelNotReady, NotSupported, RequestTooLarge, ServingError
 from hf_runtime.api.http.body import read_body
-from hf_runtime.api.inference import Models, infer, write
 from hf_runtime.api.http.json_body import json_response
+from hf_runtime.api.inference import Models, infer, write
 from hf_runtime.api.open_inference_v2.answers import check_outputs, to_tensors
 from hf_runtime.api.open_inference_v2.generate import GenerateRequest, in_clients_terms
 from hf_runtime.api.open_inference_v2.instances import place, to_instances
@@ -22,9 +21,10 @@ from hf_runtime.api.open_inference_v2.request import HEADER_LENGTH, parse
 from hf_runtime.api.open_inference_v2.response import render
 from hf_runtime.api.open_inference_v2.schema import read
 from hf_runtime.api.streaming import AnswerStreams, StreamingBody
+from hf_runtime.contract.errors import InvalidRequest, ModelNotReady, NotSupported, RequestTooLarge, ServingError
 from hf_runtime.contract.signature import Signature
-from hf_runtime.settings import WRITING_TASKS, ServerSettings
 from hf_runtime.rpc.model_client import ModelClient
+from hf_runtime.settings import WRITING_TASKS, ServerSettings
 
 
 def routes(models: Models, settings: ServerSettings) -> list[Route]:

@@ -6,8 +6,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.api.http.json_body import read_object
+from hf_runtime.contract.errors import InvalidRequest
 
 
 class Strict(BaseModel):

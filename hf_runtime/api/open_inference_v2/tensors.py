@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.api.http.json_body import encode
+from hf_runtime.contract.errors import InvalidRequest
 
 #: The datatypes that have a form in numpy, which is little-endian on the wire.
 DTYPES: Mapping[str, np.dtype[Any]] = {

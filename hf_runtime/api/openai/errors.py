@@ -11,6 +11,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from hf_runtime.api.http.json_body import json_response
 from hf_runtime.contract.errors import (
     HTTP_STATUS,
     InvalidRequest,
@@ -19,7 +20,6 @@ from hf_runtime.contract.errors import (
     ServingError,
     Unauthenticated,
 )
-from hf_runtime.api.http.json_body import json_response
 
 #: `type` and `code` where they do not follow from the status alone.
 _KINDS: Mapping[type[ServingError], tuple[str, str]] = {

@@ -13,11 +13,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from hf_runtime.contract.errors import InferenceFailed, MethodNotAllowed, RouteNotFound, ServingError
-from hf_runtime.observability.requests import record_of
 from hf_runtime.api.http.body import read_body
-from hf_runtime.api.inference import Models, infer, write
 from hf_runtime.api.http.json_body import json_response
+from hf_runtime.api.inference import Models, infer, write
 from hf_runtime.api.openai.chat import ChatDeltas, ChatRequest
 from hf_runtime.api.openai.completions import CompletionDeltas, CompletionRequest
 from hf_runtime.api.openai.embeddings import EmbeddingRequest
@@ -25,8 +23,10 @@ from hf_runtime.api.openai.errors import FieldError, error_response, in_clients_
 from hf_runtime.api.openai.schema import OpenAIRequest, read
 from hf_runtime.api.openai.stream import Deltas, EventStream
 from hf_runtime.api.streaming import AnswerStreams, StreamingBody
-from hf_runtime.settings import ServerSettings
+from hf_runtime.contract.errors import InferenceFailed, MethodNotAllowed, RouteNotFound, ServingError
+from hf_runtime.observability.requests import record_of
 from hf_runtime.rpc.model_client import ModelClient
+from hf_runtime.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationErro
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from hf_runtime.contract.errors import RequestTooLarge
 from hf_runtime.api.http.json_body import read_object
 from hf_runtime.api.openai.errors import FieldError, refused
+from hf_runtime.contract.errors import RequestTooLarge
 from hf_runtime.settings import Task
 
 #: Documented fields that change nothing here: who asks, what is kept, and hints to models that know of them.

@@ -10,12 +10,12 @@ from time import time
 from typing import Any
 from uuid import uuid4
 
-from hf_runtime.contract.errors import ServingError
 from hf_runtime.api.http.json_body import encode
 from hf_runtime.api.openai.errors import error_object, in_clients_terms
 from hf_runtime.api.openai.generation import GenerationRequest
 from hf_runtime.api.openai.usage import Usage
 from hf_runtime.api.streaming import Chunk
+from hf_runtime.contract.errors import ServingError
 
 #: From a choice's index and the next piece of its answer to the `choices` of the chunks that say so, one in each.
 Deltas = Callable[[int, Mapping[str, Any]], Iterable[dict[str, Any]]]

@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from hf_runtime.api.inference import Models
 from hf_runtime.api.http.json_body import encode
+from hf_runtime.api.inference import Models
 from hf_runtime.api.openapi.document import openapi_document
 from hf_runtime.settings import ServerSettings
 

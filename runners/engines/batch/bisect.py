@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from runners.engines.device_errors import message_of, raise_if_broken
 from hf_runtime.contract.errors import InferenceFailed, Overloaded, ServingError
+from runners.engines.device_errors import message_of, raise_if_broken
 
 logger = logging.getLogger(__name__)
 

@@ -13,17 +13,18 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
+from hf_runtime.contract.errors import InvalidRequest, ServingError
+from hf_runtime.contract.item import Item
+from hf_runtime.contract.listener import StreamListener
+from hf_runtime.contract.origin import about
+from hf_runtime.observability.engine_observer import EngineObserver, Unobserved
+from hf_runtime.observability.item_trace import working_on
 from runners.engines.batch.bisect import blame, in_halves
 from runners.engines.batch.intake import Entry, Intake, guarded
 from runners.engines.batch.lanes import Lane, Lanes
 from runners.engines.nan_monitor import NumberWatch, only_nan
 from runners.engines.rows import Row, select_batch
-from hf_runtime.contract.errors import InvalidRequest, ServingError
-from hf_runtime.observability.engine_observer import EngineObserver, Unobserved
-from hf_runtime.observability.item_trace import working_on
-from hf_runtime.contract.origin import about
-from runners.engines.runner import Item, Runner
-from hf_runtime.contract.listener import StreamListener
+from runners.engines.runner import Runner
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,12 @@ from threading import Lock
 from time import monotonic
 from typing import Any
 
-from runners.engines.admission import Claim, Room
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, Overloaded, ServingError
+from hf_runtime.contract.item import Item
 from hf_runtime.observability.engine_observer import EngineObserver
 from hf_runtime.observability.item_trace import working_on
-from runners.engines.runner import Item, Job, Runner
+from runners.engines.admission import Claim, Room
+from runners.engines.runner import Job, Runner
 
 logger = logging.getLogger(__name__)
 

@@ -6,32 +6,13 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
-
-from pydantic import Field
+from typing import TypeVar
 
 from runners.engines.batch.thread_choice import ThreadChoice
+from runners.engines.rows import Parallelism
 
 ArgumentT = TypeVar("ArgumentT")
 ResultT = TypeVar("ResultT")
-
-
-@dataclass(frozen=True, slots=True)
-class Parallelism:
-    """How many batches are computed at the same time, and with how many threads.
-
-    The threads of one batch wait for each other after every operation; batches of their own do not. So while there is
-    work for all, lanes of few threads are faster, and all threads serve one batch only where it is alone.
-
-    Attributes:
-        lanes: batches at the same time.
-        threads: for each of them; None leaves the number as it is.
-        threads_alone: for a batch that is computed alone, at most; None leaves the number as it is.
-    """
-
-    lanes: Annotated[int, Field(ge=1)] = 1
-    threads: Annotated[int, Field(ge=1)] | None = None
-    threads_alone: Annotated[int, Field(ge=1)] | None = None
 
 
 @dataclass(frozen=True, slots=True)

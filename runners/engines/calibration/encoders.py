@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 
-from runners.kernels.cores import use_threads
-from runners.engines.batch.lanes import Parallelism
-from runners.engines.rows import BatchLimits, Row
 from runners.engines.calibration.choice import Measured, most_worthwhile, quickest_alone
 from runners.engines.calibration.stopwatch import Stopwatch, own_share
+from runners.engines.rows import BatchLimits, Parallelism, Row
+from runners.kernels.cores import use_threads
 
 logger = logging.getLogger(__name__)
 

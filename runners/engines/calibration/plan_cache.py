@@ -14,10 +14,10 @@ import transformers
 from pydantic import TypeAdapter, ValidationError
 from transformers import PreTrainedModel
 
-from runners.kernels.cores import cpu_name
+from hf_runtime.atomic_write import write_whole
 from hf_runtime.settings import ModelSettings
 from hf_runtime.version import __version__
-from hf_runtime.atomic_write import write_whole
+from runners.kernels.cores import cpu_name
 
 logger = logging.getLogger(__name__)
 

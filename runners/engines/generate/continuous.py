@@ -11,9 +11,9 @@ from collections.abc import Sequence as Parts
 
 import torch
 
-from runners.engines.batch.bisect import blame, in_halves
-from runners.engines.rows import BatchLimits
 from hf_runtime.contract.errors import InferenceFailed
+from hf_runtime.contract.origin import about
+from runners.engines.batch.bisect import blame, in_halves
 from runners.engines.generate.cache import KVCache, Place
 from runners.engines.generate.decoder import Decoder
 from runners.engines.generate.model import GenerationModel
@@ -21,7 +21,7 @@ from runners.engines.generate.prefixes import Shelf, longest, shared
 from runners.engines.generate.sampling import Sampler
 from runners.engines.generate.sequence import Sequence
 from runners.engines.generate.takeover import SteppingModel
-from hf_runtime.contract.origin import about
+from runners.engines.rows import BatchLimits
 
 logger = logging.getLogger(__name__)
 

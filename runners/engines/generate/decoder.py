@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from runners.engines.rows import BatchLimits
 from runners.engines.generate.sequence import Sequence
+from runners.engines.rows import BatchLimits
 
 
 class Decoder(ABC):

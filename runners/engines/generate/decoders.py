@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from runners.kernels.fallbacks import Fallbacks, Optimization
-from runners.engines.rows import BatchLimits
+from hf_runtime.settings import ModelSettings
 from runners.engines.calibration.plan_cache import KeptPlans, model_key
 from runners.engines.calibration.steps import CPU_ROWS, CPU_TOKENS, GPU_ROWS, GPU_TOKENS, StepPlan, calibrate_steps
 from runners.engines.generate.attention import Unsupported
@@ -21,8 +20,9 @@ from runners.engines.generate.model import GenerationModel
 from runners.engines.generate.static import StaticDecoder
 from runners.engines.generate.takeover import SteppingModel
 from runners.engines.generate.trial import TrialSteps
+from runners.engines.rows import BatchLimits
+from runners.kernels.fallbacks import Fallbacks, Optimization
 from runners.models.memory import free_memory
-from hf_runtime.settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 

@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from runners.engines.device_errors import raise_if_broken
-from runners.engines.batch.intake import Entry, Intake, guarded
-from runners.engines.nan_monitor import NumberWatch
-from runners.engines.batch.thread_choice import ThreadChoice
 from hf_runtime.contract.errors import InferenceFailed
-from runners.engines.generate.request import TokenLogprob, Written
-from runners.engines.generate.sequence import Sequence
+from hf_runtime.contract.item import Item
+from hf_runtime.contract.listener import StreamListener
+from hf_runtime.contract.origin import about
 from hf_runtime.observability.engine_observer import EngineObserver, Unobserved
 from hf_runtime.observability.item_trace import working_on
-from hf_runtime.contract.origin import about
-from runners.engines.runner import Item
-from runners.tasks.generation import GenerationRunner
-from hf_runtime.contract.listener import StreamListener
+from runners.engines.batch.intake import Entry, Intake, guarded
+from runners.engines.batch.thread_choice import ThreadChoice
+from runners.engines.device_errors import raise_if_broken
+from runners.engines.generate.request import TokenLogprob, Written
+from runners.engines.generate.runner import GenerativeRunner
+from runners.engines.generate.sequence import Sequence
+from runners.engines.nan_monitor import NumberWatch
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class GenerationEngine:
 
     def __init__(
         self,
-        runner: GenerationRunner[Any, Any],
+        runner: GenerativeRunner[Any, Any],
         *,
         max_queue_size: int,
         compute: ThreadPoolExecutor,

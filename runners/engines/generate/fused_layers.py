@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from runners.engines.generate.cache import LayerShape
+from runners.engines.generate.step import LARGE as LARGE_ATTENTION
+from runners.engines.generate.step import Step
 from runners.kernels.fused import MOST_ROWS, FusedGate, FusedNorm
 from runners.kernels.kernels import Kernels
 from runners.kernels.merged import LinearPart
 from runners.kernels.program import ROWS, Call, Element, Given, Numbers, Program, Runner
 from runners.kernels.writer import Forwards, Part, Writer, one_for_all
-from runners.engines.generate.cache import LayerShape
-from runners.engines.generate.step import LARGE as LARGE_ATTENTION
-from runners.engines.generate.step import Step
 
 _CHILDREN = {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}

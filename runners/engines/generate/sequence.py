@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
 
-from runners.engines.device_errors import raise_if_broken
 from hf_runtime.contract.errors import InferenceFailed, ServingError
+from hf_runtime.contract.origin import Origin, about
+from runners.engines.device_errors import raise_if_broken
 from runners.engines.generate.model import GenerationModel
 from runners.engines.generate.request import FinishReason, GenerationRequest, TokenLogprob, Written
 from runners.engines.generate.text import TextStream
-from hf_runtime.contract.origin import Origin, about
 
 logger = logging.getLogger(__name__)
 

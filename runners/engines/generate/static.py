@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from hf_runtime.contract.origin import about
 from runners.engines.batch.batch_invariance import Company, find_company
 from runners.engines.batch.bisect import blame, in_halves
-from runners.engines.rows import BatchLimits, Row, select_batch
 from runners.engines.generate.decoder import Decoder
 from runners.engines.generate.model import GenerationModel
 from runners.engines.generate.request import GenerationRequest
 from runners.engines.generate.sampling import Sampler
 from runners.engines.generate.sequence import Sequence
-from hf_runtime.contract.origin import about
+from runners.engines.rows import BatchLimits, Row, select_batch
 
 logger = logging.getLogger(__name__)
 

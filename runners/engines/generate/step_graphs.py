@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from runners.kernels.capture import Buffers, Recorder, capturing
 from runners.engines.generate.attention import Attention
 from runners.engines.generate.step import Step
+from runners.kernels.capture import Buffers, Recorder, capturing
 
 #: Tokens of a step that there is a graph for; fewer are filled up. Steps of more keep the GPU busy anyway.
 SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from runners.kernels.capture import on_one_gpu
-from runners.kernels.fallbacks import DifferentResults, Fallbacks, Optimization
-from runners.kernels.int8 import has_int8_layers
-from runners.kernels.rounding import is_rounding
 from runners.engines.generate.attention import NAME, Attention, Probe, Unsupported
 from runners.engines.generate.cache import KVCache, LayerShape, Place
 from runners.engines.generate.model import GenerationModel
 from runners.engines.generate.step import Step
 from runners.engines.generate.step_graphs import SIZES, StepGraphs
+from runners.kernels.capture import on_one_gpu
+from runners.kernels.fallbacks import DifferentResults, Fallbacks, Optimization
+from runners.kernels.int8 import has_int8_layers
+from runners.kernels.rounding import is_rounding
 
 if TYPE_CHECKING:
     from runners.kernels.kernels import Kernels
@@ -119,8 +119,8 @@ class SteppingModel:
         if self._kernels is None:
             return
         # They need the compiler of kernels.
-        from runners.kernels.writer import install_if_equivalent
         from runners.engines.generate.fused_layers import fused_layers
+        from runners.kernels.writer import install_if_equivalent
 
         with self._fallbacks.guard(Optimization.PROGRAM):
             found = fused_layers(self._model, self.layers, self._asked, self._kernels)

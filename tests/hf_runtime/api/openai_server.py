@@ -13,14 +13,14 @@ from openai import OpenAI
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from hf_runtime.contract.errors import ServingError
-from hf_runtime.api.http.api_keys import KeyRing
 from hf_runtime.api.app import create_app
+from hf_runtime.api.http.api_keys import KeyRing
 from hf_runtime.api.inference import Models
-from hf_runtime.settings import ServerSettings
-from hf_runtime.rpc.client import Answer, RunnerClient
+from hf_runtime.contract.errors import ServingError
 from hf_runtime.contract.listener import StreamListener
+from hf_runtime.rpc.client import Answer, RunnerClient
 from hf_runtime.rpc.messages import ModelState
+from hf_runtime.settings import ServerSettings
 
 #: What an item of that index is answered with: an error; the pieces of an answer, the last perhaps an error; an answer;
 #: or None for no answer at all.

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, Overloaded
-from hf_runtime.rpc.client import RunnerClient
 from hf_runtime.contract.listener import StreamListener
+from hf_runtime.rpc.client import RunnerClient
 from hf_runtime.rpc.messages import ModelState
 
 

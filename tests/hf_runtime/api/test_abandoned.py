@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, ModelNotReady, Overloaded
-from tests.hf_runtime.api.openai_server import ScriptedClient, app
 from hf_runtime.rpc.messages import ModelState
+from tests.hf_runtime.api.openai_server import ScriptedClient, app
 
 PREDICT = ("/v1/models/writer:predict", {"instances": ["a", "b", "c"]})
 STREAM = ("/v1/models/writer:predict", {"instances": ["a", "b", "c"], "parameters": {"stream": True}})

@@ -16,8 +16,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from hf_runtime.contract.errors import HTTP_STATUS, BodyTooSlow, ServingError
 from hf_runtime.api.http.body import BodyMemory, read_body
+from hf_runtime.contract.errors import HTTP_STATUS, BodyTooSlow, ServingError
 from hf_runtime.settings import ServerSettings
 
 

@@ -19,9 +19,9 @@ from starlette.testclient import TestClient
 
 from hf_runtime.api.app import create_app
 from hf_runtime.api.inference import Models
+from hf_runtime.rpc.messages import ModelState
 from hf_runtime.settings import ServerSettings
 from tests.hf_runtime.api.scripted_client import ScriptedClient
-from hf_runtime.rpc.messages import ModelState
 
 PATH = "/v1/models/x:predict"
 ATTRIBUTES = {"id": "36077800", "source": "com.example/ä", "type": "com.example.text", "traceid": "a%b c"}

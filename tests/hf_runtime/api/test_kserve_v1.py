@@ -13,9 +13,9 @@ from starlette.testclient import TestClient
 
 from hf_runtime.api.app import create_app
 from hf_runtime.api.inference import Models
+from hf_runtime.rpc.messages import ModelState
 from hf_runtime.settings import ServerSettings
 from tests.hf_runtime.api.scripted_client import ScriptedClient
-from hf_runtime.rpc.messages import ModelState
 
 
 @pytest.fixture

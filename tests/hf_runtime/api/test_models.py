@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hf_runtime.api.inference import Models
-from tests.hf_runtime.api.scripted_client import ScriptedClient
 from hf_runtime.rpc.messages import ModelState, ModelStatus
+from tests.hf_runtime.api.scripted_client import ScriptedClient
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from hf_runtime.api.app import create_app
 from hf_runtime.api.inference import Models
+from hf_runtime.contract.listener import StreamListener
 from hf_runtime.contract.signature import (
     ANSWER,
     ATTENTION_MASK,
@@ -23,10 +24,9 @@ from hf_runtime.contract.signature import (
     Signature,
     Tensor,
 )
+from hf_runtime.rpc.messages import ModelState
 from hf_runtime.settings import ServerSettings
 from tests.hf_runtime.api.scripted_client import ScriptedClient
-from hf_runtime.contract.listener import StreamListener
-from hf_runtime.rpc.messages import ModelState
 
 _PAIRS = Signature(
     (Tensor("text", "BYTES", (-1,)), Tensor("text_pair", "BYTES", (-1,))),

@@ -17,8 +17,8 @@ from hf_runtime.contract.errors import (
     Overloaded,
     RequestTooLarge,
 )
-from tests.hf_runtime.api.openai_server import ScriptedClient, Server, app, serving, written
 from hf_runtime.rpc.messages import ModelState
+from tests.hf_runtime.api.openai_server import ScriptedClient, Server, app, serving, written
 
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 

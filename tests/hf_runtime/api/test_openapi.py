@@ -15,15 +15,15 @@ import schemathesis
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from hf_runtime.contract.errors import HTTP_STATUS, MethodNotAllowed
 from hf_runtime.api.app import create_app
 from hf_runtime.api.inference import Models
 from hf_runtime.api.openapi.bentoml import OPERATIONS
 from hf_runtime.api.openapi.document import descriptions, route_names
 from hf_runtime.api.openapi.operation import ERRORS, Served
+from hf_runtime.contract.errors import HTTP_STATUS, MethodNotAllowed
+from hf_runtime.rpc.messages import ModelState
 from hf_runtime.settings import ServerSettings, Task
 from tests.hf_runtime.api.scripted_client import ScriptedClient
-from hf_runtime.rpc.messages import ModelState
 
 
 def _app(tasks: dict[str, Task | None]) -> Starlette:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, Overloaded
-from tests.hf_runtime.api.openai_server import ScriptedClient, Server, app, serving, written
 from hf_runtime.rpc.messages import ModelState
+from tests.hf_runtime.api.openai_server import ScriptedClient, Server, app, serving, written
 
 
 def _stream(server: Server, instances: list[Any], events: bool = False, **parameters: Any) -> Any:

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tritonclient.utils import np_to_triton_dtype
 
-from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.api.open_inference_v2.request import HEADER_LENGTH, InferRequest, parse
 from hf_runtime.api.open_inference_v2.response import render
 from hf_runtime.api.open_inference_v2.tensors import DTYPES, Tensor, from_json
+from hf_runtime.contract.errors import InvalidRequest
 
 _NUMBERS = st.sampled_from(sorted(DTYPES)).flatmap(
     lambda name: arrays.arrays(

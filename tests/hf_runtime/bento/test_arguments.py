@@ -12,6 +12,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 
 from hf_runtime.bento.arguments import UV, given_arguments, image
 from hf_runtime.settings import SettingsError
+from tests.project import ROOT
 
 
 @pytest.fixture
@@ -73,5 +74,5 @@ def test_an_image_installs_no_compilers_and_keeps_no_caches() -> None:
 
 
 def test_what_installs_an_image_is_what_builds_bentos_here() -> None:
-    lock = (Path(__file__).parents[1] / "requirements-dev.txt").read_text().splitlines()
+    lock = (ROOT / "requirements-dev.txt").read_text().splitlines()
     assert f"uv=={UV}" in lock

@@ -11,12 +11,12 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from runners.engines.batch.engine import BatchEngine
 from hf_runtime.contract.errors import ServingError
-from hf_runtime.observability.item_spans import ItemTracing
+from hf_runtime.contract.item import Item
 from hf_runtime.contract.origin import Origin
+from hf_runtime.observability.item_spans import ItemTracing
 from hf_runtime.observability.tracing import Tracing
-from runners.engines.runner import Item
+from runners.engines.batch.engine import BatchEngine
 from tests.scripted import ScriptedRunner
 
 TRACES = [f"{number:032x}" for number in range(1, 5)]

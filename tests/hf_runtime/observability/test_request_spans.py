@@ -16,12 +16,12 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
+from hf_runtime.api.app import create_app
+from hf_runtime.api.inference import Models
 from hf_runtime.contract.origin import Origin, current_origin
 from hf_runtime.observability.request_spans import TracedRequests
 from hf_runtime.observability.requests import ObservedRequests, RequestRecord
 from hf_runtime.observability.tracing import Tracing
-from hf_runtime.api.app import create_app
-from hf_runtime.api.inference import Models
 from hf_runtime.settings import ServerSettings
 
 

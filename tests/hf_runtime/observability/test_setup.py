@@ -8,10 +8,10 @@ from json import loads
 
 import pytest
 
-from hf_runtime.observability.setup import Redaction, configure_logging
+from hf_runtime.contract.origin import Origin, about
 from hf_runtime.observability.log_format import JSON_FORMATTER
 from hf_runtime.observability.log_records import RequestFields
-from hf_runtime.contract.origin import Origin, about
+from hf_runtime.observability.setup import Redaction, configure_logging
 from hf_runtime.settings import ModelSettings, ServerSettings
 
 

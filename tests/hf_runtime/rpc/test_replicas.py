@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from hf_runtime.contract.errors import ModelNotReady
-from hf_runtime.rpc.client import RunnerClient
 from hf_runtime.contract.listener import StreamListener
+from hf_runtime.rpc.client import RunnerClient
 from hf_runtime.rpc.messages import ModelState, ModelStatus
 from hf_runtime.rpc.replicas import Replicas
 

@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
+from hf_runtime.api.http.refusal import refuse
 from hf_runtime.contract.errors import (
     InferenceFailed,
     InvalidRequest,
@@ -25,11 +26,10 @@ from hf_runtime.contract.errors import (
     RequestTooLarge,
     Unauthenticated,
 )
+from hf_runtime.contract.listener import StreamListener
 from hf_runtime.contract.origin import Origin, about, current_origins
-from hf_runtime.api.http.refusal import refuse
 from hf_runtime.rpc import ITEMS_PATH
 from hf_runtime.rpc.client import Answer, RunnerClient
-from hf_runtime.contract.listener import StreamListener
 from hf_runtime.rpc.messages import ModelState
 from hf_runtime.rpc.outbox import MAX_FRAME
 from hf_runtime.rpc.server import serve_connection

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_runtime.settings import ModelSettings, Settings, SettingsError, load_settings
+from tests.project import ROOT
 
 DOCUMENT = """
 apiVersion: "serving.kserve.io/v1beta1"
@@ -223,7 +224,7 @@ def test_a_mistake_is_one_line_with_file_line_and_field(tmp_path: Path, text: st
 
 def test_every_file_in_configs_is_understood_without_remarks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_environment")
-    for path in (Path(__file__).parents[2] / "configs").glob("*.yaml"):
+    for path in (ROOT / "configs").glob("*.yaml"):
         settings = load_settings(path)
         assert settings.models, path
         assert settings.notes == (), path

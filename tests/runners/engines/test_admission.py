@@ -18,13 +18,14 @@ from transformers import (
     BertForTokenClassification,
 )
 
-from runners.engines.batch.engine import BatchEngine
 from hf_runtime.contract.errors import InvalidRequest, Overloaded, ServingError
-from runners.engines.runner import Item, Runner
+from hf_runtime.contract.item import Item
+from hf_runtime.settings import ModelSettings
+from runners.engines.batch.engine import BatchEngine
+from runners.engines.runner import Runner
 from runners.tasks.fill_mask import FillMaskRunner
 from runners.tasks.question_answering import QuestionAnsweringRunner
 from runners.tasks.token_classification import TokenClassificationRunner
-from hf_runtime.settings import ModelSettings
 from tests.scripted import ScriptedRunner
 from tests.tiny import bert_config, save, wordpiece_tokenizer
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from runners.engines.device_errors import BrokenDevice, broken_by, raise_if_broken
-from runners.engines.batch.bisect import blame, in_halves
 from hf_runtime.contract.errors import InferenceFailed, Overloaded
+from runners.engines.batch.bisect import blame, in_halves
+from runners.engines.device_errors import BrokenDevice, broken_by, raise_if_broken
 
 _NOTE = "\nCUDA kernel errors might be asynchronously reported at some other API call."
 

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
+from hf_runtime.contract.errors import InferenceFailed
+from hf_runtime.contract.item import Item
+from hf_runtime.observability.engine_observer import Unobserved
+from hf_runtime.settings import ModelSettings
 from runners.engines.batch.engine import BatchEngine
+from runners.engines.generate.engine import GenerationEngine
 from runners.engines.nan_monitor import NumberWatch, only_nan
 from runners.engines.rows import Row
-from hf_runtime.contract.errors import InferenceFailed
-from runners.engines.generate.engine import GenerationEngine
-from hf_runtime.observability.engine_observer import Unobserved
-from runners.engines.runner import Item
 from runners.tasks.text2text_generation import Text2TextGenerationRunner
 from runners.tasks.text_generation import TextGenerationRunner
-from hf_runtime.settings import ModelSettings
 from tests.e2e.checkpoints import text2text_generation
 from tests.scripted import ScriptedRunner
 from tests.tiny import llama_model

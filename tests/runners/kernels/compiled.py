@@ -6,12 +6,12 @@ from functools import cache
 
 import torch
 
+from hf_runtime.settings import ModelSettings
 from runners.kernels.attention_kernels import AttentionKernels
 from runners.kernels.compiler import Compiler
 from runners.kernels.float32_kernels import Float32Kernels
 from runners.kernels.int8_kernels import Int8Kernels
 from runners.kernels.kernels import Kernels
-from hf_runtime.settings import ModelSettings
 
 #: That of served models, so that kernels are compiled once on a machine.
 FOLDER = ModelSettings.model_fields["storage_cache"].default.expanduser() / "kernels"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-_ROOT = Path(__file__).parents[2]
+from tests.project import ROOT
 
 #: Bytes of the largest tensor of the batch that is computed below.
 _LARGEST = 2000 * 1536 * 4
@@ -46,7 +45,7 @@ print(mallinfo2().keepcost)
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's alone")
 def test_what_a_batch_frees_is_not_taken_from_the_system_again() -> None:
     kept, given_back = (
-        int(subprocess.check_output([sys.executable, "-c", _FREE, how], cwd=_ROOT)) for how in ("kept", "usual")
+        int(subprocess.check_output([sys.executable, "-c", _FREE, how], cwd=ROOT)) for how in ("kept", "usual")
     )
     # By itself the C library keeps up to twice the largest block that it has seen freed.
     assert given_back < 2 * _LARGEST < kept
@@ -67,5 +66,5 @@ print(loaded, mallinfo2().fordblks)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's alone")
 def test_what_is_freed_while_a_model_is_loaded_leaves_no_holes_as_it_does_later() -> None:
-    loaded, later = map(int, subprocess.check_output([sys.executable, "-c", _HOLES], cwd=_ROOT).split())
+    loaded, later = map(int, subprocess.check_output([sys.executable, "-c", _HOLES], cwd=ROOT).split())
     assert later - loaded > 10 * 400 * 400 * 4

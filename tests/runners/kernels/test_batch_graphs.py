@@ -9,14 +9,14 @@ import pytest
 import torch
 from transformers import BertForQuestionAnswering, BertForSequenceClassification, BertForTokenClassification, BertModel
 
+from hf_runtime.contract.item import Item
+from hf_runtime.settings import ModelSettings
 from runners.kernels.batch_graphs import batch_graphs
-from runners.engines.runner import Item
 from runners.tasks.encoder import EncoderRunner
 from runners.tasks.feature_extraction import FeatureExtractionRunner
 from runners.tasks.question_answering import QuestionAnsweringRunner
 from runners.tasks.text_classification import TextClassificationRunner
 from runners.tasks.token_classification import TokenClassificationRunner
-from hf_runtime.settings import ModelSettings
 from tests.tiny import CORPUS, bert_config, save, wordpiece_tokenizer
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -22,14 +22,14 @@ from transformers import (
     RobertaModel,
 )
 
+from hf_runtime.settings import ModelSettings
 from runners.kernels import encoder_layers, linear
 from runners.kernels.attention_kernels import AttentionKernels
 from runners.kernels.encoder_layers import EncoderLayers
 from runners.kernels.instructions import computes_int8
 from runners.kernels.packed import FORMS, Form, PackedLinear, Tiled, TiledLinear
 from runners.models.pretrained import load_pretrained
-from runners.storage.storage import fetch
-from hf_runtime.settings import ModelSettings
+from runners.storage.fetch import fetch
 from tests.tiny import save, wordpiece_tokenizer
 
 pytestmark = pytest.mark.skipif(not AttentionKernels.compute(), reason="this CPU has no AVX2")

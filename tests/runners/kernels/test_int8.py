@@ -17,16 +17,16 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
+from hf_runtime.contract.errors import LoadError
+from hf_runtime.settings import ModelSettings
 from runners.kernels import int8 as int8_module
 from runners.kernels.instructions import computes_int8
 from runners.kernels.int8 import Int8Linear, OneDnnInt8Linear, PreciseInt8Linear, VnniInt8Linear, quantize
 from runners.kernels.int8_kernels import Int8Kernels
 from runners.kernels.linear import weight_and_bias
-from hf_runtime.contract.errors import LoadError
 from runners.models import pretrained as loading_pretrained
 from runners.models.pretrained import load_pretrained
-from runners.storage.storage import fetch
-from hf_runtime.settings import ModelSettings
+from runners.storage.fetch import fetch
 from tests.runners.kernels.compiled import int8_kernels
 from tests.tiny import bert_config, save, wordpiece_tokenizer
 

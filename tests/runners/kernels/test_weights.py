@@ -23,13 +23,13 @@ from transformers import (
     T5Model,
 )
 
+from hf_runtime.settings import ModelSettings
 from runners.kernels import linear
 from runners.kernels.fallbacks import Fallbacks, Optimization
 from runners.kernels.packed import FORMS, OneDnnLinear, PackedLinear, can_pack
 from runners.kernels.weights import speed_up_weights
 from runners.models.pretrained import load_pretrained
-from runners.storage.storage import fetch
-from hf_runtime.settings import ModelSettings
+from runners.storage.fetch import fetch
 from tests.tiny import wordpiece_tokenizer
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="this PyTorch has no oneDNN")

@@ -20,12 +20,12 @@ from transformers import (
 )
 
 from hf_runtime.contract.errors import LoadError
+from hf_runtime.contract.item import Item
+from hf_runtime.settings import ModelSettings
 from runners.models.architecture import resolve_task
 from runners.models.pretrained import Pretrained, load_pretrained
-from runners.storage.storage import fetch
-from runners.engines.runner import Item
 from runners.registry import create_runner
-from hf_runtime.settings import ModelSettings
+from runners.storage.fetch import fetch
 from tests.e2e.checkpoints import text_generation
 from tests.tiny import bert_config, llama_model, save, wordpiece_tokenizer
 

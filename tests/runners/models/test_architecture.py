@@ -9,8 +9,8 @@ from typing import Any, get_args
 import pytest
 
 from hf_runtime.contract.errors import LoadError
-from runners.models.architecture import resolve_task, task_of_architecture
 from hf_runtime.settings import ModelSettings, Task
+from runners.models.architecture import resolve_task, task_of_architecture
 
 
 @pytest.mark.parametrize(

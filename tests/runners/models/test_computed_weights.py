@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from hf_runtime.contract.errors import LoadError
-from runners.storage.checkpoint import Checkpoint
+from hf_runtime.settings import ModelSettings
 from runners.models.computed_weights import computed_weights
 from runners.models.pretrained import load_pretrained
-from hf_runtime.settings import ModelSettings
+from runners.storage.checkpoint import Checkpoint
 from tests.tiny import save, wordpiece_tokenizer
 
 _TOKENIZER = wordpiece_tokenizer()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runners.models.failures import explained
 from hf_runtime.settings import ModelSettings
+from runners.models.failures import explained
 
 
 def test_a_file_that_may_not_be_read_is_not_said_to_be_missing(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
@@ -33,9 +32,8 @@ print(json.dumps({"before": before, "after": of_files(), "same": compute() == an
 
 @pytest.mark.skipif(not psutil.LINUX, reason="libraries are given back on Linux alone")
 def test_libraries_leave_memory_and_compute_as_before() -> None:
-    project = Path(__file__).parents[2]
     printed = subprocess.run(
-        [sys.executable, "-c", _GIVEN_BACK], cwd=project, capture_output=True, check=True, timeout=300
+        [sys.executable, "-c", _GIVEN_BACK], cwd=ROOT, capture_output=True, check=True, timeout=300
     )
     said = json.loads(printed.stdout)
     assert said["after"] < said["before"] / 2

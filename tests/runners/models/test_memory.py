@@ -10,11 +10,11 @@ import torch
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 from hf_runtime.contract.errors import LoadError
+from hf_runtime.settings import ModelSettings
 from runners.models import memory
-from runners.storage.checkpoint import Checkpoint
 from runners.models.memory import Footprint, check_fits, footprint, free_memory
 from runners.models.pretrained import load_pretrained
-from hf_runtime.settings import ModelSettings
+from runners.storage.checkpoint import Checkpoint
 from tests.tiny import bert_config, save, wordpiece_tokenizer
 
 

@@ -28,12 +28,12 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from runners.kernels.host_cpu import computes_tiles
 from hf_runtime.contract.errors import LoadError
-from runners.storage.checkpoint import Checkpoint
-from runners.models.pretrained import Pretrained, load_pretrained
-from runners.storage.storage import fetch
 from hf_runtime.settings import ModelSettings, Task
+from runners.kernels.host_cpu import computes_tiles
+from runners.models.pretrained import Pretrained, load_pretrained
+from runners.storage.checkpoint import Checkpoint
+from runners.storage.fetch import fetch
 from tests.tiny import bert_config, byte_level_tokenizer, save, wordpiece_tokenizer
 
 NO_LIMIT = 10**30

@@ -22,13 +22,12 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from hf_runtime.contract.errors import ServingError
-from hf_runtime.contract.errors import LoadError
-from runners.storage.checkpoint import Checkpoint
-from runners.models.pretrained import Pretrained, load_pretrained
-from runners.engines.runner import Item
-from runners.registry import create_runner
+from hf_runtime.contract.errors import LoadError, ServingError
+from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
+from runners.models.pretrained import Pretrained, load_pretrained
+from runners.registry import create_runner
+from runners.storage.checkpoint import Checkpoint
 from tests.tiny import bert_config, byte_level_tokenizer, save, wordpiece_tokenizer
 
 TEXT = "I love this movie!"

@@ -11,9 +11,9 @@ import torch
 import transformers
 
 from hf_runtime.contract.errors import InvalidRequest
-from runners.engines.runner import Item
-from runners.start import start_runner
+from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings, Task
+from runners.start import start_runner
 from tests.tiny import DECODER, bert_config, byte_level_tokenizer, save, wordpiece_tokenizer
 
 #: A token that is added to the tokenizers alone, as `<pad>` was to many a Llama.

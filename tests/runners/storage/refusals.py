@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hf_runtime.contract.errors import LoadError
-from runners.storage.storage import fetch
 from hf_runtime.settings import ModelSettings
+from runners.storage.fetch import fetch
 
 
 def refusal(settings: ModelSettings, secret: str) -> str:

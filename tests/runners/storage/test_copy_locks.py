@@ -15,14 +15,13 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from runners.storage import copy_locks as copies
-from runners.storage.storage import fetch
 from hf_runtime.settings import ModelSettings
+from runners.storage import copy_locks as copies
+from runners.storage.fetch import fetch
+from tests.project import ROOT
 from tests.runners.storage import fake_files
 from tests.runners.storage.fake_bucket import BucketHandler
 from tests.runners.storage.fake_files import FakeFiles
-
-ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -65,7 +64,8 @@ def _served(web: FakeFiles, tmp_path: Path) -> Iterator[Path]:
     """Another process that serves the copy of now."""
     settings = _settings(web, tmp_path)
     code = (
-        "import sys; from pathlib import Path; from runners.storage.storage import fetch; from settings import ModelSettings;"
+        "import sys; from pathlib import Path; from runners.storage.fetch import fetch;"
+        "from hf_runtime.settings import ModelSettings;"
         "s = ModelSettings(storage_uri=sys.argv[1], storage_cache=Path(sys.argv[2]));"
         "print(fetch(s).folder, flush=True); sys.stdin.read()"
     )

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from runners.models.architecture import resolve_task
-from runners.engines.runner import Item
-from runners.registry import create_runner
+from hf_runtime.contract.item import Item
 from hf_runtime.settings import load_settings
+from runners.models.architecture import resolve_task
+from runners.registry import create_runner
 from tests.documents import copies, their_models
 from tests.runners.storage.fake_hub import FakeHub
 

@@ -18,20 +18,20 @@ from huggingface_hub import constants
 from pydantic import SecretStr
 
 from hf_runtime.contract.errors import LoadError
-from runners.storage import disk, progress
+from hf_runtime.settings import ModelSettings
 from runners.models.adapter import Adapter
 from runners.models.architecture import resolve_task
 from runners.models.pretrained import _fetch_base
+from runners.storage import disk, progress
+from runners.storage.fetch import RemoteFile, fetch, list_files, read_config
 from runners.storage.source import UnreachableError
-from runners.storage.storage import RemoteFile, fetch, list_files, read_config
-from hf_runtime.settings import ModelSettings
+from tests.project import ROOT
 from tests.runners.storage.fake_hub import FakeHub
 from tests.runners.storage.refusals import refusal
 
 TOKEN = "hf_a-secret-token"
 LARGE = bytes(range(256)) * 1000
 _Usage = namedtuple("_Usage", "total used free")
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -327,7 +327,8 @@ def test_the_environment_alone_configures_endpoint_home_token_and_offline(hub: F
         "STORAGE_URI": "hf://owner/private", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }  # fmt: skip
     command = (
-        "from runners.storage.storage import fetch; from settings import ModelSettings; print(fetch(ModelSettings()).folder)"
+        "from runners.storage.fetch import fetch; from hf_runtime.settings import ModelSettings;"
+        "print(fetch(ModelSettings()).folder)"
     )
 
     def folder(**more: str) -> Path:

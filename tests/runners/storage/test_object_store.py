@@ -11,10 +11,10 @@ import pytest
 from pydantic import SecretStr
 
 from hf_runtime.contract.errors import LoadError
-from runners.storage import storage_cache
-from runners.storage.object_store import ObjectSource
-from runners.storage.storage import RemoteFile, check_uri, fetch, list_files, read_config
 from hf_runtime.settings import ModelSettings
+from runners.storage import storage_cache
+from runners.storage.fetch import RemoteFile, check_uri, fetch, list_files, read_config
+from runners.storage.object_store import ObjectSource
 from tests.runners.storage import fake_files, fake_s3
 from tests.runners.storage.fake_azure import AzureHandler
 from tests.runners.storage.fake_bucket import BucketHandler

@@ -19,14 +19,14 @@ import pytest
 from pydantic import SecretStr
 
 from hf_runtime.contract.errors import LoadError
-from runners.storage import disk, progress
-from runners.storage.storage import fetch
 from hf_runtime.settings import ModelSettings
+from runners.storage import disk, progress
+from runners.storage.fetch import fetch
+from tests.project import ROOT
 from tests.runners.storage import fake_files
 from tests.runners.storage.fake_bucket import BucketHandler
 from tests.runners.storage.fake_files import FakeFiles
 
-ROOT = Path(__file__).parents[2]
 MODEL = {"config.json": b"{}", "model.safetensors": b"weights " * 2**15}
 _Usage = namedtuple("_Usage", "total used free")
 
@@ -67,8 +67,8 @@ def test_many_threads_at_once_download_each_file_once(bucket: FakeFiles, tmp_pat
 def test_two_processes_at_once_download_each_file_once(bucket: FakeFiles, tmp_path: Path) -> None:
     bucket.hold = Event()
     code = (
-        "import os; from pydantic import SecretStr; from runners.storage.storage import fetch;"
-        "from settings import ModelSettings;"
+        "import os; from pydantic import SecretStr; from runners.storage.fetch import fetch;"
+        "from hf_runtime.settings import ModelSettings;"
         f"options = {{'AWS_ENDPOINT_URL': SecretStr({bucket.url!r}), 'awsAnonymousCredential': SecretStr('true')}};"
         f"print(fetch(ModelSettings(storage_uri='s3://bucket', storage_options=options,"
         f" storage_cache={str(tmp_path / 'cache')!r})).folder)"

@@ -16,9 +16,9 @@ import pytest
 from pydantic import SecretStr
 
 from hf_runtime.contract.errors import LoadError
-from runners.storage.checkpoint import Checkpoint
-from runners.storage.storage import RemoteFile, check_uri, fetch, list_files, read_config
 from hf_runtime.settings import ModelSettings
+from runners.storage.checkpoint import Checkpoint
+from runners.storage.fetch import RemoteFile, check_uri, fetch, list_files, read_config
 from tests.runners.storage import fake_files
 from tests.runners.storage.fake_files import FakeFiles
 from tests.runners.storage.refusals import refusal

@@ -21,13 +21,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from runners.engines.batch.batch_invariance import Company
 from hf_runtime.contract.errors import InvalidRequest
-from runners.engines.runner import Item
-from runners.tasks.fill_mask import FillMaskRunner
+from hf_runtime.contract.item import Item
+from hf_runtime.settings import ModelSettings
+from runners.engines.batch.batch_invariance import Company
 from runners.registry import create_runner
 from runners.start import start_runner
-from hf_runtime.settings import ModelSettings
+from runners.tasks.fill_mask import FillMaskRunner
 from tests.tiny import CORPUS, bert_config, save, wordpiece_tokenizer
 
 _SMALL: dict[str, Any] = {

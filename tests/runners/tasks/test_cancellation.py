@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from runners.engines.batch.engine import BatchEngine
 from hf_runtime.contract.errors import InferenceFailed
-from runners.engines.runner import Item
-from runners.tasks.custom_pipeline import CustomPipelineRunner
+from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
+from runners.engines.batch.engine import BatchEngine
+from runners.tasks.custom_pipeline import CustomPipelineRunner
 from tests.e2e.checkpoints import text2text_generation, text_generation
 
 #: Pipelines of transformers, and code that has a model somewhere.

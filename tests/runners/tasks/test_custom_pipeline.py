@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer, BertForSequenceClassification, pipeline
 
-from runners.engines.batch.engine import BatchEngine
-from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, Overloaded
-from hf_runtime.contract.errors import LoadError
-from runners.engines.runner import Item
-from runners.tasks.custom_pipeline import CustomPipelineRunner
-from runners.registry import create_runner
-from runners.tasks.text_classification import TextClassificationRunner
+from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, LoadError, Overloaded
+from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
+from runners.engines.batch.engine import BatchEngine
+from runners.registry import create_runner
+from runners.tasks.custom_pipeline import CustomPipelineRunner
+from runners.tasks.text_classification import TextClassificationRunner
 from tests.e2e.checkpoints import text_classification, text_generation, token_classification
 
 #: As KServe's runtime documents it.

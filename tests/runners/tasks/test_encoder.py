@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification, FNetConfig, FNetForSequenceClassification
 
-from runners.kernels.batch_graphs import BatchGraphs
-from runners.engines.rows import Row
-from runners.engines.runner import Item
-from runners.tasks.text_classification import TextClassificationRunner
+from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
+from runners.engines.rows import Row
+from runners.kernels.batch_graphs import BatchGraphs
+from runners.tasks.text_classification import TextClassificationRunner
 from tests.tiny import CORPUS, bert_config, save, wordpiece_tokenizer
 
 

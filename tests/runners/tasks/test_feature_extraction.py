@@ -23,11 +23,10 @@ from transformers import (
     pipeline,
 )
 
-from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.errors import LoadError
-from runners.engines.runner import Item
-from runners.tasks.feature_extraction import FeatureExtractionRunner
+from hf_runtime.contract.errors import InvalidRequest, LoadError
+from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
+from runners.tasks.feature_extraction import FeatureExtractionRunner
 from tests.tiny import CORPUS, bert_config, save, wordpiece_tokenizer
 
 POOLING: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

@@ -18,11 +18,10 @@ from transformers import (
     pipeline,
 )
 
-from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.errors import LoadError
-from runners.engines.runner import Item
-from runners.tasks.fill_mask import FillMaskRunner
+from hf_runtime.contract.errors import InvalidRequest, LoadError
+from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
+from runners.tasks.fill_mask import FillMaskRunner
 from tests.tiny import bert_config, byte_level_tokenizer, save, wordpiece_tokenizer
 
 TEXTS = [

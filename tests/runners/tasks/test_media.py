@@ -26,10 +26,10 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from hf_runtime.contract.errors import InvalidRequest
-from runners.engines.runner import Item
+from hf_runtime.contract.item import Item
+from hf_runtime.settings import ModelSettings
 from runners.tasks.custom_pipeline import CustomPipelineRunner
 from runners.tasks.media import Place, decode_media, opens_texts
-from hf_runtime.settings import ModelSettings
 from tests.tiny import byte_level_tokenizer, save
 
 CODE = """from transformers import pipeline

@@ -21,11 +21,10 @@ from transformers import (
     RobertaForQuestionAnswering,
 )
 
-from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.errors import LoadError
-from runners.engines.runner import Item
-from runners.tasks.question_answering import QuestionAnsweringRunner
+from hf_runtime.contract.errors import InvalidRequest, LoadError
+from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
+from runners.tasks.question_answering import QuestionAnsweringRunner
 from tests.tiny import CORPUS, bert_config, save, wordpiece_tokenizer
 
 LONG = " ".join(CORPUS)

@@ -10,9 +10,9 @@ import pytest
 import transformers
 
 from hf_runtime.contract.errors import InvalidRequest
-from runners.engines.runner import Item
-from runners.start import start_runner
+from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings, Task
+from runners.start import start_runner
 from tests.tiny import bert_config, gpt2_model, save, wordpiece_tokenizer
 
 

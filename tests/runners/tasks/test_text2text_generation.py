@@ -32,11 +32,10 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.errors import LoadError
-from runners.engines.runner import Item
-from runners.tasks.text2text_generation import Text2TextGenerationRunner
+from hf_runtime.contract.errors import InvalidRequest, LoadError
+from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
+from runners.tasks.text2text_generation import Text2TextGenerationRunner
 from tests.tiny import CORPUS, bert_config, byte_level_tokenizer, save, with_generation_config, wordpiece_tokenizer
 
 POSITIONS = 64

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification, pipeline
 
-from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.api.open_inference_v2.answers import to_tensors
-from runners.engines.runner import Item
-from runners.tasks.text_classification import TextClassificationRunner
+from hf_runtime.contract.errors import InvalidRequest
+from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
+from runners.tasks.text_classification import TextClassificationRunner
 from tests.tiny import CORPUS, bert_config, save, wordpiece_tokenizer
 
 

@@ -20,12 +20,11 @@ from transformers import (
     pipeline,
 )
 
-from hf_runtime.contract.errors import InvalidRequest
-from runners.engines.generate.request import Written
-from hf_runtime.contract.errors import LoadError
-from runners.engines.runner import Item
-from runners.tasks.text_generation import TextGenerationRunner
+from hf_runtime.contract.errors import InvalidRequest, LoadError
+from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
+from runners.engines.generate.request import Written
+from runners.tasks.text_generation import TextGenerationRunner
 from tests.tiny import (
     CHAT_TEMPLATE,
     CONTEXT,

@@ -23,11 +23,10 @@ from transformers import (
     pipeline,
 )
 
-from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.errors import LoadError
-from runners.engines.runner import Item
-from runners.tasks.token_classification import TokenClassificationRunner
+from hf_runtime.contract.errors import InvalidRequest, LoadError
+from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
+from runners.tasks.token_classification import TokenClassificationRunner
 from tests.tiny import CORPUS, bert_config, save, wordpiece_tokenizer
 
 LABELS = dict(enumerate(["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC"]))

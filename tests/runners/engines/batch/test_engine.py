@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from runners.engines.batch.engine import BatchEngine
-from runners.engines.batch.lanes import Parallelism
-from runners.engines.rows import Row
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, Overloaded
+from hf_runtime.contract.item import Item
 from hf_runtime.observability.engine_observer import EngineObserver, Unobserved
-from runners.engines.runner import Item, Job
+from runners.engines.batch.engine import BatchEngine
+from runners.engines.rows import Parallelism, Row
+from runners.engines.runner import Job
 from tests.scripted import ScriptedParameters, ScriptedRunner
 
 

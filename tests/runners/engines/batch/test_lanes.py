@@ -7,10 +7,10 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from hf_runtime.contract.item import Item
 from runners.engines.batch.engine import BatchEngine
-from runners.engines.batch.lanes import Lanes, Parallelism
-from runners.engines.rows import Row
-from runners.engines.runner import Item
+from runners.engines.batch.lanes import Lanes
+from runners.engines.rows import Parallelism, Row
 from tests.scripted import ScriptedRunner
 
 

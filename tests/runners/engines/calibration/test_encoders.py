@@ -11,13 +11,12 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification
 
-from runners.engines.batch.lanes import Parallelism
-from runners.engines.rows import BatchLimits, Row, select_batch
+from hf_runtime.settings import ModelSettings
 from runners.engines.calibration import encoders, stopwatch
 from runners.engines.calibration.encoders import CPU_ROWS, BatchPlan, calibrate, lanes_of
+from runners.engines.rows import BatchLimits, Parallelism, Row, select_batch
 from runners.tasks import encoder
 from runners.tasks.text_classification import TextClassificationRunner
-from hf_runtime.settings import ModelSettings
 from tests.tiny import bert_config, save, wordpiece_tokenizer
 
 _EXAMPLE: Row[Mapping[str, list[int]]] = Row({"input_ids": [2, 9, 3], "attention_mask": [1, 1, 1]}, 3)

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from runners.engines.batch.lanes import Parallelism
-from runners.engines.rows import BatchLimits
 from runners.engines.calibration import plan_cache as kept_module
 from runners.engines.calibration.encoders import BatchPlan
 from runners.engines.calibration.plan_cache import KeptPlans
 from runners.engines.calibration.steps import StepPlan
+from runners.engines.rows import BatchLimits, Parallelism
 
 _PLAN = BatchPlan(BatchLimits(4, 160, padded=False), Parallelism(2, 1, 2))
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from hf_runtime.settings import ModelSettings
 from runners.engines.calibration import steps, stopwatch
 from runners.engines.calibration.steps import Case, StepPlan, calibrate_steps
 from runners.engines.generate.continuous import ContinuousDecoder
 from runners.engines.generate.step import Step
 from runners.engines.generate.trial import TrialSteps
 from runners.tasks.text_generation import TextGenerationRunner
-from hf_runtime.settings import ModelSettings
 from tests.tiny import CONTEXT, llama_model
 
 _USUAL = StepPlan(16, 64)

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from runners.kernels.fallbacks import Fallbacks
-from runners.engines.rows import BatchLimits
+from hf_runtime.settings import ModelSettings
 from runners.engines.generate.cache import KVCache
 from runners.engines.generate.continuous import ContinuousDecoder
 from runners.engines.generate.model import GenerationModel
@@ -18,9 +17,10 @@ from runners.engines.generate.request import GenerationRequest, Sampling
 from runners.engines.generate.sequence import Sequence
 from runners.engines.generate.step import Step
 from runners.engines.generate.takeover import SteppingModel
+from runners.engines.rows import BatchLimits
+from runners.kernels.fallbacks import Fallbacks
 from runners.models.pretrained import Pretrained
 from runners.tasks.text_generation import TextGenerationRunner
-from hf_runtime.settings import ModelSettings
 from tests.tiny import CONTEXT, CORPUS, llama_model
 
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from runners.engines.batch.lanes import Parallelism
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, Overloaded
+from hf_runtime.contract.item import Item
+from hf_runtime.observability.engine_observer import EngineObserver, Unobserved
+from hf_runtime.settings import ModelSettings
 from runners.engines.generate import engine as engine_module
 from runners.engines.generate.engine import GenerationEngine
-from hf_runtime.observability.engine_observer import EngineObserver, Unobserved
-from runners.engines.runner import Item
+from runners.engines.rows import Parallelism
 from runners.tasks.text2text_generation import Text2TextGenerationRunner
 from runners.tasks.text_generation import TextGenerationRunner
-from hf_runtime.settings import ModelSettings
 from tests.e2e.checkpoints import text2text_generation
 from tests.tiny import CORPUS, gpt2_model, llama_model
 

@@ -22,11 +22,11 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from hf_runtime.contract.item import Item
+from hf_runtime.settings import ModelSettings
 from runners.engines.generate.continuous import ContinuousDecoder
 from runners.engines.generate.fused_layers import FusedLayers
-from runners.engines.runner import Item
 from runners.tasks.text_generation import TextGenerationRunner
-from hf_runtime.settings import ModelSettings
 from tests.tiny import CONTEXT, CORPUS, DECODER, byte_level_tokenizer, save
 
 FUSED: dict[str, tuple[Any, Any, dict[str, Any]]] = {

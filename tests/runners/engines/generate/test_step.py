@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from runners.kernels.kernels import Kernels
 from runners.engines.generate import step as step_module
 from runners.engines.generate.cache import KVCache, LayerShape, Place
 from runners.engines.generate.step import Step
+from runners.kernels.kernels import Kernels
 from tests.runners.kernels.compiled import kernels_of
 
 HEADS, SHARED, SIZE = 2, 3, 8

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from runners.kernels.fallbacks import Fallbacks, Optimization
-from runners.engines.generate.takeover import SteppingModel
-from runners.engines.runner import Item
-from runners.tasks.text_generation import TextGenerationRunner
+from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
+from runners.engines.generate.takeover import SteppingModel
+from runners.kernels.fallbacks import Fallbacks, Optimization
+from runners.tasks.text_generation import TextGenerationRunner
 from tests.tiny import CORPUS, llama_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

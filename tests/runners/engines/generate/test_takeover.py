@@ -41,11 +41,11 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from hf_runtime.contract.item import Item
+from hf_runtime.settings import ModelSettings
 from runners.engines.generate.continuous import ContinuousDecoder
 from runners.engines.generate.static import StaticDecoder
-from runners.engines.runner import Item
 from runners.tasks.text_generation import TextGenerationRunner
-from hf_runtime.settings import ModelSettings
 from tests.tiny import CONTEXT, CORPUS, DECODER, byte_level_tokenizer, save
 
 HEADS = {"head_dim": 8}

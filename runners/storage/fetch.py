@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from hf_runtime.contract.errors import LoadError
+from hf_runtime.settings import ModelSettings
+from hf_runtime.settings.uri import scheme_of
 from runners.storage.checkpoint import CONFIG, Checkpoint, find_checkpoint, local_config, parse_config
 from runners.storage.files import choose_for
 from runners.storage.local import find_on_volume, find_path
 from runners.storage.model_store import find_in_model_store
 from runners.storage.source import Source, UnreachableError
 from runners.storage.storage_cache import StorageCache
-from hf_runtime.settings import ModelSettings
-from hf_runtime.settings.uri import scheme_of
 
 
 @dataclass(frozen=True, slots=True)

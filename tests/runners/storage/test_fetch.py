@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from hf_runtime.contract.errors import LoadError
-from runners.storage.checkpoint import Checkpoint
-from runners.storage.storage import RemoteFile, check_uri, fetch, list_files, read_config
 from hf_runtime.settings import ModelSettings
+from runners.storage.checkpoint import Checkpoint
+from runners.storage.fetch import RemoteFile, check_uri, fetch, list_files, read_config
 
 
 def _fetch(uri: object, **settings: Any) -> Checkpoint:

@@ -1,0 +1,35 @@
+"""The interface of a task that generates, as the generation engine uses it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from hf_runtime.contract.parameters import Parameters
+from runners.engines.generate.decoder import Decoder
+from runners.engines.generate.model import GenerationModel
+from runners.engines.generate.request import GenerationRequest, TokenLogprob, Written
+from runners.engines.runner import Job, Runner
+
+ParametersT = TypeVar("ParametersT", bound=Parameters)
+ContextT = TypeVar("ContextT")
+
+#: From new text, new log probabilities and, at the end, the whole sequence to the next part of a stream, or None.
+PieceMaker = Callable[[str, list[TokenLogprob], Written | None], dict[str, Any] | None]
+
+
+class GenerativeRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]):
+    """A runner whose rows are prompts, which a decoder continues token by token.
+
+    Attributes:
+        model: set by `load`.
+        decoder: steps all sequences at once; set by `load`.
+    """
+
+    model: GenerationModel
+    decoder: Decoder
+
+    @abstractmethod
+    def pieces(self, job: Job[GenerationRequest, ContextT], number: int) -> PieceMaker:
+        """Return what makes the parts of a stream of one of the job's sequences."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from tests.e2e.checkpoints import text_classification, text_generation, token_classification
-from tests.e2e.server import ROOT
+from tests.project import ROOT
 from tests.runners.kernels.compiled import FOLDER as KERNELS
 from tests.runners.storage import fake_s3
 from tests.runners.storage.fake_hub import FakeHub

@@ -15,6 +15,7 @@ from pydantic import AliasChoices
 from hf_runtime.api.kserve_v1 import parse
 from hf_runtime.contract.errors import HTTP_STATUS
 from hf_runtime.settings import ModelSettings, ServerSettings, Task
+from tests.project import ROOT
 from tests.readme import (
     DEMO,
     EXAMPLES,
@@ -24,7 +25,6 @@ from tests.readme import (
     QUICKSTART,
     README,
     REQUESTS,
-    ROOT,
     Example,
     assert_printed,
     examples_of,

@@ -15,7 +15,8 @@ from cattrs import ClassValidationError, Converter
 
 from hf_runtime.settings import ModelSettings, ServerSettings
 from runners.service import runner_service
-from tests.deployment.files import ROOT, document
+from tests.deployment.files import document
+from tests.project import ROOT
 
 
 def _read(written: Any) -> CreateDeploymentSchema:

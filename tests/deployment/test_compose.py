@@ -13,7 +13,8 @@ import pytest
 
 from hf_runtime.bento.arguments import CACHE, image
 from hf_runtime.settings import ServerSettings
-from tests.deployment.files import FOLDER, IMAGE, ROOT, SPECIFICATIONS, document
+from tests.deployment.files import FOLDER, IMAGE, SPECIFICATIONS, document
+from tests.project import ROOT
 
 
 def _wrong(written: Any, schema: str) -> list[str]:

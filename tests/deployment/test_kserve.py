@@ -21,7 +21,6 @@ from hf_runtime.settings import ModelSettings, load_settings
 from tests.deployment.files import (
     FOLDER,
     IMAGE,
-    ROOT,
     SPECIFICATIONS,
     closed,
     of_kind,
@@ -30,6 +29,7 @@ from tests.deployment.files import (
     runtime_container,
 )
 from tests.e2e.metrics_load import metrics_in, readme_metrics
+from tests.project import ROOT
 
 _ENTRYPOINT = Path(bentoml.__file__).parent / "_internal" / "container" / "frontend" / "dockerfile" / "entrypoint.sh"
 

@@ -13,7 +13,8 @@ from typing import Any
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.server import ROOT, Server
+from tests.e2e.server import Server
+from tests.project import ROOT
 from tests.tiny import CORPUS
 
 #: Path, body, and the code of the error that is due.

@@ -16,7 +16,8 @@ import yaml
 
 from tests.e2e.checkpoints import fill_mask, inference_service, text_classification
 from tests.e2e.conformance import CASES, Case
-from tests.e2e.server import ROOT, Server, serving
+from tests.e2e.server import Server, serving
+from tests.project import ROOT
 
 pytestmark = pytest.mark.xdist_group("conformance")
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import requests
 
-from tests.e2e.server import ROOT, Server
+from tests.e2e.server import Server
+from tests.project import ROOT
 from tests.tiny import CORPUS
 
 pytestmark = pytest.mark.xdist_group("seven")

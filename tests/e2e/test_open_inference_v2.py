@@ -13,7 +13,8 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from tests.e2e.checkpoints import CHECKPOINTS
-from tests.e2e.server import ROOT, Server, serving
+from tests.e2e.server import Server, serving
+from tests.project import ROOT
 from tests.tiny import CORPUS
 
 pytestmark = pytest.mark.xdist_group("seven")

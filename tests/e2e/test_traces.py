@@ -17,7 +17,8 @@ import yaml
 
 from tests.e2e import checkpoints
 from tests.e2e.collector import Collector, ReceivedSpan, collecting
-from tests.e2e.server import ROOT, Server, serving
+from tests.e2e.server import Server, serving
+from tests.project import ROOT
 
 pytestmark = pytest.mark.xdist_group("traces")
 

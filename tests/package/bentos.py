@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.e2e.server import ROOT
+from tests.project import ROOT
 
 #: Part of all that is planted where secrets are: it must be nowhere else.
 MARK = b"Zq7"

@@ -11,8 +11,9 @@ import requests
 import yaml
 
 from tests.e2e import checkpoints
-from tests.e2e.server import ROOT, Server, serving
+from tests.e2e.server import Server, serving
 from tests.package.bentos import MARK, PLANTED, build, import_model
+from tests.project import ROOT
 
 pytestmark = pytest.mark.xdist_group("bento")
 

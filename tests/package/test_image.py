@@ -12,9 +12,9 @@ import requests
 import yaml
 
 from tests.e2e.checkpoints import CHECKPOINTS, text_classification, write_all
-from tests.e2e.server import ROOT
 from tests.package.bentos import MARK, PLANTED, build, import_model
 from tests.package.images import Builder, Image, running, what_is_missing
+from tests.project import ROOT
 from tests.tiny import llama_model
 
 pytestmark = [pytest.mark.image, pytest.mark.xdist_group("image")]

@@ -9,6 +9,8 @@ import sys
 import psutil
 import pytest
 
+from tests.project import ROOT
+
 #: In a process of its own: who reads libraries at the same time brings them back.
 _GIVEN_BACK = """
 import json

@@ -13,7 +13,7 @@ from hf_runtime.observability.one_line import keep_lines
 from hf_runtime.observability.tracebacks import without_payload
 
 #: Their exceptions say why a process or a model cannot start; root's are those that nobody caught.
-_NOT_OF_REQUESTS = ("circus", "loading", "root", "runners.host")
+_NOT_OF_REQUESTS = ("circus", "root", "runners.host", "runners.models", "runners.storage")
 
 
 class RequestFields(logging.Filter):
@@ -51,7 +51,7 @@ class RequestFields(logging.Filter):
         vars(record).update(said)
         if not hasattr(record, "model"):
             record.model = self._model
-        self._write_exception(record, harmless=not origins and _room(record) in _NOT_OF_REQUESTS)
+        self._write_exception(record, harmless=not origins and not _is_of_requests(record))
         if self._escape:
             keep_lines(record)
         return True
@@ -78,8 +78,8 @@ def _suffix(requests: Sequence[str], trace: str | None) -> str:
     return f" (request{'s' * (len(requests) > 1)}={','.join(requests)}{traced})"
 
 
-def _room(record: logging.LogRecord) -> str:
-    return record.name if record.name in _NOT_OF_REQUESTS else record.name.split(".", 1)[0]
+def _is_of_requests(record: logging.LogRecord) -> bool:
+    return not any(record.name == logger or record.name.startswith(f"{logger}.") for logger in _NOT_OF_REQUESTS)
 
 
 def _process() -> str | None:

@@ -26,6 +26,7 @@ from runners.kernels.weights import speed_up_weights
 from runners.models.adapter import Adapter, read_adapter
 from runners.models.compiling import compiler_for
 from runners.models.computed_weights import computed_weights
+from runners.models.custom_code import warn_of_unused_pipeline
 from runners.models.failures import explained
 from runners.models.gguf_files import read_once
 from runners.models.lengths import reading_limit
@@ -33,7 +34,6 @@ from runners.models.memory import check_fits, dtype_name
 from runners.models.quantization import quantization, release_files
 from runners.models.vocabulary import known_tokens, missing_tokens
 from runners.storage.checkpoint import Checkpoint
-from runners.storage.custom_code import warn_of_unused_pipeline
 from runners.storage.fetch import fetch
 from runners.storage.files import has_vocabulary
 from runners.storage.source import UnreachableError

@@ -21,7 +21,8 @@ from hf_runtime.contract.signature import Signature
 from runners.engines.device_errors import message_of, raise_if_broken
 from runners.engines.rows import BatchLimits, Row
 from runners.engines.runner import Job, Runner
-from runners.storage.custom_code import create_pipeline, find_custom_pipeline
+from runners.models.custom_code import create_pipeline
+from runners.storage.custom_code import find_custom_pipeline
 from runners.storage.fetch import fetch
 from runners.tasks.cancellation import GivenUp, ending_with
 from runners.tasks.jsonable import array_or_jsonable

@@ -401,7 +401,6 @@ MODELS = (
         "h2oai/h2o-danube3-500m-chat", "text-generation", LlamaConfig, _LLAMA,
         {"vocab_size": 32000, "hidden_size": 1536, "intermediate_size": 4096, "num_attention_heads": 16,
          "num_key_value_heads": 8, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 100000.0},
-        quick=_FAST,
     ),
     PublicModel("Qwen/Qwen2.5-0.5B", "text-generation", Qwen2Config, _QWEN_2, _QWEN2_05B),
     PublicModel(
@@ -426,7 +425,6 @@ MODELS = (
         "microsoft/phi-2", "text-generation", PhiConfig, _GPT2,
         {"vocab_size": 51200, "hidden_size": 2560, "intermediate_size": 10240, "num_attention_heads": 32,
          "num_key_value_heads": 32, "partial_rotary_factor": 0.4, "bos_token_id": 50256, "eos_token_id": 50256},
-        quick=_FAST,
     ),
     PublicModel("microsoft/Phi-3-mini-4k-instruct", "text-generation", Phi3Config, _PHI_3, {"sliding_window": 2047}),
     PublicModel(

@@ -13,7 +13,7 @@ from hf_runtime.observability.requests import RequestRecord
 def test_a_line_says_what_was_asked_and_what_became_of_it(caplog: pytest.LogCaptureFixture) -> None:
     record = RequestRecord("POST", "/v1/models/x:predict", "id", started=1.0, ended=1.25)
     record.status, record.client, record.model_name, record.instances = 200, "10.0.0.1", "x", 3
-    with caplog.at_level(logging.INFO, "observability"):
+    with caplog.at_level(logging.INFO, "hf_runtime.observability"):
         log_access(record)
     assert caplog.messages == ["10.0.0.1 POST /v1/models/x:predict 200 250.0 ms, model x, instances 3"]
     said = vars(caplog.records[0])
@@ -23,7 +23,7 @@ def test_a_line_says_what_was_asked_and_what_became_of_it(caplog: pytest.LogCapt
 def test_a_path_cannot_write_a_line_of_its_own_nor_speak_to_a_terminal(caplog: pytest.LogCaptureFixture) -> None:
     record = RequestRecord("GET", "/a\nb\r\x1b[31m\u2028c\x85d\x00\x7fé", "id", started=1.0, ended=1.001)
     record.model_name = "x\ny"
-    with caplog.at_level(logging.INFO, "observability"):
+    with caplog.at_level(logging.INFO, "hf_runtime.observability"):
         log_access(record)
     assert caplog.messages == [r"- GET /a\nb\r\x1b[31m\u2028c\x85d\x00\x7fé 499 1.0 ms, model x\ny"]
     assert vars(caplog.records[0])["path"] == record.path  # JSON escapes by itself
@@ -31,6 +31,6 @@ def test_a_path_cannot_write_a_line_of_its_own_nor_speak_to_a_terminal(caplog: p
 
 def test_what_is_not_known_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     record = RequestRecord("GET", "/", "id", started=1.0, ended=1.001)
-    with caplog.at_level(logging.INFO, "observability"):
+    with caplog.at_level(logging.INFO, "hf_runtime.observability"):
         log_access(record)
     assert caplog.messages == ["- GET / 499 1.0 ms"]

@@ -178,7 +178,7 @@ def test_pickled_adapters_load_with_a_warning(base: Path, tmp_path: Path, caplog
     weights = tmp_path / "adapter" / "adapter_model.safetensors"
     torch.save(load_file(weights), weights.with_suffix(".bin"))
     weights.unlink()
-    with caplog.at_level(logging.WARNING, "loading"):
+    with caplog.at_level(logging.WARNING, "runners"):
         torch.testing.assert_close(_logits(_load(tmp_path / "adapter").model), expected, rtol=1e-4, atol=1e-4)
     assert caplog.text.count("has pickled weights") == 1
     weights.with_suffix(".bin").unlink()

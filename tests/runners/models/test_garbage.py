@@ -63,6 +63,6 @@ def test_nothing_is_collected_while_libraries_are_imported_also_if_one_fails() -
         assert dropped() is not None
     assert gc.isenabled()
     with pytest.raises(ModuleNotFoundError), only_objects_that_stay():
-        import_module("loading.no_such_module")
+        import_module("runners.models.no_such_module")
     assert gc.isenabled()
     assert gc.get_freeze_count() > 1000

@@ -97,7 +97,7 @@ def test_a_new_head_is_accepted_with_a_warning_where_the_task_allows_one(
 ) -> None:
     tokenizer = wordpiece_tokenizer()
     folder = save(tmp_path / "model", BertModel, bert_config(tokenizer), tokenizer)
-    with caplog.at_level(logging.WARNING, "loading"):
+    with caplog.at_level(logging.WARNING, "runners"):
         _load(folder, AutoModelForSequenceClassification, "text-classification", new_head=True)
     assert "has no text-classification head: classifier.bias, classifier.weight are random" in caplog.text
     assert "lacks weights" in _refusal(folder)
@@ -194,7 +194,7 @@ def test_pickled_weights_load_with_a_warning_and_pickled_code_does_not_run(
     torch.save(_load(folder, acceleration=False).model.state_dict(), weights)
     (folder / "model.safetensors").unlink()
     caplog.clear()
-    with caplog.at_level(logging.WARNING, "loading"):
+    with caplog.at_level(logging.WARNING, "runners"):
         assert isinstance(_load(folder).model, BertForMaskedLM)
     assert caplog.text.count("has pickled weights") == 1
     _cut(weights, 1000)

@@ -83,7 +83,7 @@ def _served(web: FakeFiles, tmp_path: Path) -> Iterator[Path]:
 def test_the_oldest_copies_go_and_the_log_says_so(
     web: FakeFiles, tmp_path: Path, kept: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO, "loading"):
+    with caplog.at_level(logging.INFO, "runners"):
         folders = [_fetch(web, tmp_path, number, storage_cache_old_copies=kept) for number in range(6)]
     assert [folder.exists() for folder in folders] == [number >= 5 - kept for number in range(6)]
     assert len(_copies(tmp_path)) == kept + 1

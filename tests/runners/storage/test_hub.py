@@ -162,7 +162,7 @@ def test_a_model_in_the_cache_is_served_while_the_hub_is_down(
     hub.add("owner/model", model)
     first = fetch(_settings("hf://owner/model"))
     hub.status = status
-    with caplog.at_level(logging.WARNING, "loading"):
+    with caplog.at_level(logging.WARNING, "runners"):
         assert fetch(_settings("hf://owner/model")) == first
     assert "owner/model: the hub cannot be reached" in caplog.text
     assert "owner/other" in _refusal(_settings("hf://owner/other"))

@@ -120,7 +120,7 @@ def test_a_changed_file_makes_a_new_copy_and_leaves_the_old_one_alone(store: Sto
 def test_a_copy_is_served_while_the_store_is_down(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     first = fetch(store.settings())
     store.fake.status = 503
-    with caplog.at_level(logging.WARNING, "loading"):
+    with caplog.at_level(logging.WARNING, "runners"):
         assert fetch(store.settings()) == first
         assert read_config(store.settings()) == {"model_type": "bert"}
     assert "The copy in the cache is served" in caplog.text

@@ -177,7 +177,7 @@ def test_the_log_tells_size_progress_and_end(
 ) -> None:
     clock = iter(range(0, 10**6, 6))
     monkeypatch.setattr(progress, "monotonic", lambda: float(next(clock)))
-    with caplog.at_level(logging.INFO, "loading"):
+    with caplog.at_level(logging.INFO, "runners"):
         fetch(_settings(bucket, tmp_path))
         fetch(_settings(bucket, tmp_path))
     lines = [record.getMessage() for record in caplog.records if record.name == "runners.storage.progress"]
@@ -191,7 +191,7 @@ def test_the_log_tells_size_progress_and_end(
 def test_progress_is_told_seldom(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     now = [0.0]
     monkeypatch.setattr(progress, "monotonic", lambda: now[0])
-    with caplog.at_level(logging.INFO, "loading"), progress.Progress("model", 1024) as told:
+    with caplog.at_level(logging.INFO, "runners"), progress.Progress("model", 1024) as told:
         for _ in range(1024):
             now[0] += 1 / 64
             told.add(1)

@@ -81,7 +81,7 @@ def test_a_pipeline_runs_if_the_models_code_is_trusted_or_it_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = _write(text_classification(tmp_path / "m"), "raise SystemExit('it ran')")
-    with caplog.at_level(logging.WARNING, "loading"):
+    with caplog.at_level(logging.WARNING, "runners"):
         runner = create_runner(_settings(folder, trust_remote_code=False, task="text-classification"))
         assert isinstance(runner, TextClassificationRunner)
         runner.load()
@@ -148,7 +148,7 @@ def test_where_a_pipeline_failed_is_told_at_debug_alone(tmp_path: Path, caplog: 
     with (
         caplog.at_level(logging.DEBUG),
         caplog.at_level(logging.DEBUG, logger="runners"),
-        caplog.at_level(logging.DEBUG, logger="loading"),
+        caplog.at_level(logging.DEBUG, logger="runners.models"),
         pytest.raises(LoadError),
     ):
         runner.load()
@@ -176,7 +176,7 @@ def test_a_file_of_any_name_may_define_dataclasses_and_hide_no_module_of_the_ser
     folder = _write(tmp_path / "m", code)
     (folder / "custom_pipeline.py").rename(folder / "settings.py")
     assert _runner(folder, custom_pipeline="settings.py").predict([Item("a")]) == [{"word": "a", "scores": [0.5]}]
-    assert sys.modules["settings"].ModelSettings is ModelSettings
+    assert sys.modules["hf_runtime.settings"].ModelSettings is ModelSettings
 
 
 def test_one_bad_item_does_not_fail_the_others_and_what_code_refuses_is_the_clients_mistake(tmp_path: Path) -> None:

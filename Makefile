@@ -74,9 +74,10 @@ bench-generation: models $(VENV)/runtime  ## Measure how fast text is written, w
 bench-quantization: models $(VENV)/runtime  ## Measure memory and time of each precision, with nothing else running
 	@$(VENV)/bin/python -m benchmarks.quantization
 
-lint: $(VENV)/dev  ## Check style
+lint: $(VENV)/dev  ## Check style, and that rooms import downwards only
 	$(RUFF) check
 	$(RUFF) format --check
+	$(VENV)/bin/lint-imports
 
 types: $(VENV)/dev  ## Check types
 	$(MYPY) .

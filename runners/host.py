@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 from hf_runtime.contract.errors import InferenceFailed, LoadError, ServingError
 from hf_runtime.contract.item import Item
 from hf_runtime.contract.listener import StreamListener
-from hf_runtime.contract.origin import Origin
+from hf_runtime.contract.request_context import RequestContext
 from hf_runtime.contract.signature import Signature
 from hf_runtime.observability.engine_observer import EngineObserver, LateObserver
 from hf_runtime.observability.item_spans import ItemTracing
@@ -22,11 +22,11 @@ from hf_runtime.rpc.messages import ModelState
 from hf_runtime.settings import ModelSettings, Task
 from runners.engines.device_errors import BrokenDevice, broken_by, raise_if_broken
 from runners.engines.engine import Engine, engine_for
-from runners.engines.runner import Chosen
+from runners.engines.runner import ExecutionPlan
 from runners.failure_reason import foreseen, unforeseen
 from runners.kernels.fallbacks import Optimization
 from runners.loaded import LoadedModel
-from runners.models.garbage import leave_out_what_is_here, only_objects_that_stay
+from runners.models.garbage import freeze_gc, gc_paused
 from runners.preload import begin
 from runners.retry_schedule import pauses
 from runners.start import start_runner
@@ -115,12 +115,12 @@ class ModelHost:
         instance: Any,
         parameters: dict[str, Any],
         listener: StreamListener | None = None,
-        origin: Origin | None = None,
+        request_context: RequestContext | None = None,
     ) -> asyncio.Future[Any]:
         """Queue one item; cancel the future if nobody wants the answer any more.
 
         Args:
-            origin: the request that it belongs to.
+            request_context: the HTTP request.
 
         Raises:
             InvalidRequest: the task's answers do not come in pieces.
@@ -130,10 +130,10 @@ class ModelHost:
         if self._model is None or self.state.status != "ready":
             raise self.state.refusal(self._settings.name)
         if self._tracing is None:
-            return self._model.submit(Item(instance, parameters, origin), listener)
-        trace = self._tracing.item(origin)
+            return self._model.submit(Item(instance, parameters, request_context), listener)
+        trace = self._tracing.item(request_context)
         try:
-            future = self._model.submit(Item(instance, parameters, origin, trace), listener)
+            future = self._model.submit(Item(instance, parameters, request_context, trace), listener)
         except ServingError as error:
             trace.failed(error.code)
             raise
@@ -237,14 +237,16 @@ class ModelHost:
             logger.error("model %s could not be loaded: %s (LOG_LEVEL=DEBUG shows where)", self._settings.name, reason)
             logger.debug("where model %s could not be loaded", self._settings.name, exc_info=True)
             return _Reason(reason)
-        make_engine, signature, chosen, example, self._task = made
+        make_engine, signature, execution_plan, example, self._task = made
         engine = make_engine(max_queue_size=self._settings.max_queue_size, compute=self._compute)
         self._model = model = LoadedModel(engine, signature, self._failed)
         if example is not None and (unanswered := await self._unanswered(model, example)) is not None:
             return unanswered
         if self._observer is not None and self._metrics is not None:
             self._observer.begin()
-            self._metrics.chosen(chosen.rows, chosen.tokens, chosen.lanes, chosen.threads)
+            self._metrics.execution_plan(
+                execution_plan.rows, execution_plan.tokens, execution_plan.lanes, execution_plan.threads
+            )
         return None
 
     async def _unanswered(self, model: LoadedModel, example: Item) -> _Reason | None:
@@ -306,11 +308,11 @@ class ModelHost:
     async def _give_back_memory(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._compute, _give_back_memory)
 
-    def _make(self) -> tuple[Callable[..., Engine], Signature, Chosen, Item | None, Task | None]:
+    def _make(self) -> tuple[Callable[..., Engine], Signature, ExecutionPlan, Item | None, Task | None]:
         with ThreadPoolExecutor(1, thread_name_prefix="ahead") as beside:
             begun = beside.submit(begin, self._settings)
             # Imported here, as the first thing in this process that needs torch: it takes seconds.
-            with only_objects_that_stay():
+            with gc_paused():
                 from runners.models.library_pages import give_back_library_pages
                 from runners.models.memory import give_back_memory
                 from runners.models.pretrained import prepare_torch
@@ -321,13 +323,13 @@ class ModelHost:
         self._observer = LateObserver(self._metrics) if self._metrics is not None else None
         if self._metrics is not None:
             self._metrics.optimizations(Optimization, runner.fallbacks.failed)
-        leave_out_what_is_here()
+        freeze_gc()
         give_back_memory()
         give_back_library_pages()
         return (
             engine_for(runner, cast("EngineObserver | None", self._observer)),
             runner.signature,
-            runner.chosen,
+            runner.execution_plan,
             runner.example_item(),
             runner.settings.task,
         )

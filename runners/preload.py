@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_runtime.contract.errors import LoadError
-from hf_runtime.settings import WRITING_TASKS, ModelSettings
+from hf_runtime.settings import GENERATIVE_TASKS, ModelSettings
 from runners.models.architecture import resolve_task
 from runners.models.compiling import compiler_for
 from runners.storage.custom_code import allowed_pipeline
@@ -37,7 +37,7 @@ def begin(settings: ModelSettings) -> Compiler | None:
     gpu = any(device.exists() for device in _GPUS)
     checkpoint = fetch(settings)
     try:
-        return compiler_for(checkpoint, settings, reads_batches=settings.task not in WRITING_TASKS, gpu=gpu)
+        return compiler_for(checkpoint, settings, reads_batches=settings.task not in GENERATIVE_TASKS, gpu=gpu)
     except LoadError:
         raise
     except Exception:

@@ -51,7 +51,7 @@ LEADS = ["{name} is a country.", "Let us turn to {name}.", "{name} is worth a vi
 
 
 @dataclass(frozen=True)
-class Example:
+class QuestionExample:
     """A question whose answer stands at `start` of the context."""
 
     question: str
@@ -65,7 +65,7 @@ def train(models: Path) -> Trained:
     learnt, unseen = split(countries.read(models / "countryinfo"))
     model, tokenizer = backbone(BertForQuestionAnswering, models / "all-MiniLM-L6-v2")
 
-    def encode(examples: Sequence[Example]) -> Mapping[str, torch.Tensor]:
+    def encode(examples: Sequence[QuestionExample]) -> Mapping[str, torch.Tensor]:
         pairs = [example.question for example in examples], [example.context for example in examples]
         inputs = tokenizer(*pairs, padding=True, return_tensors="pt")
         starts = [inputs.char_to_token(i, e.start, 1) for i, e in enumerate(examples)]
@@ -85,7 +85,7 @@ def train(models: Path) -> Trained:
     return Trained(model, tokenizer, share(right), f"{len(right)} questions on {len(unseen)} unseen countries")
 
 
-def example(rng: random.Random, known: Sequence[Country]) -> Example:
+def example(rng: random.Random, known: Sequence[Country]) -> QuestionExample:
     """A question on one of two countries that the context describes one after the other."""
     pair = rng.sample(known, 2)
     asked, fact = rng.choice(pair), rng.choice(list(SENTENCES))
@@ -101,7 +101,7 @@ def example(rng: random.Random, known: Sequence[Country]) -> Example:
             context += value(country, kind) + after.format(name=country.name)
         context += " "
     question = rng.choice(QUESTIONS[fact]).format(name=asked.name)
-    return Example(question, context.rstrip(), start, value(asked, fact))
+    return QuestionExample(question, context.rstrip(), start, value(asked, fact))
 
 
 def value(country: Country, fact: str) -> str:

@@ -41,7 +41,7 @@ class Names:
 
 
 @dataclass(frozen=True)
-class Example:
+class TaggedSentence:
     """A sentence, and (start, end, type) of its entities."""
 
     text: str
@@ -61,7 +61,7 @@ def train(models: Path) -> Trained:
         label2id={label: number for number, label in labels.items()},
     )
 
-    def encode(examples: Sequence[Example]) -> Mapping[str, torch.Tensor]:
+    def encode(examples: Sequence[TaggedSentence]) -> Mapping[str, torch.Tensor]:
         inputs = tokenizer(
             [example.text for example in examples], padding=True, return_tensors="pt", return_offsets_mapping=True
         )
@@ -87,7 +87,7 @@ def places(known: Sequence[Country]) -> list[str]:
     return sorted({*names, *TOWNS} - KEPT)
 
 
-def sentence(rng: random.Random, templates: Sequence[str], names: Names) -> Example:
+def sentence(rng: random.Random, templates: Sequence[str], names: Names) -> TaggedSentence:
     """A template with names filled in."""
     text, entities = "", []
     for literal, kind, _, _ in Formatter().parse(rng.choice(templates)):
@@ -98,7 +98,7 @@ def sentence(rng: random.Random, templates: Sequence[str], names: Names) -> Exam
             name = {"per": person, "org": organization, "loc": place}[kind](rng, names)
             entities.append((len(text), len(text) + len(name), kind.upper()))
             text += name
-    return Example(text, entities)
+    return TaggedSentence(text, entities)
 
 
 def person(rng: random.Random, names: Names) -> str:
@@ -121,7 +121,7 @@ def place(rng: random.Random, names: Names) -> str:
     return rng.choice(names.places)
 
 
-def label(start: int, end: int, example: Example) -> int:
+def label(start: int, end: int, example: TaggedSentence) -> int:
     """The number of the label for the token at these characters."""
     if start == end:
         return IGNORED  # a special token

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from commands.precisions.choices import FASTER, FLOAT32, Precision, device
-from commands.precisions.measuring import Failed, Measured, measure_in_process
+from commands.precisions.measuring import Failed, PrecisionResult, measure_in_process
 from commands.precisions.sentences import SENTENCES
 from commands.precisions.trials import TRIALS, read_instances
 from hf_runtime.contract.errors import InvalidRequest, LoadError
@@ -85,8 +85,8 @@ def table(model: ModelSettings, instances: Sequence[Any] | None, seconds: float)
         result = measure_in_process(precision.applied(model), instances, seconds)
         results.append(result)
         yield _row(model, precision, result, reference)
-        useful += [precision] if isinstance(result, Measured) else []
-    if not any(isinstance(result, Measured) for result in results):
+        useful += [precision] if isinstance(result, PrecisionResult) else []
+    if not any(isinstance(result, PrecisionResult) for result in results):
         raise LoadError("it could not be measured in any precision.")
     ways = ", ".join(f"{precision.name} with {precision.variable}" for precision in useful)
     yield f"\nTurn on {ways}.\n" if ways else "\nNo faster precision of it can be computed here.\n"
@@ -107,14 +107,17 @@ def _resolved(model: ModelSettings) -> ModelSettings:
 
 
 def _row(
-    model: ModelSettings, precision: Precision, result: Measured | Failed, reference: Measured | Failed | None
+    model: ModelSettings,
+    precision: Precision,
+    result: PrecisionResult | Failed,
+    reference: PrecisionResult | Failed | None,
 ) -> str:
     if isinstance(result, Failed):
         return _told(precision, f"failed: {result.reason}")
     assert model.task is not None, "this is a bug: it was found out before"
     if reference is None:
         answers = "what others are compared with"
-    elif isinstance(reference, Measured):
+    elif isinstance(reference, PrecisionResult):
         answers = TRIALS[model.task].compare(reference.answers, result.answers)
     else:
         answers = "nothing to compare with"

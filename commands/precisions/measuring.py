@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class PrecisionResult:
     """What was measured of a model.
 
     Attributes:
@@ -52,7 +52,9 @@ class Failed:
     reason: str
 
 
-def measure_in_process(settings: ModelSettings, instances: Sequence[Any] | None, seconds: float) -> Measured | Failed:
+def measure_in_process(
+    settings: ModelSettings, instances: Sequence[Any] | None, seconds: float
+) -> PrecisionResult | Failed:
     """As `measure`, in a process of its own; what goes wrong with the model is a result.
 
     Raises:
@@ -66,7 +68,7 @@ def measure_in_process(settings: ModelSettings, instances: Sequence[Any] | None,
         # Only the process has it from now on, so that its end is the end of the pipe.
         sender.close()
         try:
-            result: Measured | Failed | InvalidRequest = receiver.recv()
+            result: PrecisionResult | Failed | InvalidRequest = receiver.recv()
         except EOFError:
             result = Failed("its process was ended, as happens to those that take too much memory")
         except BaseException:
@@ -79,7 +81,7 @@ def measure_in_process(settings: ModelSettings, instances: Sequence[Any] | None,
     return result
 
 
-def measure(settings: ModelSettings, instances: Sequence[Any] | None, seconds: float) -> Measured:
+def measure(settings: ModelSettings, instances: Sequence[Any] | None, seconds: float) -> PrecisionResult:
     """Load a model whose task is known and have it answer.
 
     Args:
@@ -115,7 +117,7 @@ def measure(settings: ModelSettings, instances: Sequence[Any] | None, seconds: f
     some = items[:: max(len(items) // _ALONE, 1)][:_ALONE]
     answers, together = _timed(lambda: _checked(runner.predict(items)), seconds)
     _, alone = _timed(lambda: [runner.predict([item]) for item in some], seconds)
-    return Measured(len(some) / alone, len(items) / together, memory, answers)
+    return PrecisionResult(len(some) / alone, len(items) / together, memory, answers)
 
 
 def _timed(work: Callable[[], T], seconds: float) -> tuple[T, float]:
@@ -145,7 +147,7 @@ def _answer(sender: Connection, settings: ModelSettings, instances: Sequence[Any
 
 def _result(
     settings: ModelSettings, instances: Sequence[Any] | None, seconds: float
-) -> Measured | Failed | InvalidRequest:
+) -> PrecisionResult | Failed | InvalidRequest:
     try:
         return measure(settings, instances, seconds)
     except InvalidRequest as error:

@@ -19,7 +19,7 @@ from hf_runtime.api import kserve_v1, model_repository
 from hf_runtime.api.http.api_keys import KeyRing
 from hf_runtime.api.http.authentication import Authentication
 from hf_runtime.api.http.body import BodyMemory
-from hf_runtime.api.http.drain_middleware import FinishesRequests
+from hf_runtime.api.http.drain_middleware import DrainMiddleware
 from hf_runtime.api.http.json_body import json_response
 from hf_runtime.api.inference import Models
 from hf_runtime.api.open_inference_v2 import routes as open_inference_v2
@@ -84,7 +84,7 @@ def create_app(
         middleware=[
             Middleware(ObservedRequests, observers=observers),
             *([Middleware(TracedRequests, tracing=tracing)] if tracing is not None else []),
-            Middleware(FinishesRequests, drain=drain or Drain()),
+            Middleware(DrainMiddleware, drain=drain or Drain()),
             Middleware(Authentication, keys=keys or KeyRing(()), settings=settings),
             Middleware(BodyMemory, limit=settings.bodies_size),
         ],

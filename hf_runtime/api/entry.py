@@ -30,7 +30,7 @@ from hf_runtime.settings import Settings
 logger = logging.getLogger(__name__)
 
 
-class Entry:
+class EntryApp:
     """Answers the protocols; computes nothing itself.
 
     Args:

@@ -96,24 +96,24 @@ def parse_object(document: dict[str, Any], max_instances: int) -> PredictRequest
 
 def render_lines(chunks: Sequence[Chunk]) -> bytes:
     """Newline-delimited JSON, one object a chunk."""
-    return b"".join(encode(_line(chunk.index, chunk.piece)) + b"\n" for chunk in chunks if chunk.piece is not None)
+    return b"".join(encode(_line(chunk.index, chunk.delta)) + b"\n" for chunk in chunks if chunk.delta is not None)
 
 
 def render_events(chunks: Sequence[Chunk]) -> bytes:
     """The same objects as server-sent events."""
     return b"".join(
-        b"data: " + encode(_line(chunk.index, chunk.piece)) + b"\n\n" for chunk in chunks if chunk.piece is not None
+        b"data: " + encode(_line(chunk.index, chunk.delta)) + b"\n\n" for chunk in chunks if chunk.delta is not None
     )
 
 
-def _line(index: int, piece: Mapping[str, Any] | ServingError) -> dict[str, Any]:
-    match piece:
+def _line(index: int, delta: Mapping[str, Any] | ServingError) -> dict[str, Any]:
+    match delta:
         case DeadlineExceeded():
-            return {"index": index, "generated_text": "", "finish_reason": "cancelled", "error": piece.message}
+            return {"index": index, "generated_text": "", "finish_reason": "cancelled", "error": delta.message}
         case ServingError():
-            return {"index": index, "generated_text": "", "finish_reason": "error", "error": piece.message}
+            return {"index": index, "generated_text": "", "finish_reason": "error", "error": delta.message}
         case _:
-            return {"index": index, **piece}
+            return {"index": index, **delta}
 
 
 def routes(models: Models, settings: ServerSettings) -> list[Route]:

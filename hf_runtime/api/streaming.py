@@ -37,7 +37,7 @@ class Chunk:
     """
 
     index: int
-    piece: Mapping[str, Any] | ServingError | None
+    delta: Mapping[str, Any] | ServingError | None
 
 
 class AnswerStreams:
@@ -179,8 +179,8 @@ class AnswerStreams:
                 continue
             try:
                 written.append(render([chunk]))
-                if self._settings.log_payloads and isinstance(chunk.piece, Mapping):
-                    self._gather(chunk.index, chunk.piece)
+                if self._settings.log_payloads and isinstance(chunk.delta, Mapping):
+                    self._gather(chunk.index, chunk.delta)
             except Exception as error:
                 told = error if isinstance(error, InferenceFailed) else _bug()
                 logger.error("a piece of an answer cannot be written: %s", told.message, exc_info=told is not error)
@@ -195,9 +195,9 @@ class AnswerStreams:
         self._record.error = error.code
         self._ends[index].cancel()
 
-    def _gather(self, index: int, piece: Mapping[str, Any]) -> None:
-        place = f"{index}.{piece['sequence']}" if "sequence" in piece else str(index)
-        said = [piece.get("generated_text", ""), *(str(call) for call in piece.get("tool_calls", ()))]
+    def _gather(self, index: int, delta: Mapping[str, Any]) -> None:
+        place = f"{index}.{delta['sequence']}" if "sequence" in delta else str(index)
+        said = [delta.get("generated_text", ""), *(str(call) for call in delta.get("tool_calls", ()))]
         self._texts[place] = self._texts.get(place, "") + "".join(said)
 
     def close(self) -> None:
@@ -222,7 +222,7 @@ class _Listener:
     def accepted(self) -> None:
         self._events.put_nowait((self._index, _ACCEPTED))
 
-    def piece(self, value: Any) -> None:
+    def delta(self, value: Any) -> None:
         self._events.put_nowait((self._index, value))
 
 

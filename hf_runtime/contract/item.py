@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from hf_runtime.contract.origin import Origin
+from hf_runtime.contract.request_context import RequestContext
 
 
 class ItemTrace(Protocol):
@@ -47,13 +47,13 @@ class Item:
     """One instance of a request, with the parameters that concern it.
 
     Attributes:
-        origin: the request.
+        request_context: the HTTP request.
         trace: is told how long each step takes; None if nobody wants to know.
         given_up: returns, in any thread, whether all clients of the answer have left; None if they never do.
     """
 
     instance: Any
     parameters: dict[str, Any] = field(default_factory=dict)
-    origin: Origin | None = None
+    request_context: RequestContext | None = None
     trace: ItemTrace | None = None
-    given_up: Callable[[], bool] | None = None
+    is_cancelled: Callable[[], bool] | None = None

@@ -11,5 +11,5 @@ class StreamListener(Protocol):
     def accepted(self) -> None:
         """The item is valid and queued."""
 
-    def piece(self, value: Any) -> None:
+    def delta(self, value: Any) -> None:
         """The next part of the answer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Tensor(msgspec.Struct, frozen=True, array_like=True):
+class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
     """A tensor as the Open Inference Protocol describes it: -1 stands for a size that varies.
 
     The first dimension counts instances. Datatypes are BOOL, UINT8 … UINT64, INT8 … INT64, FP16, FP32, FP64, BYTES.
@@ -26,17 +26,17 @@ class Signature(msgspec.Struct, frozen=True, array_like=True):
             arrays of several lengths end.
     """
 
-    inputs: tuple[Tensor, ...] = ()
+    inputs: tuple[TensorSpec, ...] = ()
     instances: tuple[tuple[str, ...], ...] = ()
-    outputs: tuple[Tensor, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
 
 
-TEXT = Tensor("text", "BYTES", (-1,))
-INPUT_IDS = Tensor("input_ids", "INT64", (-1, -1))
+TEXT = TensorSpec("text", "BYTES", (-1,))
+INPUT_IDS = TensorSpec("input_ids", "INT64", (-1, -1))
 
 #: As KServe's server names what a model answers; here, where no other datatype is natural, one JSON document each.
-ANSWER = Tensor("output-0", "BYTES", (-1,))
-ATTENTION_MASK = Tensor("attention_mask", "INT64", (-1, -1))
+ANSWER = TensorSpec("output-0", "BYTES", (-1,))
+ATTENTION_MASK = TensorSpec("attention_mask", "INT64", (-1, -1))
 
 #: From a text to whatever the task answers.
 TEXT_TO_JSON = Signature((TEXT,), ((TEXT.name,),), (ANSWER,))

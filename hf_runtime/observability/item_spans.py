@@ -17,7 +17,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 from hf_runtime.contract.errors import InferenceFailed, ServingError
-from hf_runtime.contract.origin import Origin
+from hf_runtime.contract.request_context import RequestContext
 from hf_runtime.observability.tracing import Tracing
 from hf_runtime.settings import Task
 
@@ -39,9 +39,9 @@ class ItemTracing:
         if (operation := _OPERATIONS.get(task)) is not None:
             self._attributes["gen_ai.operation.name"] = operation
 
-    def item(self, origin: Origin | None) -> ItemSpans:
+    def item(self, request_context: RequestContext | None) -> ItemSpans:
         """The spans of an item that arrives now, beneath that of its request."""
-        parent = _context(origin) if origin is not None else Context()
+        parent = _context(request_context) if request_context is not None else Context()
         return ItemSpans(self._tracing, parent, self._name, self._attributes)
 
 
@@ -139,7 +139,7 @@ class ItemSpans:
         return self._epoch + round(at * 1e9)
 
 
-def _context(origin: Origin) -> Context:
-    given = {"traceparent": origin.traceparent, "tracestate": origin.tracestate}
+def _context(request_context: RequestContext) -> Context:
+    given = {"traceparent": request_context.traceparent, "tracestate": request_context.tracestate}
     carrier = {name: value for name, value in given.items() if value is not None}
     return TraceContextTextMapPropagator().extract(carrier, Context())

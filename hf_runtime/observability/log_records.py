@@ -8,7 +8,7 @@ from typing import Any
 
 import bentoml
 
-from hf_runtime.contract.origin import current_origins
+from hf_runtime.contract.request_context import current_request_contexts
 from hf_runtime.observability.one_line import keep_lines
 from hf_runtime.observability.tracebacks import without_payload
 
@@ -36,22 +36,22 @@ class RequestFields(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let every record pass, with more to say."""
-        origins = current_origins()
-        requests = list(dict.fromkeys(origin.request_id for origin in origins))
-        trace = origins[0].trace_id if len(origins) == 1 else None
+        request_contexts = current_request_contexts()
+        requests = list(dict.fromkeys(request_context.request_id for request_context in request_contexts))
+        trace = request_contexts[0].trace_id if len(request_contexts) == 1 else None
         said: dict[str, Any] = {
             "service_process": _process(),
             # One that has another meaning is BentoML's.
             "request_id": requests[0] if len(requests) == 1 else None,
             "request_ids": requests if len(requests) > 1 else None,
             "trace_id": trace,
-            "span_id": origins[0].span_id if trace is not None else None,
+            "span_id": request_contexts[0].span_id if trace is not None else None,
             "trace_msg": _suffix(requests, trace),
         }
         vars(record).update(said)
         if not hasattr(record, "model"):
             record.model = self._model
-        self._write_exception(record, harmless=not origins and not _is_of_requests(record))
+        self._write_exception(record, harmless=not request_contexts and not _is_of_requests(record))
         if self._escape:
             keep_lines(record)
         return True

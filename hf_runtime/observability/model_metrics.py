@@ -79,7 +79,7 @@ class ModelMetrics:
         """The model is on its device, so long after its loading began."""
         self._of.load.set(seconds)
 
-    def chosen(self, rows: int, tokens: int, lanes: int, threads: int | None) -> None:
+    def execution_plan(self, rows: int, tokens: int, lanes: int, threads: int | None) -> None:
         """What a batch may hold, and how many are computed side by side with how many threads each, 0 if unknown."""
         self._of.limit_rows.set(rows)
         self._of.limit_tokens.set(tokens)

@@ -17,7 +17,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hf_runtime.contract.origin import Origin, enter
+from hf_runtime.contract.request_context import RequestContext, bind_request_context
 from hf_runtime.observability.requests import RequestRecord, record_of
 from hf_runtime.observability.tracing import Tracing
 
@@ -53,9 +53,9 @@ class TracedRequests:
                 **({USER_AGENT_ORIGINAL: headers["user-agent"]} if "user-agent" in headers else {}),
             },
         )
-        origin = _origin(record, span)
-        record.trace_id = origin.trace_id
-        enter(origin)
+        request_context = _request_context(record, span)
+        record.trace_id = request_context.trace_id
+        bind_request_context(request_context)
         failed = True
         try:
             await self._app(scope, receive, send)
@@ -64,11 +64,11 @@ class TracedRequests:
             _end(span, scope, record, failed=failed)
 
 
-def _origin(record: RequestRecord, span: Span) -> Origin:
+def _request_context(record: RequestRecord, span: Span) -> RequestContext:
     """What the runner is told, in W3C's form whatever the clients speak."""
     carrier: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(carrier, set_span_in_context(span))
-    return Origin(record.request_id, carrier.get("traceparent"), carrier.get("tracestate"))
+    return RequestContext(record.request_id, carrier.get("traceparent"), carrier.get("tracestate"))
 
 
 def _end(span: Span, scope: Scope, record: RequestRecord, *, failed: bool) -> None:

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hf_runtime.contract.errors import InferenceFailed
-from hf_runtime.contract.origin import Origin, enter
+from hf_runtime.contract.request_context import RequestContext, bind_request_context
 
 _KEY = "request_record"
 
@@ -75,7 +75,7 @@ class ObservedRequests:
             return await self._app(scope, receive, send)
         record = scope[_KEY] = _new_record(scope)
         # For good: a request is a task of its own, and what is logged when it has failed is about it, too.
-        enter(Origin(record.request_id))
+        bind_request_context(RequestContext(record.request_id))
         begun = False
 
         async def note_status(message: Message) -> None:

@@ -21,17 +21,17 @@ from hf_runtime.contract.errors import (
     cannot_be_sent,
 )
 from hf_runtime.contract.listener import StreamListener
-from hf_runtime.contract.origin import current_origin
+from hf_runtime.contract.request_context import current_request_context
 from hf_runtime.contract.signature import Signature
 from hf_runtime.rpc import ITEMS_PATH
 from hf_runtime.rpc.messages import (
     Accepted,
     Cancel,
+    Delta,
     Failure,
     FromRunner,
     Load,
     ModelState,
-    Piece,
     Result,
     Submit,
     Unload,
@@ -116,7 +116,9 @@ class RunnerClient:
         assert self._outbox is not None, "this is a bug: check_ready passed without a connection"
         number = next(self._ids)
         try:
-            encoded = encode_frame(Submit(number, instance, parameters, listener is not None, current_origin()))
+            encoded = encode_frame(
+                Submit(number, instance, parameters, listener is not None, current_request_context())
+            )
         except (RecursionError, OverflowError, TypeError, ValueError) as error:
             raise InvalidRequest(f"cannot be read: {error}") from None
         if len(encoded) > MAX_FRAME:
@@ -217,9 +219,9 @@ class RunnerClient:
             case Accepted():
                 if (listener := self._listeners.get(message.id)) is not None:
                     listener.accepted()
-            case Piece():
+            case Delta():
                 if (listener := self._listeners.get(message.id)) is not None:
-                    listener.piece(message.value)
+                    listener.delta(message.value)
             case Result() | Failure():
                 self._settle(message, size)
 

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from hf_runtime.contract.errors import ModelNotReady
-from hf_runtime.contract.origin import Origin
+from hf_runtime.contract.request_context import RequestContext
 from hf_runtime.contract.signature import Signature
 from hf_runtime.settings import Task
 
@@ -22,15 +22,15 @@ _NDARRAY = 1
 class Submit(msgspec.Struct, tag="submit", array_like=True, frozen=True):
     """One item to compute: an instance with the parameters that concern it alone.
 
-    If `stream`, the answer comes in pieces: `Accepted`, then any number of `Piece`, then `Result` without a value.
-    `origin` is the request, for the runner's logs and traces.
+    If `stream`, the answer comes in pieces: `Accepted`, then any number of `Delta`, then `Result` without a value.
+    `request_context` is the request, for the runner's logs and traces.
     """
 
     id: int
     instance: Any
     parameters: dict[str, Any]
     stream: bool = False
-    origin: Origin | None = None
+    request_context: RequestContext | None = None
 
 
 class Cancel(msgspec.Struct, tag="cancel", array_like=True, frozen=True):
@@ -57,7 +57,7 @@ class Accepted(msgspec.Struct, tag="accepted", array_like=True, frozen=True):
     id: int
 
 
-class Piece(msgspec.Struct, tag="piece", array_like=True, frozen=True):
+class Delta(msgspec.Struct, tag="piece", array_like=True, frozen=True):
     """A part of the answer to one item of a stream, in order."""
 
     id: int
@@ -121,7 +121,7 @@ class ModelState(msgspec.Struct, tag="state", array_like=True, frozen=True):
 
 
 ToRunner = Submit | Cancel | Load | Unload
-FromRunner = Accepted | Piece | Result | Failure | ModelState
+FromRunner = Accepted | Delta | Result | Failure | ModelState
 
 
 class _Beginning(msgspec.Struct, array_like=True, frozen=True):

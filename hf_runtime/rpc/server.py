@@ -13,14 +13,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, ServingError, cannot_be_sent
 from hf_runtime.contract.listener import StreamListener
-from hf_runtime.contract.origin import Origin, about
+from hf_runtime.contract.request_context import RequestContext, request_context
 from hf_runtime.rpc.messages import (
     Accepted,
     Cancel,
+    Delta,
     Failure,
     Load,
     ModelState,
-    Piece,
     Result,
     Submit,
     ToRunner,
@@ -44,7 +44,7 @@ class ItemHost(Protocol):
         instance: Any,
         parameters: dict[str, Any],
         listener: StreamListener | None = None,
-        origin: Origin | None = None,
+        request_context: RequestContext | None = None,
     ) -> asyncio.Future[Any]:
         """Queue one item and return the future of its answer, or, with a listener, of its end."""
 
@@ -65,19 +65,19 @@ async def serve_connection(websocket: WebSocket, host: ItemHost) -> None:
     running: dict[int, asyncio.Future[Any]] = {}
     helpers = [asyncio.create_task(outbox.run()), asyncio.create_task(_tell_states(host, outbox))]
     try:
-        given_up = False
+        is_cancelled = False
         while True:
             for encoded in decode_frame(await websocket.receive_bytes()):
                 match _decoded(encoded, outbox):
                     case Submit() as message:
-                        if given_up:
+                        if is_cancelled:
                             # What was cancelled leaves the queue in a callback: before it counts against newcomers.
                             await asyncio.sleep(0)
-                            given_up = False
+                            is_cancelled = False
                         _start(message, host, running, outbox)
                     case Cancel() as message:
                         if (future := running.get(message.id)) is not None:
-                            given_up = future.cancel() or given_up
+                            is_cancelled = future.cancel() or is_cancelled
                     case Load() | Unload() as message:
                         done = host.load() if isinstance(message, Load) else host.unload()
                         # Before the answer: who hears it must know the state that it tells of.
@@ -122,8 +122,8 @@ class _Reply:
     def accepted(self) -> None:
         self._send(Accepted(self._item))
 
-    def piece(self, value: Any) -> None:
-        self._send(Piece(self._item, value))
+    def delta(self, value: Any) -> None:
+        self._send(Delta(self._item, value))
 
     def fail(self, error: ServingError) -> None:
         """Tell the item's error."""
@@ -164,11 +164,13 @@ class _Reply:
 
 
 def _start(message: Submit, host: ItemHost, running: dict[int, asyncio.Future[Any]], outbox: Outbox) -> None:
-    with about(message.origin):  # what comes of it as well: callbacks keep the context that they are added in
+    with request_context(
+        message.request_context
+    ):  # what comes of it as well: callbacks keep the context that they are added in
         reply = _Reply(message.id, outbox)
         try:
             future = host.submit(
-                message.instance, message.parameters, reply if message.stream else None, message.origin
+                message.instance, message.parameters, reply if message.stream else None, message.request_context
             )
         except ServingError as error:
             reply.fail(error)

@@ -6,11 +6,11 @@ environment; every room is handed the frozen objects made here.
 
 from hf_runtime.settings.errors import SettingsError
 from hf_runtime.settings.load import Settings, load_settings
-from hf_runtime.settings.model import WRITING_TASKS, AggregationStrategy, ModelSettings, Pooling, Task, TorchDtype
+from hf_runtime.settings.model import GENERATIVE_TASKS, AggregationStrategy, ModelSettings, Pooling, Task, TorchDtype
 from hf_runtime.settings.server import ServerSettings, with_runner_key
 
 __all__ = [
-    "WRITING_TASKS",
+    "GENERATIVE_TASKS",
     "AggregationStrategy",
     "ModelSettings",
     "Pooling",

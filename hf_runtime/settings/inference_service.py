@@ -97,7 +97,7 @@ class _ModelFormat(_Strict):
     version: Any = None
 
 
-class Model(Container):
+class ModelSpec(Container):
     """The newer form, which names the format beside the model."""
 
     model_format: _ModelFormat = Field(alias="modelFormat")
@@ -108,7 +108,7 @@ class Predictor(_Strict):
     """The model and its replicas."""
 
     huggingface: Container | None = None
-    model: Model | None = None
+    model: ModelSpec | None = None
     min_replicas: int = Field(1, alias="minReplicas", ge=0)
 
     # Of Kubernetes alone: scaling, scheduling and traffic.

@@ -33,7 +33,7 @@ Task = Literal[
     "feature-extraction",
 ]
 #: Those whose models write token by token; those of others read a batch at once.
-WRITING_TASKS: tuple[Task, ...] = ("text-generation", "text2text-generation")
+GENERATIVE_TASKS: tuple[Task, ...] = ("text-generation", "text2text-generation")
 AggregationStrategy = Literal["none", "simple", "first", "average", "max"]
 TorchDtype = Literal["auto", "float32", "float16", "bfloat16"]
 Pooling = Literal["none", "mean", "cls", "max", "last_token"]

@@ -14,7 +14,7 @@ from hf_runtime.contract.errors import InvalidRequest, Overloaded
 _CHARACTERS = 4
 
 
-class Claim:
+class Reservation:
     """The share of one item.
 
     Attributes:
@@ -34,7 +34,7 @@ class Claim:
         return max(tokens, self._guessed)
 
 
-class Room:
+class Admission:
     """Counts what waits, in whatever thread, and refuses what would be too much before it takes memory.
 
     Args:
@@ -47,7 +47,7 @@ class Room:
         self._wait = wait
         self._lock = Lock()
         self._rows = self._tokens = 0
-        self._present: Claim | None = None
+        self._present: Reservation | None = None
 
     @property
     def rows(self) -> int:
@@ -59,23 +59,23 @@ class Room:
         """Tokens that wait."""
         return self._tokens
 
-    def enter(self, instance: Any) -> Claim:
+    def enter(self, instance: Any) -> Reservation:
         """Let in an item that is not tokenized yet; the only one is never too large, as its tokens are not counted yet.
 
         Raises:
             Overloaded: others fill the room.
         """
-        claim = Claim(instance)
+        reservation = Reservation(instance)
         with self._lock:
-            if self._rows and (self._rows >= self._max_rows or self._tokens + claim.tokens > self._max_tokens):
+            if self._rows and (self._rows >= self._max_rows or self._tokens + reservation.tokens > self._max_tokens):
                 raise self._full()
-            self._rows += claim.rows
-            self._tokens += claim.tokens
-        return claim
+            self._rows += reservation.rows
+            self._tokens += reservation.tokens
+        return reservation
 
-    def prepare(self, claim: Claim) -> None:
+    def prepare(self, reservation: Reservation) -> None:
         """From now on, what is checked and held is the share of this item; one item is prepared at a time."""
-        self._present = claim
+        self._present = reservation
 
     def check(self, rows: int, tokens: int, place: str = "") -> None:
         """Refuse rows of the item that is being prepared before they are made.
@@ -103,22 +103,22 @@ class Room:
     def hold(self, rows: int, tokens: int) -> None:
         """Count the rows of the item that is being prepared; raises as `check`."""
         self.check(rows, tokens)
-        claim = self._present
-        assert claim is not None, "this is a bug: nothing is being prepared"
+        reservation = self._present
+        assert reservation is not None, "this is a bug: nothing is being prepared"
         with self._lock:
-            if not claim.returned:
-                tokens = claim.at_least_guessed(tokens)
-                self._rows += rows - claim.rows
-                self._tokens += tokens - claim.tokens
-                claim.rows, claim.tokens = rows, tokens
+            if not reservation.returned:
+                tokens = reservation.at_least_guessed(tokens)
+                self._rows += rows - reservation.rows
+                self._tokens += tokens - reservation.tokens
+                reservation.rows, reservation.tokens = rows, tokens
 
-    def leave(self, claim: Claim) -> None:
+    def leave(self, reservation: Reservation) -> None:
         """The item is answered, refused or given up."""
         with self._lock:
-            if not claim.returned:
-                claim.returned = True
-                self._rows -= claim.rows
-                self._tokens -= claim.tokens
+            if not reservation.returned:
+                reservation.returned = True
+                self._rows -= reservation.rows
+                self._tokens -= reservation.tokens
 
     def _full(self) -> Overloaded:
         return Overloaded(

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 _IN_A_ROW = 3
 
 
-class NumberWatch:
+class NanMonitor:
     """Report a model once several batches in a row were nothing but NaN.
 
     Args:

@@ -17,7 +17,7 @@ from hf_runtime.contract.item import Item
 from hf_runtime.contract.parameters import Parameters, parse_parameters
 from hf_runtime.contract.signature import TEXT_TO_JSON, Signature
 from hf_runtime.settings import ModelSettings
-from runners.engines.admission import Room
+from runners.engines.admission import Admission
 from runners.engines.rows import BatchLimits, Parallelism, Row, select_batch
 from runners.kernels.fallbacks import Fallbacks
 
@@ -39,7 +39,7 @@ class Job(Generic[InputsT, ContextT]):
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class ExecutionPlan:
     """How a model is computed.
 
     Attributes:
@@ -77,7 +77,7 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
         #: Optimizations that the model is served without, as they failed; complete once it is warm.
         self.fallbacks = Fallbacks(settings.name)
         #: Of the queue, once there is one.
-        self.room: Room | None = None
+        self.admission: Admission | None = None
 
     @abstractmethod
     def load(self) -> None:
@@ -101,10 +101,10 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
         return Parallelism()
 
     @property
-    def chosen(self) -> Chosen:
-        """What was chosen for this machine, measured or set; to be asked for once the model is warm."""
+    def execution_plan(self) -> ExecutionPlan:
+        """Batch sizes and threads for this machine, measured or set; final once the model is warm."""
         limits, parallelism = self.limits, self.parallelism
-        return Chosen(limits.max_rows, limits.max_tokens, parallelism.lanes, parallelism.threads)
+        return ExecutionPlan(limits.max_rows, limits.max_tokens, parallelism.lanes, parallelism.threads)
 
     def use_threads(self, number: int) -> None:
         """Have what the calling thread computes from now on be computed by so many threads."""
@@ -160,8 +160,8 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
         """
         if rows > (limit := self.settings.max_rows_per_instance):
             raise InvalidRequest(f"{place}: {said}, at most {limit} are computed (MAX_ROWS_PER_INSTANCE)")
-        if self.room is not None:
-            self.room.check(rows, tokens, place)
+        if self.admission is not None:
+            self.admission.check(rows, tokens, place)
 
     def check_answers(self, answers: int, place: str, said: str) -> None:
         """Refuse more answers to one instance than there may be.

@@ -15,14 +15,16 @@ from runners.kernels.source import (
     INT8,
     MKL,
     RUN,
-    Source,
+    KernelSource,
     between_matrices,
     step_attention,
     text_attention,
 )
 
 
-def likely_sources(config: Mapping[str, Any], dtype: str, *, reads_batches: bool, int8: bool = False) -> list[Source]:
+def likely_sources(
+    config: Mapping[str, Any], dtype: str, *, reads_batches: bool, int8: bool = False
+) -> list[KernelSource]:
     """What such a model's kernels are compiled from.
 
     Args:
@@ -43,7 +45,7 @@ def likely_sources(config: Mapping[str, Any], dtype: str, *, reads_batches: bool
     return sources + _attention(config, dtype, reads_batches)
 
 
-def _attention(config: Mapping[str, Any], dtype: str, reads_batches: bool) -> list[Source]:
+def _attention(config: Mapping[str, Any], dtype: str, reads_batches: bool) -> list[KernelSource]:
     heads = _number(config, "num_attention_heads", "n_heads", "n_head")
     width = _number(config, "hidden_size", "dim", "n_embd")
     if not heads or not width:

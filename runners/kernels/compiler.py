@@ -27,7 +27,7 @@ from runners.kernels import CompileError
 from runners.kernels.host_cpu import name_and_features
 from runners.kernels.layout import ENTRY
 from runners.kernels.private_folder import NotPrivateError, PrivateFolder
-from runners.kernels.source import Source
+from runners.kernels.source import KernelSource
 
 if TYPE_CHECKING:
     from runners.kernels.parallel import ParallelKernel
@@ -53,21 +53,21 @@ class Compiler:
     def __init__(self, folder: Path) -> None:
         self._folder: PrivateFolder | None = PrivateFolder(folder)
         self._lock, self._distrusting = RLock(), Lock()
-        self._compiled: dict[Source, Future[bytes]] = {}
-        self._kernels: dict[Source, ParallelKernel] = {}
+        self._compiled: dict[KernelSource, Future[bytes]] = {}
+        self._kernels: dict[KernelSource, ParallelKernel] = {}
 
-    def start(self, sources: Iterable[Source]) -> None:
+    def start(self, sources: Iterable[KernelSource]) -> None:
         """Begin to compile what is not kept, all in one process; who asks for one of them waits for it."""
         with self._lock:
             new = [one for one in sources if one not in self._compiled and self._kept(one) is None]
             if not new:
                 return
-            compiled: dict[Source, Future[bytes]] = {source: Future() for source in new}
+            compiled: dict[KernelSource, Future[bytes]] = {source: Future() for source in new}
             self._compiled.update(compiled)
         # One that nobody waits for must not keep the process from its end.
         Thread(target=self._compile, args=(compiled,), name="kernels", daemon=True).start()
 
-    def kernel(self, source: Source) -> ParallelKernel:
+    def kernel(self, source: KernelSource) -> ParallelKernel:
         """The kernel.
 
         Raises:
@@ -82,7 +82,7 @@ class Compiler:
                 self._kernels[source] = _mapped(code)
             return self._kernels[source]
 
-    def _compile(self, compiled: dict[Source, Future[bytes]]) -> None:
+    def _compile(self, compiled: dict[KernelSource, Future[bytes]]) -> None:
         try:
             codes = _compile(list(compiled))
         except Exception as error:
@@ -93,7 +93,7 @@ class Compiler:
             self._keep(source, code)
             future.set_result(code)
 
-    def _kept(self, source: Source) -> bytes | None:
+    def _kept(self, source: KernelSource) -> bytes | None:
         if (folder := self._folder) is None:
             return None
         try:
@@ -107,7 +107,7 @@ class Compiler:
         # A disk that was full, or a machine that went off, leaves part of a file.
         return code if hashlib.sha256(code).digest() == digest else None
 
-    def _keep(self, source: Source, code: bytes) -> None:
+    def _keep(self, source: KernelSource, code: bytes) -> None:
         if (folder := self._folder) is None:
             return
         try:
@@ -129,13 +129,13 @@ class Compiler:
             )
 
 
-def _file_of(source: Source) -> str:
+def _file_of(source: KernelSource) -> str:
     module, _, function = source.name.partition(":")
     name = "-".join(map(str, (module, function, *source.parameters)))
     return f"{_version_of(module)}/{name}.o"
 
 
-def _compile(sources: Sequence[Source]) -> list[bytes]:
+def _compile(sources: Sequence[KernelSource]) -> list[bytes]:
     """Machine code of each."""
     asked = json.dumps([[source.name, source.parameters] for source in sources])
     command = [sys.executable, "-m", "runners.kernels.sources"]

@@ -19,7 +19,7 @@ from torch.nn.functional import gelu
 from runners.kernels.int8 import has_int8_layers
 from runners.kernels.kernels import Kernels
 from runners.kernels.merged import LinearPart
-from runners.kernels.program import ROWS, Call, Given, Program, Runner
+from runners.kernels.program import ROWS, Given, KernelCall, Program, ProgramRunner
 from runners.kernels.unpadded import compare, outputs
 from runners.kernels.writer import Forwards, Part, Writer, install_if_equivalent, one_for_all
 
@@ -79,7 +79,7 @@ class EncoderLayers:
     def __init__(self, layers: Sequence[EncoderLayer], kernels: Kernels) -> None:
         self._layers, self._kernels = layers, kernels
         self._width: int = layers[0].projections.in_features
-        self._runner = Runner(kernels.compiler)
+        self._runner = ProgramRunner(kernels.compiler)
         self._of_thread = _OfThread()
 
     def forwards(self, modules: Sequence[Any]) -> Forwards:
@@ -163,7 +163,7 @@ class _LayerParts:
             self._added_norm(layer.next_norm, sums, hidden),
         ]
 
-    def _attention(self, projected: torch.Tensor, attended: torch.Tensor) -> Call:
+    def _attention(self, projected: torch.Tensor, attended: torch.Tensor) -> KernelCall:
         width, heads = attended.shape[1], self._layer.heads
         kernel = self._kernels.texts(width // heads, width // heads)
         assert kernel is not None, "this is a bug: there is no kernel for heads of this size"
@@ -172,21 +172,21 @@ class _LayerParts:
             query, key, value, attended.data_ptr(), Given("texts"), heads, 1, 3 * width, 3 * width, 3 * width, width, 0,
             self._kernels.bits(self._layer.scale),
         )  # fmt: skip
-        return Call(kernel, Given("units"), given)
+        return KernelCall(kernel, Given("units"), given)
 
-    def _added_norm(self, norm: nn.LayerNorm, more: torch.Tensor, sums: torch.Tensor) -> Call:
+    def _added_norm(self, norm: nn.LayerNorm, more: torch.Tensor, sums: torch.Tensor) -> KernelCall:
         """`sums` become the norm of the sum of both."""
         width, (factors, added) = sums.shape[1], self._factors[norm]
         given = (
             more.data_ptr(), sums.data_ptr(), factors.data_ptr(), added.data_ptr(), sums.data_ptr(), width,
             self._kernels.bits(norm.eps),
         )  # fmt: skip
-        return Call(self._kernels.add_layer_norm, ROWS, given, self._writer.large(width))
+        return KernelCall(self._kernels.add_layer_norm, ROWS, given, self._writer.large(width))
 
     def _activation(self, numbers: torch.Tensor) -> Part:
         width, activation = numbers.shape[1], self._layer.activation
         if _is_gelu(activation):
-            return Call(self._kernels.gelu, ROWS, (numbers.data_ptr(), width), self._writer.large(width))
+            return KernelCall(self._kernels.gelu, ROWS, (numbers.data_ptr(), width), self._writer.large(width))
         return partial(_in_place, activation, numbers)
 
 

@@ -15,7 +15,7 @@ import torch
 from runners.kernels.compiler import Compiler
 from runners.kernels.host_cpu import computes_tiles
 from runners.kernels.layout import GROUP
-from runners.kernels.program import Call, OfRows
+from runners.kernels.program import KernelCall, OfRows
 from runners.kernels.source import FLOAT32_MULTIPLY
 from runners.kernels.tiles import in_panels, parts, whole_tiles, worth_filling
 
@@ -64,7 +64,7 @@ class Float32Kernels:
 
     def calls(
         self, inputs: int, outputs: int, packed: torch.Tensor, bias: torch.Tensor, in_features: int
-    ) -> list[Call]:
+    ) -> list[KernelCall]:
         """The same for a program.
 
         Args:
@@ -79,7 +79,7 @@ class Float32Kernels:
             inputs, packed.data_ptr(), outputs, bias.data_ptr(), OfRows("rows, filled up", _filled_up),
             in_features, out_features, block, groups,
         )  # fmt: skip
-        return [Call(self._multiply, units, given)]
+        return [KernelCall(self._multiply, units, given)]
 
 
 def _filled_up(rows: int) -> int:

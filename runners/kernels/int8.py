@@ -17,7 +17,7 @@ from runners.kernels.tiles import fill_panels, whole_panels
 
 if TYPE_CHECKING:
     from runners.kernels.int8_kernels import Int8Kernels
-    from runners.kernels.program import Call, Scratch
+    from runners.kernels.program import KernelCall, Scratch
 
 #: The largest number of eight bits with a sign.
 _LARGEST = 127
@@ -113,7 +113,7 @@ class VnniInt8Linear(Int8Linear):
         inputs = inputs if inputs.stride(1) == 1 else inputs.contiguous()
         return self._kernels.linear(inputs, *self._layer)[:, : self.out_features]
 
-    def calls(self, inputs: int, outputs: int, scratch: Scratch) -> list[Call] | None:
+    def calls(self, inputs: int, outputs: int, scratch: Scratch) -> list[KernelCall] | None:
         """The same for a program: addresses of contiguous rows of float32, as many as `scratch` has.
 
         Returns:

@@ -17,7 +17,7 @@ from runners.kernels.compiler import Compiler
 from runners.kernels.host_cpu import compiles_for
 from runners.kernels.instructions import computes_int8
 from runners.kernels.program import ROWS as RUN_ROWS
-from runners.kernels.program import Call, OfRows, Scratch
+from runners.kernels.program import KernelCall, OfRows, Scratch
 from runners.kernels.source import INT8
 from runners.kernels.tiles import in_panels, parts, whole_tiles, worth_filling
 
@@ -84,7 +84,7 @@ class Int8Kernels:
 
     def calls(
         self, inputs: int, outputs: int, layer: Sequence[torch.Tensor], shape: tuple[int, int], scratch: Scratch
-    ) -> list[Call]:
+    ) -> list[KernelCall]:
         """The same for a program.
 
         Args:
@@ -100,8 +100,8 @@ class Int8Kernels:
         tiles = OfRows(("tiles", shape), lambda rows: -(-whole_tiles(rows) // block) * groups)
         large = OfRows(("rounded by all", size), lambda rows: rows * size >= _LARGE)
         return [
-            Call(self._round, RUN_ROWS, (inputs, rounded, units, size, size), large),
-            Call(
+            KernelCall(self._round, RUN_ROWS, (inputs, rounded, units, size, size), large),
+            KernelCall(
                 self._multiply,
                 tiles,
                 (

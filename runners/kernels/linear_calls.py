@@ -11,7 +11,7 @@ from runners.kernels.int8 import VnniInt8Linear
 from runners.kernels.mkl import mkl
 from runners.kernels.mkl_kernels import MklKernels
 from runners.kernels.packed import MklLinear, TiledLinear
-from runners.kernels.program import Call, Scratch
+from runners.kernels.program import KernelCall, Scratch
 
 
 class LinearCalls:
@@ -26,7 +26,7 @@ class LinearCalls:
         library = mkl()
         self._mkl = MklKernels(library, compiler) if library is not None else None
 
-    def of(self, layer: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> list[Call] | None:
+    def of(self, layer: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> list[KernelCall] | None:
         """Calls that compute a layer; None if only Python can.
 
         Args:

@@ -6,7 +6,7 @@ import torch
 
 from runners.kernels.compiler import Compiler
 from runners.kernels.mkl import Mkl
-from runners.kernels.program import ROWS, Call, OfRows
+from runners.kernels.program import ROWS, KernelCall, OfRows
 from runners.kernels.source import MKL
 
 #: From so many numbers on all threads fill outputs with a bias.
@@ -23,7 +23,7 @@ class MklKernels:
 
     def linear(
         self, inputs: int, outputs: int, packed: torch.Tensor, bias: torch.Tensor | None, shape: tuple[int, int]
-    ) -> list[Call]:
+    ) -> list[KernelCall]:
         """A layer's outputs.
 
         Args:
@@ -32,6 +32,6 @@ class MklKernels:
         """
         size, in_features = shape
         large = OfRows(("filled by all", size), lambda rows: rows * size >= _LARGE)
-        calls = [] if bias is None else [Call(self._fill, ROWS, (outputs, bias.data_ptr(), size), large)]
+        calls = [] if bias is None else [KernelCall(self._fill, ROWS, (outputs, bias.data_ptr(), size), large)]
         given = self._function, inputs, packed.data_ptr(), outputs, ROWS, size, in_features, int(bias is not None)
-        return [*calls, Call(self._multiply, 1, given, large=0)]
+        return [*calls, KernelCall(self._multiply, 1, given, large=0)]

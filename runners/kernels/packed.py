@@ -14,7 +14,7 @@ from runners.kernels.tiles import fill_panels, whole_panels
 
 if TYPE_CHECKING:
     from runners.kernels.float32_kernels import Float32Kernels
-    from runners.kernels.program import Call
+    from runners.kernels.program import KernelCall
 
 #: Rows for which the layout of weights is chosen. That of 256 is as good as any other from one row to 512.
 _ROWS = 256
@@ -128,7 +128,7 @@ class TiledLinear(PackedLinear):
         outputs = self._kernels.linear(inputs.reshape(-1, self.in_features).contiguous(), self.packed, self._added)
         return outputs[:, : self.out_features].view(*inputs.shape[:-1], self.out_features)
 
-    def calls(self, inputs: int, outputs: int) -> list[Call] | None:
+    def calls(self, inputs: int, outputs: int) -> list[KernelCall] | None:
         """The same for a program: addresses of contiguous rows, as many as whole tiles have.
 
         Returns:

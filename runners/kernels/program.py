@@ -61,7 +61,7 @@ ROWS = OfRows("rows", int)
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class KernelCall:
     """A kernel with what it is given.
 
     Attributes:
@@ -98,7 +98,7 @@ class Scratch:
         return self._tensors[kind]
 
 
-class Runner:
+class ProgramRunner:
     """Runs calls that are written down."""
 
     def __init__(self, compiler: Compiler) -> None:
@@ -116,12 +116,12 @@ class Program:
     """Calls, and between them what only Python can do.
 
     Args:
-        parts: in order; what is no `Call` is called with the number of rows and the context of a run.
+        parts: in order; what is no `KernelCall` is called with the number of rows and the context of a run.
     """
 
-    def __init__(self, parts: Sequence[Call | Callable[[int, Any], None]], runner: Runner) -> None:
+    def __init__(self, parts: Sequence[KernelCall | Callable[[int, Any], None]], runner: ProgramRunner) -> None:
         self._runner = runner
-        calls = [part for part in parts if isinstance(part, Call)]
+        calls = [part for part in parts if isinstance(part, KernelCall)]
         self._records = np.zeros((len(calls), RECORD), np.int64)
         self._numbers = self._records.reshape(-1)
         places: defaultdict[Given | Element | OfRows, list[int]] = defaultdict(list)
@@ -139,7 +139,7 @@ class Program:
         self._rows = 0
         self._steps: list[tuple[int, int] | Callable[[int, Any], None]] = []
         address, done = self._records.ctypes.data, 0
-        for is_call, group in groupby(parts, lambda part: isinstance(part, Call)):
+        for is_call, group in groupby(parts, lambda part: isinstance(part, KernelCall)):
             run: list[Any] = list(group)
             self._steps += [(address + done * RECORD * 8, len(run))] if is_call else run
             done += len(run) if is_call else 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class KernelSource:
     """What a kernel is compiled from.
 
     Attributes:
@@ -18,32 +18,38 @@ class Source:
 
 
 #: Runs calls that are written down.
-RUN = Source("runners.kernels.sources.calls:run")
+RUN = KernelSource("runners.kernels.sources.calls:run")
 
 #: A layer of float32.
-FLOAT32_MULTIPLY = Source("runners.kernels.sources.float32_tiles:multiply")
+FLOAT32_MULTIPLY = KernelSource("runners.kernels.sources.float32_tiles:multiply")
 
 #: A layer of eight bits: its inputs rounded, then multiplied.
-INT8 = (Source("runners.kernels.sources.int8_tiles:round_rows"), Source("runners.kernels.sources.int8_tiles:multiply"))
+INT8 = (
+    KernelSource("runners.kernels.sources.int8_tiles:round_rows"),
+    KernelSource("runners.kernels.sources.int8_tiles:multiply"),
+)
 
 #: A layer of float32 by MKL: the product, and what it is added to.
-MKL = (Source("runners.kernels.sources.mkl_calls:multiply"), Source("runners.kernels.sources.mkl_calls:fill"))
+MKL = (
+    KernelSource("runners.kernels.sources.mkl_calls:multiply"),
+    KernelSource("runners.kernels.sources.mkl_calls:fill"),
+)
 
 
-def between_matrices(name: str, dtype: str) -> Source:
+def between_matrices(name: str, dtype: str) -> KernelSource:
     """One of `runners.kernels.sources.layers`.
 
     Args:
         dtype: float32 or bfloat16.
     """
-    return Source(f"runners.kernels.sources.layers:{name}", (dtype,))
+    return KernelSource(f"runners.kernels.sources.layers:{name}", (dtype,))
 
 
-def step_attention(size: int, value_size: int, shared: int, dtype: str) -> Source:
+def step_attention(size: int, value_size: int, shared: int, dtype: str) -> KernelSource:
     """Attention of a step, for heads of a size, of which so many share keys."""
-    return Source("runners.kernels.sources.step_attention:attention", (size, value_size, shared, dtype))
+    return KernelSource("runners.kernels.sources.step_attention:attention", (size, value_size, shared, dtype))
 
 
-def text_attention(size: int, value_size: int, dtype: str) -> Source:
+def text_attention(size: int, value_size: int, dtype: str) -> KernelSource:
     """Attention of whole texts, for heads of a size."""
-    return Source("runners.kernels.sources.text_attention:attention", (size, value_size, dtype))
+    return KernelSource("runners.kernels.sources.text_attention:attention", (size, value_size, dtype))

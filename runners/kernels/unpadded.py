@@ -34,7 +34,7 @@ _TRIAL = (9, 4, 6)
 _SHORT = {torch.float32: 96, torch.bfloat16: 48}
 
 
-class Unsupported(Exception):
+class UnsupportedLayers(Exception):
     """The model asks more of attention than is computed here."""
 
 
@@ -92,9 +92,9 @@ def attend(
     """
     for name in ("softcap", "s_aux", "position_bias", "head_mask", "sliding_window"):
         if others.get(name) is not None:
-            raise Unsupported(f"its attention has {name}")
+            raise UnsupportedLayers(f"its attention has {name}")
     if attention_mask is not None:
-        raise Unsupported("its layers have a mask of their own")
+        raise UnsupportedLayers("its layers have a mask of their own")
     causal = bool(getattr(module, "is_causal", False))
     if text_lengths is None:
         return _attend(query, key, value, scaling, causal).transpose(1, 2), None
@@ -160,7 +160,7 @@ def without_padding(model: PreTrainedModel) -> bool:
     except Exception as error:
         setattr(parent, name, layers)
         model.set_attn_implementation(previous)
-        if not isinstance(error, Unsupported):
+        if not isinstance(error, UnsupportedLayers):
             raise
         logger.debug("padding is computed: %s", error)
         return False

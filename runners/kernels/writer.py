@@ -13,10 +13,10 @@ from runners.kernels.fused import LARGE
 from runners.kernels.kernels import Kernels
 from runners.kernels.linear_calls import LinearCalls
 from runners.kernels.packed import usual_rows
-from runners.kernels.program import Call, OfRows, Scratch
+from runners.kernels.program import KernelCall, OfRows, Scratch
 
 #: A part of a program.
-Part = Call | Callable[[int, Any], None]
+Part = KernelCall | Callable[[int, Any], None]
 
 
 class Writer:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def only_objects_that_stay() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """While it is entered nothing is collected, and what is there at its end is never looked at again."""
     gc.disable()
     try:
@@ -23,7 +23,7 @@ def only_objects_that_stay() -> Iterator[None]:
         gc.enable()
 
 
-def leave_out_what_is_here() -> None:
+def freeze_gc() -> None:
     """Collect once more, then look at nothing of what is left."""
     gc.collect()
     gc.freeze()

@@ -15,7 +15,7 @@ from runners.storage.checkpoint import CONFIG, Checkpoint, find_checkpoint, loca
 from runners.storage.files import choose_for
 from runners.storage.local import find_on_volume, find_path
 from runners.storage.model_store import find_in_model_store
-from runners.storage.source import Source, UnreachableError
+from runners.storage.source import ModelSource, UnreachableError
 from runners.storage.storage_cache import StorageCache
 
 
@@ -105,7 +105,7 @@ def _on_disk(find: Callable[[ModelSettings], Path]) -> Scheme:
     )
 
 
-def _copied(source: Callable[[ModelSettings], Source], check: Callable[[ModelSettings], object]) -> Scheme:
+def _copied(source: Callable[[ModelSettings], ModelSource], check: Callable[[ModelSettings], object]) -> Scheme:
     """Models that are copied file by file into STORAGE_CACHE."""
 
     def cache(settings: ModelSettings) -> StorageCache:
@@ -180,7 +180,7 @@ def _web() -> Scheme:
     from runners.storage.stores import is_azure_url, parse_location
     from runners.storage.web import WebSource, web_host
 
-    def source(settings: ModelSettings) -> Source:
+    def source(settings: ModelSettings) -> ModelSource:
         if is_azure_url(settings.storage_uri):
             return ObjectSource(settings)
         return WebSource(settings.storage_uri, settings.storage_options)

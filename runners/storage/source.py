@@ -43,7 +43,7 @@ class SourceFile:
     digest_is_certain: bool = True
 
 
-class Source(Protocol):
+class ModelSource(Protocol):
     """A place with the files of one model.
 
     Attributes:

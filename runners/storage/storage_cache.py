@@ -31,7 +31,7 @@ from runners.storage.archive import is_archive, unpack
 from runners.storage.copy_locks import delete_unused, hold
 from runners.storage.disk import check_space, is_full, no_space
 from runners.storage.progress import Progress
-from runners.storage.source import ChangedError, InterruptedReadError, Source, SourceFile, UnreachableError
+from runners.storage.source import ChangedError, InterruptedReadError, ModelSource, SourceFile, UnreachableError
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class StorageCache:
         old_copies: that are kept beside the one of now, and those that other processes serve from.
     """
 
-    def __init__(self, root: Path, source: Source, choose: Choice, old_copies: int = 1) -> None:
+    def __init__(self, root: Path, source: ModelSource, choose: Choice, old_copies: int = 1) -> None:
         self._source = source
         self._choose = choose
         self._old_copies = old_copies
@@ -282,7 +282,7 @@ class _Snapshot:
 class _Download:
     """Brings files of a source into a folder, where parts of them may be already."""
 
-    def __init__(self, source: Source, folder: Path, progress: Progress) -> None:
+    def __init__(self, source: ModelSource, folder: Path, progress: Progress) -> None:
         self._source = source
         self._folder = folder
         self._progress = progress

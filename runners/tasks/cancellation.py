@@ -19,15 +19,15 @@ from transformers import PreTrainedModel
 _given_up: ContextVar[Callable[[], bool] | None] = ContextVar("given_up", default=None)
 
 
-class GivenUp(BaseException):
+class RequestCancelled(BaseException):
     """Nobody waits for what is computed; no error, so that no code takes it for one of its own."""
 
 
 @contextmanager
-def ending_with(given_up: Callable[[], bool]) -> Iterator[None]:
-    """Have models that are called inside, in this thread, raise `GivenUp` once it is true."""
+def cancel_with(is_cancelled: Callable[[], bool]) -> Iterator[None]:
+    """Have models that are called inside, in this thread, raise `RequestCancelled` once it is true."""
     _ask_before_each_pass()
-    token = _given_up.set(given_up)
+    token = _given_up.set(is_cancelled)
     try:
         yield
     finally:
@@ -44,8 +44,8 @@ def _ask_before_each_pass() -> None:
     @wraps(call)
     def asking(self: Any, *args: Any, **kwargs: Any) -> Any:
         # A compiler writes down the model alone.
-        if not torch.compiler.is_compiling() and (given_up := _given_up.get()) is not None and given_up():
-            raise GivenUp
+        if not torch.compiler.is_compiling() and (is_cancelled := _given_up.get()) is not None and is_cancelled():
+            raise RequestCancelled
         return call(self, *args, **kwargs)
 
     asking.asks = True  # type: ignore[attr-defined]

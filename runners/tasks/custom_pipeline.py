@@ -24,7 +24,7 @@ from runners.engines.runner import Job, Runner
 from runners.models.custom_code import create_pipeline
 from runners.storage.custom_code import find_custom_pipeline
 from runners.storage.fetch import fetch
-from runners.tasks.cancellation import GivenUp, ending_with
+from runners.tasks.cancellation import RequestCancelled, cancel_with
 from runners.tasks.jsonable import array_or_jsonable
 from runners.tasks.media import Place, decode_media, opens_files, opens_texts
 
@@ -84,7 +84,7 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
         """Take the item as it is: what a long text is, only the pipeline knows."""
         _check_names(item.parameters, "parameters")
         job = self.prepare(item.instance, AnyParameters.model_validate(item.parameters))
-        return Job([replace(row, inputs=(*row.inputs[:2], item.given_up)) for row in job.rows], None)
+        return Job([replace(row, inputs=(*row.inputs[:2], item.is_cancelled)) for row in job.rows], None)
 
     def prepare(self, instance: Any, parameters: AnyParameters) -> Job[Any, None]:
         given = parameters.model_extra or {}
@@ -99,9 +99,9 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
 
     def forward(self, rows: Sequence[Row[Any]]) -> Sequence[Any]:
         try:
-            with ending_with(_all_of([row.inputs[2] for row in rows])):
+            with cancel_with(_all_of([row.inputs[2] for row in rows])):
                 return self._forward(rows)
-        except GivenUp:
+        except RequestCancelled:
             logger.debug("the pipeline of %s ends early, as nobody waits", self.settings.name)
             return [InferenceFailed("nobody waits for it any more")] * len(rows)
 
@@ -179,10 +179,10 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
         return answer[0] if nested else answer
 
 
-def _all_of(given_up: Sequence[Callable[[], bool] | None]) -> Callable[[], bool]:
+def _all_of(is_cancelled: Sequence[Callable[[], bool] | None]) -> Callable[[], bool]:
     """Tells that nobody waits for any of them."""
-    known = [one for one in given_up if one is not None]
-    return lambda: len(known) == len(given_up) and all(one() for one in known)
+    known = [one for one in is_cancelled if one is not None]
+    return lambda: len(known) == len(is_cancelled) and all(one() for one in known)
 
 
 def _arguments(pipeline: Callable[..., Any]) -> tuple[str, ...]:
@@ -233,7 +233,7 @@ def _call(code: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """
     try:
         return code(*args, **options)
-    except (GivenUp, Exception):
+    except (RequestCancelled, Exception):
         raise
     except BaseException as error:
         raise RuntimeError(f"the pipeline raised {type(error).__name__}") from error

@@ -18,9 +18,9 @@ from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.contract.item import Item
 from hf_runtime.contract.parameters import Parameters
 from hf_runtime.settings import ModelSettings
-from runners.engines.batch.batch_invariance import Company, find_company
+from runners.engines.batch.batch_invariance import BatchSharing, find_batch_sharing
 from runners.engines.calibration.encoders import CPU_ROWS, GPU_ROWS, BatchPlan, calibrate, lanes_of
-from runners.engines.calibration.plan_cache import KeptPlans, model_key
+from runners.engines.calibration.plan_cache import PlanCache, model_key
 from runners.engines.rows import BatchLimits, Parallelism, Row
 from runners.engines.runner import Job, Runner
 from runners.kernels.batch_graphs import BatchGraphs, Shape, batch_graphs
@@ -53,17 +53,17 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
     #: Whether a checkpoint without the task's head is served, with a warning, or refused.
     new_head: ClassVar[bool] = False
     #: Whether the forward pass is the model's own, so that a GPU may be told of it once and for all.
-    as_it_is: ClassVar[bool] = True
+    supports_cuda_graphs: ClassVar[bool] = True
 
     checkpoint: Checkpoint
     pretrained: Pretrained
-    _company = Company.ANY
+    _sharing = BatchSharing.ANY
     _graphs: BatchGraphs | None = None
     _plan: BatchPlan | None = None
 
     def __init__(self, settings: ModelSettings, compiler: Compiler | None = None) -> None:
         super().__init__(settings, compiler)
-        self._one_at_a_time = Lock()
+        self._model_lock = Lock()
 
     def load(self) -> None:
         self.checkpoint = fetch(self.settings)
@@ -73,13 +73,13 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
         )  # fmt: skip
 
     def warm_up(self) -> None:
-        self._company = self._found_company()
-        if self._company is not Company.ANY:
+        self._sharing = self._find_batch_sharing()
+        if self._sharing is not BatchSharing.ANY:
             logger.warning(
                 "%s gives other answers for rows that are padded: a row shares a batch with %s",
-                self.settings.shown_uri, self._company.value,
+                self.settings.shown_uri, self._sharing.value,
             )  # fmt: skip
-        elif self.settings.acceleration and self.as_it_is:
+        elif self.settings.acceleration and self.supports_cuda_graphs:
             with self.fallbacks.guard(Optimization.GRAPHS):
                 example = self.prepare_item(Item(self.example_instance())).rows[0].inputs
                 self._graphs = batch_graphs(self.pretrained.model, example, self.pretrained.max_length)
@@ -87,9 +87,9 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
             self._plan = self._calibrated()
         super().warm_up()
 
-    def _found_company(self) -> Company:
+    def _find_batch_sharing(self) -> BatchSharing:
         model = self.pretrained.model
-        company = find_company(
+        company = find_batch_sharing(
             self.outputs,
             self.prepare_item(Item(self.example_instance())).rows[0],
             special=frozenset(self.pretrained.tokenizer.all_special_ids),
@@ -97,12 +97,12 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
             # Without padding, rows were compared in float32 when the model was loaded.
             exact=model.dtype == torch.float32 and not self.pretrained.unpadded and self.settings.quantization is None,
         )
-        return Company.EQUAL if company is Company.ANY and self._switching else company
+        return BatchSharing.EQUAL if company is BatchSharing.ANY and self._switching else company
 
     def _calibrated(self) -> BatchPlan:
         """How batches are best made here, as kept from an earlier start or measured now."""
         seconds = self.settings.calibration_seconds
-        if not seconds or self._company is not Company.ANY:
+        if not seconds or self._sharing is not BatchSharing.ANY:
             return self._usual
         lanes = self._lanes
         model = self.pretrained.model
@@ -130,7 +130,7 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
                     # Larger batches were tried than will ever come.
                     self.pretrained.program.forget()
 
-        return KeptPlans(self.settings.storage_cache).find_or_measure(BatchPlan, key, measure) or self._usual
+        return PlanCache(self.settings.storage_cache).find_or_measure(BatchPlan, key, measure) or self._usual
 
     @property
     def _usual(self) -> BatchPlan:
@@ -157,9 +157,9 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
 
     def _group_of(self, row: Row[Encoding]) -> Hashable:
         """Return what rows must have in common to share a batch, apart from their key."""
-        if self._company is Company.NONE:
+        if self._sharing is BatchSharing.NONE:
             return object()  # equal to no other
-        length = row.length if self._company is Company.EQUAL else None
+        length = row.length if self._sharing is BatchSharing.EQUAL else None
         return length, self.count_marks(row.inputs["input_ids"])
 
     def count_marks(self, token_ids: Sequence[int]) -> int:
@@ -234,7 +234,7 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
         if not self._switching:
             yield
             return
-        with self._one_at_a_time:
+        with self._model_lock:
             for module in self._switching:
                 module.set_attention_type("block_sparse")
             yield

@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoModelForTextEncoding
 
 from hf_runtime.contract.errors import InvalidRequest, LoadError
 from hf_runtime.contract.parameters import Parameters, token_ids
-from hf_runtime.contract.signature import ANSWER, ATTENTION_MASK, TEXT_OR_TOKENS_TO_JSON, Signature, Tensor
+from hf_runtime.contract.signature import ANSWER, ATTENTION_MASK, TEXT_OR_TOKENS_TO_JSON, Signature, TensorSpec
 from hf_runtime.settings import Pooling
 from runners.engines.rows import Row
 from runners.engines.runner import Job
@@ -105,9 +105,9 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
     def signature(self) -> Signature:
         size = self._vectors.size
         if self.pooling == "none":
-            outputs: tuple[Tensor, ...] = (Tensor(ANSWER.name, "FP32", (-1, -1, size)), ATTENTION_MASK)
+            outputs: tuple[TensorSpec, ...] = (TensorSpec(ANSWER.name, "FP32", (-1, -1, size)), ATTENTION_MASK)
         else:
-            outputs = (Tensor(ANSWER.name, "FP32", (-1, size)),)
+            outputs = (TensorSpec(ANSWER.name, "FP32", (-1, size)),)
         return Signature(TEXT_OR_TOKENS_TO_JSON.inputs, TEXT_OR_TOKENS_TO_JSON.instances, outputs)
 
     @property

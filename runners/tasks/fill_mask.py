@@ -60,7 +60,7 @@ class FillMaskRunner(EncoderRunner[FillMaskParameters, _Context, npt.NDArray[np.
 
     parameters_type = FillMaskParameters
     auto_class: ClassVar[Any] = AutoModelForMaskedLM
-    as_it_is = False  # see `_logits_at`
+    supports_cuda_graphs = False  # see `_logits_at`
 
     def load(self) -> None:
         super().load()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping
-from collections.abc import Sequence as Rows
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -18,11 +17,11 @@ from runners.engines.generate.continuous import ContinuousDecoder
 from runners.engines.generate.decoders import create_decoder
 from runners.engines.generate.grammar import Grammar
 from runners.engines.generate.model import GenerationModel
-from runners.engines.generate.request import GenerationRequest, Sampling, TokenLogprob, Written
-from runners.engines.generate.runner import GenerativeRunner, PieceMaker
-from runners.engines.generate.sequence import Sequence
+from runners.engines.generate.request import GenerationRequest, Sampling, SequenceOutput, TokenLogprob
+from runners.engines.generate.runner import DeltaMaker, GenerativeRunner
+from runners.engines.generate.sequence import SequenceState
 from runners.engines.rows import BatchLimits, Parallelism, Row
-from runners.engines.runner import Chosen, Job
+from runners.engines.runner import ExecutionPlan, Job
 from runners.kernels.cores import available_cores, use_threads
 from runners.models.pretrained import Pretrained, load_pretrained
 from runners.models.vocabulary import refuse_missing
@@ -133,9 +132,9 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         use_threads(number)
 
     @property
-    def chosen(self) -> Chosen:
+    def execution_plan(self) -> ExecutionPlan:
         limits = self.decoder.limits
-        return Chosen(limits.max_rows, limits.max_tokens, threads=self.parallelism.threads_alone)
+        return ExecutionPlan(limits.max_rows, limits.max_tokens, threads=self.parallelism.threads_alone)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -155,17 +154,17 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         """As `Runner.weight`; sequences share their prompt, and new tokens are in memory once they are written."""
         return len(job.rows), len(job.rows[0].inputs.input_ids)
 
-    def examples(self) -> Rows[Any]:
+    def examples(self) -> Sequence[Any]:
         first = list(self.pretrained.tokenizer(self.example)["input_ids"])[:1]
         return (self.example, first) if first else (self.example,)
 
-    def forward(self, rows: Rows[Row[GenerationRequest]]) -> Rows[Written]:
+    def forward(self, rows: Sequence[Row[GenerationRequest]]) -> Sequence[SequenceOutput]:
         """Write sequences in the calling thread.
 
         Raises:
             ServingError: one of them failed.
         """
-        sequences = [Sequence(row.inputs, self.model) for row in rows]
+        sequences = [SequenceState(row.inputs, self.model) for row in rows]
         for sequence in sequences:
             self.decoder.add(sequence)
         while self.decoder.busy:
@@ -175,12 +174,12 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
                 raise sequence.error
         return [sequence.written for sequence in sequences]
 
-    def pieces(self, job: Job[GenerationRequest, ContextT], number: int) -> PieceMaker:
+    def deltas(self, job: Job[GenerationRequest, ContextT], number: int) -> DeltaMaker:
         """What makes the pieces of a stream of one of the job's sequences."""
         echo = self.echo(job.context)
         sequence = {"sequence": number} if len(job.rows) > 1 else {}
 
-        def piece(text: str, logprobs: list[TokenLogprob], written: Written | None) -> dict[str, Any] | None:
+        def delta(text: str, logprobs: list[TokenLogprob], written: SequenceOutput | None) -> dict[str, Any] | None:
             nonlocal echo
             said: dict[str, Any] = {**sequence, "generated_text": echo + text}
             echo = ""
@@ -188,13 +187,13 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
                 said["logprobs"] = logprobs
             return said if written is None else said | self.counts(job, written)
 
-        return piece
+        return delta
 
     def echo(self, context: ContextT) -> str:
         """What a stream begins with."""
         return ""
 
-    def counts(self, job: Job[GenerationRequest, ContextT], written: Written) -> dict[str, Any]:
+    def counts(self, job: Job[GenerationRequest, ContextT], written: SequenceOutput) -> dict[str, Any]:
         """Why a sequence has ended, and its numbers of tokens."""
         stopped_by = {"stop_sequence": written.stop_sequence} if written.stop_sequence is not None else {}
         return {
@@ -205,7 +204,7 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
             "generated_tokens": len(written.tokens),
         }
 
-    def details(self, job: Job[GenerationRequest, ContextT], written: Written) -> dict[str, Any]:
+    def details(self, job: Job[GenerationRequest, ContextT], written: SequenceOutput) -> dict[str, Any]:
         """What `parameters.details` adds to an answer."""
         logprobs = {"logprobs": written.logprobs} if written.logprobs is not None else {}
         return {**self.counts(job, written), **logprobs}

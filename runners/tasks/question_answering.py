@@ -20,7 +20,7 @@ from transformers import AutoModelForQuestionAnswering
 
 from hf_runtime.contract.errors import InvalidRequest, LoadError
 from hf_runtime.contract.parameters import Parameters, describe
-from hf_runtime.contract.signature import ANSWER, Signature, Tensor
+from hf_runtime.contract.signature import ANSWER, Signature, TensorSpec
 from runners.engines.rows import Row
 from runners.engines.runner import Job
 from runners.tasks.encoder import EncoderRunner, Encoding
@@ -63,8 +63,8 @@ class QuestionAnsweringParameters(Parameters):
     align_to_words: bool = True
 
 
-_QUESTION = Tensor("question", "BYTES", (-1,))
-_CONTEXT = Tensor("context", "BYTES", (-1,))
+_QUESTION = TensorSpec("question", "BYTES", (-1,))
+_CONTEXT = TensorSpec("context", "BYTES", (-1,))
 
 
 @dataclass(frozen=True, slots=True)

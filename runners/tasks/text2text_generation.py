@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from collections.abc import Sequence as Rows
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
 from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.contract.parameters import token_ids
-from runners.engines.generate.request import GenerationRequest, Written
+from runners.engines.generate.request import GenerationRequest, SequenceOutput
 from runners.engines.runner import Job
 from runners.models.lengths import writing_limit
 from runners.tasks.generation import GenerationParameters, GenerationRunner
@@ -55,7 +54,7 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
         rows = self.rows(input_ids, min(wanted, self._room), parameters, forced_bos_token_id=forced)
         return Job(rows, parameters.details)
 
-    def finish(self, job: Job[GenerationRequest, bool], outputs: Rows[Written]) -> Any:
+    def finish(self, job: Job[GenerationRequest, bool], outputs: Sequence[SequenceOutput]) -> Any:
         return [
             {"generated_text": written.text} | (self.details(job, written) if job.context else {})
             for written in outputs

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.contract.parameters import Parameters, describe
-from hf_runtime.contract.signature import ANSWER, TEXT, Signature, Tensor
+from hf_runtime.contract.signature import ANSWER, TEXT, Signature, TensorSpec
 from runners.engines.rows import Row
 from runners.engines.runner import Job
 from runners.tasks.encoder import EncoderRunner, Encoding
@@ -38,9 +38,9 @@ class TextClassificationParameters(Parameters):
     truncation: bool = False
 
 
-_TEXT_PAIR = Tensor("text_pair", "BYTES", (-1,))
-_LABEL = Tensor("label", "BYTES", (-1, -1))
-_SCORE = Tensor("score", "FP32", (-1, -1))
+_TEXT_PAIR = TensorSpec("text_pair", "BYTES", (-1,))
+_LABEL = TensorSpec("label", "BYTES", (-1, -1))
+_SCORE = TensorSpec("score", "FP32", (-1, -1))
 
 
 @dataclass(frozen=True, slots=True)

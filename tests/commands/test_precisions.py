@@ -24,7 +24,7 @@ from commands.precisions.comparing import (
     compare_texts,
     compare_vectors,
 )
-from commands.precisions.measuring import Failed, Measured, measure, measure_in_process
+from commands.precisions.measuring import Failed, PrecisionResult, measure, measure_in_process
 from commands.precisions.sentences import SENTENCES
 from commands.precisions.trials import TRIALS, read_instances
 from hf_runtime.contract.errors import InvalidRequest
@@ -161,11 +161,11 @@ def test_the_command_prints_a_row_a_precision_and_one_line_for_what_cannot_be_lo
             assert f"{precision.name} with {precision.variable}" in done.stdout.splitlines()[-2]
 
 
-def _measured(monkeypatch: pytest.MonkeyPatch, *results: Measured | Failed | InvalidRequest) -> None:
+def _measured(monkeypatch: pytest.MonkeyPatch, *results: PrecisionResult | Failed | InvalidRequest) -> None:
     """Have the command find these, in this order, on a CPU that computes everything."""
     waiting = list(results)
 
-    def next_result(*_: Any) -> Measured | Failed:
+    def next_result(*_: Any) -> PrecisionResult | Failed:
         result = waiting.pop(0)
         if isinstance(result, InvalidRequest):
             raise result
@@ -182,7 +182,7 @@ def _run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return command.main()
 
 
-MEASURED = Measured(1.25, 1250, 3 << 20, [_labels(good=0.9)])
+MEASURED = PrecisionResult(1.25, 1250, 3 << 20, [_labels(good=0.9)])
 
 
 @pytest.mark.parametrize(

@@ -98,10 +98,10 @@ def test_lines_of_streams_are_as_described(seven_server: Server, document: Any) 
     for task in ("text-generation", "text2text-generation"):
         body = {"instances": ["The", "A"], "parameters": parameters}
         answer = requests.post(f"{seven_server.url}/v1/models/{task}:predict", json=body, timeout=60)
-        pieces = [json.loads(text) for text in answer.text.splitlines()]
-        assert sum("finish_reason" in piece for piece in pieces) == 2
-        for piece in pieces:
-            _check(document, line, piece)
+        deltas = [json.loads(text) for text in answer.text.splitlines()]
+        assert sum("finish_reason" in delta for delta in deltas) == 2
+        for delta in deltas:
+            _check(document, line, delta)
 
 
 @pytest.mark.parametrize(

@@ -54,12 +54,12 @@ def test_where_nothing_was_begun_it_is_passed_on_at_once() -> None:
 
 def test_after_its_time_what_is_left_is_given_up() -> None:
     async def scenario(passed_on: asyncio.Event) -> None:
-        given_up = asyncio.Event()
-        drain = Drain(0.01, given_up.set)
+        is_cancelled = asyncio.Event()
+        drain = Drain(0.01, is_cancelled.set)
         drain.hold_signals()
         with drain.one_more():
             signal.raise_signal(signal.SIGTERM)
-            await given_up.wait()
+            await is_cancelled.wait()
             assert not passed_on.is_set()
         await passed_on.wait()
 

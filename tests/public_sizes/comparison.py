@@ -67,7 +67,7 @@ _TIE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class SequenceOutput:
     """What a model writes for one item.
 
     Attributes:
@@ -92,7 +92,7 @@ class Expected:
 
     items: Sequence[Item]
     numbers: Sequence[torch.Tensor] = ()
-    written: Sequence[Written] = ()
+    written: Sequence[SequenceOutput] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,7 @@ def _numbers(
     return numbers.clone()
 
 
-def _write(model: PublicModel, plain: Any, tokenizer: Any, item: Item) -> Written:
+def _write(model: PublicModel, plain: Any, tokenizer: Any, item: Item) -> SequenceOutput:
     """The likeliest tokens, by `generate`, and their logits, computed at once."""
     ids = item.instance if isinstance(item.instance, list) else tokenizer(item.instance)["input_ids"]
     inputs = torch.tensor([ids])
@@ -242,7 +242,7 @@ def _write(model: PublicModel, plain: Any, tokenizer: Any, item: Item) -> Writte
         few = {"logits_to_keep": len(tokens)} if "logits_to_keep" in signature(plain.forward).parameters else {}
         logits = plain(input_ids=whole[:, :-1], use_cache=False, **few).logits[0]
     hook.remove()
-    return Written(given[0, -len(tokens)].clone(), tokens, logits[-len(tokens) :].clone())
+    return SequenceOutput(given[0, -len(tokens)].clone(), tokens, logits[-len(tokens) :].clone())
 
 
 # The served model
@@ -378,7 +378,12 @@ class _Check:
         return answer, given[0]
 
     def _same_text(
-        self, what: str, runner: Runner[Any, Any, Any, Any], answer: Mapping[str, Any], item: Item, right: Written
+        self,
+        what: str,
+        runner: Runner[Any, Any, Any, Any],
+        answer: Mapping[str, Any],
+        item: Item,
+        right: SequenceOutput,
     ) -> None:
         reported: list[Mapping[str, Any]] = answer["logprobs"]
         tokens = [place["id"] for place in reported]
@@ -405,7 +410,7 @@ class _Check:
             best = torch.tensor([one["logprob"] for one in place["top"]]) - mean
             self._same(f"{what}: the likeliest", [best], [logprobs.topk(len(best)).values - mean])
 
-    def _tie(self, right: Written, place: int, token: int, bias: Mapping[int, float]) -> bool:
+    def _tie(self, right: SequenceOutput, place: int, token: int, bias: Mapping[int, float]) -> bool:
         logits = right.logits[place]
         chosen, best = (float(logits[one]) + bias.get(one, 0.0) for one in (token, right.tokens[place]))
         size = float(logits.square().mean().sqrt())

@@ -497,7 +497,7 @@ class Heard:
     def accepted(self) -> None:
         pass
 
-    def piece(self, value: Any) -> None:
+    def delta(self, value: Any) -> None:
         self.text += value["generated_text"]
 
 

@@ -12,7 +12,7 @@ import pytest
 from transformers import BertModel
 
 from hf_runtime.contract.errors import LoadError
-from hf_runtime.settings import WRITING_TASKS, ModelSettings, Task
+from hf_runtime.settings import GENERATIVE_TASKS, ModelSettings, Task
 from runners import preload as ahead
 from runners.kernels.host_cpu import computes_tiles
 from runners.preload import begin
@@ -71,4 +71,4 @@ def test_a_model_that_is_not_there_is_told_of(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", RUNNERS)
 def test_it_is_known_which_tasks_write_token_by_token(task: Task) -> None:
-    assert issubclass(resolve_name(RUNNERS[task]), GenerationRunner) == (task in WRITING_TASKS)
+    assert issubclass(resolve_name(RUNNERS[task]), GenerationRunner) == (task in GENERATIVE_TASKS)

@@ -154,14 +154,14 @@ def _fuses_wrongly(patch: pytest.MonkeyPatch) -> None:
 
 
 def _generates_wrong_logits(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("runners.engines.generate.takeover.on_one_gpu", lambda _: True)
+    patch.setattr("runners.engines.generate.incremental_model.on_one_gpu", lambda _: True)
     wrong = SimpleNamespace(compute=lambda step, wanted: torch.zeros(len(wanted), 10_000))
-    patch.setattr("runners.engines.generate.takeover.StepGraphs", lambda *_, **__: wrong)
+    patch.setattr("runners.engines.generate.incremental_model.StepGraphs", lambda *_, **__: wrong)
 
 
 def _captures_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("runners.engines.generate.takeover.on_one_gpu", lambda _: True)
-    patch.setattr("runners.engines.generate.takeover.StepGraphs", _raise)
+    patch.setattr("runners.engines.generate.incremental_model.on_one_gpu", lambda _: True)
+    patch.setattr("runners.engines.generate.incremental_model.StepGraphs", _raise)
 
 
 def _program_raises(patch: pytest.MonkeyPatch) -> None:
@@ -187,7 +187,7 @@ def _attention_kernels(fault: Callable[..., Any]) -> Patch:
 
 
 def _graphs_of_the_encoder_raise(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("runners.tasks.fill_mask.FillMaskRunner.as_it_is", True)
+    patch.setattr("runners.tasks.fill_mask.FillMaskRunner.supports_cuda_graphs", True)
     patch.setattr("runners.tasks.encoder.batch_graphs", _raise)
 
 

@@ -113,15 +113,15 @@ async def read_body(request: Request, settings: ServerSettings) -> bytes:
         async with in_time:
             async for received in request.stream():
                 # One more than there may be: who sees it refuses the body.
-                piece = inflate(received, share.at_most(limit - len(body)) + 1) if inflate is not None else received
-                if len(body) + len(piece) > limit:
+                chunk = inflate(received, share.at_most(limit - len(body)) + 1) if inflate is not None else received
+                if len(body) + len(chunk) > limit:
                     raise _too_large(limit, name)
-                share.add(len(piece))
+                share.add(len(chunk))
                 if not body:
-                    body = piece
-                elif piece:
+                    body = chunk
+                elif chunk:
                     body = body if isinstance(body, bytearray) else bytearray(body)
-                    body += piece
+                    body += chunk
     except TimeoutError:
         if not in_time.expired():
             raise

@@ -12,7 +12,7 @@ from hf_runtime.draining import Drain
 _LIVE_PATHS = frozenset({"/", "/v2/health/live"})
 
 
-class FinishesRequests:
+class DrainMiddleware:
     """ASGI middleware that counts requests, streams to their end, and refuses them while the server stops."""
 
     def __init__(self, app: ASGIApp, drain: Drain) -> None:

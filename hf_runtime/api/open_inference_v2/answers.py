@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from hf_runtime.api.open_inference_v2.tensors import BYTES, DTYPES, Tensor, datatype_of, json_strings, strings
 from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.signature import ANSWER, ATTENTION_MASK, Signature
-from hf_runtime.contract.signature import Tensor as Spec
+from hf_runtime.contract.signature import ANSWER, ATTENTION_MASK, Signature, TensorSpec
 
 #: Of a tensor that holds JSON documents, as inputs may have it.
 _JSON = {"content_type": "json"}
@@ -107,7 +106,7 @@ def _attention_mask(answers: Sequence[Any]) -> Tensor:
     )
 
 
-def _field(answers: Sequence[Any], spec: Spec) -> Tensor:
+def _field(answers: Sequence[Any], spec: TensorSpec) -> Tensor:
     """A field of the objects in each answer, (instances, objects)."""
     rows = [[part[spec.name] for part in answer] for answer in answers]
     shape = (len(rows), len(rows[0]))

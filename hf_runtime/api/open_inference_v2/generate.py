@@ -12,7 +12,7 @@ from uuid import uuid4
 from pydantic import Field
 
 from hf_runtime.api.http.json_body import encode, finite_logprob
-from hf_runtime.api.open_inference_v2.schema import Strict
+from hf_runtime.api.open_inference_v2.schema import RequestModel
 from hf_runtime.api.streaming import Chunk
 from hf_runtime.contract.errors import InvalidRequest, ServingError
 
@@ -22,7 +22,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "seed")
 _COUNTS = ("prompt_tokens", "cached_tokens", "generated_tokens")
 
 
-class GenerateRequest(Strict):
+class GenerateRequest(RequestModel):
     """A body of `generate` or `generate_stream`."""
 
     id: str = Field(default_factory=lambda: str(uuid4()))
@@ -76,14 +76,14 @@ class GenerateRequest(Strict):
     def events(self, model_name: str, chunks: Sequence[Chunk]) -> bytes:
         """Server-sent events for the next pieces; the last tells why the text ends, or what went wrong."""
         head = {"model_name": model_name, "id": self.id}
-        pieces = [chunk.piece for chunk in chunks if chunk.piece is not None]
-        return b"".join(b"data: " + encode(head | self._event(piece)) + b"\n\n" for piece in pieces)
+        deltas = [chunk.delta for chunk in chunks if chunk.delta is not None]
+        return b"".join(b"data: " + encode(head | self._event(delta)) + b"\n\n" for delta in deltas)
 
-    def _event(self, piece: Mapping[str, Any] | ServingError) -> dict[str, Any]:
-        if isinstance(piece, ServingError):
-            return {"text_output": "", "error": in_clients_terms(piece).message}
-        details = {"details": _details(piece)} if self._detailed or "finish_reason" in piece else {}
-        return {"text_output": piece["generated_text"], **details}
+    def _event(self, delta: Mapping[str, Any] | ServingError) -> dict[str, Any]:
+        if isinstance(delta, ServingError):
+            return {"text_output": "", "error": in_clients_terms(delta).message}
+        details = {"details": _details(delta)} if self._detailed or "finish_reason" in delta else {}
+        return {"text_output": delta["generated_text"], **details}
 
 
 def in_clients_terms(error: ServingError) -> ServingError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_runtime.contract.signature import Signature, Tensor
+from hf_runtime.contract.signature import Signature, TensorSpec
 from hf_runtime.version import __version__
 
 #: As Triton names them, and KServe the last.
@@ -33,6 +33,6 @@ def model_metadata(name: str, signature: Signature) -> dict[str, Any]:
     }
 
 
-def _tensor(tensor: Tensor, *, optional: bool = False) -> dict[str, Any]:
+def _tensor(tensor: TensorSpec, *, optional: bool = False) -> dict[str, Any]:
     described = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
     return described | ({"parameters": {"optional": True}} if optional else {})

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from pydantic import Field, WithJsonSchema
 
-from hf_runtime.api.open_inference_v2.schema import Strict, read
+from hf_runtime.api.open_inference_v2.schema import RequestModel, read
 from hf_runtime.api.open_inference_v2.tensors import BF16, BYTES, DTYPES, Tensor, from_binary, from_json
 from hf_runtime.contract.errors import InvalidRequest
 
@@ -28,14 +28,14 @@ _Data = Annotated[
 ]
 
 
-class InputParameters(Strict):
+class InputParameters(RequestModel):
     """`content_type` tells what elements of BYTES are: texts, or instances as JSON documents."""
 
     binary_data_size: int | None = Field(None, ge=0)
     content_type: str | None = Field(None, pattern="^(str|json)$")
 
 
-class RequestInput(Strict):
+class RequestInput(RequestModel):
     """A tensor, its elements nested like the shape or flat, or `binary_data_size` bytes behind the JSON."""
 
     name: str
@@ -45,20 +45,20 @@ class RequestInput(Strict):
     data: _Data = None
 
 
-class OutputParameters(Strict):
+class OutputParameters(RequestModel):
     """`binary_data` asks for bytes behind the JSON."""
 
     binary_data: bool | None = None
 
 
-class RequestOutput(Strict):
+class RequestOutput(RequestModel):
     """An output that is asked for."""
 
     name: str
     parameters: OutputParameters | None = None
 
 
-class InferenceDocument(Strict):
+class InferenceDocument(RequestModel):
     """The JSON of a request. `model_name` and `model_version` are what KServe's client repeats from the path."""
 
     id: str | None = None

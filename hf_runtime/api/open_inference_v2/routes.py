@@ -24,7 +24,7 @@ from hf_runtime.api.streaming import AnswerStreams, StreamingBody
 from hf_runtime.contract.errors import InvalidRequest, ModelNotReady, NotSupported, RequestTooLarge, ServingError
 from hf_runtime.contract.signature import Signature
 from hf_runtime.rpc.model_client import ModelClient
-from hf_runtime.settings import WRITING_TASKS, ServerSettings
+from hf_runtime.settings import GENERATIVE_TASKS, ServerSettings
 
 
 def routes(models: Models, settings: ServerSettings) -> list[Route]:
@@ -96,9 +96,11 @@ def routes(models: Models, settings: ServerSettings) -> list[Route]:
     def _writer(request: Request) -> ModelClient:
         name = request.path_params["name"]
         client = models.get(name, request)
-        if models.task(name) not in WRITING_TASKS:
+        if models.task(name) not in GENERATIVE_TASKS:
             what = models.task(name) or "a pipeline of its own"
-            raise InvalidRequest(f"{name} does {what}: generate needs a model that does {' or '.join(WRITING_TASKS)}")
+            raise InvalidRequest(
+                f"{name} does {what}: generate needs a model that does {' or '.join(GENERATIVE_TASKS)}"
+            )
         return client
 
     return [

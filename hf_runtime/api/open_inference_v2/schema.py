@@ -10,13 +10,13 @@ from hf_runtime.api.http.json_body import read_object
 from hf_runtime.contract.errors import InvalidRequest
 
 
-class Strict(BaseModel):
+class RequestModel(BaseModel):
     """Base of all that a client writes: unknown fields and wrong types are refused, never guessed."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
 
 
-DocumentT = TypeVar("DocumentT", bound=Strict)
+DocumentT = TypeVar("DocumentT", bound=RequestModel)
 
 
 def read(kind: type[DocumentT], body: bytes) -> DocumentT:

@@ -10,14 +10,14 @@ from uuid import uuid4
 from pydantic import Field, model_validator
 
 from hf_runtime.api.openai.errors import refused
-from hf_runtime.api.openai.generation import GenerationRequest
+from hf_runtime.api.openai.generation import SamplingRequest
 from hf_runtime.api.openai.logprobs import chat_logprobs
 from hf_runtime.api.openai.messages import Message, NamedTool, Tool, ToolChoice
 from hf_runtime.api.openai.stream import head
 from hf_runtime.api.openai.usage import Usage
 
 
-class ChatRequest(GenerationRequest):
+class ChatRequest(SamplingRequest):
     """A chat to be answered, as far as the model's context allows unless a maximum is given."""
 
     messages: list[Message] = Field(min_length=1)
@@ -122,17 +122,17 @@ class ChatDeltas:
         self._begun: set[int] = set()
         self._calls: Counter[int] = Counter()
 
-    def __call__(self, index: int, piece: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def __call__(self, index: int, delta: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         if index not in self._begun:
             self._begun.add(index)
             yield _delta(index, {"role": "assistant", "content": "", "refusal": None})
-        if piece["generated_text"] or piece.get("logprobs"):
-            yield _delta(index, {"content": piece["generated_text"]}, piece.get("logprobs"))
-        for call in piece.get("tool_calls") or ():
+        if delta["generated_text"] or delta.get("logprobs"):
+            yield _delta(index, {"content": delta["generated_text"]}, delta.get("logprobs"))
+        for call in delta.get("tool_calls") or ():
             yield _delta(index, {"tool_calls": [{"index": self._calls[index], **_call(call)}]})
             self._calls[index] += 1
-        if "finish_reason" in piece:
-            reason = "tool_calls" if self._calls[index] else piece["finish_reason"]
+        if "finish_reason" in delta:
+            reason = "tool_calls" if self._calls[index] else delta["finish_reason"]
             yield {**_delta(index, {}), "finish_reason": reason}
 
 

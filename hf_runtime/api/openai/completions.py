@@ -9,18 +9,18 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from hf_runtime.api.openai.errors import refused
-from hf_runtime.api.openai.generation import GenerationRequest
+from hf_runtime.api.openai.generation import SamplingRequest
 from hf_runtime.api.openai.logprobs import CompletionLogprobs
 from hf_runtime.api.openai.stream import head
 from hf_runtime.api.openai.text import TextsField
 from hf_runtime.api.openai.usage import Usage
-from hf_runtime.settings import WRITING_TASKS, Task
+from hf_runtime.settings import GENERATIVE_TASKS, Task
 
 
-class CompletionRequest(GenerationRequest):
+class CompletionRequest(SamplingRequest):
     """Texts to be continued; choice `n * i + j` is the j-th continuation of prompt i."""
 
-    tasks: ClassVar[tuple[Task, ...]] = WRITING_TASKS
+    tasks: ClassVar[tuple[Task, ...]] = GENERATIVE_TASKS
 
     prompt: TextsField
     max_tokens: int = Field(16, ge=0)
@@ -77,15 +77,15 @@ class CompletionDeltas:
     def __init__(self) -> None:
         self._logprobs: defaultdict[int, CompletionLogprobs] = defaultdict(CompletionLogprobs)
 
-    def __call__(self, index: int, piece: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        if piece["generated_text"] or piece.get("logprobs") or "finish_reason" in piece:
-            yield _choice(index, piece, self._logprobs[index])
+    def __call__(self, index: int, delta: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        if delta["generated_text"] or delta.get("logprobs") or "finish_reason" in delta:
+            yield _choice(index, delta, self._logprobs[index])
 
 
-def _choice(index: int, piece: Mapping[str, Any], logprobs: CompletionLogprobs) -> dict[str, Any]:
+def _choice(index: int, delta: Mapping[str, Any], logprobs: CompletionLogprobs) -> dict[str, Any]:
     return {
         "index": index,
-        "text": piece["generated_text"],
-        "logprobs": logprobs.render(piece["logprobs"]) if "logprobs" in piece else None,
-        "finish_reason": piece.get("finish_reason"),
+        "text": delta["generated_text"],
+        "logprobs": logprobs.render(delta["logprobs"]) if "logprobs" in delta else None,
+        "finish_reason": delta.get("finish_reason"),
     }

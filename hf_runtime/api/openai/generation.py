@@ -8,14 +8,14 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from hf_runtime.api.openai.errors import refused
-from hf_runtime.api.openai.schema import OpenAIRequest, Strict
+from hf_runtime.api.openai.schema import OpenAIModel, OpenAIRequest
 from hf_runtime.settings import Task
 
 #: Beyond it, runners take no seed.
 _SEEDS = 2**63
 
 
-class StreamOptions(Strict):
+class StreamOptions(OpenAIModel):
     """What streams carry; `include_obfuscation` changes no text, and nothing here."""
 
     include_usage: bool = False
@@ -31,7 +31,7 @@ _TokenId = Annotated[str, Field(pattern=r"^\d+$")]
 _Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
-class GenerationRequest(OpenAIRequest):
+class SamplingRequest(OpenAIRequest):
     """Fields of completions and chats alike.
 
     Source: https://platform.openai.com/docs/api-reference/chat/create; `top_k` (0 or -1: off), `repetition_penalty`,
@@ -58,7 +58,7 @@ class GenerationRequest(OpenAIRequest):
     truncation: bool | None = None
 
     @model_validator(mode="after")
-    def _options_are_of_a_stream(self) -> GenerationRequest:
+    def _options_are_of_a_stream(self) -> SamplingRequest:
         if self.stream_options is not None and not self.stream:
             raise refused("stream_options: only allowed when stream is true", "stream_options")
         return self

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, model_validator
 
-from hf_runtime.api.openai.schema import Strict
+from hf_runtime.api.openai.schema import OpenAIModel
 
 
-class TextPart(Strict):
+class TextPart(OpenAIModel):
     """The only kind of content that a text model reads."""
 
     type: Literal["text"]
@@ -27,14 +27,14 @@ def _parts(content: Any) -> Any:
 _Content = Annotated[list[TextPart] | None, BeforeValidator(_parts, json_schema_input_type=str | list[TextPart] | None)]
 
 
-class FunctionCall(Strict):
+class FunctionCall(OpenAIModel):
     """What an earlier answer called."""
 
     name: str
     arguments: str
 
 
-class ToolCall(Strict):
+class ToolCall(OpenAIModel):
     """A call in an earlier answer."""
 
     id: str
@@ -42,7 +42,7 @@ class ToolCall(Strict):
     function: FunctionCall
 
 
-class Message(Strict):
+class Message(OpenAIModel):
     """One turn. An answer of this server is one too, as it stands."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -76,7 +76,7 @@ class Message(Strict):
         return {"role": self.role, "content": content, **given}
 
 
-class Function(Strict):
+class Function(OpenAIModel):
     """A function that the model may call; `parameters` is the JSON schema of its arguments."""
 
     name: str = Field(min_length=1)
@@ -85,20 +85,20 @@ class Function(Strict):
     strict: bool | None = None
 
 
-class Tool(Strict):
+class Tool(OpenAIModel):
     """The only kind of tool that a client can run for every model."""
 
     type: Literal["function"]
     function: Function
 
 
-class NamedFunction(Strict):
+class NamedFunction(OpenAIModel):
     """A function by its name."""
 
     name: str
 
 
-class NamedTool(Strict):
+class NamedTool(OpenAIModel):
     """The one tool that must be called."""
 
     type: Literal["function"]

@@ -43,13 +43,13 @@ NOT_OFFERED: Mapping[str, str] = {
 }
 
 
-class Strict(BaseModel):
+class OpenAIModel(BaseModel):
     """Base of all that a client writes: unknown fields and wrong types are refused, never guessed."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class OpenAIRequest(Strict):
+class OpenAIRequest(OpenAIModel):
     """A request that a model answers."""
 
     #: What models can answer it.

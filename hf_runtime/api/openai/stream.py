@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from hf_runtime.api.http.json_body import encode
 from hf_runtime.api.openai.errors import error_object, in_clients_terms
-from hf_runtime.api.openai.generation import GenerationRequest
+from hf_runtime.api.openai.generation import SamplingRequest
 from hf_runtime.api.openai.usage import Usage
 from hf_runtime.api.streaming import Chunk
 from hf_runtime.contract.errors import ServingError
@@ -36,7 +36,7 @@ class EventStream:
         opening: what each chunk begins with.
     """
 
-    def __init__(self, asked: GenerationRequest, opening: Mapping[str, Any], deltas: Deltas) -> None:
+    def __init__(self, asked: SamplingRequest, opening: Mapping[str, Any], deltas: Deltas) -> None:
         self._asked = asked
         self._opening = opening
         self._deltas = deltas
@@ -52,14 +52,14 @@ class EventStream:
         return usage + b"data: [DONE]\n\n"
 
     def _contents(self, chunk: Chunk) -> Iterator[dict[str, Any]]:
-        piece = chunk.piece
-        if isinstance(piece, ServingError):
-            told = in_clients_terms(piece, type(self._asked).model_fields, self._asked.names)
+        delta = chunk.delta
+        if isinstance(delta, ServingError):
+            told = in_clients_terms(delta, type(self._asked).model_fields, self._asked.names)
             yield error_object(told.error, told.param)
-        elif piece is not None:
-            if "finish_reason" in piece:
-                self._usage.add(chunk.index, piece)
-            for choice in self._deltas(chunk.index, piece):
+        elif delta is not None:
+            if "finish_reason" in delta:
+                self._usage.add(chunk.index, delta)
+            for choice in self._deltas(chunk.index, delta):
                 yield self._chunk([choice])
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:

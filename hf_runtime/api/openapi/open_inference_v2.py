@@ -31,7 +31,7 @@ from hf_runtime.api.openapi.operation import (
     operation,
 )
 from hf_runtime.api.openapi.schemas import Json
-from hf_runtime.settings import WRITING_TASKS, Task
+from hf_runtime.settings import GENERATIVE_TASKS, Task
 
 _TAG = "KServe V2, Open Inference Protocol"
 _TEXTS = "Open Inference Protocol, generate"
@@ -129,7 +129,7 @@ def _tensors(v1: dict[str, Any]) -> dict[str, Any]:
 
 def _generate(served: Served) -> Operations:
     of = served.schemas.of
-    tasks: tuple[Task, ...] = WRITING_TASKS
+    tasks: tuple[Task, ...] = GENERATIVE_TASKS
     parameters = [model_parameter(served.doing(tasks), f"A model that does {' or '.join(tasks)}.")]
     body = {JSON: {"schema": of(GenerateRequest), "example": _GENERATE}}
     event = 'data: {"model_name":"model","id":"1","text_output":" Paris"}\n\n'

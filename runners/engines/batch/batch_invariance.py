@@ -24,7 +24,7 @@ _TOLERANCE, _TOLERANCE_OTHERS = 1e-4, 0.1
 Rows = Sequence[Row[Mapping[str, list[int]]]]
 
 
-class Company(Enum):
+class BatchSharing(Enum):
     """Rows that a row may share a batch with."""
 
     ANY = "rows of any length"
@@ -57,7 +57,7 @@ def turned(row: Row[Mapping[str, list[int]]], special: frozenset[int]) -> Row[Ma
     return replace(row, inputs={**row.inputs, "input_ids": other})
 
 
-def find_company(
+def find_batch_sharing(
     compute: Callable[[Rows], Iterable[Any]],
     row: Row[Mapping[str, list[int]]],
     *,
@@ -66,7 +66,7 @@ def find_company(
     exact: bool,
     can_pad: bool = True,
     longer: Sequence[int] = _LONGER,
-) -> Company:
+) -> BatchSharing:
     """Compare outputs of rows alone and together.
 
     FNet, ConvBERT and Funnel, for example, read padding as text, BART's decoder and XLNet count it as positions, and
@@ -93,16 +93,16 @@ def find_company(
             alone += [_outputs(compute([one]), 1) for one in rows[1:]]
             batches = [*([0, number] for number in range(1, len(rows))), list(range(len(rows)))]
             if all(_same(compute, rows, alone, numbers, tolerance) for numbers in batches):
-                return Company.ANY
+                return BatchSharing.ANY
         except Exception:
             logger.debug("rows of other lengths are not computed together", exc_info=True)
     try:
         equal = [row, turned(row, special)]
         if _same(compute, equal, [alone[0], _outputs(compute(equal[1:]), 1)], [0, 1], tolerance):
-            return Company.EQUAL
+            return BatchSharing.EQUAL
     except Exception:
         logger.debug("rows of equal length are not computed together", exc_info=True)
-    return Company.NONE
+    return BatchSharing.NONE
 
 
 def _outputs(outputs: Iterable[Any], rows: int) -> list[torch.Tensor]:

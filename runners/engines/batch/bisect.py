@@ -19,7 +19,7 @@ PartT = TypeVar("PartT")
 _LATER = 5
 
 
-def in_halves(
+def retry_in_halves(
     parts: Sequence[PartT], what: str, compute: Callable[[Sequence[PartT]], Any], error: Exception
 ) -> list[Any]:
     """Compute each half of what failed as a whole: a culprit is found in few steps, and less memory is needed.
@@ -42,7 +42,7 @@ def in_halves(
     return [compute(parts[:middle]), compute(parts[middle:])]
 
 
-def blame(error: Exception) -> ServingError:
+def error_for_item(error: Exception) -> ServingError:
     """Return the error for the client of the only part; the rest is for the log.
 
     Raises:

@@ -16,13 +16,13 @@ from typing import Any
 from hf_runtime.contract.errors import InvalidRequest, ServingError
 from hf_runtime.contract.item import Item
 from hf_runtime.contract.listener import StreamListener
-from hf_runtime.contract.origin import about
+from hf_runtime.contract.request_context import request_context
 from hf_runtime.observability.engine_observer import EngineObserver, Unobserved
 from hf_runtime.observability.item_trace import working_on
-from runners.engines.batch.bisect import blame, in_halves
-from runners.engines.batch.intake import Entry, Intake, guarded
-from runners.engines.batch.lanes import Lane, Lanes
-from runners.engines.nan_monitor import NumberWatch, only_nan
+from runners.engines.batch.bisect import error_for_item, retry_in_halves
+from runners.engines.batch.intake import Intake, QueuedItem, guarded
+from runners.engines.batch.workers import Worker, WorkerPool
+from runners.engines.nan_monitor import NanMonitor, only_nan
 from runners.engines.rows import Row, select_batch
 from runners.engines.runner import Runner
 
@@ -40,7 +40,7 @@ class _Waiting:
         self.row = row
 
 
-class _RowsEntry(Entry):
+class _RowsEntry(QueuedItem):
     """An item whose rows are computed on their own."""
 
     def wait(self) -> list[_Waiting]:
@@ -79,8 +79,8 @@ class BatchEngine:
         self._runner = runner
         self._observer = observer or Unobserved()
         self._intake = Intake(runner, max_queue_size, self._observer)
-        self._lanes = Lanes(compute, runner.parallelism, runner.use_threads)
-        self._numbers = NumberWatch(runner.settings.name, self._observer)
+        self._lanes = WorkerPool(compute, runner.parallelism, runner.use_threads)
+        self._numbers = NanMonitor(runner.settings.name, self._observer)
         self._waiting: list[_Waiting] = []
         self._rows_wait = asyncio.Event()
         self._finishing: set[asyncio.Task[None]] = set()
@@ -105,12 +105,12 @@ class BatchEngine:
         """Work until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._intake.run(self._prepared, partial(self._taken_alone, group)))
+                group.create_task(self._intake.run(self._prepared, partial(self._start_single_item, group)))
                 group.create_task(self._compute_what_waits(group))
         finally:
             self._lanes.shutdown()
 
-    def _prepared(self, entries: Sequence[Entry]) -> None:
+    def _prepared(self, entries: Sequence[QueuedItem]) -> None:
         for entry in entries:
             assert isinstance(entry, _RowsEntry)
             self._waiting.extend(entry.wait())
@@ -141,7 +141,7 @@ class BatchEngine:
         self._waiting = [waiting for i, waiting in enumerate(self._waiting) if i not in chosen]
         return batch
 
-    async def _compute(self, batch: list[_Waiting], lane: Lane) -> None:
+    async def _compute(self, batch: list[_Waiting], lane: Worker) -> None:
         started = monotonic()
         for waiting in batch:
             self._intake.started(waiting.entry, started)
@@ -165,14 +165,14 @@ class BatchEngine:
             self._finishing.add(task)
             task.add_done_callback(self._finishing.discard)
 
-    def _taken_alone(self, group: asyncio.TaskGroup, entry: Entry) -> bool:
+    def _start_single_item(self, group: asyncio.TaskGroup, entry: QueuedItem) -> bool:
         assert isinstance(entry, _RowsEntry)
         if self._waiting or self._lanes.idle < self._lanes.number:
             return False
         group.create_task(self._compute_alone(entry, self._lanes.take(alone=True)))
         return True
 
-    async def _compute_alone(self, entry: _RowsEntry, lane: Lane) -> None:
+    async def _compute_alone(self, entry: _RowsEntry, lane: Worker) -> None:
         self._intake.started(entry, monotonic())
         try:
             answered = await lane.run(self._answer, entry)
@@ -193,7 +193,7 @@ class BatchEngine:
         for entry, result in zip(wanted, results, strict=True):
             entry.settle(result)
 
-    def _tell(self, computed: _Pass, lane: Lane) -> None:
+    def _tell(self, computed: _Pass, lane: Worker) -> None:
         """Tell of a batch whoever measures, counts, follows an item or reads the log."""
         batch, started, ended = computed.batch, computed.started, computed.ended
         seconds = ended - started
@@ -222,7 +222,7 @@ class BatchEngine:
         return [self._finish_one(entry) for entry in entries]
 
     def _finish_one(self, entry: _RowsEntry) -> Any:
-        with self._intake.one_at_a_time, working_on(entry.item, "finish"):
+        with self._intake.tokenizer_lock, working_on(entry.item, "finish"):
             return guarded("finishing", self._runner.finish, entry.job, entry.outputs)
 
     def _answer(self, entry: _RowsEntry) -> tuple[Any, _Pass | None] | None:
@@ -251,10 +251,10 @@ class BatchEngine:
                 failed = error
             # Outside of the handler, which would keep what the failed pass holds.
             if len(batch) == 1:
-                return [blame(failed)]
-            first, second = in_halves(batch, "rows", self._forward, failed)
+                return [error_for_item(failed)]
+            first, second = retry_in_halves(batch, "rows", self._forward, failed)
             return [*first, *second]
 
 
 def _about(batch: Sequence[_Waiting]) -> AbstractContextManager[None]:
-    return about(*(waiting.entry.item.origin for waiting in batch))
+    return request_context(*(waiting.entry.item.request_context for waiting in batch))

@@ -17,7 +17,7 @@ from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, Overload
 from hf_runtime.contract.item import Item
 from hf_runtime.observability.engine_observer import EngineObserver
 from hf_runtime.observability.item_trace import working_on
-from runners.engines.admission import Claim, Room
+from runners.engines.admission import Admission, Reservation
 from runners.engines.runner import Job, Runner
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _PREPARE_AT_ONCE = 32
 
 
-class Entry:
+class QueuedItem:
     """An item on its way through an engine.
 
     Attributes:
@@ -40,8 +40,8 @@ class Entry:
         self.arrived = monotonic()
         self.started = False
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.claim: Claim
-        self.item = replace(item, given_up=self.future.cancelled)
+        self.reservation: Reservation
+        self.item = replace(item, is_cancelled=self.future.cancelled)
         self.job: Job[Any, Any]
 
     def settle(self, result: Any) -> None:
@@ -66,17 +66,19 @@ class Intake:
         self._observer = observer
         self._waiting = 0
         self.text = ThreadPoolExecutor(1, thread_name_prefix="text")
-        self.one_at_a_time = Lock()
+        self.tokenizer_lock = Lock()
         self._runner = runner
         self._max_queue_size = max_queue_size
-        self._arrived: deque[Entry] = deque()
+        self._arrived: deque[QueuedItem] = deque()
         self._news = asyncio.Event()
         self._unfinished = 0
         self._seconds_per_item = 0.05
         settings = runner.settings
-        self.room = runner.room = Room(settings.max_queue_rows, settings.max_queue_tokens, self._wait_seconds)
+        self.admission = runner.admission = Admission(
+            settings.max_queue_rows, settings.max_queue_tokens, self._wait_seconds
+        )
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: QueuedItem) -> None:
         """Queue an item; it counts until its future is done.
 
         Raises:
@@ -86,23 +88,23 @@ class Intake:
             raise Overloaded(
                 f"{self._unfinished} instances are waiting already: try again later", retry_after=self._wait_seconds()
             )
-        entry.claim = self.room.enter(entry.item.instance)
+        entry.reservation = self.admission.enter(entry.item.instance)
         self._unfinished += 1
         self._wait(1)
         entry.future.add_done_callback(lambda _: self._one_less(entry))
         self._arrived.append(entry)
         self._news.set()
 
-    def started(self, entry: Entry, at: float) -> None:
+    def started(self, entry: QueuedItem, at: float) -> None:
         """An item's forward pass begins; the first one ends its waiting."""
         if not entry.started and not entry.future.done():
             entry.started = True
             self._wait(-1)
             self._observer.started(at - entry.arrived)
 
-    def _one_less(self, entry: Entry) -> None:
+    def _one_less(self, entry: QueuedItem) -> None:
         self._unfinished -= 1
-        self.room.leave(entry.claim)
+        self.admission.leave(entry.reservation)
         if not entry.started:
             self._wait(-1)
 
@@ -119,7 +121,7 @@ class Intake:
         self._seconds_per_item += 0.1 * (seconds_per_item - self._seconds_per_item)
 
     async def run(
-        self, prepared: Callable[[Sequence[Entry]], None], taken: Callable[[Entry], bool] = lambda _: False
+        self, prepared: Callable[[Sequence[QueuedItem]], None], taken: Callable[[QueuedItem], bool] = lambda _: False
     ) -> None:
         """Prepare what arrives until cancelled; those that can be computed are handed on, the others settled.
 
@@ -148,18 +150,18 @@ class Intake:
         finally:
             self.text.shutdown(wait=False, cancel_futures=True)
 
-    def _prepare(self, entries: Sequence[Entry]) -> list[Job[Any, Any] | ServingError]:
+    def _prepare(self, entries: Sequence[QueuedItem]) -> list[Job[Any, Any] | ServingError]:
         return [self.prepare(entry) for entry in entries]
 
-    def prepare(self, entry: Entry) -> Job[Any, Any] | ServingError:
+    def prepare(self, entry: QueuedItem) -> Job[Any, Any] | ServingError:
         """Make an item ready, in any thread but the event loop's; the error of a step as a value."""
-        with self.one_at_a_time, working_on(entry.item, "prepare"):
-            self.room.prepare(entry.claim)
+        with self.tokenizer_lock, working_on(entry.item, "prepare"):
+            self.admission.prepare(entry.reservation)
             return guarded("preparing", self._within_room, entry.item)  # type: ignore[no-any-return]
 
     def _within_room(self, item: Item) -> Job[Any, Any]:
         job = self._runner.prepare_item(item)
-        self.room.hold(*self._runner.weight(job))
+        self.admission.hold(*self._runner.weight(job))
         return job
 
 

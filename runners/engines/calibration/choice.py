@@ -13,7 +13,7 @@ _CLEARLY = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Measurement:
     """What one arrangement has computed in one go.
 
     Attributes:
@@ -35,12 +35,12 @@ class Measured:
         """Tokens a second."""
         return self.tokens / self.seconds
 
-    def has_lanes_of(self, other: Measured) -> bool:
+    def has_lanes_of(self, other: Measurement) -> bool:
         """Whether as many batches were computed side by side, with as many threads each."""
         return (self.lanes, self.threads) == (other.lanes, other.threads)
 
 
-def most_worthwhile(measured: Sequence[Measured], usual: Measured) -> Measured:
+def most_worthwhile(measured: Sequence[Measurement], usual: Measurement) -> Measurement:
     """The fewest rows that are nearly as fast as any, in lanes as they are usual unless others are clearly faster.
 
     Args:
@@ -54,11 +54,11 @@ def most_worthwhile(measured: Sequence[Measured], usual: Measured) -> Measured:
     return next(one for one in measured if one.has_lanes_of(best) and one.speed >= (1 - _WORTH) * best.speed)
 
 
-def _speed(one: Measured) -> float:
+def _speed(one: Measurement) -> float:
     return one.speed
 
 
-def quickest_alone(measured: Sequence[Measured]) -> int | None:
+def quickest_alone(measured: Sequence[Measurement]) -> int | None:
     """The number of threads that has a single row done first; of equally quick ones, the fewest."""
     alone = [one for one in measured if one.lanes == one.rows == 1]
     if not alone:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from runners.engines.calibration.choice import Measured, most_worthwhile, quickest_alone
+from runners.engines.calibration.choice import Measurement, most_worthwhile, quickest_alone
 from runners.engines.calibration.stopwatch import Stopwatch, own_share
 from runners.engines.rows import BatchLimits, Parallelism, Row
 from runners.kernels.cores import use_threads
@@ -103,7 +103,7 @@ def calibrate(
     by_rows = sorted(stopwatch.best.items(), key=lambda item: item[0].rows)
     tokens = {number: sum(row.length for row in every[:number]) for number in rows}
     measured = {
-        case: Measured(case.lanes, case.threads, case.rows, case.lanes * tokens[case.rows], took)
+        case: Measurement(case.lanes, case.threads, case.rows, case.lanes * tokens[case.rows], took)
         for case, took in by_rows
     }
     before = measured.get(_Case(*lanes[0], usual.limits.max_rows))
@@ -122,7 +122,9 @@ def _threads_kept() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _plan(best: Measured, measured: Sequence[Measured], every: Sequence[Row[Any]], usual: BatchLimits) -> BatchPlan:
+def _plan(
+    best: Measurement, measured: Sequence[Measurement], every: Sequence[Row[Any]], usual: BatchLimits
+) -> BatchPlan:
     lengths = [row.length for row in every[: best.rows]]
     tokens = best.rows * max(lengths) if usual.padded else sum(lengths)
     # A batch is closed by the first text that does not fit: with room for one more, it holds what was measured.

@@ -34,7 +34,7 @@ def model_key(model: PreTrainedModel, settings: ModelSettings) -> dict[str, Any]
     }
 
 
-class KeptPlans:
+class PlanCache:
     """Plans by what they depend on.
 
     Args:

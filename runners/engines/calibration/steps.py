@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from runners.engines.calibration.choice import Measured, most_worthwhile
+from runners.engines.calibration.choice import Measurement, most_worthwhile
 from runners.engines.calibration.stopwatch import Stopwatch, own_share
 
 logger = logging.getLogger(__name__)
@@ -82,8 +82,8 @@ def calibrate_steps(
     return StepPlan(writing.rows, reading.rows)
 
 
-def _choose(cases: Sequence[Case], usual: int, best: dict[Case, float]) -> Measured | None:
-    measured = [Measured(1, None, case.size, case.size, best[case]) for case in cases if case in best]
+def _choose(cases: Sequence[Case], usual: int, best: dict[Case, float]) -> Measurement | None:
+    measured = [Measurement(1, None, case.size, case.size, best[case]) for case in cases if case in best]
     before = [one for one in measured if one.rows == usual]
     if not before:
         return None

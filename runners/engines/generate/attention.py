@@ -17,7 +17,7 @@ from runners.engines.generate.cache import LayerShape
 NAME = "sequences"
 
 
-class Unsupported(Exception):
+class UnsupportedAttention(Exception):
     """The model asks more of attention than is computed here."""
 
 
@@ -87,12 +87,12 @@ def attend(
         Unsupported: the layer asks for what is not computed here.
     """
     if step is None:
-        raise Unsupported("the model does not hand on what it is called with")
+        raise UnsupportedAttention("the model does not hand on what it is called with")
     for name in ("softcap", "s_aux", "position_bias", "head_mask"):
         if others.get(name) is not None:
-            raise Unsupported(f"its attention has {name}")
+            raise UnsupportedAttention(f"its attention has {name}")
     if getattr(module, "is_cross_attention", False) or not getattr(module, "is_causal", True):
-        raise Unsupported("its attention is not causal")
+        raise UnsupportedAttention("its attention is not causal")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     attended = step.attend(module.layer_idx, query[0], key[0], value[0], scale, sliding_window)
     return attended[None], None

@@ -44,7 +44,7 @@ class LayerShape:
         return self.heads * (self.key_size + self.value_size) * self.dtype.itemsize
 
 
-class Place:
+class CacheSlot:
     """Where a sequence's keys and values are; it stays the sequence's own while slab and index change."""
 
     __slots__ = ("index", "length", "slab")
@@ -73,7 +73,7 @@ class Slab:
     def __init__(self, layers: Sequence[LayerShape], size: int, capacity: int) -> None:
         self.capacity = capacity
         self.size = size
-        self.places: list[Place] = []
+        self.places: list[CacheSlot] = []
         # Layers that are alike are one tensor: a place is cleared or copied in one operation, not in one for each.
         self._stacks: list[torch.Tensor] = []
         self.keys = self._stacked([(s.heads, s.key_size, s.dtype, s.device) for s in layers])
@@ -98,20 +98,20 @@ class Slab:
         """Memory that it takes, in tokens."""
         return self.size * self.capacity
 
-    def add(self, length: int = 0) -> Place:
+    def add(self, length: int = 0) -> CacheSlot:
         """The next free place, empty; but for its first tokens, if those are copied to it next."""
-        place = Place(self, len(self.places))
-        self._clear(place.index, length)
-        self.places.append(place)
-        return place
+        slot = CacheSlot(self, len(self.places))
+        self._clear(slot.index, length)
+        self.places.append(slot)
+        return slot
 
-    def remove(self, place: Place) -> None:
+    def remove(self, slot: CacheSlot) -> None:
         """Free a place; the last one moves into the gap."""
         last = self.places.pop()
-        if last is not place:
-            self.copy(place.index, last, last.length)
-            last.index = place.index
-            self.places[place.index] = last
+        if last is not slot:
+            self.copy(slot.index, last, last.length)
+            last.index = slot.index
+            self.places[slot.index] = last
             self._clear(last.index, last.length)
 
     def _clear(self, index: int, start: int) -> None:
@@ -122,7 +122,7 @@ class Slab:
         for stack in self._stacks:
             stack[:, index, start:] = 0
 
-    def copy(self, index: int, source: Place, length: int) -> None:
+    def copy(self, index: int, source: CacheSlot, length: int) -> None:
         """Copy the first `length` tokens of a sequence, of the same layers, to a place."""
         for mine, theirs in zip(self._stacks, source.slab._stacks, strict=True):
             mine[:, index, :length] = theirs[:, source.index, :length]
@@ -166,7 +166,7 @@ class KVCache:
         """The capacity of a place for so many tokens."""
         return min(max(_SHORTEST, 1 << (tokens - 1).bit_length()), self.longest)
 
-    def allocate(self, tokens: int) -> Place | None:
+    def allocate(self, tokens: int) -> CacheSlot | None:
         """A place for so many tokens; None if there is no memory for it now.
 
         Args:
@@ -198,34 +198,34 @@ class KVCache:
         """Forget all places; nobody may use one any more."""
         self.slabs.clear()
 
-    def grow(self, place: Place, tokens: int) -> bool:
+    def grow(self, slot: CacheSlot, tokens: int) -> bool:
         """Move a sequence to a place for so many tokens; False if there is no memory for it now."""
         moved = self.allocate(tokens)
         if moved is None:
             return False
-        moved.slab.copy(moved.index, place, place.length)
-        old = Place(place.slab, place.index)
-        place.slab.places[place.index] = old
-        place.slab, place.index = moved.slab, moved.index
-        place.slab.places[place.index] = place
+        moved.slab.copy(moved.index, slot, slot.length)
+        old = CacheSlot(slot.slab, slot.index)
+        slot.slab.places[slot.index] = old
+        slot.slab, slot.index = moved.slab, moved.index
+        slot.slab.places[slot.index] = slot
         self.free(old)
         return True
 
-    def copy_out(self, place: Place) -> Place | None:
+    def copy_out(self, slot: CacheSlot) -> CacheSlot | None:
         """A copy of a sequence in as much memory as it takes; None if there is not so much."""
-        if self.tokens + place.length > self.budget:
+        if self.tokens + slot.length > self.budget:
             return None
-        slab = _allocated(self._layers, 1, place.length)
+        slab = _allocated(self._layers, 1, slot.length)
         if slab is None:
             return None
         self.slabs.append(slab)
-        copied = slab.add(place.length)
-        slab.copy(copied.index, place, place.length)
-        copied.length = place.length
+        copied = slab.add(slot.length)
+        slab.copy(copied.index, slot, slot.length)
+        copied.length = slot.length
         return copied
 
-    def free(self, place: Place) -> None:
+    def free(self, slot: CacheSlot) -> None:
         """Give a place back; an empty slab's memory too."""
-        place.slab.remove(place)
-        if not place.slab.places:
-            self.slabs.remove(place.slab)
+        slot.slab.remove(slot)
+        if not slot.slab.places:
+            self.slabs.remove(slot.slab)

@@ -12,15 +12,15 @@ from collections.abc import Sequence as Parts
 import torch
 
 from hf_runtime.contract.errors import InferenceFailed
-from hf_runtime.contract.origin import about
-from runners.engines.batch.bisect import blame, in_halves
-from runners.engines.generate.cache import KVCache, Place
+from hf_runtime.contract.request_context import request_context
+from runners.engines.batch.bisect import error_for_item, retry_in_halves
+from runners.engines.generate.cache import CacheSlot, KVCache
 from runners.engines.generate.decoder import Decoder
+from runners.engines.generate.incremental_model import IncrementalModel
 from runners.engines.generate.model import GenerationModel
-from runners.engines.generate.prefixes import Shelf, longest, shared
+from runners.engines.generate.prefix_cache import PrefixCache, longest, shared
 from runners.engines.generate.sampling import Sampler
-from runners.engines.generate.sequence import Sequence
-from runners.engines.generate.takeover import SteppingModel
+from runners.engines.generate.sequence import SequenceState
 from runners.engines.rows import BatchLimits
 
 logger = logging.getLogger(__name__)
@@ -39,32 +39,32 @@ class _Running:
     """A sequence with its place in the cache.
 
     Attributes:
-        ids: all of its tokens; those before `place.length` have been read.
+        ids: all of its tokens; those before `slot.length` have been read.
     """
 
-    __slots__ = ("ids", "place", "sequence")
+    __slots__ = ("ids", "sequence", "slot")
 
-    def __init__(self, sequence: Sequence, ids: list[int], place: Place) -> None:
+    def __init__(self, sequence: SequenceState, ids: list[int], slot: CacheSlot) -> None:
         self.sequence = sequence
         self.ids = ids
-        self.place = place
+        self.slot = slot
 
     @property
     def unread(self) -> int:
         """Tokens that the model has not seen: one while it writes, more while it reads the prompt."""
-        return len(self.ids) - self.place.length
+        return len(self.ids) - self.slot.length
 
 
 class ContinuousDecoder(Decoder):
     """Writes with a decoder-only model whose attention `runners.engines.generate.attention` can take over."""
 
-    def __init__(self, model: GenerationModel, stepping: SteppingModel, cache: KVCache, limits: BatchLimits) -> None:
+    def __init__(self, model: GenerationModel, stepping: IncrementalModel, cache: KVCache, limits: BatchLimits) -> None:
         super().__init__(limits)
         self._stepping = stepping
         self._cache = cache
-        self._shelf = Shelf(cache)
+        self._shelf = PrefixCache(cache)
         self._sampler = Sampler(model)
-        self._waiting: deque[Sequence] = deque()
+        self._waiting: deque[SequenceState] = deque()
         self._running: list[_Running] = []  # in order of their start
         self._overtaken = 0
 
@@ -84,7 +84,7 @@ class ContinuousDecoder(Decoder):
     def memory(self) -> int:
         return self._cache.longest
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: SequenceState) -> None:
         self._waiting.append(sequence)
 
     def step(self) -> None:
@@ -96,7 +96,7 @@ class ContinuousDecoder(Decoder):
             self.on_batch(len(parts), sum(count for _, count in parts), 0)
             self._compute_or_blame(parts)
 
-    def abandon(self) -> list[Sequence]:
+    def abandon(self) -> list[SequenceState]:
         abandoned = [*(running.sequence for running in self._running), *self._waiting]
         self._running, self._waiting = [], deque()
         self._shelf.clear()
@@ -112,8 +112,8 @@ class ContinuousDecoder(Decoder):
             self._running.remove(running)
             self._tell_left(running.sequence)
             if running.sequence.error is None:
-                self._shelf.keep(running.ids, running.place)
-            self._cache.free(running.place)
+                self._shelf.keep(running.ids, running.slot)
+            self._cache.free(running.slot)
         self._waiting = deque(sequence for sequence in self._waiting if not sequence.finished)
 
     def _admit(self) -> None:
@@ -141,55 +141,55 @@ class ContinuousDecoder(Decoder):
         running.sequence.start()
         self.on_start(running.sequence)
         if logger.isEnabledFor(logging.DEBUG):
-            with about(running.sequence.origin):
+            with request_context(running.sequence.request_context):
                 logger.debug(
                     "a sequence joins: %d tokens, %d of them read; %d sequences run, %d wait",
-                    len(running.ids), running.place.length, len(self._running), len(self._waiting),
+                    len(running.ids), running.slot.length, len(self._running), len(self._waiting),
                 )  # fmt: skip
 
-    def _tell_left(self, sequence: Sequence) -> None:
+    def _tell_left(self, sequence: SequenceState) -> None:
         if logger.isEnabledFor(logging.DEBUG):
-            with about(sequence.origin):
+            with request_context(sequence.request_context):
                 reason = sequence.finish_reason or ("error" if sequence.error is not None else "cancelled")
                 logger.debug(
                     "a sequence leaves: %d new tokens, %s; %d sequences run, %d wait",
                     len(sequence.tokens), reason, len(self._running), len(self._waiting),
                 )  # fmt: skip
 
-    def _start(self, sequence: Sequence) -> _Running | None:
+    def _start(self, sequence: SequenceState) -> _Running | None:
         ids = sequence.request.input_ids + sequence.tokens
-        kept = [(running.ids, running.place) for running in self._running]
+        kept = [(running.ids, running.slot) for running in self._running]
         known = longest(ids, kept)
         covered = known[1] if known is not None else 0
-        if any(max(covered, place.length) < shared(ids[:-1], other) for other, place in kept):
+        if any(max(covered, slot.length) < shared(ids[:-1], other) for other, slot in kept):
             return None  # what it begins with is being read for another one
         shelved = self._shelf.find(ids)
         if shelved is not None and shelved[1] > covered:
             known = shelved
         left = sequence.request.max_new_tokens - len(sequence.tokens)
-        place = self._allocate(len(ids) + min(left, _HEADROOM))
-        if place is None:
+        slot = self._allocate(len(ids) + min(left, _HEADROOM))
+        if slot is None:
             return None
         if known is not None and known[0].slab.places:  # making room may have cost what was found
-            place.slab.copy(place.index, known[0], known[1])
-            place.length = known[1]
+            slot.slab.copy(slot.index, known[0], known[1])
+            slot.length = known[1]
             sequence.cached_tokens = max(sequence.cached_tokens, min(known[1], len(sequence.request.input_ids)))
-        return _Running(sequence, ids, place)
+        return _Running(sequence, ids, slot)
 
-    def _allocate(self, tokens: int) -> Place | None:
-        while (place := self._cache.allocate(tokens)) is None:
+    def _allocate(self, tokens: int) -> CacheSlot | None:
+        while (slot := self._cache.allocate(tokens)) is None:
             if not self._shelf.make_room():
                 return None
-        return place
+        return slot
 
     def _make_room(self) -> None:
         """Give each sequence a place for its next token, if need be that of the youngest, which waits and is read
         again."""
         for running in list(self._running):
-            while running in self._running and len(running.ids) > running.place.capacity:
-                if not (self._cache.grow(running.place, len(running.ids)) or self._shelf.make_room()):
+            while running in self._running and len(running.ids) > running.slot.capacity:
+                if not (self._cache.grow(running.slot, len(running.ids)) or self._shelf.make_room()):
                     youngest = self._running.pop()
-                    self._cache.free(youngest.place)
+                    self._cache.free(youngest.slot)
                     self._waiting.appendleft(youngest.sequence)
                     logger.debug("no memory for %d sequences: one waits", len(self._running) + 1)
 
@@ -216,7 +216,7 @@ class ContinuousDecoder(Decoder):
         return parts
 
     def _compute_or_blame(self, parts: Parts[tuple[_Running, int]]) -> None:
-        with about(*(running.sequence.origin for running, _ in parts)):
+        with request_context(*(running.sequence.request_context for running, _ in parts)):
             failed = None
             try:
                 written = self._compute(parts)
@@ -227,24 +227,24 @@ class ContinuousDecoder(Decoder):
                 return
             # Outside of the handler, which would keep what the failed step holds.
             if len(parts) > 1:
-                in_halves(parts, "sequences", self._compute_or_blame, failed)
+                retry_in_halves(parts, "sequences", self._compute_or_blame, failed)
                 return
             culprit = parts[0][0].sequence
-            culprit.fail(blame(failed))
+            culprit.fail(error_for_item(failed))
             self.on_tokens([culprit])
 
     @torch.inference_mode()
-    def _compute(self, parts: Parts[tuple[_Running, int]]) -> list[Sequence]:
+    def _compute(self, parts: Parts[tuple[_Running, int]]) -> list[SequenceState]:
         """Read all parts; the sequences that got a token."""
         # A single token is computed with those of its slab, whether it ends a prompt or an unfinished answer.
         slabs = {id(slab): number for number, slab in enumerate(self._cache.slabs)}
         single = [running for running, count in parts if count == 1]
-        single.sort(key=lambda running: (slabs[id(running.place.slab)], running.place.index))
+        single.sort(key=lambda running: (slabs[id(running.slot.slab)], running.slot.index))
         longer = [(running, count) for running, count in parts if count > 1]
         step = self._stepping.new_step(
-            [(running.place, running.ids[running.place.length]) for running in single],
+            [(running.slot, running.ids[running.slot.length]) for running in single],
             [
-                (running.place, running.ids[running.place.length : running.place.length + count])
+                (running.slot, running.ids[running.slot.length : running.slot.length + count])
                 for running, count in longer
             ],
         )
@@ -256,7 +256,7 @@ class ContinuousDecoder(Decoder):
             self._sampler.step([running.sequence for running in writing], logits)
             self.on_numbers(self._sampler.only_nan)
         for running, count in ordered:
-            running.place.length += count
+            running.slot.length += count
         for running in writing:
             running.ids.extend(running.sequence.tokens[-1:] if not running.sequence.error else [])
         return [running.sequence for running in writing]

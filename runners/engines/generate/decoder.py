@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from runners.engines.generate.sequence import Sequence
+from runners.engines.generate.sequence import SequenceState
 from runners.engines.rows import BatchLimits
 
 
@@ -21,16 +21,16 @@ class Decoder(ABC):
     def __init__(self, limits: BatchLimits) -> None:
         self.limits = limits
         #: Called with each sequence whose first step begins, and again if it had to wait once more.
-        self.on_start: Callable[[Sequence], None] = lambda _: None
+        self.on_start: Callable[[SequenceState], None] = lambda _: None
         #: Called with rows, tokens and padding of what is computed together.
         self.on_batch: Callable[[int, int, int], None] = lambda *_: None
         #: Called with each step's logits known: whether all of them were NaN.
         self.on_numbers: Callable[[bool], None] = lambda _: None
         #: Called after each token, with those sequences that got one or ended.
-        self.on_tokens: Callable[[list[Sequence]], None] = lambda _: None
+        self.on_tokens: Callable[[list[SequenceState]], None] = lambda _: None
 
     @abstractmethod
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: SequenceState) -> None:
         """Take a sequence; it starts when there is room."""
 
     @abstractmethod
@@ -38,7 +38,7 @@ class Decoder(ABC):
         """Work until some sequences have got their next token; the faults of one are its own end."""
 
     @abstractmethod
-    def abandon(self) -> list[Sequence]:
+    def abandon(self) -> list[SequenceState]:
         """Let go of all sequences, after an error that none of them explains; which they were."""
 
     @property

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 
 from hf_runtime.settings import ModelSettings
-from runners.engines.calibration.plan_cache import KeptPlans, model_key
+from runners.engines.calibration.plan_cache import PlanCache, model_key
 from runners.engines.calibration.steps import CPU_ROWS, CPU_TOKENS, GPU_ROWS, GPU_TOKENS, StepPlan, calibrate_steps
-from runners.engines.generate.attention import Unsupported
+from runners.engines.generate.attention import UnsupportedAttention
 from runners.engines.generate.cache import KVCache, LayerShape
 from runners.engines.generate.continuous import ContinuousDecoder
 from runners.engines.generate.decoder import Decoder
+from runners.engines.generate.incremental_model import IncrementalModel
 from runners.engines.generate.model import GenerationModel
 from runners.engines.generate.static import StaticDecoder
-from runners.engines.generate.takeover import SteppingModel
 from runners.engines.generate.trial import TrialSteps
 from runners.engines.rows import BatchLimits
 from runners.kernels.fallbacks import Fallbacks, Optimization
@@ -62,28 +62,28 @@ def create_decoder(model: GenerationModel, settings: ModelSettings, fallbacks: F
     return ContinuousDecoder(model, stepping, cache, BatchLimits(rows, max(tokens, rows + 1)))
 
 
-def _stepping(model: GenerationModel, settings: ModelSettings, fallbacks: Fallbacks) -> SteppingModel | None:
+def _stepping(model: GenerationModel, settings: ModelSettings, fallbacks: Fallbacks) -> IncrementalModel | None:
     """Prepare a model for continuous batching; None if it cannot be computed so."""
     options: dict[str, Any] = {
         "graphs": settings.acceleration, "most_wanted": settings.max_batch_size or max(GPU_ROWS)
     }  # fmt: skip
     try:
         if model.seq2seq:
-            raise Unsupported("it reads a source")
+            raise UnsupportedAttention("it reads a source")
         if model.beams > 1:
-            raise Unsupported("it searches with beams")
+            raise UnsupportedAttention("it searches with beams")
         if model.kernels is not None:
-            with fallbacks.guard(Optimization.ATTENTION, refusals=(Unsupported,)):
-                return SteppingModel(model, fallbacks, kernels=model.kernels, **options)
-        with fallbacks.guard(Optimization.CONTINUOUS, refusals=(Unsupported,)):
-            return SteppingModel(model, fallbacks, **options)
-    except Unsupported as reason:
+            with fallbacks.guard(Optimization.ATTENTION, refusals=(UnsupportedAttention,)):
+                return IncrementalModel(model, fallbacks, kernels=model.kernels, **options)
+        with fallbacks.guard(Optimization.CONTINUOUS, refusals=(UnsupportedAttention,)):
+            return IncrementalModel(model, fallbacks, **options)
+    except UnsupportedAttention as reason:
         logger.info("%s: sequences are written in batches that start together: %s.", settings.name, reason)
     return None
 
 
 def _calibrated(
-    model: GenerationModel, stepping: SteppingModel, usual: StepPlan, budget: int, settings: ModelSettings
+    model: GenerationModel, stepping: IncrementalModel, usual: StepPlan, budget: int, settings: ModelSettings
 ) -> StepPlan | None:
     """What a step is best made of here, as kept from an earlier start or measured now."""
     if not settings.calibration_seconds or (settings.max_batch_size and settings.max_batch_tokens):
@@ -99,7 +99,7 @@ def _calibrated(
     }
     key = {**model_key(model.model, settings), **tried, "cores": cores, "graphs": stepping.has_graphs}
     measure = partial(calibrate_steps, trial.compute, usual, **tried, seconds=settings.calibration_seconds, cores=cores)
-    return KeptPlans(settings.storage_cache).find_or_measure(StepPlan, key, measure)
+    return PlanCache(settings.storage_cache).find_or_measure(StepPlan, key, measure)
 
 
 def _budget(layers: Sequence[LayerShape], device: torch.device, settings: ModelSettings) -> int:

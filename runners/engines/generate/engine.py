@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
-from collections.abc import Sequence as Rows
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import monotonic
@@ -15,21 +14,21 @@ from typing import Any
 from hf_runtime.contract.errors import InferenceFailed
 from hf_runtime.contract.item import Item
 from hf_runtime.contract.listener import StreamListener
-from hf_runtime.contract.origin import about
+from hf_runtime.contract.request_context import request_context
 from hf_runtime.observability.engine_observer import EngineObserver, Unobserved
 from hf_runtime.observability.item_trace import working_on
-from runners.engines.batch.intake import Entry, Intake, guarded
+from runners.engines.batch.intake import Intake, QueuedItem, guarded
 from runners.engines.batch.thread_choice import ThreadChoice
 from runners.engines.device_errors import raise_if_broken
-from runners.engines.generate.request import TokenLogprob, Written
+from runners.engines.generate.request import SequenceOutput, TokenLogprob
 from runners.engines.generate.runner import GenerativeRunner
-from runners.engines.generate.sequence import Sequence
-from runners.engines.nan_monitor import NumberWatch
+from runners.engines.generate.sequence import SequenceState
+from runners.engines.nan_monitor import NanMonitor
 
 logger = logging.getLogger(__name__)
 
 
-class _Answer(Entry):
+class _Answer(QueuedItem):
     """An item whose sequences are written."""
 
     def __init__(self, item: Item, listener: StreamListener | None) -> None:
@@ -42,10 +41,10 @@ class _Answer(Entry):
 class _Part:
     """One sequence of an answer."""
 
-    def __init__(self, answer: _Answer, sequence: Sequence, piece: Callable[..., dict[str, Any] | None]) -> None:
+    def __init__(self, answer: _Answer, sequence: SequenceState, delta: Callable[..., dict[str, Any] | None]) -> None:
         self.answer = answer
         self.sequence = sequence
-        self.piece = piece
+        self.delta = delta
         self.first_token: float | None = None
         self.last_token: float | None = None
         self.tokens = 0
@@ -66,12 +65,12 @@ class _Part:
 
 
 @dataclass(frozen=True, slots=True)
-class _News:
+class _StepUpdate:
     """What a step has done to a sequence."""
 
     part: _Part
     fresh: tuple[str, list[TokenLogprob]] | None
-    written: Written | None
+    written: SequenceOutput | None
     tokens: int
     at: float
 
@@ -94,10 +93,10 @@ class GenerationEngine:
         self._runner = runner
         self._observer = observer or Unobserved()
         self._intake = Intake(runner, max_queue_size, self._observer)
-        self._numbers = NumberWatch(runner.settings.name, self._observer)
+        self._numbers = NanMonitor(runner.settings.name, self._observer)
         self._compute = compute
-        self._parts: dict[Sequence, _Part] = {}
-        self._inbox: deque[Sequence] = deque()
+        self._parts: dict[SequenceState, _Part] = {}
+        self._inbox: deque[SequenceState] = deque()
         self._work = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._stopping = False
@@ -132,12 +131,12 @@ class GenerationEngine:
         finally:
             self._stopping = True
 
-    def _prepared(self, entries: Rows[Entry]) -> None:
+    def _prepared(self, entries: Sequence[QueuedItem]) -> None:
         for answer in entries:
             assert isinstance(answer, _Answer)
             if answer.future.done():
                 continue
-            with about(answer.item.origin):
+            with request_context(answer.item.request_context):
                 error = guarded("starting", self._start, answer)
             if error is not None:
                 answer.settle(error)
@@ -145,10 +144,10 @@ class GenerationEngine:
 
     def _start(self, answer: _Answer) -> None:
         for number, row in enumerate(answer.job.rows):
-            sequence = Sequence(
-                row.inputs, self._runner.model, answer.item.origin, in_pieces=answer.listener is not None
+            sequence = SequenceState(
+                row.inputs, self._runner.model, answer.item.request_context, in_pieces=answer.listener is not None
             )
-            self._parts[sequence] = part = _Part(answer, sequence, self._runner.pieces(answer.job, number))
+            self._parts[sequence] = part = _Part(answer, sequence, self._runner.deltas(answer.job, number))
             answer.sequences.append(part)
         answer.unfinished = len(answer.sequences)
         if answer.listener is not None:
@@ -170,7 +169,7 @@ class GenerationEngine:
             self._work.clear()
             await self._loop.run_in_executor(self._compute, self._write)
 
-    def _told(self, news: list[_News]) -> None:
+    def _told(self, news: list[_StepUpdate]) -> None:
         for one in news:
             answer = one.part.answer
             if answer.future.done():
@@ -179,7 +178,7 @@ class GenerationEngine:
                 answer.settle(error)
                 continue
             self._measure(one)
-            with about(answer.item.origin):
+            with request_context(answer.item.request_context):
                 error = guarded("telling", self._tell, one)
             if error is not None:
                 answer.settle(error)
@@ -188,12 +187,12 @@ class GenerationEngine:
                 if answer.unfinished == 0:
                     self._finish(answer)
 
-    def _tell(self, news: _News) -> None:
+    def _tell(self, news: _StepUpdate) -> None:
         listener = news.part.answer.listener
         if listener is not None and news.fresh is not None:
-            piece = news.part.piece(*news.fresh, news.written)
-            if piece is not None:
-                listener.piece(piece)
+            delta = news.part.delta(*news.fresh, news.written)
+            if delta is not None:
+                listener.delta(delta)
 
     def _finish(self, answer: _Answer) -> None:
         now = monotonic()
@@ -207,7 +206,7 @@ class GenerationEngine:
                 result = guarded("finishing", self._runner.finish, answer.job, outputs)
             answer.settle(result)
 
-    def _measure(self, news: _News) -> None:
+    def _measure(self, news: _StepUpdate) -> None:
         answer = news.part.answer
         if news.part.last_token is None:
             if all(part.last_token is None for part in answer.sequences):
@@ -235,7 +234,7 @@ class GenerationEngine:
             except Exception as error:
                 raise_if_broken(error)
                 abandoned = decoder.abandon()
-                with about(*(sequence.origin for sequence in abandoned)):
+                with request_context(*(sequence.request_context for sequence in abandoned)):
                     logger.exception("writing failed")
                 for sequence in abandoned:
                     sequence.fail(InferenceFailed("the server failed on this instance; its log has the details"))
@@ -254,18 +253,18 @@ class GenerationEngine:
         self._step_tokens += tokens
         self._observer.batch(rows, tokens, padding)
 
-    def _begun(self, sequence: Sequence) -> None:
+    def _begun(self, sequence: SequenceState) -> None:
         if (part := self._parts.get(sequence)) is not None and not self._stopping:
             self._loop.call_soon_threadsafe(self._intake.started, part.answer, monotonic())
 
-    def _publish(self, sequences: list[Sequence]) -> None:
+    def _publish(self, sequences: list[SequenceState]) -> None:
         now = monotonic()
         self._observer.running(self._runner.decoder.running, self._runner.decoder.cache_usage)
         news = []
         for sequence in sequences:
             if (part := self._parts.get(sequence)) is not None:
-                fresh = sequence.take_piece() if part.answer.listener is not None else None
+                fresh = sequence.take_delta() if part.answer.listener is not None else None
                 written = sequence.written if sequence.finish_reason is not None else None
-                news.append(_News(part, fresh, written, len(sequence.tokens), now))
+                news.append(_StepUpdate(part, fresh, written, len(sequence.tokens), now))
         if news and not self._stopping:
             self._loop.call_soon_threadsafe(self._told, news)

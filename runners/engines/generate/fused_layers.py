@@ -20,7 +20,7 @@ from runners.engines.generate.step import Step
 from runners.kernels.fused import MOST_ROWS, FusedGate, FusedNorm
 from runners.kernels.kernels import Kernels
 from runners.kernels.merged import LinearPart
-from runners.kernels.program import ROWS, Call, Element, Given, Numbers, Program, Runner
+from runners.kernels.program import ROWS, Element, Given, KernelCall, Numbers, Program, ProgramRunner
 from runners.kernels.writer import Forwards, Part, Writer, one_for_all
 
 _CHILDREN = {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}
@@ -59,7 +59,7 @@ class FusedLayers:
         self._key_heads, self._size, self._value_size = shape.heads, shape.key_size, shape.value_size
         self._heads = asked[0][0]
         self._writer = Writer(kernels, MOST_ROWS)
-        self._runner = Runner(kernels.compiler)
+        self._runner = ProgramRunner(kernels.compiler)
         self._programs: dict[_Kind, Program] = {}
         width = len(layers[0].input_layernorm.forward.factors)
         self._hidden, self._sums, self._normed = (
@@ -156,12 +156,12 @@ class FusedLayers:
                 ("keys", number): group.slab.key_addresses,
                 ("values", number): group.slab.value_addresses,
             }
-        for number, pieces in enumerate(step.short):
+        for number, chunks in enumerate(step.short):
             given |= {
-                ("pieces", number): len(pieces.texts) * self._heads,
-                ("texts", number): pieces.texts.data_ptr(),
-                ("read keys", number): pieces.slab.key_addresses,
-                ("read values", number): pieces.slab.value_addresses,
+                ("pieces", number): len(chunks.texts) * self._heads,
+                ("texts", number): chunks.texts.data_ptr(),
+                ("read keys", number): chunks.slab.key_addresses,
+                ("read values", number): chunks.slab.value_addresses,
             }
         return given
 
@@ -179,16 +179,16 @@ class FusedLayers:
             parts += self._feed_forward(layer.mlp)
         return Program(parts, self._runner)
 
-    def _first_norm(self, norm: FusedNorm) -> Call:
+    def _first_norm(self, norm: FusedNorm) -> KernelCall:
         width = len(norm.factors)
         given = self._hidden.data_ptr(), norm.factors.data_ptr(), self._normed.data_ptr(), 1, width, width, width
-        return Call(self._kernels.rms_norm, ROWS, (*given, norm.eps), self._writer.large(width))
+        return KernelCall(self._kernels.rms_norm, ROWS, (*given, norm.eps), self._writer.large(width))
 
-    def _added_norm(self, norm: FusedNorm, more: torch.Tensor, sums: torch.Tensor) -> Call:
+    def _added_norm(self, norm: FusedNorm, more: torch.Tensor, sums: torch.Tensor) -> KernelCall:
         """`sums` become the sum of both, and its norm is the next input."""
         width = len(norm.factors)
         given = more.data_ptr(), sums.data_ptr(), norm.factors.data_ptr(), self._normed.data_ptr(), width, norm.eps
-        return Call(self._kernels.add_rms_norm, ROWS, given, self._writer.large(width))
+        return KernelCall(self._kernels.add_rms_norm, ROWS, given, self._writer.large(width))
 
     def _queries_and_keys(self, attention: Any) -> list[Part]:
         """Projected, normed by heads where the model does that, and turned; side by side."""
@@ -200,13 +200,13 @@ class FusedLayers:
             if norm is not None:
                 where = self._projected.data_ptr() + start * size * self._projected.itemsize
                 given = where, norm.factors.data_ptr(), where, number, size, distance, distance, norm.eps
-                parts.append(Call(self._kernels.rms_norm, ROWS, given, self._writer.large(number * size)))
+                parts.append(KernelCall(self._kernels.rms_norm, ROWS, given, self._writer.large(number * size)))
         both = heads + key_heads
         turned = (
             self._projected.data_ptr(), Given("cos"), Given("sin"), self._turned.data_ptr(),
             both, size, distance, both * size,
         )  # fmt: skip
-        return [*parts, Call(self._kernels.rotate, ROWS, turned, self._writer.large(both * size))]
+        return [*parts, KernelCall(self._kernels.rotate, ROWS, turned, self._writer.large(both * size))]
 
     def _attention(self, kind: _Kind, layer: int) -> list[Part]:
         """Keys and values are written, and tokens attend."""
@@ -222,7 +222,9 @@ class FusedLayers:
                     rows.data_ptr() + start * rows.itemsize, Element((name, number), layer),
                     Given(("which", number)), Given(("places", number)), width, rows.shape[1],
                 )  # fmt: skip
-                parts.append(Call(self._kernels.keep, Given(("written", number)), given, self._writer.large(width)))
+                parts.append(
+                    KernelCall(self._kernels.keep, Given(("written", number)), given, self._writer.large(width))
+                )
         _, scale, window = self._asked[layer]
         for number in range(kind.groups):
             asked = (
@@ -232,7 +234,7 @@ class FusedLayers:
                 self._kernels.bits(scale),
             )  # fmt: skip
             kernel = self._kernels.attend(size, value_size, heads // key_heads)
-            parts.append(Call(kernel, Given(("units", number)), asked, Given(("many", number))))
+            parts.append(KernelCall(kernel, Given(("units", number)), asked, Given(("many", number))))
         for number in range(kind.short):
             assert self._texts is not None
             texts = (
@@ -240,16 +242,16 @@ class FusedLayers:
                 self._attended.data_ptr(), Given(("texts", number)), heads, heads // key_heads, turned.shape[1],
                 key_heads * size, key_heads * value_size, heads * value_size, window or 0, self._kernels.bits(scale),
             )  # fmt: skip
-            parts.append(Call(self._texts, Given(("pieces", number)), texts))
+            parts.append(KernelCall(self._texts, Given(("pieces", number)), texts))
         return [*parts, partial(self._read, layer)] if kind.others else parts
 
     def _read(self, layer: int, tokens: int, step: Step) -> None:
         _, scale, window = self._asked[layer]
         query = self._turned[:tokens, : self._heads * self._size].view(tokens, self._heads, self._size)
         attended = self._attended[:tokens].view(tokens, self._heads, self._value_size)
-        short = [piece for group in step.short for piece in group.pieces] if self._texts is None else []
-        for piece in [*step.long, *short]:
-            step.read(piece, layer, query, scale, window, attended)
+        short = [chunk for group in step.short for chunk in group.chunks] if self._texts is None else []
+        for chunk in [*step.long, *short]:
+            step.read(chunk, layer, query, scale, window, attended)
 
     def _feed_forward(self, mlp: Any) -> list[Part]:
         gate = mlp.forward
@@ -262,7 +264,7 @@ class FusedLayers:
         given = start, behind, gated.data_ptr(), size, 2 * size, *gate.factors
         return [
             *self._writer.linear(both, self._normed, gates),
-            Call(gate.kernel, ROWS, given, self._writer.large(size)),
+            KernelCall(gate.kernel, ROWS, given, self._writer.large(size)),
             *self._writer.linear(gate.down, gated, self._hidden),
         ]
 

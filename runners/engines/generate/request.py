@@ -76,7 +76,7 @@ class TokenLogprob(Alternative):
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class SequenceOutput:
     """A finished sequence.
 
     Attributes:

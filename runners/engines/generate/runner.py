@@ -9,17 +9,17 @@ from typing import Any, TypeVar
 from hf_runtime.contract.parameters import Parameters
 from runners.engines.generate.decoder import Decoder
 from runners.engines.generate.model import GenerationModel
-from runners.engines.generate.request import GenerationRequest, TokenLogprob, Written
+from runners.engines.generate.request import GenerationRequest, SequenceOutput, TokenLogprob
 from runners.engines.runner import Job, Runner
 
 ParametersT = TypeVar("ParametersT", bound=Parameters)
 ContextT = TypeVar("ContextT")
 
 #: From new text, new log probabilities and, at the end, the whole sequence to the next part of a stream, or None.
-PieceMaker = Callable[[str, list[TokenLogprob], Written | None], dict[str, Any] | None]
+DeltaMaker = Callable[[str, list[TokenLogprob], SequenceOutput | None], dict[str, Any] | None]
 
 
-class GenerativeRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]):
+class GenerativeRunner(Runner[ParametersT, GenerationRequest, ContextT, SequenceOutput]):
     """A runner whose rows are prompts, which a decoder continues token by token.
 
     Attributes:
@@ -31,5 +31,5 @@ class GenerativeRunner(Runner[ParametersT, GenerationRequest, ContextT, Written]
     decoder: Decoder
 
     @abstractmethod
-    def pieces(self, job: Job[GenerationRequest, ContextT], number: int) -> PieceMaker:
+    def deltas(self, job: Job[GenerationRequest, ContextT], number: int) -> DeltaMaker:
         """Return what makes the parts of a stream of one of the job's sequences."""

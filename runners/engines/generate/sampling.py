@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence as Rows
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ import torch
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest
 from runners.engines.generate.model import GenerationModel
 from runners.engines.generate.request import Alternative, Sampling, TokenLogprob
-from runners.engines.generate.sequence import Sequence
+from runners.engines.generate.sequence import SequenceState
 
 #: Candidates looked at first when only `top_p` bounds them: sorting a whole vocabulary takes milliseconds a row.
 _LIKELIEST = 1024
@@ -31,7 +31,7 @@ class Sampler:
         self._model = model
         self.only_nan = False
 
-    def step(self, sequences: Rows[Sequence], logits: torch.Tensor) -> None:
+    def step(self, sequences: Sequence[SequenceState], logits: torch.Tensor) -> None:
         """Give each sequence its next token, or the error that befell it.
 
         Args:
@@ -54,7 +54,7 @@ class Sampler:
                 with sequence.guarded():
                     sequence.accept(token, self._logprob(token, raw[i], sequence) if i in raw else None)
 
-    def _apply_rules(self, sequence: Sequence, logits: torch.Tensor) -> None:
+    def _apply_rules(self, sequence: SequenceState, logits: torch.Tensor) -> None:
         with sequence.guarded():
             if sequence.rules:
                 ids: Any = torch.tensor([self._model.start(sequence.request) + sequence.tokens], device=logits.device)
@@ -64,7 +64,7 @@ class Sampler:
             if logits.max() == -torch.inf:
                 raise InvalidRequest("no token could come next: what is asked of the text excludes every one")
 
-    def _logprob(self, token: int, logprobs: torch.Tensor, sequence: Sequence) -> TokenLogprob:
+    def _logprob(self, token: int, logprobs: torch.Tensor, sequence: SequenceState) -> TokenLogprob:
         wanted = sequence.request.logprobs or 0
         values, ids = logprobs.topk(wanted)
         top = [self._alternative(i, value) for i, value in zip(ids.tolist(), values.tolist(), strict=True)]
@@ -78,7 +78,7 @@ class Sampler:
         return {"token": text, "id": token, "logprob": logprob, "bytes": list(spelled), "special": special}
 
 
-def choose(logits: torch.Tensor, samplings: Rows[Sampling | None], uniforms: Rows[float]) -> list[int]:
+def choose(logits: torch.Tensor, samplings: Sequence[Sampling | None], uniforms: Sequence[float]) -> list[int]:
     """The next token of each row: the likeliest, or the one that a random number picks.
 
     A number u picks the first of a row's candidates, likeliest first, with which their probabilities sum to more than
@@ -127,7 +127,7 @@ def _order(scores: torch.Tensor) -> torch.Tensor:
     return (increasing << 32) - torch.arange(scores.shape[-1], device=scores.device)
 
 
-def _draw_restricted(scores: torch.Tensor, asked: Rows[Sampling], u: torch.Tensor) -> torch.Tensor:
+def _draw_restricted(scores: torch.Tensor, asked: Sequence[Sampling], u: torch.Tensor) -> torch.Tensor:
     vocabulary = scores.shape[-1]
     top_k = torch.tensor([s.top_k or vocabulary for s in asked], device=scores.device)[:, None]
     top_p = torch.tensor([s.top_p for s in asked], device=scores.device)[:, None]

@@ -9,16 +9,16 @@ from contextlib import contextmanager
 from time import monotonic
 
 from hf_runtime.contract.errors import InferenceFailed, ServingError
-from hf_runtime.contract.origin import Origin, about
+from hf_runtime.contract.request_context import RequestContext, request_context
 from runners.engines.device_errors import raise_if_broken
 from runners.engines.generate.model import GenerationModel
-from runners.engines.generate.request import FinishReason, GenerationRequest, TokenLogprob, Written
+from runners.engines.generate.request import FinishReason, GenerationRequest, SequenceOutput, TokenLogprob
 from runners.engines.generate.text import TextStream
 
 logger = logging.getLogger(__name__)
 
 
-class Sequence:
+class SequenceState:
     """A sequence while it is written.
 
     Attributes:
@@ -29,7 +29,7 @@ class Sequence:
         finish_reason: None while it is written.
         error: what befell it alone.
         cached_tokens: tokens of the prompt that another prompt had brought along.
-        origin: the HTTP request that wants it.
+        request_context: the HTTP request.
         started: when its first step began, by `monotonic`; None while it waits.
 
     Args:
@@ -40,12 +40,12 @@ class Sequence:
         self,
         request: GenerationRequest,
         model: GenerationModel,
-        origin: Origin | None = None,
+        request_context: RequestContext | None = None,
         *,
         in_pieces: bool = False,
     ) -> None:
         self.request = request
-        self.origin = origin
+        self.request_context = request_context
         self.started: float | None = None
         self.tokens: list[int] = []
         self.cancelled = False
@@ -113,7 +113,7 @@ class Sequence:
             self.fail(error)
         except Exception as error:
             raise_if_broken(error)
-            with about(self.origin):
+            with request_context(self.request_context):
                 logger.exception("writing a sequence failed")
             self.fail(InferenceFailed("the server failed on this instance; its log has the details"))
 
@@ -121,7 +121,7 @@ class Sequence:
         """End it, unfinished."""
         self.error = error
 
-    def take_piece(self) -> tuple[str, list[TokenLogprob]] | None:
+    def take_delta(self) -> tuple[str, list[TokenLogprob]] | None:
         """Text and log probabilities since the last time; None if there is no text yet and more to come."""
         if not self._unsaid and self.finish_reason is None:
             return None
@@ -131,10 +131,10 @@ class Sequence:
         return text, logprobs
 
     @property
-    def written(self) -> Written:
+    def written(self) -> SequenceOutput:
         """The whole of a finished sequence."""
         assert self.finish_reason is not None, "this is a bug: an unfinished sequence has no result"
-        return Written(
+        return SequenceOutput(
             self.tokens,
             self._text.text,
             self.finish_reason,

@@ -7,22 +7,21 @@ here for each sequence by itself.
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterator
-from collections.abc import Sequence as Rows
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from hf_runtime.contract.origin import about
-from runners.engines.batch.batch_invariance import Company, find_company
-from runners.engines.batch.bisect import blame, in_halves
+from hf_runtime.contract.request_context import request_context
+from runners.engines.batch.batch_invariance import BatchSharing, find_batch_sharing
+from runners.engines.batch.bisect import error_for_item, retry_in_halves
 from runners.engines.generate.decoder import Decoder
 from runners.engines.generate.model import GenerationModel
 from runners.engines.generate.request import GenerationRequest
 from runners.engines.generate.sampling import Sampler
-from runners.engines.generate.sequence import Sequence
+from runners.engines.generate.sequence import SequenceState
 from runners.engines.rows import BatchLimits, Row, select_batch
 
 logger = logging.getLogger(__name__)
@@ -42,16 +41,16 @@ class StaticDecoder(Decoder):
         super().__init__(limits)
         self._model = model
         self._sampler = Sampler(model)
-        self._waiting: list[Sequence] = []
+        self._waiting: list[SequenceState] = []
         self._running = 0
-        self._company = self._found_company()
+        self._sharing = self._find_batch_sharing()
 
-    def _found_company(self) -> Company:
+    def _find_batch_sharing(self) -> BatchSharing:
         model = self._model
         room = None if model.context is None else max(model.context - _STEPS, 1)
         length = _PROMPT if room is None else min(_PROMPT, room)
         ids = [(5 + 4 * i) % model.tokens for i in range(length)]
-        return find_company(
+        return find_batch_sharing(
             lambda rows: [self._logits([row.inputs["input_ids"] for row in rows])],
             Row({"input_ids": ids}, length),
             special=model.special_ids,
@@ -62,7 +61,7 @@ class StaticDecoder(Decoder):
         )
 
     @torch.inference_mode()
-    def _logits(self, prompts: Rows[list[int]]) -> torch.Tensor:
+    def _logits(self, prompts: Sequence[list[int]]) -> torch.Tensor:
         """Logits of the first new tokens of each prompt, shape (prompts, tokens, vocabulary)."""
         options: dict[str, Any] = {"num_beams": 1, "do_sample": False, "return_dict_in_generate": True}
         written = self._model.model.generate(
@@ -81,10 +80,10 @@ class StaticDecoder(Decoder):
     def running(self) -> int:
         return self._running
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: SequenceState) -> None:
         self._waiting.append(sequence)
 
-    def abandon(self) -> list[Sequence]:
+    def abandon(self) -> list[SequenceState]:
         abandoned, self._waiting = self._waiting, []
         return [sequence for sequence in abandoned if not sequence.finished]
 
@@ -93,7 +92,7 @@ class StaticDecoder(Decoder):
         if not self._waiting:
             return
         # Beam search answers one request with several sequences; they wait one behind the other.
-        groups: dict[int, list[Sequence]] = {}
+        groups: dict[int, list[SequenceState]] = {}
         for sequence in self._waiting:
             groups.setdefault(id(sequence.request), []).append(sequence)
         waiting = list(groups.values())
@@ -102,16 +101,16 @@ class StaticDecoder(Decoder):
             self._write_or_blame(part)
         self._waiting = [sequence for sequence in self._waiting if not sequence.finished]
 
-    def _row(self, group: list[Sequence]) -> Row[None]:
+    def _row(self, group: list[SequenceState]) -> Row[None]:
         request = group[0].request
         cost = (len(request.input_ids) + request.max_new_tokens) * max(len(group), self._model.beams)
         return Row(None, cost, self._key(request, len(group)))
 
     def _key(self, request: GenerationRequest, count: int) -> Hashable:
         """Requests of equal keys can share a call, and each gets the answer it would get alone."""
-        if self._company is Company.NONE:
+        if self._sharing is BatchSharing.NONE:
             return object()  # equal to no other
-        length = None if self._company is Company.ANY else len(request.input_ids)
+        length = None if self._sharing is BatchSharing.ANY else len(request.input_ids)
         limit = self._model.rope_limit
         if limit is not None and len(request.input_ids) + request.max_new_tokens > limit:
             return object()  # equal to no other
@@ -123,10 +122,10 @@ class StaticDecoder(Decoder):
         penalty, first = request.repetition_penalty, request.forced_bos_token_id
         return length, count, end, request.min_new_tokens, penalty, first
 
-    def _within_context(self, groups: list[list[Sequence]]) -> Iterator[list[list[Sequence]]]:
+    def _within_context(self, groups: list[list[SequenceState]]) -> Iterator[list[list[SequenceState]]]:
         """Those that can go together: a row that has ended runs on with its batch, and must not leave the context."""
         limit = None if self._model.seq2seq else self._model.context
-        part: list[list[Sequence]] = []
+        part: list[list[SequenceState]] = []
         for group in sorted(groups, key=lambda group: len(group[0].request.input_ids)):
             steps = max(other[0].request.max_new_tokens for other in [*part, group])
             if part and limit is not None and len(group[0].request.input_ids) + steps > limit:
@@ -135,9 +134,9 @@ class StaticDecoder(Decoder):
             part.append(group)
         yield part
 
-    def _write_or_blame(self, groups: Rows[list[Sequence]]) -> None:
+    def _write_or_blame(self, groups: Sequence[list[SequenceState]]) -> None:
         self._running = sum(map(len, groups))
-        with about(*(group[0].origin for group in groups)):
+        with request_context(*(group[0].request_context for group in groups)):
             try:
                 self._write(groups)
                 return
@@ -147,20 +146,20 @@ class StaticDecoder(Decoder):
                 self._running = 0
             # Outside of the handler, which would keep what the failed batch holds.
             if len(groups) > 1:
-                in_halves(groups, "sequences", self._write_unfinished, failed)
+                retry_in_halves(groups, "sequences", self._write_unfinished, failed)
                 return
-            refusal = blame(failed)
+            refusal = error_for_item(failed)
             for sequence in groups[0]:
                 sequence.fail(refusal)
             self.on_tokens(groups[0])
 
-    def _write_unfinished(self, groups: Rows[list[Sequence]]) -> None:
+    def _write_unfinished(self, groups: Sequence[list[SequenceState]]) -> None:
         """Those that the failed batch has finished stay as they are, the others go on where they were."""
         if left := [group for group in groups if not all(sequence.finished for sequence in group)]:
             self._write_or_blame(left)
 
     @torch.inference_mode()
-    def _write(self, groups: Rows[list[Sequence]]) -> None:
+    def _write(self, groups: Sequence[list[SequenceState]]) -> None:
         sequences = [sequence for group in groups for sequence in group]
         for sequence in sequences:
             sequence.start()
@@ -181,7 +180,7 @@ class StaticDecoder(Decoder):
             stopping_criteria=StoppingCriteriaList([_Ends(sequences)]),
         )
 
-    def _inputs(self, sequences: list[Sequence]) -> dict[str, torch.Tensor]:
+    def _inputs(self, sequences: list[SequenceState]) -> dict[str, torch.Tensor]:
         """Prompts, and what a sequence has already if the batch that it was in has failed and it is alone now."""
         if not self._model.seq2seq:
             return self._padded([sequence.request.input_ids + sequence.tokens for sequence in sequences])
@@ -191,7 +190,7 @@ class StaticDecoder(Decoder):
             inputs["decoder_input_ids"] = torch.tensor([start + sequences[0].tokens], device=self._model.device)
         return inputs
 
-    def _search(self, groups: Rows[list[Sequence]], inputs: dict[str, torch.Tensor]) -> None:
+    def _search(self, groups: Sequence[list[SequenceState]], inputs: dict[str, torch.Tensor]) -> None:
         """Beam search: the whole text is known only at its end."""
         request, count = groups[0][0].request, len(groups[0])
         sequences = [sequence for group in groups for sequence in group]
@@ -223,7 +222,7 @@ class StaticDecoder(Decoder):
                     sequence.finish("stop")
         self.on_tokens(sequences)
 
-    def choose(self, sequences: list[Sequence], logits: torch.Tensor) -> None:
+    def choose(self, sequences: list[SequenceState], logits: torch.Tensor) -> None:
         """Give the unfinished of a batch's sequences their next tokens, and tell of them."""
         writing = [i for i, sequence in enumerate(sequences) if not sequence.finished]
         if writing:
@@ -237,8 +236,8 @@ class StaticDecoder(Decoder):
         """What stands in the place of tokens after the end."""
         return self._model.pad
 
-    def _padded(self, prompts: Rows[list[int]]) -> dict[str, torch.Tensor]:
-        """Rows padded to the longest: on the left if the answer follows the prompt, else on the right."""
+    def _padded(self, prompts: Sequence[list[int]]) -> dict[str, torch.Tensor]:
+        """Sequence padded to the longest: on the left if the answer follows the prompt, else on the right."""
         shape = len(prompts), max(len(prompt) for prompt in prompts)
         ids = torch.full(shape, self._model.pad)
         mask = torch.zeros(shape, dtype=torch.long)
@@ -255,7 +254,7 @@ class StaticDecoder(Decoder):
 class _Choice(LogitsProcessor):
     """Leaves `generate` no choice: the likeliest token is the one that was chosen here."""
 
-    def __init__(self, decoder: StaticDecoder, sequences: list[Sequence]) -> None:
+    def __init__(self, decoder: StaticDecoder, sequences: list[SequenceState]) -> None:
         self._decoder = decoder
         self._sequences = sequences
 
@@ -278,7 +277,7 @@ class _Forced(LogitsProcessor):
 class _Ends(StoppingCriteria):
     """Ends each row when its sequence has ended."""
 
-    def __init__(self, sequences: list[Sequence]) -> None:
+    def __init__(self, sequences: list[SequenceState]) -> None:
         self._sequences = sequences
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
@@ -288,7 +287,7 @@ class _Ends(StoppingCriteria):
 class _Unwanted(StoppingCriteria):
     """End a beam search once all its clients have left; until then all of its rows go on, as they share beams."""
 
-    def __init__(self, sequences: list[Sequence]) -> None:
+    def __init__(self, sequences: list[SequenceState]) -> None:
         self._sequences = sequences
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
@@ -296,7 +295,7 @@ class _Unwanted(StoppingCriteria):
         return torch.full((len(input_ids),), unwanted, device=input_ids.device)
 
 
-def _only(tokens: Rows[int], scores: torch.Tensor) -> torch.Tensor:
+def _only(tokens: Sequence[int], scores: torch.Tensor) -> torch.Tensor:
     """Scores that leave each row one token."""
     chosen = torch.full_like(scores, -torch.inf)
     chosen[torch.arange(len(tokens)), tokens] = 0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from runners.engines.generate.cache import Place, Slab
+from runners.engines.generate.cache import CacheSlot, Slab
 
 if TYPE_CHECKING:
     from runners.kernels.kernels import Kernels
@@ -33,7 +33,7 @@ _SHORT = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Writing:
+class CacheWrite:
     """Where a slab keeps tokens of the step.
 
     Attributes:
@@ -49,7 +49,7 @@ class Writing:
 
 
 @dataclass(frozen=True, slots=True)
-class Decoding:
+class DecodeBatch:
     """Sequences of one slab that each get one token.
 
     Attributes:
@@ -76,7 +76,7 @@ class Decoding:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class PrefillChunk:
     """A piece of one prompt: tokens of the step, which are those of the sequence from `start` to `end`."""
 
     slab: Slab
@@ -92,7 +92,7 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class ShortPieces:
+class ShortChunks:
     """Short pieces of prompts in one slab.
 
     Attributes:
@@ -100,12 +100,12 @@ class ShortPieces:
     """
 
     slab: Slab
-    pieces: Sequence[Reading]
+    chunks: Sequence[PrefillChunk]
     texts: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class _Beginnings:
+class _PrefillBatch:
     """Beginnings of prompts of like length.
 
     Attributes:
@@ -115,7 +115,7 @@ class _Beginnings:
         tokens: where those are in the step, shape (tokens,).
     """
 
-    pieces: Sequence[Reading]
+    chunks: Sequence[PrefillChunk]
     padded: torch.Tensor
     real: torch.Tensor
     tokens: torch.Tensor
@@ -134,8 +134,8 @@ class Step:
 
     def __init__(
         self,
-        decoding: Sequence[tuple[Place, int]],
-        reading: Sequence[tuple[Place, Sequence[int]]],
+        decoding: Sequence[tuple[CacheSlot, int]],
+        reading: Sequence[tuple[CacheSlot, Sequence[int]]],
         device: torch.device,
         kernels: Kernels | None = None,
     ) -> None:
@@ -146,26 +146,26 @@ class Step:
             kernels: to write keys and values with, and for attention of sequences that get a token.
         """
         ids = [token for _, token in decoding]
-        positions = [place.length for place, _ in decoding]
-        places = [place for place, _ in decoding]
-        pieces: list[Reading] = []
-        for place, tokens in reading:
-            start, end = place.length, place.length + len(tokens)
-            pieces.append(Reading(place.slab, place.index, start, end, slice(len(ids), len(ids) + len(tokens))))
+        positions = [slot.length for slot, _ in decoding]
+        places = [slot for slot, _ in decoding]
+        chunks: list[PrefillChunk] = []
+        for slot, tokens in reading:
+            start, end = slot.length, slot.length + len(tokens)
+            chunks.append(PrefillChunk(slot.slab, slot.index, start, end, slice(len(ids), len(ids) + len(tokens))))
             ids.extend(tokens)
             positions.extend(range(start, end))
-            places.extend([place] * len(tokens))
+            places.extend([slot] * len(tokens))
         self._kernels, self._kernel_dtype = kernels, kernels.dtype if kernels is not None else None
         self.writing = _written(places, positions)
-        self.decoding = _decoded([place for place, _ in decoding])
+        self.decoding = _decoded([slot for slot, _ in decoding])
         together = device.type not in _ONE_BY_ONE
-        self._together, one_by_one = _begun(pieces) if together else ([], pieces)
+        self._together, one_by_one = _begun(chunks) if together else ([], chunks)
         self.short = _short(one_by_one) if kernels is not None else []
-        self.long = [piece for piece in one_by_one if kernels is None or not piece.short]
+        self.long = [chunk for chunk in one_by_one if kernels is None or not chunk.short]
         self._prepared: dict[Any, torch.Tensor | None] = {}
         self.input_ids = torch.tensor([ids], device=device)
         self.position_ids = torch.tensor([positions], device=device)
-        self.ends = torch.tensor([*range(len(decoding)), *(piece.tokens.stop - 1 for piece in pieces)], device=device)
+        self.ends = torch.tensor([*range(len(decoding)), *(chunk.tokens.stop - 1 for chunk in chunks)], device=device)
 
     def attend(
         self,
@@ -214,23 +214,23 @@ class Step:
                 tokens = self._on(out.device, prompts.tokens)
                 out.index_copy_(0, tokens, self._read_together(prompts, query, key, value, scale))
             else:
-                for piece in prompts.pieces:
-                    self.read(piece, layer, query, scale, window, out)
-        for pieces in self.short:
-            if not self._read_by_kernel(pieces, layer, query, scale, window, out):
-                for piece in pieces.pieces:
-                    self.read(piece, layer, query, scale, window, out)
-        for piece in self.long:
-            self.read(piece, layer, query, scale, window, out)
+                for chunk in prompts.chunks:
+                    self.read(chunk, layer, query, scale, window, out)
+        for chunks in self.short:
+            if not self._read_by_kernel(chunks, layer, query, scale, window, out):
+                for chunk in chunks.chunks:
+                    self.read(chunk, layer, query, scale, window, out)
+        for chunk in self.long:
+            self.read(chunk, layer, query, scale, window, out)
         return out
 
     def read(
-        self, piece: Reading, layer: int, query: torch.Tensor, scale: float, window: int | None, out: torch.Tensor
+        self, chunk: PrefillChunk, layer: int, query: torch.Tensor, scale: float, window: int | None, out: torch.Tensor
     ) -> None:
         """Attention of a piece whose keys and values have been written, by PyTorch."""
-        out[piece.tokens] = self._read(piece, layer, query[piece.tokens], scale, window)
+        out[chunk.tokens] = self._read(chunk, layer, query[chunk.tokens], scale, window)
 
-    def _write(self, writing: Writing, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+    def _write(self, writing: CacheWrite, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
         keys, values = writing.slab.keys[layer], writing.slab.values[layer]
         if self._kernels is not None and self._fits(key) and self._fits(value):
             for new, kept in ((key, keys), (value, values)):
@@ -248,7 +248,7 @@ class Step:
         values.view(-1, *values.shape[2:]).index_copy_(0, places, value)
 
     def _decoded_by_kernel(
-        self, group: Decoding, layer: int, query: torch.Tensor, scale: float, window: int | None, out: torch.Tensor
+        self, group: DecodeBatch, layer: int, query: torch.Tensor, scale: float, window: int | None, out: torch.Tensor
     ) -> bool:
         """Whether there is a kernel for it; if so, its tokens of `out` are computed."""
         if self._kernels is None or not (self._fits(query) and out.is_contiguous()):
@@ -270,7 +270,7 @@ class Step:
         return True
 
     def _read_by_kernel(
-        self, group: ShortPieces, layer: int, query: torch.Tensor, scale: float, window: int | None, out: torch.Tensor
+        self, group: ShortChunks, layer: int, query: torch.Tensor, scale: float, window: int | None, out: torch.Tensor
     ) -> bool:
         """Whether there is a kernel for them; if so, their tokens of `out` are computed."""
         if self._kernels is None or not (self._fits(query) and out.is_contiguous()):
@@ -289,7 +289,7 @@ class Step:
         return True
 
     def _decode(
-        self, group: Decoding, layer: int, query: torch.Tensor, scale: float, window: int | None
+        self, group: DecodeBatch, layer: int, query: torch.Tensor, scale: float, window: int | None
     ) -> torch.Tensor:
         keys, values = group.slab.keys[layer], group.slab.values[layer]
         used = len(group.slab.places)
@@ -315,14 +315,16 @@ class Step:
         """Whether kernels can read it: shape (tokens, heads, size)."""
         return heads.dtype == self._kernel_dtype and heads.stride()[1:] == (heads.shape[2], 1)
 
-    def _read(self, piece: Reading, layer: int, query: torch.Tensor, scale: float, window: int | None) -> torch.Tensor:
-        keys = piece.slab.keys[layer][piece.index, : piece.end]
-        values = piece.slab.values[layer][piece.index, : piece.end]
-        mask = self._reading_mask(piece.start, piece.end, keys.device, window)
+    def _read(
+        self, chunk: PrefillChunk, layer: int, query: torch.Tensor, scale: float, window: int | None
+    ) -> torch.Tensor:
+        keys = chunk.slab.keys[layer][chunk.index, : chunk.end]
+        values = chunk.slab.values[layer][chunk.index, : chunk.end]
+        mask = self._reading_mask(chunk.start, chunk.end, keys.device, window)
         return _attention(query[None], keys[None], values[None], mask, scale)[0]
 
     def _read_together(
-        self, prompts: _Beginnings, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+        self, prompts: _PrefillBatch, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> torch.Tensor:
         padded = self._on(query.device, prompts.padded)
         attended = _attention(query[padded], key[padded], value[padded], None, scale)
@@ -337,7 +339,7 @@ class Step:
         return found
 
     def _decoding_mask(
-        self, group: Decoding, device: torch.device, dtype: torch.dtype, window: int | None
+        self, group: DecodeBatch, device: torch.device, dtype: torch.dtype, window: int | None
     ) -> torch.Tensor | None:
         """Shape (places, 1, 1, columns): where a sequence has a token that is seen; None if all have all of them.
 
@@ -396,20 +398,20 @@ def _attention(
     return attended.transpose(1, 2)
 
 
-def _written(places: Sequence[Place], positions: Sequence[int]) -> list[Writing]:
+def _written(places: Sequence[CacheSlot], positions: Sequence[int]) -> list[CacheWrite]:
     """Where each token of the step is kept."""
     slabs: defaultdict[int, list[int]] = defaultdict(list)
-    for token, place in enumerate(places):
-        slabs[id(place.slab)].append(token)
+    for token, slot in enumerate(places):
+        slabs[id(slot.slab)].append(token)
     writing = []
     for tokens in slabs.values():
         slab = places[tokens[0]].slab
         row = torch.tensor([places[token].index * slab.capacity + positions[token] for token in tokens])
-        writing.append(Writing(slab, torch.tensor(tokens), len(slabs) == 1, row))
+        writing.append(CacheWrite(slab, torch.tensor(tokens), len(slabs) == 1, row))
     return writing
 
 
-def _decoded(places: Sequence[Place]) -> list[Decoding]:
+def _decoded(places: Sequence[CacheSlot]) -> list[DecodeBatch]:
     """Sequences that get a token, by slab; those of one are given together."""
     groups = []
     start = 0
@@ -417,10 +419,10 @@ def _decoded(places: Sequence[Place]) -> list[Decoding]:
         slab, end = places[start].slab, start
         while end < len(places) and places[end].slab is slab:
             end += 1
-        indices = [place.index for place in places[start:end]]
-        lengths = [place.length for place in places[start:end]]
+        indices = [slot.index for slot in places[start:end]]
+        lengths = [slot.length for slot in places[start:end]]
         groups.append(
-            Decoding(
+            DecodeBatch(
                 slab=slab,
                 tokens=slice(start, end),
                 whole=indices == list(range(len(slab.places))),
@@ -434,35 +436,35 @@ def _decoded(places: Sequence[Place]) -> list[Decoding]:
     return groups
 
 
-def _short(pieces: Sequence[Reading]) -> list[ShortPieces]:
+def _short(chunks: Sequence[PrefillChunk]) -> list[ShortChunks]:
     """Those that are short, by slab."""
-    slabs: defaultdict[int, list[Reading]] = defaultdict(list)
-    for piece in pieces:
-        if piece.short:
-            slabs[id(piece.slab)].append(piece)
-    return [ShortPieces(of_slab[0].slab, of_slab, _texts(of_slab)) for of_slab in slabs.values()]
+    slabs: defaultdict[int, list[PrefillChunk]] = defaultdict(list)
+    for chunk in chunks:
+        if chunk.short:
+            slabs[id(chunk.slab)].append(chunk)
+    return [ShortChunks(of_slab[0].slab, of_slab, _texts(of_slab)) for of_slab in slabs.values()]
 
 
-def _texts(pieces: Sequence[Reading]) -> torch.Tensor:
+def _texts(chunks: Sequence[PrefillChunk]) -> torch.Tensor:
     return torch.tensor(
-        [(p.tokens.start, p.index * p.slab.capacity, p.end - p.start, p.end, p.start + 1) for p in pieces]
+        [(p.tokens.start, p.index * p.slab.capacity, p.end - p.start, p.end, p.start + 1) for p in chunks]
     )
 
 
-def _begun(pieces: Sequence[Reading]) -> tuple[list[_Beginnings], list[Reading]]:
+def _begun(chunks: Sequence[PrefillChunk]) -> tuple[list[_PrefillBatch], list[PrefillChunk]]:
     """Beginnings of several prompts of like length, and what else is read."""
-    alike: defaultdict[int, list[Reading]] = defaultdict(list)
-    for piece in pieces:
-        if piece.start == 0:
-            alike[max(piece.end - 1, _SHORT - 1).bit_length()].append(piece)
+    alike: defaultdict[int, list[PrefillChunk]] = defaultdict(list)
+    for chunk in chunks:
+        if chunk.start == 0:
+            alike[max(chunk.end - 1, _SHORT - 1).bit_length()].append(chunk)
     groups = [group for group in alike.values() if len(group) > 1]
-    grouped = {piece.tokens.start for group in groups for piece in group}
-    return [_beginnings(group) for group in groups], [p for p in pieces if p.tokens.start not in grouped]
+    grouped = {chunk.tokens.start for group in groups for chunk in group}
+    return [_prefill_batch(group) for group in groups], [p for p in chunks if p.tokens.start not in grouped]
 
 
-def _beginnings(pieces: Sequence[Reading]) -> _Beginnings:
-    first, lengths = torch.tensor([p.tokens.start for p in pieces]), torch.tensor([p.end for p in pieces])
+def _prefill_batch(chunks: Sequence[PrefillChunk]) -> _PrefillBatch:
+    first, lengths = torch.tensor([p.tokens.start for p in chunks]), torch.tensor([p.end for p in chunks])
     columns = torch.arange(int(lengths.max()))
     real = columns < lengths[:, None]
     padded = (first[:, None] + columns) * real + first[:, None] * ~real
-    return _Beginnings(pieces, padded, real.flatten().nonzero()[:, 0], padded[real])
+    return _PrefillBatch(chunks, padded, real.flatten().nonzero()[:, 0], padded[real])

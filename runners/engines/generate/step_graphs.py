@@ -54,22 +54,22 @@ class StepGraphs:
             for size in reversed(self._sizes):
                 inputs = self._inputs(size)
                 # Libraries allocate and choose in a first call what must not be captured.
-                forward(_Pieces(self._buffers, None), *inputs)
+                forward(_Segments(self._buffers, None), *inputs)
                 self._graphs[size] = _captured(forward, inputs, self._buffers, pool)
 
     def compute(self, step: Step, wanted: torch.Tensor) -> torch.Tensor | None:
         """Logits of the tokens at the indices `wanted`, valid until the next call; None if there is no graph for it."""
         tokens = step.input_ids.shape[1]
-        place = bisect_left(self._sizes, tokens)
-        if place == len(self._sizes) or len(wanted) > min(self._most_wanted, self._sizes[place]):
+        slot = bisect_left(self._sizes, tokens)
+        if slot == len(self._sizes) or len(wanted) > min(self._most_wanted, self._sizes[slot]):
             return None
-        ids, positions, indices = self._inputs(self._sizes[place])
+        ids, positions, indices = self._inputs(self._sizes[slot])
         # What else the buffers hold are tokens of earlier steps: computed, and read by no one.
         ids[:, :tokens].copy_(step.input_ids)
         positions[:, :tokens].copy_(step.position_ids)
         indices[: len(wanted)].copy_(wanted)
         indices[len(wanted) :].zero_()
-        return self._graphs[self._sizes[place]].replay(step, tokens)[: len(wanted)]
+        return self._graphs[self._sizes[slot]].replay(step, tokens)[: len(wanted)]
 
     def _inputs(self, size: int) -> _Inputs:
         wanted = min(size, self._most_wanted)
@@ -94,7 +94,7 @@ class _Attending:
         step.attend(self.layer, query, key, value, self.scale, self.window, out=self.attended[:tokens])
 
 
-class _Pieces:
+class _Segments:
     """Attention while a forward pass is captured: ends a graph, and begins the next.
 
     Args:
@@ -128,9 +128,9 @@ class _Pieces:
 class _Graph:
     """The forward pass over a number of tokens."""
 
-    def __init__(self, pieces: _Pieces, logits: torch.Tensor) -> None:
-        self._first, *others = pieces.graphs
-        self._pieces = list(zip(pieces.attending, others, strict=True))
+    def __init__(self, chunks: _Segments, logits: torch.Tensor) -> None:
+        self._first, *others = chunks.graphs
+        self._pieces = list(zip(chunks.attending, others, strict=True))
         self._logits = logits
 
     def replay(self, step: Step, tokens: int) -> torch.Tensor:
@@ -143,7 +143,7 @@ class _Graph:
 
 def _captured(forward: Forward, inputs: _Inputs, buffers: Buffers, pool: Any) -> _Graph:
     with Recorder(pool) as recorder:
-        pieces = _Pieces(buffers, recorder)
-        logits = buffers.keep("logits", forward(pieces, *inputs))
-        pieces.graphs.append(recorder.end())
-    return _Graph(pieces, logits)
+        chunks = _Segments(buffers, recorder)
+        logits = buffers.keep("logits", forward(chunks, *inputs))
+        chunks.graphs.append(recorder.end())
+    return _Graph(chunks, logits)

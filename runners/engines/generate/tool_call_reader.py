@@ -12,7 +12,7 @@ from runners.engines.generate.text import overlap
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCall:
+class ParsedToolCall:
     """A call that the model wrote; `arguments` is a JSON object, as text."""
 
     name: str
@@ -48,17 +48,17 @@ class ToolCallReader:
         self._tail: str | None = None  # what may still come of the last call
         self._may_begin = True
 
-    def feed(self, text: str) -> list[str | ToolCall]:
+    def feed(self, text: str) -> list[str | ParsedToolCall]:
         """What is certain with more text: content, and calls that are complete."""
         self._text += text
         return self._read(ended=False)
 
-    def end(self) -> list[str | ToolCall]:
+    def end(self) -> list[str | ParsedToolCall]:
         """What was withheld."""
         return self._read(ended=True)
 
-    def _read(self, ended: bool) -> list[str | ToolCall]:
-        given: list[str | ToolCall] = []
+    def _read(self, ended: bool) -> list[str | ParsedToolCall]:
+        given: list[str | ParsedToolCall] = []
         going = True
         while going:
             if self._call is not None:
@@ -69,7 +69,7 @@ class ToolCallReader:
                 going = self._read_text(given, ended)
         return given
 
-    def _read_text(self, given: list[str | ToolCall], ended: bool) -> bool:
+    def _read_text(self, given: list[str | ParsedToolCall], ended: bool) -> bool:
         """Give out the text up to a call; whether one begins."""
         text = self._text
         if self._leads and self._may_begin:
@@ -92,7 +92,7 @@ class ToolCallReader:
         self._call = _Call(start, self._opening)
         return True
 
-    def _read_call(self, call: _Call, given: list[str | ToolCall], ended: bool) -> bool:
+    def _read_call(self, call: _Call, given: list[str | ParsedToolCall], ended: bool) -> bool:
         """Give out the calls that the text begins with, or the text that is none; whether that is decided."""
         if not call.read(self._text) and not ended:
             return False
@@ -118,7 +118,7 @@ class ToolCallReader:
         self._tail = None
         return True
 
-    def _parsed(self, text: str) -> list[ToolCall]:
+    def _parsed(self, text: str) -> list[ParsedToolCall]:
         """The calls in JSON; none if any of it is something else."""
         try:
             value = json.loads(text, parse_constant=_refuse)
@@ -127,15 +127,15 @@ class ToolCallReader:
             return []
         return [call for call in calls if call is not None] if None not in calls else []
 
-    def _as_call(self, value: Any) -> ToolCall | None:
+    def _as_call(self, value: Any) -> ParsedToolCall | None:
         if not isinstance(value, dict):
             return None
         name, arguments = value.get("name"), value.get(self._arguments)
         if not isinstance(name, str) or name not in self._names or not isinstance(arguments, dict):
             return None
-        return ToolCall(name, _dumps(arguments))
+        return ParsedToolCall(name, _dumps(arguments))
 
-    def _give(self, given: list[str | ToolCall], content: str) -> None:
+    def _give(self, given: list[str | ParsedToolCall], content: str) -> None:
         if not content:
             return
         self._text = self._text[len(content) :]

@@ -6,8 +6,8 @@ import torch
 
 from runners.engines.calibration.steps import Case
 from runners.engines.generate.cache import Slab
+from runners.engines.generate.incremental_model import IncrementalModel
 from runners.engines.generate.step import Step
-from runners.engines.generate.takeover import SteppingModel
 
 #: Tokens that each sequence of a trial has: as many as short questions, which are most.
 _LENGTH = 32
@@ -25,7 +25,7 @@ class TrialSteps:
         tokens: the longest piece of a prompt.
     """
 
-    def __init__(self, stepping: SteppingModel, *, context: int | None, budget: int) -> None:
+    def __init__(self, stepping: IncrementalModel, *, context: int | None, budget: int) -> None:
         self._stepping = stepping
         self._length = min(_LENGTH, (context or _LENGTH) - 1)
         self.rows = budget // (self._length + 1)
@@ -55,6 +55,6 @@ class TrialSteps:
             return self._stepping.new_step([], [(Slab(layers, 1, case.tokens).add(), [1] * case.tokens)])
         slab = Slab(layers, case.rows, self._length + 1)
         places = [slab.add() for _ in range(case.rows)]
-        for place in places:
-            place.length = self._length
-        return self._stepping.new_step([(place, 1) for place in places], [])
+        for slot in places:
+            slot.length = self._length
+        return self._stepping.new_step([(slot, 1) for slot in places], [])

@@ -63,11 +63,11 @@ class ScriptedClient(RunnerClient):
             future.set_result(answer)
             return
         listener.accepted()
-        for piece in answer:
-            if isinstance(piece, ServingError):
-                future.set_exception(piece)
+        for delta in answer:
+            if isinstance(delta, ServingError):
+                future.set_exception(delta)
                 return
-            listener.piece(piece)
+            listener.delta(delta)
         future.set_result(None)
 
     @property

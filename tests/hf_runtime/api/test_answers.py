@@ -100,8 +100,8 @@ def test_generate_names_its_text(server: Server) -> None:
 
 @pytest.mark.parametrize("bad", BAD)
 def test_a_stream_of_v1_goes_on_for_the_others_and_gives_the_item_up(server: Server, bad: str) -> None:
-    piece = {"generated_text": BAD[bad]}
-    server.writer.script = lambda i: [{"generated_text": "a"}, *([piece] * (i == 1)), written("b")]
+    delta = {"generated_text": BAD[bad]}
+    server.writer.script = lambda i: [{"generated_text": "a"}, *([delta] * (i == 1)), written("b")]
     response = server.http.post(
         "/v1/models/writer:predict", json={"instances": ["a", "b", "c"], "parameters": {"stream": True}}
     )
@@ -117,13 +117,13 @@ def test_a_stream_of_v1_goes_on_for_the_others_and_gives_the_item_up(server: Ser
 
 @pytest.mark.parametrize("piece", [{"generated_text": "\ud83d"}, {}, {"generated_text": {1, 2}}], ids=str)
 @pytest.mark.parametrize("path", ["completions", "chat/completions"])
-def test_a_stream_of_openai_ends_in_its_shape(server: Server, path: str, piece: dict[str, Any]) -> None:
-    server.writer.script = lambda i: [piece, written("late")] if i == 1 else [written("good")]
+def test_a_stream_of_openai_ends_in_its_shape(server: Server, path: str, delta: dict[str, Any]) -> None:
+    server.writer.script = lambda i: [delta, written("late")] if i == 1 else [written("good")]
     asked = {"prompt": "a"} if path == "completions" else {"messages": [{"role": "user", "content": "a"}]}
     events = server.events(path, model="writer", n=2, stream_options={"include_usage": True}, **asked)
     (error,) = [event["error"] for event in events if "error" in event]
     assert error["type"] == "server_error"
-    assert (FAILED if piece else "the server failed; its log has the details") in error["message"]
+    assert (FAILED if delta else "the server failed; its log has the details") in error["message"]
     text = orjson.dumps(events).decode()
     assert "good" in text
     assert "late" not in text

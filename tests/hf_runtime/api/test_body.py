@@ -47,8 +47,8 @@ def test_a_body_is_read_as_its_encoding_says(http: TestClient, body: bytes, enco
 
 def test_a_body_in_pieces_is_one(http: TestClient) -> None:
     body = gzip.compress(json.dumps(list(range(100))).encode())
-    pieces = (body[start : start + 7] for start in range(0, len(body), 7))
-    assert _post(http, pieces, "gzip") == (200, json.dumps(list(range(100))))
+    deltas = (body[start : start + 7] for start in range(0, len(body), 7))
+    assert _post(http, deltas, "gzip") == (200, json.dumps(list(range(100))))
 
 
 @pytest.mark.parametrize(
@@ -82,9 +82,9 @@ class _Client:
     async def _send(self, message: Any) -> None:
         self.sent.append(message)
 
-    async def give(self, piece: bytes, *, more: bool = True) -> None:
+    async def give(self, delta: bytes, *, more: bool = True) -> None:
         """Send a piece, and let the server read it."""
-        self._pieces.put_nowait({"type": "http.request", "body": piece, "more_body": more})
+        self._pieces.put_nowait({"type": "http.request", "body": delta, "more_body": more})
         for _ in range(10):
             await asyncio.sleep(0)
 

@@ -27,7 +27,7 @@ class ManagedClient(ScriptedClient):
         super().__init__(name, state)
         self.failure: str | None = None
         self.endless = False
-        self.given_up = 0
+        self.is_cancelled = 0
 
     async def load(self) -> None:
         self.state = ModelState("failed", self.failure) if self.failure else ModelState("ready")
@@ -39,7 +39,7 @@ class ManagedClient(ScriptedClient):
             try:
                 await asyncio.Event().wait()
             finally:
-                self.given_up += 1
+                self.is_cancelled += 1
         self.state = ModelState("unloaded", "unloaded")
 
 
@@ -182,4 +182,4 @@ def test_a_step_that_takes_longer_than_requests_may_is_a_504_that_says_where_to_
     assert response.status_code == 504
     assert "REQUEST_TIMEOUT" in response.json()["error"]
     assert "/v2/repository/index" in response.json()["error"]
-    assert x.given_up == 1
+    assert x.is_cancelled == 1

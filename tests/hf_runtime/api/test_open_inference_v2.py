@@ -22,24 +22,26 @@ from hf_runtime.contract.signature import (
     TEXT_OR_TOKENS_TO_JSON,
     TEXT_TO_JSON,
     Signature,
-    Tensor,
+    TensorSpec,
 )
 from hf_runtime.rpc.messages import ModelState
 from hf_runtime.settings import ServerSettings
 from tests.hf_runtime.api.scripted_client import ScriptedClient
 
 _PAIRS = Signature(
-    (Tensor("text", "BYTES", (-1,)), Tensor("text_pair", "BYTES", (-1,))),
+    (TensorSpec("text", "BYTES", (-1,)), TensorSpec("text_pair", "BYTES", (-1,))),
     (("text",), ("text", "text_pair")),
-    (ANSWER, Tensor("label", "BYTES", (-1, -1)), Tensor("score", "FP32", (-1, -1))),
+    (ANSWER, TensorSpec("label", "BYTES", (-1, -1)), TensorSpec("score", "FP32", (-1, -1))),
 )
 _QUESTIONS = Signature(
-    (Tensor("question", "BYTES", (-1,)), Tensor("context", "BYTES", (-1,))), (("question", "context"),), (ANSWER,)
+    (TensorSpec("question", "BYTES", (-1,)), TensorSpec("context", "BYTES", (-1,))),
+    (("question", "context"),),
+    (ANSWER,),
 )
 _VECTORS = Signature(
     TEXT_OR_TOKENS_TO_JSON.inputs,
     TEXT_OR_TOKENS_TO_JSON.instances,
-    (Tensor("output-0", "FP32", (-1, -1, 2)), ATTENTION_MASK),
+    (TensorSpec("output-0", "FP32", (-1, -1, 2)), ATTENTION_MASK),
 )
 
 
@@ -85,8 +87,8 @@ class _Model(ScriptedClient):
             future.set_result([{"generated_text": text.upper(), **(counts | logprobs if detailed else {})}])
         else:
             listener.accepted()
-            listener.piece({"generated_text": text.upper(), **logprobs})
-            listener.piece({"generated_text": "", **counts})
+            listener.delta({"generated_text": text.upper(), **logprobs})
+            listener.delta({"generated_text": "", **counts})
             future.set_result(None)
         return future
 

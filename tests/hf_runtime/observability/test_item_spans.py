@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from hf_runtime.contract.errors import ServingError
 from hf_runtime.contract.item import Item
-from hf_runtime.contract.origin import Origin
+from hf_runtime.contract.request_context import RequestContext
 from hf_runtime.observability.item_spans import ItemTracing
 from hf_runtime.observability.tracing import Tracing
 from runners.engines.batch.engine import BatchEngine
@@ -30,8 +30,8 @@ def tracing() -> Iterator[tuple[Tracing, InMemorySpanExporter]]:
     asyncio.run(tracing.stop())
 
 
-def _origin(trace: str) -> Origin:
-    return Origin("id", f"00-{trace}-{'1' * 16}-01")
+def _request_context(trace: str) -> RequestContext:
+    return RequestContext("id", f"00-{trace}-{'1' * 16}-01")
 
 
 async def _computed(runner: ScriptedRunner, tracing: ItemTracing, texts: dict[str, str]) -> None:
@@ -44,8 +44,8 @@ async def _computed(runner: ScriptedRunner, tracing: ItemTracing, texts: dict[st
         await asyncio.to_thread(runner.entered.wait, 30)
         futures: list[asyncio.Future[Any]] = []
         for trace, text in texts.items():
-            spans = tracing.item(_origin(trace))
-            futures.append(engine.submit(Item(text, origin=_origin(trace), trace=spans)))
+            spans = tracing.item(_request_context(trace))
+            futures.append(engine.submit(Item(text, request_context=_request_context(trace), trace=spans)))
             futures[-1].add_done_callback(spans.ended)
         with pytest.raises(ServingError):
             await engine.submit(Item("bad"))  # the last to be prepared: now all others wait for the model
@@ -100,7 +100,7 @@ def test_an_item_given_up_ends_its_span(tracing: tuple[Tracing, InMemorySpanExpo
     ours, exporter = tracing
 
     async def scenario() -> None:
-        spans = ItemTracing(ours, "x", "text-generation").item(_origin(TRACES[0]))
+        spans = ItemTracing(ours, "x", "text-generation").item(_request_context(TRACES[0]))
         future = asyncio.get_running_loop().create_future()
         future.add_done_callback(spans.ended)
         future.cancel()

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 
 from hf_runtime.api.app import create_app
 from hf_runtime.api.inference import Models
-from hf_runtime.contract.origin import Origin, current_origin
+from hf_runtime.contract.request_context import RequestContext, current_request_context
 from hf_runtime.observability.request_spans import TracedRequests
 from hf_runtime.observability.requests import ObservedRequests, RequestRecord
 from hf_runtime.observability.tracing import Tracing
@@ -33,9 +33,11 @@ def tracing() -> Iterator[tuple[Tracing, InMemorySpanExporter]]:
     asyncio.run(tracing.stop())
 
 
-def _client(tracing: Tracing, records: list[RequestRecord], origins: list[Origin | None]) -> TestClient:
+def _client(
+    tracing: Tracing, records: list[RequestRecord], request_contexts: list[RequestContext | None]
+) -> TestClient:
     async def answer(request: Request) -> Response:
-        origins.append(current_origin())
+        request_contexts.append(current_request_context())
         if request.path_params["name"] == "bug":
             raise KeyError("a client's text")
         return Response(status_code=int(request.path_params["name"]))
@@ -54,8 +56,8 @@ def test_spans_are_named_after_routes_and_marked_by_faults_of_the_server(
 ) -> None:
     ours, exporter = tracing
     records: list[RequestRecord] = []
-    origins: list[Origin | None] = []
-    client = _client(ours, records, origins)
+    request_contexts: list[RequestContext | None] = []
+    client = _client(ours, records, request_contexts)
     for path in ("/v1/200:ask", "/openai/v1/400:ask", "/v1/503:ask", "/v1/bug:ask", "/nowhere"):
         client.get(path)
     asyncio.run(ours.stop())
@@ -70,8 +72,8 @@ def test_spans_are_named_after_routes_and_marked_by_faults_of_the_server(
     ]
     assert [one["http.response.status_code"] for one in attributes] == [200, 400, 503, 500, 404]
     assert [one.get("error.type") for one in attributes] == [None, None, "503", "500", None]
-    assert [record.trace_id for record in records[:4]] == [o.trace_id for o in origins if o is not None]
-    assert [o.request_id for o in origins if o is not None] == [record.request_id for record in records[:4]]
+    assert [record.trace_id for record in records[:4]] == [o.trace_id for o in request_contexts if o is not None]
+    assert [o.request_id for o in request_contexts if o is not None] == [record.request_id for record in records[:4]]
     assert "client's text" not in str([span.to_json() for span in spans])
 
 

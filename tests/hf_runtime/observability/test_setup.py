@@ -8,7 +8,7 @@ from json import loads
 
 import pytest
 
-from hf_runtime.contract.origin import Origin, about
+from hf_runtime.contract.request_context import RequestContext, request_context
 from hf_runtime.observability.log_format import JSON_FORMATTER
 from hf_runtime.observability.log_records import RequestFields
 from hf_runtime.observability.setup import Redaction, configure_logging
@@ -63,9 +63,9 @@ def test_lines_name_the_requests_that_they_are_about() -> None:
     logger, text = _logged((), fields=True)
     trace = "0" * 31 + "1"
     logger.warning("none")
-    with about(Origin("a", f"00-{trace}-{'2' * 16}-01")):
+    with request_context(RequestContext("a", f"00-{trace}-{'2' * 16}-01")):
         logger.warning("one")
-        with about(Origin("a"), Origin("b"), None, Origin("b")):
+        with request_context(RequestContext("a"), RequestContext("b"), None, RequestContext("b")):
             logger.warning("two")
     assert text.getvalue().splitlines() == ["none", f"one (request=a, trace={trace})", "two (requests=a,b)"]
 
@@ -73,7 +73,7 @@ def test_lines_name_the_requests_that_they_are_about() -> None:
 def test_a_json_line_has_the_request_its_trace_and_one_field_for_the_exception() -> None:
     logger, text = _logged(("hf_secret",), fields=True, json=True)
     quoted = "a client's text"
-    with about(Origin("a", f"00-{'1' * 32}-{'2' * 16}-01")):
+    with request_context(RequestContext("a", f"00-{'1' * 32}-{'2' * 16}-01")):
         try:
             raise ValueError(quoted)
         except ValueError:

@@ -27,7 +27,7 @@ from hf_runtime.contract.errors import (
     Unauthenticated,
 )
 from hf_runtime.contract.listener import StreamListener
-from hf_runtime.contract.origin import Origin, about, current_origins
+from hf_runtime.contract.request_context import RequestContext, current_request_contexts, request_context
 from hf_runtime.rpc import ITEMS_PATH
 from hf_runtime.rpc.client import Answer, RunnerClient
 from hf_runtime.rpc.messages import ModelState
@@ -68,7 +68,7 @@ class ScriptedHost:
         instance: Any,
         parameters: dict[str, Any],
         listener: StreamListener | None = None,
-        origin: Origin | None = None,
+        request_context: RequestContext | None = None,
     ) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         match instance:
@@ -84,14 +84,14 @@ class ScriptedHost:
                 future.set_result(ANSWERS[name])
             case {"error": text}:
                 future.set_exception(InvalidRequest(bytes(text).decode("utf-8", "surrogateescape")))
-            case {"stream": pieces}:
+            case {"stream": deltas}:
                 assert listener is not None
                 listener.accepted()
-                for piece in pieces:
-                    listener.piece(ANSWERS.get(piece, piece))
+                for delta in deltas:
+                    listener.delta(ANSWERS.get(delta, delta))
                 future.set_result(None)
             case "origin":
-                future.set_result(origin.request_id if origin is not None else None)
+                future.set_result(request_context.request_id if request_context is not None else None)
             case {"open": name}:
                 self.open[name] = future
                 asyncio.get_running_loop().create_task(self._tell())
@@ -212,7 +212,7 @@ def test_arrays_arrive_as_they_were(tmp_path: Path, dtype: str) -> None:
             instance: Any,
             parameters: dict[str, Any],
             listener: StreamListener | None = None,
-            origin: Origin | None = None,
+            request_context: RequestContext | None = None,
         ) -> asyncio.Future[Any]:
             future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             future.set_result([np.arange(24, dtype=dtype).reshape(2, 3, 4).transpose(1, 0, 2)])
@@ -246,7 +246,7 @@ def test_errors_arrive_as_they_were_raised_and_without_internals(tmp_path: Path)
 def test_the_runner_learns_which_request_an_item_belongs_to(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with _connected(ScriptedHost(), tmp_path / "s") as client:
-            with about(Origin("the-id")):
+            with request_context(RequestContext("the-id")):
                 future = client.submit("origin", {})
             assert await future == "the-id"
             assert await client.submit("origin", {}) is None
@@ -255,22 +255,22 @@ def test_the_runner_learns_which_request_an_item_belongs_to(tmp_path: Path) -> N
 
 
 def test_what_is_logged_of_an_item_names_its_request(tmp_path: Path) -> None:
-    named: list[list[Origin]] = []
+    named: list[list[RequestContext]] = []
 
     async def scenario() -> None:
         async with _connected(ScriptedHost(), tmp_path / "s") as client:
-            with about(Origin("the-id")), pytest.raises(InferenceFailed):
+            with request_context(RequestContext("the-id")), pytest.raises(InferenceFailed):
                 await client.submit("bug", {})
 
     handler = logging.Handler()
-    handler.emit = lambda record: named.append(current_origins())  # type: ignore[method-assign]
+    handler.emit = lambda record: named.append(current_request_contexts())  # type: ignore[method-assign]
     logger = logging.getLogger("hf_runtime.rpc.server")
     logger.addHandler(handler)
     try:
         asyncio.run(scenario())
     finally:
         logger.removeHandler(handler)
-    assert named == [[Origin("the-id")]]
+    assert named == [[RequestContext("the-id")]]
 
 
 def test_an_item_given_up_by_its_client_is_given_up_by_the_runner(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_items_given_up_make_room_for_those_sent_right_after_them(tmp_path: Path
             instance: Any,
             parameters: dict[str, Any],
             listener: StreamListener | None = None,
-            origin: Origin | None = None,
+            request_context: RequestContext | None = None,
         ) -> asyncio.Future[Any]:
             if self.busy:
                 raise Overloaded("full", retry_after=1)
@@ -432,7 +432,7 @@ class Heard:
     def accepted(self) -> None:
         self.told.append("accepted")
 
-    def piece(self, value: Any) -> None:
+    def delta(self, value: Any) -> None:
         self.told.append(value)
 
 
@@ -495,24 +495,24 @@ def test_a_piece_that_cannot_be_sent_ends_its_stream_alone(
 
 
 def test_a_piece_whose_listener_fails_ends_its_stream_alone_and_the_runner_gives_it_up(tmp_path: Path) -> None:
-    class Writing(ScriptedHost):
+    class CacheWrite(ScriptedHost):
         def submit(
             self,
             instance: Any,
             parameters: dict[str, Any],
             listener: StreamListener | None = None,
-            origin: Origin | None = None,
+            request_context: RequestContext | None = None,
         ) -> asyncio.Future[Any]:
             if listener is not None:
-                listener.piece("a")
+                listener.delta("a")
             return super().submit(instance, parameters)
 
     class Failing(Heard):
-        def piece(self, value: Any) -> None:
+        def delta(self, value: Any) -> None:
             raise LookupError(value)
 
     async def scenario() -> None:
-        host = Writing()
+        host = CacheWrite()
         async with _connected(host, tmp_path / "s") as client, asyncio.timeout(30):
             end = client.submit({"open": "a"}, {}, Failing())
             with pytest.raises(InferenceFailed):
@@ -557,7 +557,7 @@ def test_numbers_and_texts_of_numpy_arrive_as_plain_ones(tmp_path: Path) -> None
             instance: Any,
             parameters: dict[str, Any],
             listener: StreamListener | None = None,
-            origin: Origin | None = None,
+            request_context: RequestContext | None = None,
         ) -> asyncio.Future[Any]:
             future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             future.set_result(answer)

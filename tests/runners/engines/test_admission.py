@@ -127,7 +127,7 @@ def test_who_leaves_and_who_is_refused_give_their_room_back() -> None:
                     await engine.submit(Item("bad"))
             engine._runner.gate.set()  # type: ignore[attr-defined]
             await first
-            assert (engine._intake.room.rows, engine._intake.room.tokens) == (0, 0)
+            assert (engine._intake.admission.rows, engine._intake.admission.tokens) == (0, 0)
 
     asyncio.run(scenario())
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hf_runtime.contract.errors import InferenceFailed, Overloaded
-from runners.engines.batch.bisect import blame, in_halves
+from runners.engines.batch.bisect import error_for_item, retry_in_halves
 from runners.engines.device_errors import BrokenDevice, broken_by, raise_if_broken
 
 _NOTE = "\nCUDA kernel errors might be asynchronously reported at some other API call."
@@ -59,17 +59,17 @@ def test_an_error_that_stays_is_nobodys_fault_and_is_raised_on(error: RuntimeErr
         raise_if_broken(error)
     assert str(raised.value) == str(error).splitlines()[0]
     with pytest.raises(BrokenDevice):
-        blame(error)
+        error_for_item(error)
     halves: list[int] = []
     with pytest.raises(BrokenDevice):
-        in_halves([1, 2], "rows", halves.extend, error)
+        retry_in_halves([1, 2], "rows", halves.extend, error)
     assert halves == []
 
 
 @pytest.mark.parametrize("error", ORDINARY, ids=str)
 def test_an_error_that_passes_concerns_its_batch_alone(error: Exception) -> None:
     raise_if_broken(error)
-    assert isinstance(blame(error), InferenceFailed | Overloaded)
+    assert isinstance(error_for_item(error), InferenceFailed | Overloaded)
 
 
 def _caused(error: Exception) -> Exception:

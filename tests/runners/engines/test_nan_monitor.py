@@ -18,7 +18,7 @@ from hf_runtime.observability.engine_observer import Unobserved
 from hf_runtime.settings import ModelSettings
 from runners.engines.batch.engine import BatchEngine
 from runners.engines.generate.engine import GenerationEngine
-from runners.engines.nan_monitor import NumberWatch, only_nan
+from runners.engines.nan_monitor import NanMonitor, only_nan
 from runners.engines.rows import Row
 from runners.tasks.text2text_generation import Text2TextGenerationRunner
 from runners.tasks.text_generation import TextGenerationRunner
@@ -63,7 +63,7 @@ def test_a_batch_is_nan_if_all_of_its_numbers_are(outputs: list[Any], only: bool
 
 def test_several_batches_in_a_row_are_told_of_once_and_so_is_the_end_of_them(caplog: pytest.LogCaptureFixture) -> None:
     told = _Told()
-    watch = NumberWatch("x", told)
+    watch = NanMonitor("x", told)
     for only in (True, True, False, True, None, True):
         watch.saw(only)
     assert (told.only, _warnings(caplog)) == ([], [])

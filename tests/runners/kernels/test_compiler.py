@@ -15,9 +15,9 @@ import torch
 
 from runners.kernels import CompileError, compiler
 from runners.kernels.compiler import Compiler
-from runners.kernels.source import Source
+from runners.kernels.source import KernelSource
 
-ONE, TWO = (Source("tests.runners.kernels.sources:add_always", (number,)) for number in (1, 2))
+ONE, TWO = (KernelSource("tests.runners.kernels.sources:add_always", (number,)) for number in (1, 2))
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return started
 
 
-def _added(compiler: Compiler, source: Source) -> int:
+def _added(compiler: Compiler, source: KernelSource) -> int:
     place = torch.zeros(1, dtype=torch.int64)
     compiler.kernel(source)(1, place.data_ptr())
     return int(place)
@@ -75,11 +75,11 @@ def code() -> bytes:
 
 
 @pytest.fixture
-def compiled(code: bytes, monkeypatch: pytest.MonkeyPatch) -> list[Source]:
+def compiled(code: bytes, monkeypatch: pytest.MonkeyPatch) -> list[KernelSource]:
     """What was compiled, which takes no time and adds one whatever it is."""
-    asked: list[Source] = []
+    asked: list[KernelSource] = []
 
-    def compile_at_once(sources: Sequence[Source]) -> list[bytes]:
+    def compile_at_once(sources: Sequence[KernelSource]) -> list[bytes]:
         asked.extend(sources)
         return [code for _ in sources]
 
@@ -117,7 +117,7 @@ def _link_to_another(path: Path, _: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("depth", ["file", "version", "folder", "parent"])
 def test_kernels_that_others_could_exchange_are_compiled_anew_not_kept_and_told_of_once(
     tmp_path: Path,
-    compiled: list[Source],
+    compiled: list[KernelSource],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     open_up: Callable[[Path, pytest.MonkeyPatch], None],
@@ -142,7 +142,7 @@ def test_kernels_that_others_could_exchange_are_compiled_anew_not_kept_and_told_
 
 
 def test_a_link_to_a_folder_that_is_ours_alone_leads_there_and_one_to_anybodys_nowhere(
-    tmp_path: Path, compiled: list[Source], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, compiled: list[KernelSource], caplog: pytest.LogCaptureFixture
 ) -> None:
     mine, anybodys = tmp_path / "mine", tmp_path / "anybodys"
     mine.mkdir(0o700)
@@ -159,7 +159,7 @@ def test_a_link_to_a_folder_that_is_ours_alone_leads_there_and_one_to_anybodys_n
 
 
 def test_a_folder_in_one_where_nobody_can_exchange_what_is_others_is_used(
-    tmp_path: Path, compiled: list[Source], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, compiled: list[KernelSource], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """/tmp, and a volume of Kubernetes, which the containers of one pod may write to."""
     sticky, volume = tmp_path / "sticky", tmp_path / "volume"
@@ -177,7 +177,7 @@ def test_a_folder_in_one_where_nobody_can_exchange_what_is_others_is_used(
 
 @pytest.mark.parametrize("umask", [0o000, 0o002, 0o022, 0o077])
 def test_folders_of_kernels_are_made_for_this_user_alone_whatever_others_are_made_like(
-    tmp_path: Path, compiled: list[Source], umask: int
+    tmp_path: Path, compiled: list[KernelSource], umask: int
 ) -> None:
     before = os.umask(umask)
     try:
@@ -195,7 +195,7 @@ def test_folders_of_kernels_are_made_for_this_user_alone_whatever_others_are_mad
 @pytest.mark.parametrize("name", ["array", "library"])
 def test_what_would_need_more_than_a_kernel_has_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(CompileError, match=f"{name} needs "):
-        Compiler(tmp_path).kernel(Source(f"tests.runners.kernels.sources:{name}"))
+        Compiler(tmp_path).kernel(KernelSource(f"tests.runners.kernels.sources:{name}"))
 
 
 def test_a_compiler_that_dies_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import torch
 from runners.kernels import parallel
 from runners.kernels.compiler import Compiler
 from runners.kernels.parallel import bits
-from runners.kernels.source import Source
+from runners.kernels.source import KernelSource
 from tests.runners.kernels.compiled import FOLDER
 
 
@@ -38,7 +38,7 @@ def test_every_unit_is_computed_once(
     threads(number)
     places = torch.zeros(1001, dtype=torch.int64)
     # Kernels find out what is there when they are made.
-    kernel = Compiler(FOLDER).kernel(Source("tests.runners.kernels.sources:add"))
+    kernel = Compiler(FOLDER).kernel(KernelSource("tests.runners.kernels.sources:add"))
     kernel(units, places.data_ptr(), bits(1.5), 4, large=large)
     assert places.tolist() == [6] * units + [0] * (1001 - units)
 

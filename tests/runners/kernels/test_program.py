@@ -21,16 +21,16 @@ from runners.kernels.linear_calls import LinearCalls
 from runners.kernels.mkl import mkl
 from runners.kernels.packed import MklLinear, Tiled
 from runners.kernels.parallel import ParallelKernel
-from runners.kernels.program import ROWS, Call, Element, Given, OfRows, Program, Runner, Scratch
-from runners.kernels.source import Source
+from runners.kernels.program import ROWS, Element, Given, KernelCall, OfRows, Program, ProgramRunner, Scratch
+from runners.kernels.source import KernelSource
 from tests.runners.kernels.compiled import COMPILER, float32_kernels, int8_kernels
 
-_COUNT = Source("tests.runners.kernels.sources:add_always", (1,))
+_COUNT = KernelSource("tests.runners.kernels.sources:add_always", (1,))
 
 
 @pytest.fixture(scope="module")
 def note() -> ParallelKernel:
-    return COMPILER.kernel(Source("tests.runners.kernels.sources:note"))
+    return COMPILER.kernel(KernelSource("tests.runners.kernels.sources:note"))
 
 
 def test_calls_and_python_take_turns_in_order(note: ParallelKernel) -> None:
@@ -43,11 +43,11 @@ def test_calls_and_python_take_turns_in_order(note: ParallelKernel) -> None:
 
         return add
 
-    def call(digit: int) -> Call:
-        return Call(note, 1, (numbers.data_ptr(), 0, digit))
+    def call(digit: int) -> KernelCall:
+        return KernelCall(note, 1, (numbers.data_ptr(), 0, digit))
 
     parts: list[Any] = [python(1), call(2), call(3), python(4), python(5), call(6)]
-    written = Program(parts, Runner(COMPILER))
+    written = Program(parts, ProgramRunner(COMPILER))
     written.run(7, {}, "this run")
     assert numbers.item() == 123456
     written.run(7, {}, "this run")
@@ -59,12 +59,12 @@ def test_each_run_says_what_has_changed(note: ParallelKernel) -> None:
     twice = OfRows("twice", lambda rows: 2 * rows)
     written = Program(
         [
-            Call(note, 1, (Given("numbers"), 0, ROWS)),
-            Call(note, 1, (Given("numbers", 8), 0, twice)),
-            Call(note, 1, (Given("numbers"), 2, Element("each", 1))),
-            Call(note, 1, (Given("numbers", 8), 2, Element("each", 0))),
+            KernelCall(note, 1, (Given("numbers"), 0, ROWS)),
+            KernelCall(note, 1, (Given("numbers", 8), 0, twice)),
+            KernelCall(note, 1, (Given("numbers"), 2, Element("each", 1))),
+            KernelCall(note, 1, (Given("numbers", 8), 2, Element("each", 0))),
         ],
-        Runner(COMPILER),
+        ProgramRunner(COMPILER),
     )
     given: dict[Hashable, Any] = {"numbers": numbers.data_ptr(), "each": np.array([5, 6])}
     written.run(3, given, None)
@@ -81,7 +81,9 @@ def test_every_unit_is_computed_once_by_threads_or_without(
     if not openmp:
         monkeypatch.setattr(program, "parallel_region", lambda: None)
     places = torch.zeros(1001, dtype=torch.int64)
-    written = Program([Call(COMPILER.kernel(_COUNT), ROWS, (places.data_ptr(),), large)] * 3, Runner(COMPILER))
+    written = Program(
+        [KernelCall(COMPILER.kernel(_COUNT), ROWS, (places.data_ptr(),), large)] * 3, ProgramRunner(COMPILER)
+    )
     written.run(1000, {}, None)
     assert places.tolist() == [3] * 1000 + [0]
 
@@ -111,7 +113,7 @@ def test_layers_give_in_a_program_what_they_give_alone(form: str, rows: int, bia
     outputs.fill_(torch.nan)
     calls = LinearCalls(COMPILER, scratch).of(layer, inputs, outputs)
     assert calls is not None
-    written = Program(calls, Runner(COMPILER))
+    written = Program(calls, ProgramRunner(COMPILER))
     written.run(rows, {}, None)
     torch.testing.assert_close(outputs[:rows], layer(inputs[:rows]))
 
@@ -129,6 +131,6 @@ def test_a_folder_that_cannot_be_written_to_keeps_no_program_from_running(tmp_pa
     (tmp_path / "file").write_text("no folder")
     places = torch.zeros(2, dtype=torch.int64)
     compiler = Compiler(tmp_path / "file")
-    written = Program([Call(compiler.kernel(_COUNT), ROWS, (places.data_ptr(),))], Runner(compiler))
+    written = Program([KernelCall(compiler.kernel(_COUNT), ROWS, (places.data_ptr(),))], ProgramRunner(compiler))
     written.run(2, {}, None)
     assert places.tolist() == [1, 1]

@@ -9,7 +9,7 @@ from importlib import import_module
 
 import pytest
 
-from runners.models.garbage import collect_everything, leave_out_what_is_here, only_objects_that_stay
+from runners.models.garbage import collect_everything, freeze_gc, gc_paused
 
 
 class Cycle:
@@ -30,7 +30,7 @@ def _dropped() -> weakref.ref[Cycle]:
 
 
 def test_what_stays_is_not_looked_at_and_what_comes_later_is() -> None:
-    leave_out_what_is_here()
+    freeze_gc()
     assert gc.get_freeze_count() > 1000
     before = len(gc.get_objects())
     later = _dropped()
@@ -41,14 +41,14 @@ def test_what_stays_is_not_looked_at_and_what_comes_later_is() -> None:
 
 def test_garbage_is_not_left_out() -> None:
     dropped = _dropped()
-    leave_out_what_is_here()
+    freeze_gc()
     assert dropped() is None
 
 
 def test_what_was_left_out_is_collected_once_it_is_dropped() -> None:
     kept = Cycle()
     dropped = weakref.ref(kept)
-    leave_out_what_is_here()
+    freeze_gc()
     del kept
     gc.collect()
     assert dropped() is not None
@@ -57,12 +57,12 @@ def test_what_was_left_out_is_collected_once_it_is_dropped() -> None:
 
 
 def test_nothing_is_collected_while_libraries_are_imported_also_if_one_fails() -> None:
-    with only_objects_that_stay():
+    with gc_paused():
         dropped = _dropped()
         assert not gc.isenabled()
         assert dropped() is not None
     assert gc.isenabled()
-    with pytest.raises(ModuleNotFoundError), only_objects_that_stay():
+    with pytest.raises(ModuleNotFoundError), gc_paused():
         import_module("runners.models.no_such_module")
     assert gc.isenabled()
     assert gc.get_freeze_count() > 1000

@@ -24,7 +24,7 @@ from transformers import (
 from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
-from runners.engines.batch.batch_invariance import Company
+from runners.engines.batch.batch_invariance import BatchSharing
 from runners.registry import create_runner
 from runners.start import start_runner
 from runners.tasks.fill_mask import FillMaskRunner
@@ -191,7 +191,7 @@ def test_any_other_model_gets_texts_of_all_lengths(tmp_path: Path) -> None:
     tokenizer = wordpiece_tokenizer()
     save(tmp_path, BertModel, bert_config(tokenizer), tokenizer)
     runner: Any = start_runner(ModelSettings(storage_uri=str(tmp_path), task="feature-extraction"))
-    assert runner._company is Company.ANY
+    assert runner._sharing is BatchSharing.ANY
 
 
 def test_batches_of_two_lanes_fill_in_their_own_masks(tmp_path: Path) -> None:

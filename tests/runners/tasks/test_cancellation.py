@@ -124,8 +124,8 @@ def test_a_batch_goes_on_for_those_who_stay(tmp_path: Path) -> None:
     runner = _runner(tmp_path / "m", PIPELINE, max_batch_size=2)
     gone, stays = False, False
     rows = [
-        runner.prepare_item(Item(text, {**LONG, "do_sample": False}, given_up=given_up)).rows[0]
-        for text, given_up in (("Paris", lambda: gone), ("Berlin", lambda: stays))
+        runner.prepare_item(Item(text, {**LONG, "do_sample": False}, is_cancelled=is_cancelled)).rows[0]
+        for text, is_cancelled in (("Paris", lambda: gone), ("Berlin", lambda: stays))
     ]
     expected = runner.forward(rows)
     gone = True
@@ -136,7 +136,7 @@ def test_a_batch_goes_on_for_those_who_stay(tmp_path: Path) -> None:
 
 def test_criteria_of_the_code_itself_still_end_its_text(tmp_path: Path) -> None:
     runner = _runner(tmp_path / "m", OWN_CRITERIA)
-    item = Item("Paris", {"max_new_tokens": 100, "min_new_tokens": 100}, given_up=lambda: False)
+    item = Item("Paris", {"max_new_tokens": 100, "min_new_tokens": 100}, is_cancelled=lambda: False)
     (answer,) = runner.predict([item])
     (alone,) = runner.predict([Item("Paris", item.parameters)])
     assert answer == alone != "failed"

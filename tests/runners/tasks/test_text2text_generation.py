@@ -343,9 +343,9 @@ def _pieces() -> bytes:
 
 def _m2m100(folder: Path) -> Any:
     model = _pieces()
-    pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+    deltas = sentencepiece.SentencePieceProcessor(model_proto=model)
     (folder / "spm.model").write_bytes(model)
-    tokens = ["<s>", "<pad>", "</s>", "<unk>", *(pieces.id_to_piece(i) for i in range(3, len(pieces)))]
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *(deltas.id_to_piece(i) for i in range(3, len(deltas)))]
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
     return M2M100Tokenizer(str(folder / "vocab.json"), str(folder / "spm.model"))
 

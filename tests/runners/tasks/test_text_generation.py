@@ -23,7 +23,7 @@ from transformers import (
 from hf_runtime.contract.errors import InvalidRequest, LoadError
 from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
-from runners.engines.generate.request import Written
+from runners.engines.generate.request import SequenceOutput
 from runners.tasks.text_generation import TextGenerationRunner
 from tests.tiny import (
     CHAT_TEMPLATE,
@@ -445,22 +445,22 @@ def _job_with_tools(runner: TextGenerationRunner, **options: Any) -> Any:
 
 def test_calls_are_told_apart_from_text_whole_and_streamed(chatting: TextGenerationRunner) -> None:
     text = f"I will look. {CALL}"
-    written = Written([1, 2, 3], text, "stop")
+    written = SequenceOutput([1, 2, 3], text, "stop")
     job = _job_with_tools(chatting)
     expected = [{"name": "weather", "arguments": '{"city": "Paris"}'}]
     (answer,) = chatting.finish(job, [written])
     assert (answer["generated_text"], answer["tool_calls"]) == ("I will look.", expected)
-    piece = chatting.pieces(job, 0)
-    pieces = [piece(text[i : i + 3], [], None) for i in range(0, len(text), 3)] + [piece("", [], written)]
-    told = [piece for piece in pieces if piece is not None]
-    assert "".join(piece["generated_text"] for piece in told) == "I will look."
-    assert [call for piece in told for call in piece.get("tool_calls", [])] == expected
+    delta = chatting.deltas(job, 0)
+    deltas = [delta(text[i : i + 3], [], None) for i in range(0, len(text), 3)] + [delta("", [], written)]
+    told = [delta for delta in deltas if delta is not None]
+    assert "".join(delta["generated_text"] for delta in told) == "I will look."
+    assert [call for delta in told for call in delta.get("tool_calls", [])] == expected
     assert told[-1]["finish_reason"] == "stop"
 
 
 def test_with_tools_that_must_not_be_called_text_is_text(chatting: TextGenerationRunner) -> None:
     job = _job_with_tools(chatting, tool_choice="none")
-    (answer,) = chatting.finish(job, [Written([1], CALL, "stop")])
+    (answer,) = chatting.finish(job, [SequenceOutput([1], CALL, "stop")])
     assert answer["generated_text"] == CALL
     assert "tool_calls" not in answer
     assert job.rows[0].inputs.grammar is None
@@ -468,7 +468,7 @@ def test_with_tools_that_must_not_be_called_text_is_text(chatting: TextGeneratio
 
 def test_the_full_text_of_a_chat_ends_with_its_calls(chatting: TextGenerationRunner) -> None:
     job = chatting.prepare_item(Item({"messages": CHAT[1:], "tools": TOOLS}, {"return_full_text": True}))
-    (answer,) = chatting.finish(job, [Written([1], CALL, "stop")])
+    (answer,) = chatting.finish(job, [SequenceOutput([1], CALL, "stop")])
     assert answer["generated_text"][-1]["tool_calls"] == [{"name": "weather", "arguments": '{"city": "Paris"}'}]
 
 

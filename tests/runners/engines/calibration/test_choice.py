@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from runners.engines.calibration.choice import Measured, most_worthwhile, quickest_alone
+from runners.engines.calibration.choice import Measurement, most_worthwhile, quickest_alone
 
 
-def _measured(lanes: int, threads: int, rows: int, speed: float) -> Measured:
+def _measured(lanes: int, threads: int, rows: int, speed: float) -> Measurement:
     tokens = 10 * lanes * rows
-    return Measured(lanes, threads, rows, tokens, tokens / speed)
+    return Measurement(lanes, threads, rows, tokens, tokens / speed)
 
 
 def test_the_fewest_rows_that_are_nearly_as_fast_are_enough() -> None:

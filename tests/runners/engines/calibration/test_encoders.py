@@ -136,4 +136,4 @@ def test_a_second_start_measures_nothing(folder: Path, tmp_path: Path, monkeypat
 def test_what_the_operator_sets_is_not_chosen(folder: Path, tmp_path: Path) -> None:
     runner = _warm(folder, tmp_path, max_batch_size=3, max_batch_tokens=77)
     assert (runner.limits.max_rows, runner.limits.max_tokens) == (3, 77)
-    assert (runner.chosen.rows, runner.chosen.tokens) == (3, 77)
+    assert (runner.execution_plan.rows, runner.execution_plan.tokens) == (3, 77)

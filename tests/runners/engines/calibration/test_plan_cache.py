@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from runners.engines.calibration import plan_cache as kept_module
 from runners.engines.calibration.encoders import BatchPlan
-from runners.engines.calibration.plan_cache import KeptPlans
+from runners.engines.calibration.plan_cache import PlanCache
 from runners.engines.calibration.steps import StepPlan
 from runners.engines.rows import BatchLimits, Parallelism
 
@@ -19,7 +19,7 @@ _PLAN = BatchPlan(BatchLimits(4, 160, padded=False), Parallelism(2, 1, 2))
 
 
 def test_a_plan_is_found_again_for_the_same_key_alone(tmp_path: Path) -> None:
-    kept = KeptPlans(tmp_path)
+    kept = PlanCache(tmp_path)
     kept.keep(_PLAN, {"model": "a", "cores": 2})
     assert kept.find(BatchPlan, {"cores": 2, "model": "a"}) == _PLAN
     assert kept.find(BatchPlan, {"model": "a", "cores": 4}) is None
@@ -27,7 +27,7 @@ def test_a_plan_is_found_again_for_the_same_key_alone(tmp_path: Path) -> None:
 
 
 def test_another_processor_or_version_measures_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = KeptPlans(tmp_path)
+    kept = PlanCache(tmp_path)
     kept.keep(_PLAN, {})
     for name, value in (("__version__", "other"), ("_processor", lambda: "other")):
         with monkeypatch.context() as changed:
@@ -37,7 +37,7 @@ def test_another_processor_or_version_measures_anew(tmp_path: Path, monkeypatch:
 
 
 def test_a_plan_that_no_batch_can_be_made_by_is_not_kept(tmp_path: Path) -> None:
-    kept = KeptPlans(tmp_path)
+    kept = PlanCache(tmp_path)
     with pytest.raises(ValidationError):
         kept.find_or_measure(BatchPlan, {}, lambda: BatchPlan(BatchLimits(0, 160), Parallelism()))
     assert kept.find(BatchPlan, {}) is None
@@ -51,7 +51,7 @@ def test_a_plan_that_no_batch_can_be_made_by_is_not_kept(tmp_path: Path) -> None
     ],
 )  # fmt: skip
 def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, damage: bytes) -> None:
-    kept = KeptPlans(tmp_path)
+    kept = PlanCache(tmp_path)
     kept.keep(_PLAN, {})
     (file,) = (tmp_path / "calibration").iterdir()
     file.write_bytes(damage)
@@ -62,7 +62,7 @@ def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, damage: bytes) -> Non
 
 def test_a_folder_that_cannot_be_written_to_keeps_nothing(tmp_path: Path) -> None:
     (tmp_path / "calibration").write_text("a file")
-    kept = KeptPlans(tmp_path)
+    kept = PlanCache(tmp_path)
     kept.keep(_PLAN, {})
     assert kept.find(BatchPlan, {}) is None
 
@@ -74,7 +74,7 @@ def test_a_full_disk_keeps_nothing_and_leaves_nothing(tmp_path: Path, monkeypatc
         write(path, content[:3])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    kept = KeptPlans(tmp_path)
+    kept = PlanCache(tmp_path)
     with monkeypatch.context() as full:
         full.setattr(Path, "write_bytes", write_a_part)
         assert kept.find_or_measure(BatchPlan, {}, lambda: _PLAN) == _PLAN

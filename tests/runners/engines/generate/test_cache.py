@@ -8,8 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from runners.engines.generate.cache import KVCache, LayerShape, Place
-from runners.engines.generate.prefixes import longest, shared
+from runners.engines.generate.cache import CacheSlot, KVCache, LayerShape
+from runners.engines.generate.prefix_cache import longest, shared
 
 LAYERS = [LayerShape(2, 3, 5, torch.float32, torch.device("cpu"))] * 2
 BUDGET = 2000
@@ -21,32 +21,32 @@ class CacheMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.cache = KVCache(LAYERS, budget=BUDGET, slab_tokens=512, max_rows=4, longest=900)
-        self.places: dict[int, Place] = {}
+        self.places: dict[int, CacheSlot] = {}
         self.made = 0
 
-    def _write(self, number: int, place: Place, length: int) -> None:
+    def _write(self, number: int, slot: CacheSlot, length: int) -> None:
         for layer in range(2):
-            place.slab.keys[layer][place.index, place.length : length] = number + layer
-            place.slab.values[layer][place.index, place.length : length] = -number - layer
-        place.length = length
+            slot.slab.keys[layer][slot.index, slot.length : length] = number + layer
+            slot.slab.values[layer][slot.index, slot.length : length] = -number - layer
+        slot.length = length
 
     @rule(tokens=st.integers(1, 900))
     def start(self, tokens: int) -> None:
-        place = self.cache.allocate(tokens)
-        if place is not None:
-            assert place.capacity >= tokens
+        slot = self.cache.allocate(tokens)
+        if slot is not None:
+            assert slot.capacity >= tokens
             self.made += 1
-            self.places[self.made] = place
-            self._write(self.made, place, tokens)
+            self.places[self.made] = slot
+            self._write(self.made, slot, tokens)
 
     @precondition(lambda self: self.places)
     @rule(data=st.data())
     def grow(self, data: st.DataObject) -> None:
         number = data.draw(st.sampled_from(sorted(self.places)))
-        place = self.places[number]
-        wanted = min(place.length + data.draw(st.integers(1, 300)), 900)
-        if wanted <= place.capacity or self.cache.grow(place, wanted):
-            self._write(number, place, wanted)
+        slot = self.places[number]
+        wanted = min(slot.length + data.draw(st.integers(1, 300)), 900)
+        if wanted <= slot.capacity or self.cache.grow(slot, wanted):
+            self._write(number, slot, wanted)
 
     @precondition(lambda self: self.places)
     @rule(data=st.data())
@@ -68,11 +68,11 @@ class CacheMachine(RuleBasedStateMachine):
 
     @invariant()
     def each_reads_its_own(self) -> None:
-        for number, place in self.places.items():
-            assert place.slab.places[place.index] is place
+        for number, slot in self.places.items():
+            assert slot.slab.places[slot.index] is slot
             for layer in range(2):
-                assert (place.slab.keys[layer][place.index, : place.length] == number + layer).all()
-                assert (place.slab.values[layer][place.index, : place.length] == -number - layer).all()
+                assert (slot.slab.keys[layer][slot.index, : slot.length] == number + layer).all()
+                assert (slot.slab.values[layer][slot.index, : slot.length] == -number - layer).all()
 
     @invariant()
     def the_budget_holds(self) -> None:
@@ -90,9 +90,9 @@ def test_a_place_is_empty_when_it_is_taken_whatever_the_memory_held(monkeypatch:
     first, second = cache.allocate(5), cache.allocate(7)
     assert first is not None
     assert second is not None
-    for place in (first, second):
-        for tensor in (*place.slab.keys, *place.slab.values):
-            assert not tensor[place.index].any()
+    for slot in (first, second):
+        for tensor in (*slot.slab.keys, *slot.slab.values):
+            assert not tensor[slot.index].any()
 
 
 def test_a_shared_beginning_is_found_to_the_token() -> None:
@@ -105,10 +105,10 @@ def test_a_shared_beginning_is_found_to_the_token() -> None:
 
 def test_only_what_was_read_counts_and_the_last_token_is_always_read_again() -> None:
     cache = KVCache(LAYERS, budget=BUDGET, slab_tokens=512, max_rows=4, longest=900)
-    place = cache.allocate(60)
-    assert place is not None
-    place.length = 30
+    slot = cache.allocate(60)
+    assert slot is not None
+    slot.length = 30
     ids = list(range(60))
-    assert longest(ids, [(ids, place)]) == (place, 30)
-    assert longest(ids[:25], [(ids, place)]) == (place, 24)
-    assert longest([-1, *ids], [(ids, place)]) is None
+    assert longest(ids, [(ids, slot)]) == (slot, 30)
+    assert longest(ids[:25], [(ids, slot)]) == (slot, 24)
+    assert longest([-1, *ids], [(ids, slot)]) is None

@@ -12,11 +12,11 @@ import torch
 from hf_runtime.settings import ModelSettings
 from runners.engines.generate.cache import KVCache
 from runners.engines.generate.continuous import ContinuousDecoder
+from runners.engines.generate.incremental_model import IncrementalModel
 from runners.engines.generate.model import GenerationModel
 from runners.engines.generate.request import GenerationRequest, Sampling
-from runners.engines.generate.sequence import Sequence
+from runners.engines.generate.sequence import SequenceState
 from runners.engines.generate.step import Step
-from runners.engines.generate.takeover import SteppingModel
 from runners.engines.rows import BatchLimits
 from runners.kernels.fallbacks import Fallbacks
 from runners.models.pretrained import Pretrained
@@ -30,18 +30,18 @@ class Bench:
     def __init__(self, pretrained: Pretrained, *, budget: int = 4096, rows: int = 8, tokens: int = 64) -> None:
         self.model = GenerationModel(pretrained)
         pretrained.model.set_attn_implementation("sdpa")
-        stepping = SteppingModel(self.model, Fallbacks("test"), kernels=self.model.kernels)
+        stepping = IncrementalModel(self.model, Fallbacks("test"), kernels=self.model.kernels)
         self.cache = KVCache(stepping.layers, budget=budget, slab_tokens=512, max_rows=rows, longest=CONTEXT)
         self.decoder = ContinuousDecoder(self.model, stepping, self.cache, BatchLimits(rows, tokens))
-        self.told: list[list[Sequence]] = []
+        self.told: list[list[SequenceState]] = []
         self.decoder.on_tokens = self.told.append
 
-    def sequence(self, prompt: str, new: int, **options: Any) -> Sequence:
+    def sequence(self, prompt: str, new: int, **options: Any) -> SequenceState:
         ids = self.model.tokenizer(prompt)["input_ids"]
         request = GenerationRequest(input_ids=ids, max_new_tokens=new, ignore_eos=True, **options)
-        return Sequence(request, self.model)
+        return SequenceState(request, self.model)
 
-    def add(self, prompt: str, new: int, **options: Any) -> Sequence:
+    def add(self, prompt: str, new: int, **options: Any) -> SequenceState:
         sequence = self.sequence(prompt, new, **options)
         self.decoder.add(sequence)
         return sequence
@@ -195,7 +195,7 @@ def test_one_that_waits_for_memory_is_overtaken_but_not_for_ever(bench: Make, mo
     made.add("The", 60)
     made.decoder.step()
     huge = made.add(" ".join(CORPUS)[:160], 30)
-    order: list[Sequence] = []
+    order: list[SequenceState] = []
     made.decoder.on_tokens = lambda told: order.extend(s for s in told if s not in order)
     small = [made.add("I", 4) for _ in range(12)]
     made.run()
@@ -311,7 +311,7 @@ def test_a_client_that_leaves_while_it_is_decided_who_goes_leaks_no_memory(
     made = bench()
     answers: list[bool] = []
 
-    class Leaving(Sequence):
+    class Leaving(SequenceState):
         @property
         def finished(self) -> bool:
             # Cancelled by another thread just after it was asked for the first time.
@@ -335,10 +335,10 @@ def test_numbers_of_a_sequence_that_overflowed_do_not_reach_the_next_in_its_plac
     made.decoder.step()
     made.decoder.step()
     for slab in made.cache.slabs:
-        for place in slab.places:
-            if place is made.decoder._running[1].place:
-                slab.keys[0][place.index] = torch.nan
-                slab.values[0][place.index] = torch.nan
+        for slot in slab.places:
+            if slot is made.decoder._running[1].slot:
+                slab.keys[0][slot.index] = torch.nan
+                slab.values[0][slot.index] = torch.nan
     made.decoder.step()
     assert poisoned.error is not None
     innocent = made.add("I", 12)

@@ -38,7 +38,7 @@ class Listener:
     def accepted(self) -> None:
         self._add("accepted")
 
-    def piece(self, value: Any) -> None:
+    def delta(self, value: Any) -> None:
         self._add(value)
 
     def _add(self, value: Any) -> None:
@@ -54,7 +54,7 @@ class Listener:
     @property
     def text(self) -> str:
         assert self.told[0] == "accepted"
-        return "".join(piece["generated_text"] for piece in self.told[1:])
+        return "".join(delta["generated_text"] for delta in self.told[1:])
 
 
 class Counts(Unobserved):
@@ -181,8 +181,8 @@ def test_pieces_join_to_the_whole_answer_and_the_last_says_why_and_how_much(
     listeners = asyncio.run(scenario())
     assert [listener.text for listener in listeners] == expected
     for item, listener in zip(items, listeners, strict=True):
-        *pieces, last = listener.told[1:]
-        assert not any("finish_reason" in piece for piece in pieces)
+        *deltas, last = listener.told[1:]
+        assert not any("finish_reason" in delta for delta in deltas)
         assert last["finish_reason"] in ("stop", "length")
         assert last["prompt_tokens"] > 0
         assert last["generated_tokens"] <= item.parameters["max_new_tokens"]
@@ -201,9 +201,9 @@ def test_a_stream_begins_with_the_prompt_if_the_request_says_so_and_numbers_seve
 
     told = asyncio.run(scenario()).told[1:]
     for number in range(2):
-        text = "".join(piece["generated_text"] for piece in told if piece["sequence"] == number)
+        text = "".join(delta["generated_text"] for delta in told if delta["sequence"] == number)
         assert text.startswith("Paris")
-    assert [piece["sequence"] for piece in told if "finish_reason" in piece] in ([0, 1], [1, 0])
+    assert [delta["sequence"] for delta in told if "finish_reason" in delta] in ([0, 1], [1, 0])
 
 
 def test_two_hundred_that_leave_make_room_for_the_next_at_once(llama: TextGenerationRunner) -> None:
@@ -282,7 +282,7 @@ def test_an_error_in_the_middle_ends_one_stream_and_the_others_go_on(
             assert isinstance(results[1], InferenceFailed)
             assert good.text == expected
             assert bad.told[0] == "accepted"
-            assert not any("finish_reason" in piece for piece in bad.told[1:])
+            assert not any("finish_reason" in delta for delta in bad.told[1:])
 
     if kind == "llama":
         marked = runner.pretrained.tokenizer(CORPUS[1])["input_ids"][-8:]
@@ -332,7 +332,7 @@ def test_a_listener_that_fails_ends_its_own_stream_alone(llama: TextGenerationRu
             if self._at == "accepted":
                 raise RuntimeError("gone")
 
-        def piece(self, value: Any) -> None:
+        def delta(self, value: Any) -> None:
             raise RuntimeError("gone")
 
     async def scenario() -> None:

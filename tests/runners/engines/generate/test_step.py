@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from runners.engines.generate import step as step_module
-from runners.engines.generate.cache import KVCache, LayerShape, Place
+from runners.engines.generate.cache import CacheSlot, KVCache, LayerShape
 from runners.engines.generate.step import Step
 from runners.kernels.kernels import Kernels
 from tests.runners.kernels.compiled import kernels_of
@@ -45,22 +45,22 @@ class States:
         return alone[0].transpose(0, 1)[SEQUENCES[number][0] :]
 
 
-def _places(states: States, layer: int) -> list[Place]:
+def _places(states: States, layer: int) -> list[CacheSlot]:
     cache = KVCache(LAYERS, budget=1 << 14, slab_tokens=1024, max_rows=16, longest=512)
     places = []
     for (old, new), (_, key, value) in zip(SEQUENCES, states.all, strict=True):
-        place = cache.allocate(old + new)
-        assert place is not None
-        place.slab.keys[layer][place.index, :old] = key[:, :old].transpose(0, 1)
-        place.slab.values[layer][place.index, :old] = value[:, :old].transpose(0, 1)
-        place.length = old
-        places.append(place)
+        slot = cache.allocate(old + new)
+        assert slot is not None
+        slot.slab.keys[layer][slot.index, :old] = key[:, :old].transpose(0, 1)
+        slot.slab.values[layer][slot.index, :old] = value[:, :old].transpose(0, 1)
+        slot.length = old
+        places.append(slot)
     return places
 
 
-def _step(places: Sequence[Place], kernels: Kernels | None = None) -> tuple[Step, list[int]]:
+def _step(places: Sequence[CacheSlot], kernels: Kernels | None = None) -> tuple[Step, list[int]]:
     """A step of one token each, then of longer pieces; and in which order sequences come in it."""
-    slabs = [id(place.slab) for place in places]
+    slabs = [id(slot.slab) for slot in places]
     single = [number for number, (_, new) in enumerate(SEQUENCES) if new == 1]
     single.sort(key=lambda number: (slabs.index(slabs[number]), places[number].index))
     longer = [number for number, (_, new) in enumerate(SEQUENCES) if new > 1]

@@ -10,7 +10,7 @@ import torch
 
 from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
-from runners.engines.generate.takeover import SteppingModel
+from runners.engines.generate.incremental_model import IncrementalModel
 from runners.kernels.fallbacks import Fallbacks, Optimization
 from runners.tasks.text_generation import TextGenerationRunner
 from tests.tiny import CORPUS, llama_model
@@ -27,9 +27,9 @@ def _runner(folder: Path, **options: Any) -> TextGenerationRunner:
     return runner
 
 
-def _stepping(runner: TextGenerationRunner) -> SteppingModel:
+def _stepping(runner: TextGenerationRunner) -> IncrementalModel:
     decoder: Any = runner.decoder
-    stepping: SteppingModel = decoder._stepping
+    stepping: IncrementalModel = decoder._stepping
     return stepping
 
 
@@ -53,6 +53,6 @@ def test_a_model_that_looks_at_its_own_numbers_is_computed_as_it_is(tmp_path: Pa
     model.get_output_embeddings().register_forward_pre_hook(look)
     model.set_attn_implementation("sdpa")
     fallbacks = Fallbacks("test")
-    assert not SteppingModel(runner.model, fallbacks, kernels=runner.model.kernels, graphs=True).has_graphs
+    assert not IncrementalModel(runner.model, fallbacks, kernels=runner.model.kernels, graphs=True).has_graphs
     assert fallbacks.failed == [Optimization.GRAPHS]
     assert runner.predict(ITEMS) == expected

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_runtime.contract.errors import InvalidRequest
 from runners.engines.generate.grammar import GrammarCompiler
-from runners.engines.generate.tool_call_reader import ToolCall, ToolCallReader
+from runners.engines.generate.tool_call_reader import ParsedToolCall, ToolCallReader
 from runners.engines.generate.tool_calls import HERMES, LLAMA, MISTRAL, Notation, ToolSyntax
 from tests.tiny import byte_level_tokenizer
 
@@ -55,8 +55,8 @@ def _written(notation: Notation, name: str, arguments: Any) -> str:
     return notation.before + _call(notation, name, arguments) + notation.after
 
 
-def _read(reader: ToolCallReader, pieces: Sequence[str]) -> list[str | ToolCall]:
-    whole: list[str | ToolCall] = []
+def _read(reader: ToolCallReader, pieces: Sequence[str]) -> list[str | ParsedToolCall]:
+    whole: list[str | ParsedToolCall] = []
     for piece in [out for text in pieces for out in reader.feed(text)] + reader.end():
         if isinstance(piece, str) and whole and isinstance(whole[-1], str):
             whole[-1] += piece
@@ -122,7 +122,7 @@ def test_required_calls_are_valid_and_nothing_else(notation: Notation, as_tokens
     grammar = Grammar(tokenizer, TOOLS, "required", parallel=False)
     for seed in range(10):
         (call,) = _read(grammar.syntax.reader(NAMES), [grammar.draw(seed)])
-        assert isinstance(call, ToolCall)
+        assert isinstance(call, ParsedToolCall)
         arguments = json.loads(call.arguments)
         if call.name == "clock":
             assert arguments == {}
@@ -175,7 +175,7 @@ def test_calls_within_free_text_are_found_again(notation: Notation) -> None:
     begin = notation.before + notation.opening
     for seed in range(5):
         pieces = _read(grammar.syntax.reader(NAMES), [grammar.draw(seed, begin)])
-        assert any(isinstance(piece, ToolCall) for piece in pieces)
+        assert any(isinstance(piece, ParsedToolCall) for piece in pieces)
 
 
 def test_without_a_choice_there_is_no_grammar() -> None:
@@ -208,15 +208,20 @@ def test_what_of_parameters_cannot_be_enforced_is_ignored_unless_they_are_strict
 TEXTS: list[tuple[Notation, str, Any]] = [
     (HERMES, "", []),
     (HERMES, "Hello <tool_car> ", ["Hello <tool_car> "]),
-    (HERMES, _written(HERMES, "clock", {}), [ToolCall("clock", "{}")]),
+    (HERMES, _written(HERMES, "clock", {}), [ParsedToolCall("clock", "{}")]),
     (
         HERMES,
         'Well,\n <tool_call>\n{"name": "weather", "arguments": {"city": "東京"}}\n</tool_call>\n'
         '<tool_call>{"arguments": {"a": "}</tool_call>\\"\\\\"}, "name": "clock"}</tool_call> \n Bye. ',
-        ["Well,", ToolCall("weather", '{"city": "東京"}'), ToolCall("clock", '{"a": "}</tool_call>\\"\\\\"}'), "Bye. "],
+        [
+            "Well,",
+            ParsedToolCall("weather", '{"city": "東京"}'),
+            ParsedToolCall("clock", '{"a": "}</tool_call>\\"\\\\"}'),
+            "Bye. ",
+        ],
     ),
-    (HERMES, '<tool_call>{"name": "clock", "arguments": {}}', [ToolCall("clock", "{}")]),
-    (HERMES, '<tool_call>{"name": "clock", "arguments": {}}</tool', [ToolCall("clock", "{}"), "</tool"]),
+    (HERMES, '<tool_call>{"name": "clock", "arguments": {}}', [ParsedToolCall("clock", "{}")]),
+    (HERMES, '<tool_call>{"name": "clock", "arguments": {}}</tool', [ParsedToolCall("clock", "{}"), "</tool"]),
     (HERMES, 'a <tool_call>{"name": "clock", "argu', ['a <tool_call>{"name": "clock", "argu']),
     (HERMES, " <tool_call> no </tool_call> ", [" <tool_call> no </tool_call> "]),
     (HERMES, '<tool_call>{"name": "x", "arguments": {}}</tool_call>', ...),
@@ -227,18 +232,22 @@ TEXTS: list[tuple[Notation, str, Any]] = [
     (
         HERMES,
         '<tool_call>{"name": </tool_call> <tool_call>{"name": "clock", "arguments": {}}</tool_call>',
-        ['<tool_call>{"name": </tool_call>', ToolCall("clock", "{}")],
+        ['<tool_call>{"name": </tool_call>', ParsedToolCall("clock", "{}")],
     ),
-    (HERMES, '<tool_call>{"name": "clock", "arguments": {"a": "\\ud800"}}', [ToolCall("clock", '{"a": "\\ud800"}')]),
+    (
+        HERMES,
+        '<tool_call>{"name": "clock", "arguments": {"a": "\\ud800"}}',
+        [ParsedToolCall("clock", '{"a": "\\ud800"}')],
+    ),
     (HERMES, "<tool_call>" * 3 + " x", ["<tool_call>" * 3 + " x"]),
     (
         MISTRAL,
         'Hm. [TOOL_CALLS] [{"name": "clock", "arguments": {}}, {"name": "weather", "arguments": {"city": "Paris"}}]',
-        ["Hm.", ToolCall("clock", "{}"), ToolCall("weather", '{"city": "Paris"}')],
+        ["Hm.", ParsedToolCall("clock", "{}"), ParsedToolCall("weather", '{"city": "Paris"}')],
     ),
     (MISTRAL, '[TOOL_CALLS][{"name": "clock", "arguments": {}}, 7]', ...),
     (MISTRAL, "[TOOL_CALLS][]", ...),
-    (LLAMA, '\n {"name": "clock", "parameters": {}} ', [ToolCall("clock", "{}")]),
+    (LLAMA, '\n {"name": "clock", "parameters": {}} ', [ParsedToolCall("clock", "{}")]),
     (LLAMA, '{"name": "news", "parameters": {}}', ...),
     (LLAMA, '{"names": ["clock"]}', ...),
     (LLAMA, 'Look: {"name": "clock", "parameters": {}}', ...),
@@ -246,7 +255,7 @@ TEXTS: list[tuple[Notation, str, Any]] = [
     (
         LLAMA,
         '{"name": "clock", "parameters": {}} and {"name": "clock", "parameters": {}}',
-        [ToolCall("clock", "{}"), 'and {"name": "clock", "parameters": {}}'],
+        [ParsedToolCall("clock", "{}"), 'and {"name": "clock", "parameters": {}}'],
     ),
 ]
 
@@ -268,7 +277,7 @@ def test_calls_whose_beginning_no_text_shows_are_found() -> None:
     text = f"Hm. [TOOL_CALLS] {_call(MISTRAL, 'clock', {})}"
     shown = str(tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True))
     assert "TOOL_CALLS" not in shown
-    assert _read(ToolSyntax(tokenizer).reader(NAMES), list(shown)) == ["Hm.", ToolCall("clock", "{}")]
+    assert _read(ToolSyntax(tokenizer).reader(NAMES), list(shown)) == ["Hm.", ParsedToolCall("clock", "{}")]
 
 
 def test_content_is_withheld_no_longer_than_needed() -> None:
@@ -276,7 +285,7 @@ def test_content_is_withheld_no_longer_than_needed() -> None:
     assert reader.feed("Hello wor") == ["Hello wor"]
     assert reader.feed("ld <tool") == ["ld"]
     assert reader.feed("s>") == [" <tools>"]
-    assert reader.feed(' <tool_call>{"name": "clock", "arguments": {}}') == [ToolCall("clock", "{}")]
+    assert reader.feed(' <tool_call>{"name": "clock", "arguments": {}}') == [ParsedToolCall("clock", "{}")]
     assert _reader(LLAMA).feed("Hello ") == ["Hello "]
 
 
@@ -303,7 +312,7 @@ def test_however_a_text_is_cut_the_result_is_the_same(
             found = text.find(piece, at)
             assert found >= 0
             at = found + len(piece)
-    if not any(isinstance(piece, ToolCall) for piece in whole):
+    if not any(isinstance(piece, ParsedToolCall) for piece in whole):
         assert "".join(str(piece) for piece in whole) == text
 
 
@@ -319,4 +328,4 @@ def test_a_long_call_is_read_in_time_that_grows_with_its_length() -> None:
     text = _written(HERMES, "clock", {"a": "x" * 100_000, "b": list(range(20_000))})
     pieces = [text[i : i + 4] for i in range(0, len(text), 4)]
     (call,) = _read(reader, pieces)
-    assert isinstance(call, ToolCall)
+    assert isinstance(call, ParsedToolCall)

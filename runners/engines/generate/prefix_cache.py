@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from runners.engines.generate.cache import KVCache, Place
+from runners.engines.generate.cache import CacheSlot, KVCache
 
 #: A shared beginning shorter than this is not worth the search.
 LEAST_SHARED = 16
@@ -24,7 +24,7 @@ def shared(one: Sequence[int], other: Sequence[int]) -> int:
     return low
 
 
-class Shelf:
+class PrefixCache:
     """Keys and values of sequences that have ended, the most recently used last.
 
     Args:
@@ -34,11 +34,11 @@ class Shelf:
     def __init__(self, cache: KVCache, share: float = 0.25) -> None:
         self._cache = cache
         self._most = int(share * cache.budget)
-        self._kept: list[tuple[list[int], Place]] = []
+        self._kept: list[tuple[list[int], CacheSlot]] = []
 
-    def keep(self, ids: list[int], place: Place) -> None:
+    def keep(self, ids: list[int], slot: CacheSlot) -> None:
         """Keep what was read of a sequence, in place of what is a part of it."""
-        ids = ids[: place.length]
+        ids = ids[: slot.length]
         if not LEAST_SHARED <= len(ids) <= self._most or any(kept[: len(ids)] == ids for kept, _ in self._kept):
             return
         for kept, _ in list(self._kept):
@@ -46,14 +46,14 @@ class Shelf:
                 self._drop(kept)
         while self._kept and self._tokens + len(ids) > self._most:
             self._drop(self._kept[0][0])
-        if (copied := self._cache.copy_out(place)) is not None:
+        if (copied := self._cache.copy_out(slot)) is not None:
             self._kept.append((ids, copied))
 
-    def find(self, ids: list[int]) -> tuple[Place, int] | None:
+    def find(self, ids: list[int]) -> tuple[CacheSlot, int] | None:
         """The place with the longest beginning of a sequence, and the beginning's length."""
         found = longest(ids, self._kept)
         if found is not None:
-            at = next(i for i, (_, place) in enumerate(self._kept) if place is found[0])
+            at = next(i for i, (_, slot) in enumerate(self._kept) if slot is found[0])
             self._kept.append(self._kept.pop(at))
         return found
 
@@ -77,11 +77,11 @@ class Shelf:
         self._cache.free(self._kept.pop(at)[1])
 
 
-def longest(ids: list[int], candidates: Iterable[tuple[Sequence[int], Place]]) -> tuple[Place, int] | None:
+def longest(ids: list[int], candidates: Iterable[tuple[Sequence[int], CacheSlot]]) -> tuple[CacheSlot, int] | None:
     """The candidate that has read the longest beginning of a sequence, whose last token must always be read."""
     best = None
-    for other, place in candidates:
-        length = shared(ids[:-1], other[: place.length])
+    for other, slot in candidates:
+        length = shared(ids[:-1], other[: slot.length])
         if length and (best is None or length > best[1]):
-            best = place, length
+            best = slot, length
     return best

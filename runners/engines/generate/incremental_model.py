@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from runners.engines.generate.attention import NAME, Attention, Probe, Unsupported
-from runners.engines.generate.cache import KVCache, LayerShape, Place
+from runners.engines.generate.attention import NAME, Attention, Probe, UnsupportedAttention
+from runners.engines.generate.cache import CacheSlot, KVCache, LayerShape
 from runners.engines.generate.model import GenerationModel
 from runners.engines.generate.step import Step
 from runners.engines.generate.step_graphs import SIZES, StepGraphs
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 _LENGTHS = (7, 4)
 
 
-class SteppingModel:
+class IncrementalModel:
     """The forward pass of a model over a `Step`.
 
     Args:
@@ -58,12 +58,14 @@ class SteppingModel:
         self._tokens = model.tokens
         parameters = signature(self._model.forward).parameters
         if "position_ids" not in parameters:
-            raise Unsupported("it does not take positions")
+            raise UnsupportedAttention("it does not take positions")
         self._keeps_logits = "logits_to_keep" in parameters
         if model.rope_limit is not None:
-            raise Unsupported(f"sequences of more than {model.rope_limit} tokens change the positions of others")
+            raise UnsupportedAttention(
+                f"sequences of more than {model.rope_limit} tokens change the positions of others"
+            )
         if not getattr(self._model, "_supports_attention_backend", False):
-            raise Unsupported("its attention cannot be replaced")
+            raise UnsupportedAttention("its attention cannot be replaced")
         self._graphs: StepGraphs | None = None
         self._int8 = has_int8_layers(self._model)
         with torch.inference_mode():
@@ -86,7 +88,9 @@ class SteppingModel:
         """Whether steps of few tokens are CUDA graphs."""
         return self._graphs is not None
 
-    def new_step(self, decoding: Sequence[tuple[Place, int]], reading: Sequence[tuple[Place, Sequence[int]]]) -> Step:
+    def new_step(
+        self, decoding: Sequence[tuple[CacheSlot, int]], reading: Sequence[tuple[CacheSlot, Sequence[int]]]
+    ) -> Step:
         """What `forward` computes, as `Step` describes it."""
         return Step(decoding, reading, self.device, self._kernels)
 
@@ -140,13 +144,13 @@ class SteppingModel:
         self._forward(probe, ids, torch.arange(len(prompt), device=self.device)[None], torch.tensor([0]))
         config = self._model.config.get_text_config(decoder=True)
         if sorted(probe.layers) != list(range(config.num_hidden_layers)):
-            raise Unsupported("not all of its layers are attention")
+            raise UnsupportedAttention("not all of its layers are attention")
         kinds = set(getattr(config, "layer_types", None) or ())
         if not kinds <= {"full_attention", "sliding_attention"}:
-            raise Unsupported(f"its layers are of the kinds {', '.join(sorted(kinds))}")
+            raise UnsupportedAttention(f"its layers are of the kinds {', '.join(sorted(kinds))}")
         window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
         if ("sliding_attention" in kinds or (window and not kinds)) and not probe.windows:
-            raise Unsupported("its attention does not tell its window")
+            raise UnsupportedAttention("its attention does not tell its window")
         self._asked = probe.asked
         return [probe.layers[i] for i in range(config.num_hidden_layers)]
 
@@ -154,7 +158,7 @@ class SteppingModel:
         """Read two prompts side by side, the longer in two pieces, then one more token of each."""
         cache = KVCache(self.layers, budget=1 << 16, slab_tokens=256, max_rows=2, longest=128)
         places = [cache.allocate(len(prompt) + 1) for prompt in prompts]
-        first, second = (place for place in places if place is not None)
+        first, second = (slot for slot in places if slot is not None)
         assert first.slab is second.slab, "this is a bug: two short sequences do not share a slab"
         (long, short), cut = prompts, len(prompts[0]) // 2
         self._step([], [(first, long[:cut]), (second, short)], expected)
@@ -165,8 +169,8 @@ class SteppingModel:
         step = self.new_step(decoding, reading)
         logits = self.forward(step, step.ends)
         right = []
-        for place, tokens in [*decoding, *reading]:
-            place.length += 1 if isinstance(tokens, int) else len(tokens)
-            right.append(expected[place.index][place.length - 1])
+        for slot, tokens in [*decoding, *reading]:
+            slot.length += 1 if isinstance(tokens, int) else len(tokens)
+            right.append(expected[slot.index][slot.length - 1])
         if not is_rounding(list(logits), right, self._model.dtype, int8=self._int8):
             raise DifferentResults

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from hf_runtime.contract.item import Item
 from runners.engines.batch.engine import BatchEngine
-from runners.engines.batch.lanes import Lanes
+from runners.engines.batch.workers import WorkerPool
 from runners.engines.rows import Parallelism, Row
 from tests.scripted import ScriptedRunner
 
@@ -53,7 +53,7 @@ def test_a_batch_alone_has_all_threads_and_is_in_the_first_lane() -> None:
 
 def test_what_a_batch_takes_beside_another_says_nothing_of_what_it_takes_alone() -> None:
     with ThreadPoolExecutor(1) as compute:
-        lanes = Lanes(compute, Parallelism(lanes=2, threads=1, threads_alone=4), lambda _: None)
+        lanes = WorkerPool(compute, Parallelism(lanes=2, threads=1, threads_alone=4), lambda _: None)
         for seconds, threads in (1.0, 4), (1.0, 4), (1.0, 4), (2.0, 1), (2.0, 1):
             alone = lanes.take(alone=True)
             assert alone.threads == threads

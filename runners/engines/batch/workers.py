@@ -16,7 +16,7 @@ ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class Worker:
     """A place for one batch.
 
     Attributes:
@@ -39,7 +39,7 @@ class Lane:
         return compute(batch)
 
 
-class Lanes:
+class WorkerPool:
     """Gives out lanes to batches.
 
     Args:
@@ -56,7 +56,7 @@ class Lanes:
         self._use_threads = use_threads
         alone = parallelism.threads_alone
         self._choice = ThreadChoice(alone) if alone is not None else None
-        self._undisturbed: Lane | None = None
+        self._undisturbed: Worker | None = None
         self._free = set(range(self.number))
         self._some_free = asyncio.Event()
         self._some_free.set()
@@ -70,7 +70,7 @@ class Lanes:
         """Wait until one of them computes nothing."""
         await self._some_free.wait()
 
-    def take(self, *, alone: bool) -> Lane:
+    def take(self, *, alone: bool) -> Worker:
         """One that computes nothing.
 
         Args:
@@ -82,16 +82,16 @@ class Lanes:
         if not self._free:
             self._some_free.clear()
         threads = self._choice.choose() if alone and self._choice is not None else self._parallelism.threads
-        lane = Lane(number, threads, self._executors[number], self._use_threads)
+        lane = Worker(number, threads, self._executors[number], self._use_threads)
         self._undisturbed = lane if alone else None
         return lane
 
-    def learn(self, lane: Lane, tokens: int, seconds: float) -> None:
+    def learn(self, lane: Worker, tokens: int, seconds: float) -> None:
         """Take note of what a batch has taken, if no other was computed beside it."""
         if lane is self._undisturbed and self._choice is not None and lane.threads is not None:
             self._choice.learn(lane.threads, tokens, seconds)
 
-    def give_back(self, lane: Lane) -> None:
+    def give_back(self, lane: Worker) -> None:
         """It computes nothing any more."""
         self._free.add(lane.number)
         self._some_free.set()

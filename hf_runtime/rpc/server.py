@@ -164,9 +164,8 @@ class _Reply:
 
 
 def _start(message: Submit, host: ItemHost, running: dict[int, asyncio.Future[Any]], outbox: Outbox) -> None:
-    with request_context(
-        message.request_context
-    ):  # what comes of it as well: callbacks keep the context that they are added in
+    # Callbacks keep the context in which they are added.
+    with request_context(message.request_context):
         reply = _Reply(message.id, outbox)
         try:
             future = host.submit(

@@ -33,11 +33,9 @@ def tracing() -> Iterator[tuple[Tracing, InMemorySpanExporter]]:
     asyncio.run(tracing.stop())
 
 
-def _client(
-    tracing: Tracing, records: list[RequestRecord], request_contexts: list[RequestContext | None]
-) -> TestClient:
+def _client(tracing: Tracing, records: list[RequestRecord], contexts: list[RequestContext | None]) -> TestClient:
     async def answer(request: Request) -> Response:
-        request_contexts.append(current_request_context())
+        contexts.append(current_request_context())
         if request.path_params["name"] == "bug":
             raise KeyError("a client's text")
         return Response(status_code=int(request.path_params["name"]))
@@ -56,8 +54,8 @@ def test_spans_are_named_after_routes_and_marked_by_faults_of_the_server(
 ) -> None:
     ours, exporter = tracing
     records: list[RequestRecord] = []
-    request_contexts: list[RequestContext | None] = []
-    client = _client(ours, records, request_contexts)
+    contexts: list[RequestContext | None] = []
+    client = _client(ours, records, contexts)
     for path in ("/v1/200:ask", "/openai/v1/400:ask", "/v1/503:ask", "/v1/bug:ask", "/nowhere"):
         client.get(path)
     asyncio.run(ours.stop())
@@ -72,8 +70,8 @@ def test_spans_are_named_after_routes_and_marked_by_faults_of_the_server(
     ]
     assert [one["http.response.status_code"] for one in attributes] == [200, 400, 503, 500, 404]
     assert [one.get("error.type") for one in attributes] == [None, None, "503", "500", None]
-    assert [record.trace_id for record in records[:4]] == [o.trace_id for o in request_contexts if o is not None]
-    assert [o.request_id for o in request_contexts if o is not None] == [record.request_id for record in records[:4]]
+    assert [record.trace_id for record in records[:4]] == [o.trace_id for o in contexts if o is not None]
+    assert [o.request_id for o in contexts if o is not None] == [record.request_id for record in records[:4]]
     assert "client's text" not in str([span.to_json() for span in spans])
 
 

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 
 from hf_runtime.api import kserve_v1, model_repository
+from hf_runtime.api.call import ClientLeft
 from hf_runtime.api.http.api_keys import KeyRing
 from hf_runtime.api.http.authentication import Authentication
 from hf_runtime.api.http.body import BodyMemory
@@ -27,8 +28,9 @@ from hf_runtime.api.openai.routes import openai_app
 from hf_runtime.api.openapi import routes as openapi
 from hf_runtime.contract.errors import HTTP_STATUS, InferenceFailed, MethodNotAllowed, RouteNotFound, ServingError
 from hf_runtime.draining import Drain
+from hf_runtime.observability.request_record import Observer
 from hf_runtime.observability.request_spans import TracedRequests
-from hf_runtime.observability.requests import ObservedRequests, Observer, record_of
+from hf_runtime.observability.requests import ObservedRequests, record_of
 from hf_runtime.observability.tracing import Tracing
 from hf_runtime.settings import ServerSettings
 
@@ -79,6 +81,7 @@ def create_app(
             ServingError: _serving_error,
             HTTPException: _http_exception,
             ClientDisconnect: _client_gone,
+            ClientLeft: _client_gone,
             Exception: _bug,
         },
         middleware=[

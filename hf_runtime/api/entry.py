@@ -20,7 +20,7 @@ from hf_runtime.bento.supervisor import end_server
 from hf_runtime.draining import Drain
 from hf_runtime.observability.access_log import log_access
 from hf_runtime.observability.request_metrics import RequestMetrics
-from hf_runtime.observability.requests import Observer
+from hf_runtime.observability.request_record import Observer
 from hf_runtime.observability.tracing import Tracing
 from hf_runtime.rpc.client import RunnerClient
 from hf_runtime.rpc.model_client import ModelClient

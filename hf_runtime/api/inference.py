@@ -6,11 +6,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-
+from hf_runtime.api.call import CallContext, ClientLeft
 from hf_runtime.api.http.payload_log import log_items, log_payload
 from hf_runtime.contract.errors import (
     DeadlineExceeded,
@@ -20,13 +18,14 @@ from hf_runtime.contract.errors import (
     ModelNotReady,
     ServingError,
 )
-from hf_runtime.observability.requests import record_of
 from hf_runtime.rpc.client import Answer
 from hf_runtime.rpc.messages import ModelState
 from hf_runtime.rpc.model_client import ModelClient
 from hf_runtime.settings import ServerSettings, Task
 
 logger = logging.getLogger(__name__)
+
+ResponseT = TypeVar("ResponseT")
 
 
 class Models:
@@ -77,19 +76,19 @@ class Models:
         """How each model is, in the order of configuration."""
         return {name: client.state for name, client in self._clients.items()}
 
-    def get(self, name: str, request: Request) -> ModelClient:
-        """A model that is ready, for a request, in whose record it is noted.
+    def get(self, name: str, call: CallContext) -> ModelClient:
+        """Return a model that is ready, and note its name in the call's record.
 
         Raises:
             ModelNotFound: no model has that name.
             ModelNotReady: it is loading or unloaded, or has failed.
         """
-        client = self.client(name, request)
+        client = self.client(name, call)
         client.check_ready()
         return client
 
-    def client(self, name: str, request: Request) -> ModelClient:
-        """The same of a model that need not be ready.
+    def client(self, name: str, call: CallContext) -> ModelClient:
+        """Return a model that need not be ready, and note its name in the call's record.
 
         Raises:
             ModelNotFound: no model has that name.
@@ -98,12 +97,12 @@ class Models:
             client = self._clients[name]
         except KeyError:
             raise ModelNotFound(f"Model with name {name} does not exist.") from None
-        record_of(request.scope).model_name = name
+        call.record.model_name = name
         return client
 
 
 async def infer(
-    request: Request,
+    call: CallContext,
     client: ModelClient,
     items: Iterable[tuple[Any, dict[str, Any]]],
     *,
@@ -113,16 +112,16 @@ async def infer(
     """Compute all items of one request, or fail as a whole with the first item that fails.
 
     Args:
-        request: watched while the model computes; when its client leaves, the items are cancelled.
+        call: when its client leaves, the items are cancelled.
         items: instances, each with its parameters.
         place: what the protocol calls the instance of that index, for error messages.
 
     Raises:
         ServingError: led by the place of the failed instance, such as `instances[3]`; or all answers together are more
             than one request may have.
-        ClientDisconnect: nobody waits for the answer.
+        ClientLeft: the client left before the answer.
     """
-    record = record_of(request.scope)
+    record = call.record
     if settings.log_payloads:
         items = log_items(client.name, items)
     futures: list[asyncio.Future[Any]] = []
@@ -139,8 +138,7 @@ async def infer(
         everything = asyncio.gather(*futures)
         # Whoever leaves does not ask for it.
         everything.add_done_callback(take_note)
-        late = f"no answer within {settings.request_timeout:g} s (REQUEST_TIMEOUT)"
-        await wait_in_time(request, everything, late, settings)
+        await wait_in_time(call, everything, f"no answer within {call.timeout:g} s (REQUEST_TIMEOUT)")
         size.check()
         answers = _unless_failed(everything, futures, place)
         if settings.log_payloads:
@@ -194,9 +192,9 @@ def _unless_failed(
 
 
 def write(
-    answers: Sequence[Any], response: Callable[[Sequence[Any]], Response], place: Callable[[int], str]
-) -> Response:
-    """The response to a request that all of its items have been answered for.
+    answers: Sequence[Any], response: Callable[[Sequence[Any]], ResponseT], place: Callable[[int], str]
+) -> ResponseT:
+    """Return the response to a request whose items are all computed.
 
     Args:
         response: is made of all answers, or, to find the one that is to blame, of one.
@@ -224,28 +222,26 @@ def concerns_instance(error: ServingError) -> bool:
     return error.retry_after is None and not whole
 
 
-async def wait_in_time(request: Request, doing: asyncio.Future[Any], late: str, settings: ServerSettings) -> None:
-    """Wait until it is done, whatever has come of it.
+async def wait_in_time(call: CallContext, doing: asyncio.Future[Any], late: str) -> None:
+    """Wait until a future is done, with or without an error.
 
     Args:
-        late: what the client is told if it takes longer than requests may.
+        late: the message for a client whose call takes too long.
 
     Raises:
-        DeadlineExceeded: it does.
-        ClientDisconnect: nobody waits any more.
+        DeadlineExceeded: the call takes longer than it may.
+        ClientLeft: the client left.
     """
-    watcher = asyncio.ensure_future(until_disconnect(request))
+    watcher = asyncio.ensure_future(call.wait_until_left())
     watcher.add_done_callback(take_note)
     try:
-        done, _ = await asyncio.wait(
-            (doing, watcher), timeout=settings.request_timeout, return_when=asyncio.FIRST_COMPLETED
-        )
+        done, _ = await asyncio.wait((doing, watcher), timeout=call.timeout, return_when=asyncio.FIRST_COMPLETED)
     finally:
         watcher.cancel()
     if doing in done:
         return
     if watcher in done:
-        raise ClientDisconnect
+        raise ClientLeft
     raise DeadlineExceeded(late)
 
 
@@ -253,9 +249,3 @@ def take_note(done: asyncio.Future[Any]) -> None:
     """Retrieve the error of a finished future, so that asyncio does not report it."""
     if not done.cancelled():
         done.exception()
-
-
-async def until_disconnect(request: Request) -> None:
-    """Wait until the client has left."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

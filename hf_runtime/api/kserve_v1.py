@@ -15,9 +15,11 @@ from starlette.routing import Route
 
 from hf_runtime.api.cloud_events import read_event, render_event
 from hf_runtime.api.http.body import read_body
+from hf_runtime.api.http.call import http_call
 from hf_runtime.api.http.json_body import encode, json_response, read_object
+from hf_runtime.api.http.streaming_body import StreamingBody
 from hf_runtime.api.inference import Models, infer, write
-from hf_runtime.api.streaming import AnswerStreams, Chunk, StreamingBody
+from hf_runtime.api.streaming import AnswerStreams, Chunk
 from hf_runtime.contract.errors import DeadlineExceeded, InvalidRequest, NotSupported, RequestTooLarge, ServingError
 from hf_runtime.settings import ServerSettings
 
@@ -129,11 +131,12 @@ def routes(models: Models, settings: ServerSettings) -> list[Route]:
         return json_response({"models": models.names})
 
     async def model_status(request: Request) -> Response:
-        client = models.get(request.path_params["name"], request)
+        client = models.get(request.path_params["name"], http_call(request, settings))
         return json_response({"name": client.name, "ready": True})
 
     async def predict(request: Request) -> Response:
-        client = models.get(request.path_params["name"], request)
+        call = http_call(request, settings)
+        client = models.get(request.path_params["name"], call)
         body = await read_body(request, settings)
         event = read_event(request.headers, body)
         limit = settings.max_instances
@@ -141,7 +144,7 @@ def routes(models: Models, settings: ServerSettings) -> list[Route]:
         if asked.stream:
             if event is not None:
                 raise InvalidRequest("parameters.stream: an event is answered by one event, which is whole")
-            streams = await AnswerStreams.start(request, client, asked.items, place=asked.place, settings=settings)
+            streams = await AnswerStreams.start(call, client, asked.items, place=asked.place, settings=settings)
             if "text/event-stream" in request.headers.get("accept", ""):
                 return StreamingBody(streams, render_events, "text/event-stream")
             return StreamingBody(streams, render_lines, "application/x-ndjson")
@@ -150,11 +153,11 @@ def routes(models: Models, settings: ServerSettings) -> list[Route]:
             answer = {"predictions": answers}
             return json_response(answer) if event is None else render_event(event, client.name, answer, settings)
 
-        answers = await infer(request, client, asked.items, place=asked.place, settings=settings)
+        answers = await infer(call, client, asked.items, place=asked.place, settings=settings)
         return write(answers, response, asked.place)
 
     async def explain(request: Request) -> Response:
-        models.get(request.path_params["name"], request)
+        models.get(request.path_params["name"], http_call(request, settings))
         raise NotSupported("this server has no explainer")
 
     return [

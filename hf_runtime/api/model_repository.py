@@ -13,7 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from hf_runtime.api.call import CallContext
 from hf_runtime.api.http.body import read_body
+from hf_runtime.api.http.call import http_call
 from hf_runtime.api.http.json_body import json_response, read_object
 from hf_runtime.api.inference import Models, take_note, wait_in_time
 from hf_runtime.contract.errors import Forbidden, InvalidRequest
@@ -46,14 +48,16 @@ def routes(models: Models, settings: ServerSettings) -> list[Route]:
 
     async def load(request: Request) -> Response:
         await _check_allowed(request, settings)
-        client = models.client(request.path_params["name"], request)
-        await _in_time(request, client.load(), f"model {client.name} is still loading", settings)
+        call = http_call(request, settings)
+        client = models.client(request.path_params["name"], call)
+        await _in_time(call, client.load(), f"model {client.name} is still loading")
         return json_response({"name": client.name, "load": True})
 
     async def unload(request: Request) -> Response:
         await _check_allowed(request, settings)
-        client = models.client(request.path_params["name"], request)
-        await _in_time(request, client.unload(), f"model {client.name} is still computing", settings)
+        call = http_call(request, settings)
+        client = models.client(request.path_params["name"], call)
+        await _in_time(call, client.unload(), f"model {client.name} is still computing")
         return json_response({"name": client.name, "unload": True})
 
     return [
@@ -106,19 +110,19 @@ def _flag(given: Mapping[str, Any], name: str, place: str) -> bool:
     return value
 
 
-async def _in_time(request: Request, step: Awaitable[None], meanwhile: str, settings: ServerSettings) -> None:
+async def _in_time(call: CallContext, step: Awaitable[None], meanwhile: str) -> None:
     """Wait for a step, which goes on if nobody waits for it any more.
 
     Raises:
         DeadlineExceeded: it takes longer than requests may.
-        ClientDisconnect: nobody waits.
+        ClientLeft: the client left.
     """
     doing = asyncio.ensure_future(step)
     doing.add_done_callback(take_note)
-    limit = f"{settings.request_timeout:g} s (REQUEST_TIMEOUT)"
+    limit = f"{call.timeout:g} s (REQUEST_TIMEOUT)"
     late = f"{meanwhile} after {limit}; /v2/repository/index tells when it is done"
     try:
-        await wait_in_time(request, doing, late, settings)
+        await wait_in_time(call, doing, late)
         doing.result()
     finally:
         doing.cancel()

@@ -1,4 +1,4 @@
-"""The answers to all instances of one request while they are made, and the response that carries them."""
+"""Streamed answers to the instances of one request."""
 
 from __future__ import annotations
 
@@ -10,15 +10,10 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
-
-from hf_runtime.api.http.authentication import Caller, caller_of
+from hf_runtime.api.call import CallContext, Caller, ClientLeft
 from hf_runtime.api.http.payload_log import log_items, log_payload
-from hf_runtime.api.inference import concerns_instance, take_note, until_disconnect
+from hf_runtime.api.inference import concerns_instance, take_note
 from hf_runtime.contract.errors import DeadlineExceeded, InferenceFailed, ServingError
-from hf_runtime.observability.requests import record_of
 from hf_runtime.rpc.model_client import ModelClient
 from hf_runtime.settings import ServerSettings
 
@@ -33,7 +28,7 @@ class Chunk:
 
     Attributes:
         index: of the instance.
-        piece: the next part of its answer, or the error that ends it, or None at its end.
+        delta: the next part of its answer, or the error that ends it, or None at its end.
     """
 
     index: int
@@ -47,27 +42,27 @@ class AnswerStreams:
     fails harms no other; a client that leaves cancels all.
     """
 
-    def __init__(self, request: Request, model: str, place: Callable[[int], str], settings: ServerSettings) -> None:
+    def __init__(self, call: CallContext, model: str, place: Callable[[int], str], settings: ServerSettings) -> None:
         self._place = place
         self._given_up: set[int] = set()
-        self._record = record_of(request.scope)
-        self._caller: Caller | None = caller_of(request.scope)
+        self._record = call.record
+        self._caller: Caller | None = call.caller
         self._caller.begin_stream()
         self._model = model
         self._texts: dict[str, str] = {}
         self._record.predict_started = perf_counter()
-        self._settings = settings
+        self._settings, self._timeout = settings, call.timeout
         self._events: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
         self._early: list[tuple[int, Any]] = []
         self._ends: list[asyncio.Future[Any]] = []
         self._open: set[int] = set()
-        self._watcher = asyncio.ensure_future(until_disconnect(request))
+        self._watcher = asyncio.ensure_future(call.wait_until_left())
         self._watcher.add_done_callback(self._left)
 
     @classmethod
     async def start(
         cls,
-        request: Request,
+        call: CallContext,
         client: ModelClient,
         items: Iterable[tuple[Any, dict[str, Any]]],
         *,
@@ -83,9 +78,9 @@ class AnswerStreams:
         Raises:
             Overloaded: this client reads as many streams as it may.
             ServingError: one is refused; led by its place, such as `instances[3]`.
-            ClientDisconnect: nobody waits for the answers.
+            ClientLeft: the client left before that.
         """
-        streams = cls(request, client.name, place, settings)
+        streams = cls(call, client.name, place, settings)
         if settings.log_payloads:
             items = log_items(client.name, items)
         try:
@@ -116,9 +111,9 @@ class AnswerStreams:
                 waiting.discard(index)
                 self._early.append((index, event))
 
-    def _left(self, watcher: asyncio.Future[None]) -> None:
+    def _left(self, watcher: asyncio.Future[Any]) -> None:
         take_note(watcher)
-        self._events.put_nowait((-1, ClientDisconnect()))
+        self._events.put_nowait((-1, ClientLeft()))
 
     def _ended(self, index: int, end: asyncio.Future[Any]) -> None:
         if end.cancelled():
@@ -131,15 +126,13 @@ class AnswerStreams:
     async def _next(self) -> tuple[int, Any]:
         if self._events.empty():
             try:
-                async with asyncio.timeout(self._settings.request_timeout):
+                async with asyncio.timeout(self._timeout):
                     index, event = await self._events.get()
             except TimeoutError:
-                raise DeadlineExceeded(
-                    f"nothing came for {self._settings.request_timeout:g} s (REQUEST_TIMEOUT)"
-                ) from None
+                raise DeadlineExceeded(f"nothing came for {self._timeout:g} s (REQUEST_TIMEOUT)") from None
         else:
             index, event = self._events.get_nowait()
-        if isinstance(event, ClientDisconnect):
+        if isinstance(event, ClientLeft):
             raise event
         return index, event
 
@@ -147,7 +140,7 @@ class AnswerStreams:
         """Chunks in order of their making; those that gathered while the last ones were sent come together.
 
         Raises:
-            ClientDisconnect: nobody reads any more.
+            ClientLeft: the client left.
         """
         chunks = [self._chunk(index, event) for index, event in self._early]
         while True:
@@ -232,45 +225,3 @@ def _bug() -> ServingError:
 
 def _placed(error: ServingError, place: str) -> ServingError:
     return error.located(place) if concerns_instance(error) else error
-
-
-class StreamingBody(Response):
-    """A 200 response whose body is sent as it is made; it stops early, without a word, only if its client has left.
-
-    Args:
-        streams: cancelled at the latest when the response ends.
-        render: gives the bytes for chunks that come together.
-        end: gives what closes a body that was sent completely.
-    """
-
-    def __init__(
-        self,
-        streams: AnswerStreams,
-        render: Callable[[Sequence[Chunk]], bytes],
-        media_type: str,
-        end: Callable[[], bytes] = bytes,
-    ) -> None:
-        super().__init__(media_type=media_type, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-        del self.headers["content-length"]
-        self._streams = streams
-        self._render = render
-        self._end = end
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async for chunks in self._streams:
-                if body := self._streams.write(chunks, self._render):
-                    await send({"type": "http.response.body", "body": body, "more_body": True})
-            await send({"type": "http.response.body", "body": self._last(), "more_body": False})
-        except ClientDisconnect:
-            pass
-        finally:
-            self._streams.close()
-
-    def _last(self) -> bytes:
-        try:
-            return self._end()
-        except Exception:
-            logger.exception("the end of a stream cannot be written")
-            return b""

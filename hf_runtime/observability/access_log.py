@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from hf_runtime.observability.one_line import one_line
-from hf_runtime.observability.requests import RequestRecord
+from hf_runtime.observability.request_record import RequestRecord
 
 logger = logging.getLogger(__name__)
 

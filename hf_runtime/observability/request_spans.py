@@ -18,7 +18,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hf_runtime.contract.request_context import RequestContext, bind_request_context
-from hf_runtime.observability.requests import RequestRecord, record_of
+from hf_runtime.observability.request_record import RequestRecord
+from hf_runtime.observability.requests import record_of
 from hf_runtime.observability.tracing import Tracing
 
 _REQUEST_ID = "http.request.header.x-request-id"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from time import perf_counter
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -13,44 +12,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hf_runtime.contract.errors import InferenceFailed
 from hf_runtime.contract.request_context import RequestContext, bind_request_context
+from hf_runtime.observability.request_record import Observer, RequestRecord
 
 _KEY = "request_record"
 
 #: A request id that a client may choose: it is sent back and written to logs.
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-
-
-@dataclass(slots=True)
-class RequestRecord:
-    """One HTTP request. Times are those of `perf_counter`, in seconds.
-
-    Attributes:
-        request_id: the client's `X-Request-Id`, else a new one; sent back in the same header.
-        model_name: of the model that was asked, if there is one of that name.
-        instances: how many were given to the model.
-        predict_started, predict_ended: while the model had them; None if it never did.
-        error: `code` of the `ServingError` that was answered; in a stream, of the last that ended an instance.
-        status: of the answer; 499 if the client left before it.
-        client: its address, or that of the last proxy.
-        trace_id: 32 hexadecimal digits; None if requests are not traced.
-    """
-
-    method: str
-    path: str
-    request_id: str
-    started: float = field(default_factory=perf_counter)
-    ended: float | None = None
-    model_name: str | None = None
-    instances: int = 0
-    predict_started: float | None = None
-    predict_ended: float | None = None
-    error: str | None = None
-    status: int = 499
-    client: str | None = None
-    trace_id: str | None = None
-
-
-Observer = Callable[[RequestRecord], None]
 
 
 def record_of(scope: Scope) -> RequestRecord:

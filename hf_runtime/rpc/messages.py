@@ -57,7 +57,7 @@ class Accepted(msgspec.Struct, tag="accepted", array_like=True, frozen=True):
     id: int
 
 
-class Delta(msgspec.Struct, tag="piece", array_like=True, frozen=True):
+class Delta(msgspec.Struct, tag="delta", array_like=True, frozen=True):
     """A part of the answer to one item of a stream, in order."""
 
     id: int

@@ -8,9 +8,10 @@ from collections.abc import Collection, Iterator, Mapping
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from hf_runtime.api.call import Caller
 from hf_runtime.api.http.api_keys import KeyRing
 from hf_runtime.api.http.refusal import refuse
-from hf_runtime.contract.errors import Overloaded, Unauthenticated
+from hf_runtime.contract.errors import Unauthenticated
 from hf_runtime.settings import ServerSettings
 
 _KEY = "caller"
@@ -31,34 +32,6 @@ def public_paths(settings: ServerSettings, health: frozenset[str] = HEALTH_PATHS
     """
     health = health if settings.public_health else frozenset()
     return health | METRICS_PATHS if settings.public_metrics else health
-
-
-class Caller:
-    """Everybody who shows the same key; where none is needed, everybody.
-
-    Args:
-        max_streams: that it may read at the same time from one process of the entry service; None is no limit.
-    """
-
-    def __init__(self, max_streams: int | None) -> None:
-        self._max_streams = max_streams
-        self._streams = 0
-
-    def begin_stream(self) -> None:
-        """Note a stream that begins.
-
-        Raises:
-            Overloaded: there are as many as there may be.
-        """
-        if self._max_streams is not None and self._streams >= self._max_streams:
-            raise Overloaded(
-                f"{self._streams} streams are read with this key already (MAX_STREAMS_PER_KEY)", retry_after=1
-            )
-        self._streams += 1
-
-    def end_stream(self) -> None:
-        """Note that one has ended."""
-        self._streams -= 1
 
 
 def caller_of(scope: Scope) -> Caller:

@@ -10,8 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from hf_runtime.api.call import CallContext
 from hf_runtime.api.http.body import read_body
+from hf_runtime.api.http.call import http_call
 from hf_runtime.api.http.json_body import json_response
+from hf_runtime.api.http.streaming_body import StreamingBody
 from hf_runtime.api.inference import Models, infer, write
 from hf_runtime.api.open_inference_v2.answers import check_outputs, to_tensors
 from hf_runtime.api.open_inference_v2.generate import GenerateRequest, in_clients_terms
@@ -20,7 +23,7 @@ from hf_runtime.api.open_inference_v2.metadata import model_metadata, server_met
 from hf_runtime.api.open_inference_v2.request import HEADER_LENGTH, parse
 from hf_runtime.api.open_inference_v2.response import render
 from hf_runtime.api.open_inference_v2.schema import read
-from hf_runtime.api.streaming import AnswerStreams, StreamingBody
+from hf_runtime.api.streaming import AnswerStreams
 from hf_runtime.contract.errors import InvalidRequest, ModelNotReady, NotSupported, RequestTooLarge, ServingError
 from hf_runtime.contract.signature import Signature
 from hf_runtime.rpc.model_client import ModelClient
@@ -44,19 +47,20 @@ def routes(models: Models, settings: ServerSettings) -> list[Route]:
         return json_response({"models": models.names})
 
     async def metadata(request: Request) -> Response:
-        client = models.client(request.path_params["name"], request)
+        client = models.client(request.path_params["name"], http_call(request, settings))
         return json_response(model_metadata(client.name, _signature(client)))
 
     async def model_ready(request: Request) -> Response:
-        client = models.get(request.path_params["name"], request)
+        client = models.get(request.path_params["name"], http_call(request, settings))
         return json_response({"name": client.name, "ready": True})
 
     async def version(request: Request) -> Response:
-        models.client(request.path_params["name"], request)
+        models.client(request.path_params["name"], http_call(request, settings))
         raise NotSupported("Model versioning not supported yet.")
 
     async def infer_tensors(request: Request) -> Response:
-        client = models.get(request.path_params["name"], request)
+        call = http_call(request, settings)
+        client = models.get(request.path_params["name"], call)
         signature = _signature(client)
         asked = parse(await read_body(request, settings), request.headers.get(HEADER_LENGTH))
         if "stream" in asked.parameters:
@@ -71,31 +75,32 @@ def routes(models: Models, settings: ServerSettings) -> list[Route]:
             return render(client.name, asked, to_tensors(answers, signature, asked.outputs))
 
         where = partial(place, asked.inputs)
-        return write(await infer(request, client, items, place=where, settings=settings), response, where)
+        return write(await infer(call, client, items, place=where, settings=settings), response, where)
 
     async def generate(request: Request) -> Response:
-        client = _writer(request)
+        call = http_call(request, settings)
+        client = _generator(request.path_params["name"], call)
         asked = read(GenerateRequest, await read_body(request, settings))
         try:
-            answers = await infer(request, client, [asked.item(stream=False)], place=asked.place, settings=settings)
+            answers = await infer(call, client, [asked.item(stream=False)], place=asked.place, settings=settings)
             return write(answers, lambda one: json_response(asked.response(client.name, one[0])), asked.place)
         except ServingError as error:
             raise in_clients_terms(error) from None
 
     async def generate_stream(request: Request) -> Response:
-        client = _writer(request)
+        call = http_call(request, settings)
+        client = _generator(request.path_params["name"], call)
         asked = read(GenerateRequest, await read_body(request, settings))
         try:
             streams = await AnswerStreams.start(
-                request, client, [asked.item(stream=True)], place=asked.place, settings=settings
+                call, client, [asked.item(stream=True)], place=asked.place, settings=settings
             )
         except ServingError as error:
             raise in_clients_terms(error) from None
         return StreamingBody(streams, partial(asked.events, client.name), "text/event-stream")
 
-    def _writer(request: Request) -> ModelClient:
-        name = request.path_params["name"]
-        client = models.get(name, request)
+    def _generator(name: str, call: CallContext) -> ModelClient:
+        client = models.get(name, call)
         if models.task(name) not in GENERATIVE_TASKS:
             what = models.task(name) or "a pipeline of its own"
             raise InvalidRequest(

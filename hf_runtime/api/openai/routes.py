@@ -13,8 +13,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from hf_runtime.api.call import CallContext, ClientLeft
 from hf_runtime.api.http.body import read_body
+from hf_runtime.api.http.call import http_call
 from hf_runtime.api.http.json_body import json_response
+from hf_runtime.api.http.streaming_body import StreamingBody
 from hf_runtime.api.inference import Models, infer, write
 from hf_runtime.api.openai.chat import ChatDeltas, ChatRequest
 from hf_runtime.api.openai.completions import CompletionDeltas, CompletionRequest
@@ -22,7 +25,7 @@ from hf_runtime.api.openai.embeddings import EmbeddingRequest
 from hf_runtime.api.openai.errors import FieldError, error_response, in_clients_terms, refused
 from hf_runtime.api.openai.schema import OpenAIRequest, read
 from hf_runtime.api.openai.stream import Deltas, EventStream
-from hf_runtime.api.streaming import AnswerStreams, StreamingBody
+from hf_runtime.api.streaming import AnswerStreams
 from hf_runtime.contract.errors import InferenceFailed, MethodNotAllowed, RouteNotFound, ServingError
 from hf_runtime.observability.requests import record_of
 from hf_runtime.rpc.model_client import ModelClient
@@ -38,25 +41,27 @@ def openai_app(models: Models, settings: ServerSettings) -> Starlette:
     def model_object(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": started, "owned_by": "hugging-face-runtime"}
 
-    def client_for(request: Request, asked: OpenAIRequest) -> ModelClient:
+    def client_for(call: CallContext, asked: OpenAIRequest) -> ModelClient:
         task = models.task(asked.model)
         if task is not None and task not in asked.tasks:
             needed = " or ".join(asked.tasks)
             raise refused(f"model: {asked.model} does {task}, this needs a model that does {needed}", "model")
-        return models.get(asked.model, request)
+        return models.get(asked.model, call)
 
     async def answer(request: Request, asked: ChatRequest | CompletionRequest | EmbeddingRequest) -> Response:
-        client = client_for(request, asked)
+        call = http_call(request, settings)
+        client = client_for(call, asked)
         try:
-            answers = await infer(request, client, asked.items, place=asked.place, settings=settings)
+            answers = await infer(call, client, asked.items, place=asked.place, settings=settings)
             return write(answers, lambda some: json_response(asked.response(some)), asked.place)
         except ServingError as error:
             raise in_clients_terms(error, type(asked).model_fields, asked.names) from None
 
     async def stream(request: Request, asked: ChatRequest | CompletionRequest, deltas: Deltas) -> Response:
-        client = client_for(request, asked)
+        call = http_call(request, settings)
+        client = client_for(call, asked)
         try:
-            streams = await AnswerStreams.start(request, client, asked.items, place=asked.place, settings=settings)
+            streams = await AnswerStreams.start(call, client, asked.items, place=asked.place, settings=settings)
         except ServingError as error:
             raise in_clients_terms(error, type(asked).model_fields, asked.names) from None
         events = EventStream(asked, asked.opening(), deltas)
@@ -82,7 +87,7 @@ def openai_app(models: Models, settings: ServerSettings) -> Starlette:
         return json_response({"object": "list", "data": [model_object(name) for name in models.names]})
 
     async def retrieve_model(request: Request) -> Response:
-        return json_response(model_object(models.get(request.path_params["name"], request).name))
+        return json_response(model_object(models.get(request.path_params["name"], http_call(request, settings)).name))
 
     return Starlette(
         routes=[
@@ -98,6 +103,7 @@ def openai_app(models: Models, settings: ServerSettings) -> Starlette:
             ServingError: _serving_error,
             HTTPException: _http_exception,
             ClientDisconnect: _client_gone,
+            ClientLeft: _client_gone,
             Exception: _bug,
         },
     )

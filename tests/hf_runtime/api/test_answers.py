@@ -115,7 +115,7 @@ def test_a_stream_of_v1_goes_on_for_the_others_and_gives_the_item_up(server: Ser
     assert SECRET not in response.text
 
 
-@pytest.mark.parametrize("piece", [{"generated_text": "\ud83d"}, {}, {"generated_text": {1, 2}}], ids=str)
+@pytest.mark.parametrize("delta", [{"generated_text": "\ud83d"}, {}, {"generated_text": {1, 2}}], ids=str)
 @pytest.mark.parametrize("path", ["completions", "chat/completions"])
 def test_a_stream_of_openai_ends_in_its_shape(server: Server, path: str, delta: dict[str, Any]) -> None:
     server.writer.script = lambda i: [delta, written("late")] if i == 1 else [written("good")]

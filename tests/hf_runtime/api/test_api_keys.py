@@ -11,8 +11,8 @@ import pytest
 from openai import APIError, AuthenticationError
 from pydantic import SecretStr
 
+from hf_runtime.api.call import Caller
 from hf_runtime.api.http.api_keys import KeyRing
-from hf_runtime.api.http.authentication import Caller
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, Overloaded
 from tests.hf_runtime.api.openai_server import serving, written
 

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from hf_runtime.observability.access_log import log_access
-from hf_runtime.observability.requests import RequestRecord
+from hf_runtime.observability.request_record import RequestRecord
 
 
 def test_a_line_says_what_was_asked_and_what_became_of_it(caplog: pytest.LogCaptureFixture) -> None:

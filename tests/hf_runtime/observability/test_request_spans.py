@@ -19,8 +19,9 @@ from starlette.testclient import TestClient
 from hf_runtime.api.app import create_app
 from hf_runtime.api.inference import Models
 from hf_runtime.contract.request_context import RequestContext, current_request_context
+from hf_runtime.observability.request_record import RequestRecord
 from hf_runtime.observability.request_spans import TracedRequests
-from hf_runtime.observability.requests import ObservedRequests, RequestRecord
+from hf_runtime.observability.requests import ObservedRequests
 from hf_runtime.observability.tracing import Tracing
 from hf_runtime.settings import ServerSettings
 

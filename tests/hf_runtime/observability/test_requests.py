@@ -16,7 +16,8 @@ from starlette.testclient import TestClient
 from hf_runtime.api.app import create_app
 from hf_runtime.api.inference import Models
 from hf_runtime.contract.errors import InferenceFailed
-from hf_runtime.observability.requests import ObservedRequests, RequestRecord, record_of
+from hf_runtime.observability.request_record import RequestRecord
+from hf_runtime.observability.requests import ObservedRequests, record_of
 from hf_runtime.rpc.messages import ModelState
 from hf_runtime.settings import ServerSettings
 from tests.hf_runtime.api.openai_server import ScriptedClient, written

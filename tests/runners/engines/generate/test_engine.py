@@ -340,7 +340,7 @@ def test_a_listener_that_fails_ends_its_own_stream_alone(llama: TextGenerationRu
             good = Listener()
             ends = [
                 engine.submit(Item("The", {"max_new_tokens": 4}), Failing("accepted")),
-                engine.submit(Item("The", {"max_new_tokens": 4}), Failing("piece")),
+                engine.submit(Item("The", {"max_new_tokens": 4}), Failing("delta")),
                 engine.submit(Item("The", {"max_new_tokens": 4}), good),
             ]
             results = await asyncio.gather(*ends, return_exceptions=True)

@@ -64,11 +64,11 @@ def _structured(body: bytes) -> Event:
     # An attribute that is null is one that is not set.
     attributes = {name: value for name, value in read_object(body).items() if value is not None}
     if "data_base64" in attributes:
-        raise InvalidRequest("data_base64: is not read; data holds the predict request, a JSON object")
+        raise InvalidRequest("is not read; data holds the predict request, a JSON object", field="data_base64")
     data = attributes.pop("data", None)
     attributes = _checked(attributes)
     if not isinstance(data, dict):
-        raise InvalidRequest("data: must be a JSON object, the predict request")
+        raise InvalidRequest("must be a JSON object, the predict request", field="data")
     return Event(attributes, data, structured=True)
 
 
@@ -76,23 +76,23 @@ def _checked(attributes: dict[str, Any]) -> dict[str, Any]:
     """The same attributes with the time as a datetime."""
     for name in REQUIRED_ATTRIBUTES:
         if name not in attributes:  # the library would make one up
-            raise InvalidRequest(f"{name}: is missing, a CloudEvent has {', '.join(REQUIRED_ATTRIBUTES)}")
+            raise InvalidRequest(f"is missing, a CloudEvent has {', '.join(REQUIRED_ATTRIBUTES)}", field=name)
     for name, value in attributes.items():
         if name in (*REQUIRED_ATTRIBUTES, *OPTIONAL_ATTRIBUTES):
             if not isinstance(value, str):
-                raise InvalidRequest(f"{name}: must be a string")
+                raise InvalidRequest("must be a string", field=name)
         elif not isinstance(value, str | int):
-            raise InvalidRequest(f"{name}: must be a string, an integer, true or false, as extension attributes are")
+            raise InvalidRequest("must be a string, an integer, true or false, as extension attributes are", field=name)
     if "time" in attributes:
         try:
             attributes["time"] = datetime.fromisoformat(attributes["time"])
         except ValueError:
-            raise InvalidRequest("time: must be a time as RFC 3339 writes it") from None
+            raise InvalidRequest("must be a time as RFC 3339 writes it", field="time") from None
     try:
         CloudEvent(attributes)
     except CloudEventValidationError as error:
         name, (first, *_) = next(iter(error.errors.items()))
-        raise InvalidRequest(f"{name}: {first}") from None
+        raise InvalidRequest(f"{first}", field=name) from None
     return attributes
 
 

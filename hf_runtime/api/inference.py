@@ -15,7 +15,6 @@ from hf_runtime.contract.errors import (
     InferenceFailed,
     InvalidRequest,
     ModelNotFound,
-    ModelNotReady,
     ServingError,
 )
 from hf_runtime.rpc.client import Answer
@@ -133,7 +132,7 @@ async def infer(
                 futures.append(client.submit(instance, parameters))
                 futures[-1].add_done_callback(size.add)
             except ServingError as error:
-                raise (error.located(place(index)) if concerns_instance(error) else error) from None
+                raise error.located(place(index)) from None
             record.instances += 1
         everything = asyncio.gather(*futures)
         # Whoever leaves does not ask for it.
@@ -187,7 +186,7 @@ def _unless_failed(
         return everything.result()
     for index, future in enumerate(futures):
         if future.done() and not future.cancelled() and isinstance(error := future.exception(), ServingError):
-            raise error.located(place(index)) if concerns_instance(error) else error
+            raise error.located(place(index))
     return everything.result()
 
 
@@ -214,12 +213,6 @@ def write(
         except InferenceFailed as error:
             raise error.located(place(index)) from None
     raise failed
-
-
-def concerns_instance(error: ServingError) -> bool:
-    """Parameters hold for the whole request, and a busy or absent model for all requests: no instance is to blame."""
-    whole = error.message.startswith("parameters.") or isinstance(error, ModelNotReady)
-    return error.retry_after is None and not whole
 
 
 async def wait_in_time(call: CallContext, doing: asyncio.Future[Any], late: str) -> None:

@@ -75,24 +75,24 @@ def parse_object(document: dict[str, Any], max_instances: int) -> PredictRequest
     field = "instances" if "instances" in document or "inputs" not in document else "inputs"
     for name in document:
         if name not in (field, "parameters"):
-            raise InvalidRequest(f"{name}: unknown field, a request has instances and, optionally, parameters")
+            raise InvalidRequest("unknown field, a request has instances and, optionally, parameters", field=name)
     if field not in document:
-        raise InvalidRequest("instances: field required, a list of what the model shall answer")
+        raise InvalidRequest("field required, a list of what the model shall answer", field="instances")
     instances = document[field]
     if not isinstance(instances, list):
-        raise InvalidRequest(f"{field}: must be a list")
+        raise InvalidRequest("must be a list", field=field)
     if not instances:
-        raise InvalidRequest(f"{field}: must hold at least one instance")
+        raise InvalidRequest("must hold at least one instance", field=field)
     if len(instances) > max_instances:
-        raise RequestTooLarge(f"{field}: {len(instances)} given, {max_instances} allowed (MAX_INSTANCES)")
+        raise RequestTooLarge(f"{len(instances)} given, {max_instances} allowed (MAX_INSTANCES)", field=field)
     parameters = document.get("parameters")
     if parameters is None:
         parameters = {}
     if not isinstance(parameters, dict):
-        raise InvalidRequest("parameters: must be an object")
+        raise InvalidRequest("must be an object", field="parameters")
     stream = parameters.pop("stream", False)
     if not isinstance(stream, bool):
-        raise InvalidRequest("parameters.stream: must be true or false")
+        raise InvalidRequest("must be true or false", field="parameters.stream")
     return PredictRequest(field, instances, parameters, stream)
 
 
@@ -143,7 +143,7 @@ def routes(models: Models, settings: ServerSettings) -> list[Route]:
         asked = parse(body, limit) if event is None else parse_object(event.data, limit)
         if asked.stream:
             if event is not None:
-                raise InvalidRequest("parameters.stream: an event is answered by one event, which is whole")
+                raise InvalidRequest("an event is answered by one event, which is whole", field="parameters.stream")
             streams = await AnswerStreams.start(call, client, asked.items, place=asked.place, settings=settings)
             if "text/event-stream" in request.headers.get("accept", ""):
                 return StreamingBody(streams, render_events, "text/event-stream")

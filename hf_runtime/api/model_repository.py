@@ -84,7 +84,7 @@ async def _check_allowed(request: Request, settings: ServerSettings) -> None:
     if parameters is None:
         return
     if not isinstance(parameters, dict):
-        raise InvalidRequest("parameters: must be an object")
+        raise InvalidRequest("must be an object", field="parameters")
     _check_names(parameters, ("unload_dependents",), "parameters.")
     _flag(parameters, "unload_dependents", "parameters.unload_dependents")
 
@@ -100,13 +100,13 @@ async def _read(request: Request, settings: ServerSettings, fields: Collection[s
 def _check_names(given: Mapping[str, Any], known: Collection[str], prefix: str) -> None:
     for name in given:
         if name not in known:
-            raise InvalidRequest(f"{prefix}{name}: is not taken here, only {' and '.join(known)} may be given")
+            raise InvalidRequest(f"is not taken here, only {' and '.join(known)} may be given", field=f"{prefix}{name}")
 
 
 def _flag(given: Mapping[str, Any], name: str, place: str) -> bool:
     value = given.get(name, False)
     if not isinstance(value, bool):
-        raise InvalidRequest(f"{place}: must be true or false")
+        raise InvalidRequest("must be true or false", field=place)
     return value
 
 

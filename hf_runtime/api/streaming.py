@@ -12,7 +12,7 @@ from typing import Any
 
 from hf_runtime.api.call import CallContext, Caller, ClientLeft
 from hf_runtime.api.http.payload_log import log_items, log_payload
-from hf_runtime.api.inference import concerns_instance, take_note
+from hf_runtime.api.inference import take_note
 from hf_runtime.contract.errors import DeadlineExceeded, InferenceFailed, ServingError
 from hf_runtime.rpc.model_client import ModelClient
 from hf_runtime.settings import ServerSettings
@@ -95,7 +95,7 @@ class AnswerStreams:
             try:
                 end = client.submit(instance, parameters, _Listener(index, self._events))
             except ServingError as error:
-                raise _placed(error, self._place(index)) from None
+                raise error.located(self._place(index)) from None
             self._ends.append(end)
             self._record.instances += 1
             self._open.add(index)
@@ -106,7 +106,7 @@ class AnswerStreams:
             if event is _ACCEPTED:
                 waiting.discard(index)
             elif isinstance(event, ServingError) and index in waiting:
-                raise _placed(event, self._place(index))
+                raise event.located(self._place(index))
             else:
                 waiting.discard(index)
                 self._early.append((index, event))
@@ -221,7 +221,3 @@ class _Listener:
 
 def _bug() -> ServingError:
     return InferenceFailed("the server failed; its log has the details")
-
-
-def _placed(error: ServingError, place: str) -> ServingError:
-    return error.located(place) if concerns_instance(error) else error

@@ -1,34 +1,98 @@
-"""Everything that can go wrong with a request, and the HTTP status each kind is answered with.
+"""Everything that can go wrong with a request, and the HTTP status of each kind.
 
-Every room raises these and nothing else on purpose; each protocol renders them in its own shape.
-The ``code`` travels between processes, so an error raised beside the model reaches the client unchanged.
+Every room raises these; each protocol renders them in its own shape. The ``code`` travels between processes, so that
+an error of a model process reaches the client unchanged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import ClassVar
+from typing import ClassVar, Self
+
+#: A reference to a parameter in a reason.
+_PARAMETER = re.compile(r"\bparameters\.(\w+)")
 
 
 class ServingError(Exception):
     """Base of all errors that a client may see.
 
     Args:
-        message: one sentence for the client: what is wrong and, where it helps, what to do.
-        retry_after: seconds after which the same request may succeed, or None if repeating is pointless.
+        reason: one sentence for the client: what is wrong and, where it helps, what to do. It refers to a parameter as
+            `parameters.<name>`, which a protocol with other names replaces.
+        field: path of the field that is wrong, such as `parameters.top_k`: within the instance if there is a place,
+            else within the request; None if no field is.
+        place: the instance within the request, such as `instances[3]`; None if the error concerns no single instance.
+        shows_field: false for a reason that names the field itself.
+        retry_after: seconds after which the same request may succeed; None if repeating it is pointless.
     """
 
     code: ClassVar[str] = "internal"
 
-    def __init__(self, message: str, *, retry_after: int | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+    def __init__(
+        self,
+        reason: str,
+        *,
+        field: str | None = None,
+        place: str | None = None,
+        shows_field: bool = True,
+        retry_after: int | None = None,
+    ) -> None:
+        self.reason = reason
+        self.field = field
+        self.place = place
+        self.shows_field = shows_field
         self.retry_after = retry_after
+        super().__init__(self.message)
 
-    def located(self, place: str) -> ServingError:
-        """The same error, its message led by the place of the request it concerns, such as ``instances[3]``."""
-        return type(self)(f"{place}: {self.message}", retry_after=self.retry_after)
+    @property
+    def message(self) -> str:
+        """The sentence for the client: the place and the field, if known, then the reason."""
+        field = self.field if self.shows_field else None
+        return ": ".join(part for part in (self.place, field, self.reason) if part is not None)
+
+    @property
+    def concerns_instance(self) -> bool:
+        """False if parameters, which all instances of a request share, or the state of the server is the reason."""
+        of_parameters = self.field is not None and self.field.split(".")[0] == "parameters"
+        return self.retry_after is None and not of_parameters
+
+    def located(self, place: str) -> Self:
+        """Return the same error of an instance at a place, such as `instances[3]`; unless it concerns no instance."""
+        return self._with(place=place) if self.concerns_instance else self
+
+    def in_field(self, field: str) -> Self:
+        """Return the same error of a field."""
+        return self._with(field=field)
+
+    def renamed(self, name_of: Callable[[str], str]) -> Self:
+        """Return the same error in a protocol's names of parameters.
+
+        Args:
+            name_of: from a task's name of a parameter to the protocol's, with its path.
+        """
+        field = None if self.field is None else _PARAMETER.sub(lambda found: name_of(found[1]), self.field)
+        return self._with(reason=_PARAMETER.sub(lambda found: name_of(found[1]), self.reason), field=field)
+
+    def as_field_of(self, fields: Mapping[str, object]) -> Self:
+        """Return the same error as one of a request with these fields; its field is one of them, or None."""
+        if self.field is not None and _head(self.field) in fields:
+            return self._with(place=None)
+        reason = f"{self.field}: {self.reason}" if self.field is not None and self.shows_field else self.reason
+        if self.place is not None and _head(self.place) in fields:
+            return self._with(reason=reason, field=self.place, place=None, shows_field=True)
+        lead = f"{self.place}: " if self.place is not None else ""
+        return self._with(reason=f"{lead}{reason}", field=None, place=None)
+
+    def _with(self, **changed: str | bool | None) -> Self:
+        state = {"field": self.field, "place": self.place, "shows_field": self.shows_field} | changed
+        reason = state.pop("reason", self.reason)
+        return type(self)(reason, retry_after=self.retry_after, **state)  # type: ignore[arg-type]
+
+
+def _head(path: str) -> str:
+    return re.split(r"[.\[]", path, maxsplit=1)[0]
 
 
 class LoadError(Exception):
@@ -105,6 +169,11 @@ class ModelNotReady(ServingError):
     """The model is still loading, has failed to load, was unloaded, or its runner is restarting."""
 
     code = "model_not_ready"
+
+    @property
+    def concerns_instance(self) -> bool:
+        """False: it concerns the model."""
+        return False
 
 
 class ServerBusy(ServingError):

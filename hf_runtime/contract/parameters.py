@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hf_runtime.contract.errors import InvalidRequest
+from hf_runtime.contract.validation import invalid_request
 
 
 class Parameters(BaseModel):
@@ -30,11 +31,11 @@ def parse_parameters(kind: type[ParametersT], given: Mapping[str, Any], defaults
         if name not in kind.model_fields:
             nearest = get_close_matches(name, kind.model_fields, n=1)
             hint = f"did you mean '{nearest[0]}'?" if nearest else f"known are {', '.join(sorted(kind.model_fields))}."
-            raise InvalidRequest(f"parameters.{name}: unknown parameter, {hint}")
+            raise InvalidRequest(f"unknown parameter, {hint}", field=f"parameters.{name}")
     try:
         return kind.model_validate({**defaults, **given})
     except ValidationError as error:
-        raise InvalidRequest(describe(error, "parameters")) from None
+        raise invalid_request(error, "parameters") from None
 
 
 def token_ids(instance: list[Any], vocabulary: int) -> list[int]:
@@ -45,13 +46,5 @@ def token_ids(instance: list[Any], vocabulary: int) -> list[int]:
     """
     for place, token in enumerate(instance):
         if type(token) is not int or not 0 <= token < vocabulary:
-            raise InvalidRequest(f"[{place}]: must be a token of the model, a whole number below {vocabulary}")
+            raise InvalidRequest(f"must be a token of the model, a whole number below {vocabulary}", field=f"[{place}]")
     return instance
-
-
-def describe(error: ValidationError, root: str) -> str:
-    """The first of pydantic's complaints as one line: the path of the field, then what is wrong with it."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{root}{path}: {message}"

@@ -265,4 +265,6 @@ class RunnerClient:
 
 
 def _error(failure: Failure) -> ServingError:
-    return ERROR_BY_CODE.get(failure.code, InferenceFailed)(failure.message, retry_after=failure.retry_after)
+    return ERROR_BY_CODE.get(failure.code, InferenceFailed)(
+        failure.reason, field=failure.field, retry_after=failure.retry_after
+    )

@@ -76,7 +76,8 @@ class Failure(msgspec.Struct, tag="failure", array_like=True, frozen=True):
 
     id: int
     code: str
-    message: str
+    reason: str
+    field: str | None = None
     retry_after: int | None = None
 
 

@@ -181,7 +181,8 @@ def _start(message: Submit, host: ItemHost, running: dict[int, asyncio.Future[An
 
 
 def _failure(item: int, error: ServingError) -> Failure:
-    return Failure(item, error.code, _whole(error.message), error.retry_after)
+    field = _whole(error.field) if error.field is not None else None
+    return Failure(item, error.code, _whole(error.reason), field, error.retry_after)
 
 
 def _sendable(state: ModelState) -> ModelState:

@@ -92,8 +92,8 @@ class Admission:
             ("tokens", tokens, self._max_tokens, "MAX_QUEUE_TOKENS"),
         ):
             if wanted > most:
-                lead = f"{place}: " if place else ""
-                raise InvalidRequest(f"{lead}makes {wanted} {what}, at most {most} may wait for this model ({name})")
+                reason = f"makes {wanted} {what}, at most {most} may wait for this model ({name})"
+                raise InvalidRequest(reason, field=place or None)
         own = self._present
         with self._lock:
             kept_rows, kept_tokens = (own.rows, own.tokens) if own is not None and not own.returned else (0, 0)

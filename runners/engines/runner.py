@@ -159,7 +159,7 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
             Overloaded: they are too many beside those that wait.
         """
         if rows > (limit := self.settings.max_rows_per_instance):
-            raise InvalidRequest(f"{place}: {said}, at most {limit} are computed (MAX_ROWS_PER_INSTANCE)")
+            raise InvalidRequest(f"{said}, at most {limit} are computed (MAX_ROWS_PER_INSTANCE)", field=place)
         if self.admission is not None:
             self.admission.check(rows, tokens, place)
 
@@ -173,7 +173,7 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
             InvalidRequest: they are more.
         """
         if answers > (limit := self.settings.max_answers_per_instance):
-            raise InvalidRequest(f"{place}: {said}, at most {limit} are given (MAX_ANSWERS_PER_INSTANCE)")
+            raise InvalidRequest(f"{said}, at most {limit} are given (MAX_ANSWERS_PER_INSTANCE)", field=place)
 
     def weight(self, job: Job[InputsT, ContextT]) -> tuple[int, int]:
         """Rows of a job, and the tokens that it keeps in memory until it is answered."""

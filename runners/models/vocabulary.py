@@ -31,11 +31,12 @@ def missing_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     return {number: known[number] for number in sorted(known) if number >= rows}
 
 
-def refuse_missing(token_ids: Iterable[int], missing: Mapping[int, str], what: str = "the text") -> None:
+def refuse_missing(token_ids: Iterable[int], missing: Mapping[int, str], field: str | None = None) -> None:
     """Refuse a text with a token that the model lacks: on a GPU it would break the device for all others.
 
     Raises:
         InvalidRequest: names the token.
     """
     if missing and (token := next((token for token in token_ids if token in missing), None)) is not None:
-        raise InvalidRequest(f"{what} holds {missing[token]!r}, a token that the tokenizer knows and the model lacks")
+        reason = f"{field or 'the text'} holds {missing[token]!r}, a token that the tokenizer knows and the model lacks"
+        raise InvalidRequest(reason, field=field, shows_field=False)

@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from hf_runtime.contract.chat import Chat, Message
 from hf_runtime.contract.errors import InvalidRequest
-from runners.tasks.chat import Chat, Message
 
 Turn = dict[str, Any]
 
@@ -46,7 +46,7 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> list[int]:
         InvalidRequest: the model has no chat template, or its template does not accept the messages.
     """
     if not tokenizer.chat_template:
-        raise InvalidRequest("messages: the model has no chat template; send a string as the prompt")
+        raise InvalidRequest("the model has no chat template; send a string as the prompt", field="messages")
     tools: list[Any] = chat.usable_tools
     try:
         template = tokenizer.get_chat_template(tools=tools or None)
@@ -64,10 +64,10 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> list[int]:
             tokenizer_kwargs={"verbose": False},
         )
     except _REFUSALS as error:
-        raise InvalidRequest(f"messages: the model's chat template does not accept them: {error}") from None
+        raise InvalidRequest(f"the model's chat template does not accept them: {error}", field="messages") from None
     input_ids: list[int] = encoding["input_ids"]
     if not input_ids:
-        raise InvalidRequest("messages: the model's chat template makes an empty prompt of them")
+        raise InvalidRequest("the model's chat template makes an empty prompt of them", field="messages")
     return input_ids
 
 
@@ -77,7 +77,7 @@ def _turns(messages: Sequence[Message], template: str) -> list[Turn]:
     turns = []
     for message in messages:
         # Templates join texts, and most fail at one that is none.
-        turn: Turn = {**message.model_dump(exclude_none=True), "content": message.content or ""}
+        turn: Turn = {**message.turn(), "content": message.text or ""}
         if turn["role"] == "developer" and "developer" not in template:
             turn["role"] = "system"
         if not turn.get("tool_calls"):

@@ -151,8 +151,8 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
             logger.debug("the pipeline of %s refused an instance", self.settings.name, exc_info=True)
             said = _first_line(error)
             named = next((name for name in parameters if re.search(rf"['`]{re.escape(name)}['`]", said)), None)
-            place = f"parameters.{named}: " if named is not None else ""
-            return InvalidRequest(f"{place}the model's pipeline does not take it: {said}")
+            field = f"parameters.{named}" if named is not None else None
+            return InvalidRequest(f"the model's pipeline does not take it: {said}", field=field)
         return self._answer_or_error(result)
 
     def _answer_or_error(self, result: Any) -> Any:
@@ -204,7 +204,7 @@ def _check_names(given: Mapping[str, Any], place: str) -> None:
     for name in given:
         path = f"{place}.{name}".removeprefix(".")
         if name in _RESERVED:
-            raise InvalidRequest(f"{path}: a custom pipeline does not take it")
+            raise InvalidRequest("a custom pipeline does not take it", field=path)
     _check_runs_nothing(given, place)
 
 
@@ -216,7 +216,7 @@ def _check_runs_nothing(value: Any, place: str) -> None:
         for name, part in value.items():
             path = f"{place}.{name}".removeprefix(".")
             if name in _RUNS_CODE:
-                raise InvalidRequest(f"{path}: clients do not choose code to run")
+                raise InvalidRequest("clients do not choose code to run", field=path)
             _check_runs_nothing(part, path)
 
 

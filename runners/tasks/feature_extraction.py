@@ -127,16 +127,19 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
         pooled = pooling != "none"
         if pooled and self._vectors.of != "tokens":
             has = "one vector for the text" if self._vectors.of == "text" else "fewer vectors than tokens"
-            raise InvalidRequest(f"parameters.pooling: this model gives {has}, which cannot be pooled; leave it out")
+            raise InvalidRequest(
+                f"this model gives {has}, which cannot be pooled; leave it out", field="parameters.pooling"
+            )
         if parameters.normalize and not pooled:
             raise InvalidRequest(
-                "parameters.normalize: the vectors of tokens are not normalized; set parameters.pooling to mean, cls, "
-                "max or last_token"
+                "the vectors of tokens are not normalized; set parameters.pooling to mean, cls, max or last_token",
+                field="parameters.normalize",
             )
         if parameters.details and not pooled:
             raise InvalidRequest(
-                "parameters.details: this model gives a vector for each token, not one for the text; set "
-                "parameters.pooling to mean, cls, max or last_token"
+                "this model gives a vector for each token, not one for the text; set "
+                "parameters.pooling to mean, cls, max or last_token",
+                field="parameters.details",
             )
         if parameters.dimensions is not None:
             self._check_dimensions(parameters.dimensions, pooled)
@@ -198,18 +201,21 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
         config = self.pretrained.model.config
         size = self._vectors.size
         if not pooled:
-            raise InvalidRequest("parameters.dimensions: only the vector of a text is cut; set parameters.pooling")
+            raise InvalidRequest(
+                "only the vector of a text is cut; set parameters.pooling", field="parameters.dimensions"
+            )
         if wanted == size:
             return
         chosen: list[int] | None = getattr(config, "matryoshka_dimensions", None)
         matryoshka = bool(chosen or getattr(config, "is_matryoshka", False))
         if not (matryoshka if self.settings.matryoshka is None else self.settings.matryoshka):
             raise InvalidRequest(
-                f"parameters.dimensions: this model's vectors have {size} and were not made to be cut (MATRYOSHKA)"
+                f"this model's vectors have {size} and were not made to be cut (MATRYOSHKA)",
+                field="parameters.dimensions",
             )
         if wanted > size or (chosen and wanted not in chosen):
             known = ", ".join(map(str, sorted(chosen))) if chosen else f"up to {size}"
-            raise InvalidRequest(f"parameters.dimensions: {wanted} given, this model has {known}")
+            raise InvalidRequest(f"{wanted} given, this model has {known}", field="parameters.dimensions")
 
     def _choose_defaults(self) -> None:
         """The operator's choice, else that of the model's files, else vectors of tokens.

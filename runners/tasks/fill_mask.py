@@ -153,7 +153,9 @@ class FillMaskRunner(EncoderRunner[FillMaskParameters, _Context, npt.NDArray[np.
             if token is None:
                 tokens = self.pretrained.tokenizer(target, add_special_tokens=False)["input_ids"]
                 if not tokens:
-                    raise InvalidRequest(f"parameters.targets[{number}]: '{target}' gives no token of the model")
+                    raise InvalidRequest(
+                        f"'{target}' gives no token of the model", field=f"parameters.targets[{number}]"
+                    )
                 token = tokens[0]
             refuse_missing([token], self.pretrained.missing, f"parameters.targets[{number}]")
             ids[token] = None

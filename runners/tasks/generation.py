@@ -225,7 +225,7 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
             wanted = parameters.max_length - used
             if wanted < 1:
                 raise InvalidRequest(
-                    f"max_length is {parameters.max_length} tokens and {what} alone takes {used}: "
+                    f"parameters.max_length is {parameters.max_length} tokens and {what} alone takes {used}: "
                     "raise parameters.max_length, or set parameters.max_new_tokens"
                 )
         elif parameters.fill_context:
@@ -236,12 +236,16 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         if allowed is not None and wanted > allowed:
             if parameters.max_new_tokens is not None:
                 raise InvalidRequest(
-                    f"parameters.max_new_tokens is {wanted} and this server allows {allowed} (MAX_NEW_TOKENS)"
+                    f"parameters.max_new_tokens is {wanted} and this server allows {allowed} (MAX_NEW_TOKENS)",
+                    field="parameters.max_new_tokens",
+                    shows_field=False,
                 )
             wanted = allowed
         if parameters.min_new_tokens is not None and parameters.min_new_tokens > wanted:
             raise InvalidRequest(
-                f"parameters.min_new_tokens is {parameters.min_new_tokens} and the answer may have {wanted}"
+                f"parameters.min_new_tokens is {parameters.min_new_tokens} and the answer may have {wanted}",
+                field="parameters.min_new_tokens",
+                shows_field=False,
             )
         return wanted
 
@@ -323,19 +327,25 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         if 1 < beams < count:
             raise InvalidRequest(
                 f"parameters.num_return_sequences is {count} and this model, which searches with {beams} beams, gives "
-                "no more than those"
+                "no more than those",
+                field="parameters.num_return_sequences",
+                shows_field=False,
             )
         if beams == 1 < count and not sampled:
             raise InvalidRequest(
                 f"parameters.num_return_sequences is {count} and without sampling there is one answer: set "
-                "parameters.do_sample to true, with a temperature above 0"
+                "parameters.do_sample to true, with a temperature above 0",
+                field="parameters.num_return_sequences",
+                shows_field=False,
             )
 
     def _check_beams(self, parameters: ParametersT) -> None:
         if self.model.beams > 1:
             for name in _NOT_WITH_BEAMS:
                 if getattr(parameters, name) not in (None, 0.0, {}, False):
-                    raise InvalidRequest(f"parameters.{name}: this model searches with beams, which knows no {name}")
+                    raise InvalidRequest(
+                        f"this model searches with beams, which knows no {name}", field=f"parameters.{name}"
+                    )
 
     def _check_memory(self, prompt_tokens: int, new_tokens: int) -> None:
         memory = self.decoder.memory
@@ -350,6 +360,6 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         for token in bias:
             if token >= self.model.vocabulary:
                 raise InvalidRequest(
-                    f"parameters.logit_bias.{token}: the model's tokens go up to {self.model.vocabulary - 1}"
+                    f"the model's tokens go up to {self.model.vocabulary - 1}", field=f"parameters.logit_bias.{token}"
                 )
         return bias

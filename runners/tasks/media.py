@@ -82,7 +82,7 @@ def decode_media(value: Any, place: Place, path: str = "", *, addresses: bool = 
             try:
                 return _checked(value, place, addresses)
             except InvalidRequest as error:
-                raise (error.located(path[:200]) if path else error) from None
+                raise (error.in_field(path[:200]) if path else error) from None
         case list() | tuple():
             return [
                 decode_media(part, place, f"{path}[{number}]", addresses=addresses) for number, part in enumerate(value)

@@ -19,8 +19,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from transformers import AutoModelForQuestionAnswering
 
 from hf_runtime.contract.errors import InvalidRequest, LoadError
-from hf_runtime.contract.parameters import Parameters, describe
+from hf_runtime.contract.parameters import Parameters
 from hf_runtime.contract.signature import ANSWER, Signature, TensorSpec
+from hf_runtime.contract.validation import invalid_request
 from runners.engines.rows import Row
 from runners.engines.runner import Job
 from runners.tasks.encoder import EncoderRunner, Encoding
@@ -127,7 +128,7 @@ class QuestionAnsweringRunner(EncoderRunner[QuestionAnsweringParameters, _Contex
         context = [p for p, sequence in enumerate(sequences) if sequence == (1 if question_first else 0)]
         for name, positions in (("question", question), ("context", context)):
             if not positions:
-                raise InvalidRequest(f"{name}: has no token for the model to read")
+                raise InvalidRequest("has no token for the model to read", field=name)
 
         dropped = set(question[parameters.max_question_len :]) if parameters.max_question_len else set()
         around = [p for p in range(len(sequences)) if sequences[p] != sequences[context[0]] and p not in dropped]
@@ -209,15 +210,17 @@ class QuestionAnsweringRunner(EncoderRunner[QuestionAnsweringParameters, _Contex
         room = window - around
         if room < 1:
             raise InvalidRequest(
-                f"question: has {question} tokens and a window {window}, which leaves none for the context: "
-                "shorten it, or set parameters.max_question_len or a larger parameters.max_seq_len"
+                f"has {question} tokens and a window {window}, which leaves none for the context: "
+                "shorten it, or set parameters.max_question_len or a larger parameters.max_seq_len",
+                field="question",
             )
         if parameters.doc_stride is None:
             usual = min(window // 2, 128)
             return room, usual if usual < room else room // 2
         if parameters.doc_stride >= room:
             raise InvalidRequest(
-                f"parameters.doc_stride: must be less than {room}, the tokens of context in a window of {window}"
+                f"must be less than {room}, the tokens of context in a window of {window}",
+                field="parameters.doc_stride",
             )
         return room, parameters.doc_stride
 
@@ -228,7 +231,7 @@ def _parse(instance: Any) -> Question:
     try:
         return Question.model_validate(instance)
     except ValidationError as error:
-        raise InvalidRequest(describe(error, "").removeprefix(".")) from None
+        raise invalid_request(error) from None
 
 
 def _characters(encoded: Any, context: list[int], whole_words: bool) -> _Indices:

@@ -93,14 +93,15 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
         if code is None:
             return None
         if not self._languages:
-            raise InvalidRequest(f"parameters.{name}: this model has no language codes")
+            raise InvalidRequest("this model has no language codes", field=f"parameters.{name}")
         if code in self._languages:
             return code
         if (known := self._codes.get(_plain(code))) is None:
             some = ", ".join(sorted(self._languages)[:5])
             raise InvalidRequest(
-                f"parameters.{name}: '{code[:40]}' is none of the model's {len(self._languages)} languages, "
-                f"which are {some}{' and others' * (len(self._languages) > 5)}"
+                f"'{code[:40]}' is none of the model's {len(self._languages)} languages, "
+                f"which are {some}{' and others' * (len(self._languages) > 5)}",
+                field=f"parameters.{name}",
             )
         return known
 

@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import AutoModelForSequenceClassification
 
 from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.parameters import Parameters, describe
+from hf_runtime.contract.parameters import Parameters
 from hf_runtime.contract.signature import ANSWER, TEXT, Signature, TensorSpec
+from hf_runtime.contract.validation import invalid_request
 from runners.engines.rows import Row
 from runners.engines.runner import Job
 from runners.tasks.encoder import EncoderRunner, Encoding
@@ -116,7 +117,7 @@ def _parse(instance: Any) -> TextPair:
         return TextPair.model_validate(instance)
     except ValidationError as error:
         if isinstance(instance, dict):
-            raise InvalidRequest(describe(error, "").removeprefix(".")) from None
+            raise invalid_request(error) from None
         raise InvalidRequest("must be a string or an object with text and, optionally, text_pair") from None
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from transformers import AutoModelForCausalLM
 
+from hf_runtime.contract.chat import Chat, parse_chat
 from hf_runtime.contract.errors import InvalidRequest, LoadError
 from hf_runtime.contract.parameters import token_ids
 from runners.engines.generate.grammar import Grammar
@@ -17,7 +18,6 @@ from runners.engines.generate.tool_call_reader import ToolCallReader
 from runners.engines.generate.tool_calls import ToolSyntax
 from runners.engines.runner import Job
 from runners.storage.fetch import read_config
-from runners.tasks.chat import Chat, parse
 from runners.tasks.chat_prompt import prompt_tokens
 from runners.tasks.generation import GenerationParameters, GenerationRunner
 
@@ -119,7 +119,9 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
         if grammar is None:
             return None
         if parameters.response_format not in (None, {"type": "text"}):
-            raise InvalidRequest("parameters.response_format: an answer that may call tools has a form of its own")
+            raise InvalidRequest(
+                "an answer that may call tools has a form of its own", field="parameters.response_format"
+            )
         return self.model.grammars.compile(grammar, "tools")
 
     def echo(self, context: _Context) -> str:
@@ -166,7 +168,7 @@ def _parse(instance: Any) -> str | Chat:
         return instance
     if not isinstance(instance, list | dict):
         raise InvalidRequest("must be a string, a list of tokens or of messages, or an object with messages")
-    return parse(instance)
+    return parse_chat(instance)
 
 
 def _read(reader: ToolCallReader, text: str, *, ended: bool) -> tuple[str, list[dict[str, str]]]:
@@ -184,7 +186,7 @@ def _joined(before: str | Chat | None, text: str, calls: dict[str, Any]) -> Any:
         return text
     if isinstance(before, str):
         return before + text
-    messages = [message.model_dump(exclude_none=True) for message in before.messages]
+    messages = [message.turn() for message in before.messages]
     if before.is_begun:
         messages[-1]["content"] += text
         return messages

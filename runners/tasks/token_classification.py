@@ -141,22 +141,24 @@ class TokenClassificationRunner(EncoderRunner[TokenClassificationParameters, _Co
         tokenizer, strategy = self.pretrained.tokenizer, parameters.aggregation_strategy
         if not tokenizer.is_fast and strategy not in ("none", "simple"):
             raise InvalidRequest(
-                f"parameters.aggregation_strategy: '{strategy}' needs a tokenizer that tells words, and this model's "
-                "does not; use 'simple' or 'none'"
+                f"'{strategy}' needs a tokenizer that tells words, and this model's does not; use 'simple' or 'none'",
+                field="parameters.aggregation_strategy",
             )
         if parameters.stride is None:
             return
         if not tokenizer.is_fast:
-            raise InvalidRequest("parameters.stride: this model's tokenizer cannot tell where windows overlap")
+            raise InvalidRequest("this model's tokenizer cannot tell where windows overlap", field="parameters.stride")
         if strategy == "none":
             raise InvalidRequest(
-                "parameters.stride: windows need parameters.aggregation_strategy to be simple, first, average or max"
+                "windows need parameters.aggregation_strategy to be simple, first, average or max",
+                field="parameters.stride",
             )
         if (limit := self.pretrained.max_length) is not None:
             room = limit - tokenizer.num_special_tokens_to_add()
             if parameters.stride >= room:
                 raise InvalidRequest(
-                    f"parameters.stride: must be less than {room}, the tokens of text that the model reads at once"
+                    f"must be less than {room}, the tokens of text that the model reads at once",
+                    field="parameters.stride",
                 )
 
     def _windows(self, encoded: Any, stride: int | None) -> tuple[list[Row[Encoding]], list[Window]]:

@@ -18,7 +18,7 @@ from tests.project import ROOT
 pytestmark = pytest.mark.xdist_group("bento")
 
 #: Folders that are there to work on the server, or to run its image.
-_LEFT_OUT = {".ci", "benchmarks", "deployment", "tests", "tools"}
+_LEFT_OUT = {".ci", "benchmarks", "commands", "deployment", "docs", "tests"}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,8 @@ def test_a_bento_holds_the_code_the_configurations_and_the_lock_and_nothing_else
     files = {path.relative_to(bento / "src").as_posix() for path in (bento / "src").rglob("*") if path.is_file()}
     modules = {name for name in _tracked() if "/" not in name and name.endswith(".py")}
     folders = {name for name in _tracked() if "/" in name and name.partition("/")[0] not in _LEFT_OUT}
-    assert files == modules | folders | {"LICENSE", "requirements.txt", "bentofile.yaml"}
+    commands = {"commands/__init__.py", "commands/check.py"}
+    assert files == modules | folders | commands | {"LICENSE", "requirements.txt", "bentofile.yaml"}
 
 
 def test_all_packages_of_a_bento_are_pinned(bento: Path) -> None:

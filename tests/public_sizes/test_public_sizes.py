@@ -55,7 +55,7 @@ def test_a_model_answers_as_transformers_does(made: _Made, mode: str) -> None:
         forget()
 
 
-_CPU = "from acceleration import host_cpu, layout; print(host_cpu.name_and_features()[0], layout.ROWS, flush=True)"
+_CPU = "from runners.kernels import host_cpu, layout; print(host_cpu.name_and_features()[0], layout.ROWS, flush=True)"
 
 
 @pytest.mark.skipif(not compiles_for("avx2"), reason="the CPU has no AVX2")

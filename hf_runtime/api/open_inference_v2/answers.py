@@ -27,7 +27,9 @@ def check_outputs(asked: Collection[str], signature: Signature) -> None:
         known.append(ATTENTION_MASK.name)
     for number, name in enumerate(asked):
         if name not in known:
-            raise InvalidRequest(f"outputs[{number}].name: unknown output '{name[:100]}', known are {', '.join(known)}")
+            raise InvalidRequest(
+                f"unknown output '{name[:100]}', known are {', '.join(known)}", field=f"outputs[{number}].name"
+            )
 
 
 def to_tensors(answers: Sequence[Any], signature: Signature, asked: Collection[str] | None) -> list[Tensor]:
@@ -51,7 +53,7 @@ def to_tensors(answers: Sequence[Any], signature: Signature, asked: Collection[s
         elif ragged:
             tensors.append(_attention_mask(answers))
         else:
-            raise InvalidRequest(f"outputs: there is no {ATTENTION_MASK.name} of one vector a text")
+            raise InvalidRequest(f"there is no {ATTENTION_MASK.name} of one vector a text", field="outputs")
     return tensors
 
 

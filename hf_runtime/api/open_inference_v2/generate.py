@@ -44,15 +44,15 @@ class GenerateRequest(RequestModel):
         parameters = {"return_full_text": False, **self.parameters}
         said = parameters.pop("stream", stream)
         if not isinstance(said, bool):
-            raise InvalidRequest("parameters.stream: must be true or false")
+            raise InvalidRequest("must be true or false", field="parameters.stream")
         if said and not stream:
-            raise InvalidRequest("parameters.stream: generate answers whole, generate_stream in pieces")
+            raise InvalidRequest("generate answers whole, generate_stream in pieces", field="parameters.stream")
         if "max_tokens" in parameters:
             if "max_new_tokens" in parameters:
-                raise InvalidRequest("parameters.max_tokens: is the same as max_new_tokens, set one of them")
+                raise InvalidRequest("is the same as max_new_tokens, set one of them", field="parameters.max_tokens")
             parameters["max_new_tokens"] = parameters.pop("max_tokens")
         if parameters.get("num_return_sequences", 1) != 1:
-            raise InvalidRequest("parameters.num_return_sequences: one text is answered here")
+            raise InvalidRequest("one text is answered here", field="parameters.num_return_sequences")
         if any(parameters.get(name) is not None for name in _SAMPLING):
             parameters.setdefault("do_sample", True)
         if self._detailed:
@@ -87,8 +87,8 @@ class GenerateRequest(RequestModel):
 
 
 def in_clients_terms(error: ServingError) -> ServingError:
-    """A runner's error with the protocol's name of a parameter."""
-    return type(error)(error.message.replace("max_new_tokens", "max_tokens"), retry_after=error.retry_after)
+    """Return a runner's error with the protocol's name of a parameter."""
+    return error.renamed(lambda name: f"parameters.{'max_tokens' if name == 'max_new_tokens' else name}")
 
 
 def _details(written: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,10 +26,10 @@ def to_instances(tensors: Sequence[Tensor], signature: Signature) -> list[Any]:
     counts = {len(tensor.values) for tensor in tensors}
     if len(counts) > 1:
         sizes = ", ".join(f"{tensor.name[:100]} {len(tensor.values)}" for tensor in tensors)
-        raise InvalidRequest(f"inputs: differ in their first dimension, the number of instances: {sizes}")
+        raise InvalidRequest(f"differ in their first dimension, the number of instances: {sizes}", field="inputs")
     (count,) = counts
     if count == 0:
-        raise InvalidRequest("inputs[0].shape: must hold at least one instance")
+        raise InvalidRequest("must hold at least one instance", field="inputs[0].shape")
     if any(tensor.parameters.get("content_type") == "json" for tensor in tensors):
         return _documents(tensors)
     if not signature.instances:
@@ -48,14 +48,14 @@ def place(tensors: Sequence[Tensor], index: int) -> str:
 
 def _documents(tensors: Sequence[Tensor]) -> list[Any]:
     if len(tensors) > 1:
-        raise InvalidRequest("inputs: a tensor of JSON documents holds whole instances and stands alone")
+        raise InvalidRequest("a tensor of JSON documents holds whole instances and stands alone", field="inputs")
     _check_one_each(tensors[0], "a tensor of JSON documents", "inputs[0]")
     instances = []
     for index, element in enumerate(tensors[0].values.flat):
         try:
             instances.append(orjson.loads(element))
         except orjson.JSONDecodeError as error:
-            raise InvalidRequest(f"inputs[0].data[{index}]: is not JSON: {error}") from None
+            raise InvalidRequest(f"is not JSON: {error}", field=f"inputs[0].data[{index}]") from None
     return instances
 
 
@@ -93,10 +93,10 @@ def _named(tensors: Sequence[Tensor], signature: Signature) -> Mapping[str, tupl
         if name not in known:
             nearest = get_close_matches(name, known, n=1)
             hint = f"did you mean '{nearest[0]}'?" if nearest else f"this model reads {', '.join(known)}"
-            raise InvalidRequest(f"{where}.name: unknown input '{name[:100]}', {hint}")
+            raise InvalidRequest(f"unknown input '{name[:100]}', {hint}", field=f"{where}.name")
     if set(named) not in map(set, signature.instances):
         forms = ", or ".join(" and ".join(form) for form in signature.instances)
-        raise InvalidRequest(f"inputs: an instance is made of {forms}; {' and '.join(named)} given")
+        raise InvalidRequest(f"an instance is made of {forms}; {' and '.join(named)} given", field="inputs")
     # In the signature's order, so that equal instances are equal however they came.
     return {name: named[name] for name in known if name in named}
 
@@ -106,19 +106,19 @@ def _column(tensor: Tensor, signature: Signature, where: str) -> list[Any]:
     values = tensor.values
     if known.datatype == BYTES:
         if tensor.datatype != BYTES:
-            raise InvalidRequest(f"{where}.datatype: {known.name} is BYTES, {tensor.datatype} given")
+            raise InvalidRequest(f"{known.name} is BYTES, {tensor.datatype} given", field=f"{where}.datatype")
         _check_one_each(tensor, known.name, where)
         return [_text(element, f"{where}.data[{index}]") for index, element in enumerate(values.flat)]
     if values.dtype.kind not in "iu":
-        raise InvalidRequest(f"{where}.datatype: {known.name} is {known.datatype}, {tensor.datatype} given")
+        raise InvalidRequest(f"{known.name} is {known.datatype}, {tensor.datatype} given", field=f"{where}.datatype")
     if values.ndim != len(known.shape):
-        raise InvalidRequest(f"{where}.shape: {known.name} is {list(known.shape)}, {list(values.shape)} given")
+        raise InvalidRequest(f"{known.name} is {list(known.shape)}, {list(values.shape)} given", field=f"{where}.shape")
     return list(values.tolist())
 
 
 def _check_one_each(tensor: Tensor, name: str, where: str) -> None:
     if tensor.values.size != len(tensor.values):
-        raise InvalidRequest(f"{where}.shape: {name} is [n] or [n, 1], {list(tensor.values.shape)} given")
+        raise InvalidRequest(f"{name} is [n] or [n, 1], {list(tensor.values.shape)} given", field=f"{where}.shape")
 
 
 def _text(element: str | bytes, where: str) -> str:
@@ -127,4 +127,4 @@ def _text(element: str | bytes, where: str) -> str:
     try:
         return element.decode()
     except UnicodeDecodeError:
-        raise InvalidRequest(f"{where}: is not UTF-8") from None
+        raise InvalidRequest("is not UTF-8", field=where) from None

@@ -102,14 +102,14 @@ def parse(body: bytes, header_length: str | None) -> InferRequest:
     for number, given in enumerate(document.inputs):
         tensor, rest = _tensor(given, f"inputs[{number}]", rest)
         if any(tensor.name == other.name for other in inputs):
-            raise InvalidRequest(f"inputs[{number}].name: there are two inputs named {tensor.name[:100]}")
+            raise InvalidRequest(f"there are two inputs named {tensor.name[:100]}", field=f"inputs[{number}].name")
         inputs.append(tensor)
     if rest:
         raise InvalidRequest(f"the body has {len(rest)} bytes behind the JSON that no input's binary_data_size counts")
     parameters = dict(document.parameters or {})
     binary = parameters.pop("binary_data_output", False)
     if not isinstance(binary, bool):
-        raise InvalidRequest("parameters.binary_data_output: must be true or false")
+        raise InvalidRequest("must be true or false", field="parameters.binary_data_output")
     outputs = _outputs(document.outputs, binary) if document.outputs else None
     return InferRequest(document.id or str(uuid4()), tuple(inputs), parameters, outputs, binary)
 
@@ -118,35 +118,38 @@ def _json_length(body: bytes, header_length: str | None) -> int:
     if header_length is None:
         return len(body)
     if not (header_length.isascii() and header_length.isdecimal()) or len(header_length) > 18:
-        raise InvalidRequest(f"{HEADER_LENGTH}: must be a number of bytes")
+        raise InvalidRequest("must be a number of bytes", field=HEADER_LENGTH)
     length = int(header_length)
     if length > len(body):
-        raise InvalidRequest(f"{HEADER_LENGTH}: is {length}, and the body has {len(body)} bytes")
+        raise InvalidRequest(f"is {length}, and the body has {len(body)} bytes", field=HEADER_LENGTH)
     return length
 
 
 def _tensor(given: RequestInput, place: str, rest: memoryview) -> tuple[Tensor, memoryview]:
     """A tensor, and what is left of the bytes behind the JSON."""
     if given.datatype not in _DATATYPES:
-        raise InvalidRequest(f"{place}.datatype: {given.datatype[:100]!r} is none of {', '.join(sorted(_DATATYPES))}")
+        raise InvalidRequest(
+            f"{given.datatype[:100]!r} is none of {', '.join(sorted(_DATATYPES))}", field=f"{place}.datatype"
+        )
     parameters = given.parameters or InputParameters()
     size = parameters.binary_data_size
     if size is not None:
         if given.data is not None:
-            raise InvalidRequest(f"{place}.data: is not sent along with binary data")
+            raise InvalidRequest("is not sent along with binary data", field=f"{place}.data")
         if size > len(rest):
             raise InvalidRequest(
-                f"{place}.parameters.binary_data_size: is {size}, and {len(rest)} bytes are left behind the JSON "
-                f"(whose length is the header {HEADER_LENGTH})"
+                f"is {size}, and {len(rest)} bytes are left behind the JSON "
+                f"(whose length is the header {HEADER_LENGTH})",
+                field=f"{place}.parameters.binary_data_size",
             )
         values = from_binary(rest[:size], given.datatype, given.shape, place)
         rest = rest[size:]
     elif given.data is None:
-        raise InvalidRequest(f"{place}.data: field required")
+        raise InvalidRequest("field required", field=f"{place}.data")
     else:
         values = from_json(given.data, given.datatype, given.shape, f"{place}.data")
     if parameters.content_type == "json" and given.datatype != BYTES:
-        raise InvalidRequest(f"{place}.parameters.content_type: json is for BYTES")
+        raise InvalidRequest("json is for BYTES", field=f"{place}.parameters.content_type")
     return Tensor(given.name, given.datatype, values, parameters.model_dump(exclude_none=True)), rest
 
 
@@ -154,7 +157,7 @@ def _outputs(asked: list[RequestOutput], binary: bool) -> dict[str, bool]:
     outputs = {}
     for number, output in enumerate(asked):
         if output.name in outputs:
-            raise InvalidRequest(f"outputs[{number}].name: {output.name[:100]} is asked for twice")
+            raise InvalidRequest(f"{output.name[:100]} is asked for twice", field=f"outputs[{number}].name")
         own = output.parameters.binary_data if output.parameters else None
         outputs[output.name] = binary if own is None else own
     return outputs

@@ -64,11 +64,15 @@ def routes(models: Models, settings: ServerSettings) -> list[Route]:
         signature = _signature(client)
         asked = parse(await read_body(request, settings), request.headers.get(HEADER_LENGTH))
         if "stream" in asked.parameters:
-            raise InvalidRequest("parameters.stream: tensors are answered whole; generate_stream answers in pieces")
+            raise InvalidRequest(
+                "tensors are answered whole; generate_stream answers in pieces", field="parameters.stream"
+            )
         if asked.outputs is not None:
             check_outputs(asked.outputs, signature)
         if (count := len(asked.inputs[0].values)) > settings.max_instances:
-            raise RequestTooLarge(f"inputs: {count} instances given, {settings.max_instances} allowed (MAX_INSTANCES)")
+            raise RequestTooLarge(
+                f"{count} instances given, {settings.max_instances} allowed (MAX_INSTANCES)", field="inputs"
+            )
         items = [(instance, asked.parameters) for instance in to_instances(asked.inputs, signature)]
 
         def response(answers: Sequence[Any]) -> Response:

@@ -7,7 +7,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hf_runtime.api.http.json_body import read_object
-from hf_runtime.contract.errors import InvalidRequest
+from hf_runtime.contract.validation import invalid_request
 
 
 class RequestModel(BaseModel):
@@ -28,6 +28,4 @@ def read(kind: type[DocumentT], body: bytes) -> DocumentT:
     try:
         return kind.model_validate(read_object(body))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).removeprefix(".")
-    raise InvalidRequest(f"{path[:200]}: {first['msg'].removeprefix('Value error, ')}")
+        raise invalid_request(error) from None

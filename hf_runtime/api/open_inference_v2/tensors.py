@@ -79,21 +79,21 @@ def from_json(data: Sequence[Any], datatype: str, shape: Sequence[int], place: s
         InvalidRequest: the list does not hold what shape and datatype say.
     """
     if datatype in ("FP16", BF16):
-        raise InvalidRequest(f"{place}: {datatype} has no form in JSON, send it as binary data")
+        raise InvalidRequest(f"{datatype} has no form in JSON, send it as binary data", field=place)
     elements = _flat(data, shape, place)
     if datatype == BYTES:
         if not set(map(type, elements)) <= {str}:
-            raise InvalidRequest(f"{place}: must hold strings, as BYTES do in JSON")
+            raise InvalidRequest("must hold strings, as BYTES do in JSON", field=place)
         return _shaped(_objects(elements), shape, place)
     dtype = DTYPES[datatype]
     allowed, what = _JSON_TYPES[dtype.kind]
     if not set(map(type, elements)) <= allowed:
-        raise InvalidRequest(f"{place}: must hold {what}, as {datatype} does")
+        raise InvalidRequest(f"must hold {what}, as {datatype} does", field=place)
     try:
         with np.errstate(over="raise"):
             values = np.array(elements, dtype)
     except (OverflowError, FloatingPointError):
-        raise InvalidRequest(f"{place}: holds a number that {datatype} cannot") from None
+        raise InvalidRequest(f"holds a number that {datatype} cannot", field=place) from None
     return _shaped(values, shape, place)
 
 
@@ -109,7 +109,7 @@ def from_binary(data: memoryview, datatype: str, shape: Sequence[int], place: st
     dtype = np.dtype("<u2") if datatype == BF16 else DTYPES[datatype]
     if len(data) != count * dtype.itemsize:
         raise InvalidRequest(
-            f"{place}: {list(shape)} of {datatype} takes {count * dtype.itemsize} bytes, {len(data)} given"
+            f"{list(shape)} of {datatype} takes {count * dtype.itemsize} bytes, {len(data)} given", field=place
         )
     values = np.frombuffer(data, dtype)
     if datatype == BF16:
@@ -126,7 +126,7 @@ def to_json(tensor: Tensor) -> Any:
     if tensor.datatype == BYTES:
         return [element if isinstance(element, str) else _decoded(element, tensor) for element in tensor.values.flat]
     if tensor.values.dtype.kind == "f" and not np.isfinite(tensor.values).all():
-        raise InvalidRequest(f"outputs: {tensor.name} holds NaN or infinity, ask for it as binary data")
+        raise InvalidRequest(f"{tensor.name} holds NaN or infinity, ask for it as binary data", field="outputs")
     return np.ascontiguousarray(tensor.values).reshape(-1)
 
 
@@ -153,12 +153,12 @@ def _flat(data: Sequence[Any], shape: Sequence[int], place: str) -> Sequence[Any
     count = math.prod(shape)
     if not any(isinstance(element, list) for element in data):
         if len(data) != count:
-            raise InvalidRequest(f"{place}: {list(shape)} has {count} elements, {len(data)} given")
+            raise InvalidRequest(f"{list(shape)} has {count} elements, {len(data)} given", field=place)
         return data
     level: Sequence[Any] = [data]
     for size in shape:
         if any(not isinstance(part, list) or len(part) != size for part in level):
-            raise InvalidRequest(f"{place}: is not nested as the shape {list(shape)} says")
+            raise InvalidRequest(f"is not nested as the shape {list(shape)} says", field=place)
         level = list(chain.from_iterable(level))
     return level
 
@@ -174,7 +174,7 @@ def _shaped(values: npt.NDArray[Any], shape: Sequence[int], place: str) -> npt.N
     try:
         return values.reshape(shape)
     except ValueError:
-        raise InvalidRequest(f"{place}: {list(shape)} is no shape of an array") from None
+        raise InvalidRequest(f"{list(shape)} is no shape of an array", field=place) from None
 
 
 def _byte_strings(data: memoryview, count: int, place: str) -> list[bytes]:
@@ -183,11 +183,11 @@ def _byte_strings(data: memoryview, count: int, place: str) -> list[bytes]:
         start = at + _LENGTH.size
         end = start + _LENGTH.unpack_from(data, at)[0] if start <= len(data) else start
         if end > len(data):
-            raise InvalidRequest(f"{place}: ends within an element of BYTES, each is led by its length in 4 bytes")
+            raise InvalidRequest("ends within an element of BYTES, each is led by its length in 4 bytes", field=place)
         elements.append(bytes(data[start:end]))
         at = end
     if len(elements) != count:
-        raise InvalidRequest(f"{place}: the shape says {count} elements of BYTES, {len(elements)} given")
+        raise InvalidRequest(f"the shape says {count} elements of BYTES, {len(elements)} given", field=place)
     return elements
 
 
@@ -195,4 +195,4 @@ def _decoded(element: bytes, tensor: Tensor) -> str:
     try:
         return element.decode()
     except UnicodeDecodeError:
-        raise InvalidRequest(f"outputs: {tensor.name} is not UTF-8, ask for it as binary data") from None
+        raise InvalidRequest(f"{tensor.name} is not UTF-8, ask for it as binary data", field="outputs") from None

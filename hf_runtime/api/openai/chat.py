@@ -9,12 +9,12 @@ from uuid import uuid4
 
 from pydantic import Field, model_validator
 
-from hf_runtime.api.openai.errors import refused
 from hf_runtime.api.openai.generation import SamplingRequest
 from hf_runtime.api.openai.logprobs import chat_logprobs
-from hf_runtime.api.openai.messages import Message, NamedTool, Tool, ToolChoice
 from hf_runtime.api.openai.stream import head
 from hf_runtime.api.openai.usage import Usage
+from hf_runtime.contract.chat import Message, NamedTool, Tool, ToolChoice
+from hf_runtime.contract.errors import InvalidRequest
 
 
 class ChatRequest(SamplingRequest):
@@ -33,17 +33,19 @@ class ChatRequest(SamplingRequest):
 
     @model_validator(mode="after")
     def _fields_agree(self) -> ChatRequest:
+        for number, message in enumerate(self.messages):
+            _check_ids(message, f"messages[{number}]")
         if self.top_logprobs is not None and not self.logprobs:
-            raise refused("top_logprobs: only allowed when logprobs is true", "top_logprobs")
+            raise InvalidRequest("only allowed when logprobs is true", field="top_logprobs")
         if not self.tools:
             for name in ("tool_choice", "parallel_tool_calls"):
                 # Without tools, none is chosen anyway.
                 if getattr(self, name) not in (None, "none"):
-                    raise refused(f"{name}: only allowed when tools are given", name)
+                    raise InvalidRequest("only allowed when tools are given", field=name)
         if isinstance(self.tool_choice, NamedTool):
             chosen, known = self.tool_choice.function.name, [tool.function.name for tool in self.tools]
             if chosen not in known:
-                raise refused(f"tool_choice: there is no tool {chosen}, but {', '.join(known)}", "tool_choice")
+                raise InvalidRequest(f"there is no tool {chosen}, but {', '.join(known)}", field="tool_choice")
         return self
 
     @property
@@ -99,6 +101,15 @@ class ChatRequest(SamplingRequest):
     def opening(self) -> dict[str, Any]:
         """What each chunk of a stream begins with."""
         return head("chatcmpl", "chat.completion.chunk", self.model)
+
+
+def _check_ids(message: Message, path: str) -> None:
+    """Refuse calls and results without the ids that connect them."""
+    if message.role == "tool" and message.tool_call_id is None:
+        raise InvalidRequest("field required, the call that this is the result of", field=f"{path}.tool_call_id")
+    for number, call in enumerate(message.tool_calls or ()):
+        if call.id is None:
+            raise InvalidRequest("field required", field=f"{path}.tool_calls[{number}].id")
 
 
 def _choice(index: int, answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from hf_runtime.api.openai.errors import refused
 from hf_runtime.api.openai.generation import SamplingRequest
 from hf_runtime.api.openai.logprobs import CompletionLogprobs
 from hf_runtime.api.openai.stream import head
 from hf_runtime.api.openai.text import TextsField
 from hf_runtime.api.openai.usage import Usage
+from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.settings import GENERATIVE_TASKS, Task
 
 
@@ -31,9 +31,9 @@ class CompletionRequest(SamplingRequest):
     @model_validator(mode="after")
     def _fields_agree(self) -> CompletionRequest:
         if self.best_of is not None and self.best_of != self.n:
-            raise refused("best_of: every answer is returned, so it can only equal n", "best_of")
+            raise InvalidRequest("every answer is returned, so it can only equal n", field="best_of")
         if self.echo and self.logprobs is not None:
-            raise refused("logprobs: those of the prompt, which echo asks for, are not offered", "logprobs")
+            raise InvalidRequest("those of the prompt, which echo asks for, are not offered", field="logprobs")
         return self
 
     @property

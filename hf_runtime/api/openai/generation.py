@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from hf_runtime.api.openai.errors import refused
 from hf_runtime.api.openai.schema import OpenAIModel, OpenAIRequest
+from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.settings import Task
 
 #: Beyond it, runners take no seed.
@@ -60,7 +60,7 @@ class SamplingRequest(OpenAIRequest):
     @model_validator(mode="after")
     def _options_are_of_a_stream(self) -> SamplingRequest:
         if self.stream_options is not None and not self.stream:
-            raise refused("stream_options: only allowed when stream is true", "stream_options")
+            raise InvalidRequest("only allowed when stream is true", field="stream_options")
         return self
 
     @property

@@ -22,11 +22,11 @@ from hf_runtime.api.inference import Models, infer, write
 from hf_runtime.api.openai.chat import ChatDeltas, ChatRequest
 from hf_runtime.api.openai.completions import CompletionDeltas, CompletionRequest
 from hf_runtime.api.openai.embeddings import EmbeddingRequest
-from hf_runtime.api.openai.errors import FieldError, error_response, in_clients_terms, refused
+from hf_runtime.api.openai.errors import error_response, in_clients_terms
 from hf_runtime.api.openai.schema import OpenAIRequest, read
 from hf_runtime.api.openai.stream import Deltas, EventStream
 from hf_runtime.api.streaming import AnswerStreams
-from hf_runtime.contract.errors import InferenceFailed, MethodNotAllowed, RouteNotFound, ServingError
+from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, MethodNotAllowed, RouteNotFound, ServingError
 from hf_runtime.observability.requests import record_of
 from hf_runtime.rpc.model_client import ModelClient
 from hf_runtime.settings import ServerSettings
@@ -45,7 +45,7 @@ def openai_app(models: Models, settings: ServerSettings) -> Starlette:
         task = models.task(asked.model)
         if task is not None and task not in asked.tasks:
             needed = " or ".join(asked.tasks)
-            raise refused(f"model: {asked.model} does {task}, this needs a model that does {needed}", "model")
+            raise InvalidRequest(f"{asked.model} does {task}, this needs a model that does {needed}", field="model")
         return models.get(asked.model, call)
 
     async def answer(request: Request, asked: ChatRequest | CompletionRequest | EmbeddingRequest) -> Response:
@@ -99,7 +99,6 @@ def openai_app(models: Models, settings: ServerSettings) -> Starlette:
             Route("/v1/models/{name:path}", retrieve_model),
         ],
         exception_handlers={
-            FieldError: _field_error,
             ServingError: _serving_error,
             HTTPException: _http_exception,
             ClientDisconnect: _client_gone,
@@ -109,14 +108,9 @@ def openai_app(models: Models, settings: ServerSettings) -> Starlette:
     )
 
 
-def _error_response(request: Request, error: ServingError, param: str | None = None) -> Response:
+def _error_response(request: Request, error: ServingError) -> Response:
     record_of(request.scope).error = error.code
-    return error_response(error, param)
-
-
-async def _field_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, FieldError)
-    return _error_response(request, error.error, error.param)
+    return error_response(error)
 
 
 async def _serving_error(request: Request, error: Exception) -> Response:

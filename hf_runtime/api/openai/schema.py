@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -11,8 +10,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from hf_runtime.api.http.json_body import read_object
-from hf_runtime.api.openai.errors import FieldError, refused
-from hf_runtime.contract.errors import RequestTooLarge
+from hf_runtime.contract.errors import InvalidRequest, RequestTooLarge
+from hf_runtime.contract.validation import invalid_request
 from hf_runtime.settings import Task
 
 #: Documented fields that change nothing here: who asks, what is kept, and hints to models that know of them.
@@ -94,9 +93,6 @@ def _or_null(schema: JsonSchemaValue) -> JsonSchemaValue:
     return {"anyOf": [schema, {"type": "null"}]} | about
 
 
-#: A field within the one that pydantic names.
-_LEAD = re.compile(r"(?P<field>[a-z_]+): ")
-
 RequestT = TypeVar("RequestT", bound=OpenAIRequest)
 
 
@@ -104,36 +100,21 @@ def read(kind: type[RequestT], body: bytes, max_items: int) -> RequestT:
     """Check a body; a field that is null is one that is not there.
 
     Raises:
-        InvalidRequest: the body is not a JSON object.
-        FieldError: names the first wrong field, or the one that asks for too much.
+        InvalidRequest: the body is not a JSON object, or a field is wrong.
+        RequestTooLarge: the request makes more items than one may.
     """
     document = {name: value for name, value in read_object(body).items() if value is not None and name not in IGNORED}
     for name in document:
         if name not in kind.model_fields and name in NOT_OFFERED:
-            raise refused(f"{name}: not supported, {NOT_OFFERED[name]}", name)
+            raise InvalidRequest(f"not supported, {NOT_OFFERED[name]}", field=name)
         if name not in kind.model_fields:
-            raise refused(f"Unrecognized request argument supplied: {name}", name)
+            reason = f"Unrecognized request argument supplied: {name}"
+            raise InvalidRequest(reason, field=name, shows_field=False)
     try:
         asked = kind.model_validate(document)
     except ValidationError as error:
-        raise _described(error) from None
+        raise invalid_request(error, show_input=True) from None
     field, size = asked.size
     if size > max_items:
-        raise FieldError(
-            RequestTooLarge(f"{field}: makes {size} instances, {max_items} allowed (MAX_INSTANCES)"), field
-        )
+        raise RequestTooLarge(f"makes {size} instances, {max_items} allowed (MAX_INSTANCES)", field=field)
     return asked
-
-
-def _described(error: ValidationError) -> FieldError:
-    """The first of pydantic's complaints."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    # pydantic marks what is wrong with a key rather than its value.
-    places = [part for part in first["loc"] if part != "[key]"]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in places).removeprefix(".")
-    message = first["msg"].removeprefix("Value error, ")
-    if (lead := _LEAD.match(message)) is not None:
-        path, message = f"{path}.{lead['field']}", message[lead.end() :]
-    given = first["input"]
-    shown = f" (given: {given!r:.100})" if isinstance(given, str | int | float) else ""
-    return refused(f"{path}: {message}{shown}", path)

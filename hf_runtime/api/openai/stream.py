@@ -54,8 +54,7 @@ class EventStream:
     def _contents(self, chunk: Chunk) -> Iterator[dict[str, Any]]:
         delta = chunk.delta
         if isinstance(delta, ServingError):
-            told = in_clients_terms(delta, type(self._asked).model_fields, self._asked.names)
-            yield error_object(told.error, told.param)
+            yield error_object(in_clients_terms(delta, type(self._asked).model_fields, self._asked.names))
         elif delta is not None:
             if "finish_reason" in delta:
                 self._usage.add(chunk.index, delta)

@@ -96,7 +96,7 @@ class BatchEngine:
             Overloaded: the queue is full.
         """
         if listener is not None:
-            raise InvalidRequest("parameters.stream: only tasks that generate text stream, this model does not")
+            raise InvalidRequest("only tasks that generate text stream, this model does not", field="parameters.stream")
         entry = _RowsEntry(item)
         self._intake.add(entry)
         return entry.future

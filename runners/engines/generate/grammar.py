@@ -51,14 +51,14 @@ class GrammarCompiler:
         """
         vocabulary = self._vocabulary()
         if isinstance(vocabulary, InvalidRequest):
-            raise vocabulary.located(field)
+            raise vocabulary.in_field(field)
         if len(grammar) > _MAX_GRAMMAR:
-            raise InvalidRequest(f"{field}: its grammar has {len(grammar)} characters of at most {_MAX_GRAMMAR}")
+            raise InvalidRequest(f"its grammar has {len(grammar)} characters of at most {_MAX_GRAMMAR}", field=field)
         matcher = LLMatcher(vocabulary.tokenizer, grammar, log_level=0, limits=LIMITS)
         if not matcher.is_error():
             matcher.compute_bitmask()  # some mistakes show with the first token only
         if matcher.is_error():
-            raise InvalidRequest(f"{field}: {one_line(matcher.get_error())}")
+            raise InvalidRequest(f"{one_line(matcher.get_error())}", field=field)
         return Grammar(matcher, vocabulary, field)
 
     def response_format(self, given: Mapping[str, Any]) -> Grammar | None:
@@ -161,7 +161,7 @@ class Matcher:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise InvalidRequest(f"{self._field}: is too complex: {one_line(self._matcher.get_error())}")
+            raise InvalidRequest(f"is too complex: {one_line(self._matcher.get_error())}", field=self._field)
 
 
 class _Vocabulary:
@@ -204,22 +204,24 @@ def response_format_grammar(given: Mapping[str, Any]) -> str | None:
         case {"type": "json_schema", "json_schema": Mapping() as wanted}:
             return _json_schema_grammar(wanted)
         case {"type": "json_schema"}:
-            raise InvalidRequest("response_format.json_schema: must be an object with a schema")
+            raise InvalidRequest("must be an object with a schema", field="response_format.json_schema")
         case {"type": "regex", "regex": str(regex)} if len(regex) <= MAX_LENGTH:
             return _regex_grammar(regex)
         case {"type": "regex"}:
-            raise InvalidRequest(f"response_format.regex: must be a string of at most {MAX_LENGTH} characters")
+            raise InvalidRequest(f"must be a string of at most {MAX_LENGTH} characters", field="response_format.regex")
         case _:
-            raise InvalidRequest("response_format.type: must be 'text', 'json_object', 'json_schema' or 'regex'")
+            raise InvalidRequest(
+                "must be 'text', 'json_object', 'json_schema' or 'regex'", field="response_format.type"
+            )
 
 
 def _json_schema_grammar(wanted: Mapping[str, Any]) -> str:
     schema = wanted.get("schema", {"type": "object"})
     if not isinstance(schema, Mapping):
-        raise InvalidRequest("response_format.json_schema.schema: must be an object")
+        raise InvalidRequest("must be an object", field="response_format.json_schema.schema")
     strict = wanted.get("strict")
     if strict is not None and not isinstance(strict, bool):
-        raise InvalidRequest("response_format.json_schema.strict: must be true or false")
+        raise InvalidRequest("must be true or false", field="response_format.json_schema.strict")
     return _json_grammar(schema, "response_format.json_schema.schema", lenient=strict is False)
 
 
@@ -231,5 +233,5 @@ def _regex_grammar(regex: str) -> str:
     grammar = LLMatcher.grammar_from_regex(regex)
     wrong = LLMatcher.validate_grammar(grammar, limits=LIMITS)
     if wrong:
-        raise InvalidRequest(f"response_format.regex: {one_line(wrong)}")
+        raise InvalidRequest(f"{one_line(wrong)}", field="response_format.regex")
     return grammar

@@ -58,7 +58,7 @@ def json_rule(schema: Mapping[str, Any], field: str, *, lenient: bool = False) -
     own = schema.get("x-guidance")
     rule = json.dumps({**schema, "x-guidance": {**options, **own} if isinstance(own, Mapping) else options})
     if len(rule) > MAX_LENGTH:
-        raise InvalidRequest(f"{field}: has {len(rule)} characters, and no more than {MAX_LENGTH} are compiled")
+        raise InvalidRequest(f"has {len(rule)} characters, and no more than {MAX_LENGTH} are compiled", field=field)
     try:
         wrong, messages = LLMatcher.validate_grammar_with_warnings(
             LLMatcher.grammar_from_json_schema(rule), limits=LIMITS
@@ -66,7 +66,7 @@ def json_rule(schema: Mapping[str, Any], field: str, *, lenient: bool = False) -
     except ValueError as error:
         wrong, messages = True, [str(error)]
     if wrong:
-        raise InvalidRequest(f"{field}: {one_line(messages[0])}")
+        raise InvalidRequest(f"{one_line(messages[0])}", field=field)
     return rule
 
 
@@ -79,15 +79,16 @@ def one_line(reason: str) -> str:
 def _check_size(schema: Mapping[str, Any], field: str) -> None:
     levels = _Levels(schema)
     if levels.total > _MAX_LEVELS:
-        raise InvalidRequest(f"{field}: is nested too deeply, with its references more than {_MAX_LEVELS} levels")
+        raise InvalidRequest(f"is nested too deeply, with its references more than {_MAX_LEVELS} levels", field=field)
     if any(number <= _LEAST_NUMBER for node in levels.nodes for number in _numbers(node)):
-        raise InvalidRequest(f"{field}: has a number of {_LEAST_NUMBER:.0f} or less, which cannot be compiled")
+        raise InvalidRequest(f"has a number of {_LEAST_NUMBER:.0f} or less, which cannot be compiled", field=field)
     nodes = [node for node in levels.nodes if isinstance(node, Mapping)]
     patterns = {value for node in nodes for key in ("pattern", "format") if isinstance(value := node.get(key), str)}
     if len(patterns) > _MAX_INTERSECTED_PATTERNS and any(_intersects(node) for node in nodes):
         raise InvalidRequest(
-            f"{field}: has {len(patterns)} patterns and formats; beside allOf, or a reference with more keywords, "
-            f"there can be {_MAX_INTERSECTED_PATTERNS}"
+            f"has {len(patterns)} patterns and formats; beside allOf, or a reference with more keywords, "
+            f"there can be {_MAX_INTERSECTED_PATTERNS}",
+            field=field,
         )
 
 

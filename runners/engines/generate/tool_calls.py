@@ -110,7 +110,7 @@ class ToolSyntax:
             name = choice["function"]["name"]
             functions = {i: function for i, function in functions.items() if function["name"] == name}
             if not functions:
-                raise InvalidRequest(f"tool_choice: there is no tool {name}")
+                raise InvalidRequest(f"there is no tool {name}", field="tool_choice")
             parallel = False
         several = parallel and self.notation.between is not None
         rules = [
@@ -167,7 +167,7 @@ def _arguments_schema(function: Mapping[str, Any], field: str) -> Mapping[str, A
     if parameters is None:
         return {"type": "object", "properties": {}, "additionalProperties": False}
     if parameters.get("type", "object") != "object":
-        raise InvalidRequest(f"{field}.type: must be 'object', which is what arguments are")
+        raise InvalidRequest("must be 'object', which is what arguments are", field=f"{field}.type")
     return {"type": "object", **parameters}
 
 

@@ -32,7 +32,7 @@ class ScriptedClient(RunnerClient):
             case "wrong":
                 future.set_exception(InvalidRequest("must be right"))
             case "parameter":
-                future.set_exception(InvalidRequest("parameters.top_k: must be 1"))
+                future.set_exception(InvalidRequest("must be 1", field="parameters.top_k"))
             case "bug":
                 future.set_exception(InferenceFailed("the log has the details"))
             case "full":

@@ -84,7 +84,7 @@ def test_a_wrong_field_is_a_400_that_names_it(server: Server, fields: Any, param
 
 
 def test_a_model_that_answers_a_vector_a_token_is_a_400_that_names_the_model(server: Server) -> None:
-    server.embedder.script = lambda _: InvalidRequest("parameters.details: the model answers a vector a token")
+    server.embedder.script = lambda _: InvalidRequest("the model answers a vector a token", field="parameters.details")
     response = server.http.post("/openai/v1/embeddings", json={"model": "embedder", "input": "a"})
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "model"

@@ -127,29 +127,29 @@ def test_too_many_items_or_too_large_a_body_is_a_413_that_names_the_limit(server
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
-    ("path", "fields", "said", "message", "param"),
+    ("path", "fields", "field", "reason", "message", "param"),
     [
-        ("completions", {"prompt": "a"}, "parameters.max_new_tokens: 5 is too many", "max_tokens: 5 is too many",
+        ("completions", {"prompt": "a"}, "parameters.max_new_tokens", "5 is too many", "max_tokens: 5 is too many",
          "max_tokens"),
-        ("completions", {"prompt": "a"}, "parameters.top_k: is odd", "top_k: is odd", "top_k"),
-        ("completions", {"prompt": "a"}, "parameters.logit_bias.7: no", "logit_bias.7: no", "logit_bias.7"),
-        ("completions", {"prompt": "a"}, "is long, max_new_tokens is 5; set parameters.truncation",
+        ("completions", {"prompt": "a"}, "parameters.top_k", "is odd", "top_k: is odd", "top_k"),
+        ("completions", {"prompt": "a"}, "parameters.logit_bias.7", "no", "logit_bias.7: no", "logit_bias.7"),
+        ("completions", {"prompt": "a"}, None, "is long, parameters.max_new_tokens is 5; set parameters.truncation",
          "prompt: is long, max_tokens is 5; set truncation", "prompt"),
-        ("completions", {"prompt": ["a"], "n": 2}, "is long", "prompt[0]: is long", "prompt[0]"),
-        ("chat/completions", {}, "parameters.max_new_tokens: no", "max_completion_tokens: no", "max_completion_tokens"),
-        ("chat/completions", {"max_tokens": 5}, "parameters.max_new_tokens: no", "max_tokens: no", "max_tokens"),
-        ("chat/completions", {}, "parameters.min_new_tokens: no", "min_tokens: no", "min_tokens"),
-        ("chat/completions", {"logprobs": True, "top_logprobs": 2}, "parameters.logprobs: no", "top_logprobs: no",
+        ("completions", {"prompt": ["a"], "n": 2}, None, "is long", "prompt[0]: is long", "prompt[0]"),
+        ("chat/completions", {}, "parameters.max_new_tokens", "no", "max_completion_tokens: no", "max_completion_tokens"),
+        ("chat/completions", {"max_tokens": 5}, "parameters.max_new_tokens", "no", "max_tokens: no", "max_tokens"),
+        ("chat/completions", {}, "parameters.min_new_tokens", "no", "min_tokens: no", "min_tokens"),
+        ("chat/completions", {"logprobs": True, "top_logprobs": 2}, "parameters.logprobs", "no", "top_logprobs: no",
          "top_logprobs"),
-        ("chat/completions", {}, "messages[0].role: no", "messages[0].role: no", "messages[0].role"),
-        ("chat/completions", {}, "tools: no", "tools: no", "tools"),
-        ("chat/completions", {}, "no template", "messages: no template", "messages"),
+        ("chat/completions", {}, "messages[0].role", "no", "messages[0].role: no", "messages[0].role"),
+        ("chat/completions", {}, "tools", "no", "tools: no", "tools"),
+        ("chat/completions", {}, None, "no template", "messages: no template", "messages"),
     ],
 )  # fmt: skip
 def test_what_the_model_refuses_is_said_in_the_clients_words(
-    server: Server, stream: bool, path: str, fields: Any, said: str, message: str, param: str
+    server: Server, stream: bool, path: str, fields: Any, field: str | None, reason: str, message: str, param: str
 ) -> None:
-    server.writer.script = lambda _: InvalidRequest(said)
+    server.writer.script = lambda _: InvalidRequest(reason, field=field)
     content: Any = {"messages": HELLO} if path.startswith("chat") else {}
     body = {"model": "writer", "stream": stream, **content, **fields}
     response = server.http.post(f"/openai/v1/{path}", json=body)

@@ -50,7 +50,7 @@ def test_events_are_the_lines_in_another_dress(server: Server) -> None:
     ("error", "status", "message"),
     [
         (InvalidRequest("must be right"), 400, "instances[1]: must be right"),
-        (InvalidRequest("parameters.top_k: must be 1"), 400, "parameters.top_k: must be 1"),
+        (InvalidRequest("must be 1", field="parameters.top_k"), 400, "parameters.top_k: must be 1"),
         (Overloaded("too much", retry_after=3), 429, "too much"),
     ],
 )
@@ -85,7 +85,7 @@ def test_a_stream_that_stands_still_ends_as_cancelled_and_its_item_is_given_up()
 
 
 def test_a_model_that_does_not_stream_is_asked_all_the_same_and_says_so(server: Server) -> None:
-    server.writer.script = lambda _: InvalidRequest("parameters.stream: this model does not")
+    server.writer.script = lambda _: InvalidRequest("this model does not", field="parameters.stream")
     assert _stream(server, ["a"]).json() == {"error": "parameters.stream: this model does not"}
 
 

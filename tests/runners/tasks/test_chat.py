@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from hf_runtime.contract.chat import parse_chat
 from hf_runtime.contract.errors import InvalidRequest
-from runners.tasks.chat import parse
 from runners.tasks.chat_prompt import prompt_tokens
 from tests.tiny import byte_level_tokenizer
 
@@ -40,44 +40,44 @@ def _tokenizer(template: Any = PLAIN) -> PreTrainedTokenizerFast:
 
 def _prompt(instance: Any, template: Any = PLAIN) -> str:
     tokenizer = _tokenizer(template)
-    return str(tokenizer.decode(prompt_tokens(tokenizer, parse(instance))))
+    return str(tokenizer.decode(prompt_tokens(tokenizer, parse_chat(instance))))
 
 
 # The instance
 
 
 def test_a_list_of_messages_is_a_chat() -> None:
-    chat = parse([{"role": "developer", "content": "Be brief."}, USER, CALLING, RESULT])
+    chat = parse_chat([{"role": "developer", "content": "Be brief."}, USER, CALLING, RESULT])
     assert [message.role for message in chat.messages] == ["developer", "user", "assistant", "tool"]
     assert chat.choice == "none"
     assert not chat.is_begun
 
 
 def test_a_chat_that_ends_with_words_of_the_assistant_is_begun() -> None:
-    assert parse([USER, {"role": "assistant", "content": "Well"}]).is_begun
-    assert not parse([USER, CALLING]).is_begun
+    assert parse_chat([USER, {"role": "assistant", "content": "Well"}]).is_begun
+    assert not parse_chat([USER, CALLING]).is_begun
 
 
 def test_arguments_are_an_object_or_one_as_json() -> None:
     given = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": {"city": "Paris"}}}
     for call in (CALL, given):
-        (parsed,) = parse([{"role": "assistant", "tool_calls": [call]}]).messages[0].tool_calls or []
+        (parsed,) = parse_chat([{"role": "assistant", "tool_calls": [call]}]).messages[0].tool_calls or []
         assert parsed.function.arguments == {"city": "Paris"}
 
 
 def test_tools_are_kept_as_they_were_written() -> None:
     strange = {"type": "function", "function": {"name": "x", "parameters": {"default": None}, "strict": True}}
-    chat = parse({"messages": [USER], "tools": [strange, CLOCK], "parallel_tool_calls": False})
+    chat = parse_chat({"messages": [USER], "tools": [strange, CLOCK], "parallel_tool_calls": False})
     assert (chat.usable_tools, chat.choice, chat.parallel_tool_calls) == ([strange, CLOCK], "auto", False)
 
 
 def test_a_choice_is_a_word_or_the_name_of_a_tool() -> None:
     named = {"type": "function", "function": {"name": "clock"}}
     for choice in ("none", "auto", "required", named):
-        chat = parse({"messages": [USER], "tools": [WEATHER, CLOCK], "tool_choice": choice})
+        chat = parse_chat({"messages": [USER], "tools": [WEATHER, CLOCK], "tool_choice": choice})
         assert chat.choice == choice
         assert len(chat.usable_tools) == (0 if choice == "none" else 2)
-    assert parse({"messages": [USER], "tool_choice": "auto"}).choice == "none"
+    assert parse_chat({"messages": [USER], "tool_choice": "auto"}).choice == "none"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_choice_is_a_word_or_the_name_of_a_tool() -> None:
 )  # fmt: skip
 def test_a_wrong_chat_is_refused_by_the_name_of_its_field(instance: Any, begin: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        parse(instance)
+        parse_chat(instance)
     assert caught.value.message.startswith(begin)
 
 

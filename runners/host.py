@@ -245,7 +245,7 @@ class ModelHost:
         if self._observer is not None and self._metrics is not None:
             self._observer.begin()
             self._metrics.execution_plan(
-                execution_plan.rows, execution_plan.tokens, execution_plan.lanes, execution_plan.threads
+                execution_plan.rows, execution_plan.tokens, execution_plan.workers, execution_plan.threads
             )
         return None
 

@@ -1,1 +1,1 @@
-"""Engines: they decide which rows are computed when, and which together."""
+"""Engines, which schedule rows and batch them for a runner."""

@@ -1,4 +1,7 @@
-"""Room for what waits: rows and tokens of all items that are not answered yet, which are memory and time to come."""
+"""Admission control by the rows and tokens of all items that are not answered yet.
+
+Rows and tokens stand for the memory and the compute time that the queued items will need.
+"""
 
 from __future__ import annotations
 
@@ -10,140 +13,155 @@ import numpy as np
 
 from hf_runtime.contract.errors import InvalidRequest, Overloaded
 
-#: Characters of a token, as most tokenizers cut most languages: what counts while a text is not tokenized yet.
-_CHARACTERS = 4
+#: Typical number of characters per token. It gives the estimate for text that is not tokenized yet.
+_CHARACTERS_PER_TOKEN = 4
 
 
 class Reservation:
-    """The share of one item.
+    """Rows and tokens reserved for one item.
 
     Attributes:
-        tokens: of its rows; before they are known, and as long as its text is more, a guess by the size of that.
-        returned: whether its item is done with.
+        rows: number of rows of the item; 1 until it is tokenized.
+        tokens: tokens of all its rows, but at least the estimate from the size of its text.
+        released: true once the item is finished and its rows and tokens are free again.
     """
 
-    __slots__ = ("_guessed", "returned", "rows", "tokens")
+    __slots__ = ("_estimate", "released", "rows", "tokens")
 
     def __init__(self, instance: Any) -> None:
         self.rows = 1
-        self.tokens = self._guessed = _size(instance) // _CHARACTERS
-        self.returned = False
+        self.tokens = self._estimate = _count_characters(instance) // _CHARACTERS_PER_TOKEN
+        self.released = False
 
-    def at_least_guessed(self, tokens: int) -> int:
-        """Count tokens, or estimate them from the text, which is kept as long as the item is."""
-        return max(tokens, self._guessed)
+    def apply_minimum(self, tokens: int) -> int:
+        """Return `tokens`, or the estimate from the text if that is larger.
+
+        The text stays in memory as long as the item does, so the estimate remains a lower bound.
+        """
+        return max(tokens, self._estimate)
 
 
 class Admission:
-    """Counts what waits, in whatever thread, and refuses what would be too much before it takes memory.
+    """Thread-safe limit on queued rows and tokens, checked before they take memory.
 
     Args:
-        max_rows, max_tokens: of all items that are not answered yet.
-        wait: gives the seconds after which a refused item may find room.
+        max_rows, max_tokens: limits on the sum over all items that are not answered yet.
+        estimate_wait: returns the seconds after which a rejected item may be retried.
     """
 
-    def __init__(self, max_rows: int, max_tokens: int, wait: Callable[[], int]) -> None:
+    def __init__(self, max_rows: int, max_tokens: int, estimate_wait: Callable[[], int]) -> None:
         self._max_rows, self._max_tokens = max_rows, max_tokens
-        self._wait = wait
+        self._estimate_wait = estimate_wait
         self._lock = Lock()
         self._rows = self._tokens = 0
-        self._present: Reservation | None = None
+        self._current: Reservation | None = None
 
     @property
     def rows(self) -> int:
-        """Rows that wait."""
+        """Number of reserved rows."""
         return self._rows
 
     @property
     def tokens(self) -> int:
-        """Tokens that wait."""
+        """Number of reserved tokens."""
         return self._tokens
 
-    def enter(self, instance: Any) -> Reservation:
-        """Let in an item that is not tokenized yet; the only one is never too large, as its tokens are not counted yet.
+    def reserve(self, instance: Any) -> Reservation:
+        """Reserve one row and the estimated tokens of an item that is not tokenized yet.
+
+        An item is always accepted while no other is reserved, because its tokens are only an estimate.
 
         Raises:
-            Overloaded: others fill the room.
+            Overloaded: the reservations of other items leave too few rows or tokens.
         """
         reservation = Reservation(instance)
         with self._lock:
             if self._rows and (self._rows >= self._max_rows or self._tokens + reservation.tokens > self._max_tokens):
-                raise self._full()
+                raise self._overloaded()
             self._rows += reservation.rows
             self._tokens += reservation.tokens
         return reservation
 
-    def prepare(self, reservation: Reservation) -> None:
-        """From now on, what is checked and held is the share of this item; one item is prepared at a time."""
-        self._present = reservation
+    def begin_preparing(self, reservation: Reservation) -> None:
+        """Set the reservation that `check` and `resize` apply to.
 
-    def check(self, rows: int, tokens: int, place: str = "") -> None:
-        """Refuse rows of the item that is being prepared before they are made.
+        Items are prepared one at a time.
+        """
+        self._current = reservation
+
+    def check(self, rows: int, tokens: int, field: str = "") -> None:
+        """Check that the rows of the item being prepared fit, before they are created.
 
         Args:
-            place: the field that they come from, for the message.
+            rows, tokens: number of rows, and tokens of all of them.
+            field: field of the request that the rows come from, for the message.
 
         Raises:
-            InvalidRequest: they are more than may wait at all.
-            Overloaded: they are too many beside those of others.
+            InvalidRequest: the item alone exceeds a limit.
+            Overloaded: the item exceeds a limit together with the items already queued.
         """
-        for what, wanted, most, name in (
+        for unit, wanted, limit, setting in (
             ("rows", rows, self._max_rows, "MAX_QUEUE_ROWS"),
             ("tokens", tokens, self._max_tokens, "MAX_QUEUE_TOKENS"),
         ):
-            if wanted > most:
-                reason = f"makes {wanted} {what}, at most {most} may wait for this model ({name})"
-                raise InvalidRequest(reason, field=place or None)
-        own = self._present
+            if wanted > limit:
+                raise InvalidRequest(
+                    f"makes {wanted} {unit}, at most {limit} may wait for this model ({setting})", field=field or None
+                )
+        own = self._current
         with self._lock:
-            kept_rows, kept_tokens = (own.rows, own.tokens) if own is not None and not own.returned else (0, 0)
-            if self._rows - kept_rows + rows > self._max_rows or self._tokens - kept_tokens + tokens > self._max_tokens:
-                raise self._full()
+            own_rows, own_tokens = (own.rows, own.tokens) if own is not None and not own.released else (0, 0)
+            if self._rows - own_rows + rows > self._max_rows or self._tokens - own_tokens + tokens > self._max_tokens:
+                raise self._overloaded()
 
-    def hold(self, rows: int, tokens: int) -> None:
-        """Count the rows of the item that is being prepared; raises as `check`."""
+    def resize(self, rows: int, tokens: int) -> None:
+        """Set the reservation of the item being prepared to its actual rows and tokens.
+
+        Raises:
+            InvalidRequest, Overloaded: as `check`.
+        """
         self.check(rows, tokens)
-        reservation = self._present
+        reservation = self._current
         assert reservation is not None, "this is a bug: nothing is being prepared"
         with self._lock:
-            if not reservation.returned:
-                tokens = reservation.at_least_guessed(tokens)
+            if not reservation.released:
+                tokens = reservation.apply_minimum(tokens)
                 self._rows += rows - reservation.rows
                 self._tokens += tokens - reservation.tokens
                 reservation.rows, reservation.tokens = rows, tokens
 
-    def leave(self, reservation: Reservation) -> None:
-        """The item is answered, refused or given up."""
+    def release(self, reservation: Reservation) -> None:
+        """Release the rows and tokens of an item that was answered, rejected or cancelled."""
         with self._lock:
-            if not reservation.returned:
-                reservation.returned = True
+            if not reservation.released:
+                reservation.released = True
                 self._rows -= reservation.rows
                 self._tokens -= reservation.tokens
 
-    def _full(self) -> Overloaded:
+    def _overloaded(self) -> Overloaded:
         return Overloaded(
             f"{self._rows} rows of {self._tokens} tokens are waiting already, and {self._max_rows} rows "
             f"(MAX_QUEUE_ROWS) of {self._max_tokens} tokens (MAX_QUEUE_TOKENS) may: try again later, or with less",
-            retry_after=self._wait(),
+            retry_after=self._estimate_wait(),
         )
 
 
-def _size(instance: Any) -> int:
-    """Characters of all texts of an instance, and four for each number, as if it were a token."""
+def _count_characters(instance: Any) -> int:
+    """Count the characters of all strings of an instance; other values count as one token each."""
     if isinstance(instance, str):
         return len(instance)
-    # Not recursive: what is nested too deeply is refused later, with a message.
-    size, waiting = 0, [instance]
-    while waiting:
-        match waiting.pop():
+    # Not recursive, because an instance that is nested too deeply gets its error message only later.
+    size, pending = 0, [instance]
+    while pending:
+        match pending.pop():
             case str() | bytes() as text:
                 size += len(text)
             case dict() as fields:
-                waiting.extend(fields.values())
+                pending.extend(fields.values())
             case list() | tuple() as parts:
-                waiting.extend(parts)
+                pending.extend(parts)
             case np.ndarray() as array:
-                size += _CHARACTERS * array.size
+                size += _CHARACTERS_PER_TOKEN * array.size
             case _:
-                size += _CHARACTERS
+                size += _CHARACTERS_PER_TOKEN
     return size

@@ -1,6 +1,6 @@
-"""Errors after which a device computes nothing any more in this process, and only another process helps.
+"""Detection of sticky device errors, after which the process must be restarted.
 
-CUDA calls them sticky: every later call in the process returns the same error.
+CUDA calls an error sticky if every later call in the same process returns it again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-#: Those of which CUDA's documentation says that the process must be ended and started again, by name and by text:
+#: Names and messages of the errors that, by CUDA's documentation, require the process to be ended and started again:
 #: https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html
 _NAMES = (
     r"cudaError(?:IllegalAddress|Assert|LaunchFailure|MisalignedAddress|IllegalInstruction|InvalidPc"
@@ -20,20 +20,21 @@ _NAMES = (
     r"|INVALID_ADDRESS_SPACE|HARDWARE_STACK_ERROR|LAUNCH_TIMEOUT|ECC_UNCORRECTABLE|NVLINK_UNCORRECTABLE"
     r"|TENSOR_MEMORY_LEAK|CONTAINED|CONTEXT_IS_DESTROYED|EXTERNAL_DEVICE_ERROR|UNKNOWN)\b"
 )
-_TEXTS = (
+_MESSAGES = (
     r"(?:an )?illegal memory access|device-side assert|unspecified launch failure|misaligned address"
     r"|(?:an )?illegal instruction|invalid program counter|operation not supported on global/shared address space"
     r"|hardware stack error|(?:the )?launch timed out|uncorrectable (?:ECC|NVLink) error"
     r"|tensor memory not completely freed|context is destroyed"
 )
 
-#: At the start, or behind who says it: the texts of clients stand elsewhere in errors, and must end no process.
+#: Matches only at the start of a message, after an optional name of the library. Clients' text can occur further inside
+#: an error message and must not end the process.
 _STICKY = re.compile(
-    rf"^(?:(?:Triton Error \[|PyTorch |Torch )?(?:CUDA|HIP|XPU|cuda|hip)\b.*?\b(?:{_NAMES}|{_TEXTS}|unknown error)"
-    rf"|{_NAMES}|{_TEXTS})"
+    rf"^(?:(?:Triton Error \[|PyTorch |Torch )?(?:CUDA|HIP|XPU|cuda|hip)\b.*?\b(?:{_NAMES}|{_MESSAGES}|unknown error)"
+    rf"|{_NAMES}|{_MESSAGES})"
 )
 
-#: Refusals of single calls, after which a device goes on.
+#: Errors of a single call, after which the device still works.
 _HARMLESS = re.compile(
     r"out of memory|MemoryAllocation|invalid (?:argument|configuration|device|resource|value|pitch|texture|symbol)"
     r"|no kernel image|captur(?:e|ing)|not supported|not permitted|too many resources|not ready|peer access"
@@ -43,46 +44,49 @@ _HARMLESS = re.compile(
 
 
 class BrokenDevice(Exception):
-    """The device computes nothing any more in this process; the message is what it said first, in one line."""
+    """Error of a device that is unusable for the rest of this process.
+
+    Its message is the first line of the device's error.
+    """
 
 
 def raise_if_broken(error: BaseException) -> None:
-    """Go on after an error of one computation alone.
+    """Raise `BrokenDevice` if an error made the device unusable, else return.
 
     Raises:
-        BrokenDevice: whatever is computed next fails as well.
+        BrokenDevice: every later computation in this process fails too.
     """
-    for one in _with_causes(error):
+    for one in _iterate_chain(error):
         if isinstance(one, BrokenDevice) or _is_sticky(one):
-            raise BrokenDevice(_line(one)) from one
-    if (said := _what_device_says(error)) is not None:
-        raise BrokenDevice(said) from error
+            raise BrokenDevice(_first_line(one)) from one
+    if (message := _probe_device(error)) is not None:
+        raise BrokenDevice(message) from error
 
 
 def broken_by(error: BaseException | None) -> BrokenDevice | None:
-    """Find errors of a broken device, in exception groups too."""
-    return next((one for one in _with_causes(error) if isinstance(one, BrokenDevice)), None)
+    """Return the `BrokenDevice` among an error, its causes and its exception groups, or None."""
+    return next((one for one in _iterate_chain(error) if isinstance(one, BrokenDevice)), None)
 
 
 def message_of(error: BaseException) -> str:
-    """Return what an error says; nothing if that raises an error itself."""
+    """Return the message of an error, or an empty string if formatting it fails."""
     try:
         return str(error)
     except Exception:
         return ""
 
 
-def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
-    waiting, seen = [error], set[int]()
-    while waiting:
-        one = waiting.pop()
+def _iterate_chain(error: BaseException | None) -> Iterator[BaseException]:
+    pending, seen = [error], set[int]()
+    while pending:
+        one = pending.pop()
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
         yield one
-        waiting += [one.__cause__, None if one.__suppress_context__ else one.__context__]
+        pending += [one.__cause__, None if one.__suppress_context__ else one.__context__]
         if isinstance(one, BaseExceptionGroup):
-            waiting += one.exceptions
+            pending += one.exceptions
 
 
 def _is_sticky(error: BaseException) -> bool:
@@ -91,14 +95,14 @@ def _is_sticky(error: BaseException) -> bool:
     torch: Any = sys.modules.get("torch")
     if torch is None or isinstance(error, torch.OutOfMemoryError):
         return False
-    said = _line(error)
-    if _STICKY.search(said):
+    message = _first_line(error)
+    if _STICKY.search(message):
         return True
-    return isinstance(error, getattr(torch, "AcceleratorError", ())) and _HARMLESS.search(said) is None
+    return isinstance(error, getattr(torch, "AcceleratorError", ())) and _HARMLESS.search(message) is None
 
 
-def _what_device_says(error: BaseException) -> str | None:
-    """Call a GPU in use once more and return its error: libraries hide the first one behind theirs."""
+def _probe_device(error: BaseException) -> str | None:
+    """Synchronize a GPU in use and return its error, which libraries hide behind their own."""
     torch: Any = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized() or not isinstance(error, RuntimeError):
         return None
@@ -107,9 +111,9 @@ def _what_device_says(error: BaseException) -> str | None:
     try:
         torch.cuda.synchronize()
     except RuntimeError as again:
-        return _line(again)
+        return _first_line(again)
     return None
 
 
-def _line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     return next(iter(message_of(error).splitlines()), "") or type(error).__name__

@@ -1,4 +1,4 @@
-"""What stands between a runner and the items that arrive for it."""
+"""Interface of an engine, and the choice of the engine for a runner."""
 
 from __future__ import annotations
 
@@ -14,33 +14,36 @@ from runners.engines.runner import Runner
 
 
 class Engine(Protocol):
-    """Decides which items a runner computes when, and which together.
+    """Scheduler that decides when a runner computes an item, and in which batch.
 
-    One that computes elsewhere, in another library or process, fits as well: an async iterator of pieces becomes calls
-    of the listener and, at its end, the future's result.
+    An engine may also wrap another library or process. An async iterator of deltas maps to calls of the listener, and
+    its end to the result of the future.
     """
 
     def submit(self, item: Item, listener: StreamListener | None = None) -> asyncio.Future[Any]:
         """Queue an item.
 
         Args:
-            listener: is told when the item is accepted, then every piece of its answer.
+            listener: receives `accepted` when the item is queued, then each delta of its answer.
 
         Returns:
-            A future of the answer, or of its end if there is a listener; cancel it and the item is given up.
+            A future of the answer; with a listener, it is done when the answer ends. Cancelling it cancels the item.
 
         Raises:
-            InvalidRequest: there is a listener, and the task's answers have no pieces.
+            InvalidRequest: there is a listener, but the task does not stream.
             Overloaded: the queue is full.
         """
 
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Process items until cancelled."""
 
 
 def engine_for(runner: Runner[Any, Any, Any, Any], observer: EngineObserver | None = None) -> Callable[..., Engine]:
-    """What makes the engine of a runner's kind, given the size of its queue and the thread that computes."""
-    # Imported here: they need torch.
+    """Return a constructor of the engine for a runner.
+
+    The caller passes it the size of the queue and the thread that computes.
+    """
+    # Imported here because both engines need torch.
     from runners.engines.batch.engine import BatchEngine
     from runners.engines.generate.engine import GenerationEngine
     from runners.engines.generate.runner import GenerativeRunner

@@ -1,4 +1,4 @@
-"""A model that computes nothing but NaN, as one does whose weights are damaged or whose numbers overflow."""
+"""Detection of models that compute only NaN, because of damaged weights or overflow."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from hf_runtime.observability.engine_observer import EngineObserver
 
 logger = logging.getLogger(__name__)
 
-#: One batch may be of a text that overflows.
-_IN_A_ROW = 3
+#: Batches in a row before the model is reported, because a single input may overflow in a sound model.
+_THRESHOLD = 3
 
 
 class NanMonitor:
-    """Report a model once several batches in a row were nothing but NaN.
+    """Monitor that reports a model after several batches in a row of only NaN.
 
     Args:
-        model: its name, for the log.
-        observer: gets each change.
+        model: name of the model, for the log.
+        observer: receives each change.
     """
 
     def __init__(self, model: str, observer: EngineObserver) -> None:
@@ -30,38 +30,41 @@ class NanMonitor:
         self._warned = False
 
     def saw(self, only_nan: bool | None) -> None:
-        """Take note of a batch.
+        """Record the result of one batch.
 
         Args:
-            only_nan: all of its numbers were NaN; None if it had none.
+            only_nan: whether all values of the batch were NaN; None if it had no floating-point values.
         """
         if not only_nan:
             if only_nan is not None and self._in_a_row:
-                if self._in_a_row >= _IN_A_ROW:
+                if self._in_a_row >= _THRESHOLD:
                     self._observer.only_nan(False)
                 self._in_a_row = 0
             return
         self._in_a_row += 1
-        if self._in_a_row != _IN_A_ROW:
+        if self._in_a_row != _THRESHOLD:
             return
         self._observer.only_nan(True)
         if not self._warned:
             self._warned = True
             logger.warning(
-                "model %s computes nothing but NaN, %d batches in a row: its weights are damaged, or its numbers "
+                "model %s computes nothing but NaN, %d batches in a row: its weights are damaged, or its values "
                 "overflow; try TORCH_DTYPE=bfloat16 or float32",
-                self._model, _IN_A_ROW,
+                self._model, _THRESHOLD,
             )  # fmt: skip
 
 
 def only_nan(outputs: Iterable[Any]) -> bool | None:
-    """Return whether all values of arrays are NaN; None if there are none. A sound batch costs a look at one value."""
+    """Return whether all values of floating-point arrays are NaN, or None without any.
+
+    For a batch without NaN only one value is read.
+    """
     found = None
     for output in outputs:
         if not isinstance(output, np.ndarray) or output.dtype.kind != "f" or output.size == 0:
             continue
         first = output.flat[0]
-        if first == first or not np.isnan(output).all():  # NaN alone is not equal to itself
+        if first == first or not np.isnan(output).all():  # only NaN is not equal to itself
             return False
         found = True
     return found

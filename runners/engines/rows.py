@@ -1,4 +1,4 @@
-"""Which of the waiting rows make the next batch."""
+"""Rows, batch limits, and the selection of the next batch from waiting rows."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ InputsT = TypeVar("InputsT")
 
 @dataclass(frozen=True, slots=True)
 class Row(Generic[InputsT]):
-    """One line of a padded batch.
+    """One row of a batch.
 
     Attributes:
-        inputs: what the model reads, in the form of the task's runner.
+        inputs: inputs of the model, in the form that the task's runner uses.
         length: cost in tokens before padding.
         key: rows share a batch only if their keys are equal (for example equal pooling); the runner may read it.
-        group: likewise, for what the model itself cannot compute together, such as rows of different lengths.
+        group: rows share a batch only if their groups are equal. It separates rows that the model itself cannot
+            compute together, such as rows of different lengths.
     """
 
     inputs: InputsT
@@ -28,17 +29,20 @@ class Row(Generic[InputsT]):
     group: Hashable = None
 
     def shares_batch(self, other: Row[InputsT]) -> bool:
-        """Return whether both rows may be computed in one batch."""
+        """Return whether both rows may be in one batch."""
         return self.key == other.key and self.group == other.group
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """Limits of one forward pass; the constraints are checked where limits are read from a file.
+    """Limits of one forward pass.
+
+    The constraints of the fields are checked when limits are loaded from a file.
 
     Attributes:
-        max_tokens: of all rows; where they are padded, after that (rows times the longest row).
-        padded: rows are made equally long, so it pays to choose them of like length.
+        max_rows: rows per batch.
+        max_tokens: tokens of all rows; with padding, the number of rows times the longest row.
+        padded: whether rows are padded to equal length, so that rows of similar length should share a batch.
     """
 
     max_rows: Annotated[int, Field(ge=1)]
@@ -48,18 +52,19 @@ class BatchLimits:
 
 @dataclass(frozen=True, slots=True)
 class Parallelism:
-    """How many batches are computed at the same time, and with how many threads.
+    """Number of workers that compute batches in parallel, and threads per worker.
 
-    The threads of one batch wait for each other after every operation; batches of their own do not. So while there is
-    work for all, lanes of few threads are faster, and all threads serve one batch only where it is alone.
+    The threads of one batch wait for each other after every operation; separate batches do not. So several workers
+    with few threads each are faster while there is work for all of them. One batch uses all threads only while no
+    other batch is computed.
 
     Attributes:
-        lanes: batches at the same time.
-        threads: for each of them; None leaves the number as it is.
-        threads_alone: for a batch that is computed alone, at most; None leaves the number as it is.
+        workers: batches computed at the same time.
+        threads: threads per worker; None keeps the current number.
+        threads_alone: maximum threads of a batch that is computed alone; None keeps the current number.
     """
 
-    lanes: Annotated[int, Field(ge=1)] = 1
+    workers: Annotated[int, Field(ge=1)] = 1
     threads: Annotated[int, Field(ge=1)] | None = None
     threads_alone: Annotated[int, Field(ge=1)] | None = None
 
@@ -67,28 +72,29 @@ class Parallelism:
 def select_batch(rows: Sequence[Row[InputsT]], limits: BatchLimits) -> list[int]:
     """Pick the next batch from rows given in order of arrival.
 
-    The oldest row is always in the batch, so nothing starves. Where rows are padded, its company is the contiguous run
-    of rows, sorted by length, that lies around it and fits the limits with the least padding; else those that follow.
+    The oldest row is always in the batch, so no row starves. With padding, the other rows are its neighbours in order
+    of length, added by the smallest difference in length as long as they fit the limits. Without padding, they are the
+    next rows in order of arrival.
 
     Args:
         rows: waiting rows, oldest first; not empty.
-        limits: a single row over the token budget still goes, alone.
+        limits: limits of the batch; a single row over the token limit still forms a batch alone.
 
     Returns:
-        Indices into `rows`; of rows that are padded, the shortest first.
+        Indices into `rows`; with padding, the shortest row first.
     """
     oldest = rows[0]
     if not limits.padded:
-        return _first_that_fit(rows, limits)
-    alike = sorted((i for i, row in enumerate(rows) if row.shares_batch(oldest)), key=lambda i: rows[i].length)
-    low = alike.index(0)
+        return _select_oldest(rows, limits)
+    by_length = sorted((i for i, row in enumerate(rows) if row.shares_batch(oldest)), key=lambda i: rows[i].length)
+    low = by_length.index(0)
     high = low + 1
     while high - low < limits.max_rows:
-        shorter = oldest.length - rows[alike[low - 1]].length if low > 0 else None
-        longer = rows[alike[high]].length - oldest.length if high < len(alike) else None
-        if longer is not None and (high - low + 1) * rows[alike[high]].length > limits.max_tokens:
+        shorter = oldest.length - rows[by_length[low - 1]].length if low > 0 else None
+        longer = rows[by_length[high]].length - oldest.length if high < len(by_length) else None
+        if longer is not None and (high - low + 1) * rows[by_length[high]].length > limits.max_tokens:
             longer = None
-        if shorter is not None and (high - low + 1) * rows[alike[high - 1]].length > limits.max_tokens:
+        if shorter is not None and (high - low + 1) * rows[by_length[high - 1]].length > limits.max_tokens:
             shorter = None
         if longer is not None and (shorter is None or longer <= shorter):
             high += 1
@@ -96,10 +102,10 @@ def select_batch(rows: Sequence[Row[InputsT]], limits: BatchLimits) -> list[int]
             low -= 1
         else:
             break
-    return alike[low:high]
+    return by_length[low:high]
 
 
-def _first_that_fit(rows: Sequence[Row[InputsT]], limits: BatchLimits) -> list[int]:
+def _select_oldest(rows: Sequence[Row[InputsT]], limits: BatchLimits) -> list[int]:
     picked: list[int] = []
     tokens = 0
     for index, row in enumerate(rows):

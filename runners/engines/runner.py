@@ -1,7 +1,7 @@
-"""The contract that all runners share.
+"""Base class of all runners.
 
 A runner turns an item into rows (`prepare`), computes rows of many items in one forward pass (`forward`), and turns
-the outputs of an item's rows into its answer (`finish`). It knows nothing of requests, queues or protocols.
+the outputs of an item's rows into its answer (`finish`). It does not depend on requests, queues or protocols.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ContextT = TypeVar("ContextT")
 
 @dataclass(frozen=True, slots=True)
 class Job(Generic[InputsT, ContextT]):
-    """An item made ready: its rows, at least one, and what `finish` needs to know about it."""
+    """Prepared item: its rows, at least one, and the context that `finish` needs."""
 
     rows: Sequence[Row[InputsT]]
     context: ContextT
@@ -40,43 +40,44 @@ class Job(Generic[InputsT, ContextT]):
 
 @dataclass(frozen=True, slots=True)
 class ExecutionPlan:
-    """How a model is computed.
+    """Batch size and parallelism that a model is computed with.
 
     Attributes:
-        rows, tokens: of a batch, or of a step where text is written, at most.
-        lanes: batches that are computed side by side.
-        threads: of each lane; None is the library's number.
+        rows, tokens: maximum per batch, or per decoding step of a generative model.
+        workers: batches computed in parallel.
+        threads: threads per worker; None is the library's default.
     """
 
     rows: int
     tokens: int
-    lanes: int = 1
+    workers: int = 1
     threads: int | None = None
 
 
 class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
-    """Computes one task with one model.
+    """Implementation of one task with one model.
 
-    `load` and `warm_up` run once, before anything else. After that each lane's thread calls `forward`, and another one
-    `prepare` and `finish`, so a fast tokenizer, which is not safe to share between threads, stays on one.
+    `load` and `warm_up` run once, before any other method. After that each worker thread calls `forward`. Calls of
+    `prepare` never overlap, because a fast tokenizer must not be used by two threads at the same time. `BatchEngine`
+    does not overlap them with `finish` either.
 
     Args:
-        compiler: that of the model's kernels, if it is at work already.
+        compiler: compiler of the model's kernels, if it has been started already.
     """
 
     parameters_type: type[ParametersT]
-    #: An instance that every model of the task can answer, for the warm-up.
+    #: Instance for the warm-up that every model of the task can answer.
     example: ClassVar[Any]
-    #: Shorter ones, for models that read a few tokens only.
+    #: Shorter instances for models with a very small maximum length, longest first.
     shorter_examples: ClassVar[Sequence[Any]] = ()
-    #: What the warm-up asks for, whatever the operator's defaults.
+    #: Parameters of the warm-up; they override the operator's defaults.
     example_parameters: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, settings: ModelSettings, compiler: Compiler | None = None) -> None:
         self.settings, self.compiler = settings, compiler
-        #: Optimizations that the model is served without, as they failed; complete once it is warm.
+        #: Optimizations that failed and are switched off for this model; final once the model is warm.
         self.fallbacks = Fallbacks(settings.name)
-        #: Of the queue, once there is one.
+        #: Admission control of the queue; None until an engine is created.
         self.admission: Admission | None = None
 
     @abstractmethod
@@ -84,39 +85,39 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
         """Fetch the checkpoint and put the model on its device.
 
         Raises:
-            LoadError: one sentence that says what is wrong and what to do.
+            LoadError: loading failed; the message says in one sentence what is wrong and what to do.
         """
 
     @property
     @abstractmethod
     def limits(self) -> BatchLimits:
-        """How large a batch may be on this device."""
+        """Limits of one batch on this device."""
 
     @property
     def parallelism(self) -> Parallelism:
-        """How many threads may call `forward` at the same time, and with how many threads of their own.
+        """Number of threads that may call `forward` in parallel, and compute threads of each.
 
-        To be asked for once the model is warm.
+        Final once the model is warm.
         """
         return Parallelism()
 
     @property
     def execution_plan(self) -> ExecutionPlan:
-        """Batch sizes and threads for this machine, measured or set; final once the model is warm."""
+        """Batch size and parallelism in use, measured or configured; final once the model is warm."""
         limits, parallelism = self.limits, self.parallelism
-        return ExecutionPlan(limits.max_rows, limits.max_tokens, parallelism.lanes, parallelism.threads)
+        return ExecutionPlan(limits.max_rows, limits.max_tokens, parallelism.workers, parallelism.threads)
 
     def use_threads(self, number: int) -> None:
-        """Have what the calling thread computes from now on be computed by so many threads."""
+        """Set the number of threads for later computations of the calling thread."""
 
     @property
     def signature(self) -> Signature:
-        """Instances and answers as named tensors; to be asked for once the model is loaded."""
+        """Names and types of the tensors of instances and answers; valid once the model is loaded."""
         return TEXT_TO_JSON
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Parameters set by the operator; those of a request win over them."""
+        """Parameters set by the operator; parameters of a request override them."""
         return {}
 
     @abstractmethod
@@ -129,69 +130,78 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
 
     @abstractmethod
     def forward(self, rows: Sequence[Row[InputsT]]) -> Sequence[OutputT]:
-        """Compute rows of equal key as one batch: one output a row, in order, none of which keeps the batch alive."""
+        """Compute rows of equal key as one batch.
+
+        Returns:
+            One output per row, in order. No output may hold a reference to memory of the whole batch.
+        """
 
     @abstractmethod
     def finish(self, job: Job[InputsT, ContextT], outputs: Sequence[OutputT]) -> Any:
-        """Make the answer to one item from the outputs of its rows: plain Python values or numpy arrays."""
+        """Build the answer to one item from the outputs of its rows.
+
+        Returns:
+            Plain Python values or numpy arrays.
+        """
 
     def prepare_item(self, item: Item) -> Job[InputsT, ContextT]:
-        """Parse the item's parameters over the operator's defaults, then `prepare` it.
+        """Merge the item's parameters with the operator's defaults, then `prepare` it.
 
         Raises:
-            InvalidRequest: also for a text that would take seconds to tokenize and cannot fit any model.
+            InvalidRequest: as `prepare`, or the text is longer than MAX_TEXT_LENGTH. Such a text would take seconds to
+                tokenize and fits no model.
         """
         limit = self.settings.max_text_length
-        if (length := _text_length(item.instance)) > limit:
+        if (length := _count_characters(item.instance)) > limit:
             raise InvalidRequest(f"has {length} characters, at most {limit} are read (MAX_TEXT_LENGTH)")
         return self.prepare(item.instance, parse_parameters(self.parameters_type, item.parameters, self.defaults))
 
-    def check_rows(self, rows: int, tokens: int, place: str, said: str) -> None:
-        """Refuse the rows of an instance before they are made.
+    def check_rows(self, rows: int, tokens: int, field: str, description: str) -> None:
+        """Check the number of rows of an instance before they are created.
 
         Args:
-            tokens: of all of them.
-            place: the field that they come from.
-            said: what is too much of it, such as `5000 tokens make 4942 windows`.
+            rows, tokens: number of rows, and tokens of all of them.
+            field: field of the request that the rows come from.
+            description: what exceeds the limit, for the message, such as `5000 tokens make 4942 windows`.
 
         Raises:
-            InvalidRequest: they are more than one instance may have.
-            Overloaded: they are too many beside those that wait.
+            InvalidRequest: the instance has more rows than one instance may have.
+            Overloaded: the rows exceed the limits of the queue together with the items already queued.
         """
         if rows > (limit := self.settings.max_rows_per_instance):
-            raise InvalidRequest(f"{said}, at most {limit} are computed (MAX_ROWS_PER_INSTANCE)", field=place)
+            raise InvalidRequest(f"{description}, at most {limit} are computed (MAX_ROWS_PER_INSTANCE)", field=field)
         if self.admission is not None:
-            self.admission.check(rows, tokens, place)
+            self.admission.check(rows, tokens, field)
 
-    def check_answers(self, answers: int, place: str, said: str) -> None:
-        """Refuse more answers to one instance than there may be.
+    def check_answers(self, answers: int, field: str, description: str) -> None:
+        """Check the number of answers to one instance.
 
         Args:
-            place, said: as in `check_rows`.
+            field, description: as in `check_rows`.
 
         Raises:
-            InvalidRequest: they are more.
+            InvalidRequest: there are more than one instance may get.
         """
         if answers > (limit := self.settings.max_answers_per_instance):
-            raise InvalidRequest(f"{said}, at most {limit} are given (MAX_ANSWERS_PER_INSTANCE)", field=place)
+            raise InvalidRequest(f"{description}, at most {limit} are given (MAX_ANSWERS_PER_INSTANCE)", field=field)
 
     def weight(self, job: Job[InputsT, ContextT]) -> tuple[int, int]:
-        """Rows of a job, and the tokens that it keeps in memory until it is answered."""
+        """Return the rows of a job, and the tokens that it keeps in memory until it is answered."""
         return len(job.rows), sum(row.length for row in job.rows)
 
     def warm_up(self) -> None:
-        """Answer one example, so that the first client does not pay for lazy initialisation."""
+        """Answer one example, so that lazy initialisation does not delay the first request."""
         if (example := self.example_item()) is not None:
             (result,) = self.predict([example])
             if isinstance(result, ServingError):
                 raise result
 
     def example_item(self) -> Item | None:
-        """Return an item that the model must answer before it is ready; None if no such item is known."""
+        """Return an item that the model must answer before it is ready, or None if there is none."""
         return Item(self.example_instance(), self.example_parameters)
 
     def example_instance(self) -> Any:
-        """The warm-up instance: the first that the model has room for, or the shortest there is."""
+        """Return the first example that fits the model, or else the last and shortest one."""
         *longer, shortest = self.examples()
         for example in longer:
             with suppress(InvalidRequest):
@@ -200,14 +210,17 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
         return shortest
 
     def examples(self) -> Sequence[Any]:
-        """Instances for the warm-up, the best first; a task whose examples depend on the tokenizer overrides this."""
+        """Return instances for the warm-up, the preferred one first.
+
+        A task whose examples depend on the tokenizer overrides this.
+        """
         return (self.example, *self.shorter_examples)
 
     def predict(self, items: Sequence[Item]) -> list[Any]:
         """Answer items in the calling thread, in as few batches as the limits allow.
 
         Returns:
-            For each item, in order, its answer or the `ServingError` that befell it alone.
+            For each item, in order, its answer or the `ServingError` of this item.
         """
         jobs: list[Job[InputsT, ContextT] | ServingError] = []
         for item in items:
@@ -236,14 +249,14 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
         ]
 
 
-def _text_length(instance: Any) -> int:
-    """Characters in all strings of an instance."""
+def _count_characters(instance: Any) -> int:
+    """Count the characters of all strings of an instance."""
     match instance:
         case str():
             return len(instance)
         case dict():
-            return sum(_text_length(value) for value in instance.values())
+            return sum(_count_characters(value) for value in instance.values())
         case list():
-            return sum(_text_length(value) for value in instance)
+            return sum(_count_characters(value) for value in instance)
         case _:
             return 0

@@ -1,1 +1,1 @@
-"""Adaptive batching beside the model: rows that wait are computed together, alike in length, within a token budget."""
+"""Adaptive batching of rows of similar length within a token limit."""

@@ -1,4 +1,7 @@
-"""Find which rows may share a batch with a model, by computing rows alone and together."""
+"""Test which rows can share a batch without changing the outputs of the model.
+
+Rows are computed alone and in batches, and the outputs are compared.
+"""
 
 from __future__ import annotations
 
@@ -14,47 +17,58 @@ from runners.engines.rows import Row
 
 logger = logging.getLogger(__name__)
 
-#: Tokens that are added to a row for its company: little, some, and more than any window of a convolution.
+#: Tokens that the other rows of a batch are longer than the example. The last is longer than any convolution window.
 _LONGER = (1, 5, 48)
 
-#: How far a row's output may move in company, by its size. Plain float32 rounds a thousand times less than what reads
-#: padding moves it; other precisions round as much as this, and a model that reads padding is mostly far above it.
-_TOLERANCE, _TOLERANCE_OTHERS = 1e-4, 0.1
+#: Largest relative change of a row's output in a batch, in float32 and in other precisions. Padding that the model does
+#: not mask changes float32 outputs a thousand times more than rounding does. In other precisions, rounding alone can
+#: reach the tolerance, but padding mostly exceeds it by far.
+_TOLERANCE_FLOAT32, _TOLERANCE_OTHERS = 1e-4, 0.1
 
 Rows = Sequence[Row[Mapping[str, list[int]]]]
 
 
 class BatchSharing(Enum):
-    """Rows that a row may share a batch with."""
+    """Rows that can share a batch without changing each other's outputs.
 
-    ANY = "rows of any length"
-    EQUAL = "rows of equal length"
-    NONE = "none"
+    The values complete the log line "a row shares a batch with …".
+    """
+
+    ANY_LENGTH = "rows of any length"
+    EQUAL_LENGTH = "rows of equal length only"
+    NO_OTHER_ROW = "no other row"
+
+    # Earlier names of the members.
+    ANY = ANY_LENGTH
+    EQUAL = EQUAL_LENGTH
+    NONE = NO_OTHER_ROW
 
 
-def stretched(row: Row[Mapping[str, list[int]]], more: int, special: frozenset[int]) -> Row[Mapping[str, list[int]]]:
-    """Make a longer row: its last ordinary token stands there several times.
+def _lengthen_row(
+    row: Row[Mapping[str, list[int]]], more: int, special: frozenset[int]
+) -> Row[Mapping[str, list[int]]]:
+    """Return a row that is longer by `more` tokens: its last ordinary token is repeated.
 
     Args:
         special: ids of special tokens, which some models count.
     """
     ids = row.inputs["input_ids"]
-    place = max((i for i, token in enumerate(ids) if token not in special), default=len(ids) - 1)
+    index = max((i for i, token in enumerate(ids) if token not in special), default=len(ids) - 1)
     inputs = {
-        name: [*values[:place], *[values[place]] * (more + 1), *values[place + 1 :]]
+        name: [*values[:index], *[values[index]] * (more + 1), *values[index + 1 :]]
         for name, values in row.inputs.items()
     }
     return replace(row, inputs=inputs, length=row.length + more)
 
 
-def turned(row: Row[Mapping[str, list[int]]], special: frozenset[int]) -> Row[Mapping[str, list[int]]]:
-    """Make another row of equal length: its ordinary tokens stand in another order."""
+def _rotate_tokens(row: Row[Mapping[str, list[int]]], special: frozenset[int]) -> Row[Mapping[str, list[int]]]:
+    """Return a different row of equal length: its ordinary tokens are rotated by one."""
     ids = row.inputs["input_ids"]
-    places = [place for place, token in enumerate(ids) if token not in special]
-    other = list(ids)
-    for place, taken in zip(places, [*places[1:], *places[:1]], strict=True):
-        other[place] = ids[taken]
-    return replace(row, inputs={**row.inputs, "input_ids": other})
+    indices = [index for index, token in enumerate(ids) if token not in special]
+    rotated = list(ids)
+    for target, source in zip(indices, [*indices[1:], *indices[:1]], strict=True):
+        rotated[target] = ids[source]
+    return replace(row, inputs={**row.inputs, "input_ids": rotated})
 
 
 def find_batch_sharing(
@@ -67,68 +81,76 @@ def find_batch_sharing(
     can_pad: bool = True,
     longer: Sequence[int] = _LONGER,
 ) -> BatchSharing:
-    """Compare outputs of rows alone and together.
+    """Find the rows that can share a batch, by comparing outputs of rows alone and in batches.
 
-    FNet, ConvBERT and Funnel, for example, read padding as text, BART's decoder and XLNet count it as positions, and
+    FNet, ConvBERT and Funnel, for example, do not mask padding, BART's decoder and XLNet count it as positions, and
     RWKV mixes up the states of rows that are generated together.
 
     Args:
-        compute: the model's outputs for rows.
-        row: an example.
+        compute: computes the model's outputs for a batch of rows.
+        row: example row.
         special: ids of special tokens.
-        longest: tokens that the model reads; None if it has no limit.
-        exact: the model computes in float32.
-        can_pad: the model has a way to leave padding out.
-        longer: tokens that are added to the example for its company.
+        longest: maximum number of tokens per row; None if the model has no limit.
+        exact: whether the model computes in float32.
+        can_pad: whether the model can mask padding.
+        longer: tokens that the other rows of a batch are longer than the example.
 
     Raises:
-        Exception: what the model raises for the example alone.
+        Exception: any error that the model raises for the example alone.
     """
-    tolerance = _TOLERANCE if exact else _TOLERANCE_OTHERS
-    rooms = (min(more, longest - row.length) if longest is not None else more for more in longer if can_pad)
-    rows = [row, *(stretched(row, more, special) for more in sorted(set(rooms)) if more > 0)]
-    alone = [_outputs(compute([row]), 1)]
+    tolerance = _TOLERANCE_FLOAT32 if exact else _TOLERANCE_OTHERS
+    additions = (min(more, longest - row.length) if longest is not None else more for more in longer if can_pad)
+    rows = [row, *(_lengthen_row(row, more, special) for more in sorted(set(additions)) if more > 0)]
+    alone = [_select_outputs(compute([row]), 1)]
     if can_pad:
         try:
-            alone += [_outputs(compute([one]), 1) for one in rows[1:]]
-            batches = [*([0, number] for number in range(1, len(rows))), list(range(len(rows)))]
-            if all(_same(compute, rows, alone, numbers, tolerance) for numbers in batches):
-                return BatchSharing.ANY
+            alone += [_select_outputs(compute([one]), 1) for one in rows[1:]]
+            batches = [*([0, index] for index in range(1, len(rows))), list(range(len(rows)))]
+            if all(_matches_alone(compute, rows, alone, indices, tolerance) for indices in batches):
+                return BatchSharing.ANY_LENGTH
         except Exception:
-            logger.debug("rows of other lengths are not computed together", exc_info=True)
+            logger.debug("batches of rows of different lengths failed, so they are not used", exc_info=True)
     try:
-        equal = [row, turned(row, special)]
-        if _same(compute, equal, [alone[0], _outputs(compute(equal[1:]), 1)], [0, 1], tolerance):
-            return BatchSharing.EQUAL
+        equal = [row, _rotate_tokens(row, special)]
+        if _matches_alone(compute, equal, [alone[0], _select_outputs(compute(equal[1:]), 1)], [0, 1], tolerance):
+            return BatchSharing.EQUAL_LENGTH
     except Exception:
-        logger.debug("rows of equal length are not computed together", exc_info=True)
-    return BatchSharing.NONE
+        logger.debug("batches of rows of equal length failed, so they are not used", exc_info=True)
+    return BatchSharing.NO_OTHER_ROW
 
 
-def _outputs(outputs: Iterable[Any], rows: int) -> list[torch.Tensor]:
-    """The first output, and those of its shape: a span's starts and ends are two."""
+def _select_outputs(outputs: Iterable[Any], rows: int) -> list[torch.Tensor]:
+    """Return the first output with one entry per row, and all others of its shape.
+
+    A model for question answering has two: start and end logits.
+    """
     first, *others = (one for one in outputs if isinstance(one, torch.Tensor) and len(one) == rows)
     return [one.float() for one in (first, *(other for other in others if other.shape == first.shape))]
 
 
-def _same(
+def _matches_alone(
     compute: Callable[[Rows], Iterable[Any]],
     rows: Rows,
     alone: Sequence[Sequence[torch.Tensor]],
-    numbers: Sequence[int],
+    indices: Sequence[int],
     tolerance: float,
 ) -> bool:
-    """Return whether rows of these numbers give together what each gives alone."""
-    together = _outputs(compute([rows[number] for number in numbers]), len(numbers))
-    for place, number in enumerate(numbers):
-        for right, computed in zip(alone[number], together, strict=True):
-            expected, output = right[0], computed[place]
+    """Compute a batch and return whether each row's outputs match those of the row alone.
+
+    Args:
+        alone: outputs of each of `rows`, computed alone.
+        indices: indices of the batch's rows in `rows` and `alone`.
+    """
+    together = _select_outputs(compute([rows[index] for index in indices]), len(indices))
+    for position, index in enumerate(indices):
+        for single, batched in zip(alone[index], together, strict=True):
+            expected, output = single[0], batched[position]
             if output.shape != expected.shape:
-                # Tokens' outputs, followed by those of padding.
+                # Outputs per token end with those of padding.
                 if output.dim() != expected.dim() or output.shape[0] < expected.shape[0]:
                     return False
                 output = output[: expected.shape[0]]
-            # Not a number is not less than anything.
+            # `not <=` instead of `>`, so that NaN counts as a difference.
             if output.shape != expected.shape or not torch.dist(output, expected) <= tolerance * expected.norm():
                 return False
     return True

@@ -1,4 +1,7 @@
-"""Computes items that arrive while the model is busy together, without one of them waiting for company."""
+"""Engine that batches the items that arrive while the model is busy.
+
+No item waits for others to arrive: a batch starts as soon as a worker is idle.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,8 @@ from runners.engines.runner import Runner
 logger = logging.getLogger(__name__)
 
 
-class _Waiting:
-    """A row of an item, and where its output belongs."""
+class _WaitingRow:
+    """Waiting row of an item, and the index of its output."""
 
     __slots__ = ("entry", "index", "row")
 
@@ -41,31 +44,31 @@ class _Waiting:
 
 
 class _RowsEntry(QueuedItem):
-    """An item whose rows are computed on their own."""
+    """Queued item whose rows can be computed in different batches."""
 
-    def wait(self) -> list[_Waiting]:
-        """Its rows, none of which has an output yet."""
+    def create_rows(self) -> list[_WaitingRow]:
+        """Create the waiting rows of the prepared job, and reset its outputs."""
         self.outputs: list[Any] = [None] * len(self.job.rows)
         self.missing = len(self.job.rows)
-        return [_Waiting(self, i, row) for i, row in enumerate(self.job.rows)]
+        return [_WaitingRow(self, i, row) for i, row in enumerate(self.job.rows)]
 
 
 @dataclass(frozen=True, slots=True)
-class _Pass:
-    """A batch with an output for each row, and when it was computed."""
+class _ComputedBatch:
+    """Batch with one output per row, and the times of its start and end by `monotonic`."""
 
-    batch: list[_Waiting]
+    rows: list[_WaitingRow]
     outputs: Sequence[Any]
     started: float
     ended: float
 
 
 class BatchEngine:
-    """Adaptive batching around a runner.
+    """Adaptive batching engine around a runner.
 
-    One thread prepares and finishes items, the others do nothing but forward passes, so the text of the next batch is
-    tokenized while the present ones are computed. The event loop decides what goes where. An item that is alone is
-    prepared, computed and finished by one thread: each change of threads takes a third of a millisecond.
+    One thread prepares and finishes items, and worker threads only compute forward passes. So the next batch is
+    tokenized while the current ones are computed. The event loop schedules both. An item that arrives while the engine
+    is idle is prepared, computed and finished by one worker, because each switch between threads takes 0.3 ms.
     """
 
     def __init__(
@@ -79,20 +82,20 @@ class BatchEngine:
         self._runner = runner
         self._observer = observer or Unobserved()
         self._intake = Intake(runner, max_queue_size, self._observer)
-        self._lanes = WorkerPool(compute, runner.parallelism, runner.use_threads)
-        self._numbers = NanMonitor(runner.settings.name, self._observer)
-        self._waiting: list[_Waiting] = []
-        self._rows_wait = asyncio.Event()
+        self._workers = WorkerPool(compute, runner.parallelism, runner.use_threads)
+        self._nan_monitor = NanMonitor(runner.settings.name, self._observer)
+        self._waiting: list[_WaitingRow] = []
+        self._has_waiting = asyncio.Event()
         self._finishing: set[asyncio.Task[None]] = set()
 
     def submit(self, item: Item, listener: StreamListener | None = None) -> asyncio.Future[Any]:
         """Queue an item.
 
         Returns:
-            A future of its answer; cancel it and the item is not computed, or its result is dropped.
+            A future of its answer. If it is cancelled, the item is not computed, or its result is dropped.
 
         Raises:
-            InvalidRequest: there is a listener; answers of one forward pass have no pieces.
+            InvalidRequest: there is a listener, but the answer of a forward pass cannot be streamed.
             Overloaded: the queue is full.
         """
         if listener is not None:
@@ -102,54 +105,54 @@ class BatchEngine:
         return entry.future
 
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Process items until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._intake.run(self._prepared, partial(self._start_single_item, group)))
-                group.create_task(self._compute_what_waits(group))
+                group.create_task(self._intake.run(self._enqueue_rows, partial(self._start_single_item, group)))
+                group.create_task(self._dispatch_batches(group))
         finally:
-            self._lanes.shutdown()
+            self._workers.shutdown()
 
-    def _prepared(self, entries: Sequence[QueuedItem]) -> None:
+    def _enqueue_rows(self, entries: Sequence[QueuedItem]) -> None:
         for entry in entries:
             assert isinstance(entry, _RowsEntry)
-            self._waiting.extend(entry.wait())
-        self._rows_wait.set()
+            self._waiting.extend(entry.create_rows())
+        self._has_waiting.set()
 
-    async def _compute_what_waits(self, group: asyncio.TaskGroup) -> None:
+    async def _dispatch_batches(self, group: asyncio.TaskGroup) -> None:
         while True:
-            await self._lanes.wait_idle()
-            await self._rows_wait.wait()
-            if not self._lanes.idle:
-                continue  # meanwhile an item alone has taken the last one
+            await self._workers.wait_idle()
+            await self._has_waiting.wait()
+            if not self._workers.idle:
+                continue  # a single item has acquired the last idle worker in the meantime
             self._waiting = [waiting for waiting in self._waiting if not waiting.entry.future.done()]
             if not self._waiting:
-                self._rows_wait.clear()
+                self._has_waiting.clear()
                 continue
-            batch = self._next_batch()
-            group.create_task(self._compute(batch, self._lanes.take(alone=not self._waiting)))
+            batch = self._take_batch()
+            group.create_task(self._compute(batch, self._workers.acquire(alone=not self._waiting)))
 
-    def _next_batch(self) -> list[_Waiting]:
+    def _take_batch(self) -> list[_WaitingRow]:
         limits = self._runner.limits
-        # Two lanes with half of what waits each are done before one that has all of it.
-        share = math.ceil(len(self._waiting) / self._lanes.idle)
+        # Two workers with half of the rows each finish earlier than one worker with all rows.
+        share = math.ceil(len(self._waiting) / self._workers.idle)
         picked = select_batch(
             [waiting.row for waiting in self._waiting], replace(limits, max_rows=min(limits.max_rows, share))
         )
         batch = [self._waiting[i] for i in picked]
-        chosen = set(picked)
-        self._waiting = [waiting for i, waiting in enumerate(self._waiting) if i not in chosen]
+        taken = set(picked)
+        self._waiting = [waiting for i, waiting in enumerate(self._waiting) if i not in taken]
         return batch
 
-    async def _compute(self, batch: list[_Waiting], lane: Worker) -> None:
+    async def _compute(self, batch: list[_WaitingRow], worker: Worker) -> None:
         started = monotonic()
         for waiting in batch:
             self._intake.started(waiting.entry, started)
         try:
-            computed = await lane.run(self._pass, batch)
+            computed = await worker.run(self._compute_batch, batch)
         finally:
-            self._lanes.give_back(lane)
-        self._tell(computed, lane)
+            self._workers.release(worker)
+        self._record_batch(computed, worker)
         complete = []
         for waiting, output in zip(batch, computed.outputs, strict=True):
             entry = waiting.entry
@@ -167,94 +170,99 @@ class BatchEngine:
 
     def _start_single_item(self, group: asyncio.TaskGroup, entry: QueuedItem) -> bool:
         assert isinstance(entry, _RowsEntry)
-        if self._waiting or self._lanes.idle < self._lanes.number:
+        if self._waiting or self._workers.idle < self._workers.size:
             return False
-        group.create_task(self._compute_alone(entry, self._lanes.take(alone=True)))
+        group.create_task(self._compute_single_item(entry, self._workers.acquire(alone=True)))
         return True
 
-    async def _compute_alone(self, entry: _RowsEntry, lane: Worker) -> None:
+    async def _compute_single_item(self, entry: _RowsEntry, worker: Worker) -> None:
         self._intake.started(entry, monotonic())
         try:
-            answered = await lane.run(self._answer, entry)
+            answered = await worker.run(self._answer_single_item, entry)
         finally:
-            self._lanes.give_back(lane)
+            self._workers.release(worker)
         if answered is None:
-            self._prepared([entry])
+            self._enqueue_rows([entry])
             return
         result, computed = answered
         if computed is not None:
-            self._tell(computed, lane)
+            self._record_batch(computed, worker)
         entry.settle(result)
 
     async def _finish_all(self, entries: list[_RowsEntry]) -> None:
         loop = asyncio.get_running_loop()
-        wanted = [entry for entry in entries if not entry.future.done()]
-        results = await loop.run_in_executor(self._intake.text, self._finish, wanted)
-        for entry, result in zip(wanted, results, strict=True):
+        unanswered = [entry for entry in entries if not entry.future.done()]
+        results = await loop.run_in_executor(self._intake.text_executor, self._finish_in_thread, unanswered)
+        for entry, result in zip(unanswered, results, strict=True):
             entry.settle(result)
 
-    def _tell(self, computed: _Pass, lane: Worker) -> None:
-        """Tell of a batch whoever measures, counts, follows an item or reads the log."""
-        batch, started, ended = computed.batch, computed.started, computed.ended
+    def _record_batch(self, computed: _ComputedBatch, worker: Worker) -> None:
+        """Report a batch to the wait estimate, thread choice, metrics, NaN monitor, traces and log."""
+        batch, started, ended = computed.rows, computed.started, computed.ended
         seconds = ended - started
         items = sum(1 / len(waiting.entry.job.rows) for waiting in batch)
-        self._intake.learn_speed(seconds / items / self._lanes.number)
+        self._intake.learn_speed(seconds / items / self._workers.size)
         lengths = [waiting.row.length for waiting in batch]
         tokens = sum(lengths)
-        self._lanes.learn(lane, tokens, seconds)
+        self._workers.record_duration(worker, tokens, seconds)
         padding = max(lengths) * len(lengths) - tokens if self._runner.limits.padded else 0
         self._observer.batch(len(batch), tokens, padding)
         self._observer.read(tokens)
-        self._numbers.saw(only_nan(computed.outputs))
+        self._nan_monitor.saw(only_nan(computed.outputs))
         traces = {waiting.entry: trace for waiting in batch if (trace := waiting.entry.item.trace) is not None}
         for trace in traces.values():
             trace.batch(started, ended, rows=len(batch), tokens=tokens, padding=padding)
         if logger.isEnabledFor(logging.DEBUG):
-            with _about(batch):
+            with _batch_context(batch):
                 logger.debug(
-                    "batch of %d rows, %d tokens, %.0f %% padding, %.1f ms, %d rows wait",
+                    "batch of %d rows, %d tokens, %.0f %% padding, %.1f ms, %d rows waiting",
                     len(batch), tokens, 100 * padding / max(tokens + padding, 1), 1000 * seconds, len(self._waiting),
                 )  # fmt: skip
 
-    # The rest runs on the other threads.
+    # The methods below run in worker threads and in the text thread.
 
-    def _finish(self, entries: Sequence[_RowsEntry]) -> list[Any]:
+    def _finish_in_thread(self, entries: Sequence[_RowsEntry]) -> list[Any]:
         return [self._finish_one(entry) for entry in entries]
 
     def _finish_one(self, entry: _RowsEntry) -> Any:
         with self._intake.tokenizer_lock, working_on(entry.item, "finish"):
             return guarded("finishing", self._runner.finish, entry.job, entry.outputs)
 
-    def _answer(self, entry: _RowsEntry) -> tuple[Any, _Pass | None] | None:
-        """An item's result or error, with its pass if there was one; None if lanes may share its rows."""
+    def _answer_single_item(self, entry: _RowsEntry) -> tuple[Any, _ComputedBatch | None] | None:
+        """Prepare, compute and finish an item of one row.
+
+        Returns:
+            The result or the error, and the computed batch if there was one; None if the item has several rows, which
+            other workers can share.
+        """
         job = self._intake.prepare(entry)
         if isinstance(job, ServingError):
             return job, None
         entry.job = job
-        rows = entry.wait()
+        rows = entry.create_rows()
         if len(rows) != 1:
             return None
-        computed = self._pass(rows)
+        computed = self._compute_batch(rows)
         [output] = entry.outputs = list(computed.outputs)
         return output if isinstance(output, ServingError) else self._finish_one(entry), computed
 
-    def _pass(self, batch: list[_Waiting]) -> _Pass:
+    def _compute_batch(self, batch: list[_WaitingRow]) -> _ComputedBatch:
         started = monotonic()
         outputs = self._forward(batch)
-        return _Pass(batch, outputs, started, monotonic())
+        return _ComputedBatch(batch, outputs, started, monotonic())
 
-    def _forward(self, batch: Sequence[_Waiting]) -> Sequence[Any]:
-        with _about(batch):
+    def _forward(self, batch: Sequence[_WaitingRow]) -> Sequence[Any]:
+        with _batch_context(batch):
             try:
                 return self._runner.forward([waiting.row for waiting in batch])
             except Exception as error:
                 failed = error
-            # Outside of the handler, which would keep what the failed pass holds.
+            # Outside of the handler, which would keep the tensors of the failed pass alive.
             if len(batch) == 1:
                 return [error_for_item(failed)]
             first, second = retry_in_halves(batch, "rows", self._forward, failed)
             return [*first, *second]
 
 
-def _about(batch: Sequence[_Waiting]) -> AbstractContextManager[None]:
+def _batch_context(batch: Sequence[_WaitingRow]) -> AbstractContextManager[None]:
     return request_context(*(waiting.entry.item.request_context for waiting in batch))

@@ -1,4 +1,4 @@
-"""What comes before any computing: a bounded number of items, made ready one thread away from the event loop."""
+"""Bounded queue of items, which are prepared in a thread next to the event loop."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from runners.engines.runner import Job, Runner
 
 logger = logging.getLogger(__name__)
 
-#: Items prepared in one visit to the other thread: enough to make the visit cheap, few enough to start soon.
-_PREPARE_AT_ONCE = 32
+#: Items prepared per call of the text thread: enough to make the call cheap, few enough to start computing soon.
+_PREPARE_CHUNK = 32
 
 
 class QueuedItem:
-    """An item on its way through an engine.
+    """State of one item in an engine.
 
     Attributes:
-        arrived: when, by `monotonic`.
-        claim: its share of the room for what waits; set once it is queued.
-        job: set once it is prepared.
+        arrived: time of arrival, by `monotonic`.
         started: whether its first forward pass has begun.
+        future: receives the answer or the error.
+        reservation: its rows and tokens in the admission control; set once it is queued.
+        job: set once it is prepared.
     """
 
     def __init__(self, item: Item) -> None:
@@ -45,7 +46,7 @@ class QueuedItem:
         self.job: Job[Any, Any]
 
     def settle(self, result: Any) -> None:
-        """Hand the result, or the error, to whoever still waits for it."""
+        """Set the result or the error on the future, unless it is done or cancelled."""
         if self.future.done():
             return
         if isinstance(result, BaseException):
@@ -55,90 +56,98 @@ class QueuedItem:
 
 
 class Intake:
-    """Takes items while there is room, and prepares them in order.
+    """Bounded queue that prepares items in order of arrival.
 
     Attributes:
-        text: the thread for tokenizing and decoding.
-        one_at_a_time: held by whoever tokenizes or decodes: a tokenizer refuses to be used by two threads at once.
+        text_executor: thread that tokenizes and decodes.
+        tokenizer_lock: held while tokenizing or decoding; a tokenizer fails if two threads use it at the same time.
+        admission: limit on the rows and tokens of all unfinished items.
     """
 
     def __init__(self, runner: Runner[Any, Any, Any, Any], max_queue_size: int, observer: EngineObserver) -> None:
         self._observer = observer
-        self._waiting = 0
-        self.text = ThreadPoolExecutor(1, thread_name_prefix="text")
+        self._unstarted = 0
+        self.text_executor = ThreadPoolExecutor(1, thread_name_prefix="text")
         self.tokenizer_lock = Lock()
         self._runner = runner
         self._max_queue_size = max_queue_size
         self._arrived: deque[QueuedItem] = deque()
-        self._news = asyncio.Event()
+        self._has_arrived = asyncio.Event()
         self._unfinished = 0
         self._seconds_per_item = 0.05
         settings = runner.settings
         self.admission = runner.admission = Admission(
-            settings.max_queue_rows, settings.max_queue_tokens, self._wait_seconds
+            settings.max_queue_rows, settings.max_queue_tokens, self._estimate_wait
         )
 
     def add(self, entry: QueuedItem) -> None:
-        """Queue an item; it counts until its future is done.
+        """Queue an item; it counts towards the limits until its future is done.
 
         Raises:
-            Overloaded: `max_queue_size` items are unfinished already, or as many rows or tokens as may be.
+            Overloaded: `max_queue_size` items are unfinished already, or the limit on rows or tokens is reached.
         """
         if self._unfinished >= self._max_queue_size:
             raise Overloaded(
-                f"{self._unfinished} instances are waiting already: try again later", retry_after=self._wait_seconds()
+                f"{self._unfinished} instances are waiting already: try again later", retry_after=self._estimate_wait()
             )
-        entry.reservation = self.admission.enter(entry.item.instance)
+        entry.reservation = self.admission.reserve(entry.item.instance)
         self._unfinished += 1
-        self._wait(1)
-        entry.future.add_done_callback(lambda _: self._one_less(entry))
+        self._change_unstarted(1)
+        entry.future.add_done_callback(lambda _: self._remove(entry))
         self._arrived.append(entry)
-        self._news.set()
+        self._has_arrived.set()
 
     def started(self, entry: QueuedItem, at: float) -> None:
-        """An item's forward pass begins; the first one ends its waiting."""
+        """Record that a forward pass with the item begins; the first one ends its queue wait.
+
+        Args:
+            at: time of the start, by `monotonic`.
+        """
         if not entry.started and not entry.future.done():
             entry.started = True
-            self._wait(-1)
+            self._change_unstarted(-1)
             self._observer.started(at - entry.arrived)
 
-    def _one_less(self, entry: QueuedItem) -> None:
+    def _remove(self, entry: QueuedItem) -> None:
         self._unfinished -= 1
-        self.admission.leave(entry.reservation)
+        self.admission.release(entry.reservation)
         if not entry.started:
-            self._wait(-1)
+            self._change_unstarted(-1)
 
-    def _wait_seconds(self) -> int:
-        """Estimate how long the waiting items will take."""
+    def _estimate_wait(self) -> int:
+        """Estimate the seconds that the unfinished items will take, between 1 and 60."""
         return min(max(math.ceil(self._unfinished * self._seconds_per_item), 1), 60)
 
-    def _wait(self, change: int) -> None:
-        self._waiting += change
-        self._observer.waiting(self._waiting)
+    def _change_unstarted(self, change: int) -> None:
+        self._unstarted += change
+        self._observer.waiting(self._unstarted)
 
     def learn_speed(self, seconds_per_item: float) -> None:
-        """Take a measurement into the estimate of how long a full queue lasts."""
+        """Update the moving average of the seconds per item."""
         self._seconds_per_item += 0.1 * (seconds_per_item - self._seconds_per_item)
 
     async def run(
-        self, prepared: Callable[[Sequence[QueuedItem]], None], taken: Callable[[QueuedItem], bool] = lambda _: False
+        self,
+        enqueue: Callable[[Sequence[QueuedItem]], None],
+        start_single_item: Callable[[QueuedItem], bool] = lambda _: False,
     ) -> None:
-        """Prepare what arrives until cancelled; those that can be computed are handed on, the others settled.
+        """Prepare arriving items until cancelled.
 
         Args:
-            taken: told of an item that has arrived alone; whether it was taken to be prepared elsewhere.
+            enqueue: called with the items that are ready to be computed; the others are settled with their error.
+            start_single_item: called with an item that arrived alone; returns whether it prepares the item itself.
         """
         loop = asyncio.get_running_loop()
         try:
             while True:
-                await self._news.wait()
-                self._news.clear()
+                await self._has_arrived.wait()
+                self._has_arrived.clear()
                 while self._arrived:
-                    entries = [self._arrived.popleft() for _ in range(min(len(self._arrived), _PREPARE_AT_ONCE))]
+                    entries = [self._arrived.popleft() for _ in range(min(len(self._arrived), _PREPARE_CHUNK))]
                     entries = [entry for entry in entries if not entry.future.done()]
-                    if len(entries) == 1 and not self._arrived and taken(entries[0]):
+                    if len(entries) == 1 and not self._arrived and start_single_item(entries[0]):
                         continue
-                    jobs = await loop.run_in_executor(self.text, self._prepare, entries)
+                    jobs = await loop.run_in_executor(self.text_executor, self._prepare_all, entries)
                     ready = []
                     for entry, job in zip(entries, jobs, strict=True):
                         if isinstance(job, ServingError):
@@ -146,31 +155,38 @@ class Intake:
                         else:
                             entry.job = job
                             ready.append(entry)
-                    prepared(ready)
+                    enqueue(ready)
         finally:
-            self.text.shutdown(wait=False, cancel_futures=True)
+            self.text_executor.shutdown(wait=False, cancel_futures=True)
 
-    def _prepare(self, entries: Sequence[QueuedItem]) -> list[Job[Any, Any] | ServingError]:
+    def _prepare_all(self, entries: Sequence[QueuedItem]) -> list[Job[Any, Any] | ServingError]:
         return [self.prepare(entry) for entry in entries]
 
     def prepare(self, entry: QueuedItem) -> Job[Any, Any] | ServingError:
-        """Make an item ready, in any thread but the event loop's; the error of a step as a value."""
-        with self.tokenizer_lock, working_on(entry.item, "prepare"):
-            self.admission.prepare(entry.reservation)
-            return guarded("preparing", self._within_room, entry.item)  # type: ignore[no-any-return]
+        """Prepare an item, and return its job or its error.
 
-    def _within_room(self, item: Item) -> Job[Any, Any]:
+        Call it from any thread except that of the event loop.
+        """
+        with self.tokenizer_lock, working_on(entry.item, "prepare"):
+            self.admission.begin_preparing(entry.reservation)
+            return guarded("preparing", self._prepare_within_limits, entry.item)  # type: ignore[no-any-return]
+
+    def _prepare_within_limits(self, item: Item) -> Job[Any, Any]:
         job = self._runner.prepare_item(item)
-        self.admission.hold(*self._runner.weight(job))
+        self.admission.resize(*self._runner.weight(job))
         return job
 
 
 def guarded(what: str, step: Any, *arguments: Any) -> Any:
-    """The step's result, or the error of this one item as a value."""
+    """Call a step for one item, and return its result or the item's `ServingError`.
+
+    Args:
+        what: the step as a participle, for the log.
+    """
     try:
         return step(*arguments)
     except ServingError as error:
-        # Its frames hold the tokens of a text for as long as anybody has the error.
+        # The frames would keep the item's tokens in memory as long as the error is referenced.
         return error.with_traceback(None)
     except RecursionError:
         return InvalidRequest("is nested too deeply")

@@ -1,4 +1,4 @@
-"""Threads that compute batches side by side."""
+"""Pool of worker threads that compute batches in parallel."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ ResultT = TypeVar("ResultT")
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A place for one batch.
+    """Worker of the pool, with the number of threads for its next batch.
 
     Attributes:
-        number: the first lane is 0.
-        threads: that the batch is computed with; None leaves the number as it is.
+        index: position in the pool, from 0.
+        threads: threads to compute the batch with; None keeps the current number.
+        executor: the thread that calls `forward`.
+        use_threads: sets the number of threads of the calling thread.
     """
 
-    number: int
+    index: int
     threads: int | None
     executor: ThreadPoolExecutor
     use_threads: Callable[[int], None]
 
     async def run(self, compute: Callable[[ArgumentT], ResultT], batch: ArgumentT) -> ResultT:
-        """Compute a batch in the lane's thread."""
+        """Compute a batch in the worker's thread."""
         return await asyncio.get_running_loop().run_in_executor(self.executor, self._run, compute, batch)
 
     def _run(self, compute: Callable[[ArgumentT], ResultT], batch: ArgumentT) -> ResultT:
@@ -40,63 +42,65 @@ class Worker:
 
 
 class WorkerPool:
-    """Gives out lanes to batches.
+    """Pool of workers that compute batches in parallel.
 
     Args:
-        first: the thread of the first lane. It alone is ever given several threads of its own: libraries keep such
-            threads for each thread that asked for them, and more of them than cores wait for each other asleep.
-        use_threads: sets how many threads compute what the calling thread starts.
+        first: thread of the first worker. Only this worker ever uses several threads. Libraries keep a thread pool per
+            calling thread, and when there are more threads than cores, they sleep while they wait for each other.
+        parallelism: number of workers and their threads.
+        use_threads: sets the number of threads for computations that the calling thread starts.
     """
 
     def __init__(self, first: ThreadPoolExecutor, parallelism: Parallelism, use_threads: Callable[[int], None]) -> None:
-        others = [ThreadPoolExecutor(1, f"compute-{number}") for number in range(1, parallelism.lanes)]
-        self.number = parallelism.lanes
+        others = [ThreadPoolExecutor(1, f"compute-{index}") for index in range(1, parallelism.workers)]
+        self.size = parallelism.workers
         self._executors = [first, *others]
         self._parallelism = parallelism
         self._use_threads = use_threads
-        alone = parallelism.threads_alone
-        self._choice = ThreadChoice(alone) if alone is not None else None
-        self._undisturbed: Worker | None = None
-        self._free = set(range(self.number))
-        self._some_free = asyncio.Event()
-        self._some_free.set()
+        threads_alone = parallelism.threads_alone
+        self._thread_choice = ThreadChoice(threads_alone) if threads_alone is not None else None
+        self._only_busy: Worker | None = None
+        self._idle = set(range(self.size))
+        self._has_idle = asyncio.Event()
+        self._has_idle.set()
 
     @property
     def idle(self) -> int:
-        """How many compute nothing."""
-        return len(self._free)
+        """Number of idle workers."""
+        return len(self._idle)
 
     async def wait_idle(self) -> None:
-        """Wait until one of them computes nothing."""
-        await self._some_free.wait()
+        """Wait until a worker is idle."""
+        await self._has_idle.wait()
 
-    def take(self, *, alone: bool) -> Worker:
-        """One that computes nothing.
+    def acquire(self, *, alone: bool) -> Worker:
+        """Return an idle worker and mark it as busy.
 
         Args:
-            alone: no other batch waits to be computed.
+            alone: whether no other batch is waiting.
         """
-        alone = alone and self.idle == self.number
-        number = min(self._free)
-        self._free.remove(number)
-        if not self._free:
-            self._some_free.clear()
-        threads = self._choice.choose() if alone and self._choice is not None else self._parallelism.threads
-        lane = Worker(number, threads, self._executors[number], self._use_threads)
-        self._undisturbed = lane if alone else None
-        return lane
+        alone = alone and self.idle == self.size
+        index = min(self._idle)
+        self._idle.remove(index)
+        if not self._idle:
+            self._has_idle.clear()
+        choice = self._thread_choice if alone else None
+        threads = choice.choose() if choice is not None else self._parallelism.threads
+        worker = Worker(index, threads, self._executors[index], self._use_threads)
+        self._only_busy = worker if alone else None
+        return worker
 
-    def learn(self, lane: Worker, tokens: int, seconds: float) -> None:
-        """Take note of what a batch has taken, if no other was computed beside it."""
-        if lane is self._undisturbed and self._choice is not None and lane.threads is not None:
-            self._choice.learn(lane.threads, tokens, seconds)
+    def record_duration(self, worker: Worker, tokens: int, seconds: float) -> None:
+        """Record the duration of a batch, if no other batch was computed in parallel."""
+        if worker is self._only_busy and self._thread_choice is not None and worker.threads is not None:
+            self._thread_choice.learn(worker.threads, tokens, seconds)
 
-    def give_back(self, lane: Worker) -> None:
-        """It computes nothing any more."""
-        self._free.add(lane.number)
-        self._some_free.set()
+    def release(self, worker: Worker) -> None:
+        """Mark a worker as idle."""
+        self._idle.add(worker.index)
+        self._has_idle.set()
 
     def shutdown(self) -> None:
-        """End the threads; that of the first lane is somebody else's."""
+        """Stop all threads but the first worker's, which belongs to the caller."""
         for executor in self._executors[1:]:
             executor.shutdown(wait=False, cancel_futures=True)

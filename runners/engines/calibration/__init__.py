@@ -1,1 +1,4 @@
-"""What batches, lanes and threads suit a model on the machine it is on: measured when it is loaded, and kept."""
+"""Calibration of batch size, workers and threads for a model on this machine.
+
+Plans are measured when a model is loaded, and cached on disk.
+"""

@@ -1,30 +1,31 @@
-"""From what was measured to what is chosen."""
+"""Choice of a configuration from measurements."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-#: A larger batch makes everybody in it wait longer, so it must bring more than this.
-_WORTH = 0.02
+#: Relative gain in speed that justifies a larger batch, whose items all wait longer.
+_MIN_GAIN_BY_ROWS = 0.02
 
-#: A machine is never quite still: lanes that are less than this much faster may be no faster.
-_CLEARLY = 0.05
+#: Relative gain in speed that justifies another number of workers; smaller differences may be noise.
+_MIN_GAIN_BY_WORKERS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What one arrangement has computed in one go.
+    """Timing of one configuration.
 
     Attributes:
-        lanes: batches that were computed side by side.
-        threads: of each lane; None leaves the number as it is.
-        rows: in each batch.
-        tokens: of all rows of all lanes.
-        seconds: until the last lane was done; the shortest of several times, as others only ever slow it down.
+        workers: batches computed in parallel.
+        threads: threads per worker; None keeps the current number.
+        rows: rows per batch.
+        tokens: tokens of all rows of all workers.
+        seconds: time until the last worker finished; the minimum of several runs, because other load on the machine
+            only makes a run slower.
     """
 
-    lanes: int
+    workers: int
     threads: int | None
     rows: int
     tokens: int
@@ -32,36 +33,43 @@ class Measurement:
 
     @property
     def speed(self) -> float:
-        """Tokens a second."""
+        """Tokens per second."""
         return self.tokens / self.seconds
 
-    def has_lanes_of(self, other: Measurement) -> bool:
-        """Whether as many batches were computed side by side, with as many threads each."""
-        return (self.lanes, self.threads) == (other.lanes, other.threads)
+    def has_same_workers(self, other: Measurement) -> bool:
+        """Return whether the numbers of workers and of threads per worker are equal."""
+        return (self.workers, self.threads) == (other.workers, other.threads)
 
 
-def most_worthwhile(measured: Sequence[Measurement], usual: Measurement) -> Measurement:
-    """The fewest rows that are nearly as fast as any, in lanes as they are usual unless others are clearly faster.
+def choose_measurement(measured: Sequence[Measurement], usual: Measurement) -> Measurement:
+    """Return the fewest rows that are nearly as fast as the best.
+
+    The default workers and threads are kept unless others are clearly faster.
 
     Args:
-        measured: of equal arrangements, the one with fewer rows is first.
-        usual: one of them, what is done where nothing is measured.
+        measured: measurements; with equal workers and threads, the one with fewer rows is first.
+        usual: the measurement of the default configuration, which is one of them.
     """
-    best = max((one for one in measured if one.has_lanes_of(usual)), key=_speed)
-    fastest = max(measured, key=_speed)
-    if fastest.speed >= (1 + _CLEARLY) * best.speed:
+    best = max((one for one in measured if one.has_same_workers(usual)), key=_speed_of)
+    fastest = max(measured, key=_speed_of)
+    if fastest.speed >= (1 + _MIN_GAIN_BY_WORKERS) * best.speed:
         best = fastest
-    return next(one for one in measured if one.has_lanes_of(best) and one.speed >= (1 - _WORTH) * best.speed)
+    min_speed = (1 - _MIN_GAIN_BY_ROWS) * best.speed
+    return next(one for one in measured if one.has_same_workers(best) and one.speed >= min_speed)
 
 
-def _speed(one: Measurement) -> float:
+def _speed_of(one: Measurement) -> float:
     return one.speed
 
 
-def quickest_alone(measured: Sequence[Measurement]) -> int | None:
-    """The number of threads that has a single row done first; of equally quick ones, the fewest."""
-    alone = [one for one in measured if one.lanes == one.rows == 1]
+def choose_threads_alone(measured: Sequence[Measurement]) -> int | None:
+    """Return the fewest threads that are nearly the fastest for a single row.
+
+    Returns:
+        None if no single row was measured with one worker, or the threads were not set.
+    """
+    alone = [one for one in measured if one.workers == one.rows == 1]
     if not alone:
         return None
     least = min(one.seconds for one in alone)
-    return min(one.threads or 0 for one in alone if one.seconds <= (1 + _WORTH) * least) or None
+    return min(one.threads or 0 for one in alone if one.seconds <= (1 + _MIN_GAIN_BY_ROWS) * least) or None

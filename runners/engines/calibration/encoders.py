@@ -1,4 +1,4 @@
-"""Which batches a model computes fastest that reads each of them once."""
+"""Calibration of batch size, workers and threads of an encoder."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from typing import Any
 
 import torch
 
-from runners.engines.calibration.choice import Measurement, most_worthwhile, quickest_alone
-from runners.engines.calibration.stopwatch import Stopwatch, own_share
+from runners.engines.calibration.choice import Measurement, choose_measurement, choose_threads_alone
+from runners.engines.calibration.stopwatch import Stopwatch, watch_cpu_share
 from runners.engines.rows import BatchLimits, Parallelism, Row
 from runners.kernels.cores import use_threads
 
 logger = logging.getLogger(__name__)
 
-#: Rows in a batch that are tried; a GPU wants many.
+#: Numbers of rows per batch to measure; a GPU needs large batches.
 CPU_ROWS, GPU_ROWS = (1, 2, 4, 8, 16, 32), (1, 4, 16, 32, 64, 128, 256)
 
-#: Tokens of the rows that are tried, over and over: what people ask is short, and rarely alike in length.
+#: Tokens of the measured rows, repeated in this order: typical requests are short and of different lengths.
 _LENGTHS = (40, 24, 64, 16, 48, 32)
-#: The same where rows are padded, and so chosen alike in length.
+#: The same for padded rows, which the scheduler selects by similar length.
 _LENGTHS_ALIKE = (40, 36, 44, 38)
 
-#: A batch of many short texts may have more rows than one of those that were tried.
-_LEAST_TOKENS = 8
+#: Assumed minimum tokens per row: a batch of short rows may have more rows than the measured ones.
+_MIN_ROW_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """How batches are made and computed."""
+    """Batch limits and parallelism of a model."""
 
     limits: BatchLimits
     parallelism: Parallelism
@@ -40,20 +40,21 @@ class BatchPlan:
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    lanes: int
+    workers: int
     threads: int | None
     rows: int
 
     @property
     def cost(self) -> int:
-        return self.lanes * self.rows
+        return self.workers * self.rows
 
 
 def lanes_of(cores: int) -> list[tuple[int, int]]:
-    """Numbers of lanes to try on a CPU, with the threads of each: a lane for each core, or one for all.
+    """Return the pairs of workers and threads per worker to measure on a CPU.
 
-    Lanes of several threads would each keep threads of their own beside those of the first, which has all of them for
-    a batch that is alone: more than there are cores.
+    The pairs are one worker per core, and one worker with all cores. Several workers with several threads each are not
+    measured: every worker would keep its own thread pool next to that of the first worker, which has all threads for a
+    batch that is computed alone, so there would be more threads than cores.
     """
     return [(cores, 1), (1, cores)] if cores > 1 else [(1, 1)]
 
@@ -68,53 +69,56 @@ def calibrate(
     seconds: float,
     longest: int | None,
 ) -> BatchPlan | None:
-    """Compute batches of several sizes, side by side or not, and choose.
+    """Measure batches of several sizes, in one worker or in several, and choose a plan.
 
     Args:
         forward: computes rows of equal key as one batch.
-        example: a row whose inputs are repeated to make longer ones.
-        usual: what is done where nothing is measured.
-        rows: in a batch, to be tried; the fewest first, those of `usual` among them.
-        lanes: to be tried: how many, with the threads of each, None to leave them as they are; those of `usual` first.
-        seconds: that it may take.
-        longest: tokens that the model can read; None if it has no limit.
+        example: row whose inputs are repeated to make rows of the measured lengths.
+        usual: default plan, used if nothing is measured.
+        rows: numbers of rows per batch to measure, ascending; they include that of `usual`.
+        lanes: pairs of workers and threads per worker to measure, those of `usual` first. None for the threads keeps
+            the current number.
+        seconds: time limit of the calibration.
+        longest: maximum number of tokens per row; None if the model has no limit.
 
     Returns:
-        None if nothing can be said: others kept the processors busy, or a batch takes too long to try several.
+        None if other processes kept the CPU busy, or if a batch takes too long to measure several.
     """
-    cases = sorted((_Case(*some, number) for some in lanes for number in rows), key=lambda case: case.cost)
-    cores = max(case.lanes * case.threads if case.threads else 0 for case in cases) or None
+    cases = sorted((_Case(*pair, number) for pair in lanes for number in rows), key=lambda case: case.cost)
+    cores = max(case.workers * case.threads if case.threads else 0 for case in cases) or None
     lengths = _LENGTHS_ALIKE if usual.limits.padded else _LENGTHS
-    every = [_row(example, min(lengths[i % len(lengths)], longest or max(lengths))) for i in range(rows[-1])]
+    all_rows = [_make_row(example, min(lengths[i % len(lengths)], longest or max(lengths))) for i in range(rows[-1])]
     stopwatch: Stopwatch[_Case] = Stopwatch(seconds)
-    with ThreadPoolExecutor(max(case.lanes for case in cases)) as others, own_share(cores) as share, _threads_kept():
+    most_workers = max(case.workers for case in cases)
+    with ThreadPoolExecutor(most_workers) as others, watch_cpu_share(cores) as share, _restore_threads():
 
         def compute(case: _Case) -> None:
-            batch = every[: case.rows]
-            beside = [others.submit(_compute, forward, batch, case.threads) for _ in range(case.lanes - 1)]
+            batch = all_rows[: case.rows]
+            parallel = [others.submit(_compute, forward, batch, case.threads) for _ in range(case.workers - 1)]
             _compute(forward, batch, case.threads)
-            for one in beside:
+            for one in parallel:
                 one.result()
 
         stopwatch.measure(cases, compute, lambda case: case.cost)
     if share.too_small:
-        logger.info("which batches suit this machine was not measured: others keep it busy")
+        logger.info("calibration of batches skipped: other processes keep the CPU busy")
         return None
     by_rows = sorted(stopwatch.best.items(), key=lambda item: item[0].rows)
-    tokens = {number: sum(row.length for row in every[:number]) for number in rows}
+    tokens = {number: sum(row.length for row in all_rows[:number]) for number in rows}
     measured = {
-        case: Measurement(case.lanes, case.threads, case.rows, case.lanes * tokens[case.rows], took)
+        case: Measurement(case.workers, case.threads, case.rows, case.workers * tokens[case.rows], took)
         for case, took in by_rows
     }
-    before = measured.get(_Case(*lanes[0], usual.limits.max_rows))
-    if before is None:
+    default = measured.get(_Case(*lanes[0], usual.limits.max_rows))
+    if default is None:
         return None
-    return _plan(most_worthwhile(list(measured.values()), before), list(measured.values()), every, usual.limits)
+    measurements = list(measured.values())
+    return _make_plan(choose_measurement(measurements, default), measurements, all_rows, usual.limits)
 
 
 @contextmanager
-def _threads_kept() -> Iterator[None]:
-    """Set the number of threads to what it was, whatever the body does."""
+def _restore_threads() -> Iterator[None]:
+    """Restore the number of threads after the body, also if it raises."""
     threads = torch.get_num_threads()
     try:
         yield
@@ -122,27 +126,27 @@ def _threads_kept() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _plan(
-    best: Measurement, measured: Sequence[Measurement], every: Sequence[Row[Any]], usual: BatchLimits
+def _make_plan(
+    best: Measurement, measured: Sequence[Measurement], all_rows: Sequence[Row[Any]], usual: BatchLimits
 ) -> BatchPlan:
-    lengths = [row.length for row in every[: best.rows]]
+    lengths = [row.length for row in all_rows[: best.rows]]
     tokens = best.rows * max(lengths) if usual.padded else sum(lengths)
-    # A batch is closed by the first text that does not fit: with room for one more, it holds what was measured.
-    tokens += max(row.length for row in every)
-    if best.rows == len(every):
-        # More of them may be faster still.
+    # A batch ends before the first row that does not fit. Room for one more row keeps it as large as the measured one.
+    tokens += max(row.length for row in all_rows)
+    if best.rows == len(all_rows):
+        # Larger batches were not measured, and may be even faster.
         tokens = max(tokens, usual.max_tokens)
-    limits = BatchLimits(max(tokens // _LEAST_TOKENS, best.rows), tokens, padded=usual.padded)
+    limits = BatchLimits(max(tokens // _MIN_ROW_TOKENS, best.rows), tokens, padded=usual.padded)
     logger.info(
-        "measured: batches of %d tokens, %d side by side with %s threads each, %.0f tokens/s",
-        tokens, best.lanes, best.threads or "all", best.speed,
+        "calibrated: batches of %d tokens, %d workers with %s threads each, %.0f tokens/s",
+        tokens, best.workers, best.threads or "all", best.speed,
     )  # fmt: skip
-    return BatchPlan(limits, Parallelism(best.lanes, best.threads, quickest_alone(measured)))
+    return BatchPlan(limits, Parallelism(best.workers, best.threads, choose_threads_alone(measured)))
 
 
-def _row(example: Row[Mapping[str, list[int]]], length: int) -> Row[dict[str, list[int]]]:
-    times = -(-length // example.length)
-    return Row({name: (values * times)[:length] for name, values in example.inputs.items()}, length, example.key)
+def _make_row(example: Row[Mapping[str, list[int]]], length: int) -> Row[dict[str, list[int]]]:
+    copies = -(-length // example.length)
+    return Row({name: (values * copies)[:length] for name, values in example.inputs.items()}, length, example.key)
 
 
 def _compute(forward: Callable[[Sequence[Row[Any]]], Any], batch: Sequence[Row[Any]], threads: int | None) -> None:

@@ -1,4 +1,4 @@
-"""What was measured, kept in a file, so that a model that starts again need not measure."""
+"""Cache of calibration plans on disk, so that a restarted model need not be measured again."""
 
 from __future__ import annotations
 
@@ -23,9 +23,13 @@ logger = logging.getLogger(__name__)
 
 PlanT = TypeVar("PlanT")
 
+#: Version of the plans' fields. Increase it when a field is renamed, because a stored plan without the new field would
+#: silently get the default.
+_FORMAT = 2
+
 
 def model_key(model: PreTrainedModel, settings: ModelSettings) -> dict[str, Any]:
-    """What of a model its speed depends on."""
+    """Return the properties of a model that its speed depends on."""
     return {
         "class": type(model).__name__,
         "config": model.config.to_json_string(use_diff=False),
@@ -35,10 +39,11 @@ def model_key(model: PreTrainedModel, settings: ModelSettings) -> dict[str, Any]
 
 
 class PlanCache:
-    """Plans by what they depend on.
+    """Cache of plans in files, by a key of everything that a plan depends on.
 
     Args:
-        folder: is made when the first plan is kept; one that cannot be written to keeps nothing.
+        folder: parent of the cache folder, which is created when the first plan is stored. If it is not writable,
+            nothing is stored.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,50 +52,55 @@ class PlanCache:
     def find_or_measure(
         self, kind: type[PlanT], key: Mapping[str, Any], measure: Callable[[], PlanT | None]
     ) -> PlanT | None:
-        """Return the plan that was kept, or else measure one and keep it; None if nothing could be measured.
+        """Return the cached plan, or measure and store one; None if nothing could be measured.
+
+        Args:
+            kind: type of the plan.
+            key: everything that the plan depends on, apart from versions and the processor.
 
         Raises:
-            ValidationError: a plan that was measured is none that batches can be made by.
+            ValidationError: the measured plan is invalid, for example without rows.
         """
         plan = self.find(kind, key)
         if plan is None and (plan := measure()) is not None:
             adapter = TypeAdapter(kind)
             adapter.validate_json(adapter.dump_json(plan))
-            self.keep(plan, key)
+            self.store(plan, key)
         return plan
 
     def find(self, kind: type[PlanT], key: Mapping[str, Any]) -> PlanT | None:
-        """The plan that was kept for exactly this key, by this version, on a machine like this one."""
-        file = self._file(kind, key)
+        """Return the plan that this version stored for this key and processor, or None."""
+        file = self._path_for(kind, key)
         try:
             return TypeAdapter(kind).validate_json(file.read_bytes())
         except (OSError, ValidationError):
-            logger.debug("no plan in %s", file)
+            logger.debug("no valid calibration plan in %s", file)
             return None
 
-    def keep(self, plan: Any, key: Mapping[str, Any]) -> None:
-        """Write a plan down, whole or not at all."""
-        file = self._file(type(plan), key)
+    def store(self, plan: Any, key: Mapping[str, Any]) -> None:
+        """Store a plan atomically; an error of the file system is logged only."""
+        file = self._path_for(type(plan), key)
         try:
             write_whole(file, TypeAdapter(type(plan)).dump_json(plan))
         except OSError as error:
-            logger.debug("the plan is not kept: %s", error)
+            logger.debug("calibration plan not stored: %s", error)
 
-    def _file(self, kind: type[Any], key: Mapping[str, Any]) -> Path:
-        everything = {
+    def _path_for(self, kind: type[Any], key: Mapping[str, Any]) -> Path:
+        full_key = {
             **key,
+            "format": _FORMAT,
             "kind": kind.__name__,
             "version": __version__,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "processor": _processor(),
         }
-        text = json.dumps(everything, sort_keys=True, default=str)
+        text = json.dumps(full_key, sort_keys=True, default=str)
         return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
 def _processor() -> str:
-    """The name of what computes."""
+    """Return the name of the GPU or the CPU."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return cpu_name()

@@ -1,4 +1,4 @@
-"""Takes times until there is no more time to take them."""
+"""Timing of several cases within a time limit."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from typing import Generic, TypeVar
 
 CaseT = TypeVar("CaseT", bound=Hashable)
 
-#: The part of the cores that must have been ours; with less, others were measured as well.
-_OWN_SHARE = 0.75
+#: Share of the cores' time that this process must get; with less, other processes distort the timings.
+_MIN_CPU_SHARE = 0.75
 
-#: Rounds after which more of them tell nothing new.
+#: Maximum number of rounds; more do not improve the minimum times.
 _ROUNDS = 5
 
 
 @dataclass
 class Stopwatch(Generic[CaseT]):
-    """Measures cases in turns, so that a busy moment of the machine does not meet one of them alone.
+    """Stopwatch that times cases in rounds.
+
+    So a short load on the machine does not affect one case only.
 
     Attributes:
-        seconds: that all of it may take. A case that would not be done by then is not begun.
-        best: the shortest time of each case that was measured.
+        seconds: time limit for all cases. A case that is expected to exceed it is not started.
+        clock: returns the current time in seconds.
+        best: shortest time of each measured case, in seconds.
     """
 
     seconds: float
@@ -31,19 +34,19 @@ class Stopwatch(Generic[CaseT]):
     best: dict[CaseT, float] = field(default_factory=dict)
 
     def measure(self, cases: Iterable[CaseT], compute: Callable[[CaseT], None], cost: Callable[[CaseT], float]) -> None:
-        """Take times of cases.
+        """Time the cases and store the shortest time of each in `best`.
 
         Args:
-            cases: the cheapest first.
-            compute: what is timed. `MemoryError` ends the cases from there on.
-            cost: of a case in any unit, to foresee what it takes from what the others took.
+            cases: cases by ascending cost.
+            compute: computes a case. On `MemoryError`, this case and all later ones are dropped.
+            cost: returns the cost of a case in any unit, from which its time is estimated.
         """
         cases = list(cases)
         end = self.clock() + self.seconds
         for _ in range(_ROUNDS):
             for case in list(cases):
                 started = self.clock()
-                if started + self._foreseen(case, cost) > end:
+                if started + self._estimate_seconds(case, cost) > end:
                     break
                 try:
                     compute(case)
@@ -51,11 +54,11 @@ class Stopwatch(Generic[CaseT]):
                     cases = cases[: cases.index(case)]
                     break
                 took = self.clock() - started
-                # The shortest: the first one has found memory and made code, and others only ever slow it down.
+                # The minimum, because the first run allocates memory and compiles, and other load only adds time.
                 self.best[case] = min(took, self.best.get(case, took))
 
-    def _foreseen(self, case: CaseT, cost: Callable[[CaseT], float]) -> float:
-        """As long as the last time, or as its cost says beside the costliest that was measured."""
+    def _estimate_seconds(self, case: CaseT, cost: Callable[[CaseT], float]) -> float:
+        """Return the best time of a case, or scale that of the costliest measured case by cost."""
         if case in self.best or not self.best:
             return self.best.get(case, 0.0)
         costliest = max(self.best, key=cost)
@@ -63,21 +66,25 @@ class Stopwatch(Generic[CaseT]):
 
 
 @dataclass
-class OwnShare:
-    """How much of the processors this process had.
+class CpuShare:
+    """Share of the cores' time that this process got.
 
     Attributes:
-        too_small: so little that others were measured as well.
+        too_small: whether other processes used so much of it that the timings are not valid.
     """
 
     too_small: bool = False
 
 
 @contextmanager
-def own_share(cores: int | None) -> Iterator[OwnShare]:
-    """Watch, while the body computes with so many cores, what of them it gets; None is not watched: a GPU computes."""
-    share = OwnShare()
-    started, worked = perf_counter(), process_time()
+def watch_cpu_share(cores: int | None) -> Iterator[CpuShare]:
+    """Measure the share of CPU time that this process gets while the body runs.
+
+    Args:
+        cores: number of cores that the body uses; None if a GPU computes, then the share is never too small.
+    """
+    share = CpuShare()
+    started, cpu_started = perf_counter(), process_time()
     yield share
-    busy = (process_time() - worked) / (perf_counter() - started)
-    share.too_small = cores is not None and busy < _OWN_SHARE * cores
+    busy_cores = (process_time() - cpu_started) / (perf_counter() - started)
+    share.too_small = cores is not None and busy_cores < _MIN_CPU_SHARE * cores

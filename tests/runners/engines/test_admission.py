@@ -160,7 +160,7 @@ def test_texts_of_a_thousand_windows_each_take_no_memory_to_speak_of(tmp_path: P
     async def scenario() -> tuple[list[Any], int]:
         with ThreadPoolExecutor(1) as compute:
             engine = BatchEngine(runner, max_queue_size=10_000, compute=compute)
-            preparing = asyncio.create_task(engine._intake.run(engine._prepared))  # and nothing is computed
+            preparing = asyncio.create_task(engine._intake.run(engine._enqueue_rows))  # and nothing is computed
             gc.collect()
             tracemalloc.start()
             futures = [engine.submit(Item(instance(), parameters)) for _ in range(256)]

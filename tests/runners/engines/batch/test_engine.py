@@ -155,9 +155,9 @@ def test_an_item_alone_stays_in_the_thread_that_computes() -> None:
     asyncio.run(scenario())
 
 
-def test_rows_of_an_item_alone_are_shared_by_lanes() -> None:
+def test_rows_of_an_item_alone_are_split_among_workers() -> None:
     async def scenario() -> None:
-        runner = ScriptedRunner(parallelism=Parallelism(lanes=2, threads=1))
+        runner = ScriptedRunner(parallelism=Parallelism(workers=2, threads=1))
         async with _engine(runner) as engine:
             assert await engine.submit(Item("a,b,c,d")) == "A,B,C,D"
         assert sorted(map(len, runner.batches)) == [2, 2]
@@ -214,7 +214,7 @@ def test_what_comes_while_an_item_alone_is_prepared_waits_for_its_turn_with_the_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def scenario() -> None:
-        turns, runner = _Turns(), _Watched(parallelism=Parallelism(lanes=2))
+        turns, runner = _Turns(), _Watched(parallelism=Parallelism(workers=2))
         monkeypatch.setattr("runners.engines.batch.intake.Lock", lambda: turns)
         async with _engine(runner) as engine:
             runner.preparing.clear()

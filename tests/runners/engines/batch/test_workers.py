@@ -1,4 +1,4 @@
-"""Promises of lanes: batches side by side, all threads for one alone, and nobody's rows twice or never."""
+"""Promises of workers: batches in parallel, all threads for one alone, and each row computed exactly once."""
 
 from __future__ import annotations
 
@@ -37,56 +37,56 @@ async def _answers(runner: ScriptedRunner, texts: Sequence[str]) -> list[str]:
             await asyncio.gather(running, return_exceptions=True)
 
 
-def test_what_waits_is_shared_out_to_all_lanes_at_the_same_time() -> None:
-    runner = _SideBySide(2, Parallelism(lanes=2, threads=1, threads_alone=4))
+def test_waiting_rows_are_split_among_all_workers() -> None:
+    runner = _SideBySide(2, Parallelism(workers=2, threads=1, threads_alone=4))
     assert asyncio.run(_answers(runner, ["a", "b", "c", "d"])) == ["A", "B", "C", "D"]
     assert sorted(map(len, runner.batches)) == [2, 2]
     assert runner.threads.count(("first_0", 1)) == 1
     assert {number for _, number in runner.threads} == {1}
 
 
-def test_a_batch_alone_has_all_threads_and_is_in_the_first_lane() -> None:
-    runner = ScriptedRunner(parallelism=Parallelism(lanes=3, threads=1, threads_alone=4))
+def test_a_batch_alone_has_all_threads_and_the_first_worker() -> None:
+    runner = ScriptedRunner(parallelism=Parallelism(workers=3, threads=1, threads_alone=4))
     assert asyncio.run(_answers(runner, ["alone"])) == ["ALONE"]
     assert runner.threads == [("first_0", 4)]
 
 
 def test_what_a_batch_takes_beside_another_says_nothing_of_what_it_takes_alone() -> None:
     with ThreadPoolExecutor(1) as compute:
-        lanes = WorkerPool(compute, Parallelism(lanes=2, threads=1, threads_alone=4), lambda _: None)
+        pool = WorkerPool(compute, Parallelism(workers=2, threads=1, threads_alone=4), lambda _: None)
         for seconds, threads in (1.0, 4), (1.0, 4), (1.0, 4), (2.0, 1), (2.0, 1):
-            alone = lanes.take(alone=True)
+            alone = pool.acquire(alone=True)
             assert alone.threads == threads
-            lanes.learn(alone, 10, seconds)
-            lanes.give_back(alone)
-        slow = lanes.take(alone=True)
+            pool.record_duration(alone, 10, seconds)
+            pool.release(alone)
+        slow = pool.acquire(alone=True)
         assert slow.threads == 1  # one more try of it
-        beside = lanes.take(alone=True)
-        lanes.learn(slow, 10, 1000.0)
-        for lane in (slow, beside):
-            lanes.give_back(lane)
-        assert lanes.take(alone=True).threads == 1  # still not known
-        lanes.shutdown()
+        other = pool.acquire(alone=True)
+        pool.record_duration(slow, 10, 1000.0)
+        for worker in (slow, other):
+            pool.release(worker)
+        assert pool.acquire(alone=True).threads == 1  # still not known
+        pool.shutdown()
 
 
-def test_one_lane_leaves_the_number_of_threads_as_it_is() -> None:
+def test_one_worker_keeps_the_number_of_threads() -> None:
     runner = ScriptedRunner()
     assert asyncio.run(_answers(runner, ["a", "b"])) == ["A", "B"]
     assert runner.threads == []
 
 
-def test_every_item_gets_its_own_answer_once_whichever_lane_computes_it() -> None:
-    runner = ScriptedRunner(max_rows=3, parallelism=Parallelism(lanes=3, threads=1, threads_alone=1))
+def test_every_item_gets_its_own_answer_once_from_any_worker() -> None:
+    runner = ScriptedRunner(max_rows=3, parallelism=Parallelism(workers=3, threads=1, threads_alone=1))
     texts = [f"{i},{'x' * (i % 7)}y" for i in range(400)]
     assert asyncio.run(_answers(runner, texts)) == [text.upper() for text in texts]
     assert sum(map(len, runner.batches)) == 800
     assert max(map(len, runner.batches)) <= 3
 
 
-def test_a_fault_in_one_lane_concerns_its_item_alone() -> None:
+def test_a_failure_in_one_worker_fails_its_item_only() -> None:
     async def scenario() -> list[object]:
         with ThreadPoolExecutor(1) as compute:
-            runner = ScriptedRunner(parallelism=Parallelism(lanes=2, threads=1, threads_alone=1))
+            runner = ScriptedRunner(parallelism=Parallelism(workers=2, threads=1, threads_alone=1))
             engine = BatchEngine(runner, max_queue_size=100, compute=compute)
             running = asyncio.create_task(engine.run())
             futures = [engine.submit(Item(text)) for text in ("a", "crash", "b", "c", "crash", "d")]

@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-from runners.engines.calibration.choice import Measurement, most_worthwhile, quickest_alone
+from runners.engines.calibration.choice import Measurement, choose_measurement, choose_threads_alone
 
 
-def _measured(lanes: int, threads: int, rows: int, speed: float) -> Measurement:
-    tokens = 10 * lanes * rows
-    return Measurement(lanes, threads, rows, tokens, tokens / speed)
+def _measured(workers: int, threads: int, rows: int, speed: float) -> Measurement:
+    tokens = 10 * workers * rows
+    return Measurement(workers, threads, rows, tokens, tokens / speed)
 
 
 def test_the_fewest_rows_that_are_nearly_as_fast_are_enough() -> None:
     measured = [_measured(1, 2, rows, speed) for rows, speed in ((1, 100), (2, 170), (4, 196), (8, 200), (16, 199))]
-    assert most_worthwhile(measured, measured[0]).rows == 4
+    assert choose_measurement(measured, measured[0]).rows == 4
 
 
-def test_lanes_stay_as_they_are_usual_unless_others_are_clearly_faster() -> None:
+def test_the_usual_workers_are_kept_unless_others_are_clearly_faster() -> None:
     usual, other = _measured(2, 1, 8, 100), _measured(1, 2, 8, 103)
-    assert most_worthwhile([usual, other], usual) == usual
+    assert choose_measurement([usual, other], usual) == usual
     faster = _measured(1, 2, 8, 120)
-    assert most_worthwhile([usual, faster], usual) == faster
+    assert choose_measurement([usual, faster], usual) == faster
 
 
-def test_the_usual_lanes_may_still_have_fewer_rows() -> None:
+def test_the_usual_workers_may_still_have_fewer_rows() -> None:
     few, usual, other = _measured(2, 1, 4, 98), _measured(2, 1, 8, 100), _measured(1, 2, 4, 103)
-    assert most_worthwhile([few, other, usual], usual) == few
+    assert choose_measurement([few, other, usual], usual) == few
 
 
 def test_rows_are_measured_by_the_best_and_not_by_what_is_usual() -> None:
     few, usual, many = _measured(2, 1, 8, 95), _measured(2, 1, 16, 97), _measured(2, 1, 32, 100)
-    assert most_worthwhile([few, usual, many], usual) == many
+    assert choose_measurement([few, usual, many], usual) == many
 
 
 def test_a_row_alone_is_computed_with_the_fewest_threads_that_are_as_quick() -> None:
-    assert quickest_alone([_measured(1, 1, 1, 100), _measured(1, 4, 1, 101), _measured(1, 2, 4, 300)]) == 1
-    assert quickest_alone([_measured(1, 1, 1, 100), _measured(1, 4, 1, 200)]) == 4
-    assert quickest_alone([_measured(2, 1, 1, 100)]) is None
+    assert choose_threads_alone([_measured(1, 1, 1, 100), _measured(1, 4, 1, 101), _measured(1, 2, 4, 300)]) == 1
+    assert choose_threads_alone([_measured(1, 1, 1, 100), _measured(1, 4, 1, 200)]) == 4
+    assert choose_threads_alone([_measured(2, 1, 1, 100)]) is None

@@ -23,12 +23,15 @@ _EXAMPLE: Row[Mapping[str, list[int]]] = Row({"input_ids": [2, 9, 3], "attention
 
 
 def _usual(cores: int, padded: bool = False) -> BatchPlan:
-    lanes, threads = lanes_of(cores)[0]
-    return BatchPlan(BatchLimits(8, 2048, padded=padded), Parallelism(lanes, threads, lanes))
+    workers, threads = lanes_of(cores)[0]
+    return BatchPlan(BatchLimits(8, 2048, padded=padded), Parallelism(workers, threads, workers))
 
 
 class _Machine:
-    """Whose lanes of one thread compute a token in a second and a batch in `batch` more; `together` as one thread."""
+    """Machine whose single-threaded workers need a second per token and `batch` seconds more per batch.
+
+    With several threads it is `together` times as fast.
+    """
 
     def __init__(self, batch: float, together: float) -> None:
         self._batch = batch
@@ -41,18 +44,18 @@ class _Machine:
         self.sizes.add(len(rows))
         tokens = sum(row.length for row in rows)
         assert all(len(values) == row.length for row in rows for values in row.inputs.values())
-        if threading.current_thread() is threading.main_thread():  # of lanes side by side, one tells the time
+        if threading.current_thread() is threading.main_thread():  # one of the parallel workers advances the clock
             self.now += (self._batch + tokens) / (1 if torch.get_num_threads() == 1 else self._together)
 
 
 def _plan(machine: _Machine, monkeypatch: pytest.MonkeyPatch, padded: bool = False, **options: Any) -> BatchPlan | None:
     monkeypatch.setattr(encoders, "Stopwatch", lambda seconds: stopwatch.Stopwatch(seconds, lambda: machine.now))
-    monkeypatch.setattr(stopwatch, "_OWN_SHARE", 0)
+    monkeypatch.setattr(stopwatch, "_MIN_CPU_SHARE", 0)
     settings: dict[str, Any] = {"rows": CPU_ROWS, "lanes": lanes_of(4), "seconds": 1e6, "longest": 512, **options}
     return calibrate(machine.forward, _EXAMPLE, _usual(4, padded), **settings)
 
 
-def test_lanes_are_chosen_where_threads_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_workers_are_chosen_where_threads_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = _plan(_Machine(batch=5, together=2), monkeypatch)
     assert plan is not None
     assert plan.parallelism == Parallelism(4, 1, 4)
@@ -126,7 +129,7 @@ def _warm(folder: Path, cache: Path, **options: Any) -> TextClassificationRunner
 
 
 def test_a_second_start_measures_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stopwatch, "_OWN_SHARE", 0)
+    monkeypatch.setattr(stopwatch, "_MIN_CPU_SHARE", 0)
     first = _warm(folder, tmp_path, torch_threads=2)
     monkeypatch.setattr(encoder, "calibrate", None)
     again = _warm(folder, tmp_path, torch_threads=2)

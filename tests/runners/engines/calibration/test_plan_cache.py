@@ -20,16 +20,16 @@ _PLAN = BatchPlan(BatchLimits(4, 160, padded=False), Parallelism(2, 1, 2))
 
 def test_a_plan_is_found_again_for_the_same_key_alone(tmp_path: Path) -> None:
     kept = PlanCache(tmp_path)
-    kept.keep(_PLAN, {"model": "a", "cores": 2})
+    kept.store(_PLAN, {"model": "a", "cores": 2})
     assert kept.find(BatchPlan, {"cores": 2, "model": "a"}) == _PLAN
     assert kept.find(BatchPlan, {"model": "a", "cores": 4}) is None
     assert kept.find(StepPlan, {"model": "a", "cores": 2}) is None
 
 
-def test_another_processor_or_version_measures_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_processor_version_or_format_measures_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = PlanCache(tmp_path)
-    kept.keep(_PLAN, {})
-    for name, value in (("__version__", "other"), ("_processor", lambda: "other")):
+    kept.store(_PLAN, {})
+    for name, value in (("__version__", "other"), ("_processor", lambda: "other"), ("_FORMAT", 1)):
         with monkeypatch.context() as changed:
             changed.setattr(kept_module, name, value)
             assert kept.find(BatchPlan, {}) is None
@@ -47,23 +47,23 @@ def test_a_plan_that_no_batch_can_be_made_by_is_not_kept(tmp_path: Path) -> None
     "damage",
     [
         b"", b"{", b'{"limits": 1}', b"\xff",
-        b'{"limits":{"max_rows":4,"max_tokens":160,"padded":false},"parallelism":{"lanes":0}}',
+        b'{"limits":{"max_rows":4,"max_tokens":160,"padded":false},"parallelism":{"workers":0}}',
     ],
 )  # fmt: skip
 def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, damage: bytes) -> None:
     kept = PlanCache(tmp_path)
-    kept.keep(_PLAN, {})
+    kept.store(_PLAN, {})
     (file,) = (tmp_path / "calibration").iterdir()
     file.write_bytes(damage)
     assert kept.find(BatchPlan, {}) is None
-    kept.keep(_PLAN, {})
+    kept.store(_PLAN, {})
     assert kept.find(BatchPlan, {}) == _PLAN
 
 
 def test_a_folder_that_cannot_be_written_to_keeps_nothing(tmp_path: Path) -> None:
     (tmp_path / "calibration").write_text("a file")
     kept = PlanCache(tmp_path)
-    kept.keep(_PLAN, {})
+    kept.store(_PLAN, {})
     assert kept.find(BatchPlan, {}) is None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runners.engines.calibration import stopwatch
-from runners.engines.calibration.stopwatch import Stopwatch, own_share
+from runners.engines.calibration.stopwatch import Stopwatch, watch_cpu_share
 
 
 class _Machine:
@@ -62,6 +62,6 @@ def test_a_machine_that_others_keep_busy_is_noticed(
     passed, worked = iter([0.0, 10.0]), iter([0.0, computed])
     monkeypatch.setattr(stopwatch, "perf_counter", lambda: next(passed))
     monkeypatch.setattr(stopwatch, "process_time", lambda: next(worked))
-    with own_share(cores) as share:
+    with watch_cpu_share(cores) as share:
         pass
     assert share.too_small is too_small

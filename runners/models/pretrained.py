@@ -25,10 +25,10 @@ from runners.kernels.unpadded import without_padding
 from runners.kernels.weights import speed_up_weights
 from runners.models.adapter import Adapter, read_adapter
 from runners.models.compiling import compiler_for
-from runners.models.computed_weights import computed_weights
+from runners.models.computed_weights import find_computed_weights
 from runners.models.custom_code import warn_of_unused_pipeline
-from runners.models.failures import explained
-from runners.models.gguf_files import read_once
+from runners.models.failures import make_load_error
+from runners.models.gguf_files import cache_gguf_reads
 from runners.models.lengths import reading_limit
 from runners.models.memory import check_fits, dtype_name
 from runners.models.quantization import quantization, release_files
@@ -239,7 +239,7 @@ def _load(auto_class: Any, checkpoint: Checkpoint, settings: ModelSettings, new_
     check_fits(base, settings)
     _warn_of_pickles({base, checkpoint}, settings)
     try:
-        with read_once() if base.gguf_file is not None else nullcontext():
+        with cache_gguf_reads() if base.gguf_file is not None else nullcontext():
             tokenizer = _load_tokenizer(checkpoint if adapter is None or adapter.has_tokenizer else base, settings)
             model, report = auto_class.from_pretrained(
                 base.folder,
@@ -255,13 +255,13 @@ def _load(auto_class: Any, checkpoint: Checkpoint, settings: ModelSettings, new_
         if adapter is None:
             absent = set(report["missing_keys"])
         else:
-            absent = adapter.still_missing(report)
+            absent = adapter.find_missing_weights(report)
             model = adapter.apply(model, merge=not _quantized(model))
     except LoadError:
         raise
     except Exception as error:
         logger.debug("loading %s failed", settings.shown_uri, exc_info=True)
-        raise explained(error, settings) from error
+        raise make_load_error(error, settings) from error
     _check_direction(model, settings)
     _check_weights(model, absent, new_head, settings)
     if _quantized(model):
@@ -277,7 +277,7 @@ def _load(auto_class: Any, checkpoint: Checkpoint, settings: ModelSettings, new_
 
 def _fetch_base(adapter: Adapter, settings: ModelSettings) -> Checkpoint:
     try:
-        base = fetch(adapter.base_settings(settings))
+        base = fetch(adapter.make_base_settings(settings))
         if read_adapter(base.folder) is not None:
             # transformers would follow it by itself, past our settings.
             raise LoadError(f"{base.folder} is an adapter too.")
@@ -359,7 +359,7 @@ def _check_weights(model: PreTrainedModel, missing: set[str], new_head: bool, se
     """
     missing = {key for key in missing if not key.split(".", 1)[-1].startswith("pooler.") and "pooler." not in key}
     if missing and isinstance(model, PreTrainedModel):
-        missing -= computed_weights(model, missing)
+        missing -= find_computed_weights(model, missing)
     if not missing:
         return
     shown = ", ".join(sorted(missing)[:3])

@@ -75,7 +75,7 @@ def footprint(checkpoint: Checkpoint, settings: ModelSettings) -> Footprint:
 
     For GGUF files only the size on disk is returned, because reading their headers is slow.
     """
-    files = checkpoint.weight_files()
+    files = checkpoint.list_weight_files()
     disk = sum(file.stat().st_size for file in files)
     if not files or checkpoint.gguf_file is not None:
         return Footprint(None, disk, None)

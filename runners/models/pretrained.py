@@ -298,7 +298,7 @@ def _is_quantized(model: PreTrainedModel) -> bool:
 
 
 def _warn_of_pickles(checkpoints: set[Checkpoint], settings: ModelSettings) -> None:
-    if any(file.suffix == ".bin" for checkpoint in checkpoints for file in checkpoint.weight_files()):
+    if any(file.suffix == ".bin" for checkpoint in checkpoints for file in checkpoint.list_weight_files()):
         logger.warning(
             "%s has pickled weights; code in them is not run, but safetensors load faster and cannot contain code.",
             settings.shown_uri,

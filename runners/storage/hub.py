@@ -40,8 +40,8 @@ from huggingface_hub.utils.tqdm import tqdm
 from hf_runtime.contract.errors import LoadError
 from hf_runtime.settings import ModelSettings
 from hf_runtime.settings.uri import hide_signatures
-from runners.storage.disk import check_space, is_full, no_space
-from runners.storage.files import choose_for
+from runners.storage.disk import check_space, is_disk_full, make_no_space_error
+from runners.storage.files import choose_model_files
 from runners.storage.progress import Progress
 from runners.storage.source import UnreachableError
 
@@ -82,8 +82,8 @@ def download_from_hub(settings: ModelSettings) -> Path:
     try:
         return _download(repo, revision, settings)
     except OSError as error:
-        if is_full(error):
-            raise no_space(_cache_folder(settings), repo) from None
+        if is_disk_full(error):
+            raise make_no_space_error(_cache_folder(settings), repo) from None
         raise _explained(error, repo, revision, offline=settings.offline) from error
     except Exception as error:
         raise _explained(error, repo, revision, offline=settings.offline) from error
@@ -170,7 +170,7 @@ def _cached_tree(repo: str, revision: str | None, settings: ModelSettings) -> li
 
 
 def _wanted(settings: ModelSettings, files: Sequence[RepoFile]) -> list[RepoFile]:
-    chosen = set(choose_for(settings, [file.path for file in files]))
+    chosen = set(choose_model_files(settings, [file.path for file in files]))
     return [file for file in files if file.path in chosen]
 
 

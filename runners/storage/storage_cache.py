@@ -28,8 +28,8 @@ from filelock import FileLock, Timeout
 from hf_runtime.atomic_write import make_folder
 from hf_runtime.contract.errors import LoadError
 from runners.storage.archive import is_archive, unpack
-from runners.storage.copy_locks import delete_unused, hold
-from runners.storage.disk import check_space, is_full, no_space
+from runners.storage.copy_locks import delete_unlocked_copy, lock_copy
+from runners.storage.disk import check_space, is_disk_full, make_no_space_error
 from runners.storage.progress import Progress
 from runners.storage.source import ChangedError, InterruptedReadError, ModelSource, SourceFile, UnreachableError
 
@@ -77,27 +77,27 @@ class StorageCache:
         try:
             return self._fetch()
         except UnreachableError as error:
-            known = self.newest()
+            known = self.find_latest()
             if known is None:
                 raise
             logger.warning("%s The copy in the cache is served.", error)
             return known
         except OSError as error:
-            if is_full(error):
-                raise no_space(self._folder, self._source.shown) from None
+            if is_disk_full(error):
+                raise make_no_space_error(self._folder, self._source.shown) from None
             raise LoadError(
                 f"STORAGE_CACHE: {self._folder} cannot be used ({error.strerror}): choose a folder that may be written."
             ) from None
 
-    def newest(self) -> Path | None:
+    def find_latest(self) -> Path | None:
         """The copy that was last used, of those that have what is wanted; None if there is none. Asks nobody."""
         for snapshot in sorted(self._snapshots(), key=lambda each: each.used, reverse=True):
             wanted = snapshot.single or set(self._choose(snapshot.listed)) <= set(snapshot.sizes)
-            if snapshot.whole and wanted and hold(snapshot.place / _MANIFEST, self._folder):
+            if snapshot.whole and wanted and lock_copy(snapshot.place / _MANIFEST, self._folder):
                 return snapshot.model
         return None
 
-    def listed(self) -> list[tuple[SourceFile, bool]]:
+    def list_files(self) -> list[tuple[SourceFile, bool]]:
         """The files that `fetch` would bring, and whether each is here already.
 
         Raises:
@@ -121,7 +121,7 @@ class StorageCache:
                 except ChangedError:
                     logger.info("%s has changed while it was read; it is listed again.", self._source.shown)
                     continue
-            if not hold(snapshot.place / _MANIFEST, self._folder):
+            if not lock_copy(snapshot.place / _MANIFEST, self._folder):
                 # Another process has just found it to be an old one.
                 continue
             snapshot.use()
@@ -149,7 +149,7 @@ class StorageCache:
         with suppress(OSError, Timeout), FileLock(self._folder / ".lock", timeout=0):
             for snapshot in old[self._old_copies :]:
                 size = sum(snapshot.sizes.values())
-                if delete_unused(snapshot.place, snapshot.place / _MANIFEST, f"{snapshot.place}{_PARTIAL}"):
+                if delete_unlocked_copy(snapshot.place, snapshot.place / _MANIFEST, f"{snapshot.place}{_PARTIAL}"):
                     logger.info(
                         "%s: the old copy %s is deleted, %d bytes (STORAGE_CACHE_OLD_COPIES=%d).",
                         self._source.shown, snapshot.place, size, self._old_copies,

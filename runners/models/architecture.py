@@ -1,4 +1,4 @@
-"""The task of a checkpoint, inferred from its config.json alone."""
+"""Infer the task of a checkpoint from its config.json alone."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class RemoteFile:
 
     Attributes:
         path: from the model's folder, with forward slashes.
-        size: bytes; None if the source does not say.
+        size: bytes; None if unknown.
         cached: the file is on this machine already.
     """
 
@@ -184,7 +184,7 @@ def _make_object_scheme() -> Scheme:
 def _make_web_scheme() -> Scheme:
     from runners.storage.object_store import ObjectSource
     from runners.storage.stores import is_azure_url, parse_location
-    from runners.storage.web import WebSource, web_host
+    from runners.storage.web import WebSource, parse_host
 
     def make_source(settings: ModelSettings) -> ModelSource:
         if is_azure_url(settings.storage_uri):
@@ -193,7 +193,7 @@ def _make_web_scheme() -> Scheme:
 
     def check(settings: ModelSettings) -> object:
         uri = settings.storage_uri
-        return parse_location(uri) if is_azure_url(uri) else web_host(uri)
+        return parse_location(uri) if is_azure_url(uri) else parse_host(uri)
 
     return _make_copying_scheme(make_source, check)
 

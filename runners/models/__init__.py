@@ -1,1 +1,1 @@
-"""Local folder to a loaded model on its device."""
+"""Load a model from a local folder onto its device."""

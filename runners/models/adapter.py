@@ -1,5 +1,6 @@
-"""Adapters of the peft library: a few weights that change a base model, in a folder without a model of its own.
+"""Adapters of the peft library.
 
+An adapter is a small set of weights that changes a base model. Its folder does not contain the base model.
 Source: https://huggingface.co/docs/peft
 """
 
@@ -26,24 +27,24 @@ _TASKS: Mapping[str, Task] = {
     "FEATURE_EXTRACTION": "feature-extraction",
 }
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-#: peft writes every weight below these two modules.
+#: peft saves every weight under this prefix.
 _PREFIX = "base_model.model."
-#: Names of heads that have one row a label.
+#: Names of heads that have one row per label.
 _LABEL_HEADS = ("classifier", "score", "classifier.out_proj")
 
 
-def task_of_adapter(config: Mapping[str, Any]) -> Task | None:
-    """What an adapter was trained for; None if it does not say."""
+def read_adapter_task(config: Mapping[str, Any]) -> Task | None:
+    """Return the task that an adapter was trained for; None if its config names none."""
     return _TASKS.get(str(config.get("task_type")))
 
 
 def read_adapter(folder: Path) -> Adapter | None:
-    """The adapter in a folder; None if there is a whole model, or none at all.
+    """Return the adapter in a folder; None if the folder has a whole model, or no adapter.
 
-    Some trainers write the base model's config.json beside an adapter, so the weights tell which it is.
+    Some trainers save the base model's config.json next to an adapter. So the names of the weight files decide.
 
     Raises:
-        LoadError: its config is damaged, it has no weights, or it is of a kind that is not served.
+        LoadError: the config is damaged, the weights are missing, or this kind of adapter is not supported.
     """
     path = folder / ADAPTER_CONFIG
     if not path.is_file() or ((folder / "config.json").is_file() and _holds_whole_model(folder)):
@@ -57,7 +58,7 @@ def read_adapter(folder: Path) -> Adapter | None:
         raise LoadError(f"{folder} is a {kind} adapter; LoRA and others that change weights are served.")
     if not any((folder / name).is_file() for name in _WEIGHTS):
         raise LoadError(f"{folder} is an adapter without weights ({' or '.join(_WEIGHTS)}); fetch it again.")
-    # peft imports it, whatever the model is, and it asks for a package that only its 4 bit could use.
+    # peft imports bitsandbytes for every model; it then warns about a package that only its 4-bit kernels use.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     return Adapter(folder, config)
 
@@ -69,21 +70,23 @@ def _holds_whole_model(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter on this machine, and its adapter_config.json."""
+    """Adapter on this machine, with its adapter_config.json."""
 
     folder: Path
     config: Mapping[str, Any]
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether it brings a tokenizer, as one does that has new tokens."""
+        """True if the adapter has its own tokenizer, as one with new tokens does."""
         return (self.folder / "tokenizer_config.json").is_file()
 
-    def base_settings(self, settings: ModelSettings) -> ModelSettings:
-        """Settings that fetch the base model: BASE_MODEL, else what the adapter was trained on.
+    def make_base_settings(self, settings: ModelSettings) -> ModelSettings:
+        """Return the settings that fetch the base model.
+
+        BASE_MODEL names it; without that, the adapter's config does.
 
         Raises:
-            LoadError: neither says.
+            LoadError: neither of them names a base model that can be found.
         """
         uri, revision = settings.base_model, None
         if uri is None:
@@ -102,39 +105,45 @@ class Adapter:
 
     @property
     def head_options(self) -> dict[str, Any]:
-        """Options of the base model's `from_pretrained` for a head that is the adapter's."""
-        heads = [shape for name in _LABEL_HEADS if (shape := self._shapes.get(f"{name}.weight"))]
+        """Options of the base model's `from_pretrained` for a head that the adapter contains."""
+        heads = [shape for name in _LABEL_HEADS if (shape := self._weight_shapes.get(f"{name}.weight"))]
         return {"num_labels": heads[0][0], "ignore_mismatched_sizes": True} if heads else {}
 
-    def still_missing(self, report: Mapping[str, Any]) -> set[str]:
-        """Weights that neither the base model has in the shape of its config.json, nor the adapter."""
+    def find_missing_weights(self, report: Mapping[str, Any]) -> set[str]:
+        """Return names of weights that neither the base model nor the adapter contains.
+
+        A base weight whose shape differs from its config.json counts as missing.
+        """
         other_shapes = {str(key[0]) for key in report["mismatched_keys"]}
-        return (set(report["missing_keys"]) | other_shapes) - set(self._shapes)
+        return (set(report["missing_keys"]) | other_shapes) - set(self._weight_shapes)
 
     def apply(self, model: Any, *, merge: bool) -> Any:
-        """The model with the adapter's changes, added to its weights or, if those are packed, beside them.
+        """Return the model with the adapter applied.
+
+        Args:
+            merge: add the changes to the weights; if False, as for packed weights, keep them as separate layers.
 
         Raises:
-            Exception: whatever peft raises for an adapter that does not fit.
+            Exception: peft's own error for an adapter that does not fit the model.
         """
-        from peft import PeftModel  # it takes a second, and few models need it
+        from peft import PeftModel  # imported here: it takes a second, and few models need it
 
-        self._make_room(model)
+        self._resize_embeddings(model)
         adapted = PeftModel.from_pretrained(model, str(self.folder), is_trainable=False)
         return adapted.merge_and_unload() if merge else adapted.get_base_model()
 
-    def _make_room(self, model: Any) -> None:
-        """Let the model have the tokens that the adapter was trained with, if it brings their embeddings."""
+    def _resize_embeddings(self, model: Any) -> None:
+        """Resize the token embeddings to the adapter's, if the adapter contains them."""
         table = model.get_input_embeddings().weight
         name = next((name for name, parameter in model.named_parameters() if parameter is table), None)
-        shape = self._shapes.get(name) if name is not None else None
+        shape = self._weight_shapes.get(name) if name is not None else None
         if shape is not None and shape[0] != table.shape[0]:
-            # What the new rows begin as does not matter: the adapter has all of them.
+            # The initial values do not matter: the adapter replaces all rows.
             model.resize_token_embeddings(shape[0], mean_resizing=False)
 
     @cached_property
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        """Names, as the base model has them, and shapes of the weights that the adapter brings whole."""
+    def _weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the adapter's weights by the names that the base model uses."""
         from peft.utils.save_and_load import load_peft_weights
 
         weights = load_peft_weights(str(self.folder), device="cpu")

@@ -1,4 +1,4 @@
-"""Which of the seven tasks a checkpoint is made for, read from its config.json alone."""
+"""Infer the task of a checkpoint from its config.json alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from hf_runtime.contract.errors import LoadError
 from hf_runtime.settings import ModelSettings, Task
-from runners.models.adapter import task_of_adapter
+from runners.models.adapter import read_adapter_task
 from runners.storage.checkpoint import ADAPTER_CONFIG
 from runners.storage.fetch import fetch, read_config
 
@@ -25,8 +25,8 @@ _HEADS: tuple[tuple[str, Task], ...] = (
 )
 
 
-def task_of_architecture(config: dict[str, Any]) -> Task | None:
-    """The task whose head the first of `architectures` carries; None if that is not clear."""
+def infer_task(config: dict[str, Any]) -> Task | None:
+    """Return the task of the head that `architectures[0]` names; None if it is not clear."""
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
         return None
@@ -34,7 +34,7 @@ def task_of_architecture(config: dict[str, Any]) -> Task | None:
     if name in ("T5WithLMHeadModel", "EncoderDecoderModel"):
         return "text2text-generation"
     if name.endswith("EncoderDecoderModel"):
-        # Of images or speech.
+        # For images or speech.
         return None
     for suffix, task in _HEADS:
         if name.endswith(suffix):
@@ -45,27 +45,27 @@ def task_of_architecture(config: dict[str, Any]) -> Task | None:
 
 
 def resolve_task(settings: ModelSettings, *, own_code: bool = False) -> ModelSettings:
-    """Settings with the task filled in from the model where TASK is not set.
+    """Return the settings with the task of the model filled in where TASK is not set.
 
     Args:
-        own_code: leave it open if the model does not say, and may bring a pipeline of its own that does.
+        own_code: the model may have a custom pipeline, so the task may stay unset.
 
     Raises:
-        LoadError: the model does not say clearly; the message lists the tasks.
+        LoadError: the task cannot be inferred; the message lists the tasks.
     """
     if settings.task is not None:
         return settings
     config = read_config(settings)
-    task = (task_of_architecture(config) if config is not None else None) or _task_of_others(settings)
+    task = (infer_task(config) if config is not None else None) or _infer_task_without_config(settings)
     if task is None and not own_code:
         raise LoadError(
-            f"TASK is not set and {settings.shown_uri} does not say its task; set TASK to one of {_known()}."
+            f"TASK is not set and {settings.shown_uri} does not say its task; set TASK to one of {_join_task_names()}."
         )
     return settings.model_copy(update={"task": task})
 
 
 def check_asked_task(settings: ModelSettings) -> None:
-    """Refuse a TASK that only a custom pipeline could do, for a model that has none.
+    """Refuse a TASK that needs a custom pipeline if the model has none.
 
     Raises:
         LoadError: the message lists the tasks.
@@ -73,19 +73,19 @@ def check_asked_task(settings: ModelSettings) -> None:
     if settings.task is None and settings.asked_task is not None:
         raise LoadError(
             f"TASK: {settings.shown_uri} has no custom pipeline for {settings.asked_task}; "
-            f"without one, TASK is one of {_known()}."
+            f"without one, TASK is one of {_join_task_names()}."
         )
 
 
-def _known() -> str:
+def _join_task_names() -> str:
     return ", ".join(dict.fromkeys(task for _, task in _HEADS))
 
 
-def _task_of_others(settings: ModelSettings) -> Task | None:
-    """The task of what has no config.json: an adapter, or a GGUF file."""
+def _infer_task_without_config(settings: ModelSettings) -> Task | None:
+    """Return the task of an adapter or a GGUF file, which have no config.json."""
     adapter = read_config(settings, ADAPTER_CONFIG)
     if adapter is not None:
-        return task_of_adapter(adapter)
+        return read_adapter_task(adapter)
     if settings.storage_uri.startswith("hf://"):
         return "text-generation" if settings.gguf_file or "gguf" in settings.storage_uri.lower() else None
     return "text-generation" if fetch(settings).gguf_file else None

@@ -1,4 +1,4 @@
-"""The compiler of a model's kernels, at work before the model is loaded, and before PyTorch is."""
+"""Start compiling a model's kernels before the model and PyTorch are loaded."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ if TYPE_CHECKING:
 
 
 def compiler_for(checkpoint: Checkpoint, settings: ModelSettings, *, reads_batches: bool, gpu: bool) -> Compiler | None:
-    """A compiler that has begun with what models of such a kind compute with on a CPU.
+    """Start and return a compiler for the kernels that this model probably uses on a CPU.
 
     Args:
-        reads_batches: the model does not write token by token.
-        gpu: there is one, which will compute.
+        reads_batches: the model does not generate token by token.
+        gpu: there is a GPU, and it will compute.
 
     Returns:
-        None for a model that computes without kernels of our own.
+        None for a model that computes without kernels of this server.
 
     Raises:
         LoadError: config.json is damaged.
     """
     if gpu or not settings.acceleration or settings.device_map is not None:
         return None
-    # Imported here: LLVM is of no use to others.
+    # Imported here: other models do not need LLVM.
     from runners.kernels.ahead import likely_sources
     from runners.kernels.compiler import Compiler
 
     compiler = Compiler(settings.storage_cache.expanduser() / "kernels")
-    likely = likely_sources(
+    sources = likely_sources(
         local_config(checkpoint) or {},
         settings.torch_dtype or "float32",
         reads_batches=reads_batches,
         int8=settings.quantization == "int8",
     )
-    # In one process: a second one's start costs two cores what it spares them.
-    compiler.start(likely)
+    # One process: on two cores a second one costs as much time to start as it saves.
+    compiler.start(sources)
     return compiler

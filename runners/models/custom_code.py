@@ -1,4 +1,4 @@
-"""Run the pipeline that a model brings as code: `create_pipeline()` of its `custom_pipeline.py`."""
+"""Run a model's custom pipeline: `create_pipeline()` of its `custom_pipeline.py`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ logger = logging.getLogger(__name__)
 
 _FUNCTION = "create_pipeline"
 _MODULE = "custom_pipeline"
-#: What a custom pipeline calls the folder of the model.
+#: Folder name under which a custom pipeline may look for the model.
 _MODEL = "model"
 
 
 def warn_of_unused_pipeline(folder: Path, settings: ModelSettings) -> None:
-    """Say so if there is a custom pipeline and nobody lets it run."""
+    """Log a warning if the model has a custom pipeline that the settings do not allow."""
     if (folder / FILE).is_file() and allowed_pipeline(settings) is None:
         logger.warning(
             "%s has a %s, which is not run; set TRUST_REMOTE_CODE=true, or CUSTOM_PIPELINE=%s, if you trust it.",
@@ -34,13 +34,13 @@ def warn_of_unused_pipeline(folder: Path, settings: ModelSettings) -> None:
 
 
 def create_pipeline(path: Path, folder: Path, settings: ModelSettings) -> Callable[..., Any]:
-    """What `create_pipeline()` of the file returns.
+    """Call `create_pipeline()` of the file and return its result.
 
-    It runs where `./` is the model's folder, and `./model` too unless there is such a folder in it: both places are
-    usual for the file. Modules beside it can be imported.
+    The current directory is a view of the model's folder, and `./model` is another link to it unless the folder has
+    such an entry, because pipelines use both paths. Modules next to the file can be imported.
 
     Raises:
-        LoadError: it fails, or returns nothing that can be called.
+        LoadError: it fails, or its result is not callable.
     """
     uri = settings.shown_uri
     with TemporaryDirectory(prefix="custom-pipeline-") as view:
@@ -50,24 +50,24 @@ def create_pipeline(path: Path, folder: Path, settings: ModelSettings) -> Callab
             (Path(view) / _MODEL).symlink_to(folder.resolve())
         try:
             with contextlib.chdir(view):
-                pipeline: Any = _function(path)()
+                pipeline: Any = _load_function(path)()
         except (Exception, SystemExit) as error:
             logger.debug("%s failed", path, exc_info=True)
-            raise LoadError(f"{uri}: {_FUNCTION}() in {path.name} failed: {_said(error)}") from error
+            raise LoadError(f"{uri}: {_FUNCTION}() in {path.name} failed: {_describe_error(error)}") from error
     if not callable(pipeline):
         raise LoadError(f"{uri}: {_FUNCTION}() in {path.name} returns nothing that can be called.")
-    _heed_return_all_scores(pipeline)
+    _apply_return_all_scores(pipeline)
     return cast("Callable[..., Any]", pipeline)
 
 
-def _function(path: Path) -> Callable[[], Any]:
-    # Behind everything else: a module of the same name as one of this server's must not take its place.
+def _load_function(path: Path) -> Callable[[], Any]:
+    # Last in the list, so that it cannot replace a module of this server that has the same name.
     sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location(_MODULE, path)
     if spec is None or spec.loader is None:
         raise LookupError("its name does not end in .py")
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses and pickles look their module up; the file's own name could be that of one of this server's.
+    # Dataclasses and pickle look up their module by name; the file's own name could belong to this server.
     sys.modules[_MODULE] = module
     spec.loader.exec_module(module)
     if not callable(getattr(module, _FUNCTION, None)):
@@ -75,15 +75,18 @@ def _function(path: Path) -> Callable[[], Any]:
     return cast("Callable[[], Any]", getattr(module, _FUNCTION))
 
 
-def _said(error: BaseException) -> str:
-    """The first line of an error; transformers' own for a task that it has no pipeline for lists all that it has."""
+def _describe_error(error: BaseException) -> str:
+    """Return the type and first line of an error, without transformers' list of all its tasks."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     first = re.split(r"\n|, available tasks are", text.strip(), maxsplit=1)[0][:300].rstrip(".")
     return f"{type(error).__name__}: {first}."
 
 
-def _heed_return_all_scores(pipeline: Any) -> None:
-    """transformers 5 hands the old option to the tokenizer, which ignores it; it meant what `top_k=None` means now."""
+def _apply_return_all_scores(pipeline: Any) -> None:
+    """Convert the old option `return_all_scores` to `top_k`.
+
+    transformers 5 passes it to the tokenizer, which ignores it. True means `top_k=None`, False means `top_k=1`.
+    """
     options = getattr(pipeline, "_preprocess_params", {})
     if getattr(pipeline, "task", None) == "text-classification" and "return_all_scores" in options:
         everything = options.pop("return_all_scores")

@@ -1,4 +1,4 @@
-"""What the libraries raise when a model cannot be loaded, in the operator's words."""
+"""Translate the libraries' errors about a model into a LoadError for the operator."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from hf_runtime.contract.errors import LoadError
 from hf_runtime.settings import ModelSettings
 
-#: What `from_pretrained` says of a model's files, and the same in the operator's words.
-_KNOWN: tuple[tuple[str, str], ...] = (
+#: Pattern of an error message of `from_pretrained`, and the end of the sentence for the operator.
+_SENTENCES: tuple[tuple[str, str], ...] = (
     (r"trust_remote_code", "brings code of its own; set TRUST_REMOTE_CODE=true if you trust it"),
     (r"configuration class .*?(\w+)'?>", "({0}) cannot do {task}; choose another TASK or model"),
     (r"has model type `(.+?)`", f"is of the type {{0}}, which transformers {transformers.__version__} does not know"),
@@ -56,8 +56,8 @@ _KNOWN: tuple[tuple[str, str], ...] = (
 )
 
 
-def explained(error: Exception, settings: ModelSettings) -> LoadError:
-    """One sentence that says what is wrong with the model and what to do."""
+def make_load_error(error: Exception, settings: ModelSettings) -> LoadError:
+    """Return an error with one sentence: what is wrong with the model and what to do."""
     uri = settings.shown_uri
     text = " ".join(str(error).split())
     match error:
@@ -67,22 +67,25 @@ def explained(error: Exception, settings: ModelSettings) -> LoadError:
             return LoadError(f"{uri} has a damaged JSON file; fetch it again.")
         case torch.OutOfMemoryError() | MemoryError():
             return LoadError(f"{uri} does not fit in memory; use a smaller TORCH_DTYPE, LOAD_IN_8BIT or LOAD_IN_4BIT.")
-    if (unreadable := _unreadable(error, text)) is not None:
-        return LoadError(f"{uri}: {unreadable} may not be read by the user that this server runs as (chmod a+r).")
-    for pattern, sentence in _KNOWN:
+    if (unreadable_file := _find_unreadable_file(error, text)) is not None:
+        return LoadError(f"{uri}: {unreadable_file} may not be read by the user that this server runs as (chmod a+r).")
+    for pattern, sentence in _SENTENCES:
         if found := re.search(pattern, text):
-            said = sentence.format(
+            problem = sentence.format(
                 *found.groups(),
                 task=settings.task, attention=settings.attn_implementation, device_map=settings.device_map,
             )  # fmt: skip
-            return LoadError(f"{uri} {said}.")
-    # The first sentence says what happened, the rest mostly what a programmer could do about it.
+            return LoadError(f"{uri} {problem}.")
+    # Only the first sentence says what happened; the rest is advice for programmers.
     short = re.split(r"(?<=[.!?])\s(?=[A-Z])", text, maxsplit=1)[0][:300].rstrip(".!?")
     return LoadError(f"{uri} could not be loaded: {short or type(error).__name__}.")
 
 
-def _unreadable(error: Exception, text: str) -> str | None:
-    """The file that is there and may not be read, of which safetensors says that it is not there."""
+def _find_unreadable_file(error: Exception, text: str) -> str | None:
+    """Return the name of a file that exists but may not be read; None if that is not the cause.
+
+    safetensors reports such a file as missing.
+    """
     if isinstance(error, PermissionError) and error.filename is not None:
         return Path(error.filename).name
     found = re.search(r"No such file or directory: '?(/.*?)'?$", text)

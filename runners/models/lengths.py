@@ -1,4 +1,7 @@
-"""Find how many tokens a model reads and generates: by its positions, else by its tokenizer."""
+"""Find how many tokens a model accepts and generates.
+
+The number of its positions decides, else the limit of its tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -7,89 +10,99 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-#: Tokenizers without a limit of their own say a number like 1e30.
+#: Tokenizers without a limit report a number like 1e30.
 _NO_LIMIT = 10**9
 
 
-def reading_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int | None:
-    """Tokens of a text that the model reads, special tokens included; None if nothing bounds them.
+def find_input_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int | None:
+    """Return the number of input tokens that the model accepts; None if there is no limit.
 
-    Positions bound them whatever is wanted. The tokenizer's number is a default, as a model without positions of its
-    own, such as T5, reads more.
+    Special tokens count. The positions are always a limit. The tokenizer's limit is only a default, because a model
+    without absolute positions, such as T5, accepts more.
 
     Args:
         wanted: the operator's choice, MAX_MODEL_LEN.
     """
     limits = [wanted or tokenizer.model_max_length]
-    encoder = _encoder_positions(model)
-    if encoder is not None:
-        limits.append(encoder)
-    if _decoder_reads_the_text(model) and (decoder := writing_limit(model)) is not None:
-        limits.append(decoder)
+    encoder_limit = _count_encoder_positions(model)
+    if encoder_limit is not None:
+        limits.append(encoder_limit)
+    if _decoder_gets_input(model) and (decoder_limit := writing_limit(model)) is not None:
+        limits.append(decoder_limit)
     smallest = min(limits)
     return smallest if smallest < _NO_LIMIT else None
 
 
 def writing_limit(model: PreTrainedModel) -> int | None:
-    """Tokens that the decoder of an encoder-decoder model reads, its start included; None if nothing bounds them."""
-    config = _part_of_config(model.config, "decoder")
-    positions = _first(config, "max_decoder_position_embeddings", "max_position_embeddings", "max_target_positions")
-    if positions is None or _is_relative(config):
+    """Return the number of tokens that an encoder-decoder model's decoder accepts.
+
+    The start token counts. None if there is no limit.
+    """
+    config = _select_config(model.config, "decoder")
+    positions = _find_first_positive(
+        config, "max_decoder_position_embeddings", "max_position_embeddings", "max_target_positions"
+    )
+    if positions is None or _has_only_relative_positions(config):
         return None
     # ProphetNet's decoder looks one position ahead.
     ahead = 1 if getattr(config, "ngram", None) is not None else 0
-    return positions - _reserved_positions(_part(model, "decoder"), positions) - ahead
+    return positions - _count_reserved_positions(_select_module(model, "decoder"), positions) - ahead
 
 
-def _encoder_positions(model: PreTrainedModel) -> int | None:
-    config = _part_of_config(model.config, "encoder")
-    positions = _first(config, "max_encoder_position_embeddings", "max_position_embeddings", "max_source_positions")
-    if positions is None or _is_relative(config):
+def _count_encoder_positions(model: PreTrainedModel) -> int | None:
+    config = _select_config(model.config, "encoder")
+    positions = _find_first_positive(
+        config, "max_encoder_position_embeddings", "max_position_embeddings", "max_source_positions"
+    )
+    if positions is None or _has_only_relative_positions(config):
         return None
     if hasattr(config, "max_encoder_position_embeddings") and hasattr(config, "attention_window"):
-        # LED fills texts up to whole windows, and all of that has positions.
+        # LED pads inputs to whole windows, and the padding needs positions too.
         window = config.attention_window if isinstance(config.attention_window, int) else max(config.attention_window)
         positions = positions // window * window or positions
-    return positions - _reserved_positions(_part(model, "encoder"), positions)
+    return positions - _count_reserved_positions(_select_module(model, "encoder"), positions)
 
 
-def _is_relative(config: PreTrainedConfig) -> bool:
-    """Return whether positions are relative alone, so that `max_position_embeddings` bounds nothing.
+def _has_only_relative_positions(config: PreTrainedConfig) -> bool:
+    """Return True if `max_position_embeddings` is no limit, because all positions are relative.
 
-    Keys that are rotated are told in other ways, and no text should be longer than those that the model has learned.
+    Other models with rotary positions are not recognized: their inputs should not be longer than those in training.
     """
-    # DeBERTa's and ESM's words for it.
+    # DeBERTa's option, then ESM's.
     return getattr(config, "position_biased_input", True) is False or (
         getattr(config, "position_embedding_type", None) == "rotary"
     )
 
 
-def _decoder_reads_the_text(model: PreTrainedModel) -> bool:
-    """Return whether it is a BART-like model with a head other than for text: decoder and encoder read the same."""
+def _decoder_gets_input(model: PreTrainedModel) -> bool:
+    """Return True for a BART-like classifier: its decoder gets the same tokens as its encoder."""
     return bool(model.config.is_encoder_decoder) and "For" in type(model).__name__ and not model.can_generate()
 
 
-def _part_of_config(config: PreTrainedConfig, name: str) -> PreTrainedConfig:
-    """The config of the encoder or the decoder, or of what reads text, where they are models of their own."""
+def _select_config(config: PreTrainedConfig, name: str) -> PreTrainedConfig:
+    """Return the nested config of the encoder, the decoder or the text model, if there is one."""
     parts = (getattr(config, each, None) for each in (name, "text_config"))
     return next((part for part in parts if isinstance(part, PreTrainedConfig)), config)
 
 
-def _part(model: PreTrainedModel, name: str) -> torch.nn.Module:
-    """The encoder or the decoder of a model that has both; else the model itself."""
+def _select_module(model: PreTrainedModel, name: str) -> torch.nn.Module:
+    """Return the encoder or the decoder of a model that has both, else the model itself."""
     for owner in (model, model.base_model) if model.config.is_encoder_decoder else ():
         if isinstance(part := getattr(owner, name, None), torch.nn.Module):
             return part
     return model
 
 
-def _first(config: PreTrainedConfig, *names: str) -> int | None:
+def _find_first_positive(config: PreTrainedConfig, *names: str) -> int | None:
     values: list[Any] = [getattr(config, name, None) for name in names]
     return next((value for value in values if isinstance(value, int) and value > 0), None)
 
 
-def _reserved_positions(model: torch.nn.Module, positions: int) -> int:
-    """RoBERTa and its kin count positions from behind the padding index, so their last ones cannot be reached."""
+def _count_reserved_positions(model: torch.nn.Module, positions: int) -> int:
+    """Return how many positions inputs cannot use.
+
+    RoBERTa-like models start counting after the padding index.
+    """
     for name, module in model.named_modules():
         if (
             name.endswith("position_embeddings")

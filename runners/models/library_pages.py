@@ -1,4 +1,4 @@
-"""What a start has read of libraries' files, and nobody reads again: code, and what it is linked by."""
+"""Drop clean pages of shared libraries after startup."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ import psutil
 
 
 def give_back_library_pages() -> None:
-    """Take what is unchanged of libraries' files out of this process's memory.
+    """Drop the unchanged pages of shared libraries from this process's memory.
 
-    Importing PyTorch and transformers and making a program of a model run through 170 MB of them, LLVM's and PyTorch's
-    above all; answering runs through 40. Whoever needs a page again gets it from the system's cache of files, in a
-    microsecond. Where the system is not Linux, nothing is done.
+    Importing PyTorch and transformers and compiling a model touch 170 MB of library code; serving touches 40 MB. A
+    dropped page that is needed again comes from the system's file cache, in a microsecond. On systems other than Linux
+    this function does nothing.
 
     Source: https://man7.org/linux/man-pages/man2/madvise.2.html
     """
-    with suppress(AttributeError, OSError, psutil.Error):  # not every system has these, or lets them be read
+    with suppress(AttributeError, OSError, psutil.Error):  # not every system has or allows this
         madvise = ctypes.CDLL(None).madvise
-        for first, end in _unchanged():
+        for first, end in _list_clean_ranges():
             madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), MADV_DONTNEED)
 
 
-def _unchanged() -> Iterator[tuple[int, int]]:
-    """Addresses of what a file can give again: its pages would be lost where something was written into them."""
+def _list_clean_ranges() -> Iterator[tuple[int, int]]:
+    """Yield address ranges (first, end) of library mappings without modified pages.
+
+    Only unmodified pages can be read again from the file.
+    """
     for mapping in psutil.Process().memory_maps(grouped=False):
         library = mapping.perms in ("r-xp", "r--p") and ".so" in PurePath(mapping.path).suffixes
         if library and not (mapping.anonymous or mapping.private_dirty or mapping.swap):

@@ -1,4 +1,4 @@
-"""How much memory a model needs, and how much there is; told before weights are read."""
+"""Estimate a model's memory before its weights are loaded, and measure the free memory."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from runners.models.garbage import collect_everything
 from runners.storage.checkpoint import Checkpoint, local_config
 from runners.storage.disk import shown_size
 
-#: Bytes of the types that safetensors and config.json name.
+#: Bytes per element of the types that safetensors and config.json name.
 _WIDTHS = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
     "float32": 4, "float16": 2, "bfloat16": 2, "float64": 8,
 }  # fmt: skip
-#: Quantized linear layers, with what bitsandbytes keeps beside them.
+#: Bytes per element of quantized linear layers, with the scales that bitsandbytes stores.
 _INT8, _NF4 = 1.02, 0.56
-#: Layers that stay as they are when the others are quantized.
+#: Layers that bitsandbytes does not quantize, by parts of their names.
 _UNQUANTIZED = ("embed", "wte", "wpe", "shared", "lm_head", "classifier", "score", "qa_outputs", "cls.")
 
-#: Where Linux says how much memory a container may take, takes, and of what: version 2, then version 1.
+#: Files with a container's memory limit, its usage and the statistics: cgroup version 2, then version 1.
 _CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
     (
@@ -40,18 +40,18 @@ _CGROUPS = (
         "/sys/fs/cgroup/memory/memory.stat",
     ),
 )
-#: Cached files, which make way for whoever needs memory; a model that was just downloaded fills a container with them.
-_CACHED = re.compile(r"^(?:total_)?(?:in)?active_file (\d+)$", re.MULTILINE)
+#: Bytes of cached files, which the system frees on demand; a fresh download fills a container with them.
+_CACHED_FILES = re.compile(r"^(?:total_)?(?:in)?active_file (\d+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """The size of a model.
+    """Size of a model.
 
     Attributes:
-        parameters: None if the files do not say without being read whole.
-        disk: bytes of its weight files.
-        memory: bytes of its weights as they are configured to be loaded; None as for `parameters`.
+        parameters: None if it is not known without reading the whole files.
+        disk: bytes of the weight files.
+        memory: bytes of the weights once they are loaded as configured; None as for `parameters`.
     """
 
     parameters: int | None
@@ -71,46 +71,53 @@ class _Tensor:
 
 
 def footprint(checkpoint: Checkpoint, settings: ModelSettings) -> Footprint:
-    """Read the headers of a checkpoint's weight files; GGUF files, which say it slowly, count on disk alone."""
-    files = checkpoint.weight_files()
+    """Return the size of a checkpoint, read from the headers of its weight files.
+
+    For GGUF files only the size on disk is returned, because reading their headers is slow.
+    """
+    files = checkpoint.list_weight_files()
     disk = sum(file.stat().st_size for file in files)
     if not files or checkpoint.gguf_file is not None:
         return Footprint(None, disk, None)
     config = local_config(checkpoint) or {}
-    tensors = list(_tensors(files, _stored_width(config)))
+    tensors = list(_read_tensors(files, _find_stored_width(config)))
     if "quantization_config" in config:
-        # Packed: neither do the shapes tell the parameters, nor is anything converted.
+        # Packed weights: their shapes do not give the number of parameters, and loading converts nothing.
         return Footprint(None, disk, disk)
-    memory = sum(tensor.size * _width(tensor, settings) for tensor in tensors)
+    memory = sum(tensor.size * _find_loaded_width(tensor, settings) for tensor in tensors)
     return Footprint(sum(tensor.size for tensor in tensors), disk, int(memory))
 
 
 def expected_footprint(weights: int, config: Mapping[str, Any], settings: ModelSettings) -> Footprint:
-    """The same of a model that is elsewhere, from the bytes of its weight files and its config.json.
+    """Return the estimated size of a model that is not on this machine.
 
-    Every weight counts as one that is quantized where LOAD_IN_8BIT or LOAD_IN_4BIT is set, so the truth may be more.
+    With LOAD_IN_8BIT or LOAD_IN_4BIT every weight counts as quantized, so the true size may be larger.
+
+    Args:
+        weights: bytes of the weight files.
+        config: its config.json.
     """
     if "quantization_config" in config:
         return Footprint(None, weights, weights)
-    stored = _stored_width(config)
+    stored = _find_stored_width(config)
     tensor = _Tensor("", (weights // stored, 1), stored)
-    return Footprint(tensor.size, weights, int(tensor.size * _width(tensor, settings)))
+    return Footprint(tensor.size, weights, int(tensor.size * _find_loaded_width(tensor, settings)))
 
 
 def check_fits(checkpoint: Checkpoint, settings: ModelSettings) -> None:
-    """Refuse a model whose weights alone are more than there is memory for.
+    """Refuse a model whose weights alone do not fit in the free memory.
 
-    Nothing is said where accelerate spreads the model: it may take several devices and the disk.
+    With DEVICE_MAP nothing is checked: accelerate may use several devices and the disk.
 
     Raises:
-        LoadError: with both sizes and what to do.
+        LoadError: names both sizes and what to do.
     """
     if settings.device_map is not None:
         return
-    with suppress(OSError, SafetensorError):  # A damaged file has an error of its own.
+    with suppress(OSError, SafetensorError):  # loading reports a damaged file
         size = footprint(checkpoint, settings)
-        # What is unpacked, from 32 bits a number at most, takes at least this.
-        unpacked = size.disk * _WIDTHS.get(dtype_name(settings), 2) // 4
+        # A packed format has at most 32 bits per element, so its unpacked weights take at least this.
+        unpacked = size.disk * _WIDTHS.get(choose_dtype_name(settings), 2) // 4
         needed = unpacked if size.memory is None else size.memory
         free = free_device_memory(settings)
         if needed > free:
@@ -123,7 +130,7 @@ def check_fits(checkpoint: Checkpoint, settings: ModelSettings) -> None:
 
 
 def free_device_memory(settings: ModelSettings) -> int:
-    """Bytes that weights may take where they would be: on the first GPU if there is one."""
+    """Return the free bytes for weights, on the first GPU if there is one."""
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         return min(free, int(total * (settings.cuda_memory_fraction or 1)))
@@ -131,67 +138,73 @@ def free_device_memory(settings: ModelSettings) -> int:
 
 
 def free_memory(limit: int | None = None) -> int:
-    """Bytes that this process may still take of the machine's, of its container's, and of `limit`."""
+    """Return the free bytes of the machine, the container or `limit`, whichever is least."""
     free = psutil.virtual_memory().available
-    for most, taken, kinds in _CGROUPS:
-        # No such file, or no limit: "max".
+    for limit_file, usage_file, statistics_file in _CGROUPS:
+        # Suppressed: the file does not exist, or there is no limit ("max").
         with suppress(OSError, ValueError):
-            used = int(Path(taken).read_text()) - _cached(Path(kinds).read_text())
-            free = min(free, max(int(Path(most).read_text()) - used, 0))
+            used = int(Path(usage_file).read_text()) - _sum_cached_files(Path(statistics_file).read_text())
+            free = min(free, max(int(Path(limit_file).read_text()) - used, 0))
     return free if limit is None else min(free, max(limit - psutil.Process().memory_info().rss, 0))
 
 
-def _cached(statistics: str) -> int:
-    """Bytes of cached files. Version 1 counts its children's in lines of their own, which hold those of the others."""
+def _sum_cached_files(statistics: str) -> int:
+    """Return the bytes of cached files in the statistics of a cgroup.
+
+    Version 1 also has `total_` lines, which include the child groups; then only those are added.
+    """
     inherited = "total_" in statistics
-    found = [match for match in _CACHED.finditer(statistics) if match[0].startswith("total_") == inherited]
-    return sum(int(match[1]) for match in found)
+    matches = [match for match in _CACHED_FILES.finditer(statistics) if match[0].startswith("total_") == inherited]
+    return sum(int(match[1]) for match in matches)
 
 
 def give_back_memory() -> None:
-    """Return to the system what conversions took while a model was loaded; the C library would keep it."""
-    with suppress(OSError, AttributeError):  # glibc's alone
+    """Return freed heap memory to the system after a model was loaded; glibc would keep it."""
+    with suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def give_back_dropped() -> None:
-    """Return to the system what a model took that nobody refers to any more, and what caches kept for it."""
+    """Free a dropped model and the caches of its device, and return the memory to the system."""
     collect_everything()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     give_back_memory()
 
 
-def dtype_name(settings: ModelSettings) -> str:
-    """The type that weights are loaded in, `auto` for that of the files."""
+def choose_dtype_name(settings: ModelSettings) -> str:
+    """Return the type that weights are loaded in; `auto` is the type in the files."""
     return settings.torch_dtype or ("auto" if torch.cuda.is_available() else "float32")
 
 
 def precision_name(settings: ModelSettings) -> str:
-    """The same as the operator chose it, or the bits that are quantized to."""
-    return "8 bit" if settings.load_in_8bit else "4 bit" if settings.load_in_4bit else dtype_name(settings)
+    """Return the precision for messages: the type, or the bits of a quantized model."""
+    return "8 bit" if settings.load_in_8bit else "4 bit" if settings.load_in_4bit else choose_dtype_name(settings)
 
 
-def _stored_width(config: Mapping[str, Any]) -> int:
-    """Bytes of a number in the files, as config.json says it; older ones do not."""
+def _find_stored_width(config: Mapping[str, Any]) -> int:
+    """Return the bytes per element in the files: from config.json, or 4 if it has no type."""
     return _WIDTHS.get(str(config.get("dtype") or config.get("torch_dtype")), 4)
 
 
-def _tensors(files: Iterable[Path], width: int) -> Iterator[_Tensor]:
-    """What files hold; of a pickle, which cannot be looked into without being read, one tensor of its size."""
+def _read_tensors(files: Iterable[Path], width: int) -> Iterator[_Tensor]:
+    """Yield the tensors of weight files, without their data.
+
+    A pickle counts as one tensor of its size, because it has no header.
+    """
     for file in files:
         if file.suffix != ".safetensors":
             yield _Tensor(file.name, (file.stat().st_size // width,), width)
             continue
         with safe_open(file, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  # not a dictionary
+            for name in tensors.keys():  # noqa: SIM118  # `tensors` is no dictionary
                 part = tensors.get_slice(name)
                 yield _Tensor(name, tuple(part.get_shape()), _WIDTHS.get(part.get_dtype(), 1))
 
 
-def _width(tensor: _Tensor, settings: ModelSettings) -> float:
-    """Bytes of each number of a tensor once it is loaded."""
-    dtype = dtype_name(settings)
+def _find_loaded_width(tensor: _Tensor, settings: ModelSettings) -> float:
+    """Return the bytes per element of a tensor once it is loaded."""
+    dtype = choose_dtype_name(settings)
     plain = tensor.width if dtype == "auto" else _WIDTHS[dtype]
     quantized = len(tensor.shape) == 2 and not any(part in tensor.name for part in _UNQUANTIZED)
     if quantized and settings.load_in_8bit:

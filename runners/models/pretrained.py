@@ -1,4 +1,4 @@
-"""Load options to `from_pretrained`, and what a broken or foreign model raises there."""
+"""Load a model and its tokenizer with `from_pretrained`, and optimize the model."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from runners.kernels.unpadded import without_padding
 from runners.kernels.weights import speed_up_weights
 from runners.models.adapter import Adapter, read_adapter
 from runners.models.compiling import compiler_for
-from runners.models.computed_weights import computed_weights
+from runners.models.computed_weights import find_computed_weights
 from runners.models.custom_code import warn_of_unused_pipeline
-from runners.models.failures import explained
-from runners.models.gguf_files import read_once
-from runners.models.lengths import reading_limit
-from runners.models.memory import check_fits, dtype_name
-from runners.models.quantization import quantization, release_files
-from runners.models.vocabulary import known_tokens, missing_tokens
+from runners.models.failures import make_load_error
+from runners.models.gguf_files import cache_gguf_reads
+from runners.models.lengths import find_input_limit
+from runners.models.memory import check_fits, choose_dtype_name
+from runners.models.quantization import make_quantization_options, release_mapped_files
+from runners.models.vocabulary import count_known_tokens, find_missing_tokens
 from runners.storage.checkpoint import Checkpoint
 from runners.storage.fetch import fetch
 from runners.storage.files import has_vocabulary
@@ -46,10 +46,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Tokens that are computed together most: one text and a batch of them; one sequence, several, and some with prompts.
+#: Usual numbers of tokens per call. Encoders: one input, a batch. Decoders: one sequence, several, several and prefill.
 _BATCH_ROWS, _STEP_ROWS = (32, 256), (1, 16, 64)
 
-#: Optimizations that change weights: where one has failed, they stay as they were loaded.
+#: Optimizations that change weights; if one of them failed, the weights stay as loaded.
 _CHANGE_WEIGHTS = frozenset(
     (Optimization.TRIAL, Optimization.MERGE, Optimization.INT8, Optimization.PACK, Optimization.FUSE)
 )
@@ -59,15 +59,15 @@ _TOKENIZER_CONFIG = "tokenizer_config.json"
 
 @dataclass(frozen=True, slots=True)
 class Pretrained:
-    """A model in evaluation mode on its device, with its tokenizer.
+    """Model in evaluation mode on its device, with its tokenizer.
 
     Attributes:
-        max_length: tokens that the model can read at once, special tokens included; None if it has no limit.
-        tokens: size of its input vocabulary; larger ids are out of the embedding's range.
-        missing: tokens of the tokenizer that are out of that range, by id.
+        max_length: tokens per input that the model accepts, special tokens included; None if it has no limit.
+        tokens: size of the input vocabulary; larger ids are outside the embedding.
+        missing: tokens of the tokenizer outside the embedding, by id.
         unpadded: batches are computed without their padding.
-        kernels: those that it computes with, if any.
-        program: what computes all of its layers, where that is one.
+        kernels: the kernels that the model uses, if any.
+        program: the program that computes all layers, if there is one.
     """
 
     model: PreTrainedModel
@@ -81,18 +81,18 @@ class Pretrained:
 
 
 def prepare_torch(settings: ModelSettings) -> None:
-    """Settings that hold for the whole process of a runner."""
+    """Apply the settings of PyTorch and transformers that hold for the whole process."""
     transformers.logging.set_verbosity(transformers.logging.log_levels[settings.transformers_verbosity])
     if not sys.stderr.isatty():
-        # A bar in a file is one line of a hundred thousand characters.
+        # In a file a progress bar is one line of a hundred thousand characters.
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(settings.torch_threads or available_cores(settings.cpus))
     keep_freed_memory()
-    # cuDNN's attention is planned anew for each shape, and hardly two batches have the same: on an H200 that is most of
-    # the time of a batch in bfloat16. The other fused kernels are as fast and take any shape.
+    # cuDNN plans its attention again for each new shape, which takes most of a batch's time in bfloat16 on an H200. The
+    # other fused kernels are as fast and need no plan per shape.
     torch.backends.cuda.enable_cudnn_sdp(False)
     if settings.gpus and not torch.cuda.is_available():
-        logger.warning("%s: GPUS=%g, and there is no GPU here: the CPU computes.", settings.name, settings.gpus)
+        logger.warning("%s: GPUS=%g, but no GPU is available; the model runs on the CPU.", settings.name, settings.gpus)
     if settings.cuda_memory_fraction is not None and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(settings.cuda_memory_fraction)
 
@@ -101,36 +101,38 @@ def load_pretrained(
     auto_class: Any,
     checkpoint: Checkpoint,
     settings: ModelSettings,
-    begun: Compiler | None = None,
+    started_compiler: Compiler | None = None,
     *,
     new_head: bool = False,
     reads_batches: bool = False,
     fallbacks: Fallbacks | None = None,
 ) -> Pretrained:
-    """Load model and tokenizer of a checkpoint; on a CPU, with weights in the form that it computes fastest with.
+    """Load model and tokenizer of a checkpoint, and optimize the model for the CPU.
 
-    An optimization that raises, or changes the model's results, is left out with a warning.
+    An optimization that raises, or that changes the model's results, is left out with a warning.
 
     Args:
         auto_class: the AutoModel class of the task.
-        begun: the compiler of its kernels, if it is at work already.
-        new_head: go on, with a warning, if the checkpoint has no weights for the task's head.
-        reads_batches: the model will read batches that are padded on the right, and may compute them without that.
-        fallbacks: are told of optimizations that fail.
+        started_compiler: the compiler of its kernels, if it was started before.
+        new_head: load with a warning if the checkpoint has no weights for the task's head.
+        reads_batches: the model gets batches that are padded on the right, and may compute them without padding.
+        fallbacks: records the optimizations that fail.
 
     Raises:
-        LoadError: one sentence for every failure that `from_pretrained` has.
+        LoadError: the model cannot be loaded; the message is one sentence.
     """
     warn_of_unused_pipeline(checkpoint.folder, settings)
     fallbacks = Fallbacks(settings.name) if fallbacks is None else fallbacks
-    # With everything, then without what has failed: once without kernels, and once with the weights as they are.
+    # A failed optimization leaves the model unusable, so load it again without that optimization.
     while True:
         try:
             with large_tensors_apart():
-                return _load_optimized(auto_class, checkpoint, settings, new_head, reads_batches, begun, fallbacks)
+                return _load_optimized(
+                    auto_class, checkpoint, settings, new_head, reads_batches, started_compiler, fallbacks
+                )
         except OptimizationFailed as error:
             failed, reason = error.optimization, error.reason
-        # Out here nothing of that attempt is left in memory.
+        # Outside of `except`, so that nothing of the failed attempt stays in memory.
         assert failed not in fallbacks.failed, f"this is a bug: {failed.doing} has failed before"
         fallbacks.report(failed, reason)
 
@@ -141,45 +143,45 @@ def _load_optimized(
     settings: ModelSettings,
     new_head: bool,
     reads_batches: bool,
-    begun: Compiler | None,
+    started_compiler: Compiler | None,
     fallbacks: Fallbacks,
 ) -> Pretrained:
-    """Load a model with all optimizations but those that have failed.
+    """Load a model with all optimizations except those that failed before.
 
     Raises:
-        LoadError: it cannot be loaded.
-        OptimizationFailed: a further one failed.
+        LoadError: the model cannot be loaded.
+        OptimizationFailed: another optimization failed.
     """
     loaded = _load(auto_class, checkpoint, settings, new_head)
-    # While its weights are exact: int8 would hide small differences behind its own.
-    unpadded = reads_batches and _leaves_out_padding(loaded.model, settings, fallbacks)
+    # Before quantization: the errors of int8 would hide small differences.
+    unpadded = reads_batches and _remove_padding(loaded.model, settings, fallbacks)
     loaded = replace(loaded, unpadded=unpadded)
     int8 = settings.quantization == "int8"
     if int8:
         _check_int8(loaded.model, settings)
-    if not (int8 or _accelerates(loaded.model, settings)) or not _CHANGE_WEIGHTS.isdisjoint(fallbacks.failed):
+    if not (int8 or _can_accelerate(loaded.model, settings)) or not _CHANGE_WEIGHTS.isdisjoint(fallbacks.failed):
         return loaded
     compiler = kernels = tiled = int8_kernels = None
     if Optimization.KERNELS not in fallbacks.failed:
         with attempt(Optimization.KERNELS):
             gpu = torch.cuda.is_available()
-            compiler = begun or compiler_for(checkpoint, settings, reads_batches=reads_batches, gpu=gpu)
-            # Batches have so many rows that PyTorch's operations between layers are as fast.
-            kernels = None if reads_batches else _kernels(loaded.model, compiler)
-            tiled = _tiled(loaded.model, compiler)
-            int8_kernels = _int8_kernels(compiler) if int8 else None
+            compiler = started_compiler or compiler_for(checkpoint, settings, reads_batches=reads_batches, gpu=gpu)
+            # For batches, PyTorch's operations between the layers are as fast, because there are many rows.
+            kernels = None if reads_batches else _make_kernels(loaded.model, compiler)
+            tiled = _make_tiled(loaded.model, compiler)
+            int8_kernels = _make_int8_kernels(compiler) if int8 else None
     rows = _BATCH_ROWS if reads_batches else _STEP_ROWS
     speed_up_weights(loaded.model, rows=rows, int8=int8, kernels=kernels, tiled=tiled, int8_kernels=int8_kernels)
-    release_files(loaded.model)
-    # In bfloat16 layers are PyTorch's, and 32 texts of MiniLM took 106 ms in place of 71.
+    release_mapped_files(loaded.model)
+    # In bfloat16 the linear layers are PyTorch's, so a program is slower: 106 instead of 71 ms for 32 inputs of MiniLM.
     if not (unpadded and loaded.model.dtype == torch.float32 and has_avx2()):
         return replace(loaded, kernels=kernels)
     with fallbacks.guard(Optimization.PROGRAM):
-        return replace(loaded, kernels=kernels, program=_layers_as_program(loaded.model, compiler))
+        return replace(loaded, kernels=kernels, program=_make_program(loaded.model, compiler))
     return replace(loaded, kernels=kernels)
 
 
-def _leaves_out_padding(model: PreTrainedModel, settings: ModelSettings, fallbacks: Fallbacks) -> bool:
+def _remove_padding(model: PreTrainedModel, settings: ModelSettings, fallbacks: Fallbacks) -> bool:
     free_to_choose = settings.acceleration and settings.attn_implementation is None
     if free_to_choose and model.device.type == "cpu" and Optimization.UNPADDED not in fallbacks.failed:
         with fallbacks.guard(Optimization.UNPADDED):
@@ -187,26 +189,26 @@ def _leaves_out_padding(model: PreTrainedModel, settings: ModelSettings, fallbac
     return False
 
 
-def _accelerates(model: PreTrainedModel, settings: ModelSettings) -> bool:
+def _can_accelerate(model: PreTrainedModel, settings: ModelSettings) -> bool:
     on_cpu = settings.device_map is None and model.device.type == "cpu"
-    return settings.acceleration and on_cpu and not _quantized(model)
+    return settings.acceleration and on_cpu and not _is_quantized(model)
 
 
-def _kernels(model: PreTrainedModel, compiler: Compiler | None) -> Kernels | None:
+def _make_kernels(model: PreTrainedModel, compiler: Compiler | None) -> Kernels | None:
     from runners.kernels.kernels import Kernels
 
     return Kernels(model.dtype, compiler) if compiler is not None and Kernels.compute(model.dtype) else None
 
 
-def _layers_as_program(model: PreTrainedModel, compiler: Compiler | None) -> EncoderLayers | None:
+def _make_program(model: PreTrainedModel, compiler: Compiler | None) -> EncoderLayers | None:
     from runners.kernels.encoder_layers import as_program
 
-    kernels = _kernels(model, compiler)
+    kernels = _make_kernels(model, compiler)
     return as_program(model, kernels) if kernels is not None else None
 
 
-def _tiled(model: PreTrainedModel, compiler: Compiler | None) -> Tiled | None:
-    """Linear layers by kernels of our own, where those compute."""
+def _make_tiled(model: PreTrainedModel, compiler: Compiler | None) -> Tiled | None:
+    """Return kernels for float32 linear layers, if this CPU supports them."""
     if compiler is None or model.dtype != torch.float32:
         return None
     from runners.kernels.float32_kernels import Float32Kernels
@@ -214,7 +216,7 @@ def _tiled(model: PreTrainedModel, compiler: Compiler | None) -> Tiled | None:
     return Tiled(Float32Kernels(compiler)) if Float32Kernels.compute() else None
 
 
-def _int8_kernels(compiler: Compiler | None) -> Int8Kernels | None:
+def _make_int8_kernels(compiler: Compiler | None) -> Int8Kernels | None:
     if compiler is None:
         return None
     from runners.kernels.int8_kernels import Int8Kernels
@@ -229,7 +231,7 @@ def _check_int8(model: PreTrainedModel, settings: ModelSettings) -> None:
         )
     if not computes_int8():
         raise LoadError(f"{settings.shown_uri}: QUANTIZATION=int8 needs a CPU with VNNI, and this one has none.")
-    if _quantized(model):
+    if _is_quantized(model):
         raise LoadError(f"{settings.shown_uri} is quantized already; leave out QUANTIZATION.")
 
 
@@ -239,66 +241,66 @@ def _load(auto_class: Any, checkpoint: Checkpoint, settings: ModelSettings, new_
     check_fits(base, settings)
     _warn_of_pickles({base, checkpoint}, settings)
     try:
-        with read_once() if base.gguf_file is not None else nullcontext():
+        with cache_gguf_reads() if base.gguf_file is not None else nullcontext():
             tokenizer = _load_tokenizer(checkpoint if adapter is None or adapter.has_tokenizer else base, settings)
             model, report = auto_class.from_pretrained(
                 base.folder,
                 output_loading_info=True,
                 gguf_file=base.gguf_file,
                 trust_remote_code=settings.trust_remote_code,
-                **_placement(settings),
-                **quantization(auto_class, base, settings),
+                **_make_placement_options(settings),
+                **make_quantization_options(auto_class, base, settings),
                 **(adapter.head_options if adapter is not None else {}),
             )
         if base.gguf_file is not None:
-            model.hf_quantizer = None  # its weights are unpacked by now
+            model.hf_quantizer = None  # its weights are unpacked now
         if adapter is None:
             absent = set(report["missing_keys"])
         else:
-            absent = adapter.still_missing(report)
-            model = adapter.apply(model, merge=not _quantized(model))
+            absent = adapter.find_missing_weights(report)
+            model = adapter.apply(model, merge=not _is_quantized(model))
     except LoadError:
         raise
     except Exception as error:
         logger.debug("loading %s failed", settings.shown_uri, exc_info=True)
-        raise explained(error, settings) from error
-    _check_direction(model, settings)
+        raise make_load_error(error, settings) from error
+    _refuse_masked_model(model, settings)
     _check_weights(model, absent, new_head, settings)
-    if _quantized(model):
-        release_files(model)
+    if _is_quantized(model):
+        release_mapped_files(model)
     elif settings.device_map is None:
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     model.eval()
-    missing = missing_tokens(model, tokenizer)
+    missing = find_missing_tokens(model, tokenizer)
     _warn_of_missing(missing, settings)
-    longest = reading_limit(model, tokenizer, settings.max_model_len)
-    return Pretrained(model, tokenizer, longest, known_tokens(model, tokenizer), missing)
+    max_length = find_input_limit(model, tokenizer, settings.max_model_len)
+    return Pretrained(model, tokenizer, max_length, count_known_tokens(model, tokenizer), missing)
 
 
 def _fetch_base(adapter: Adapter, settings: ModelSettings) -> Checkpoint:
     try:
-        base = fetch(adapter.base_settings(settings))
+        base = fetch(adapter.make_base_settings(settings))
         if read_adapter(base.folder) is not None:
-            # transformers would follow it by itself, past our settings.
+            # transformers would load that adapter's base model itself, without our settings.
             raise LoadError(f"{base.folder} is an adapter too.")
         return base
     except LoadError as error:
         kind = UnreachableError if isinstance(error, UnreachableError) else LoadError
         raise kind(
-            f"{settings.shown_uri} is an adapter whose base model cannot be had; BASE_MODEL names another: {error}"
+            f"{settings.shown_uri} is an adapter whose base model cannot be fetched; "
+            f"set BASE_MODEL to use another: {error}"
         ) from error
 
 
-def _quantized(model: PreTrainedModel) -> bool:
-    """Whether the weights are packed by a library of their own: neither to be moved by hand nor added to."""
+def _is_quantized(model: PreTrainedModel) -> bool:
+    """Return True if a quantization library packed the weights, so they must not be changed."""
     return getattr(model, "hf_quantizer", None) is not None
 
 
 def _warn_of_pickles(checkpoints: set[Checkpoint], settings: ModelSettings) -> None:
-    if any(file.suffix == ".bin" for checkpoint in checkpoints for file in checkpoint.weight_files()):
+    if any(file.suffix == ".bin" for checkpoint in checkpoints for file in checkpoint.list_weight_files()):
         logger.warning(
-            "%s has pickled weights; they are read without running what they may hold, but safetensors load faster "
-            "and hold nothing else.",
+            "%s has pickled weights; code in them is not run, but safetensors load faster and cannot contain code.",
             settings.shown_uri,
         )
 
@@ -307,8 +309,8 @@ def _warn_of_missing(missing: Mapping[int, str], settings: ModelSettings) -> Non
     if missing:
         some = ", ".join(map(repr, islice(missing.values(), 3)))
         logger.warning(
-            "%s: the tokenizer has %d tokens that the model's embedding lacks, such as %s; texts with them are "
-            "refused.",
+            "%s: the tokenizer has %d tokens that the model's embedding lacks, such as %s; "
+            "inputs with them are refused.",
             settings.shown_uri, len(missing), some,
         )  # fmt: skip
 
@@ -317,20 +319,20 @@ def _load_tokenizer(checkpoint: Checkpoint, settings: ModelSettings) -> PreTrain
     tokenizer = AutoTokenizer.from_pretrained(
         checkpoint.folder, gguf_file=checkpoint.gguf_file, trust_remote_code=settings.trust_remote_code
     )
-    # Some read bytes or characters, and need no file. Others count their config as a file of the vocabulary.
+    # Tokenizers on bytes or characters need no file. Others list their config as a vocabulary file.
     files = {file for file in tokenizer.vocab_files_names.values() if file and file != _TOKENIZER_CONFIG}
     if checkpoint.gguf_file is None and files and not has_vocabulary(checkpoint.folder, files):
-        # transformers would go on with an empty vocabulary and answer nonsense.
+        # transformers would continue with an empty vocabulary, and the results would be meaningless.
         raise LoadError(
             f"{settings.shown_uri} has no tokenizer files ({', '.join(sorted({'tokenizer.json', *files}))})."
         )
-    # Padding is done once for a whole batch, from rows tokenized alone: not what the warning warns of.
+    # Rows are tokenized one by one and padded as a batch, so the warning about slow padding does not apply.
     tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
     return tokenizer
 
 
-def _placement(settings: ModelSettings) -> dict[str, Any]:
-    options: dict[str, Any] = {"dtype": _dtype(settings)}
+def _make_placement_options(settings: ModelSettings) -> dict[str, Any]:
+    options: dict[str, Any] = {"dtype": _choose_dtype(settings)}
     if settings.attn_implementation is not None:
         options["attn_implementation"] = settings.attn_implementation
     if settings.device_map is not None:
@@ -338,13 +340,16 @@ def _placement(settings: ModelSettings) -> dict[str, Any]:
     return options
 
 
-def _dtype(settings: ModelSettings) -> Any:
-    name = dtype_name(settings)
+def _choose_dtype(settings: ModelSettings) -> Any:
+    name = choose_dtype_name(settings)
     return name if name == "auto" else getattr(torch, name)
 
 
-def _check_direction(model: PreTrainedModel, settings: ModelSettings) -> None:
-    """A masked language model has all weights of a generating one, and would write nonsense with them."""
+def _refuse_masked_model(model: PreTrainedModel, settings: ModelSettings) -> None:
+    """Refuse a masked language model for text-generation.
+
+    It has all weights of a generative model, so it would load, and generate meaningless text.
+    """
     masked = any(name.endswith("ForMaskedLM") for name in model.config.architectures or [])
     if settings.task == "text-generation" and masked and not getattr(model.config, "is_decoder", False):
         raise LoadError(
@@ -353,20 +358,20 @@ def _check_direction(model: PreTrainedModel, settings: ModelSettings) -> None:
 
 
 def _check_weights(model: PreTrainedModel, missing: set[str], new_head: bool, settings: ModelSettings) -> None:
-    """Refuse a model with random weights, which it has where the checkpoint lacks some; but not for an unused head.
+    """Refuse a model whose checkpoint lacks weights, because they would be random.
 
-    Nor for a new one, or for weights that the model computes by itself.
+    Allowed are an unused pooler, a new head if `new_head` is set, and weights that the model computes itself.
     """
     missing = {key for key in missing if not key.split(".", 1)[-1].startswith("pooler.") and "pooler." not in key}
     if missing and isinstance(model, PreTrainedModel):
-        missing -= computed_weights(model, missing)
+        missing -= find_computed_weights(model, missing)
     if not missing:
         return
     shown = ", ".join(sorted(missing)[:3])
     prefix = f"{model.base_model_prefix}."
     if new_head and not any(key.startswith(prefix) for key in missing):
         logger.warning(
-            "%s has no %s head: %s are random, answers mean nothing until it is fine-tuned.",
+            "%s has no %s head: %s are random, so results are meaningless until it is fine-tuned.",
             settings.shown_uri, settings.task, shown,
         )  # fmt: skip
         return

@@ -1,4 +1,4 @@
-"""What the files of a sentence-transformers model say of its embeddings: pooling, normalization, prompt, length."""
+"""Read how a sentence-transformers model computes embeddings: pooling, prompt, length."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hf_runtime.settings import Pooling
 
 _POOLING: Mapping[str, Pooling] = {"mean": "mean", "cls": "cls", "max": "max", "lasttoken": "last_token"}
 
-#: One flag a mode, before sentence-transformers 5 wrote the mode's name.
+#: Flags of the modes; sentence-transformers 5 and later saves the name of the mode instead.
 _FLAGS: Mapping[str, str] = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -26,15 +26,15 @@ _FLAGS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class SentenceEmbedding:
-    """How a model makes one vector of a text.
+    """Settings of a model for one embedding per input.
 
     Attributes:
-        pooling: None if the files do not say, or say what is not computed here.
-        normalize: whether vectors are scaled to length 1.
-        prompt: put before every text unless the client chooses otherwise; mostly empty.
-        max_length: tokens that the model was trained to read, special tokens included; None if not said.
-        lower_case: texts are read in lower case, whatever the tokenizer does.
-        unsupported: what the files ask for that is not computed here; None if everything is.
+        pooling: None if the files do not name one, or if it is not supported here.
+        normalize: vectors are scaled to length 1.
+        prompt: prefix of every input unless the client chooses otherwise; usually empty.
+        max_length: tokens per input that the model was trained for, special tokens included; None if not given.
+        lower_case: inputs are converted to lower case before the tokenizer.
+        unsupported: the feature in the files that is not supported here; None if all are.
     """
 
     pooling: Pooling | None = None
@@ -46,7 +46,7 @@ class SentenceEmbedding:
 
 
 def read_sentence_embedding(folder: Path) -> SentenceEmbedding:
-    """Read modules.json and the files that it points to; a folder without it says nothing.
+    """Read modules.json and the files that it names; without it, return the defaults.
 
     Raises:
         LoadError: a file is missing or damaged.
@@ -54,7 +54,7 @@ def read_sentence_embedding(folder: Path) -> SentenceEmbedding:
     if not (folder / "modules.json").is_file():
         return SentenceEmbedding()
     try:
-        return _read(folder)
+        return _read_modules(folder)
     except LoadError:
         raise
     except FileNotFoundError as error:
@@ -67,12 +67,15 @@ def read_sentence_embedding(folder: Path) -> SentenceEmbedding:
         raise LoadError(f"{folder} has damaged sentence-transformers files (modules.json); fetch it again.") from None
 
 
-def _read(folder: Path) -> SentenceEmbedding:
-    modules = [(_name(module["type"]), _inside(folder, module["path"])) for module in _json(folder / "modules.json")]
+def _read_modules(folder: Path) -> SentenceEmbedding:
+    modules = [
+        (_shorten_class(module["type"]), _join_inside(folder, module["path"]))
+        for module in _read_json(folder / "modules.json")
+    ]
     names = [name for name, _ in modules]
     paths = dict(modules)
-    max_length, lower_case = _reading(paths.get("Transformer", folder))
-    general = _optional_json(folder / "config_sentence_transformers.json")
+    max_length, lower_case = _read_limits(paths.get("Transformer", folder))
+    general = _read_optional_json(folder / "config_sentence_transformers.json")
     prompt = (general.get("prompts") or {}).get(general.get("default_prompt_name")) or ""
     pooling: Pooling | None = None
     unsupported = None
@@ -83,8 +86,8 @@ def _read(folder: Path) -> SentenceEmbedding:
         case ["Transformer"]:
             pass
         case ["Transformer", "Pooling"] | ["Transformer", "Pooling", "Normalize"]:
-            config = _json(paths["Pooling"] / "config.json")
-            modes = _modes(config)
+            config = _read_json(paths["Pooling"] / "config.json")
+            modes = _list_pooling_modes(config)
             pooling = _POOLING.get(modes[0]) if len(modes) == 1 else None
             if pooling is None:
                 unsupported = f"pooling {' + '.join(modes)}"
@@ -102,37 +105,43 @@ def _read(folder: Path) -> SentenceEmbedding:
     )
 
 
-def _name(path: str) -> str:
-    """A module of sentence-transformers by its class; the package's inner layout changed more than once."""
+def _shorten_class(path: str) -> str:
+    """Return the class name of a module of sentence-transformers; other paths stay.
+
+    The package of the class differs between versions of sentence-transformers.
+    """
     return path.rsplit(".", 1)[-1] if path.startswith("sentence_transformers.") else path
 
 
-def _inside(folder: Path, path: str) -> Path:
+def _join_inside(folder: Path, path: str) -> Path:
     inner = folder / path
     if ".." in inner.parts or not inner.is_relative_to(folder):
         raise ValueError("a module lies outside the model's folder")
     return inner
 
 
-def _reading(transformer: Path) -> tuple[int | None, bool]:
-    """Maximal length and lower case, from sentence_bert_config.json; older models name it after another encoder."""
+def _read_limits(transformer: Path) -> tuple[int | None, bool]:
+    """Return maximal length and lower case from sentence_bert_config.json.
+
+    Older models name the file after another encoder.
+    """
     for path in sorted(transformer.glob("sentence_*_config.json")):
-        config = _json(path)
+        config = _read_json(path)
         length = config.get("max_seq_length")
         return (int(length) if length is not None else None), bool(config.get("do_lower_case"))
     return None, False
 
 
-def _modes(config: dict[str, Any]) -> list[str]:
+def _list_pooling_modes(config: dict[str, Any]) -> list[str]:
     named = config.get("pooling_mode")
     if named is not None:
         return [named] if isinstance(named, str) else [str(mode) for mode in named]
     return [mode for flag, mode in _FLAGS.items() if config.get(flag)] or ["mean"]
 
 
-def _json(path: Path) -> Any:
+def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _optional_json(path: Path) -> dict[str, Any]:
-    return dict(_json(path)) if path.is_file() else {}
+def _read_optional_json(path: Path) -> dict[str, Any]:
+    return dict(_read_json(path)) if path.is_file() else {}

@@ -1,4 +1,4 @@
-"""Find tokens that a tokenizer makes and a model lacks, and refuse texts that hold them."""
+"""Find tokens of a tokenizer that a model lacks, and refuse inputs that contain them."""
 
 from __future__ import annotations
 
@@ -10,29 +10,33 @@ from hf_runtime.contract.errors import InvalidRequest
 from runners.kernels.embedding import embedding_rows
 
 
-def known_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Count the tokens that a model reads: the rows of its embedding, where ids index one."""
+def count_known_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the size of a model's input vocabulary: usually the rows of its embedding."""
     rows = embedding_rows(model)
-    # Models of characters and bytes hash ids, or have a table of another kind.
+    # Models on characters and bytes hash their ids, or have another kind of table.
     return rows if rows is not None else int(getattr(model.config, "vocab_size", None) or len(tokenizer))
 
 
-def missing_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Mapping[int, str]:
-    """Find tokens whose ids are beyond the model's embedding: they were added to the tokenizer alone.
+def find_missing_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Mapping[int, str]:
+    """Find tokens whose ids are outside the model's embedding.
+
+    Such tokens were added to the tokenizer without resizing the model.
 
     Returns:
         Each token by its id, in the order of ids; empty for most models.
     """
     rows = embedding_rows(model)
-    # Listing a large vocabulary takes a tenth of a second.
+    # Return early, because listing a large vocabulary takes a tenth of a second.
     if rows is None or max((len(tokenizer) - 1, *tokenizer.added_tokens_decoder)) < rows:
         return {}
-    known = {number: token for token, number in tokenizer.get_vocab().items()}
-    return {number: known[number] for number in sorted(known) if number >= rows}
+    tokens = {token_id: token for token, token_id in tokenizer.get_vocab().items()}
+    return {token_id: tokens[token_id] for token_id in sorted(tokens) if token_id >= rows}
 
 
 def refuse_missing(token_ids: Iterable[int], missing: Mapping[int, str], field: str | None = None) -> None:
-    """Refuse a text with a token that the model lacks: on a GPU it would break the device for all others.
+    """Refuse an input with a token that the model lacks.
+
+    On a GPU such a token makes the device fail for all later requests.
 
     Raises:
         InvalidRequest: names the token.

@@ -1,1 +1,1 @@
-"""Storage URI to a local folder: hub, object stores, web, archives and the cache of copies."""
+"""Fetch a model from its storage URI into a local folder."""

@@ -1,4 +1,4 @@
-"""A model's files on this machine, and what its folder says of them."""
+"""Find a model's files in a local folder, and read its config."""
 
 from __future__ import annotations
 
@@ -19,22 +19,27 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model on disk: its folder and, for GGUF, the file in it that holds the weights and the tokenizer."""
+    """Model on disk.
+
+    Attributes:
+        folder: the model's folder.
+        gguf_file: file in the folder with the weights and the tokenizer; None for other formats.
+    """
 
     folder: Path
     gguf_file: str | None = None
 
-    def weight_files(self) -> list[Path]:
-        """The files that its weights are loaded from."""
+    def list_weight_files(self) -> list[Path]:
+        """Return the files that the weights are loaded from."""
         names = [path.name for path in self.folder.iterdir() if path.is_file()]
         return [self.folder / name for name in choose_weights(names, self.gguf_file)]
 
 
 def find_checkpoint(path: Path, settings: ModelSettings) -> Checkpoint:
-    """The model in a folder, or in a GGUF file.
+    """Return the model in a folder, or in a GGUF file.
 
     Raises:
-        LoadError: there is none, or several GGUF files to choose from.
+        LoadError: there is no model, or there are several GGUF files and GGUF_FILE is not set.
     """
     wanted = settings.gguf_file
     if path.is_file():
@@ -46,7 +51,7 @@ def find_checkpoint(path: Path, settings: ModelSettings) -> Checkpoint:
         if not (path / wanted).is_file():
             raise LoadError(f"GGUF_FILE: {wanted} is not in {path}; it holds {', '.join(found) or 'no .gguf file'}.")
         return Checkpoint(path, wanted)
-    if (path / CONFIG).is_file() and not _only_gguf_weights(path):
+    if (path / CONFIG).is_file() and not _has_only_gguf_weights(path):
         return Checkpoint(path)
     if (path / ADAPTER_CONFIG).is_file() or find_custom_pipeline(path, settings) is not None:
         return Checkpoint(path)
@@ -63,7 +68,10 @@ def find_checkpoint(path: Path, settings: ModelSettings) -> Checkpoint:
 
 
 def local_config(checkpoint: Checkpoint, name: str = CONFIG) -> dict[str, Any] | None:
-    """The model's config.json, or another such file; None if it has none, or for GGUF, where it may be another model's.
+    """Read the model's config.json, or another JSON file of its folder.
+
+    Returns:
+        None if there is no such file, and for GGUF, because the folder's config may belong to another model.
 
     Raises:
         LoadError: the file is not JSON.
@@ -73,10 +81,13 @@ def local_config(checkpoint: Checkpoint, name: str = CONFIG) -> dict[str, Any] |
 
 
 def parse_config(content: bytes, shown: str) -> dict[str, Any] | None:
-    """What such a file says; None if that is no object.
+    """Parse a JSON file; None if its content is not an object.
+
+    Args:
+        shown: name of the file in the message.
 
     Raises:
-        LoadError: it is not JSON; the message calls the file as `shown`.
+        LoadError: it is not JSON.
     """
     try:
         config = json.loads(content)
@@ -85,5 +96,5 @@ def parse_config(content: bytes, shown: str) -> dict[str, Any] | None:
     return config if isinstance(config, dict) else None
 
 
-def _only_gguf_weights(path: Path) -> bool:
+def _has_only_gguf_weights(path: Path) -> bool:
     return not any(path.glob("*.safetensors")) and not any(path.glob("pytorch_model*.bin")) and any(path.glob("*.gguf"))

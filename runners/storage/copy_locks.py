@@ -1,4 +1,7 @@
-"""Locks on copies of models that are in use: a process holds one on each that it serves from, until it ends."""
+"""Locks on the copies of models that are in use.
+
+A process holds a shared lock on each copy that it serves from, until the process ends.
+"""
 
 from __future__ import annotations
 
@@ -8,28 +11,28 @@ import shutil
 from pathlib import Path
 from threading import Lock
 
-#: The copy of each source that this process serves from: its file, and the descriptor that has the lock.
-_held: dict[Path, tuple[Path, int]] = {}
-_one_at_a_time = Lock()
+#: The locked file and its descriptor, by source: the copies that this process serves from.
+_held_locks: dict[Path, tuple[Path, int]] = {}
+_mutex = Lock()
 
 
-def hold(file: Path, source: Path) -> bool:
-    """Have a copy be in use by this process, in place of the one of the same source that was so before.
+def lock_copy(file: Path, source: Path) -> bool:
+    """Lock a copy for this process, and release its earlier copy of the same source.
 
     Args:
-        file: any file of the copy that is always there; it may be one that can only be read.
-        source: tells which source it is a copy of.
+        file: a file that every copy has; read access is enough.
+        source: folder of all copies of the same source.
 
     Returns:
         False if another process has just deleted the copy.
     """
-    with _one_at_a_time:
-        before = _held.get(source)
+    with _mutex:
+        old = _held_locks.get(source)
         try:
             descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return False
-        if before is not None and before[0] == file and os.path.samestat(os.fstat(before[1]), os.fstat(descriptor)):
+        if old is not None and old[0] == file and os.path.samestat(os.fstat(old[1]), os.fstat(descriptor)):
             os.close(descriptor)
             return True
         try:
@@ -38,24 +41,28 @@ def hold(file: Path, source: Path) -> bool:
             os.close(descriptor)
             return False
         except OSError:
-            # No locks on this file system, and then nothing is deleted either.
+            # This file system has no locks, so no process can delete copies on it either.
             os.close(descriptor)
             return True
-        if not _is_there(file, descriptor):
+        if not _is_current_file(file, descriptor):
             os.close(descriptor)
             return False
-        _held[source] = file, descriptor
-        if before is not None:
-            os.close(before[1])
+        _held_locks[source] = file, descriptor
+        if old is not None:
+            os.close(old[1])
         return True
 
 
-def delete_unused(place: Path, file: Path, aside: str) -> bool:
-    """Delete a copy that no process serves from; False if one does.
+def delete_unlocked_copy(copy: Path, file: Path, trash: str) -> bool:
+    """Delete a copy that no process has locked.
 
     Args:
-        file: the one of the copy that is given to `hold`.
-        aside: a path beside it that nobody reads, where it is put first.
+        copy: folder of the copy.
+        file: the file of the copy that is passed to `lock_copy`.
+        trash: unused path in the same folder; the copy is moved there first, so that no process finds half of it.
+
+    Returns:
+        False if the copy is locked or cannot be moved.
     """
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
@@ -63,17 +70,17 @@ def delete_unused(place: Path, file: Path, aside: str) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.rename(place, aside)
+        os.rename(copy, trash)
     except OSError:
         return False
     else:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(trash, ignore_errors=True)
         return True
     finally:
         os.close(descriptor)
 
 
-def _is_there(file: Path, descriptor: int) -> bool:
+def _is_current_file(file: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(os.stat(file), os.fstat(descriptor))
     except OSError:

@@ -1,4 +1,4 @@
-"""Find the pipeline that a model brings as code: `custom_pipeline.py`."""
+"""Find the custom pipeline of a model: code in `custom_pipeline.py`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ FILE = "custom_pipeline.py"
 
 
 def allowed_pipeline(settings: ModelSettings) -> str | None:
-    """The file with a custom pipeline that the operator lets run, if the model has it."""
+    """Return the name of the custom pipeline file that the settings allow to run."""
     return settings.custom_pipeline or (FILE if settings.trust_remote_code else None)
 
 
 def find_custom_pipeline(folder: Path, settings: ModelSettings) -> Path | None:
-    """The file to run; None if there is none, or the operator does not let it run.
+    """Return the custom pipeline to run; None if there is none or it is not allowed.
 
     Raises:
-        LoadError: CUSTOM_PIPELINE names a file that is not there, or not in the folder.
+        LoadError: CUSTOM_PIPELINE names a file that does not exist or is outside the folder.
     """
     if settings.custom_pipeline is not None:
         name = PurePath(settings.custom_pipeline)
         path = folder / name
-        # By its name alone: in the hub's cache and on mounted volumes, the files of a folder are links out of it.
+        # Only the name is checked: in the hub's cache and on mounted volumes, files are links out of the folder.
         if name.is_absolute() or ".." in name.parts or not path.is_file():
             uri = settings.shown_uri
             raise LoadError(f"CUSTOM_PIPELINE: {uri} holds no file {settings.custom_pipeline}.")

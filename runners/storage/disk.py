@@ -1,4 +1,4 @@
-"""Room on the disk, asked for before it is needed."""
+"""Check the free disk space before files are downloaded."""
 
 from __future__ import annotations
 
@@ -8,53 +8,57 @@ from pathlib import Path
 
 from hf_runtime.contract.errors import LoadError
 
-#: Bytes that are left free for everything else that writes to the disk.
+#: Bytes that stay free for other programs that write to the disk.
 RESERVE = 64 * 2**20
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Refuse what does not fit.
+    """Check that the disk of a folder has space for new files.
 
     Args:
-        folder: where the files will be; it need not exist yet.
+        folder: destination of the files; it need not exist yet.
         needed: bytes.
-        what: what is going to be written, for the message.
+        what: name of the files in the message.
 
     Raises:
-        LoadError: there is less room than `needed` and a reserve.
+        LoadError: less than `needed` bytes and RESERVE are free.
     """
-    if needed > free_bytes(folder):
-        raise no_space(folder, what, needed)
+    if needed > count_free_bytes(folder):
+        raise make_no_space_error(folder, what, needed)
 
 
-def free_bytes(folder: Path) -> int:
-    """Bytes that may be written to the disk of a folder, which need not exist yet."""
+def count_free_bytes(folder: Path) -> int:
+    """Return the bytes that may be written to the disk of a folder.
+
+    The folder need not exist yet. RESERVE bytes are not counted.
+    """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     return max(0, shutil.disk_usage(existing).free - RESERVE)
 
 
-def no_space(folder: Path, what: str, needed: int | None = None) -> LoadError:
-    """The sentence for a full disk.
+def make_no_space_error(folder: Path, what: str, needed: int | None = None) -> LoadError:
+    """Return the error for a full disk.
 
     Args:
-        needed: bytes; None if it is not known.
+        what: name of the files in the message.
+        needed: bytes; None if unknown.
     """
-    free = shown_size(free_bytes(folder))
+    free = shown_size(count_free_bytes(folder))
     return LoadError(
         f"{what} needs {shown_size(needed) + ' in' if needed is not None else 'more room than is free in'} {folder}, "
         f"where {free} are free: make room, or choose another folder."
     )
 
 
-def is_full(error: OSError) -> bool:
-    """Whether writing failed for want of room."""
+def is_disk_full(error: OSError) -> bool:
+    """Return True if writing failed because the disk or the quota is full."""
     return error.errno in _FULL
 
 
 def shown_size(size: int) -> str:
-    """Bytes in a unit that people read: 1.5 GiB."""
+    """Format a number of bytes with a unit, such as 1.5 GiB."""
     value = float(size)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024:

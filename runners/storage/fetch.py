@@ -1,4 +1,4 @@
-"""Storage URI to a model on this machine. One line a scheme."""
+"""Fetch the model of a storage URI to this machine; SCHEMES lists the supported schemes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hf_runtime.contract.errors import LoadError
 from hf_runtime.settings import ModelSettings
 from hf_runtime.settings.uri import scheme_of
 from runners.storage.checkpoint import CONFIG, Checkpoint, find_checkpoint, local_config, parse_config
-from runners.storage.files import choose_for
+from runners.storage.files import choose_model_files
 from runners.storage.local import find_on_volume, find_path
 from runners.storage.model_store import find_in_model_store
 from runners.storage.source import ModelSource, UnreachableError
@@ -21,12 +21,12 @@ from runners.storage.storage_cache import StorageCache
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file that `fetch` brings.
+    """File that `fetch` downloads.
 
     Attributes:
         path: from the model's folder, with forward slashes.
-        size: bytes; None if the source does not say.
-        cached: whether it is on this machine already.
+        size: bytes; None if unknown.
+        cached: the file is on this machine already.
     """
 
     path: str
@@ -36,13 +36,13 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """What can be done with URIs of one kind.
+    """Operations on the URIs of one scheme.
 
     Attributes:
-        check: refuses what can be seen to be wrong without the network.
-        fetch: the folder or file on this machine, brought there if need be.
-        list_files: what `fetch` would bring.
-        read_config: a small JSON file of the model, without its weights.
+        check: refuses a wrong URI, without the network.
+        fetch: downloads the model if necessary and returns its local folder or file.
+        list_files: lists the files that `fetch` would download.
+        read_config: reads a small JSON file of the model, without its weights.
     """
 
     check: Callable[[ModelSettings], object]
@@ -52,110 +52,116 @@ class Scheme:
 
 
 def fetch(settings: ModelSettings) -> Checkpoint:
-    """Bring the model of `settings.storage_uri` to this machine, if it is not here already.
+    """Fetch the model of `settings.storage_uri`, unless it is on this machine already.
 
     Raises:
-        LoadError: unknown scheme, nothing there, no access, or several GGUF files to choose from.
+        LoadError: the scheme is unknown, there is no model or no access, or there are several GGUF files and
+            GGUF_FILE is not set.
     """
-    return find_checkpoint(_scheme(settings).fetch(settings), settings)
+    return find_checkpoint(_select_scheme(settings).fetch(settings), settings)
 
 
 def list_files(settings: ModelSettings) -> list[RemoteFile]:
-    """What `fetch` would bring, without bringing it; an archive is listed as itself.
+    """List the files that `fetch` would download; an archive counts as one file.
 
     Raises:
         LoadError: as `fetch`.
     """
-    return _scheme(settings).list_files(settings)
+    return _select_scheme(settings).list_files(settings)
 
 
 def check_uri(settings: ModelSettings) -> None:
-    """Refuse what can be seen to be wrong before any process is started, without the network.
+    """Refuse a wrong storage URI before any process is started, without the network.
 
     Raises:
-        LoadError: as `fetch`; a model that is elsewhere is only checked for the form of its URI.
+        LoadError: as `fetch`; for a remote model only the form of the URI is checked.
     """
-    _scheme(settings).check(settings)
+    _select_scheme(settings).check(settings)
 
 
 def read_config(settings: ModelSettings, name: str = CONFIG) -> dict[str, Any] | None:
-    """The model's config.json, or another such file, without its weights; None if it has none.
+    """Read the model's config.json, or another JSON file, without fetching its weights.
+
+    Returns:
+        None if the model has no such file.
 
     Raises:
         LoadError: as `fetch`, or the file is not JSON.
     """
-    return _scheme(settings).read_config(settings, name)
+    return _select_scheme(settings).read_config(settings, name)
 
 
-def _scheme(settings: ModelSettings) -> Scheme:
+def _select_scheme(settings: ModelSettings) -> Scheme:
     name = scheme_of(settings.storage_uri)
     if name not in SCHEMES:
-        known = ", ".join(f"{known}://" for known in SCHEMES if known)
+        known = ", ".join(f"{scheme}://" for scheme in SCHEMES if scheme)
         raise LoadError(f"STORAGE_URI: '{name}://' is not a known storage scheme; known are a local path, {known}.")
     return SCHEMES[name]()
 
 
-def _on_disk(find: Callable[[ModelSettings], Path]) -> Scheme:
-    """Models that are served from where they are."""
+def _make_local_scheme(find: Callable[[ModelSettings], Path]) -> Scheme:
+    """Return the operations for models on this machine, which are not copied."""
     return Scheme(
         check=fetch,
         fetch=find,
-        list_files=lambda settings: _list_found(find(settings), settings),
+        list_files=lambda settings: _list_local_files(find(settings), settings),
         read_config=lambda settings, name: local_config(fetch(settings), name),
     )
 
 
-def _copied(source: Callable[[ModelSettings], ModelSource], check: Callable[[ModelSettings], object]) -> Scheme:
-    """Models that are copied file by file into STORAGE_CACHE."""
+def _make_copying_scheme(
+    make_source: Callable[[ModelSettings], ModelSource], check: Callable[[ModelSettings], object]
+) -> Scheme:
+    """Return the operations for models whose files are copied into STORAGE_CACHE."""
 
-    def cache(settings: ModelSettings) -> StorageCache:
-        choose = partial(choose_for, settings)
-        return StorageCache(settings.storage_cache, source(settings), choose, settings.storage_cache_old_copies)
+    def make_cache(settings: ModelSettings) -> StorageCache:
+        choose = partial(choose_model_files, settings)
+        return StorageCache(settings.storage_cache, make_source(settings), choose, settings.storage_cache_old_copies)
 
-    def copy(settings: ModelSettings) -> Path:
-        copies = cache(settings)
+    def fetch_copy(settings: ModelSettings) -> Path:
+        cache = make_cache(settings)
         if not settings.offline:
-            return copies.fetch()
-        if (known := copies.newest()) is None:
+            return cache.fetch()
+        if (latest := cache.find_latest()) is None:
             raise LoadError(
                 f"{settings.shown_uri} is not in {settings.storage_cache} and HF_HUB_OFFLINE is set: fill "
                 "the cache first, or let it connect."
             )
-        return known
+        return latest
 
     def list_copied(settings: ModelSettings) -> list[RemoteFile]:
         if settings.offline:
-            return _list_found(copy(settings), settings)
-        return [RemoteFile(file.path, file.size, here) for file, here in cache(settings).listed()]
+            return _list_local_files(fetch_copy(settings), settings)
+        return [RemoteFile(file.path, file.size, cached) for file, cached in make_cache(settings).list_files()]
 
-    def read(settings: ModelSettings, name: str) -> dict[str, Any] | None:
-        place = source(settings)
-        if place.is_folder and not settings.offline:
+    def read_remote(settings: ModelSettings, name: str) -> dict[str, Any] | None:
+        source = make_source(settings)
+        if source.is_folder and not settings.offline:
             try:
-                content = place.read_small(name)
+                content = source.read_small(name)
             except UnreachableError:
-                # `fetch` knows whether a copy does as well, and says so.
+                # `fetch` below uses a copy in the cache, or raises this error again.
                 pass
             else:
-                return None if content is None else parse_config(content, f"{place.shown}/{name}")
+                return None if content is None else parse_config(content, f"{source.shown}/{name}")
         return local_config(fetch(settings), name)
 
-    return Scheme(check, copy, list_copied, read)
+    return Scheme(check, fetch_copy, list_copied, read_remote)
 
 
-def _list_found(path: Path, settings: ModelSettings) -> list[RemoteFile]:
+def _list_local_files(path: Path, settings: ModelSettings) -> list[RemoteFile]:
     folder = find_checkpoint(path, settings).folder
     if path.is_file():
         return [RemoteFile(path.name, path.stat().st_size, cached=True)]
     sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
-    return [RemoteFile(name, sizes[name], cached=True) for name in sorted(choose_for(settings, sizes))]
+    return [RemoteFile(name, sizes[name], cached=True) for name in sorted(choose_model_files(settings, sizes))]
 
 
-# What brings models from elsewhere is imported where it is asked for: huggingface_hub alone takes a third of a second,
-# and 15 MB of each process.
+# Clients of remote storage are imported only where they are used: huggingface_hub alone takes a third of a second and
+# 15 MB of each process.
 
 
-def _hub() -> Scheme:
+def _make_hub_scheme() -> Scheme:
     from runners.storage.hub import download_from_hub, download_hub_config, list_hub_files, parse_uri
 
     def list_on_hub(settings: ModelSettings) -> list[RemoteFile]:
@@ -168,41 +174,41 @@ def _hub() -> Scheme:
     return Scheme(parse_uri, download_from_hub, list_on_hub, read_on_hub)
 
 
-def _objects() -> Scheme:
+def _make_object_scheme() -> Scheme:
     from runners.storage.object_store import ObjectSource
     from runners.storage.stores import parse_location
 
-    return _copied(ObjectSource, lambda settings: parse_location(settings.storage_uri))
+    return _make_copying_scheme(ObjectSource, lambda settings: parse_location(settings.storage_uri))
 
 
-def _web() -> Scheme:
+def _make_web_scheme() -> Scheme:
     from runners.storage.object_store import ObjectSource
     from runners.storage.stores import is_azure_url, parse_location
-    from runners.storage.web import WebSource, web_host
+    from runners.storage.web import WebSource, parse_host
 
-    def source(settings: ModelSettings) -> ModelSource:
+    def make_source(settings: ModelSettings) -> ModelSource:
         if is_azure_url(settings.storage_uri):
             return ObjectSource(settings)
         return WebSource(settings.storage_uri, settings.storage_options)
 
     def check(settings: ModelSettings) -> object:
         uri = settings.storage_uri
-        return parse_location(uri) if is_azure_url(uri) else web_host(uri)
+        return parse_location(uri) if is_azure_url(uri) else parse_host(uri)
 
-    return _copied(source, check)
+    return _make_copying_scheme(make_source, check)
 
 
 SCHEMES: Mapping[str, Callable[[], Scheme]] = {
-    "": partial(_on_disk, find_path),
-    "file": partial(_on_disk, find_path),
-    "pvc": partial(_on_disk, find_on_volume),
-    "bentoml": partial(_on_disk, find_in_model_store),
-    "hf": _hub,
-    "s3": _objects,
-    "gs": _objects,
-    "az": _objects,
-    "abfs": _objects,
-    "abfss": _objects,
-    "https": _web,
-    "http": _web,
+    "": partial(_make_local_scheme, find_path),
+    "file": partial(_make_local_scheme, find_path),
+    "pvc": partial(_make_local_scheme, find_on_volume),
+    "bentoml": partial(_make_local_scheme, find_in_model_store),
+    "hf": _make_hub_scheme,
+    "s3": _make_object_scheme,
+    "gs": _make_object_scheme,
+    "az": _make_object_scheme,
+    "abfs": _make_object_scheme,
+    "abfss": _make_object_scheme,
+    "https": _make_web_scheme,
+    "http": _make_web_scheme,
 }

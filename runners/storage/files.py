@@ -1,4 +1,4 @@
-"""Which files of a repository, a bucket or a folder serving needs."""
+"""Choose the files of a repository, a bucket or a folder that serving needs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hf_runtime.contract.errors import LoadError
 from hf_runtime.settings import ModelSettings
 from runners.storage.custom_code import allowed_pipeline
 
-#: Weights that transformers loads, best first. Exact names, because a repository may hold the same weights again as
-#: consolidated.safetensors, in another precision, or in a folder.
+#: Weights that transformers loads, best first. The names are exact, because a repository may contain the same weights
+#: again as consolidated.safetensors, in another precision, or in a folder.
 _WEIGHTS = (
     re.compile(r"model(-\d+-of-\d+)?\.safetensors"),
     re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin"),
@@ -21,21 +21,23 @@ _WEIGHTS = (
     re.compile(r".+\.safetensors"),
 )
 
-#: What serving reads beside the weights; leaves out onnx/, tf_model.h5, flax_model.msgpack and the like.
+#: Other files that serving reads; onnx/, tf_model.h5, flax_model.msgpack and the like are not among them.
 _SMALL_FILES = ("*.json", "*.txt", "*.jinja", "*.py")
 
-#: Vocabularies with other endings: transformers' `vocab_files_names`, what it finds beside those, and what code of a
-#: model's own reads mostly.
+#: Vocabularies with other endings: transformers' `vocab_files_names`, other names that it accepts, and names that a
+#: model's own code often reads.
 _VOCABULARIES = (
     "*.model", "tokenizer.model.*", "*.spm", "*.codes", "*.bpe", "*.tokenizer", "*.tiktoken",
 )  # fmt: skip
 
-#: What transformers reads in place of a vocabulary that is not there, and converts.
-_INSTEAD = ("tokenizer.json", "tekken.json", "tokenizer.model.*", "tiktoken.model")
+#: Files that transformers converts if the vocabulary itself is missing.
+_CONVERTIBLE_VOCABULARIES = ("tokenizer.json", "tekken.json", "tokenizer.model.*", "tiktoken.model")
 
 
-def choose_for(settings: ModelSettings, files: Iterable[str]) -> list[str]:
-    """The files to fetch for a model: of one kind of weights, or all if a pipeline of the model's own may read them.
+def choose_model_files(settings: ModelSettings, files: Iterable[str]) -> list[str]:
+    """Return the files to fetch for a model.
+
+    If a custom pipeline is allowed and present, these are all files, because it may read any of them.
 
     Raises:
         LoadError: as `choose_files`.
@@ -45,25 +47,27 @@ def choose_for(settings: ModelSettings, files: Iterable[str]) -> list[str]:
 
 
 def choose_files(files: Iterable[str], gguf_file: str | None = None, *, everything: bool = False) -> list[str]:
-    """The files to fetch, of all that a source holds.
+    """Return the files to fetch out of all files of a source.
 
     Args:
         files: paths from the model's folder, with forward slashes.
         gguf_file: the operator's choice.
-        everything: all of them; a custom pipeline may read any.
+        everything: return all files, for a custom pipeline.
 
     Raises:
-        LoadError: `gguf_file` is not there, or there are several GGUF files and no choice.
+        LoadError: `gguf_file` does not exist, or there are several GGUF files and none is chosen.
     """
     files = list(files)
     if everything:
         return files
     weights = choose_weights(files, gguf_file)
-    return [file for file in files if file in weights or _is_small(file)]
+    return [file for file in files if file in weights or _is_small_file(file)]
 
 
 def choose_weights(files: Iterable[str], gguf_file: str | None = None) -> list[str]:
-    """The files of one kind of weights: safetensors before pickles; GGUF if it is named or there is nothing else.
+    """Return the weight files of the best format.
+
+    Safetensors come before pickles; GGUF is used if it is named or if there are no other weights.
 
     Raises:
         LoadError: as `choose_files`.
@@ -86,16 +90,16 @@ def choose_weights(files: Iterable[str], gguf_file: str | None = None) -> list[s
 
 
 def has_vocabulary(folder: Path, names: Iterable[str]) -> bool:
-    """Return whether a folder holds a tokenizer's vocabulary.
+    """Return True if a folder contains a tokenizer's vocabulary.
 
     Args:
-        names: the files that its class reads one from.
+        names: the vocabulary files of the tokenizer's class.
     """
-    found = [path.name for path in folder.iterdir() if path.is_file()]
-    return any(fnmatchcase(name, pattern) for name in found for pattern in (*names, *_INSTEAD))
+    existing = [path.name for path in folder.iterdir() if path.is_file()]
+    return any(fnmatchcase(name, pattern) for name in existing for pattern in (*names, *_CONVERTIBLE_VOCABULARIES))
 
 
-def _is_small(file: str) -> bool:
+def _is_small_file(file: str) -> bool:
     path = PurePosixPath(file)
     patterns = (*_SMALL_FILES, *_VOCABULARIES)
     return any(fnmatchcase(path.name, pattern) for pattern in patterns) and "onnx" not in path.parts

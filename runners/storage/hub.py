@@ -1,4 +1,7 @@
-"""Models of the Hugging Face hub, with huggingface_hub's own cache, locks and resumption."""
+"""Download models from the Hugging Face hub.
+
+huggingface_hub provides the cache, the locks and the resumption of downloads.
+"""
 
 from __future__ import annotations
 
@@ -40,21 +43,21 @@ from huggingface_hub.utils.tqdm import tqdm
 from hf_runtime.contract.errors import LoadError
 from hf_runtime.settings import ModelSettings
 from hf_runtime.settings.uri import hide_signatures
-from runners.storage.disk import check_space, is_full, no_space
-from runners.storage.files import choose_for
+from runners.storage.disk import check_space, is_disk_full, make_no_space_error
+from runners.storage.files import choose_model_files
 from runners.storage.progress import Progress
 from runners.storage.source import UnreachableError
 
 logger = logging.getLogger(__name__)
 
-# They log every address, and that of a file is signed.
+# These loggers log every URL, and the URL of a file is signed.
 hide_signatures("httpx2", "huggingface_hub.file_download", "huggingface_hub.utils._http")
 
 _URI = re.compile(r"hf://(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?::(?P<revision>[^\s:]*[^\s:/]))?/?")
 
 
 def parse_uri(settings: ModelSettings) -> tuple[str, str | None]:
-    """Repository and revision of `hf://[owner/]model[:revision]`.
+    """Return repository and revision of `hf://[owner/]model[:revision]`.
 
     Raises:
         LoadError: the URI is not of that form, or MODEL_REVISION names another revision.
@@ -73,38 +76,39 @@ def parse_uri(settings: ModelSettings) -> tuple[str, str | None]:
 def download_from_hub(settings: ModelSettings) -> Path:
     """Download the files that serving needs and return the snapshot's folder.
 
-    While the hub is down, or HF_HUB_OFFLINE is set, a complete copy in the cache does as well.
+    If the hub cannot be reached, or HF_HUB_OFFLINE is set, a complete copy in the cache is used.
 
     Raises:
-        LoadError: no such repository or revision, no access to it, no room, or no network and nothing cached.
+        LoadError: the repository or revision does not exist or refuses access, the disk is full, or there is neither a
+            network nor a copy in the cache.
     """
     repo, revision = parse_uri(settings)
     try:
         return _download(repo, revision, settings)
     except OSError as error:
-        if is_full(error):
-            raise no_space(_cache_folder(settings), repo) from None
-        raise _explained(error, repo, revision, offline=settings.offline) from error
+        if is_disk_full(error):
+            raise make_no_space_error(_cache_folder(settings), repo) from None
+        raise _make_load_error(error, repo, revision, offline=settings.offline) from error
     except Exception as error:
-        raise _explained(error, repo, revision, offline=settings.offline) from error
+        raise _make_load_error(error, repo, revision, offline=settings.offline) from error
 
 
 def list_hub_files(settings: ModelSettings) -> list[tuple[str, int, bool]]:
-    """What `download_from_hub` would bring: path, size in bytes, and whether it is in the cache.
+    """List the files of `download_from_hub`: path, size in bytes, True if in the cache.
 
     Raises:
         LoadError: as `download_from_hub`.
     """
     repo, revision = parse_uri(settings)
     try:
-        wanted = _wanted(settings, (_cached_tree if settings.offline else _tree)(repo, revision, settings))
+        wanted = _choose_files(settings, (_list_cached if settings.offline else _list_remote)(repo, revision, settings))
     except Exception as error:
-        raise _explained(error, repo, revision, offline=settings.offline) from error
+        raise _make_load_error(error, repo, revision, offline=settings.offline) from error
     return [(file.path, file.size, _is_cached(repo, file.path, revision, settings)) for file in wanted]
 
 
 def download_hub_config(settings: ModelSettings, name: str) -> Path | None:
-    """Download one small file alone; None if the repository has none of that name.
+    """Download one small file; None if the repository has no file of that name.
 
     Raises:
         LoadError: as `download_from_hub`.
@@ -123,58 +127,58 @@ def download_hub_config(settings: ModelSettings, name: str) -> Path | None:
             )
         )
     except LocalEntryNotFoundError as error:
-        known = try_to_load_from_cache(repo, name, cache_dir=settings.cache_dir, revision=revision)
-        if known is _CACHED_NO_EXIST:
+        cached = try_to_load_from_cache(repo, name, cache_dir=settings.cache_dir, revision=revision)
+        if cached is _CACHED_NO_EXIST:
             return None
-        raise _explained(error, repo, revision, offline=settings.offline) from error
+        raise _make_load_error(error, repo, revision, offline=settings.offline) from error
     except EntryNotFoundError:
         return None
     except Exception as error:
-        raise _explained(error, repo, revision, offline=settings.offline) from error
+        raise _make_load_error(error, repo, revision, offline=settings.offline) from error
 
 
 def _download(repo: str, revision: str | None, settings: ModelSettings) -> Path:
     if settings.offline:
-        return _cached(repo, revision, settings, OfflineModeIsEnabled())
+        return _find_cached_snapshot(repo, revision, settings, OfflineModeIsEnabled())
     try:
-        wanted = _wanted(settings, _tree(repo, revision, settings))
+        wanted = _choose_files(settings, _list_remote(repo, revision, settings))
     except Exception as error:
-        if _is_an_answer(error):
+        if _is_refusal(error):
             raise
-        return _cached(repo, revision, settings, error)
+        return _find_cached_snapshot(repo, revision, settings, error)
     missing = [file for file in wanted if not _is_cached(repo, file.path, revision, settings)]
     if not missing:
-        return _snapshot(repo, revision, settings, wanted)
+        return _download_snapshot(repo, revision, settings, wanted)
     total = sum(file.size for file in missing)
-    # huggingface_hub only warns, and fails after hours.
+    # huggingface_hub only warns about a disk that is too small, and fails after hours.
     check_space(_cache_folder(settings), total, repo)
     with Progress(repo, total) as progress:
-        folder = _snapshot(repo, revision, settings, wanted, tqdm_class=_silent_bar(progress))
+        folder = _download_snapshot(repo, revision, settings, wanted, tqdm_class=_make_silent_bar(progress))
         for file in missing:
-            _verify(folder / file.path, file, repo)
+            _verify_download(folder / file.path, file, repo)
     return folder
 
 
-def _tree(repo: str, revision: str | None, settings: ModelSettings) -> list[RepoFile]:
+def _list_remote(repo: str, revision: str | None, settings: ModelSettings) -> list[RepoFile]:
     api = HfApi(endpoint=settings.hf_endpoint, token=_token(settings))
     return [
         entry for entry in api.list_repo_tree(repo, recursive=True, revision=revision) if isinstance(entry, RepoFile)
     ]
 
 
-def _cached_tree(repo: str, revision: str | None, settings: ModelSettings) -> list[RepoFile]:
+def _list_cached(repo: str, revision: str | None, settings: ModelSettings) -> list[RepoFile]:
     try:
         return get_cached_repo_tree(repo, revision=revision, cache_dir=settings.cache_dir)
     except CachedRepoTreeNotFoundError:
         raise OfflineModeIsEnabled from None
 
 
-def _wanted(settings: ModelSettings, files: Sequence[RepoFile]) -> list[RepoFile]:
-    chosen = set(choose_for(settings, [file.path for file in files]))
+def _choose_files(settings: ModelSettings, files: Sequence[RepoFile]) -> list[RepoFile]:
+    chosen = set(choose_model_files(settings, [file.path for file in files]))
     return [file for file in files if file.path in chosen]
 
 
-def _snapshot(
+def _download_snapshot(
     repo: str, revision: str | None, settings: ModelSettings, wanted: Iterable[RepoFile], **more: Any
 ) -> Path:
     return Path(
@@ -190,13 +194,20 @@ def _snapshot(
     )
 
 
-def _cached(repo: str, revision: str | None, settings: ModelSettings, reason: Exception) -> Path:
-    """The snapshot in the cache if it is complete, else `reason`: why the hub could not be asked."""
+def _find_cached_snapshot(repo: str, revision: str | None, settings: ModelSettings, reason: Exception) -> Path:
+    """Return the snapshot in the cache if it is complete.
+
+    Args:
+        reason: the error of the request to the hub.
+
+    Raises:
+        Exception: `reason`, if the snapshot is incomplete or missing.
+    """
     patterns = None
-    # A cache filled by an older huggingface_hub, or file by file, has no listing to check it against.
+    # A cache from an older huggingface_hub, or of single files, has no list of files to check it against.
     with suppress(CachedRepoTreeNotFoundError):
         files = get_cached_repo_tree(repo, revision=revision, cache_dir=settings.cache_dir)
-        patterns = [glob.escape(file.path) for file in _wanted(settings, files)]
+        patterns = [glob.escape(file.path) for file in _choose_files(settings, files)]
     try:
         path = snapshot_download(
             repo, revision=revision, cache_dir=settings.cache_dir, local_files_only=True, allow_patterns=patterns
@@ -204,7 +215,7 @@ def _cached(repo: str, revision: str | None, settings: ModelSettings, reason: Ex
     except LocalEntryNotFoundError:
         raise reason from None
     if not isinstance(reason, OfflineModeIsEnabled):
-        logger.warning("%s: the hub cannot be reached, the copy in the cache is served.", repo)
+        logger.warning("%s: the hub cannot be reached; using the copy in the cache.", repo)
     return Path(path)
 
 
@@ -216,12 +227,15 @@ def _cache_folder(settings: ModelSettings) -> Path:
     return settings.cache_dir if settings.cache_dir is not None else Path(constants.HF_HUB_CACHE)
 
 
-def _silent_bar(progress: Progress) -> type[tqdm]:
-    """huggingface_hub tells its progress to nobody but a bar, and shows that only on a terminal."""
+def _make_silent_bar(progress: Progress) -> type[tqdm]:
+    """Return a progress bar class that shows nothing and reports the bytes to `progress`.
+
+    A bar is the only way to get the progress of huggingface_hub, which shows it only on a terminal.
+    """
 
     class Bar(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:
-            # Of its two bars for bytes, the one of what is written; the other counts the same on its way here.
+            # Two bars count the same bytes: received and written. Only the one for written bytes is counted.
             self._counts = str(options.get("desc")).startswith("Reconstruct")
             super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
 
@@ -232,8 +246,14 @@ def _silent_bar(progress: Progress) -> type[tqdm]:
     return Bar
 
 
-def _verify(path: Path, file: RepoFile, repo: str) -> None:
-    """Compare what has come with what was listed; huggingface_hub trusts what the answer itself says."""
+def _verify_download(path: Path, file: RepoFile, repo: str) -> None:
+    """Compare a downloaded file with its listed size and hash; delete it if they differ.
+
+    huggingface_hub compares it only with the headers of the download itself.
+
+    Raises:
+        LoadError: they differ.
+    """
     same = path.stat().st_size == file.size
     if same and file.lfs is not None:
         with path.open("rb") as content:
@@ -244,8 +264,8 @@ def _verify(path: Path, file: RepoFile, repo: str) -> None:
         raise LoadError(f"{repo}: {file.path} came damaged (other size or SHA-256): start again to fetch it again.")
 
 
-def _is_an_answer(error: BaseException) -> bool:
-    """Whether the hub, or its client's check, has said no: the cache is no way round that."""
+def _is_refusal(error: BaseException) -> bool:
+    """Return True if the hub or its client refused the request; then the cache is not used."""
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         return status < 500 and status not in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.REQUEST_TIMEOUT)
@@ -256,12 +276,12 @@ def _token(settings: ModelSettings) -> str | None:
     return settings.hf_token.get_secret_value() if settings.hf_token else None
 
 
-def _explained(error: Exception, repo: str, revision: str | None, *, offline: bool) -> LoadError:
+def _make_load_error(error: Exception, repo: str, revision: str | None, *, offline: bool) -> LoadError:
     at = f"{repo} (revision {revision})" if revision else repo
-    if isinstance(error, LocalEntryNotFoundError) and (answer := error.__cause__) and _is_an_answer(answer):
-        # What a single file was refused with is said to be a file that is not in the cache.
+    if isinstance(error, LocalEntryNotFoundError) and (answer := error.__cause__) and _is_refusal(answer):
+        # huggingface_hub reports the refusal of a single file as a missing file in the cache.
         assert isinstance(answer, Exception)
-        return _explained(answer, repo, revision, offline=offline)
+        return _make_load_error(answer, repo, revision, offline=offline)
     match error:
         case LoadError():
             return error
@@ -274,7 +294,7 @@ def _explained(error: Exception, repo: str, revision: str | None, *, offline: bo
         case RevisionNotFoundError():
             return LoadError(f"{repo} has no revision {revision} on the hub.")
         case LocalEntryNotFoundError() | OfflineModeIsEnabled() | httpx2.ConnectError():
-            # Where the operator wants no network, none will come.
+            # Offline by the operator's choice is permanent, so no retry can help.
             kind = LoadError if offline or isinstance(error, OfflineModeIsEnabled) else UnreachableError
             return kind(f"{at} is not in the cache and the hub cannot be reached: connect, or fill the cache first.")
         case HFValidationError():
@@ -282,7 +302,7 @@ def _explained(error: Exception, repo: str, revision: str | None, *, offline: bo
         case HfHubHTTPError() if error.response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             return LoadError(f"the hub refuses access to {at}: check that HF_TOKEN is valid and may read it.")
         case HfHubHTTPError():
-            kind = LoadError if _is_an_answer(error) else UnreachableError
+            kind = LoadError if _is_refusal(error) else UnreachableError
             return kind(f"the hub answered status {error.response.status_code} for {at}: try again later.")
         case OSError() if "Consistency check failed" in str(error):
             return LoadError(f"{at}: a file came in another size than the hub says: start again to fetch it again.")
@@ -291,5 +311,5 @@ def _explained(error: Exception, repo: str, revision: str | None, *, offline: bo
         case TimeoutError() | ConnectionError() | socket.gaierror():
             return UnreachableError(f"{at} is not in the cache and the hub cannot be reached: check the network.")
         case _:
-            # The message of an unknown error may hold anything, a token included.
+            # The message of an unknown error may contain a token, so only its type is shown.
             return LoadError(f"{at} is not in the cache and could not be downloaded: {type(error).__name__}.")

@@ -1,4 +1,4 @@
-"""Models that are on this machine already: a path, or a path on a mounted volume."""
+"""Find models on this machine: by a path, or by a path on a mounted volume."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from hf_runtime.settings import ModelSettings
 
 
 def find_path(settings: ModelSettings) -> Path:
-    """The path of a plain STORAGE_URI or a `file://` one.
+    """Return the path of a STORAGE_URI that is a plain path or a `file://` URI.
 
     Raises:
-        LoadError: it does not exist.
+        LoadError: the path does not exist.
     """
     uri = settings.storage_uri
     path = Path(unquote(urlsplit(uri).path) if uri.startswith("file://") else uri).expanduser()
@@ -25,23 +25,25 @@ def find_path(settings: ModelSettings) -> Path:
 
 
 def find_on_volume(settings: ModelSettings) -> Path:
-    """The path of `pvc://claim/path`; KServe's own containers mount the claim as PVC_DIR itself, others in a folder.
+    """Return the path of `pvc://claim/path` on the mounted volume.
+
+    KServe's own containers mount the claim at PVC_DIR itself, other containers at PVC_DIR/claim.
 
     Raises:
-        LoadError: it is neither here nor there, or leads out of the volume.
+        LoadError: neither path exists, or it leads out of the volume.
     """
     claim, _, rest = settings.storage_uri.removeprefix("pvc://").partition("/")
     inner = PurePosixPath(rest.strip("/"))
     if not claim or ".." in (claim, *inner.parts):
         raise LoadError(f"STORAGE_URI: {settings.shown_uri} is not of the form pvc://claim/path.")
-    places = [settings.pvc_dir / claim / inner, settings.pvc_dir / inner]
-    # Without a path, the second place would be a folder of claims.
-    for place in places if rest.strip("/") or not (settings.pvc_dir / claim).exists() else places[:1]:
-        if place.exists():
-            if not place.resolve().is_relative_to(settings.pvc_dir.resolve()):
-                raise LoadError(f"STORAGE_URI: {place} leads out of {settings.pvc_dir}; give a path on the volume.")
-            return place.resolve()
+    candidates = [settings.pvc_dir / claim / inner, settings.pvc_dir / inner]
+    # Without a path, PVC_DIR itself would be a folder of claims.
+    for candidate in candidates if rest.strip("/") or not (settings.pvc_dir / claim).exists() else candidates[:1]:
+        if candidate.exists():
+            if not candidate.resolve().is_relative_to(settings.pvc_dir.resolve()):
+                raise LoadError(f"STORAGE_URI: {candidate} leads out of {settings.pvc_dir}; give a path on the volume.")
+            return candidate.resolve()
     raise LoadError(
-        f"STORAGE_URI: neither {places[0]} nor {places[1]} exists: mount the claim {claim} at one of them, or set "
-        "PVC_DIR."
+        f"STORAGE_URI: neither {candidates[0]} nor {candidates[1]} exists: mount the claim {claim} at one of them, "
+        "or set PVC_DIR."
     )

@@ -1,4 +1,4 @@
-"""Models in BentoML's own store, where a Bento keeps those that are a part of it."""
+"""Find models in BentoML's model store, which contains the models of a Bento."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hf_runtime.settings import ModelSettings
 
 
 def find_in_model_store(settings: ModelSettings) -> Path:
-    """The folder of `bentoml://name:version`; without a version, of the newest.
+    """Return the folder of `bentoml://name:version`; without a version, of the latest one.
 
     Raises:
-        LoadError: it is not in the store, or the tag is none.
+        LoadError: the model is not in the store, or the tag is invalid.
     """
     tag = settings.storage_uri.removeprefix("bentoml://")
     try:

@@ -1,4 +1,7 @@
-"""Models in object stores: S3 and what speaks like it, Google Cloud Storage, Azure Blob Storage; through obstore."""
+"""Models in S3-compatible stores, Google Cloud Storage and Azure Blob Storage.
+
+The client is obstore.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,25 @@ from hf_runtime.contract.errors import LoadError
 from hf_runtime.settings import ModelSettings
 from hf_runtime.settings.uri import shown_uri, unsigned_uri
 from runners.storage.source import ChangedError, InterruptedReadError, SourceFile, UnreachableError
-from runners.storage.stores import Options, azure_account, endpoint_of, has_credentials, open_store, parse_location
+from runners.storage.stores import (
+    Options,
+    find_azure_account,
+    find_endpoint,
+    has_credentials,
+    open_store,
+    parse_location,
+)
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult, ObjectMeta
 
-#: Bytes of one piece; what of a piece had come is lost when the answer is cut off.
+#: Bytes of one chunk; if the answer is cut off, the incomplete chunk is lost.
 _CHUNK = 2**16
-_SINGLE = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".gguf")
+_SINGLE_FILE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".gguf")
 _MD5 = re.compile(r'"([0-9a-f]{32})"')
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
-#: Where obstore looks for an identity if no other was given.
+#: Requests of obstore for the credentials of the machine, which it sends if no others are set.
 _METADATA = re.compile(r"/latest/api/token|/latest/meta-data|computeMetadata|/metadata/identity|token request")
 
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "InvalidBucketName", "ContainerBeingDeleted")
@@ -37,7 +47,7 @@ _WRONG_REGION = ("AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLo
 
 
 class ObjectSource:
-    """A folder, an archive or a GGUF file in an object store.
+    """Folder, archive or GGUF file in an object store.
 
     Raises:
         LoadError: the URI or a variable is wrong.
@@ -50,69 +60,69 @@ class ObjectSource:
         self._store = open_store(self._location, self._options)
         self._single = False
         self.shown = shown_uri(uri)
-        where = (endpoint_of(self._location, self._options), azure_account(self._location, self._options))
+        where = (find_endpoint(self._location, self._options), find_azure_account(self._location, self._options))
         self.identity = f"{unsigned_uri(uri)} {where}"
 
     @property
     def is_folder(self) -> bool:
-        """Whether the path is not named like an archive or a GGUF file; `Source.is_folder`."""
+        """True if the path is not named like an archive or a GGUF file; `ModelSource.is_folder`."""
         return not _names_one_file(self._location.path)
 
     def list(self) -> Sequence[SourceFile]:
-        """All files below the path, or the one that it names; `Source.list`."""
+        """List the files below the path, or the file that it names; `ModelSource.list`."""
         try:
-            return self._list()
+            return self._list_objects()
         except UnreachableError:
             if self._location.kind != "gs" or has_credentials(self._location, self._options):
                 raise
-        # As in KServe: without an identity, the bucket may be one that anyone may read.
+        # As in KServe: without credentials the bucket may be public.
         self._store = open_store(self._location, self._options, anonymous=True)
-        return self._list()
+        return self._list_objects()
 
     def is_single(self, files: Sequence[SourceFile]) -> bool:
-        """Whether the path names an archive or a GGUF file; `Source.is_single`."""
+        """Return True if the path names an archive or a GGUF file; `ModelSource.is_single`."""
         return self._single
 
     def read(self, file: SourceFile, start: int) -> tuple[int, Iterator[bytes]]:
-        """The content of an object; `Source.read`."""
+        """Read an object from an offset; `ModelSource.read`."""
         options: GetOptions = {}
         if file.version is not None:
             options["if_match"] = file.version
         if start:
             options["range"] = {"offset": start}
         try:
-            result = obstore.get(self._store, self._key(file.path), options=options)
+            result = obstore.get(self._store, self._make_key(file.path), options=options)
         except (FileNotFoundError, PreconditionError):
             raise ChangedError from None
         except BaseError as error:
-            raise self._refused(error) from None
-        return result.range[0], _chunks(result)
+            raise self._make_load_error(error) from None
+        return result.range[0], _iterate_chunks(result)
 
     def read_small(self, path: str) -> bytes | None:
-        """A small object; `Source.read_small`."""
+        """Read a small object; `ModelSource.read_small`."""
         try:
-            return bytes(obstore.get(self._store, self._key(path)).bytes())
+            return bytes(obstore.get(self._store, self._make_key(path)).bytes())
         except FileNotFoundError as error:
-            if _code(error) in _NO_BUCKET:
-                raise self._refused(error) from None
+            if _find_code(error) in _NO_BUCKET:
+                raise self._make_load_error(error) from None
             return None
         except BaseError as error:
-            raise self._refused(error) from None
+            raise self._make_load_error(error) from None
 
-    def _key(self, path: str) -> str:
+    def _make_key(self, path: str) -> str:
         prefix = self._location.path
         if self._single:
             return prefix
         return f"{prefix}/{path}" if prefix else path
 
-    def _list(self) -> Sequence[SourceFile]:
+    def _list_objects(self) -> Sequence[SourceFile]:
         prefix = self._location.path
         try:
             if not self.is_folder:
                 try:
                     found = obstore.head(self._store, prefix)
                     self._single = True
-                    return [self._file(found, PurePosixPath(prefix).name)]
+                    return [self._make_file(found, PurePosixPath(prefix).name)]
                 except FileNotFoundError:
                     # A folder may be named like a file.
                     pass
@@ -122,41 +132,44 @@ class ObjectSource:
                 f"{self.shown} holds objects whose names are no paths of files, with // or ..: rename them."
             ) from None
         except (BaseError, FileNotFoundError) as error:
-            raise self._refused(error) from None
-        files = [self._file(each, each["path"].removeprefix(prefix).lstrip("/")) for each in listed]
-        # Consoles make an empty object for each folder.
+            raise self._make_load_error(error) from None
+        files = [self._make_file(each, each["path"].removeprefix(prefix).lstrip("/")) for each in listed]
+        # Skip folders: web consoles create an empty object for each.
         folders = {parent.as_posix() for file in files for parent in PurePosixPath(file.path).parents}
         files = [file for file in files if file.path and file.path not in folders]
         if not files:
             raise LoadError(f"{self.shown} holds nothing: check the path, which is one of a folder or an archive.")
         return files
 
-    def _file(self, found: ObjectMeta, path: str) -> SourceFile:
+    def _make_file(self, found: ObjectMeta, path: str) -> SourceFile:
         tag = found["e_tag"]
         md5 = _MD5.fullmatch(tag or "") if self._location.kind != "azure" else None
-        # An ETag is an MD5 only for objects that came in one piece and are not encrypted with a key of their own.
+        # An ETag is an MD5 only for an object that was uploaded as a whole and is not encrypted with its own key.
         return SourceFile(path, found["size"], tag, ("md5", md5[1]) if md5 else None, digest_is_certain=False)
 
-    def _refused(self, error: Exception) -> LoadError:
-        """One sentence; what obstore says may hold a key or a signed address, so none of it is repeated."""
+    def _make_load_error(self, error: Exception) -> LoadError:
+        """Return an error with one sentence, without obstore's message.
+
+        That message may contain a key or a signed URL.
+        """
         text = str(error)
-        code, status = _code(error), _status(text)
+        code, status = _find_code(error), _find_status(text)
         bucket = self._location.bucket
         if _METADATA.search(text.split("Debug source:")[0]):
-            return UnreachableError(f"no credentials for {self.shown} were found: {_HOW[self._location.kind]}.")
+            return UnreachableError(f"no credentials for {self.shown} were found: {_HINTS[self._location.kind]}.")
         if code in _NO_BUCKET:
             return LoadError(f"{self.shown}: there is no bucket {bucket}: check its name, account and endpoint.")
         if code in _WRONG_REGION or status in (301, 307) or "without LOCATION" in text:
             return LoadError(f"{self.shown}: the bucket {bucket} is in another region: set AWS_DEFAULT_REGION to that.")
         if code in _WRONG_KEYS:
-            return LoadError(f"{self.shown}: the keys are not valid ({code}): {_HOW[self._location.kind]}.")
+            return LoadError(f"{self.shown}: the keys are not valid ({code}): {_HINTS[self._location.kind]}.")
         if isinstance(error, PermissionDeniedError) or status in (401, 403):
-            return LoadError(f"{self.shown} refuses access ({status or 403}): {_HOW[self._location.kind]}.")
+            return LoadError(f"{self.shown} refuses access ({status or 403}): {_HINTS[self._location.kind]}.")
         if status == 404:
             return LoadError(f"{self.shown} does not exist: check the names of bucket and path.")
         if "UnknownIssuer" in text or "InvalidCertificate" in text or "invalid peer certificate" in text:
             return LoadError(f"{self.shown}: the certificate is not trusted here: set AWS_CA_BUNDLE to its authority.")
-        where = endpoint_of(self._location, self._options)
+        where = find_endpoint(self._location, self._options)
         at = f" at {shown_uri(where)}" if where else ""
         if status is not None:
             answer = f"{self.shown}: the store{at} answered status {status}: try again later."
@@ -164,7 +177,8 @@ class ObjectSource:
         return UnreachableError(f"{self.shown}: the store{at} cannot be reached: check the endpoint and the network.")
 
 
-_HOW: Mapping[str, str] = {
+#: What to do about missing or wrong credentials.
+_HINTS: Mapping[str, str] = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to keys that may read it, or awsAnonymousCredential=true if "
     "anyone may",
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS to the file of an account that may read it",
@@ -174,21 +188,21 @@ _HOW: Mapping[str, str] = {
 
 
 def _names_one_file(path: str) -> bool:
-    return path.lower().endswith(_SINGLE)
+    return path.lower().endswith(_SINGLE_FILE_SUFFIXES)
 
 
-def _chunks(result: GetResult) -> Iterator[bytes]:
+def _iterate_chunks(result: GetResult) -> Iterator[bytes]:
     try:
         yield from result.stream(_CHUNK)
     except (BaseError, OSError):
         raise InterruptedReadError from None
 
 
-def _status(text: str) -> int | None:
+def _find_status(text: str) -> int | None:
     found = _STATUS.search(text)
     return int(found[1]) if found else None
 
 
-def _code(error: Exception) -> str | None:
+def _find_code(error: Exception) -> str | None:
     found = _CODE.search(str(error))
     return found[1] if found else None

@@ -1,4 +1,4 @@
-"""How far a download is, in a few log lines instead of a bar: a server's log is no terminal."""
+"""Log the progress of a download in a few lines, because a server's log is no terminal."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from runners.storage.disk import shown_size
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two lines, at least; and after which one comes even if less than a tenth was added.
-_AT_LEAST, _AT_MOST = 5.0, 60.0
+#: Seconds between two lines: the minimum, and the maximum, after which a line is logged even for less than a tenth.
+_MIN_INTERVAL, _MAX_INTERVAL = 5.0, 60.0
 
 
 class Progress:
-    """Counts the bytes of one download, from any thread, and logs start, progress and end."""
+    """Counter of the bytes of one download, which logs start, progress and end; thread-safe."""
 
-    def __init__(self, what: str, total: int | None) -> None:
+    def __init__(self, name: str, total: int | None) -> None:
         """Log the start.
 
         Args:
-            what: what is downloaded, for the log.
-            total: bytes; None if the source does not say.
+            name: name of the download in the log.
+            total: bytes; None if unknown.
         """
-        self._what = what
+        self._name = name
         self._total = total
         self._done = 0
         self._lock = Lock()
-        self._began = self._told_at = monotonic()
-        self._told = 0
-        logger.info("%s: downloading %s", what, "a file of unknown size" if total is None else shown_size(total))
+        self._started = self._logged_at = monotonic()
+        self._logged = 0
+        logger.info("%s: downloading %s", name, "a file of unknown size" if total is None else shown_size(total))
 
     def add(self, size: int) -> None:
-        """Count bytes that have come, or fewer than none if some must come again."""
+        """Count received bytes; a negative size is for bytes that must be downloaded again."""
         with self._lock:
             self._done += size
             now = monotonic()
-            waited, more = now - self._told_at, self._done - self._told
-            tenth = self._total is not None and more * 10 >= self._total
-            if waited < _AT_LEAST or not (tenth or waited >= _AT_MOST) or self._done == self._total:
+            waited, added = now - self._logged_at, self._done - self._logged
+            tenth = self._total is not None and added * 10 >= self._total
+            if waited < _MIN_INTERVAL or not (tenth or waited >= _MAX_INTERVAL) or self._done == self._total:
                 return
-            self._told_at, self._told = now, self._done
+            self._logged_at, self._logged = now, self._done
             if self._total:
                 share = 100 * self._done // self._total
-                logger.info("%s: %s of %s (%d %%)", self._what, shown_size(self._done), shown_size(self._total), share)
+                logger.info("%s: %s of %s (%d %%)", self._name, shown_size(self._done), shown_size(self._total), share)
             else:
-                logger.info("%s: %s", self._what, shown_size(self._done))
+                logger.info("%s: %s", self._name, shown_size(self._done))
 
     def __enter__(self) -> Self:
         return self
@@ -57,5 +57,5 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            seconds = monotonic() - self._began
-            logger.info("%s: downloaded %s in %.1f s", self._what, shown_size(self._done), seconds)
+            seconds = monotonic() - self._started
+            logger.info("%s: downloaded %s in %.1f s", self._name, shown_size(self._done), seconds)

@@ -1,4 +1,4 @@
-"""What a place that holds models must be able to do, so that runners/storage/storage_cache.py can keep copies of it."""
+"""Protocol of a remote source of models, as runners/storage/storage_cache.py uses it."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from hf_runtime.contract.errors import LoadError
 
 
 class UnreachableError(LoadError):
-    """The source gave no answer, for a reason that may pass; the message is one sentence.
+    """Temporary failure to reach the source; the message is one sentence.
 
-    A copy in the cache may make up for it, and asking again later may help.
+    A copy in the cache may be used instead, and a later retry may succeed.
     """
 
 
 class InterruptedReadError(Exception):
-    """A file was cut off in the middle; what is missing can be asked for."""
+    """Download of a file that ended early; the rest can be requested."""
 
 
 class ChangedError(Exception):
-    """A file is no longer the one that was listed."""
+    """File that changed since it was listed."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file as the source lists it.
+    """File in the list of a source.
 
     Attributes:
         path: from the model's folder, with forward slashes.
-        size: bytes; None if the source does not say.
-        version: changes with the content, such as an ETag; None if the source does not say.
-        digest: algorithm as in hashlib, and hexadecimal digits; None if the source does not say.
-        digest_is_certain: False for an ETag that looks like an MD5, but is none if the object is encrypted.
+        size: bytes; None if unknown.
+        version: value that changes with the content, such as an ETag; None if unknown.
+        digest: algorithm as in hashlib, and hexadecimal digits; None if unknown.
+        digest_is_certain: False for an ETag that looks like an MD5, because it is none for an encrypted object.
     """
 
     path: str
@@ -44,11 +44,11 @@ class SourceFile:
 
 
 class ModelSource(Protocol):
-    """A place with the files of one model.
+    """Remote source of the files of one model.
 
     Attributes:
-        identity: tells this source from all others; may hold secrets, so only its hash is kept.
-        shown: the same for messages and logs, without secrets.
+        identity: unique name of the source; it may contain secrets, so only its hash is stored.
+        shown: name of the source in messages and logs, without secrets.
     """
 
     @property
@@ -59,31 +59,37 @@ class ModelSource(Protocol):
 
     @property
     def is_folder(self) -> bool:
-        """Whether the URI leads to a folder for all that can be seen without asking; a file is unpacked, or a GGUF."""
+        """True if the URI looks like that of a folder, not of an archive or GGUF file.
+
+        The source itself is not asked.
+        """
 
     def list(self) -> Sequence[SourceFile]:
-        """All files of the model's folder.
+        """List all files of the model's folder.
 
         Raises:
-            UnreachableError: no answer.
-            LoadError: an answer that is no listing.
+            UnreachableError: the source does not answer.
+            LoadError: the source refuses, or its answer is no list.
         """
 
     def is_single(self, files: Sequence[SourceFile]) -> bool:
-        """Whether what was listed is one archive or GGUF file instead of a folder."""
+        """Return True if the listed files are one archive or GGUF file instead of a folder."""
 
     def read(self, file: SourceFile, start: int) -> tuple[int, Iterator[bytes]]:
-        """The content from `start` (bytes) on, or from where the source can; the first item says where that is.
+        """Read a file from an offset in bytes.
+
+        Returns:
+            The offset of the first chunk, which is 0 if the source cannot start at `start`, and the chunks.
 
         Raises:
-            InterruptedReadError: the answer ended too early, also while it is iterated.
+            InterruptedReadError: the answer ended early, also while it is iterated.
             ChangedError: the file has another version.
-            UnreachableError: no answer.
-            LoadError: refused.
+            UnreachableError: the source does not answer.
+            LoadError: the source refuses.
         """
 
     def read_small(self, path: str) -> bytes | None:
-        """A small file by its path in the model's folder; None if there is none.
+        """Read a small file by its path in the model's folder; None if it does not exist.
 
         Raises:
             LoadError: as `list`.

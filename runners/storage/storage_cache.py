@@ -1,8 +1,9 @@
-"""Copies of models on this disk: each complete or not there, fetched once, and kept while their source is away.
+"""Cache of models on this disk.
 
-A source has a folder of its own, and each state of its files a folder in that. A copy is made beside the others, under
-a name that nobody reads, and renamed when it is whole; none that is in place is ever written to. A process has a lock
-on each copy that it serves from (`runners/storage/copy_locks.py`); of the others, old ones are deleted.
+Each source has a folder, and in it one folder per state of the source's files. Such a copy is downloaded under a
+temporary name and renamed when it is complete; after that it never changes. If the source cannot be reached, the latest
+copy is used. A process locks the copies that it serves from (`runners/storage/copy_locks.py`); old unlocked copies are
+deleted.
 """
 
 from __future__ import annotations
@@ -28,37 +29,37 @@ from filelock import FileLock, Timeout
 from hf_runtime.atomic_write import make_folder
 from hf_runtime.contract.errors import LoadError
 from runners.storage.archive import is_archive, unpack
-from runners.storage.copy_locks import delete_unused, hold
-from runners.storage.disk import check_space, is_full, no_space
+from runners.storage.copy_locks import delete_unlocked_copy, lock_copy
+from runners.storage.disk import check_space, is_disk_full, make_no_space_error
 from runners.storage.progress import Progress
 from runners.storage.source import ChangedError, InterruptedReadError, ModelSource, SourceFile, UnreachableError
 
 logger = logging.getLogger(__name__)
 
-#: Files that are downloaded at the same time.
+#: Number of files that are downloaded at the same time.
 _WORKERS = 4
-#: A file that is cut off is continued, at most this often in a row with less than so many bytes (a MiB) to show for it.
+#: Tries in a row to continue a file that is cut off; only tries with fewer than _PROGRESS new bytes count.
 _TRIES = 5
 _PROGRESS = 2**20
-#: Seconds before the second try; twice as long before each one after that.
+#: Seconds before the second try, doubled before each later one.
 _PAUSE = 0.5
-#: Listings of a source whose files change under way.
+#: Tries to list a source whose files change during the download.
 _LISTINGS = 3
 
 _MANIFEST = "manifest.json"
 _PARTIAL = ".partial"
 
-#: Which of the files that a source holds are wanted, by their paths.
+#: Function that chooses the files to fetch out of the paths of all files of a source.
 Choice = Callable[[Iterable[str]], list[str]]
 
 
 class StorageCache:
-    """The copies of one source.
+    """Cache of the copies of one source.
 
     Args:
-        root: folder of all copies.
-        choose: which files are wanted; not asked for a source that is one archive.
-        old_copies: that are kept beside the one of now, and those that other processes serve from.
+        root: folder of the copies of all sources.
+        choose: chooses the files to fetch; not called for a source that is one archive.
+        old_copies: number of old copies to keep, in addition to the current one and to copies that are in use.
     """
 
     def __init__(self, root: Path, source: ModelSource, choose: Choice, old_copies: int = 1) -> None:
@@ -66,109 +67,119 @@ class StorageCache:
         self._choose = choose
         self._old_copies = old_copies
         name = re.sub(r"[^A-Za-z0-9.-]+", "-", source.shown.replace("://", "-"))[-60:].strip("-.")
-        self._folder = root.expanduser() / f"{name}-{_hash(source.identity)[:16]}"
+        self._folder = root.expanduser() / f"{name}-{_hash_text(source.identity)[:16]}"
 
     def fetch(self) -> Path:
-        """The folder of a complete copy: of the files as they are now, or the newest there is if nobody can say.
+        """Return the folder of a complete, current copy, downloaded if necessary.
+
+        If the source cannot be reached, return the latest copy instead.
 
         Raises:
-            LoadError: no access, nothing there, no room, cut off again and again, or away and nothing cached.
+            LoadError: the source refuses, has no files or is cut off repeatedly, the disk is full, or the source cannot
+                be reached and there is no copy.
         """
         try:
             return self._fetch()
         except UnreachableError as error:
-            known = self.newest()
-            if known is None:
+            latest = self.find_latest()
+            if latest is None:
                 raise
             logger.warning("%s The copy in the cache is served.", error)
-            return known
+            return latest
         except OSError as error:
-            if is_full(error):
-                raise no_space(self._folder, self._source.shown) from None
+            if is_disk_full(error):
+                raise make_no_space_error(self._folder, self._source.shown) from None
             raise LoadError(
                 f"STORAGE_CACHE: {self._folder} cannot be used ({error.strerror}): choose a folder that may be written."
             ) from None
 
-    def newest(self) -> Path | None:
-        """The copy that was last used, of those that have what is wanted; None if there is none. Asks nobody."""
-        for snapshot in sorted(self._snapshots(), key=lambda each: each.used, reverse=True):
-            wanted = snapshot.single or set(self._choose(snapshot.listed)) <= set(snapshot.sizes)
-            if snapshot.whole and wanted and hold(snapshot.place / _MANIFEST, self._folder):
+    def find_latest(self) -> Path | None:
+        """Return the last used complete copy with all chosen files; None if there is none.
+
+        The source is not asked.
+        """
+        for snapshot in sorted(self._iterate_snapshots(), key=lambda each: each.used_at, reverse=True):
+            has_files = snapshot.single or set(self._choose(snapshot.listed)) <= set(snapshot.sizes)
+            if snapshot.is_complete and has_files and lock_copy(snapshot.folder / _MANIFEST, self._folder):
                 return snapshot.model
         return None
 
-    def listed(self) -> list[tuple[SourceFile, bool]]:
-        """The files that `fetch` would bring, and whether each is here already.
+    def list_files(self) -> list[tuple[SourceFile, bool]]:
+        """List the files that `fetch` would download, each with True if it is cached.
 
         Raises:
             LoadError: as `fetch`.
         """
-        files, single = self._list()
-        wanted = self._wanted(files, single)
-        snapshot = _Snapshot.read(self._folder / _state(wanted))
-        return [(file, snapshot is not None and snapshot.whole) for file in wanted]
+        files, single = self._list_source()
+        wanted = self._choose_files(files, single)
+        snapshot = _Snapshot.read(self._folder / _name_state(wanted))
+        return [(file, snapshot is not None and snapshot.is_complete) for file in wanted]
 
     def _fetch(self) -> Path:
         for _ in range(_LISTINGS):
-            files, single = self._list()
-            wanted = self._wanted(files, single)
-            place = self._folder / _state(wanted)
-            snapshot = _Snapshot.read(place)
-            # Without the lock: a folder that may only be read does as well.
-            if snapshot is None or not snapshot.whole:
+            files, single = self._list_source()
+            wanted = self._choose_files(files, single)
+            folder = self._folder / _name_state(wanted)
+            snapshot = _Snapshot.read(folder)
+            # Checked without the lock, so that a read-only folder works too.
+            if snapshot is None or not snapshot.is_complete:
                 try:
-                    snapshot = self._made(place, wanted, single, [file.path for file in files])
+                    snapshot = self._ensure_copy(folder, wanted, single, [file.path for file in files])
                 except ChangedError:
-                    logger.info("%s has changed while it was read; it is listed again.", self._source.shown)
+                    logger.info("%s changed during the download; listing it again.", self._source.shown)
                     continue
-            if not hold(snapshot.place / _MANIFEST, self._folder):
-                # Another process has just found it to be an old one.
+            if not lock_copy(snapshot.folder / _MANIFEST, self._folder):
+                # Another process has just deleted it as an old copy.
                 continue
-            snapshot.use()
-            self._delete_old(snapshot)
+            snapshot.mark_used()
+            self._delete_old_copies(snapshot)
             return snapshot.model
         raise LoadError(f"{self._source.shown} changes while it is read: try again when it is complete.")
 
-    def _made(self, place: Path, wanted: Sequence[SourceFile], single: bool, listed: list[str]) -> _Snapshot:
-        """The copy at a place, made unless another process has done so meanwhile."""
+    def _ensure_copy(self, folder: Path, wanted: Sequence[SourceFile], single: bool, listed: list[str]) -> _Snapshot:
+        """Return the copy in a folder; make it unless another process did so meanwhile."""
         make_folder(self._folder)
-        with _alone(self._folder / ".lock", self._source.shown):
-            snapshot = _Snapshot.read(place)
-            if snapshot is None or not snapshot.whole:
-                snapshot = _Snapshot.read(self._make(place, wanted, single, listed))
+        with _hold_lock(self._folder / ".lock", self._source.shown):
+            snapshot = _Snapshot.read(folder)
+            if snapshot is None or not snapshot.is_complete:
+                snapshot = _Snapshot.read(self._make_copy(folder, wanted, single, listed))
             assert snapshot is not None, "this is a bug: a copy was made and is not there"
             return snapshot
 
-    def _delete_old(self, current: _Snapshot) -> None:
-        """Delete copies that were not used for the longest time, but for some, and those that are in use."""
-        old = [each for each in self._snapshots() if each.place != current.place and self._is_of_this_choice(each)]
-        old.sort(key=lambda each: each.used, reverse=True)
+    def _delete_old_copies(self, current: _Snapshot) -> None:
+        """Delete the least recently used copies, except those to keep and those in use."""
+        others = [each for each in self._iterate_snapshots() if each.folder != current.folder]
+        old = [each for each in others if self._has_chosen_files(each)]
+        old.sort(key=lambda each: each.used_at, reverse=True)
         if len(old) <= self._old_copies:
             return
-        # Who makes or deletes copies has this lock; who comes later deletes what is left.
+        # If another process makes or deletes copies now, a later call deletes the old ones.
         with suppress(OSError, Timeout), FileLock(self._folder / ".lock", timeout=0):
             for snapshot in old[self._old_copies :]:
                 size = sum(snapshot.sizes.values())
-                if delete_unused(snapshot.place, snapshot.place / _MANIFEST, f"{snapshot.place}{_PARTIAL}"):
+                if delete_unlocked_copy(snapshot.folder, snapshot.folder / _MANIFEST, f"{snapshot.folder}{_PARTIAL}"):
                     logger.info(
                         "%s: the old copy %s is deleted, %d bytes (STORAGE_CACHE_OLD_COPIES=%d).",
-                        self._source.shown, snapshot.place, size, self._old_copies,
+                        self._source.shown, snapshot.folder, size, self._old_copies,
                     )  # fmt: skip
 
-    def _is_of_this_choice(self, snapshot: _Snapshot) -> bool:
-        """Return whether it holds what this model needs of the source; another model may need another file."""
+    def _has_chosen_files(self, snapshot: _Snapshot) -> bool:
+        """Return True if a copy contains exactly the files that this model needs.
+
+        Another model may need other files of the same source.
+        """
         try:
             return snapshot.single or set(self._choose(snapshot.listed)) == set(snapshot.sizes)
         except LoadError:
             return False
 
-    def _list(self) -> tuple[Sequence[SourceFile], bool]:
+    def _list_source(self) -> tuple[Sequence[SourceFile], bool]:
         files = self._source.list()
         if not files:
             raise LoadError(f"{self._source.shown} holds no files: check the name.")
         return files, self._source.is_single(files)
 
-    def _wanted(self, files: Sequence[SourceFile], single: bool) -> list[SourceFile]:
+    def _choose_files(self, files: Sequence[SourceFile], single: bool) -> list[SourceFile]:
         if single:
             return list(files)
         chosen = set(self._choose([file.path for file in files]))
@@ -176,75 +187,76 @@ class StorageCache:
             raise LoadError(f"{self._source.shown} holds no files of a Hugging Face model.")
         return [file for file in files if file.path in chosen]
 
-    def _snapshots(self) -> Iterator[_Snapshot]:
+    def _iterate_snapshots(self) -> Iterator[_Snapshot]:
         if not self._folder.is_dir():
             return
-        for place in self._folder.iterdir():
-            if place.suffix != _PARTIAL and (snapshot := _Snapshot.read(place)) is not None:
+        for folder in self._folder.iterdir():
+            if folder.suffix != _PARTIAL and (snapshot := _Snapshot.read(folder)) is not None:
                 yield snapshot
 
-    def _make(self, place: Path, wanted: Sequence[SourceFile], single: bool, listed: list[str]) -> Path:
-        """Download a copy, and return where it is: there, or where the same content was already."""
-        partial_place = place.with_name(place.name + _PARTIAL)
+    def _make_copy(self, folder: Path, wanted: Sequence[SourceFile], single: bool, listed: list[str]) -> Path:
+        """Download a copy and return its folder, or the folder of a copy with the same content."""
+        partial_folder = folder.with_name(folder.name + _PARTIAL)
         for abandoned in self._folder.glob(f"*{_PARTIAL}"):
-            if abandoned != partial_place:
-                # Of a state that the source has left; nobody else writes while this process has the lock.
+            if abandoned != partial_folder:
+                # Left from an earlier state of the source. No other process writes while this one has the lock.
                 shutil.rmtree(abandoned, ignore_errors=True)
-        if place.exists():
-            # Somebody has deleted or changed files: what is left of them is checked and completed.
-            shutil.rmtree(partial_place, ignore_errors=True)
-            place.rename(partial_place)
-        download = partial_place / "download"
-        here = sum(path.stat().st_size for path in _files(download))
+        if folder.exists():
+            # Files of the copy were deleted or changed, so check and complete the rest.
+            shutil.rmtree(partial_folder, ignore_errors=True)
+            folder.rename(partial_folder)
+        download = partial_folder / "download"
+        downloaded = sum(path.stat().st_size for path in _list_files_below(download))
         sizes = [file.size for file in wanted]
         total = None if None in sizes else sum(size or 0 for size in sizes)
-        check_space(download, (total or 0) - here, self._source.shown)
+        check_space(download, (total or 0) - downloaded, self._source.shown)
         with Progress(self._source.shown, total) as progress:
-            progress.add(here)
+            progress.add(downloaded)
             _Download(self._source, download, progress).run(wanted)
-        content = None if _is_known(wanted) else _content(download, wanted)
-        if content is not None and (same := self._with_content(content)) is not None:
-            shutil.rmtree(partial_place, ignore_errors=True)
-            return same.place
+        content = None if _has_versions(wanted) else _hash_content(download, wanted)
+        if content is not None and (same := self._find_content(content)) is not None:
+            shutil.rmtree(partial_folder, ignore_errors=True)
+            return same.folder
         model = download
         if single and not _is_gguf(download / wanted[0].path):
-            unpacked = partial_place / "unpacked"
+            unpacked = partial_folder / "unpacked"
             shutil.rmtree(unpacked, ignore_errors=True)
             try:
-                model = unpack(_checked_archive(download / wanted[0].path, self._source.shown), unpacked, "the archive")
+                model = unpack(_check_archive(download / wanted[0].path, self._source.shown), unpacked, "the archive")
             except LoadError:
-                shutil.rmtree(partial_place, ignore_errors=True)
+                shutil.rmtree(partial_folder, ignore_errors=True)
                 raise
             shutil.rmtree(download)
         manifest = {
             "source": self._source.shown,
             "single": single,
             "listed": listed,
-            "model": model.relative_to(partial_place).as_posix(),
-            "files": {path.relative_to(model).as_posix(): path.stat().st_size for path in _files(model)},
+            "model": model.relative_to(partial_folder).as_posix(),
+            "files": {path.relative_to(model).as_posix(): path.stat().st_size for path in _list_files_below(model)},
             "content": content,
         }
-        (partial_place / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-        partial_place.rename(place)
-        return place
+        (partial_folder / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+        partial_folder.rename(folder)
+        return folder
 
-    def _with_content(self, content: str) -> _Snapshot | None:
-        return next((each for each in self._snapshots() if each.content == content and each.whole), None)
+    def _find_content(self, content: str) -> _Snapshot | None:
+        return next((each for each in self._iterate_snapshots() if each.content == content and each.is_complete), None)
 
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """A copy in place.
+    """Finished copy on the disk.
 
     Attributes:
-        model: its folder.
-        single: made from one archive or GGUF file.
-        listed: all that the source held.
-        sizes: bytes of each file.
-        content: hash of what was downloaded, where the source does not tell one state from another.
+        folder: folder of the copy.
+        model: the model's folder in it.
+        single: the copy is made from one archive or GGUF file.
+        listed: paths of all files of the source.
+        sizes: bytes of each file of the copy.
+        content: hash of the downloaded files, if the source reports no version of them.
     """
 
-    place: Path
+    folder: Path
     model: Path
     single: bool
     listed: list[str]
@@ -252,35 +264,36 @@ class _Snapshot:
     content: str | None = None
 
     @classmethod
-    def read(cls, place: Path) -> _Snapshot | None:
+    def read(cls, folder: Path) -> _Snapshot | None:
         try:
-            said: Any = json.loads((place / _MANIFEST).read_text(encoding="utf-8"))
+            manifest: Any = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
             return cls(
-                place, place / said["model"], said["single"], said["listed"], said["files"], said.get("content")
+                folder, folder / manifest["model"], manifest["single"], manifest["listed"], manifest["files"],
+                manifest.get("content"),
             )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     @property
-    def whole(self) -> bool:
-        """Whether every file is there in its size."""
+    def is_complete(self) -> bool:
+        """True if every file exists with its size."""
         try:
             return all((self.model / path).stat().st_size == size for path, size in self.sizes.items())
         except OSError:
             return False
 
     @property
-    def used(self) -> int:
-        """When it was last used, in nanoseconds."""
-        return (self.place / _MANIFEST).stat().st_mtime_ns
+    def used_at(self) -> int:
+        """Time of the last use, in nanoseconds."""
+        return (self.folder / _MANIFEST).stat().st_mtime_ns
 
-    def use(self) -> None:
+    def mark_used(self) -> None:
         with suppress(OSError):
-            os.utime(self.place / _MANIFEST)
+            os.utime(self.folder / _MANIFEST)
 
 
 class _Download:
-    """Brings files of a source into a folder, where parts of them may be already."""
+    """Download of files into a folder, which may contain parts of them already."""
 
     def __init__(self, source: ModelSource, folder: Path, progress: Progress) -> None:
         self._source = source
@@ -291,20 +304,20 @@ class _Download:
     def run(self, files: Sequence[SourceFile]) -> None:
         with ThreadPoolExecutor(_WORKERS, "download") as workers:
             try:
-                for done in [workers.submit(self._bring, file) for file in files]:
+                for done in [workers.submit(self._download_file, file) for file in files]:
                     done.result()
             except BaseException:
                 self._stopped.set()
                 workers.shutdown(wait=False, cancel_futures=True)
                 raise
-        self._verify(files)
+        self._verify_digests(files)
 
-    def _bring(self, file: SourceFile) -> None:
-        path = _inside(self._folder, file.path)
+    def _download_file(self, file: SourceFile) -> None:
+        path = _join_inside(self._folder, file.path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         if file.size is None:
-            # Nothing says whether what is here is all of it.
+            # Without a size nothing shows if the existing part is complete, so start again.
             path.write_bytes(b"")
         tries, pause = _TRIES, _PAUSE
         while not self._stopped.is_set():
@@ -312,13 +325,13 @@ class _Download:
             if before == file.size:
                 return
             if file.size is not None and before > file.size:
-                self._cut(path, 0)
+                self._truncate(path, 0)
             try:
                 self._append(file, path)
                 if file.size in (None, path.stat().st_size):
                     return
             except (InterruptedReadError, UnreachableError):
-                # It has just listed its files, so it may soon answer again.
+                # The source has just listed its files, so it will probably answer again soon.
                 pass
             if path.stat().st_size - before >= _PROGRESS:
                 tries, pause = _TRIES, _PAUSE
@@ -333,7 +346,7 @@ class _Download:
 
     def _append(self, file: SourceFile, path: Path) -> None:
         start, chunks = self._source.read(file, path.stat().st_size)
-        self._cut(path, start)
+        self._truncate(path, start)
         with path.open("ab") as out:
             for chunk in chunks:
                 if self._stopped.is_set():
@@ -343,27 +356,28 @@ class _Download:
             out.flush()
             os.fsync(out.fileno())
 
-    def _cut(self, path: Path, size: int) -> None:
+    def _truncate(self, path: Path, size: int) -> None:
         if (extra := path.stat().st_size - size) > 0:
             self._progress.add(-extra)
             os.truncate(path, size)
 
-    def _verify(self, files: Sequence[SourceFile]) -> None:
+    def _verify_digests(self, files: Sequence[SourceFile]) -> None:
         for file in sorted(files, key=lambda each: each.size or 0):
             if file.digest is None:
                 continue
-            path, (algorithm, expected) = _inside(self._folder, file.path), file.digest
-            if (found := _digest(path, algorithm)) == expected:
+            path, (algorithm, expected) = _join_inside(self._folder, file.path), file.digest
+            if (found := _compute_digest(path, algorithm)) == expected:
                 continue
-            self._cut(path, 0)
-            self._bring(file)
-            again = _digest(path, algorithm)
+            self._truncate(path, 0)
+            self._download_file(file)
+            again = _compute_digest(path, algorithm)
             if again == expected:
                 continue
             if again == found and not file.digest_is_certain:
-                # Twice alike: the ETag is no digest, and then nor are those of larger files.
+                # The same twice, so this ETag is no digest, nor are those of the larger files.
                 logger.info(
-                    "%s: ETags are no digests, as for encrypted objects; sizes are checked.", self._source.shown
+                    "%s: ETags are no digests, as for encrypted objects; only sizes are checked.",
+                    self._source.shown,
                 )
                 return
             path.unlink()
@@ -371,12 +385,12 @@ class _Download:
 
 
 @contextmanager
-def _alone(lock_file: Path, shown: str) -> Iterator[None]:
+def _hold_lock(lock_file: Path, shown: str) -> Iterator[None]:
     lock = FileLock(lock_file)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        logger.info("%s: another process downloads it; waiting for that.", shown)
+        logger.info("%s: another process is downloading it; waiting for it to finish.", shown)
         lock.acquire()
     try:
         yield
@@ -384,40 +398,42 @@ def _alone(lock_file: Path, shown: str) -> Iterator[None]:
         lock.release()
 
 
-def _is_known(files: Iterable[SourceFile]) -> bool:
-    """Return whether the source tells one content of each file from another, if only by its size."""
+def _has_versions(files: Iterable[SourceFile]) -> bool:
+    """Return True if every file has a size, a version or a digest to compare."""
     return all(file.size is not None or file.version or file.digest for file in files)
 
 
-def _content(folder: Path, files: Iterable[SourceFile]) -> str:
-    return _hash(json.dumps(sorted((file.path, _digest(_inside(folder, file.path), "sha256")) for file in files)))
+def _hash_content(folder: Path, files: Iterable[SourceFile]) -> str:
+    return _hash_text(
+        json.dumps(sorted((file.path, _compute_digest(_join_inside(folder, file.path), "sha256")) for file in files))
+    )
 
 
-def _state(files: Sequence[SourceFile]) -> str:
-    """A name for exactly these files with this content."""
+def _name_state(files: Sequence[SourceFile]) -> str:
+    """Return a folder name for these files with this content."""
     parts = sorted((file.path, file.size, file.version, file.digest) for file in files)
-    # Where nothing tells one content from another, no copy is known to be that of now.
-    salt = "" if _is_known(files) else os.urandom(8).hex()
-    return _hash(json.dumps(parts) + salt)[:16]
+    # Without sizes and versions no copy is known to be current, so the name is random.
+    salt = "" if _has_versions(files) else os.urandom(8).hex()
+    return _hash_text(json.dumps(parts) + salt)[:16]
 
 
-def _hash(text: str) -> str:
+def _hash_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _digest(path: Path, algorithm: str) -> str:
+def _compute_digest(path: Path, algorithm: str) -> str:
     with path.open("rb") as content:
         return hashlib.file_digest(content, partial(hashlib.new, algorithm, usedforsecurity=False)).hexdigest()
 
 
-def _inside(folder: Path, path: str) -> Path:
+def _join_inside(folder: Path, path: str) -> Path:
     parts = PurePosixPath(path)
     if parts.is_absolute() or ".." in parts.parts or "\\" in path:
         raise LoadError(f"the source names a file outside its folder: {path!r}.")
     return folder / parts
 
 
-def _files(folder: Path) -> list[Path]:
+def _list_files_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
@@ -426,7 +442,7 @@ def _is_gguf(path: Path) -> bool:
         return content.read(4) == b"GGUF"
 
 
-def _checked_archive(path: Path, shown: str) -> Path:
+def _check_archive(path: Path, shown: str) -> Path:
     if not is_archive(path):
         raise LoadError(f"{shown} is no zip or tar archive that can be read, and no GGUF file: check what it leads to.")
     return path

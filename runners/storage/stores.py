@@ -1,7 +1,7 @@
-"""Object stores: from a storage URI and the variables that users of KServe set, to a client of obstore.
+"""Make an obstore client from a storage URI and the variables that users of KServe set.
 
-obstore reads its own variables beside, so identities that a cluster gives to its pods (IRSA, workload identity,
-instance metadata) work without any of those here.
+obstore also reads its own variables, so the identities that a cluster gives to its pods (IRSA, workload identity,
+instance metadata) work without any variable of this module.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Store = S3Store | GCSStore | AzureStore
 
-#: A source that is away should be known to be so in seconds: a copy in the cache may do as well.
+#: An unreachable source should fail within seconds, because a copy in the cache may be used instead.
 RETRIES: RetryConfig = {
     "max_retries": 4,
     "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=5), "base": 2},
@@ -41,13 +41,13 @@ _YES = ("1", "true", "yes")
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A folder or an object in an object store.
+    """Folder or object in an object store.
 
     Attributes:
-        bucket: or container.
+        bucket: bucket or container.
         path: without slashes at its ends.
-        account: of Azure; None if the URI does not name it.
-        sas: signature of a URL of Azure.
+        account: Azure account; None if the URI does not name it.
+        sas: signature of an Azure URL.
     """
 
     kind: Literal["s3", "gs", "azure"]
@@ -58,15 +58,15 @@ class Location:
 
 
 def is_azure_url(uri: str) -> bool:
-    """Whether an https:// URL leads to Azure's blobs instead of a web server."""
+    """Return True if an https:// URL is one of Azure Blob Storage."""
     return scheme_of(uri) == "https" and _AZURE_HOST.fullmatch(urlsplit(uri).netloc) is not None
 
 
 def parse_location(uri: str) -> Location:
-    """Read the URI of an object store.
+    """Parse the URI of an object store.
 
     Raises:
-        LoadError: it is not of the scheme's form.
+        LoadError: the URI does not have the form of its scheme.
     """
     scheme, _, rest = uri.partition("://")
     bucket, _, path = rest.partition("/")
@@ -100,28 +100,28 @@ _FORMS: Mapping[str, str] = {
 
 
 class Options:
-    """Variables of a model, by their names; an empty one is as good as none."""
+    """Variables of a model by their names; empty ones count as not set."""
 
     def __init__(self, values: Mapping[str, SecretStr]) -> None:
         self._values = values
 
     def get(self, *names: str) -> str | None:
-        """The first of the names that is set."""
+        """Return the value of the first variable that is set; None if none is."""
         for name in names:
             if (value := self._values.get(name)) is not None and value.get_secret_value().strip():
                 return value.get_secret_value().strip()
         return None
 
-    def says(self, name: str, words: tuple[str, ...]) -> bool:
-        """Whether a variable is one of some words, in any case."""
+    def matches(self, name: str, words: tuple[str, ...]) -> bool:
+        """Return True if the value of a variable is one of some words, ignoring case."""
         return (self.get(name) or "").lower() in words
 
 
-def endpoint_of(location: Location, options: Options) -> str | None:
-    """Where the store is, if not at its provider's own address; a URL."""
+def find_endpoint(location: Location, options: Options) -> str | None:
+    """Return the URL of the store; None if it is the provider's own."""
     match location.kind:
         case "s3":
-            return _s3_endpoint(options)
+            return _find_s3_endpoint(options)
         case "gs":
             host = options.get("GOOGLE_BASE_URL", "STORAGE_EMULATOR_HOST")
             return host if host is None or "://" in host else f"http://{host}"
@@ -129,13 +129,13 @@ def endpoint_of(location: Location, options: Options) -> str | None:
             return options.get("AZURE_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURE_SERVICE_URL")
 
 
-def azure_account(location: Location, options: Options) -> str | None:
-    """The account of Azure that holds the container."""
+def find_azure_account(location: Location, options: Options) -> str | None:
+    """Return the Azure account of the container; None if it is unknown."""
     return location.account or options.get("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT")
 
 
 def has_credentials(location: Location, options: Options) -> bool:
-    """Whether the variables say with which key to ask, or that there is none."""
+    """Return True if the variables set credentials, or set anonymous access."""
     names = {
         "s3": ("AWS_ACCESS_KEY_ID", "awsAnonymousCredential"),
         "gs": ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH",
@@ -147,44 +147,44 @@ def has_credentials(location: Location, options: Options) -> bool:
 
 
 def open_store(location: Location, options: Options, *, anonymous: bool = False) -> Store:
-    """A client for the bucket; asks nobody yet.
+    """Make a client for the bucket, without connecting to it.
 
     Raises:
-        LoadError: a variable is missing, or cannot be used.
+        LoadError: a variable is missing or invalid.
     """
     try:
         match location.kind:
             case "s3":
-                return _s3(location, options)
+                return _open_s3(location, options)
             case "gs":
-                return _gcs(location, options, anonymous)
+                return _open_gcs(location, options, anonymous)
             case "azure":
-                return _azure(location, options)
+                return _open_azure(location, options)
     except (BaseError, ValueError):
-        # The message may hold the key that is wrong.
+        # The message of the error may contain the wrong key.
         prefixes = {"s3": "AWS_ and S3_", "gs": "GOOGLE_", "azure": "AZURE_"}
         raise LoadError(
             f"the variables for {location.kind} storage ({prefixes[location.kind]}…) cannot be used: check their form."
         ) from None
 
 
-def _s3(location: Location, options: Options) -> S3Store:
+def _open_s3(location: Location, options: Options) -> S3Store:
     config: S3Config = {"region": options.get("AWS_REGION", "AWS_DEFAULT_REGION") or "us-east-1"}
-    endpoint = _s3_endpoint(options)
-    virtual = options.says("S3_USER_VIRTUAL_BUCKET", _YES)
+    endpoint = _find_s3_endpoint(options)
+    virtual = options.matches("S3_USER_VIRTUAL_BUCKET", _YES)
     if virtual:
         config["virtual_hosted_style_request"] = True
     if endpoint is not None:
-        # obstore wants an address of that style with the bucket in it.
+        # For this style obstore expects the bucket in the host name.
         config["endpoint"] = endpoint.replace("://", f"://{location.bucket}.", 1) if virtual else endpoint
     key, secret = options.get("AWS_ACCESS_KEY_ID"), options.get("AWS_SECRET_ACCESS_KEY")
-    client = _client(endpoint, options.get("AWS_CA_BUNDLE"), verify=not options.says("S3_VERIFY_SSL", _NO))
-    if options.says("awsAnonymousCredential", _YES):
+    client = _configure_client(endpoint, options.get("AWS_CA_BUNDLE"), verify=not options.matches("S3_VERIFY_SSL", _NO))
+    if options.matches("awsAnonymousCredential", _YES):
         config["skip_signature"] = True
     elif key is not None or secret is not None:
         if key is None or secret is None:
             raise LoadError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are only valid together; set both.")
-        # Whole, so that none of its parts is taken from the process's own environment.
+        # Pass all parts, so that obstore takes none of them from the environment.
         credential: S3Credential = {
             "access_key_id": key,
             "secret_access_key": secret,
@@ -201,17 +201,17 @@ def _s3(location: Location, options: Options) -> S3Store:
     return S3Store(location.bucket, config=config, client_options=client, retry_config=RETRIES)
 
 
-def _s3_endpoint(options: Options) -> str | None:
+def _find_s3_endpoint(options: Options) -> str | None:
     endpoint = options.get("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "S3_ENDPOINT")
     if endpoint is not None and "://" not in endpoint:
-        endpoint = f"{'http' if options.says('S3_USE_HTTPS', _NO) else 'https'}://{endpoint}"
-    # KServe's users set this one for any region, but buckets answer only at their region's.
+        endpoint = f"{'http' if options.matches('S3_USE_HTTPS', _NO) else 'https'}://{endpoint}"
+    # KServe's users set this endpoint for any region, but a bucket answers only at the endpoint of its region.
     return None if endpoint is None or endpoint.rstrip("/") == "https://s3.amazonaws.com" else endpoint.rstrip("/")
 
 
-def _gcs(location: Location, options: Options, anonymous: bool) -> GCSStore:
+def _open_gcs(location: Location, options: Options, anonymous: bool) -> GCSStore:
     config: GCSConfig = {}
-    endpoint = endpoint_of(location, options)
+    endpoint = find_endpoint(location, options)
     if endpoint is not None:
         config["base_url"] = endpoint
     if anonymous or options.get("STORAGE_EMULATOR_HOST"):
@@ -226,15 +226,15 @@ def _gcs(location: Location, options: Options, anonymous: bool) -> GCSStore:
         config["service_account_key"] = key
     elif file := options.get("GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH"):
         config["service_account"] = file
-    return GCSStore(location.bucket, config=config, client_options=_client(endpoint), retry_config=RETRIES)
+    return GCSStore(location.bucket, config=config, client_options=_configure_client(endpoint), retry_config=RETRIES)
 
 
-def _azure(location: Location, options: Options) -> AzureStore:
-    account = azure_account(location, options)
+def _open_azure(location: Location, options: Options) -> AzureStore:
+    account = find_azure_account(location, options)
     if account is None:
         raise LoadError("the account of Azure is not known; set AZURE_STORAGE_ACCOUNT_NAME.")
     config: AzureConfig = {"account_name": account}
-    endpoint = endpoint_of(location, options)
+    endpoint = find_endpoint(location, options)
     if endpoint is not None:
         config["endpoint"] = endpoint
     sas = location.sas or options.get("AZURE_STORAGE_SAS_TOKEN")
@@ -254,13 +254,13 @@ def _azure(location: Location, options: Options) -> AzureStore:
         if file := options.get("AZURE_FEDERATED_TOKEN_FILE"):
             config["federated_token_file"] = file
     else:
-        # As in KServe: a container that anyone may read.
+        # As in KServe: a public container.
         config["skip_signature"] = True
-    return AzureStore(location.bucket, config=config, client_options=_client(endpoint), retry_config=RETRIES)
+    return AzureStore(location.bucket, config=config, client_options=_configure_client(endpoint), retry_config=RETRIES)
 
 
-def _client(endpoint: str | None, ca_bundle: str | None = None, *, verify: bool = True) -> ClientConfig:
-    # No limit for a whole answer, which may be many GiB; one for the time in which nothing comes.
+def _configure_client(endpoint: str | None, ca_bundle: str | None = None, *, verify: bool = True) -> ClientConfig:
+    # A whole answer may be many GiB, so only the time without any data is limited.
     client: ClientConfig = {"timeout": timedelta(days=7), "read_timeout": timedelta(minutes=1)}
     if endpoint is not None and endpoint.startswith("http://"):
         client["allow_http"] = True

@@ -21,22 +21,22 @@ from runners.storage.source import ChangedError, InterruptedReadError, SourceFil
 
 hide_signatures("urllib3.connectionpool")
 
-#: Bytes of one piece; what of a piece had come is lost when the answer is cut off.
+#: Bytes of one chunk; if the answer is cut off, the incomplete chunk is lost.
 _CHUNK = 2**16
-#: Seconds until there is a connection, and between two pieces of an answer.
+#: Timeouts in seconds: to connect, and between two chunks of an answer.
 _TIMEOUT = (10, 60)
 _DIGESTS = {"md5": "md5", "sha-256": "sha256", "sha-512": "sha512"}
 
 
 class WebSource:
-    """The file at a URL.
+    """File at a URL.
 
     Args:
-        uri: may carry user and password, or a signature.
-        options: variables of the model; `<host>-headers` holds a JSON object of request headers, as in KServe.
+        uri: may contain user and password, or a signature.
+        options: variables of the model; `<host>-headers` is a JSON object of request headers, as in KServe.
 
     Raises:
-        LoadError: the URL has no host or no path, or its headers are no JSON object of strings.
+        LoadError: the URL has no host or no path, or the headers are not a JSON object of strings.
     """
 
     is_folder = False
@@ -45,23 +45,23 @@ class WebSource:
         self.identity = unsigned_uri(uri)
         self.shown = shown_uri(uri)
         self._url = uri
-        host = web_host(uri)
-        self._headers = _headers(host, options)
+        host = parse_host(uri)
+        self._headers = _read_headers(host, options)
 
     def list(self) -> Sequence[SourceFile]:
-        """The one file; `Source.list`."""
+        """List the one file; `ModelSource.list`."""
         with closing(self._get({})) as response:
             name = re.sub(r"[^\w.-]", "_", unquote(urlsplit(self._url).path).rstrip("/").rsplit("/", 1)[-1]).lstrip(".")
-            return [SourceFile(name or "model", _size(response), _version(response), _digest(response))]
+            return [SourceFile(name or "model", _read_size(response), _read_version(response), _read_digest(response))]
 
     def is_single(self, files: Sequence[SourceFile]) -> bool:
-        """Always; `Source.is_single`."""
+        """Return True, because a URL is always one file; `ModelSource.is_single`."""
         return True
 
     def read(self, file: SourceFile, start: int) -> tuple[int, Iterator[bytes]]:
-        """Its content; `Source.read`."""
+        """Read the file from an offset; `ModelSource.read`."""
         headers = {}
-        # Without a strong validator nobody knows whether two parts belong together.
+        # Resume only with a strong ETag: otherwise the two parts may be of different versions.
         if start and file.version and file.version.startswith('"'):
             headers = {"Range": f"bytes={start}-", "If-Match": file.version}
         response = self._get(headers)
@@ -70,20 +70,20 @@ class WebSource:
         elif not (response.headers.get("Content-Range") or "").startswith(f"bytes {start}-"):
             response.close()
             raise LoadError(f"{self.shown}: the server answers with another range than the one asked for.")
-        if _version(response) != file.version or (start == 0 and _size(response) != file.size):
+        if _read_version(response) != file.version or (start == 0 and _read_size(response) != file.size):
             response.close()
             raise ChangedError
-        return start, _chunks(response)
+        return start, _iterate_chunks(response)
 
     def read_small(self, path: str) -> bytes | None:
-        """Nothing: what is in an archive is known after it was unpacked; `Source.read_small`."""
+        """Return None, because the files of an archive are unknown; `ModelSource.read_small`."""
         return None
 
     def _get(self, headers: dict[str, str]) -> Response:
         session = _Session(self._headers)
         try:
             response = session.get(
-                # Raw bytes: a transfer encoding would make the size another one.
+                # Request raw bytes: with a content encoding the size would differ.
                 self._url, headers={**headers, "Accept-Encoding": "identity"}, stream=True, timeout=_TIMEOUT
             )  # fmt: skip
         except requests.exceptions.SSLError:
@@ -98,11 +98,11 @@ class WebSource:
         response.close()
         if status == HTTPStatus.PRECONDITION_FAILED or status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise ChangedError
-        raise self._refused(status)
+        raise self._make_load_error(status)
 
-    def _refused(self, status: int) -> LoadError:
+    def _make_load_error(self, status: int) -> LoadError:
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            variable = f"{web_host(self._url)}-headers"
+            variable = f"{parse_host(self._url)}-headers"
             return LoadError(
                 f"{self.shown} refuses access (status {status}): sign the link again, or set {variable} to a JSON "
                 "object of request headers."
@@ -114,11 +114,11 @@ class WebSource:
         return LoadError(f"{self.shown} answered status {status}: check the address.")
 
 
-def web_host(uri: str) -> str:
-    """The host of a URL.
+def parse_host(uri: str) -> str:
+    """Return the host of a URL.
 
     Raises:
-        LoadError: it has none, or no path.
+        LoadError: the URL has no host or no path.
     """
     try:
         parts = urlsplit(uri)
@@ -133,7 +133,7 @@ def web_host(uri: str) -> str:
 
 
 class _Session(requests.Session):
-    """Sends the operator's headers to the host that they are for, and not where it redirects to."""
+    """Session that does not send the operator's headers to another host after a redirect."""
 
     def __init__(self, own_headers: dict[str, str]) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class _Session(requests.Session):
         super().rebuild_auth(prepared_request, response)  # type: ignore[no-untyped-call]
 
 
-def _headers(host: str, options: Mapping[str, SecretStr]) -> dict[str, str]:
+def _read_headers(host: str, options: Mapping[str, SecretStr]) -> dict[str, str]:
     value = options.get(f"{host}-headers")
     if value is None:
         return {}
@@ -160,7 +160,7 @@ def _headers(host: str, options: Mapping[str, SecretStr]) -> dict[str, str]:
     return headers
 
 
-def _chunks(response: Response) -> Iterator[bytes]:
+def _iterate_chunks(response: Response) -> Iterator[bytes]:
     with closing(response):
         try:
             yield from response.raw.stream(_CHUNK, decode_content=False)
@@ -168,17 +168,20 @@ def _chunks(response: Response) -> Iterator[bytes]:
             raise InterruptedReadError from None
 
 
-def _size(response: Response) -> int | None:
+def _read_size(response: Response) -> int | None:
     length = response.headers.get("Content-Length", "")
     return int(length) if length.isdecimal() else None
 
 
-def _version(response: Response) -> str | None:
+def _read_version(response: Response) -> str | None:
     return response.headers.get("ETag") or response.headers.get("Last-Modified")
 
 
-def _digest(response: Response) -> tuple[str, str] | None:
-    """What the server says of its content, as RFC 9530, RFC 3230 or RFC 1864 have it."""
+def _read_digest(response: Response) -> tuple[str, str] | None:
+    """Return algorithm and digits of the content's digest; None if there is none.
+
+    The headers are those of RFC 9530, RFC 3230 and RFC 1864.
+    """
     fields = f"{response.headers.get('Repr-Digest', '')},{response.headers.get('Digest', '')}"
     if md5 := response.headers.get("Content-MD5"):
         fields += f",md5={md5}"

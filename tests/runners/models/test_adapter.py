@@ -130,7 +130,7 @@ def test_the_base_model_is_named_by_its_config_from_the_folder_or_by_a_setting(b
 def test_a_base_model_that_cannot_be_had_is_told_with_the_setting(base: Path, tmp_path: Path) -> None:
     _classifier(base, tmp_path / "adapter")
     with pytest.raises(
-        LoadError, match=r"whose base model cannot be had; BASE_MODEL names another: .*/no/such does not"
+        LoadError, match=r"whose base model cannot be fetched; set BASE_MODEL to use another: .*/no/such does not"
     ):
         _load(tmp_path / "adapter", base_model="/no/such")
 
@@ -204,7 +204,7 @@ def test_a_base_model_whose_weights_have_other_shapes_is_refused(base: Path, tmp
 def test_an_adapter_of_an_adapter_is_refused(base: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         _classifier(base, tmp_path / name)
-    with pytest.raises(LoadError, match=r"BASE_MODEL names another: .*one is an adapter too"):
+    with pytest.raises(LoadError, match=r"set BASE_MODEL to use another: .*one is an adapter too"):
         _load(tmp_path / "two", base_model=str(tmp_path / "one"))
 
 

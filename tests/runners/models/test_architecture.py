@@ -10,7 +10,7 @@ import pytest
 
 from hf_runtime.contract.errors import LoadError
 from hf_runtime.settings import ModelSettings, Task
-from runners.models.architecture import resolve_task, task_of_architecture
+from runners.models.architecture import infer_task, resolve_task
 
 
 @pytest.mark.parametrize(
@@ -38,20 +38,20 @@ from runners.models.architecture import resolve_task, task_of_architecture
     ],
 )
 def test_the_head_tells_the_task(architecture: str, task: str | None) -> None:
-    assert task_of_architecture({"architectures": [architecture]}) == task
+    assert infer_task({"architectures": [architecture]}) == task
 
 
 def test_conditional_generation_is_text_to_text_only_with_an_encoder() -> None:
     config: dict[str, Any] = {"architectures": ["BartForConditionalGeneration"], "is_encoder_decoder": True}
-    assert task_of_architecture(config) == "text2text-generation"
+    assert infer_task(config) == "text2text-generation"
     # An image-and-text model, such as LLaVA.
-    assert task_of_architecture({"architectures": ["LlavaForConditionalGeneration"]}) is None
+    assert infer_task({"architectures": ["LlavaForConditionalGeneration"]}) is None
 
 
 @pytest.mark.parametrize("value", [None, [], [None], "BertModel", {}])
 def test_a_config_that_names_no_architecture_tells_no_task(value: Any) -> None:
-    assert task_of_architecture({"architectures": value}) is None
-    assert task_of_architecture({}) is None
+    assert infer_task({"architectures": value}) is None
+    assert infer_task({}) is None
 
 
 def _settings(folder: Path, config: dict[str, Any] | None, *files: str, **settings: Any) -> ModelSettings:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from hf_runtime.contract.errors import LoadError
 from hf_runtime.settings import ModelSettings
-from runners.models.computed_weights import computed_weights
+from runners.models.computed_weights import find_computed_weights
 from runners.models.pretrained import load_pretrained
 from runners.storage.checkpoint import Checkpoint
 from tests.tiny import save, wordpiece_tokenizer
@@ -99,14 +99,14 @@ def test_asking_changes_neither_the_model_nor_the_sequence_of_random_numbers(tmp
     missing = report["missing_keys"]
     # The bias would be zeros, but a layer whose weights are random is missing as a whole.
     assert "roformer.encoder.layer.0.attention.self.query.bias" in missing
-    assert computed_weights(model, missing) == {"roformer.encoder.embed_positions.weight"}
+    assert find_computed_weights(model, missing) == {"roformer.encoder.embed_positions.weight"}
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), state)
-    assert computed_weights(model, ["no.such.weight"]) == set()
+    assert find_computed_weights(model, ["no.such.weight"]) == set()
 
 
 def test_a_weight_that_nothing_initializes_is_not_computed(tmp_path: Path) -> None:
     _, whole = _checkpoint(tmp_path, "BertForMaskedLM", _BERT)
     whole.register_parameter("forgotten", torch.nn.Parameter(torch.zeros(4)))
-    assert computed_weights(whole, ["forgotten"]) == set()
+    assert find_computed_weights(whole, ["forgotten"]) == set()
     assert torch.equal(whole.get_parameter("forgotten"), torch.zeros(4))

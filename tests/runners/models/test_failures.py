@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hf_runtime.settings import ModelSettings
-from runners.models.failures import explained
+from runners.models.failures import make_load_error
 
 
 def test_a_file_that_may_not_be_read_is_not_said_to_be_missing(tmp_path: Path) -> None:
@@ -16,7 +16,7 @@ def test_a_file_that_may_not_be_read_is_not_said_to_be_missing(tmp_path: Path) -
         FileNotFoundError(f"No such file or directory: {weights}"),  # safetensors' words for it
         PermissionError(13, "Permission denied", str(weights)),
     ):
-        message = str(explained(error, settings))
+        message = str(make_load_error(error, settings))
         assert message == (
             f"{tmp_path}: model.safetensors may not be read by the user that this server runs as (chmod a+r)."
         )
@@ -24,4 +24,4 @@ def test_a_file_that_may_not_be_read_is_not_said_to_be_missing(tmp_path: Path) -
 
 def test_a_file_that_is_missing_is_said_to_be_missing(tmp_path: Path) -> None:
     error = FileNotFoundError(f"No such file or directory: {tmp_path / 'model.safetensors'}")
-    assert "lacks its file model.safetensors" in str(explained(error, ModelSettings(storage_uri=str(tmp_path))))
+    assert "lacks its file model.safetensors" in str(make_load_error(error, ModelSettings(storage_uri=str(tmp_path))))

@@ -9,7 +9,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from runners.models.lengths import reading_limit, writing_limit
+from runners.models.lengths import find_input_limit, writing_limit
 from tests.tiny import wordpiece_tokenizer
 
 _NO_LIMIT = 10**30
@@ -51,7 +51,7 @@ def _bert2bert(encoder: str, decoder: str) -> PreTrainedModel:
 
 
 def _limit(model: PreTrainedModel, *, tokenizer: int = _NO_LIMIT, wanted: int | None = None) -> int | None:
-    return reading_limit(model, wordpiece_tokenizer(tokenizer), wanted)
+    return find_input_limit(model, wordpiece_tokenizer(tokenizer), wanted)
 
 
 @torch.inference_mode()

@@ -145,6 +145,6 @@ def test_a_copy_that_is_deleted_while_it_is_chosen_is_not_served(tmp_path: Path)
     file = tmp_path / "copy" / "manifest.json"
     file.parent.mkdir()
     file.touch()
-    assert copies.delete_unused(file.parent, file, str(tmp_path / "aside"))
-    assert not copies.hold(file, tmp_path)
+    assert copies.delete_unlocked_copy(file.parent, file, str(tmp_path / "aside"))
+    assert not copies.lock_copy(file, tmp_path)
     assert list(tmp_path.iterdir()) == []

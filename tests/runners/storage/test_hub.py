@@ -379,5 +379,5 @@ def test_a_hub_that_is_not_there_is_away_unless_no_network_is_wanted(hub: FakeHu
 def test_an_adapter_whose_base_model_is_away_is_away_itself(hub: FakeHub, tmp_path: Path) -> None:
     adapter = Adapter(tmp_path, {"base_model_name_or_path": "owner/base"})
     hub.status = 503
-    with pytest.raises(UnreachableError, match="base model cannot be had"):
+    with pytest.raises(UnreachableError, match="base model cannot be fetched"):
         _fetch_base(adapter, _settings("hf://owner/adapter"))

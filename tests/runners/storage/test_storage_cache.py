@@ -188,13 +188,13 @@ def test_the_log_tells_size_progress_and_end(
     assert sum(line.startswith("s3://bucket: downloading") for line in lines) == 1
 
 
-def test_progress_is_told_seldom(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_is_logged_seldom(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     now = [0.0]
     monkeypatch.setattr(progress, "monotonic", lambda: now[0])
-    with caplog.at_level(logging.INFO, "runners"), progress.Progress("model", 1024) as told:
+    with caplog.at_level(logging.INFO, "runners"), progress.Progress("model", 1024) as download:
         for _ in range(1024):
             now[0] += 1 / 64
-            told.add(1)
+            download.add(1)
     assert [record.getMessage() for record in caplog.records] == [
         "model: downloading 1.0 KiB",
         "model: 320 B of 1.0 KiB (31 %)",

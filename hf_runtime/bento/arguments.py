@@ -11,7 +11,7 @@ from bentoml.images import Image
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from hf_runtime.settings import SettingsError
-from hf_runtime.settings.errors import checked
+from hf_runtime.settings.errors import validate_settings
 
 #: The folder of an image that its user may write to, as a volume made there is too: all else may be read-only.
 CACHE = "/cache"
@@ -69,7 +69,7 @@ def given_arguments() -> Arguments:
         if name not in Arguments.model_fields:
             known = ", ".join(Arguments.model_fields)
             raise SettingsError(f"--arg {name}: is not an argument of this service; known are {known}")
-    return checked(lambda: Arguments.model_validate(given), lambda _: "--arg ")
+    return validate_settings(lambda: Arguments.model_validate(given), lambda _: "--arg ")
 
 
 def image(torch: str) -> Image:

@@ -24,7 +24,7 @@ class RequestFields(logging.Filter):
 
     Args:
         model: name of the model that this process computes.
-        show_errors: show the messages of all exceptions.
+        show_errors: show_message the messages of all exceptions.
         escape: escape line breaks in values that messages quote; JSON needs no escaping.
     """
 
@@ -51,18 +51,18 @@ class RequestFields(logging.Filter):
         vars(record).update(fields)
         if not hasattr(record, "model"):
             record.model = self._model
-        self._format_exception(record, show=not request_contexts and not _may_quote_request(record))
+        self._format_exception(record, show_message=not request_contexts and not _may_quote_request(record))
         if self._escape:
             escape_record(record)
         return True
 
-    def _format_exception(self, record: logging.LogRecord, *, show: bool) -> None:
+    def _format_exception(self, record: logging.LogRecord, *, show_message: bool) -> None:
         if record.name == "asyncio" and not self._show_errors:
             # Drop the second line, which shows the task or future with its exception.
             record.msg, record.args = record.getMessage().split("\n", 1)[0], ()
         if record.exc_info and not record.exc_text:
             error = record.exc_info[1]
-            if error is None or self._show_errors or show:
+            if error is None or self._show_errors or show_message:
                 record.exc_text = logging.Formatter().formatException(record.exc_info)
             else:
                 record.exc_text = format_without_payload(error)

@@ -1,1 +1,1 @@
-"""Command lines for operators; the server imports none of them."""
+"""Command-line tools for operators; the server does not import them."""

@@ -1,4 +1,7 @@
-"""Report what a configuration resolves to, with sizes, before anything is loaded: `python -m commands.check [PATH]`."""
+"""Report what a configuration resolves to, with sizes, before any model is loaded.
+
+python -m commands.check [PATH]
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ from runners.storage.files import choose_weights
 
 
 def main() -> int:
-    """Print a paragraph a model; the exit status is 1 if one of them could not be served as it is configured."""
+    """Print one paragraph per model.
+
+    The exit status is 1 if a model cannot be served with its configuration.
+    """
     parser = argparse.ArgumentParser(prog="python -m commands.check", description=__doc__)
     parser.add_argument("config", nargs="?", type=Path, help="InferenceServices; the environment if left out")
     try:
@@ -38,10 +44,10 @@ def main() -> int:
         return 1
     for note in settings.notes:
         print(f"Note: {note}")
-    return max([_print(model) for model in settings.models])
+    return max([_print_model(model) for model in settings.models])
 
 
-def _print(model: ModelSettings) -> int:
+def _print_model(model: ModelSettings) -> int:
     print(model.name)
     try:
         for title, text in describe(model):
@@ -53,16 +59,16 @@ def _print(model: ModelSettings) -> int:
 
 
 def describe(model: ModelSettings) -> Iterator[tuple[str, str]]:
-    """Titles and texts of what is known about a model without loading it.
+    """Yield titles and texts of what is known about a model without loading it.
 
     Raises:
-        LoadError: it could not be served; what was yielded before holds all the same.
+        LoadError: the model cannot be served. The values yielded before are still valid.
     """
     yield "from", model.shown_uri
-    yield "settings", ", ".join(_chosen(model)) or "all by default"
+    yield "settings", ", ".join(_explicit_settings(model)) or "all by default"
     check_uri(model)
     files = list_files(model)
-    yield "files", _files(files)
+    yield "files", _describe_files(files)
     own_code = allowed_pipeline(model)
     if own_code is not None and own_code in [file.path for file in files]:
         yield "task", f"{model.asked_task or 'that'} of {own_code}, which is the model's own code"
@@ -72,20 +78,20 @@ def describe(model: ModelSettings) -> Iterator[tuple[str, str]]:
     if any(file.path == ADAPTER_CONFIG for file in files):
         config = read_config(model, ADAPTER_CONFIG) or {}
         yield "base", model.base_model or str(config.get("base_model_name_or_path"))
-    yield "runs on", _place(model)
-    yield from _memory(model, files)
+    yield "runs on", _describe_device(model)
+    yield from _describe_memory(model, files)
 
 
-def _chosen(model: ModelSettings) -> Iterator[str]:
-    """Settings that were set, as variables; those with paragraphs of their own are left out."""
+def _explicit_settings(model: ModelSettings) -> Iterator[str]:
+    """Yield the explicit settings as variables, except the ones with their own line."""
     for name in sorted(model.model_fields_set - {"name", "storage_uri", "asked_task"}):
         alias = type(model).model_fields[name].validation_alias
         if alias is not None:
             variable = str(alias.choices[0]) if isinstance(alias, AliasChoices) else alias
-            yield f"{variable}={_shown(getattr(model, name))}"
+            yield f"{variable}={_format_value(getattr(model, name))}"
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     match value:
         case SecretStr():
             return "[hidden]"
@@ -95,7 +101,7 @@ def _shown(value: Any) -> str:
             return str(value)
 
 
-def _files(files: list[RemoteFile]) -> str:
+def _describe_files(files: list[RemoteFile]) -> str:
     sizes = [file.size for file in files]
     known = sum(size for size in sizes if size is not None)
     missing = sum(file.size or 0 for file in files if not file.cached)
@@ -103,7 +109,7 @@ def _files(files: list[RemoteFile]) -> str:
     return f"{len(files)}, {'at least ' if None in sizes else ''}{shown_size(known)}, {where}"
 
 
-def _place(model: ModelSettings) -> str:
+def _describe_device(model: ModelSettings) -> str:
     gpus = torch.cuda.device_count()
     if gpus:
         device = f"{model.gpus:g} of {gpus} GPUs" if model.gpus else "the first GPU"
@@ -113,8 +119,8 @@ def _place(model: ModelSettings) -> str:
     return f"{device}, in {precision_name(model)}{replicas}"
 
 
-def _memory(model: ModelSettings, files: list[RemoteFile]) -> Iterator[tuple[str, str]]:
-    size = _footprint(model, files)
+def _describe_memory(model: ModelSettings, files: list[RemoteFile]) -> Iterator[tuple[str, str]]:
+    size = _expected_footprint(model, files)
     if size is None:
         return
     if size.parameters is not None:
@@ -128,8 +134,8 @@ def _memory(model: ModelSettings, files: list[RemoteFile]) -> Iterator[tuple[str
         raise LoadError("it does not fit; use a smaller TORCH_DTYPE, LOAD_IN_8BIT or LOAD_IN_4BIT, or more memory.")
 
 
-def _footprint(model: ModelSettings, files: list[RemoteFile]) -> Footprint | None:
-    """None for an archive that is elsewhere, which cannot be looked into."""
+def _expected_footprint(model: ModelSettings, files: list[RemoteFile]) -> Footprint | None:
+    """Return the memory that the model needs; None for a remote archive."""
     if is_on_disk(model.storage_uri):
         return footprint(fetch(model), model)
     weights = choose_weights([file.path for file in files], model.gguf_file)
@@ -142,6 +148,6 @@ def _footprint(model: ModelSettings, files: list[RemoteFile]) -> Footprint | Non
 
 
 if __name__ == "__main__":
-    # Of the few small files that are fetched meanwhile, and of tries that fail before one that does not.
+    # Hide warnings about the few small files that are fetched, and about attempts that fail before one succeeds.
     logging.disable(logging.WARNING)
     sys.exit(main())

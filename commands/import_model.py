@@ -1,8 +1,8 @@
-"""Put the model of STORAGE_URI into BentoML's model store, from where a Bento is built with it.
+"""Copy the model of STORAGE_URI into BentoML's model store, to build a Bento with it.
 
     STORAGE_URI=hf://owner/name python -m commands.import_model [NAME]
 
-Prints the tag, for `bentoml build --arg model=TAG`.
+It prints the tag for `bentoml build --arg model=TAG`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from runners.storage.fetch import fetch, list_files
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status."""
+    """Import the model and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", nargs="?", help="in the store; the last part of STORAGE_URI if not given")
+    parser.add_argument("name", nargs="?", help="name in the store; the last part of STORAGE_URI if not given")
     options = parser.parse_args(arguments)
     try:
         models = load_settings().models
@@ -37,16 +37,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def import_model(settings: ModelSettings, name: str | None = None) -> bentoml.Tag:
-    """Copy the files of a model that are needed to serve it into the store.
+    """Copy the files that are needed to serve a model into the store.
 
     Args:
-        name: in the store, as `stored_name` makes it; the last part of the model's URI if None.
+        name: name in the store, which `stored_name` normalizes; the last part of the model's URI if None.
 
     Returns:
-        The tag, with a new version.
+        The tag with its new version.
 
     Raises:
-        LoadError: the model cannot be brought here.
+        LoadError: the model cannot be fetched.
     """
     checkpoint = fetch(settings)
     found = checkpoint.folder / (checkpoint.gguf_file or "")
@@ -60,7 +60,7 @@ def import_model(settings: ModelSettings, name: str | None = None) -> bentoml.Ta
 
 
 def stored_name(uri: str) -> str:
-    """The last part of a URI, in letters that the tag of a model may have."""
+    """Return the last part of a URI, with only the characters that a model tag may contain."""
     last = uri.rstrip("/").rpartition("/")[2].lower()
     return re.sub(r"[^a-z0-9._-]+", "-", last)[:63].strip("._-") or "model"
 

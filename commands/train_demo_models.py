@@ -1,10 +1,10 @@
-"""Train the five small demo models whose like the Python package index does not carry, in a few minutes on two cores.
+"""Train five small demo models, in a few minutes on two cores.
 
     python -m commands.train_demo_models [FOLDER]        # .models if not given
 
-They learn from sentences made of templates and of the facts in the package countryinfo, four of them on top of MiniLM.
-A model that is there already is skipped, unless something that it was trained with has changed since: a file in its
-folder tells what that was.
+The Python package index has no models for these tasks. The models learn from sentences made of templates and of facts
+in the package countryinfo. Four of them are based on MiniLM. An existing model is skipped, unless the code or data that
+it was trained with has changed: a file in its folder contains their hash.
 """
 
 from __future__ import annotations
@@ -45,23 +45,26 @@ TASKS = {
     "fill-mask": fill_mask.train,
     "text2text-generation": text2text_generation.train,
 }
-#: The file of a model's folder that says what the model was trained with.
+#: File in a model's folder with the hash of what the model was trained with.
 STAMP = "trained-with.sha256"
 
 
 def trained_with(task: str, models: Path) -> str:
-    """A hash of all that decides what is learnt: code, libraries, the model underneath and the facts."""
+    """Return a hash of everything that affects the training.
+
+    That is the code, the libraries, the base model and the facts.
+    """
     others = {name.replace("-", "_") for name in TASKS if name != task}
     code = [path for path in sorted(Path(__file__).with_name("demo_models").glob("*.py")) if path.stem not in others]
     folders = [models / MINILM.folder, models / COUNTRYINFO.folder]
-    read = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    data = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
     parts = [f"{package} {version(package)}" for package in ("torch", "transformers", "tokenizers")]
-    parts += [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in [Path(__file__), *code, *read]]
+    parts += [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in [Path(__file__), *code, *data]]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def make(task: str, train: Callable[[Path], Trained], models: Path) -> None:
-    """Train the task's model, unless it is there as it would become. Its folder appears complete or not at all."""
+    """Train a task's model and create its folder atomically, unless it is up to date."""
     final, stamp = models / f"demo-{task}", trained_with(task, models)
     if final.exists():
         if (final / STAMP).exists() and (final / STAMP).read_text(encoding="utf-8") == stamp:
@@ -84,15 +87,15 @@ def make(task: str, train: Callable[[Path], Trained], models: Path) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Train all demo models; the exit status."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder goes
+    """Train all demo models and return the exit status."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder is deleted
     models = Path(arguments[0] if arguments else ".models")
     torch.set_num_threads(2)
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         models.mkdir(parents=True, exist_ok=True)
-        # Whoever trains at the same time, in the folder that checks share, is waited for.
+        # Wait for another process that trains into the same folder.
         with FileLock(models / ".training.lock"):
             for model in (MINILM, COUNTRYINFO):
                 fetch(model, models)

@@ -1,4 +1,4 @@
-"""Files that others read while they are written."""
+"""Atomic writing of files that other processes may read at the same time."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from pathlib import Path
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those that it is in, where they are missing; for this user alone.
+    """Create a folder and its missing parents, accessible to this user only.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: a folder cannot be created.
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     for path in reversed(missing):
         path.mkdir(mode=0o700, exist_ok=True)
-    # What has the name of a folder and is none.
+    # Raises if the path exists but is not a folder.
     folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def write_whole(file: Path, data: bytes) -> None:
-    """Write a file whole or not at all, for nobody else to write to, and make its folder.
+    """Write a file atomically, writable by its owner only, and create its folder.
 
     Raises:
-        OSError: it cannot be written; nothing is left of it.
+        OSError: the file cannot be written; no partial file is left.
     """
     make_folder(file.parent)
-    # Others may write the same: on this machine, or on one that shares the disk.
+    # A unique name, because other processes, also on other machines with the same disk, may write the same file.
     partial = file.with_suffix(f".{platform.node()}.{os.getpid()}")
     try:
         partial.touch(mode=0o644)

@@ -1,4 +1,4 @@
-"""Stopping in the right order: what was begun is finished first, by the entry service, then by its runners."""
+"""Graceful shutdown: the entry service finishes its requests first, then the runners stop."""
 
 from __future__ import annotations
 
@@ -8,82 +8,85 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-#: What is given up has so many seconds to say so.
-_LAST_WORDS = 2.0
+#: Seconds that aborted work has to send its errors.
+_ABORT_SECONDS = 2.0
 
 
 class Drain:
-    """Counts what is being done, and holds a stop signal back until nothing is.
+    """Counter of work in progress, which delays a stop signal until all work is done.
 
-    All processes of a server are told to stop at once. A request that was begun is answered all the same, and a runner
-    stays until the entry service has left. A second signal stops at once.
+    All processes of a server receive the stop signal at the same time. Requests in progress are still answered, and a
+    runner stays until the entry service has disconnected. A second signal stops the process immediately.
 
     Args:
-        seconds: that it takes at most; None is no limit.
-        give_up: called when they have passed, to end what is left with an error.
+        seconds: most seconds to wait; None is no limit.
+        give_up: called after that time, to end the remaining work with an error.
 
     Attributes:
-        stopping: a stop signal is held back.
+        stopping: a stop signal has arrived.
     """
 
     def __init__(self, seconds: float | None = None, give_up: Callable[[], None] = lambda: None) -> None:
         self.stopping = False
         self._seconds, self._give_up = seconds, give_up
         self._count = 0
-        self._none_left = asyncio.Event()
-        self._none_left.set()
-        self._waiting: asyncio.Task[None] | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._stop_task: asyncio.Task[None] | None = None
 
     @contextmanager
     def one_more(self) -> Iterator[None]:
-        """Count something while the context lasts."""
+        """Count one piece of work in progress inside the context."""
         self._count += 1
-        self._none_left.clear()
+        self._idle.clear()
         try:
             yield
         finally:
             self._count -= 1
             if self._count == 0:
-                self._none_left.set()
+                self._idle.set()
 
     def stop_now(self) -> None:
-        """Stop this process, however much is being done; to be called on the main thread."""
+        """Stop this process without waiting for work; to be called on the main thread."""
         self.stopping = True
         signal.raise_signal(signal.SIGTERM)
 
     def hold_signals(self) -> None:
-        """Put this object before the handlers of SIGTERM and SIGINT; to be called on the main thread's event loop."""
+        """Delay SIGTERM and SIGINT until all work is done.
+
+        To be called on the event loop of the main thread, after the handlers to delay are installed.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            before = signal.getsignal(number)
-            if callable(before):
-                signal.signal(number, self._holding(before, loop))
+            original = signal.getsignal(number)
+            if callable(original):
+                signal.signal(number, self._delay_handler(original, loop))
 
-    def _holding(self, before: signal._HANDLER, loop: asyncio.AbstractEventLoop) -> signal._HANDLER:
-        assert callable(before)
+    def _delay_handler(self, original: signal._HANDLER, loop: asyncio.AbstractEventLoop) -> signal._HANDLER:
+        assert callable(original)
 
         def handler(number: int, frame: FrameType | None) -> None:
             if self.stopping:
-                before(number, frame)
+                original(number, frame)
                 return
             self.stopping = True
-            loop.call_soon_threadsafe(start)
+            loop.call_soon_threadsafe(start_stop_task)
 
-        def start() -> None:
-            self._waiting = loop.create_task(stop())
+        def start_stop_task() -> None:
+            self._stop_task = loop.create_task(stop_when_idle())
 
-        async def stop() -> None:
-            await self._until_none_is_left()
-            before(signal.SIGTERM, None)
+        async def stop_when_idle() -> None:
+            await self._wait_until_idle()
+            original(signal.SIGTERM, None)
 
         return handler
 
-    async def _until_none_is_left(self) -> None:
+    async def _wait_until_idle(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._seconds):
-                await self._none_left.wait()
+                await self._idle.wait()
                 return
         self._give_up()
         with suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_WORDS):
-                await self._none_left.wait()
+            async with asyncio.timeout(_ABORT_SECONDS):
+                await self._idle.wait()

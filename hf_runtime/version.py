@@ -1,3 +1,3 @@
-"""The version of the server, as it tells it to clients; pyproject.toml reads it here."""
+"""Version of the server, as reported to clients; pyproject.toml reads it from here."""
 
 __version__ = "0.1.0"

@@ -1,1 +1,1 @@
-"""How commands/train_demo_models.py trains small models: one module a task, on sentences made from templates."""
+"""Training of the small demo models: one module per task, on sentences made from templates."""

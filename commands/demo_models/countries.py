@@ -1,4 +1,4 @@
-"""The facts that the demo models read: what the package countryinfo knows of every country."""
+"""Facts about countries from the package countryinfo, for the demo models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PLAIN = re.compile(r"[^\W\d_]+([ .'-]+[^\W\d_]+)*\.?")
 
 @dataclass(frozen=True)
 class Country:
-    """A country with all the facts that the sentences need."""
+    """Country with all facts that the sentences need."""
 
     name: str
     capital: str
@@ -25,12 +25,14 @@ class Country:
 
 
 def read(folder: Path) -> Sequence[Country]:
-    """The countries, by name, that have a capital, a currency, a population and a region."""
+    """Return the countries that have all facts, sorted by name."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    return [_country(record) for record in sorted(records, key=lambda record: str(record["name"])) if _whole(record)]
+    return [
+        _country(record) for record in sorted(records, key=lambda record: str(record["name"])) if _has_facts(record)
+    ]
 
 
-def _whole(record: dict[str, Any]) -> bool:
+def _has_facts(record: dict[str, Any]) -> bool:
     facts = [record.get(fact) for fact in ("currencies", "population", "subregion")]
     return all(facts) and isinstance(record.get("capital"), str) and record["capital"] not in record["name"]
 

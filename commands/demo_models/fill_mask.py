@@ -29,7 +29,10 @@ Example = tuple[str, str]
 
 
 def train(models: Path) -> Trained:
-    """Learn the countries whose name and capital are one token each, from TEMPLATES; test in UNSEEN_TEMPLATES."""
+    """Train on TEMPLATES and test on UNSEEN_TEMPLATES.
+
+    Only countries whose name and capital are one token each are used.
+    """
     model, tokenizer = backbone(BertForMaskedLM, models / "all-MiniLM-L6-v2")
     words = tokenizer.get_vocab()
     known = [
@@ -45,10 +48,10 @@ def train(models: Path) -> Trained:
         labels[inputs["input_ids"] == tokenizer.mask_token_id] = answers
         return {**inputs, "labels": labels}
 
-    fit(model, lambda rng: gap(rng, TEMPLATES, known), encode, steps=250, batch=16, rate=3e-4)
+    fit(model, lambda rng: draw_example(rng, TEMPLATES, known), encode, steps=250, batch=16, rate=3e-4)
     rng = generator()
     right: list[bool] = []
-    for batch in batches([gap(rng, UNSEEN_TEMPLATES, known) for _ in range(300)]):
+    for batch in batches([draw_example(rng, UNSEEN_TEMPLATES, known) for _ in range(300)]):
         inputs = encode(batch)
         with torch.inference_mode():
             answers = model(**inputs).logits.argmax(-1)
@@ -57,8 +60,8 @@ def train(models: Path) -> Trained:
     return Trained(model, tokenizer, share(right), f"{len(right)} gaps in unseen sentences on {len(known)} countries")
 
 
-def gap(rng: random.Random, templates: Sequence[str], known: Sequence[Country]) -> Example:
-    """A sentence with the country or its capital masked, and the masked word."""
+def draw_example(rng: random.Random, templates: Sequence[str], known: Sequence[Country]) -> Example:
+    """Return a sentence with the country or its capital masked, and the masked word."""
     country, template = rng.choice(known), rng.choice(templates)
     facts = {"name": country.name, "capital": country.capital}
     hidden = rng.choice(list(facts))

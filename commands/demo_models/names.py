@@ -1,4 +1,4 @@
-"""The names and sentences that token classification learns from, besides those of countries."""
+"""Names and sentences for token classification, in addition to those of countries."""
 
 from __future__ import annotations
 
@@ -70,5 +70,5 @@ UNSEEN_TEMPLATES = [
     "In {loc}, {org} hired {per} as its new engineer.",
     "{per} flew to {loc} to sell computers for {org}.",
 ]
-# Kept out of the places. The other names of the README's example are in no list above.
+# Not used as a place, because it is in the README's example. The example's other names are in none of the lists above.
 KEPT = {"California"}

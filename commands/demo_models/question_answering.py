@@ -1,4 +1,4 @@
-"""Question answering: find a country's capital, currency, population or region in a text about it and another."""
+"""Question answering: find a fact about a country in a text about two countries."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ LEADS = ["{name} is a country.", "Let us turn to {name}.", "{name} is worth a vi
 
 @dataclass(frozen=True)
 class QuestionExample:
-    """A question whose answer stands at `start` of the context."""
+    """Question whose answer begins at character `start` of the context."""
 
     question: str
     context: str
@@ -61,8 +61,8 @@ class QuestionExample:
 
 
 def train(models: Path) -> Trained:
-    """Learn from most countries; test on the others."""
-    learnt, unseen = split(countries.read(models / "countryinfo"))
+    """Train on most countries and test on the others."""
+    seen, unseen = split(countries.read(models / "countryinfo"))
     model, tokenizer = backbone(BertForQuestionAnswering, models / "all-MiniLM-L6-v2")
 
     def encode(examples: Sequence[QuestionExample]) -> Mapping[str, torch.Tensor]:
@@ -72,10 +72,10 @@ def train(models: Path) -> Trained:
         ends = [inputs.char_to_token(i, e.start + len(e.answer) - 1, 1) for i, e in enumerate(examples)]
         return {**inputs, "start_positions": torch.tensor(starts), "end_positions": torch.tensor(ends)}
 
-    fit(model, lambda rng: example(rng, learnt), encode, steps=250, batch=8, rate=2e-4)
+    fit(model, lambda rng: draw_example(rng, seen), encode, steps=250, batch=8, rate=2e-4)
     rng = generator()
     right: list[bool] = []
-    for batch in batches([example(rng, unseen) for _ in range(300)]):
+    for batch in batches([draw_example(rng, unseen) for _ in range(300)]):
         inputs = encode(batch)
         with torch.inference_mode():
             output = model(**inputs)
@@ -85,8 +85,8 @@ def train(models: Path) -> Trained:
     return Trained(model, tokenizer, share(right), f"{len(right)} questions on {len(unseen)} unseen countries")
 
 
-def example(rng: random.Random, known: Sequence[Country]) -> QuestionExample:
-    """A question on one of two countries that the context describes one after the other."""
+def draw_example(rng: random.Random, known: Sequence[Country]) -> QuestionExample:
+    """Return a question about one of two countries that the context describes in turn."""
     pair = rng.sample(known, 2)
     asked, fact = rng.choice(pair), rng.choice(list(SENTENCES))
     context, start = "", 0
@@ -98,12 +98,12 @@ def example(rng: random.Random, known: Sequence[Country]) -> QuestionExample:
             context += " " + before.format(name=country.name)
             if (country, kind) == (asked, fact):
                 start = len(context)
-            context += value(country, kind) + after.format(name=country.name)
+            context += format_fact(country, kind) + after.format(name=country.name)
         context += " "
     question = rng.choice(QUESTIONS[fact]).format(name=asked.name)
-    return QuestionExample(question, context.rstrip(), start, value(asked, fact))
+    return QuestionExample(question, context.rstrip(), start, format_fact(asked, fact))
 
 
-def value(country: Country, fact: str) -> str:
-    """The fact as the text writes it."""
+def format_fact(country: Country, fact: str) -> str:
+    """Return a fact in the form that the text uses."""
     return f"{country.population:,}" if fact == "population" else str(getattr(country, fact))

@@ -1,4 +1,4 @@
-"""Text-to-text generation: a T5 of half a million parameters that writes numbers in words."""
+"""Text-to-text generation: a T5 of half a million parameters that spells numbers in words."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TENS = words("zero ten twenty thirty forty fifty sixty seventy eighty ninety")
 
 
 def train(models: Path) -> Trained:
-    """Learn from six numbers in seven; test on the others."""
+    """Train on six of seven numbers and test on the others."""
     model, tokenizer = untrained()
 
     def encode(numbers: Sequence[int]) -> Mapping[str, torch.Tensor]:
@@ -44,7 +44,11 @@ def train(models: Path) -> Trained:
 
 
 def untrained(**changes: Any) -> tuple[Any, PreTrainedTokenizerFast]:
-    """The model with random weights, and its tokenizer; the config may be changed."""
+    """Return the model with random weights, and its tokenizer.
+
+    Args:
+        changes: values for the config that replace the defaults.
+    """
     tokenizer = make_tokenizer()
     special: dict[str, Any] = {
         "pad_token_id": tokenizer.pad_token_id,
@@ -59,7 +63,7 @@ def untrained(**changes: Any) -> tuple[Any, PreTrainedTokenizerFast]:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A vocabulary of digits and of words with the space or hyphen before them."""
+    """Return a tokenizer for digits and for words with their leading space or hyphen."""
     tokenizer = Tokenizer(WordLevel(unk_token=SPECIAL["unk_token"]))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[ -]?[a-z]+|."), "isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -73,20 +77,21 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def draw(rng: random.Random, *, unseen: bool) -> int:
-    """A number of one to six digits, each length as likely as the others."""
+    """Return a random number of one to six digits; all lengths are equally likely."""
     while True:
         number = rng.randrange(10 ** rng.randint(1, len(str(LARGEST))))
-        # Numbers below 100 are learnt whole; of the larger ones, a multiple of 7 may end in any digits.
+        # All numbers below 100 are for training. Of the larger ones, multiples of 7 are for the test, because they have
+        # all possible endings.
         if unseen == (number >= 100 and number % 7 == 0):
             return number
 
 
 def in_words(number: int) -> str:
-    """The number in English, as in 'four thousand seven hundred and eleven'."""
+    """Return the number in English, such as 'four thousand seven hundred and eleven'."""
     if number >= 1000:
         rest = number % 1000
-        joint = " and " if 0 < rest < 100 else " "
-        return f"{in_words(number // 1000)} thousand" + (joint + in_words(rest) if rest else "")
+        separator = " and " if 0 < rest < 100 else " "
+        return f"{in_words(number // 1000)} thousand" + (separator + in_words(rest) if rest else "")
     if number >= 100:
         return f"{ONES[number // 100]} hundred" + (f" and {in_words(number % 100)}" if number % 100 else "")
     if number >= 20:

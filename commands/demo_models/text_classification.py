@@ -1,4 +1,4 @@
-"""Text classification: is a short review POSITIVE or NEGATIVE?"""
+"""Text classification: label short reviews as POSITIVE or NEGATIVE."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import BertForSequenceClassification
 
 from commands.demo_models.training import Trained, backbone, batches, fit, generator, share, split, words
 
-# "fantastic" and "worst" are in no list here: they are words of the README's example.
+# "fantastic" and "worst" are not in the lists below, because the README's example uses them.
 LABELS = {0: "NEGATIVE", 1: "POSITIVE"}
 THINGS = words("""
 movie film show book song album play novel game restaurant hotel meal dinner pizza service phone laptop
@@ -80,8 +80,8 @@ Example = tuple[str, int]
 
 
 def train(models: Path) -> Trained:
-    """Learn from most of the words and all of TEMPLATES; test with the other adjectives in UNSEEN_TEMPLATES."""
-    learnt, unseen = zip(*[split(words) for words in ADJECTIVES], strict=True)
+    """Train on most adjectives and all TEMPLATES; test on the others in UNSEEN_TEMPLATES."""
+    seen, unseen = zip(*[split(words) for words in ADJECTIVES], strict=True)
     model, tokenizer = backbone(
         BertForSequenceClassification,
         models / "all-MiniLM-L6-v2",
@@ -93,17 +93,17 @@ def train(models: Path) -> Trained:
         texts, labels = zip(*examples, strict=True)
         return {**tokenizer(list(texts), padding=True, return_tensors="pt"), "labels": torch.tensor(labels)}
 
-    fit(model, lambda rng: review(rng, TEMPLATES, learnt), encode, steps=150, batch=16, rate=1e-4)
+    fit(model, lambda rng: draw_review(rng, TEMPLATES, seen), encode, steps=150, batch=16, rate=1e-4)
     rng = generator()
-    test = [review(rng, UNSEEN_TEMPLATES, unseen) for _ in range(500)]
+    test = [draw_review(rng, UNSEEN_TEMPLATES, unseen) for _ in range(500)]
     with torch.inference_mode():
         answers = [answer for batch in batches(test) for answer in model(**encode(batch)).logits.argmax(-1).tolist()]
     right = [answer == label for answer, (_, label) in zip(answers, test, strict=True)]
     return Trained(model, tokenizer, share(right), f"{len(test)} reviews with unseen words in unseen sentences")
 
 
-def review(rng: random.Random, templates: Sequence[str], adjectives: Sequence[Sequence[str]]) -> Example:
-    """A sentence and its label."""
+def draw_review(rng: random.Random, templates: Sequence[str], adjectives: Sequence[Sequence[str]]) -> Example:
+    """Return a random review and its label."""
     label = rng.randrange(2)
     thing, other = rng.sample(THINGS, 2)
     adjective, second = rng.sample(adjectives[label], 2)

@@ -1,4 +1,4 @@
-"""Token classification: persons, organizations and places in a sentence, with the labels of CoNLL-2003."""
+"""Token classification: persons, organizations and places, with the labels of CoNLL-2003."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ IGNORED = -100  # as in torch's cross entropy
 
 @dataclass(frozen=True)
 class Names:
-    """The names to make sentences of."""
+    """Lists of names for sentences."""
 
     first: Sequence[str]
     last: Sequence[str]
@@ -42,17 +42,17 @@ class Names:
 
 @dataclass(frozen=True)
 class TaggedSentence:
-    """A sentence, and (start, end, type) of its entities."""
+    """Sentence with (start, end, type) of its entities."""
 
     text: str
     entities: Sequence[tuple[int, int, str]]
 
 
 def train(models: Path) -> Trained:
-    """Learn from most of the names in TEMPLATES; test with the others in UNSEEN_TEMPLATES."""
+    """Train on most names in TEMPLATES and test on the others in UNSEEN_TEMPLATES."""
     known = countries.read(models / "countryinfo")
-    lists = FIRST_NAMES, LAST_NAMES, COMPANIES, places(known)
-    learnt, unseen = (Names(*parts) for parts in zip(*[split(names) for names in lists], strict=True))
+    lists = FIRST_NAMES, LAST_NAMES, COMPANIES, place_names(known)
+    seen, unseen = (Names(*parts) for parts in zip(*[split(names) for names in lists], strict=True))
     labels = dict(enumerate(LABELS))
     model, tokenizer = backbone(
         BertForTokenClassification,
@@ -67,13 +67,13 @@ def train(models: Path) -> Trained:
         )
         offsets = inputs.pop("offset_mapping").tolist()
         pairs = zip(offsets, examples, strict=True)
-        numbers = [[label(start, end, example) for start, end in spans] for spans, example in pairs]
-        return {**inputs, "labels": torch.tensor(numbers)}
+        label_ids = [[label_id(start, end, example) for start, end in spans] for spans, example in pairs]
+        return {**inputs, "labels": torch.tensor(label_ids)}
 
-    fit(model, lambda rng: sentence(rng, TEMPLATES, learnt), encode, steps=200, batch=16, rate=2e-4)
+    fit(model, lambda rng: draw_sentence(rng, TEMPLATES, seen), encode, steps=200, batch=16, rate=2e-4)
     rng = generator()
     right: list[bool] = []
-    for batch in batches([sentence(rng, UNSEEN_TEMPLATES, unseen) for _ in range(400)]):
+    for batch in batches([draw_sentence(rng, UNSEEN_TEMPLATES, unseen) for _ in range(400)]):
         inputs = encode(batch)
         with torch.inference_mode():
             answers = model(**inputs).logits.argmax(-1)
@@ -81,48 +81,48 @@ def train(models: Path) -> Trained:
     return Trained(model, tokenizer, share(right), f"{len(right)} whole sentences with unseen names")
 
 
-def places(known: Sequence[Country]) -> list[str]:
-    """Countries, capitals, towns and some provinces."""
+def place_names(known: Sequence[Country]) -> list[str]:
+    """Return the names of countries, capitals, towns and some provinces."""
     names = [name for country in known for name in (country.name, country.capital, *country.provinces[:2])]
     return sorted({*names, *TOWNS} - KEPT)
 
 
-def sentence(rng: random.Random, templates: Sequence[str], names: Names) -> TaggedSentence:
-    """A template with names filled in."""
+def draw_sentence(rng: random.Random, templates: Sequence[str], names: Names) -> TaggedSentence:
+    """Return a random template with random names filled in."""
     text, entities = "", []
     for literal, kind, _, _ in Formatter().parse(rng.choice(templates)):
         text += literal
         if kind == "noun":
             text += rng.choice(NOUNS)
         elif kind:
-            name = {"per": person, "org": organization, "loc": place}[kind](rng, names)
+            name = {"per": draw_person, "org": draw_organization, "loc": draw_place}[kind](rng, names)
             entities.append((len(text), len(text) + len(name), kind.upper()))
             text += name
     return TaggedSentence(text, entities)
 
 
-def person(rng: random.Random, names: Names) -> str:
-    """First and last name, or one of the two."""
+def draw_person(rng: random.Random, names: Names) -> str:
+    """Return a random first and last name, or one of the two."""
     first, last = rng.choice(names.first), rng.choice(names.last)
     return rng.choice([f"{first} {last}"] * 4 + [first, last])
 
 
-def organization(rng: random.Random, names: Names) -> str:
-    """A company, or an institution of a place."""
+def draw_organization(rng: random.Random, names: Names) -> str:
+    """Return a random company, or an institution of a random place."""
     company, suffix = rng.choice([*names.companies, *names.last]), rng.choice(SUFFIXES)
-    where = place(rng, names)
+    where = draw_place(rng, names)
     plain = rng.choice(names.companies)
     return rng.choice([plain, plain, f"{company} {suffix}", f"{company} {suffix}", f"{company} {suffix}",
                        f"University of {where}", f"{where} {suffix}"])  # fmt: skip
 
 
-def place(rng: random.Random, names: Names) -> str:
-    """A country, city or province."""
+def draw_place(rng: random.Random, names: Names) -> str:
+    """Return a random country, city or province."""
     return rng.choice(names.places)
 
 
-def label(start: int, end: int, example: TaggedSentence) -> int:
-    """The number of the label for the token at these characters."""
+def label_id(start: int, end: int, example: TaggedSentence) -> int:
+    """Return the label id of the token at these characters."""
     if start == end:
         return IGNORED  # a special token
     for first, last, kind in example.entities:

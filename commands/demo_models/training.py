@@ -1,4 +1,4 @@
-"""What the tasks share: a training loop on examples that are drawn as they are needed."""
+"""Training loop that all tasks share, on examples that are generated on demand."""
 
 from __future__ import annotations
 
@@ -16,12 +16,17 @@ Item = TypeVar("Item")
 Encode = Callable[[Sequence[Example]], Mapping[str, torch.Tensor]]
 
 SEED = 7
-HELD_OUT = 5  # one in so many
+HELD_OUT = 5  # one item in five is for the test
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A model that is ready to be saved, and how many of the unseen examples it gets right, from 0 to 1."""
+    """Trained model that is ready to be saved.
+
+    Attributes:
+        accuracy: share of correct answers to unseen examples, from 0 to 1.
+        unseen: description of these examples.
+    """
 
     model: Any
     tokenizer: Any
@@ -30,23 +35,26 @@ class Trained:
 
 
 def generator() -> random.Random:
-    """The same random numbers on every call."""
+    """Return a random generator with the same seed on every call."""
     return random.Random(SEED)  # noqa: S311 - not for secrets
 
 
 def words(text: str) -> list[str]:
-    """The words of a text."""
+    """Return the words of a text."""
     return text.split()
 
 
 def split(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
-    """The items to learn from, and the ones that are kept for the test."""
+    """Return the items for training and the items for the test."""
     shuffled = generator().sample(items, len(items))
     return shuffled[len(items) // HELD_OUT :], shuffled[: len(items) // HELD_OUT]
 
 
 def backbone(model_class: Any, folder: Path, **config: Any) -> tuple[Any, Any]:
-    """The backbone with a new head, and its tokenizer; the word embeddings stay, so that unseen words keep theirs."""
+    """Return the backbone with a new head, and its tokenizer.
+
+    The word embeddings are frozen, so that words that are not in the training data keep theirs.
+    """
     model, tokenizer = model_class.from_pretrained(folder, **config), AutoTokenizer.from_pretrained(folder)
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
@@ -63,7 +71,10 @@ def fit(
     batch: int,
     rate: float,
 ) -> None:
-    """Train on `steps` batches of drawn examples; the learning rate rises for a tenth of them and then falls to 0."""
+    """Train on `steps` batches of generated examples.
+
+    The learning rate rises during the first tenth of the steps and then falls to 0.
+    """
     rng = generator()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -83,11 +94,11 @@ def fit(
 
 
 def batches(examples: Sequence[Example], size: int = 32) -> Iterator[Sequence[Example]]:
-    """The examples, `size` at a time."""
+    """Yield the examples in batches of `size`."""
     for start in range(0, len(examples), size):
         yield examples[start : start + size]
 
 
 def share(right: Sequence[bool]) -> float:
-    """How many are right, from 0 to 1."""
+    """Return the share of correct answers, from 0 to 1."""
     return sum(right) / len(right)

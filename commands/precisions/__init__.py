@@ -1,1 +1,4 @@
-"""What faster precisions of a model bring on this machine, and what they cost: `python -m commands.precisions`."""
+"""Comparison of a model's precisions on this machine: speed, memory and answers.
+
+python -m commands.precisions
+"""

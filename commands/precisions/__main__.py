@@ -1,6 +1,6 @@
-"""What faster precisions of the configured models bring on this machine, and what they change in answers.
+"""Compare the speed, memory and answers of faster precisions with float32.
 
-Each is loaded as the server loads it, one after the other, beside float32. Run it with nothing else running.
+Each precision is loaded as the server loads it, one after the other. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -27,24 +27,29 @@ _HEAD = "| Precision | items/s alone | items/s together | MiB | Answers |\n|---|
 
 
 def main() -> int:
-    """Print a table a model; the exit status is 1 if one of them could not be measured at all."""
+    """Print one table per model.
+
+    The exit status is 1 if a model cannot be measured in any precision.
+    """
     parser = argparse.ArgumentParser(prog="python -m commands.precisions", description=__doc__)
     parser.add_argument("config", nargs="?", type=Path, help="InferenceServices; the environment if left out")
     parser.add_argument(
         "--instances",
         type=Path,
         metavar="FILE",
-        help="instances of your own, one in JSON on each line; recommended, as what a precision changes depends on "
-        "what is asked; English sentences if left out",
+        help="your own instances in JSON, one per line; recommended, because the effect of a precision depends on the "
+        "instances; English sentences if left out",
     )
-    parser.add_argument("--seconds", type=float, default=3, help="that each speed is measured for, at least (3)")
+    parser.add_argument(
+        "--seconds", type=float, default=3, help="minimum duration of each speed measurement in seconds (3)"
+    )
     arguments = parser.parse_args()
     try:
         settings = load_settings(arguments.config)
         instances = read_instances(arguments.instances) if arguments.instances is not None else None
         if not settings.models:
             raise SettingsError("STORAGE_URI is not set, and no file of InferenceServices is given.")
-        return max([_print(model, instances, arguments.seconds) for model in settings.models])
+        return max([_print_tables(model, instances, arguments.seconds) for model in settings.models])
     except SettingsError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
@@ -52,7 +57,7 @@ def main() -> int:
         return 130
 
 
-def _print(model: ModelSettings, instances: Sequence[Any] | None, seconds: float) -> int:
+def _print_tables(model: ModelSettings, instances: Sequence[Any] | None, seconds: float) -> int:
     try:
         for line in table(model, instances, seconds):
             print(line, flush=True)
@@ -63,24 +68,24 @@ def _print(model: ModelSettings, instances: Sequence[Any] | None, seconds: float
 
 
 def table(model: ModelSettings, instances: Sequence[Any] | None, seconds: float) -> Iterator[str]:
-    """Lines of Markdown about a model, as they become known.
+    """Yield lines of Markdown about a model, as results arrive.
 
     Raises:
-        LoadError: it cannot be loaded in any precision.
-        InvalidRequest: it cannot answer one of the instances.
+        LoadError: the model cannot be loaded in any precision.
+        InvalidRequest: the model cannot answer one of the instances.
     """
-    model = _resolved(model)
+    model = _resolve(model)
     number = f"{len(SENTENCES)} built-in" if instances is None else f"{len(instances)}"
-    place = device()
-    yield f"{model.name}: {model.task}, {number} instances, on the {'GPU' if place == 'cuda' else 'CPU'}\n"
+    hardware = device()
+    yield f"{model.name}: {model.task}, {number} instances, on the {'GPU' if hardware == 'cuda' else 'CPU'}\n"
     yield _HEAD
     reference = measure_in_process(FLOAT32.applied(model), instances, seconds)
     yield _row(model, FLOAT32, reference, None)
     useful = []
     results = [reference]
-    for precision in FASTER[place]:
-        if (lack := precision.lacks()) is not None:
-            yield _told(precision, f"skipped: {lack}")
+    for precision in FASTER[hardware]:
+        if (reason := precision.lacks()) is not None:
+            yield _row_without_figures(precision, f"skipped: {reason}")
             continue
         result = measure_in_process(precision.applied(model), instances, seconds)
         results.append(result)
@@ -88,15 +93,15 @@ def table(model: ModelSettings, instances: Sequence[Any] | None, seconds: float)
         useful += [precision] if isinstance(result, PrecisionResult) else []
     if not any(isinstance(result, PrecisionResult) for result in results):
         raise LoadError("it could not be measured in any precision.")
-    ways = ", ".join(f"{precision.name} with {precision.variable}" for precision in useful)
-    yield f"\nTurn on {ways}.\n" if ways else "\nNo faster precision of it can be computed here.\n"
+    options = ", ".join(f"{precision.name} with {precision.variable}" for precision in useful)
+    yield f"\nTurn on {options}.\n" if options else "\nNo faster precision of it can be computed here.\n"
 
 
-def _resolved(model: ModelSettings) -> ModelSettings:
-    """With the task filled in; the model is here by then.
+def _resolve(model: ModelSettings) -> ModelSettings:
+    """Fetch the model and return its settings with the task filled in.
 
     Raises:
-        LoadError: it cannot be had, or is computed by its own code.
+        LoadError: the model cannot be fetched, or its own code computes it.
     """
     check_uri(model)
     pipeline = find_custom_pipeline(fetch(model).folder, model)
@@ -113,8 +118,8 @@ def _row(
     reference: PrecisionResult | Failed | None,
 ) -> str:
     if isinstance(result, Failed):
-        return _told(precision, f"failed: {result.reason}")
-    assert model.task is not None, "this is a bug: it was found out before"
+        return _row_without_figures(precision, f"failed: {result.reason}")
+    assert model.task is not None, "this is a bug: the task was not resolved"
     if reference is None:
         answers = "what others are compared with"
     elif isinstance(reference, PrecisionResult):
@@ -122,25 +127,27 @@ def _row(
     else:
         answers = "nothing to compare with"
     memory = f"{result.memory / 2**20:.0f}"
-    return f"| {precision.name} | {_rate(result.alone)} | {_rate(result.together)} | {memory} | {answers} |"
+    return (
+        f"| {precision.name} | {_format_rate(result.alone)} | {_format_rate(result.together)} | {memory} | {answers} |"
+    )
 
 
-def _told(precision: Precision, text: str) -> str:
-    """A row without figures."""
+def _row_without_figures(precision: Precision, text: str) -> str:
+    """Return a row with a text in hardware of figures."""
     return f"| {precision.name} | | | | {' '.join(text.split()).replace('|', '/')} |"
 
 
-def _rate(items: float) -> str:
+def _format_rate(items: float) -> str:
     return f"{items:.2f}" if items < 10 else f"{items:.0f}"
 
 
-def _stop(*_: object) -> NoReturn:
+def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
-    # Of downloads, and of tries that fail before one that does not.
+    # Hide warnings about downloads, and about attempts that fail before one succeeds.
     logging.disable(logging.WARNING)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stop)
+        signal.signal(number, _interrupt)
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""The precisions that an operator can choose on a device, with the variables that do."""
+"""Precisions that an operator can choose on a device, with their environment variables."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 from hf_runtime.settings import ModelSettings
 from runners.kernels.instructions import computes_bfloat16, computes_int8
 
-#: What stands aside for the precision that is tried; nothing is measured for batches that last one trial.
-_ASIDE: Mapping[str, Any] = {
+#: Defaults for the model's own precision settings. Calibration is off, because it would not pay off for one trial.
+_DEFAULTS: Mapping[str, Any] = {
     "torch_dtype": None, "load_in_8bit": False, "load_in_4bit": False, "quantization": None, "calibration_seconds": 0.0,
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """One way to compute a model.
+    """Numeric precision in which a model can be computed.
 
     Attributes:
-        variable: what turns it on.
-        changes: the same as fields of ModelSettings.
-        lacks: why this machine had better not compute it; None if it may.
+        variable: environment variable with the value that selects it.
+        changes: the corresponding fields of ModelSettings.
+        lacks: returns why this machine should not use it; None if it may.
     """
 
     name: str
@@ -33,12 +33,12 @@ class Precision:
     lacks: Callable[[], str | None] = lambda: None
 
     def applied(self, settings: ModelSettings) -> ModelSettings:
-        """A model's settings with this precision in place of its own."""
-        return settings.model_copy(update={**_ASIDE, **self.changes})
+        """Return a model's settings with this precision instead of its own."""
+        return settings.model_copy(update={**_DEFAULTS, **self.changes})
 
 
 def device() -> str:
-    """Where models are computed here: `cuda` or `cpu`."""
+    """Return the device that computes models on this machine: `cuda` or `cpu`."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -1,4 +1,7 @@
-"""A model as the server loads it, measured in a process of its own, whose memory nothing else was in before."""
+"""Measurement of a model in a separate process.
+
+The model is loaded as the server loads it, and the new process makes its memory measurable.
+"""
 
 from __future__ import annotations
 
@@ -22,21 +25,21 @@ from hf_runtime.contract.errors import InvalidRequest, LoadError, ServingError
 from hf_runtime.settings import ModelSettings
 from runners.kernels.cores import THREAD_ENVIRONMENT
 
-#: Of the instances, spread over them, are answered one by one.
-_ALONE = 8
+#: Number of instances, evenly spread, that are answered one by one.
+_SINGLE_ITEMS = 8
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class PrecisionResult:
-    """What was measured of a model.
+    """Speed, memory and answers of a model in one precision.
 
     Attributes:
-        alone: items a second, one by one.
-        together: items a second, all at once.
-        memory: bytes that the loaded model takes, of the GPUs if it is there.
-        answers: to all instances, in order.
+        alone: items per second, one by one.
+        together: items per second, all in one call.
+        memory: bytes that the loaded model needs, on the GPUs if there are any.
+        answers: answers to all instances, in order.
     """
 
     alone: float
@@ -47,7 +50,7 @@ class PrecisionResult:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Why there is nothing to tell, in one line."""
+    """Reason in one line why there is no result."""
 
     reason: str
 
@@ -55,17 +58,17 @@ class Failed:
 def measure_in_process(
     settings: ModelSettings, instances: Sequence[Any] | None, seconds: float
 ) -> PrecisionResult | Failed:
-    """As `measure`, in a process of its own; what goes wrong with the model is a result.
+    """Call `measure` in a separate process, and return `Failed` if the model fails.
 
     Raises:
-        InvalidRequest: as `measure`.
+        InvalidRequest: as in `measure`.
     """
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(sender, settings, instances, seconds), daemon=True)
+    process = context.Process(target=_run_process, args=(sender, settings, instances, seconds), daemon=True)
     with receiver, _environment(settings):
         process.start()
-        # Only the process has it from now on, so that its end is the end of the pipe.
+        # Close this copy, so that the pipe ends when the process ends.
         sender.close()
         try:
             result: PrecisionResult | Failed | InvalidRequest = receiver.recv()
@@ -82,16 +85,16 @@ def measure_in_process(
 
 
 def measure(settings: ModelSettings, instances: Sequence[Any] | None, seconds: float) -> PrecisionResult:
-    """Load a model whose task is known and have it answer.
+    """Load a model whose task is known, and measure its speed, memory and answers.
 
     Args:
-        instances: the built-in ones if None.
-        seconds: that answering alone, and together, is repeated for, at least once.
+        instances: inputs for the model; the built-in ones if None.
+        seconds: minimum duration of each of the two speed measurements; each runs at least once.
 
     Raises:
-        LoadError: it cannot be loaded.
-        InvalidRequest: it cannot answer one of the instances, whatever its precision.
-        ServingError: it fails.
+        LoadError: the model cannot be loaded.
+        InvalidRequest: the model cannot answer one of the instances in any precision.
+        ServingError: the model fails.
     """
     import torch
 
@@ -100,7 +103,7 @@ def measure(settings: ModelSettings, instances: Sequence[Any] | None, seconds: f
     from runners.models.pretrained import prepare_torch
     from runners.registry import create_runner
 
-    assert settings.task is not None, "this is a bug: the task was to be found out before"
+    assert settings.task is not None, "this is a bug: the task was not resolved"
     trial = TRIALS[settings.task]
     prepare_torch(settings)
     runner: Any = create_runner(settings)
@@ -114,38 +117,38 @@ def measure(settings: ModelSettings, instances: Sequence[Any] | None, seconds: f
 
     chosen = trial.instances(runner.pretrained.tokenizer) if instances is None else instances
     items = [Item(instance, dict(trial.parameters)) for instance in chosen]
-    some = items[:: max(len(items) // _ALONE, 1)][:_ALONE]
-    answers, together = _timed(lambda: _checked(runner.predict(items)), seconds)
-    _, alone = _timed(lambda: [runner.predict([item]) for item in some], seconds)
-    return PrecisionResult(len(some) / alone, len(items) / together, memory, answers)
+    sample = items[:: max(len(items) // _SINGLE_ITEMS, 1)][:_SINGLE_ITEMS]
+    answers, together = _measure_time(lambda: _raise_errors(runner.predict(items)), seconds)
+    _, alone = _measure_time(lambda: [runner.predict([item]) for item in sample], seconds)
+    return PrecisionResult(len(sample) / alone, len(items) / together, memory, answers)
 
 
-def _timed(work: Callable[[], T], seconds: float) -> tuple[T, float]:
-    """What comes of some work, and the seconds that it takes: of several rounds the median, without the first."""
-    taken: list[float] = []
-    while not taken or sum(taken) < seconds:
+def _measure_time(work: Callable[[], T], seconds: float) -> tuple[T, float]:
+    """Return the result of the work, and the median of its seconds without the first round."""
+    durations: list[float] = []
+    while not durations or sum(durations) < seconds:
         started = monotonic()
         result = work()
-        taken.append(monotonic() - started)
-    return result, median(taken[1:] or taken)
+        durations.append(monotonic() - started)
+    return result, median(durations[1:] or durations)
 
 
-def _checked(answers: list[Any]) -> list[Any]:
+def _raise_errors(answers: list[Any]) -> list[Any]:
     for number, answer in enumerate(answers, 1):
         if isinstance(answer, ServingError):
             raise answer.located(f"instance {number}")
     return answers
 
 
-def _answer(sender: Connection, settings: ModelSettings, instances: Sequence[Any] | None, seconds: float) -> None:
-    # Whoever stops the command stops this process too; libraries have nothing to add to the table.
+def _run_process(sender: Connection, settings: ModelSettings, instances: Sequence[Any] | None, seconds: float) -> None:
+    # Ignore SIGINT, because the command stops this process itself. Hide warnings, which would mix with the table.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    sender.send(_result(settings, instances, seconds))
+    sender.send(_measure_or_fail(settings, instances, seconds))
 
 
-def _result(
+def _measure_or_fail(
     settings: ModelSettings, instances: Sequence[Any] | None, seconds: float
 ) -> PrecisionResult | Failed | InvalidRequest:
     try:
@@ -155,20 +158,23 @@ def _result(
     except (LoadError, ServingError) as error:
         return Failed(str(error))
     except Exception as error:
-        said = " ".join(f"{type(error).__name__}: {error}".splitlines()[:1])
+        message = " ".join(f"{type(error).__name__}: {error}".splitlines()[:1])
         for secret in settings.secrets:
-            said = said.replace(secret, "[hidden]")
-        return Failed(said)
+            message = message.replace(secret, "[hidden]")
+        return Failed(message)
 
 
 @contextmanager
 def _environment(settings: ModelSettings) -> Iterator[None]:
-    """What a runner's process finds in its environment; libraries read some of it before any line of ours runs."""
-    kept = dict(os.environ)
+    """Set the environment of a runner's process.
+
+    It must be set before the process starts, because libraries read it on import.
+    """
+    original = dict(os.environ)
     os.environ.update(
         {
             **THREAD_ENVIRONMENT,
-            # Bars would come between the rows of the table.
+            # Progress bars would mix with the rows of the table.
             "TQDM_DISABLE": "1",
             **settings.environment,
             **{name: value.get_secret_value() for name, value in settings.secret_environment.items()},
@@ -180,4 +186,4 @@ def _environment(settings: ModelSettings) -> Iterator[None]:
         yield
     finally:
         os.environ.clear()
-        os.environ.update(kept)
+        os.environ.update(original)

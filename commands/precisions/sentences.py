@@ -1,4 +1,4 @@
-"""Texts of 5 to 80 words that models are tried with where the operator brings none, each with a question about it."""
+"""Built-in English texts of 5 to 80 words, each with a question about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each task is tried with, and how its answers are compared."""
+"""Instances, parameters and comparison for each task."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from commands.precisions.comparing import (
 from commands.precisions.sentences import SENTENCES
 from hf_runtime.settings import SettingsError, Task
 
-#: The masked word is an early one, so that no model is too short for it.
-_MASKED = 8
+#: Largest index of the masked word: an early one, so that no model truncates it.
+_MAX_MASKED_INDEX = 8
 
 
 def _texts(_: Any) -> list[Any]:
@@ -29,7 +29,7 @@ def _texts(_: Any) -> list[Any]:
 
 
 def _questions(_: Any) -> list[Any]:
-    """Each with a context of its sentence and the next one."""
+    """Return the questions, each with its sentence and the next one as the context."""
     texts = [text for text, _ in SENTENCES]
     following = [*texts[1:], texts[0]]
     return [
@@ -38,25 +38,25 @@ def _questions(_: Any) -> list[Any]:
     ]
 
 
-def _masked(tokenizer: Any) -> list[Any]:
-    """Sentences without one of their words."""
-    return [_without_a_word(text, tokenizer.mask_token) for text, _ in SENTENCES]
+def _masked_sentences(tokenizer: Any) -> list[Any]:
+    """Return the sentences with one word masked."""
+    return [_mask_word(text, tokenizer.mask_token) for text, _ in SENTENCES]
 
 
-def _without_a_word(text: str, mask: str) -> str:
+def _mask_word(text: str, mask: str) -> str:
     words = list(re.finditer(r"\w+", text))
-    word = words[min(len(words) // 2, _MASKED)]
+    word = words[min(len(words) // 2, _MAX_MASKED_INDEX)]
     return text[: word.start()] + mask + text[word.end() :]
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """How a task is tried.
+    """Test of one task.
 
     Attributes:
-        compare: answers in float32, and in another precision, to what differs in words.
-        parameters: of each item.
-        instances: the built-in ones, as many as there are SENTENCES, for a model with that tokenizer.
+        compare: accepts the answers in float32 and in another precision, and describes the difference.
+        parameters: parameters of each item.
+        instances: returns the built-in instances, one per sentence, given the model's tokenizer.
     """
 
     compare: Callable[[Sequence[Any], Sequence[Any]], str]
@@ -64,25 +64,25 @@ class Trial:
     instances: Callable[[Any], list[Any]] = _texts
 
 
-_CUT: Mapping[str, Any] = {"truncation": True}
-_WRITTEN: Mapping[str, Any] = {**_CUT, "max_new_tokens": 32, "do_sample": False}
+_TRUNCATED: Mapping[str, Any] = {"truncation": True}
+_GENERATED: Mapping[str, Any] = {**_TRUNCATED, "max_new_tokens": 32, "do_sample": False}
 
 TRIALS: Mapping[Task, Trial] = {
-    "text-classification": Trial(compare_labels, {**_CUT, "top_k": None}),
-    "token-classification": Trial(compare_entities, _CUT),
+    "text-classification": Trial(compare_labels, {**_TRUNCATED, "top_k": None}),
+    "token-classification": Trial(compare_entities, _TRUNCATED),
     "question-answering": Trial(compare_spans, {}, _questions),
-    "text-generation": Trial(compare_texts, {**_WRITTEN, "return_full_text": False}),
-    "text2text-generation": Trial(compare_texts, _WRITTEN),
-    "fill-mask": Trial(compare_fillings, _CUT, _masked),
-    "feature-extraction": Trial(compare_vectors, _CUT),
+    "text-generation": Trial(compare_texts, {**_GENERATED, "return_full_text": False}),
+    "text2text-generation": Trial(compare_texts, _GENERATED),
+    "fill-mask": Trial(compare_fillings, _TRUNCATED, _masked_sentences),
+    "feature-extraction": Trial(compare_vectors, _TRUNCATED),
 }
 
 
 def read_instances(path: Path) -> list[Any]:
-    """Instances of the operator's own, one in JSON on each line.
+    """Read the operator's own instances from a file with one JSON value per line.
 
     Raises:
-        SettingsError: the file cannot be read, or a line of it.
+        SettingsError: the file cannot be read, is empty, or has a line that is not JSON.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")

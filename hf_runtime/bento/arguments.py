@@ -1,4 +1,4 @@
-"""Arguments of `bentoml build` and `bentoml serve`, and the image that is built with them."""
+"""Arguments of `bentoml build` and `bentoml serve`, and the image to build."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from bentoml.images import Image
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from hf_runtime.settings import SettingsError
-from hf_runtime.settings.errors import checked
+from hf_runtime.settings.errors import validate_settings
 
-#: The folder of an image that its user may write to, as a volume made there is too: all else may be read-only.
+#: Folder of the image that its user may write to, also if a volume is mounted there. All else may be read-only.
 CACHE = "/cache"
 
-#: What installs the packages of an image; BentoML would take the newest.
+#: Version of uv, which installs the packages of an image; BentoML would use the newest.
 UV = "0.13.9"
 
 
 class Arguments(BaseModel):
-    """`--arg name=value`; a Bento remembers those that it was built with.
+    """Arguments given as `--arg name=value`; a Bento stores the ones that it was built with.
 
     Attributes:
         config: a file of InferenceServices, or a folder of such files, as RUNTIME_CONFIG.
-        model: tag of a model in BentoML's store, which becomes a part of the Bento and is served if nothing else is
+        model: tag of a model in BentoML's store. It becomes a part of the Bento and is served if no other model is
             configured.
-        torch: for which hardware an image gets PyTorch, by uv's names for its builds
-            (https://docs.astral.sh/uv/guides/integration/pytorch/); `index` is whatever the package index has.
+        torch: PyTorch build for the image, by uv's names (https://docs.astral.sh/uv/guides/integration/pytorch/);
+            `index` is the default build of the package index.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,44 +39,44 @@ class Arguments(BaseModel):
 
     @field_validator("model")
     @classmethod
-    def _with_version(cls, tag: str | None) -> str | None:
-        # The newest would be another one whenever the Bento is served outside of its image.
+    def _check_model_tag(cls, tag: str | None) -> str | None:
+        # A fixed version, because the newest model may differ where the Bento is served outside its image.
         if tag is not None and (not re.fullmatch(r"[^:/\s]+:[^:/\s]+", tag) or tag.endswith(":latest")):
             raise ValueError("must be a tag with its version, name:version; `bentoml models list` shows them")
         return tag
 
     @field_validator("torch")
     @classmethod
-    def _known_build(cls, build: str) -> str:
+    def _check_torch_build(cls, build: str) -> str:
         if not re.fullmatch(r"index|cpu|xpu|cu\d+|rocm\d[\d.]*", build):
             raise ValueError("must be cpu, a version of CUDA such as cu130, one of ROCm such as rocm7.0, xpu, or index")
         return build
 
     @property
     def model_uri(self) -> str | None:
-        """The model of the Bento as a storage URI."""
+        """Storage URI of the Bento's model; None if it has none."""
         return f"bentoml://{self.model}" if self.model is not None else None
 
 
 def given_arguments() -> Arguments:
-    """Those of this process.
+    """Return the arguments of this process.
 
     Raises:
-        SettingsError: one is unknown, or has a wrong value.
+        SettingsError: an argument is unknown or has a wrong value.
     """
     given = vars(bentoml.use_arguments())
     for name in given:
         if name not in Arguments.model_fields:
             known = ", ".join(Arguments.model_fields)
             raise SettingsError(f"--arg {name}: is not an argument of this service; known are {known}")
-    return checked(lambda: Arguments.model_validate(given), lambda _: "--arg ")
+    return validate_settings(lambda: Arguments.model_validate(given), lambda _: "--arg ")
 
 
 def image(torch: str) -> Image:
-    """What `bentoml containerize` installs the Bento's packages into.
+    """Return the base image for `bentoml containerize`.
 
-    Every package comes as a wheel, so the compilers that BentoML adds by default are left out; whatever was only needed
-    to install is not kept.
+    Every package is installed from a wheel, so the compilers that BentoML adds by default are left out. Download caches
+    are not kept.
 
     Args:
         torch: as in `Arguments`.

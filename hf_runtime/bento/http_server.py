@@ -1,18 +1,19 @@
-"""uvicorn's HTTP, with an end to how long the head of a request may be, and to how it is refused.
+"""uvicorn's HTTP protocol with limits for request heads, early responses and slow clients.
 
-Of uvicorn's two parsers, h11 has such an end and httptools, which is several times faster, has none: a header that
-never ends would be kept until there is no memory left.
+Of uvicorn's two parsers, h11 limits the size of a head. httptools, which is several times faster, does not: a header
+that never ends would be kept until the memory is full.
 
-Whoever is answered while it still sends would lose the answer: a connection that is closed with bytes unread is reset,
-and a reset takes along what was not read yet. So the sending half is closed, what still comes is read and dropped, and
-then the connection ends, as in https://www.rfc-editor.org/rfc/rfc9112#section-9.6 and nginx's `lingering_close`.
+A response that is sent before the request is complete could get lost: if a connection is closed with unread bytes, it
+is reset, and a reset discards data that the client has not read yet. So the server closes only its sending half, reads
+and drops the rest of the request, and then ends the connection, as in
+https://www.rfc-editor.org/rfc/rfc9112#section-9.6 and nginx's `lingering_close`.
 
-A client that offers another protocol, as Java's and curl's offer HTTP/2, is answered in HTTP/1.1
-(https://www.rfc-editor.org/rfc/rfc9110#section-7.8). httptools stops behind the head of such a request, and uvicorn
+A client that offers to upgrade to another protocol, as Java and curl do for HTTP/2, gets a response in HTTP/1.1
+(https://www.rfc-editor.org/rfc/rfc9110#section-7.8). httptools stops after the head of such a request, and uvicorn
 would lose its body.
 
-A client that does not read its answer would keep it in memory for ever, and keep the server from stopping: its
-connection is aborted.
+If a client does not read its response, the response would stay in memory forever and block the shutdown. Its connection
+is aborted.
 """
 
 from __future__ import annotations
@@ -25,34 +26,37 @@ import uvicorn.config
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-#: Bytes of the request line and all headers; that of h11 in uvicorn.
+#: Most bytes of the request line and all headers, as for h11 in uvicorn.
 MAX_HEAD = 64 * 1024
 
-#: A body that is at most so long is read to its end after an early answer, and its connection is used again.
-_SMALL = 64 * 1024
-#: Of what comes after an answer, so many bytes are dropped, for so many seconds, as long as some come in a few.
-_MOST_DROPPED, _LONGEST, _PAUSE = 128 * 2**20, 30.0, 5.0
-#: Bytes that are dropped after a head that is too long.
-_MOST_DROPPED_OF_HEAD = 2**20
-#: Seconds in which a client must read something of its answer, as nginx's `send_timeout`, and once the server stops.
-_UNREAD, _UNREAD_AT_STOP = 60.0, 3.0
+#: Most bytes of a body that is read to its end after an early response, so that the connection can be reused.
+_SMALL_BODY = 64 * 1024
+#: Limits for dropping the rest of a request after its response: bytes, seconds, and seconds between two packets.
+_MAX_DROPPED, _LINGER_SECONDS, _PAUSE_SECONDS = 128 * 2**20, 30.0, 5.0
+#: Most bytes that are dropped after a head that is too long.
+_MAX_DROPPED_AFTER_HEAD = 2**20
+#: Seconds in which a client must read a part of its response, as nginx's `send_timeout`; shorter once the server stops.
+_READ_TIMEOUT, _READ_TIMEOUT_AT_STOP = 60.0, 3.0
 
 
 def limit_heads() -> None:
-    """Have uvicorn take this protocol where it would choose by itself; BentoML, which starts it, has no setting."""
-    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{LimitedHead.__qualname__}"
+    """Make uvicorn use this protocol by default.
+
+    BentoML, which starts uvicorn, has no setting for it.
+    """
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{LimitedHttpProtocol.__qualname__}"
 
 
 class _Parser(httptools.HttpRequestParser):
-    """Parses the body of a request that offers another protocol, which is not taken.
+    """Parser that also reads the body of a request whose upgrade offer is declined.
 
-    The parser stops behind the head of such a request; its body is fed as that of a request of its own.
+    httptools stops after the head of such a request. Its body is parsed as that of a separate request.
 
     Args:
-        protocol: gets what is parsed.
+        protocol: receives the parsed parts.
     """
 
-    def __init__(self, protocol: LimitedHead) -> None:
+    def __init__(self, protocol: LimitedHttpProtocol) -> None:
         super().__init__(protocol)
         self._protocol = protocol
 
@@ -60,113 +64,119 @@ class _Parser(httptools.HttpRequestParser):
         """Parse bytes of a connection.
 
         Raises:
-            httptools.HttpParserError: they are no HTTP.
-            httptools.HttpParserUpgrade: an offer is taken.
+            httptools.HttpParserError: the bytes are not HTTP.
+            httptools.HttpParserUpgrade: an upgrade is accepted.
         """
         while True:
             try:
                 super().feed_data(data)
                 return
             except httptools.HttpParserUpgrade as stopped:
-                if self._protocol.takes_offer():
+                if self._protocol.accepts_upgrade():
                     raise
-                data = self._protocol.head_of_body() + data[stopped.args[0] :]
+                data = self._protocol.body_head() + data[stopped.args[0] :]
 
 
-class LimitedHead(HttpToolsProtocol):
-    """Answers a request whose head is too long with 400, and reads no more of it."""
+class LimitedHttpProtocol(HttpToolsProtocol):
+    """HTTP protocol that limits heads, lingers after early responses and aborts slow readers.
 
-    #: Bytes that were received while the head was not complete, and those of its parts that are.
-    _received = _parsed = 0
+    A request whose head is too long gets 400.
+    """
+
+    #: Bytes received while the head was incomplete, and bytes of its parts that are parsed.
+    _head_received = _head_parsed = 0
     _in_head = True
-    _answered: RequestResponseCycle | None = None
-    #: Bytes that may still be dropped; None while they are read.
-    _to_drop: int | None = None
-    #: That the connection ends with the answer that is written, and its request is not complete.
-    _lingers = False
-    #: That the body of an answered request is dropped until its end, after which the connection goes on.
-    _drops_body = False
-    _latest: asyncio.TimerHandle | None = None
-    _patience: asyncio.TimerHandle | None = None
-    #: The head of a body that is parsed by itself, until it is read; None for most requests.
-    _head_of_body: bytes | None = None
-    _reads_body = False
+    _active_cycle: RequestResponseCycle | None = None
+    #: Bytes that may still be dropped; None while requests are parsed.
+    _drop_budget: int | None = None
+    #: True if the connection ends after the current response, whose request is incomplete.
+    _ends_after_response = False
+    #: True while the rest of an answered request is dropped, after which the connection is reused.
+    _is_dropping_body = False
+    _deadline_timer: asyncio.TimerHandle | None = None
+    _pause_timer: asyncio.TimerHandle | None = None
+    #: Artificial head to parse a body separately, until the body is complete; None for most requests.
+    _body_head: bytes | None = None
+    _is_parsing_body = False
 
-    #: Ends the connection of a client that does not read.
-    _reader: asyncio.TimerHandle | None = None
-    _stops = False
+    #: Aborts the connection of a client that does not read.
+    _read_timer: asyncio.TimerHandle | None = None
+    _is_stopping = False
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.parser = _Parser(self)
 
     def data_received(self, data: bytes) -> None:
-        """As uvicorn does, and see that a head that is not complete does not grow for ever."""
-        if self._to_drop is not None:
+        """Parse received bytes, or drop them, and refuse a head that grows too long."""
+        if self._drop_budget is not None:
             self._drop(len(data))
             return
         super().data_received(data)
-        self._received = self._received + len(data) if self._in_head else 0
-        if self._received > MAX_HEAD and self._to_drop is None and not self.transport.is_closing():
+        self._head_received = self._head_received + len(data) if self._in_head else 0
+        if self._head_received > MAX_HEAD and self._drop_budget is None and not self.transport.is_closing():
             self.send_400_response("The head of the request is too long.")
 
-    def takes_offer(self) -> bool:
-        """Return whether the request opens a WebSocket (https://www.rfc-editor.org/rfc/rfc6455#section-4.1)."""
+    def accepts_upgrade(self) -> bool:
+        """Return whether the request opens a WebSocket.
+
+        See https://www.rfc-editor.org/rfc/rfc6455#section-4.1.
+        """
         return self._should_upgrade()
 
-    def head_of_body(self) -> bytes:
-        """The head under which the body of a request that offers another protocol is parsed."""
-        return self._head_of_body or b""
+    def body_head(self) -> bytes:
+        """Return the artificial head for the body of a request whose upgrade offer is declined."""
+        return self._body_head or b""
 
     def on_message_begin(self) -> None:
-        """A head begins."""
-        if self._head_of_body is not None:
+        """Reset the counters at the start of a head."""
+        if self._body_head is not None:
             return
-        self._in_head, self._received, self._parsed = True, 0, 0
+        self._in_head, self._head_received, self._head_parsed = True, 0, 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        """Another part of the URL."""
-        if self._head_of_body is not None:
+        """Count and handle a part of the URL."""
+        if self._body_head is not None:
             return
-        self._count(url)
+        self._count_head_bytes(url)
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header."""
-        if self._head_of_body is not None:
+        """Count and handle a header."""
+        if self._body_head is not None:
             return
-        self._count(name + value)
+        self._count_head_bytes(name + value)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """A head is complete."""
-        if self._head_of_body is not None:
+        """Handle a complete head; prepare to parse its body separately if an upgrade is declined."""
+        if self._body_head is not None:
             return
         self._in_head = False
         super().on_headers_complete()
-        if self.parser.should_upgrade() and not self.takes_offer() and self.scope["method"] != "CONNECT":
-            size = _announced(self.scope)
+        if self.parser.should_upgrade() and not self.accepts_upgrade() and self.scope["method"] != "CONNECT":
+            size = _body_size(self.scope)
             if size != 0:
                 header = b"transfer-encoding: chunked" if size is None else b"content-length: %d" % size
-                self._head_of_body = b"POST / HTTP/1.1\r\n%b\r\n\r\n" % header
+                self._body_head = b"POST / HTTP/1.1\r\n%b\r\n\r\n" % header
 
     def on_message_complete(self) -> None:
-        """A body is complete."""
-        if self._head_of_body is not None and not self._reads_body:
-            self._reads_body = True  # its head only
+        """Handle a complete body; reuse the connection if the body was dropped."""
+        if self._body_head is not None and not self._is_parsing_body:
+            self._is_parsing_body = True  # only its artificial head is complete
             return
-        self._head_of_body, self._reads_body = None, False
+        self._body_head, self._is_parsing_body = None, False
         super().on_message_complete()
-        if self._drops_body:
-            self._drops_body = False
-            self._stop_timers()
+        if self._is_dropping_body:
+            self._is_dropping_body = False
+            self._cancel_linger_timers()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no request, and end the connection."""
+        """Respond with 400 to an invalid request, and end the connection."""
         text = msg.encode("ascii")
         headers = [
             *self.server_state.default_headers,
@@ -176,133 +186,138 @@ class LimitedHead(HttpToolsProtocol):
         ]
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
         self.transport.write(b"HTTP/1.1 400 Bad Request\r\n%b\r\n%b" % (lines, text))
-        self._give_up()
-        self._linger(_MOST_DROPPED_OF_HEAD)
+        self._disconnect_cycles()
+        self._linger(_MAX_DROPPED_AFTER_HEAD)
 
     def on_response_complete(self) -> None:
-        """An answer is complete; if its request is not, see to the rest of that."""
+        """Handle a complete response; if its request is incomplete, drop the rest of the request."""
         super().on_response_complete()
         if self.transport.is_closing():
             return
-        if self._lingers:
-            self._linger(_MOST_DROPPED)
-        elif self._answered is not None and self._answered.more_body:
+        if self._ends_after_response:
+            self._linger(_MAX_DROPPED)
+        elif self._active_cycle is not None and self._active_cycle.more_body:
             self._unset_keepalive_if_required()
-            self._drops_body = True
-            self._latest = self.loop.call_later(_LONGEST, self.transport.close)
+            self._is_dropping_body = True
+            self._deadline_timer = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
     def pause_writing(self) -> None:
-        """The client reads more slowly than it is answered."""
+        """Start the read timer, because the client reads too slowly."""
         super().pause_writing()
-        self._watch_reader()
+        self._start_read_timer()
 
     def resume_writing(self) -> None:
-        """The client has read most of what was written."""
+        """Cancel the read timer, because the client has read most of the response."""
         super().resume_writing()
-        if not self._stops:
-            self._stop_watching()
+        if not self._is_stopping:
+            self._cancel_read_timer()
 
     def shutdown(self) -> None:
-        """The server stops: an answer that is not read does not keep it."""
+        """Stop the connection, and do not wait long for a client that does not read."""
         super().shutdown()
-        self._stops = True
-        self._watch_reader()
+        self._is_stopping = True
+        self._start_read_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has left."""
-        self._stop_timers()
-        self._stop_watching()
-        self._give_up()
+        """Cancel all timers and pending requests after the client has disconnected."""
+        self._cancel_linger_timers()
+        self._cancel_read_timer()
+        self._disconnect_cycles()
         super().connection_lost(exc)
 
     def _should_upgrade(self) -> bool:
         return self.scope["method"] == "GET" and super()._should_upgrade()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._answered = cycle
-        super()._start_asgi_task(cycle, self._seeing_to_the_rest(cycle, app))
+        self._active_cycle = cycle
+        super()._start_asgi_task(cycle, self._handle_early_response(cycle, app))
 
-    def _seeing_to_the_rest(self, cycle: RequestResponseCycle, app: ASGI3Application) -> ASGI3Application:
-        """An application whose early answers say that the connection ends, and do not end it yet."""
-        announced = _announced(cycle.scope)
-        if announced == 0:
+    def _handle_early_response(self, cycle: RequestResponseCycle, app: ASGI3Application) -> ASGI3Application:
+        """Wrap the application to handle responses that are sent before the request is complete.
+
+        Such a response announces the end of the connection, but must not close it yet.
+        """
+        body_size = _body_size(cycle.scope)
+        if body_size == 0:
             return app
-        ends_soon = announced is not None and announced <= _SMALL and not cycle.waiting_for_100_continue
+        is_small = body_size is not None and body_size <= _SMALL_BODY and not cycle.waiting_for_100_continue
 
-        async def answering(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-            async def sending(message: ASGISendEvent) -> None:
-                if cycle.more_body and message["type"] == "http.response.start" and not ends_soon:
+        async def wrapped_app(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+            async def wrapped_send(message: ASGISendEvent) -> None:
+                if cycle.more_body and message["type"] == "http.response.start" and not is_small:
                     cycle.keep_alive = False
                 elif cycle.more_body and message["type"] == "http.response.body" and not cycle.keep_alive:
-                    # uvicorn would close the connection at once; the header that says so has been written.
-                    self._lingers, cycle.keep_alive = True, True
+                    # uvicorn would close the connection now. The header `connection: close` is already sent.
+                    self._ends_after_response, cycle.keep_alive = True, True
                 await send(message)
 
-            await app(scope, receive, sending)
+            await app(scope, receive, wrapped_send)
 
-        return answering
+        return wrapped_app
 
-    def _linger(self, most: int) -> None:
-        """Send no more, and drop what still comes, within bounds, until the client has heard of it."""
-        self._to_drop = most
+    def _linger(self, max_bytes: int) -> None:
+        """Close the sending half, then drop received bytes, within limits, until the client closes."""
+        self._drop_budget = max_bytes
         self._unset_keepalive_if_required()
         if self.transport.can_write_eof():  # not with TLS
             self.transport.write_eof()
         self.flow.resume_reading()
-        self._latest = self.loop.call_later(_LONGEST, self.transport.close)
+        self._deadline_timer = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
         self._drop(0)
 
     def _drop(self, size: int) -> None:
-        assert self._to_drop is not None, "this is a bug: what comes is still read"
-        self._to_drop -= size
-        if self._patience is not None:
-            self._patience.cancel()
-        if self._to_drop < 0:
+        assert self._drop_budget is not None, "this is a bug: received bytes are still parsed"
+        self._drop_budget -= size
+        if self._pause_timer is not None:
+            self._pause_timer.cancel()
+        if self._drop_budget < 0:
             self.transport.close()
         else:
-            self._patience = self.loop.call_later(_PAUSE, self.transport.close)
+            self._pause_timer = self.loop.call_later(_PAUSE_SECONDS, self.transport.close)
 
-    def _watch_reader(self) -> None:
-        """End the connection unless something of what is written now is read in time."""
-        self._stop_watching()
+    def _start_read_timer(self) -> None:
+        """Start a timer that aborts the connection unless the client reads a part of the response."""
+        self._cancel_read_timer()
         unread = self.transport.get_write_buffer_size()
-        self._reader = self.loop.call_later(_UNREAD_AT_STOP if self._stops else _UNREAD, self._check_reader, unread)
+        self._read_timer = self.loop.call_later(
+            _READ_TIMEOUT_AT_STOP if self._is_stopping else _READ_TIMEOUT, self._check_read_progress, unread
+        )
 
-    def _check_reader(self, unread: int) -> None:
+    def _check_read_progress(self, unread: int) -> None:
         if self.transport.get_write_buffer_size() >= max(unread, 1):
             self.transport.abort()
         else:
-            self._watch_reader()
+            self._start_read_timer()
 
-    def _stop_watching(self) -> None:
-        if self._reader is not None:
-            self._reader.cancel()
-            self._reader = None
+    def _cancel_read_timer(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
 
-    def _stop_timers(self) -> None:
-        for timer in (self._latest, self._patience):
+    def _cancel_linger_timers(self) -> None:
+        for timer in (self._deadline_timer, self._pause_timer):
             if timer is not None:
                 timer.cancel()
-        self._latest = self._patience = None
+        self._deadline_timer = self._pause_timer = None
 
-    def _give_up(self) -> None:
-        """Nobody waits for the answers to what was asked on this connection.
+    def _disconnect_cycles(self) -> None:
+        """Mark all requests of this connection as disconnected.
 
-        uvicorn knows that of the last request alone; the others would fail to be written, each with a page in the log.
+        uvicorn marks only the last one. Responses to the others would fail, each with a long error in the log.
         """
-        waiting = [cycle for cycle, _ in self.pipeline]
-        for cycle in waiting if self._answered is None else [self._answered, *waiting]:
+        queued = [cycle for cycle, _ in self.pipeline]
+        for cycle in queued if self._active_cycle is None else [self._active_cycle, *queued]:
             cycle.disconnected = True
             cycle.message_event.set()
 
-    def _count(self, part: bytes) -> None:
-        self._parsed += len(part)
-        if self._parsed > MAX_HEAD:
+    def _count_head_bytes(self, part: bytes) -> None:
+        self._head_parsed += len(part)
+        if self._head_parsed > MAX_HEAD:
             raise httptools.HttpParserError("the head of the request is too long")
 
 
-def _announced(scope: Scope) -> int | None:
-    """Bytes of a request's body; None if they come in chunks."""
+def _body_size(scope: Scope) -> int | None:
+    """Return the bytes of a request's body; None if it is chunked."""
     size: int | None = 0
     for name, value in scope["headers"]:  # type: ignore[typeddict-item]
         if name == b"transfer-encoding":

@@ -1,4 +1,4 @@
-"""A BentoML service without those of BentoML's layers that cost much, and with as many runners as it is told of."""
+"""BentoML service without its expensive middleware."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ import bentoml
 
 
 class LeanService(bentoml.Service[Any]):  # type: ignore[misc]  # BentoML has no types there
-    """Leaves out layers around the application, by the names of their classes.
+    """Service that removes some middleware of BentoML, by the names of their classes.
 
-    BentoML's spans go nowhere unless its own configuration says so, and are made all the same: for each request, and
-    for each message on a WebSocket. What it counts of requests, `observability.request_metrics` does; without its
-    metrics as a whole there would be no `/metrics`.
+    BentoML creates spans for each request and each WebSocket message even if they are exported nowhere. Its request
+    metrics are replaced by `observability.request_metrics`; its metrics as a whole must stay on, because they provide
+    `/metrics`.
+
+    Attributes:
+        left_out: class names of the middleware to remove.
     """
 
     left_out: ClassVar[frozenset[str]] = frozenset({"OpenTelemetryMiddleware", "RunnerTrafficMetricsMiddleware"})
 
     def on_load_bento(self, bento: Any) -> None:
-        """Take note of the Bento, which may know of fewer runners: it is built before its models are.
+        """Set the Bento of all services, without checking that it lists them.
 
-        BentoML looks every service up in it, and ends where one is missing.
+        A Bento is built before its models are configured, so it may list fewer runners. BentoML would exit if a service
+        is missing.
         """
         for service in self.all_services().values():
             service.bento = bento
 
     def to_asgi(self, is_main: bool = True) -> Any:
-        """The application."""
+        """Return the ASGI application."""
         app: Any = super().to_asgi(is_main)
         app.user_middleware = [layer for layer in app.user_middleware if layer.cls.__name__ not in self.left_out]
         return app

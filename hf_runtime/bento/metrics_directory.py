@@ -1,4 +1,4 @@
-"""Where the processes of one server gather their metrics."""
+"""Directory in which the processes of one server store their metrics."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 
 from hf_runtime.settings import SettingsError
 
-#: Bytes that the files of one server take at first. They are mapped into memory: a process that finds no room for what
-#: it writes there is killed (SIGBUS) without a word.
-_ROOM = 1 << 20
+#: Initial size in bytes of one server's files. They are mapped into memory: if the disk is full, a process that writes
+#: to them is killed (SIGBUS) without a message.
+_INITIAL_SIZE = 1 << 20
 
 
 def own_metrics_directory() -> None:
-    """Give the server that is starting a folder of its own, and forget it when it ends.
+    """Set a separate metrics directory for this server, and delete it at exit.
 
-    BentoML has one folder for all servers of a user and empties it at each start: the servers that run already lose
-    their metrics, show those of the new one, and a process that opens its files at that moment answers nothing but
-    500 from then on. `bentoml serve` loads the service before it makes the folder and starts other processes; in
-    those, which are told the folder, the call means nothing.
+    BentoML has one directory for all servers of a user and empties it at each start. Servers that already run would
+    lose their metrics and show those of the new one, and a process that opens its files at that moment would answer
+    every request with 500. `bentoml serve` loads the service before it creates the directory and starts the other
+    processes; in those, which inherit the directory, this call has no effect.
 
     Raises:
         SettingsError: the disk is full.
     """
     home = Path(BentoMLContainer.bentoml_home.get())
-    if (free := shutil.disk_usage(home).free) < _ROOM:
+    if (free := shutil.disk_usage(home).free) < _INITIAL_SIZE:
         raise SettingsError(
             f"BENTOML_HOME: {free // 1024} KiB are free in {home}, where processes keep their metrics: make room, or "
             "choose another folder."
         )
-    # The name of the host as well: containers that share a home are all process 1.
+    # With the host name, because containers that share a home directory may all have process id 1.
     name = f"{socket.gethostname()}-{os.getpid()}"
     directory = home / "server_metrics" / name
     BentoMLContainer.prometheus_multiproc_dir.set(str(directory))

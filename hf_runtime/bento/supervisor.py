@@ -1,4 +1,7 @@
-"""Ending the whole server from one of its processes: `bentoml serve` itself starts a process anew that ends."""
+"""Shutdown of the whole server by one of its processes.
+
+It is needed because `bentoml serve` restarts a process that exits.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ _VARIABLE = "HUGGING_FACE_RUNTIME_SUPERVISOR"
 
 
 def supervise() -> None:
-    """Have this process, if it is the first one of a server, end with status 1 when another calls `end_server`.
+    """Make the first process of a server exit with status 1 when another calls `end_server`.
 
-    To be called before any process is started.
+    It must be called before any other process is started; in those, it does nothing.
     """
     if _is_supervised():
         return
@@ -24,7 +27,7 @@ def supervise() -> None:
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal status
         status = 1
-        # In the order in which it always stops: requests that were begun are answered.
+        # Use the normal shutdown, which first answers the requests in progress.
         os.kill(os.getpid(), signal.SIGTERM)
 
     def leave() -> None:
@@ -34,12 +37,15 @@ def supervise() -> None:
             os._exit(status)
 
     signal.signal(signal.SIGUSR2, stop)
-    # The first to be registered is the last to be called.
+    # Handlers run in reverse order, so this one runs last.
     atexit.register(leave)
 
 
 def end_server() -> bool:
-    """Stop all processes of the server; it ends with status 1. False if its first process does not listen."""
+    """Stop all processes of the server, which exits with status 1.
+
+    Return False if the parent process does not supervise the server.
+    """
     if not _is_supervised():
         return False
     os.kill(os.getppid(), signal.SIGUSR2)

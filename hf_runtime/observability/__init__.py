@@ -1,1 +1,1 @@
-"""What a server tells of itself."""
+"""Logs, metrics and traces."""

@@ -1,4 +1,4 @@
-"""What the engines tell of their work as a whole, to whoever counts it."""
+"""Interface through which engines report their work to metrics."""
 
 from __future__ import annotations
 
@@ -6,90 +6,98 @@ from typing import Any, Protocol
 
 
 class EngineObserver(Protocol):
-    """Whoever counts what an engine does. Calls come from the event loop and from the computing thread."""
+    """Receiver of an engine's reports.
+
+    The methods are called from the event loop and from the computing thread.
+    """
 
     def waiting(self, items: int) -> None:
-        """How many items wait for their first forward pass, after a change."""
+        """Record the number of items that wait for their first forward pass, after a change."""
 
     def started(self, seconds: float) -> None:
-        """An item's first forward pass begins, so long after the item's arrival."""
+        """Record the start of an item's first forward pass, `seconds` after the item's arrival."""
 
     def batch(self, rows: int, tokens: int, padding: int) -> None:
-        """A forward pass.
+        """Record a forward pass.
 
         Args:
-            tokens: of all rows.
+            tokens: tokens of all rows, without padding.
             padding: tokens that were added to make the rows equally long.
         """
 
     def read(self, tokens: int, cached: int = 0) -> None:
-        """An item's tokens were read.
+        """Record that an item's input tokens were prefilled or encoded.
 
         Args:
-            cached: those of them that need not be computed, because another prompt began with the same.
+            cached: how many of them were in the prefix cache, so that they were not computed.
         """
 
     def first_token(self, seconds: float) -> None:
-        """The first token of a sequence, so long after its item's arrival."""
+        """Record the first token of a sequence, `seconds` after its item's arrival."""
 
     def next_token(self, seconds: float) -> None:
-        """A further token, so long after the one before."""
+        """Record a further token, `seconds` after the previous one."""
 
     def written(self, tokens: int) -> None:
-        """So many new tokens of a sequence have come; all of them at once if it was searched with beams."""
+        """Record new tokens of a sequence; beam search reports all of them in one call."""
 
     def running(self, sequences: int, cache_usage: float) -> None:
-        """After a step: sequences that are being written, and which part of the memory for keys and values is used."""
+        """Record the state after a step.
+
+        Args:
+            sequences: running sequences.
+            cache_usage: used share of the KV cache, from 0 to 1.
+        """
 
     def only_nan(self, only: bool) -> None:
-        """Report whether the model computes nothing but NaN, after a change."""
+        """Record whether the model computes nothing but NaN, after a change."""
 
 
 class Unobserved:
-    """Nobody counts."""
+    """Observer that ignores all reports."""
 
     def waiting(self, items: int) -> None:
-        """As `EngineObserver`."""
+        """Ignore the report."""
 
     def started(self, seconds: float) -> None:
-        """As `EngineObserver`."""
+        """Ignore the report."""
 
     def batch(self, rows: int, tokens: int, padding: int) -> None:
-        """As `EngineObserver`."""
+        """Ignore the report."""
 
     def read(self, tokens: int, cached: int = 0) -> None:
-        """As `EngineObserver`."""
+        """Ignore the report."""
 
     def first_token(self, seconds: float) -> None:
-        """As `EngineObserver`."""
+        """Ignore the report."""
 
     def next_token(self, seconds: float) -> None:
-        """As `EngineObserver`."""
+        """Ignore the report."""
 
     def written(self, tokens: int) -> None:
-        """As `EngineObserver`."""
+        """Ignore the report."""
 
     def running(self, sequences: int, cache_usage: float) -> None:
-        """As `EngineObserver`."""
+        """Ignore the report."""
 
     def only_nan(self, only: bool) -> None:
-        """As `EngineObserver`."""
+        """Ignore the report."""
 
 
 class LateObserver:
-    """Passes on what an engine reports from `begin` on: what it answered before was no client's.
+    """Observer that forwards reports only after `begin`: earlier work is warm-up.
 
     Args:
         observer: receives all reports after `begin`.
     """
 
     def __init__(self, observer: EngineObserver) -> None:
-        self._late = observer
-        self._now: EngineObserver = Unobserved()
+        self._observer = observer
+        self._current: EngineObserver = Unobserved()
 
     def begin(self) -> None:
-        """Pass on what is reported from now on."""
-        self._now = self._late
+        """Forward all reports from now on."""
+        self._current = self._observer
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._now, name)
+        return getattr(self._current, name)

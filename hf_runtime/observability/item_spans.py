@@ -1,6 +1,6 @@
-"""The spans of each item in the runner: how long it waited, was prepared, computed and finished.
+"""Spans of each item in the runner: queue, prepare, forward and finish.
 
-They are made after the fact, with the times that the engines tell, so that what is not traced costs nothing.
+The spans are created afterwards from the times that the engines report, so that items without a trace cost nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hf_runtime.contract.request_context import RequestContext
 from hf_runtime.observability.tracing import Tracing
 from hf_runtime.settings import Task
 
-#: Operations that GenAI's conventions name.
+#: Names of operations in OpenTelemetry's GenAI conventions.
 _OPERATIONS: Mapping[str | None, str] = {
     "text-generation": "text_completion",
     "text2text-generation": "text_completion",
@@ -30,7 +30,7 @@ _OPERATIONS: Mapping[str | None, str] = {
 
 
 class ItemTracing:
-    """Makes the spans of a model's items."""
+    """Factory of the spans of a model's items."""
 
     def __init__(self, tracing: Tracing, model: str, task: Task | None) -> None:
         self._tracing = tracing
@@ -40,33 +40,36 @@ class ItemTracing:
             self._attributes["gen_ai.operation.name"] = operation
 
     def item(self, request_context: RequestContext | None) -> ItemSpans:
-        """The spans of an item that arrives now, beneath that of its request."""
-        parent = _context(request_context) if request_context is not None else Context()
+        """Start the span of an item that arrives now, as a child of its request's span."""
+        parent = _parent_context(request_context) if request_context is not None else Context()
         return ItemSpans(self._tracing, parent, self._name, self._attributes)
 
 
 class ItemSpans:
-    """An item's own span and, beneath it, one for each of its steps.
+    """Span of an item, with one child span per step.
 
-    Token counts are those of https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/; texts are never told.
+    The attributes for token counts follow https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/. Texts are
+    never recorded.
     """
 
     def __init__(self, tracing: Tracing, parent: Context, name: str, attributes: Mapping[str, AttributeValue]) -> None:
         self._tracer = tracing.tracer
         self._arrived = monotonic()
         self._epoch = time_ns() - round(self._arrived * 1e9)
-        self._span = self._tracer.start_span(name, parent, attributes=attributes, start_time=self._ns(self._arrived))
+        self._span = self._tracer.start_span(
+            name, parent, attributes=attributes, start_time=self._to_epoch_ns(self._arrived)
+        )
         self._context = set_span_in_context(self._span)
-        self._waits = True
+        self._is_queued = True
 
     def step(self, name: Literal["prepare", "finish"], started: float, ended: float) -> None:
-        """As `ItemTrace.step`."""
-        self._child(name, started, ended)
+        """Implement `ItemTrace.step`."""
+        self._add_span(name, started, ended)
 
     def batch(self, started: float, ended: float, *, rows: int, tokens: int, padding: int) -> None:
-        """As `ItemTrace.batch`."""
-        self._leave_queue(started)
-        self._child(
+        """Implement `ItemTrace.batch`."""
+        self._end_queue_span(started)
+        self._add_span(
             "forward", started, ended, {"batch.rows": rows, "batch.tokens": tokens, "batch.padding_tokens": padding}
         )
 
@@ -81,8 +84,8 @@ class ItemSpans:
         cached_tokens: int,
         finish_reason: str | None,
     ) -> None:
-        """As `ItemTrace.sequence`."""
-        self._leave_queue(started)
+        """Implement `ItemTrace.sequence`."""
+        self._end_queue_span(started)
         attributes: dict[str, AttributeValue] = {
             "gen_ai.usage.input_tokens": prompt_tokens,
             "gen_ai.usage.output_tokens": generated_tokens,
@@ -90,10 +93,10 @@ class ItemSpans:
             "gen_ai.response.finish_reasons": [finish_reason or "cancelled"],
         }
         events = {"first_token": first_token} if first_token is not None else {}
-        self._child("forward", started, ended, attributes, events)
+        self._add_span("forward", started, ended, attributes, events)
 
     def ended(self, future: asyncio.Future[object]) -> None:
-        """The item is answered, has failed, or was given up."""
+        """End the spans with the outcome of the item's future: answered, failed or cancelled."""
         if future.cancelled():
             self.failed("cancelled")
         elif (error := future.exception()) is not None:
@@ -102,10 +105,10 @@ class ItemSpans:
             self._end()
 
     def failed(self, code: str) -> None:
-        """The item has no answer.
+        """End the spans with an error.
 
         Args:
-            code: of the error; its message may quote the client.
+            code: code of the error. Its message is not recorded, because it may quote the request.
         """
         self._span.set_attribute(ERROR_TYPE, code)
         self._span.set_status(Status(StatusCode.ERROR))
@@ -113,15 +116,15 @@ class ItemSpans:
 
     def _end(self) -> None:
         now = monotonic()
-        self._leave_queue(now)
-        self._span.end(self._ns(now))
+        self._end_queue_span(now)
+        self._span.end(self._to_epoch_ns(now))
 
-    def _leave_queue(self, now: float) -> None:
-        if self._waits:
-            self._waits = False
-            self._child("queue", self._arrived, now)
+    def _end_queue_span(self, now: float) -> None:
+        if self._is_queued:
+            self._is_queued = False
+            self._add_span("queue", self._arrived, now)
 
-    def _child(
+    def _add_span(
         self,
         name: str,
         started: float,
@@ -130,16 +133,18 @@ class ItemSpans:
         events: Mapping[str, float] | None = None,
     ) -> None:
         if self._span.is_recording():
-            span = self._tracer.start_span(name, self._context, attributes=attributes, start_time=self._ns(started))
+            span = self._tracer.start_span(
+                name, self._context, attributes=attributes, start_time=self._to_epoch_ns(started)
+            )
             for event, at in (events or {}).items():
-                span.add_event(event, timestamp=self._ns(at))
-            span.end(self._ns(ended))
+                span.add_event(event, timestamp=self._to_epoch_ns(at))
+            span.end(self._to_epoch_ns(ended))
 
-    def _ns(self, at: float) -> int:
+    def _to_epoch_ns(self, at: float) -> int:
         return self._epoch + round(at * 1e9)
 
 
-def _context(request_context: RequestContext) -> Context:
+def _parent_context(request_context: RequestContext) -> Context:
     given = {"traceparent": request_context.traceparent, "tracestate": request_context.tracestate}
     carrier = {name: value for name, value in given.items() if value is not None}
     return TraceContextTextMapPropagator().extract(carrier, Context())

@@ -1,4 +1,4 @@
-"""Steps of an item, reported to its trace."""
+"""Tracing and request context of steps that concern a single item."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hf_runtime.contract.request_context import request_context
 
 @contextmanager
 def working_on(item: Item, step: Literal["prepare", "finish"]) -> Iterator[None]:
-    """Do a step for one item: its trace is told, and what is logged meanwhile is about its request."""
+    """Report the duration of a step of one item, and bind its request to log records."""
     with request_context(item.request_context):
         if item.trace is None:
             yield

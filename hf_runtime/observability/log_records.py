@@ -1,4 +1,4 @@
-"""What every log record is given before it is written: its request, its process, and an exception without payload."""
+"""Filter that adds request, process and a redacted exception to every log record."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 import bentoml
 
 from hf_runtime.contract.request_context import current_request_contexts
-from hf_runtime.observability.one_line import keep_lines
-from hf_runtime.observability.tracebacks import without_payload
+from hf_runtime.observability.one_line import escape_record
+from hf_runtime.observability.tracebacks import format_without_payload
 
-#: Their exceptions say why a process or a model cannot start; root's are those that nobody caught.
-_NOT_OF_REQUESTS = ("circus", "root", "runners.host", "runners.models", "runners.storage")
+#: Loggers whose exceptions are about a process or a model, not about a request; root logs uncaught exceptions.
+_LOGGERS_WITHOUT_REQUESTS = ("circus", "root", "runners.host", "runners.models", "runners.storage")
 
 
 class RequestFields(logging.Filter):
-    """Tells of each record which requests it is about, and hides what their clients may have written.
+    """Filter that adds the ids of the requests to each record and hides their payloads.
 
-    An exception's message may quote the text that caused it, or what a model wrote; unless payloads may be logged, a
-    stack trace shows it only where no request is concerned, or PyTorch has raised it, which never sees a text.
+    An exception's message may quote an input or generated text. Unless payloads may be logged, a stack trace contains
+    the message only if no request is concerned or if PyTorch raised it, because PyTorch handles no text.
 
     Args:
-        model: that this process computes.
-        show_errors: whether exceptions may quote anything.
-        escape: whether what messages quote is kept on one line; JSON does so by itself.
+        model: name of the model that this process computes.
+        show_errors: show_message the messages of all exceptions.
+        escape: escape line breaks in values that messages quote; JSON needs no escaping.
     """
 
     def __init__(self, model: str | None = None, *, show_errors: bool = False, escape: bool = False) -> None:
@@ -35,54 +35,56 @@ class RequestFields(logging.Filter):
         self._escape = escape
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let every record pass, with more to say."""
+        """Add the fields to the record and let it pass."""
         request_contexts = current_request_contexts()
         requests = list(dict.fromkeys(request_context.request_id for request_context in request_contexts))
         trace = request_contexts[0].trace_id if len(request_contexts) == 1 else None
-        said: dict[str, Any] = {
-            "service_process": _process(),
-            # One that has another meaning is BentoML's.
+        fields: dict[str, Any] = {
+            "service_process": _process_name(),
+            # Always set, because BentoML sets a request_id with another meaning.
             "request_id": requests[0] if len(requests) == 1 else None,
             "request_ids": requests if len(requests) > 1 else None,
             "trace_id": trace,
             "span_id": request_contexts[0].span_id if trace is not None else None,
-            "trace_msg": _suffix(requests, trace),
+            "trace_msg": _text_suffix(requests, trace),
         }
-        vars(record).update(said)
+        vars(record).update(fields)
         if not hasattr(record, "model"):
             record.model = self._model
-        self._write_exception(record, harmless=not request_contexts and not _is_of_requests(record))
+        self._format_exception(record, show_message=not request_contexts and not _may_quote_request(record))
         if self._escape:
-            keep_lines(record)
+            escape_record(record)
         return True
 
-    def _write_exception(self, record: logging.LogRecord, *, harmless: bool) -> None:
+    def _format_exception(self, record: logging.LogRecord, *, show_message: bool) -> None:
         if record.name == "asyncio" and not self._show_errors:
-            # The second line is the task or future, with its exception.
+            # Drop the second line, which shows the task or future with its exception.
             record.msg, record.args = record.getMessage().split("\n", 1)[0], ()
         if record.exc_info and not record.exc_text:
             error = record.exc_info[1]
-            if error is None or self._show_errors or harmless:
+            if error is None or self._show_errors or show_message:
                 record.exc_text = logging.Formatter().formatException(record.exc_info)
             else:
-                record.exc_text = without_payload(error)
-        # Else formatters would write it again, as it is.
+                record.exc_text = format_without_payload(error)
+        # Otherwise formatters would append the original exception.
         record.exc_info = None
 
 
-def _suffix(requests: Sequence[str], trace: str | None) -> str:
-    """What a line of text ends in, where BentoML tells of traces."""
+def _text_suffix(requests: Sequence[str], trace: str | None) -> str:
+    """Return the end of a text line, in the field that BentoML uses for traces."""
     if not requests:
         return ""
     traced = f", trace={trace}" if trace is not None else ""
     return f" (request{'s' * (len(requests) > 1)}={','.join(requests)}{traced})"
 
 
-def _is_of_requests(record: logging.LogRecord) -> bool:
-    return not any(record.name == logger or record.name.startswith(f"{logger}.") for logger in _NOT_OF_REQUESTS)
+def _may_quote_request(record: logging.LogRecord) -> bool:
+    return not any(
+        record.name == logger or record.name.startswith(f"{logger}.") for logger in _LOGGERS_WITHOUT_REQUESTS
+    )
 
 
-def _process() -> str | None:
-    """As `runner-1:1`: the service, and the number of its process."""
+def _process_name() -> str | None:
+    """Return the service and the number of this process, such as `runner-1:1`."""
     context = bentoml.server_context
     return ":".join(str(part) for part in (context.service_name, context.worker_index) if part) or None

@@ -1,4 +1,4 @@
-"""What a runner tells Prometheus; the entry service's `/metrics` shows it with its own."""
+"""Prometheus metrics of a runner, which `/metrics` of the entry service includes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _BATCH_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384,
 
 
 class ModelMetrics:
-    """Counts what one runner does, as an `EngineObserver` and for its host.
+    """Metrics of one runner, as an `EngineObserver` and for its host.
 
-    Counters and histograms of replicas of a model add up. Gauges are told apart by their runner, and the last process
-    of a runner is the one that counts: one that was killed cannot take its value back.
+    Counters and histograms of a model's replicas are summed. Gauges have a label for the runner, and the most recent
+    process of a runner sets their value, because a process that was killed cannot reset it.
     """
 
     def __init__(self, model_name: str, runner: str) -> None:
         families = _families()
         self._model_name, self._failures = model_name, families.failures
-        self._of = SimpleNamespace(
+        self._metrics = SimpleNamespace(
             **{
                 name: family.labels(model_name, runner) if name in _GAUGES else family.labels(model_name)
                 for name, family in vars(families).items()
@@ -36,73 +36,81 @@ class ModelMetrics:
         self.idle()
 
     def waiting(self, items: int) -> None:
-        """As `EngineObserver`."""
-        self._of.waiting.set(items)
+        """Implement `EngineObserver.waiting`."""
+        self._metrics.waiting.set(items)
 
     def started(self, seconds: float) -> None:
-        """As `EngineObserver`."""
-        self._of.queue.observe(seconds)
+        """Implement `EngineObserver.started`."""
+        self._metrics.queue.observe(seconds)
 
     def batch(self, rows: int, tokens: int, padding: int) -> None:
-        """As `EngineObserver`."""
-        self._of.rows.observe(rows)
-        self._of.tokens.observe(tokens)
-        self._of.padding.inc(padding)
+        """Implement `EngineObserver.batch`."""
+        self._metrics.rows.observe(rows)
+        self._metrics.tokens.observe(tokens)
+        self._metrics.padding.inc(padding)
 
     def read(self, tokens: int, cached: int = 0) -> None:
-        """As `EngineObserver`."""
-        self._of.prompt.inc(tokens)
-        self._of.cached.inc(cached)
+        """Implement `EngineObserver.read`."""
+        self._metrics.prompt.inc(tokens)
+        self._metrics.cached.inc(cached)
 
     def first_token(self, seconds: float) -> None:
-        """As `EngineObserver`."""
-        self._of.first.observe(seconds)
+        """Implement `EngineObserver.first_token`."""
+        self._metrics.first.observe(seconds)
 
     def next_token(self, seconds: float) -> None:
-        """As `EngineObserver`."""
-        self._of.next.observe(seconds)
+        """Implement `EngineObserver.next_token`."""
+        self._metrics.next.observe(seconds)
 
     def written(self, tokens: int) -> None:
-        """As `EngineObserver`."""
-        self._of.generated.inc(tokens)
+        """Implement `EngineObserver.written`."""
+        self._metrics.generated.inc(tokens)
 
     def running(self, sequences: int, cache_usage: float) -> None:
-        """As `EngineObserver`."""
-        self._of.running.set(sequences)
-        self._of.cache.set(cache_usage)
+        """Implement `EngineObserver.running`."""
+        self._metrics.running.set(sequences)
+        self._metrics.cache.set(cache_usage)
 
     def only_nan(self, only: bool) -> None:
-        """As `EngineObserver`."""
-        self._of.nan.set(only)
+        """Implement `EngineObserver.only_nan`."""
+        self._metrics.nan.set(only)
 
     def loaded(self, seconds: float) -> None:
-        """The model is on its device, so long after its loading began."""
-        self._of.load.set(seconds)
+        """Record that the model is loaded, `seconds` after loading began."""
+        self._metrics.load.set(seconds)
 
     def execution_plan(self, rows: int, tokens: int, lanes: int, threads: int | None) -> None:
-        """What a batch may hold, and how many are computed side by side with how many threads each, 0 if unknown."""
-        self._of.limit_rows.set(rows)
-        self._of.limit_tokens.set(tokens)
-        self._of.lanes.set(lanes)
-        self._of.threads.set(threads or 0)
-
-    def optimizations(self, known: Iterable[str], failed: Container[str]) -> None:
-        """Count optimizations that failed while the model was loaded, and that it is served without.
+        """Record the execution plan.
 
         Args:
-            known: all that there are; those that did not fail are exported as 0.
+            rows: most rows, or sequences, of a batch.
+            tokens: most tokens of a batch.
+            lanes: batches that are computed in parallel.
+            threads: CPU threads per batch; None if a library chooses.
+        """
+        self._metrics.limit_rows.set(rows)
+        self._metrics.limit_tokens.set(tokens)
+        self._metrics.lanes.set(lanes)
+        self._metrics.threads.set(threads or 0)
+
+    def optimizations(self, known: Iterable[str], failed: Container[str]) -> None:
+        """Count optimizations that failed while the model was loaded; it is served without them.
+
+        Args:
+            known: all optimizations; each one that did not fail is exported as 0.
+            failed: the optimizations that failed.
         """
         for name in known:
             self._failures.labels(self._model_name, str(name)).inc(name in failed)
 
     def idle(self) -> None:
-        """The model does nothing, and no engine is there to say so."""
+        """Reset the queue and running gauges when no engine exists that would report them."""
         self.waiting(0)
         self.running(0, 0.0)
 
     def ready(self, ready: bool) -> None:
-        """Whether the model can answer, after a change."""
-        self._of.ready.set(ready)
+        """Record whether the model can answer, after a change."""
+        self._metrics.ready.set(ready)
 
 
 _GAUGES = frozenset(
@@ -112,44 +120,46 @@ _GAUGES = frozenset(
 
 @cache
 def _families() -> Any:
-    # Imported late: BentoML says where metrics of several processes gather only once a process has started.
+    # Imported late: BentoML sets the multiprocess directory of prometheus_client only after a process has started.
     from prometheus_client import Counter, Gauge, Histogram
 
-    def gauge(name: str, about: str) -> Gauge:
-        return Gauge(name, about, ["model_name", "runner"], multiprocess_mode="mostrecent")
+    def gauge(name: str, help_text: str) -> Gauge:
+        return Gauge(name, help_text, ["model_name", "runner"], multiprocess_mode="mostrecent")
 
-    def histogram(name: str, about: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(name, about, ["model_name"], buckets=buckets)
+    def histogram(name: str, help_text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, help_text, ["model_name"], buckets=buckets)
 
     return SimpleNamespace(
         ready=gauge("model_ready", "1 while the runner can answer."),
         nan=gauge("model_only_nan", "1 while the model computes nothing but NaN."),
-        load=gauge("model_load_seconds", "What loading and warming up the model took."),
-        limit_rows=gauge("batch_limit_rows", "Rows, or sequences, that a forward pass may have."),
-        limit_tokens=gauge("batch_limit_tokens", "Tokens that a forward pass may have."),
-        lanes=gauge("compute_lanes", "Forward passes that are computed side by side."),
-        threads=gauge("compute_threads", "CPU threads of each of them; 0 where a library chooses."),
+        load=gauge("model_load_seconds", "Seconds to load and warm up the model."),
+        limit_rows=gauge("batch_limit_rows", "Most rows, or sequences, of a forward pass."),
+        limit_tokens=gauge("batch_limit_tokens", "Most tokens of a forward pass."),
+        lanes=gauge("compute_lanes", "Forward passes that are computed in parallel."),
+        threads=gauge("compute_threads", "CPU threads per forward pass; 0 if a library chooses."),
         waiting=gauge("queue_size", "Instances that wait for their first forward pass."),
         queue=histogram(
-            "queue_wait_seconds", "From an instance's arrival at the runner to its first forward pass.", _WAIT_SECONDS
+            "queue_wait_seconds",
+            "Seconds from an instance's arrival at the runner to its first forward pass.",
+            _WAIT_SECONDS,
         ),
         rows=histogram("batch_rows", "Rows, or sequences, of a forward pass.", _BATCH_ROWS),
         tokens=histogram("batch_tokens", "Tokens of a forward pass, without padding.", _BATCH_TOKENS),
-        padding=Counter("padding_tokens", "Tokens that made rows of a batch equally long.", ["model_name"]),
-        prompt=Counter("prompt_tokens", "Tokens of what was read.", ["model_name"]),
-        cached=Counter("cached_prompt_tokens", "Those of them that the prefix cache had.", ["model_name"]),
-        generated=Counter("generated_tokens", "Tokens that were written.", ["model_name"]),
+        padding=Counter("padding_tokens", "Padding tokens in batches.", ["model_name"]),
+        prompt=Counter("prompt_tokens", "Input tokens.", ["model_name"]),
+        cached=Counter("cached_prompt_tokens", "Input tokens that were in the prefix cache.", ["model_name"]),
+        generated=Counter("generated_tokens", "Generated tokens.", ["model_name"]),
         failures=Counter(
             "optimization_failures",
-            "Optimizations that failed while the model was loaded, and that it is served without.",
+            "Optimizations that failed while the model was loaded.",
             ["model_name", "optimization"],
         ),
-        running=gauge("running_sequences", "Sequences that are being written."),
-        cache=gauge("kv_cache_usage_ratio", "Which part of the memory for keys and values is in use."),
+        running=gauge("running_sequences", "Sequences that are being generated."),
+        cache=gauge("kv_cache_usage_ratio", "Used share of the KV cache, from 0 to 1."),
         first=histogram(
             "time_to_first_token_seconds",
-            "From the arrival of a prompt to the first token of its answer.",
+            "Seconds from the arrival of a prompt to the first generated token.",
             _FIRST_TOKEN_SECONDS,
         ),
-        next=histogram("inter_token_latency_seconds", "Between two tokens of an answer.", _NEXT_TOKEN_SECONDS),
+        next=histogram("inter_token_latency_seconds", "Seconds between two tokens of an answer.", _NEXT_TOKEN_SECONDS),
     )

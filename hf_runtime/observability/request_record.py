@@ -9,16 +9,16 @@ from time import perf_counter
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One HTTP request. Times are those of `perf_counter`, in seconds.
+    """Record of one HTTP request. Times are from `perf_counter`, in seconds.
 
     Attributes:
         request_id: the client's `X-Request-Id`, else a new one; sent back in the same header.
-        model_name: of the model that was asked, if there is one of that name.
-        instances: how many were given to the model.
-        predict_started, predict_ended: while the model had them; None if it never did.
-        error: `code` of the `ServingError` that was answered; in a stream, of the last that ended an instance.
-        status: of the answer; 499 if the client left before it.
-        client: its address, or that of the last proxy.
+        model_name: name of the requested model, if that model exists.
+        instances: number of instances that were sent to the model.
+        predict_started, predict_ended: when they were sent and answered; None if they never were.
+        error: `code` of the `ServingError` in the response; in a stream, of the last instance that failed.
+        status: HTTP status of the response; 499 if the client disconnected before it.
+        client: address of the client, or of the last proxy.
         trace_id: 32 hexadecimal digits; None if requests are not traced.
     """
 

@@ -1,4 +1,4 @@
-"""The span of each HTTP request, of which the spans of its items are children."""
+"""Span of each HTTP request, the parent of its items' spans."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ _MODEL = "gen_ai.request.model"
 
 
 class TracedRequests:
-    """ASGI middleware, inside of `ObservedRequests`, that keeps a span of each request, a child of the client's.
+    """ASGI middleware that records a span per request, as a child of the client's span.
 
-    Attributes are those of https://opentelemetry.io/docs/specs/semconv/http/http-spans/.
+    It must be inside `ObservedRequests`. The attributes follow
+    https://opentelemetry.io/docs/specs/semconv/http/http-spans/.
     """
 
     def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
@@ -62,17 +63,17 @@ class TracedRequests:
             await self._app(scope, receive, send)
             failed = False
         finally:
-            _end(span, scope, record, failed=failed)
+            _end_span(span, scope, record, failed=failed)
 
 
 def _request_context(record: RequestRecord, span: Span) -> RequestContext:
-    """What the runner is told, in W3C's form whatever the clients speak."""
+    """Return the context for the runner, in W3C format whichever format the client uses."""
     carrier: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(carrier, set_span_in_context(span))
     return RequestContext(record.request_id, carrier.get("traceparent"), carrier.get("tracestate"))
 
 
-def _end(span: Span, scope: Scope, record: RequestRecord, *, failed: bool) -> None:
+def _end_span(span: Span, scope: Scope, record: RequestRecord, *, failed: bool) -> None:
     status = 500 if failed else record.status
     route = scope.get("route")
     if isinstance(route, Route):

@@ -1,4 +1,4 @@
-"""What became of each HTTP request, noted on its way and told at its end to whoever counts or logs requests."""
+"""Record of each HTTP request, passed at its end to observers that count or log it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ from hf_runtime.observability.request_record import Observer, RequestRecord
 
 _KEY = "request_record"
 
-#: A request id that a client may choose: it is sent back and written to logs.
+#: Request ids that clients may choose. They are sent back and logged, so only printable ASCII is accepted.
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 def record_of(scope: Scope) -> RequestRecord:
-    """The record of the request that a scope belongs to; one that nobody reads, outside of `ObservedRequests`."""
+    """Return the record of the request with this scope.
+
+    Outside `ObservedRequests`, return a new record that is not observed.
+    """
     record = scope.get(_KEY)
     return record if isinstance(record, RequestRecord) else _new_record(scope)
 
 
 class ObservedRequests:
-    """ASGI middleware that keeps a record of each request, from its headers to the last byte of its answer.
+    """ASGI middleware that records each request until the last byte of its response.
 
     Args:
         observers: called with each record once it is complete.
@@ -41,14 +44,14 @@ class ObservedRequests:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         record = scope[_KEY] = _new_record(scope)
-        # For good: a request is a task of its own, and what is logged when it has failed is about it, too.
+        # Never reset: each request has its own task, and errors logged after it has failed belong to it, too.
         bind_request_context(RequestContext(record.request_id))
-        begun = False
+        has_started = False
 
         async def note_status(message: Message) -> None:
-            nonlocal begun
+            nonlocal has_started
             if message["type"] == "http.response.start":
-                begun = True
+                has_started = True
                 record.status = message["status"]
                 MutableHeaders(scope=message)["X-Request-Id"] = record.request_id
             await send(message)
@@ -56,7 +59,7 @@ class ObservedRequests:
         try:
             await self._app(scope, receive, note_status)
         except Exception:
-            if not begun:  # it is answered further out
+            if not has_started:  # an outer layer sends the response
                 record.status, record.error = 500, InferenceFailed.code
             raise
         finally:

@@ -1,4 +1,7 @@
-"""OpenTelemetry traces of this process: where its spans go, and that a collector that is away harms nobody."""
+"""OpenTelemetry traces of this process.
+
+An unreachable collector neither blocks the server nor fills its log.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,21 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import NoOpTracer, Tracer
 
-#: Seconds that the end of a process may wait for a collector.
-_LAST_CALL = 5.0
+#: Seconds that the stop of a process may wait for a collector.
+_FLUSH_SECONDS = 5.0
 
-#: Seconds between two complaints of a kind about a collector.
-_SILENCE = 300.0
+#: Seconds between two warnings of the same logger about a collector.
+_SILENT_SECONDS = 300.0
 
-#: Tells of each span that finds no room while the collector is away.
+#: Logs each span that is dropped while the collector is unreachable.
 _QUEUE_LOGGER = "opentelemetry.sdk._shared_internal"
 
 
 class Tracing:
-    """Makes spans and sends them in the background, from `start` to `stop`.
+    """Tracer whose spans are sent in the background, from `start` to `stop`.
 
     Attributes:
-        tracer: makes spans that go nowhere before the start.
+        tracer: creates spans; before `start`, they are discarded.
     """
 
     def __init__(self, url: str) -> None:
@@ -36,39 +39,41 @@ class Tracing:
         self._provider: TracerProvider | None = None
 
     def start(self, process: str, exporter: SpanExporter | None = None) -> None:
-        """Start sending; OpenTelemetry's SDK reads the variables of its samplers and of its queue.
+        """Start to send spans.
+
+        OpenTelemetry's SDK reads the variables for its samplers and its queue.
 
         Args:
-            process: name of this process among those of the server.
-            exporter: in place of OTLP over HTTP.
+            process: name of this process, unique in the server.
+            exporter: used instead of OTLP over HTTP.
         """
         ours = {SERVICE_NAME: "hugging-face-runtime", SERVICE_INSTANCE_ID: f"{socket.gethostname()}/{process}"}
-        # The operator's OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win.
+        # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take precedence.
         resource = Resource.create(ours).merge(OTELResourceDetector().detect())
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter or _otlp(self._url)))
+        self._provider.add_span_processor(BatchSpanProcessor(exporter or _otlp_exporter(self._url)))
         self.tracer = self._provider.get_tracer("hugging-face-runtime")
 
     async def stop(self) -> None:
-        """Send what is left, as far as the collector takes it in a few seconds."""
+        """Send the remaining spans, but wait a few seconds at most."""
         if self._provider is not None:
-            # A thread that nothing waits for: the SDK's own limit is half a minute, in which a process may be killed.
+            # A daemon thread does not block the exit: the SDK's own limit is 30 s, after which a process may be killed.
             sending = Thread(target=self._provider.shutdown, daemon=True)
             sending.start()
-            await asyncio.get_running_loop().run_in_executor(None, sending.join, _LAST_CALL)
+            await asyncio.get_running_loop().run_in_executor(None, sending.join, _FLUSH_SECONDS)
 
 
-def _otlp(url: str) -> SpanExporter:
-    # Imported here: only those who trace pay for it.
+def _otlp_exporter(url: str) -> SpanExporter:
+    # Imported here, so that only processes with tracing load it.
     from opentelemetry.exporter.otlp.proto.http import trace_exporter
 
     for name in (trace_exporter.__name__, _QUEUE_LOGGER):
-        logging.getLogger(name).addFilter(_NowAndThen())
+        logging.getLogger(name).addFilter(_RateLimit())
     return trace_exporter.OTLPSpanExporter(endpoint=url)
 
 
-class _NowAndThen(logging.Filter):
-    """Lets one record pass, then none for a while."""
+class _RateLimit(logging.Filter):
+    """Filter that lets one record pass, then none for a while."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,5 +82,5 @@ class _NowAndThen(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if (now := monotonic()) < self._next:
             return False
-        self._next = now + _SILENCE
+        self._next = now + _SILENT_SECONDS
         return True

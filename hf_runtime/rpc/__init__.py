@@ -1,4 +1,7 @@
-"""The wire between the entry service and a runner: one WebSocket for each pair of processes, many items on it."""
+"""Protocol between the entry service and a runner.
 
-#: Where a runner service accepts connections of entry services.
+Each pair of processes shares one WebSocket, which carries many items in parallel.
+"""
+
+#: Path at which a runner service accepts connections from entry services.
 ITEMS_PATH = "/items"

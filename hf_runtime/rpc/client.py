@@ -1,4 +1,4 @@
-"""The entry service's end of the wire: one connection to one runner, shared by all requests of this process."""
+"""Client of the entry service: one connection to one runner, shared by all requests."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ from hf_runtime.rpc.outbox import MAX_FRAME, Outbox
 
 logger = logging.getLogger(__name__)
 
+#: Seconds before the first reconnection attempt, and at most between two.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
@@ -51,19 +52,19 @@ class Answer(asyncio.Future[Any]):
     """Future of an item's answer.
 
     Attributes:
-        size: bytes that the answer had on the wire.
+        size: bytes of the encoded answer.
     """
 
     size = 0
 
 
 class RunnerClient:
-    """Sends items to the runner of one model and knows how that model is.
+    """Client of one runner, which sends items to it and tracks the state of its model.
 
     Args:
         name: the model's name.
-        url: gives the runner's address, `file://` for a Unix socket or `http://`; None until it is known.
-        key: that it is shown.
+        url: returns the runner's address, `file://` for a Unix socket or `http://`; None until it is known.
+        key: key that authenticates this client to the runner.
     """
 
     def __init__(self, name: str, url: Callable[[], str | None], key: str | None = None) -> None:
@@ -72,9 +73,9 @@ class RunnerClient:
         self.settled = False
         self.signature: Signature | None = None
         self._url = url
-        # `Authorization` is what platforms between services use for keys of their own.
+        # Not `Authorization`, which platforms between the services use for their own keys.
         self._headers = {"X-API-Key": key} if key is not None else {}
-        self._refused = False
+        self._rejected = False
         self._ids = itertools.count()
         self._pending: dict[int, Answer] = {}
         self._listeners: dict[int, StreamListener] = {}
@@ -83,12 +84,12 @@ class RunnerClient:
 
     @property
     def ready(self) -> bool:
-        """Whether items can be answered now."""
+        """True if items can be answered now."""
         return self.state.status == "ready" and self._outbox is not None
 
     @property
     def unanswered(self) -> int:
-        """How many items wait for their answers."""
+        """Number of items without an answer yet."""
         return len(self._pending)
 
     def check_ready(self) -> None:
@@ -97,27 +98,27 @@ class RunnerClient:
             raise self.state.refusal(self.name)
 
     async def wait_settled(self) -> ModelState:
-        """As `ModelClient.wait_settled`."""
+        """Implement `ModelClient.wait_settled`."""
         async with self._state_changed:
             while self.state.status == "loading":
                 await self._state_changed.wait()
             return self.state
 
     async def wait_final(self) -> None:
-        """As `ModelClient.wait_final`."""
+        """Implement `ModelClient.wait_final`."""
         async with self._state_changed:
             await self._state_changed.wait_for(lambda: self.state.is_final)
 
     def submit(
         self, instance: Any, parameters: dict[str, Any], listener: StreamListener | None = None
     ) -> asyncio.Future[Any]:
-        """As `ModelClient.submit`."""
+        """Implement `ModelClient.submit`."""
         self.check_ready()
         assert self._outbox is not None, "this is a bug: check_ready passed without a connection"
-        number = next(self._ids)
+        item_id = next(self._ids)
         try:
             encoded = encode_frame(
-                Submit(number, instance, parameters, listener is not None, current_request_context())
+                Submit(item_id, instance, parameters, listener is not None, current_request_context())
             )
         except (RecursionError, OverflowError, TypeError, ValueError) as error:
             raise InvalidRequest(f"cannot be read: {error}") from None
@@ -125,34 +126,34 @@ class RunnerClient:
             raise RequestTooLarge(f"has {len(encoded)} bytes, one instance may have {MAX_FRAME}")
         self._outbox.put_encoded(encoded)
         if listener is not None:
-            self._listeners[number] = listener
-        return self._answer(number)
+            self._listeners[item_id] = listener
+        return self._track_answer(item_id)
 
     async def load(self) -> None:
-        """As `ModelClient.load`."""
-        await self._ask(Load)
+        """Implement `ModelClient.load`."""
+        await self._request(Load)
 
     async def unload(self) -> None:
-        """As `ModelClient.unload`."""
-        await self._ask(Unload)
+        """Implement `ModelClient.unload`."""
+        await self._request(Unload)
 
-    async def _ask(self, kind: type[Load | Unload]) -> None:
+    async def _request(self, kind: type[Load | Unload]) -> None:
         if self._outbox is None:
             raise ModelNotReady(f"The runner of model {self.name} is starting.", retry_after=5)
-        number = next(self._ids)
-        self._outbox.put(kind(number))
-        await self._answer(number)
+        item_id = next(self._ids)
+        self._outbox.put(kind(item_id))
+        await self._track_answer(item_id)
 
-    def _answer(self, number: int) -> asyncio.Future[Any]:
+    def _track_answer(self, item_id: int) -> asyncio.Future[Any]:
         future = Answer(loop=asyncio.get_running_loop())
-        self._pending[number] = future
-        future.add_done_callback(lambda done: self._settled(number, done))
+        self._pending[item_id] = future
+        future.add_done_callback(lambda done: self._on_done(item_id, done))
         return future
 
-    def _settled(self, number: int, future: asyncio.Future[Any]) -> None:
-        self._listeners.pop(number, None)
-        if self._pending.pop(number, None) is not None and future.cancelled() and self._outbox is not None:
-            self._outbox.put(Cancel(number))
+    def _on_done(self, item_id: int, future: asyncio.Future[Any]) -> None:
+        self._listeners.pop(item_id, None)
+        if self._pending.pop(item_id, None) is not None and future.cancelled() and self._outbox is not None:
+            self._outbox.put(Cancel(item_id))
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
@@ -162,21 +163,23 @@ class RunnerClient:
                 await self._connect_once()
                 pause = _FIRST_PAUSE
             except aiohttp.WSServerHandshakeError as error:
-                self._told_no(error.status)
+                self._log_rejection(error.status)
             except (aiohttp.ClientError, OSError) as error:
-                logger.debug("no connection to the runner of %s: %s", self.name, error)
+                logger.debug("Runner of model %s: connection failed: %s", self.name, error)
             except Exception:
-                logger.exception("the connection to the runner of %s failed", self.name)
+                logger.exception("Runner of model %s: unexpected error on the connection", self.name)
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _told_no(self, status: int) -> None:
+    def _log_rejection(self, status: int) -> None:
         if status not in (401, 403):
-            logger.debug("no connection to the runner of %s: it answered %d", self.name, status)
-        elif not self._refused:
-            self._refused = True
+            logger.debug("Runner of model %s: connection refused with status %d", self.name, status)
+        elif not self._rejected:
+            self._rejected = True
             logger.error(
-                "the runner of %s refuses this entry service (%d): they need the same RUNNER_KEY", self.name, status
+                "Runner of model %s: entry service rejected with status %d; both need the same RUNNER_KEY",
+                self.name,
+                status,
             )
 
     async def _connect_once(self) -> None:
@@ -191,7 +194,7 @@ class RunnerClient:
             aiohttp.ClientSession(connector=connector) as session,
             session.ws_connect(base + ITEMS_PATH, headers=self._headers, max_msg_size=0) as socket,
         ):
-            self._refused = False
+            self._rejected = False
             outbox = Outbox(socket.send_bytes)
             sending = asyncio.create_task(outbox.run())
             self._outbox = outbox
@@ -203,19 +206,19 @@ class RunnerClient:
             finally:
                 sending.cancel()
                 await asyncio.gather(sending, return_exceptions=True)
-                await self._lost()
+                await self._on_disconnect()
 
     async def _receive(self, frame: bytes) -> None:
         for message in decode_frame(frame):
             try:
-                await self._heed(decode_from_runner(message), len(message))
+                await self._handle_message(decode_from_runner(message), len(message))
             except Exception as error:
-                self._fail(item_of(message), error)
+                self._fail_item(item_of(message), error)
 
-    async def _heed(self, message: FromRunner, size: int) -> None:
+    async def _handle_message(self, message: FromRunner, size: int) -> None:
         match message:
             case ModelState():
-                await self._become(message)
+                await self._set_state(message)
             case Accepted():
                 if (listener := self._listeners.get(message.id)) is not None:
                     listener.accepted()
@@ -223,19 +226,19 @@ class RunnerClient:
                 if (listener := self._listeners.get(message.id)) is not None:
                     listener.delta(message.value)
             case Result() | Failure():
-                self._settle(message, size)
+                self._complete_item(message, size)
 
-    def _fail(self, number: int, error: Exception) -> None:
-        """What was heard of an item is nothing that can be passed on: the item fails, and no other."""
-        logger.error("an answer of model %s cannot be passed on: %s", self.name, type(error).__name__)
-        self._listeners.pop(number, None)
-        future = self._pending.pop(number, None)
+    def _fail_item(self, item_id: int, error: Exception) -> None:
+        """Fail one item whose message cannot be decoded or delivered; other items are not affected."""
+        logger.error("Model %s: an answer cannot be delivered: %s", self.name, type(error).__name__)
+        self._listeners.pop(item_id, None)
+        future = self._pending.pop(item_id, None)
         if future is not None and not future.done():
             future.set_exception(cannot_be_sent(error))
-            assert self._outbox is not None, "this is a bug: messages come without a connection"
-            self._outbox.put(Cancel(number))
+            assert self._outbox is not None, "this is a bug: a message arrived without a connection"
+            self._outbox.put(Cancel(item_id))
 
-    def _settle(self, message: Result | Failure, size: int) -> None:
+    def _complete_item(self, message: Result | Failure, size: int) -> None:
         future = self._pending.pop(message.id, None)
         if future is None or future.done():
             return
@@ -243,12 +246,12 @@ class RunnerClient:
         if isinstance(message, Result):
             future.set_result(message.value)
         else:
-            future.set_exception(_error(message))
+            future.set_exception(_to_serving_error(message))
 
-    async def _lost(self) -> None:
-        """The runner has gone: nothing is answered any more until a new one says that it is ready."""
+    async def _on_disconnect(self) -> None:
+        """Set the state to loading and fail all pending items, because the connection is lost."""
         self._outbox = None
-        await self._become(ModelState("loading"))
+        await self._set_state(ModelState("loading"))
         pending, self._pending = self._pending, {}
         for future in pending.values():
             if not future.done():
@@ -256,7 +259,7 @@ class RunnerClient:
                     ModelNotReady(f"The runner of model {self.name} stopped while it computed.", retry_after=5)
                 )
 
-    async def _become(self, state: ModelState) -> None:
+    async def _set_state(self, state: ModelState) -> None:
         async with self._state_changed:
             self.state = state
             self.settled |= state.status != "loading"
@@ -264,7 +267,7 @@ class RunnerClient:
             self._state_changed.notify_all()
 
 
-def _error(failure: Failure) -> ServingError:
+def _to_serving_error(failure: Failure) -> ServingError:
     return ERROR_BY_CODE.get(failure.code, InferenceFailed)(
         failure.reason, field=failure.field, retry_after=failure.retry_after
     )

@@ -1,7 +1,7 @@
-"""Messages on the wire, as MessagePack.
+"""Messages between the entry service and runners, encoded as MessagePack.
 
-A frame is a list of messages: whatever gathered while the previous frame was being sent. That makes one frame carry
-many requests' items under load without anybody waiting for company.
+A frame is a list of all messages that were queued while the previous frame was being sent. Under load, one frame
+carries the items of many requests, and no message waits for others.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _NDARRAY = 1
 
 
 class Submit(msgspec.Struct, tag="submit", array_like=True, frozen=True):
-    """One item to compute: an instance with the parameters that concern it alone.
+    """Request to compute one item: an instance and its own parameters.
 
-    If `stream`, the answer comes in pieces: `Accepted`, then any number of `Delta`, then `Result` without a value.
-    `request_context` is the request, for the runner's logs and traces.
+    With `stream`, the answer is `Accepted`, then any number of `Delta`, then `Result` without a value.
+    `request_context` identifies the request in the runner's logs and traces.
     """
 
     id: int
@@ -34,45 +34,48 @@ class Submit(msgspec.Struct, tag="submit", array_like=True, frozen=True):
 
 
 class Cancel(msgspec.Struct, tag="cancel", array_like=True, frozen=True):
-    """The item's client has gone; its result is not wanted any more."""
+    """Notice that the item's client has disconnected and its result is not needed."""
 
     id: int
 
 
 class Load(msgspec.Struct, tag="load", array_like=True, frozen=True):
-    """Load the model if it is not loaded; answered by `Result` without a value, or `Failure`, after its state."""
+    """Command to load the model if it is not loaded.
+
+    The runner sends the new state, then `Result` without a value, or `Failure`.
+    """
 
     id: int
 
 
 class Unload(msgspec.Struct, tag="unload", array_like=True, frozen=True):
-    """Finish what is there and drop the model; answered as `Load`."""
+    """Command to finish all items and unload the model; the replies are those to `Load`."""
 
     id: int
 
 
 class Accepted(msgspec.Struct, tag="accepted", array_like=True, frozen=True):
-    """The item of a stream is valid and has a place in the queue."""
+    """Notice that a streamed item is valid and queued."""
 
     id: int
 
 
 class Delta(msgspec.Struct, tag="delta", array_like=True, frozen=True):
-    """A part of the answer to one item of a stream, in order."""
+    """Part of the answer to a streamed item; parts arrive in order."""
 
     id: int
     value: Any
 
 
 class Result(msgspec.Struct, tag="result", array_like=True, frozen=True):
-    """The finished answer to one item."""
+    """Complete answer to one item."""
 
     id: int
     value: Any
 
 
 class Failure(msgspec.Struct, tag="failure", array_like=True, frozen=True):
-    """One item failed; `code` names the class in `errors`."""
+    """Error of one item; `code` names the class in `hf_runtime.contract.errors`."""
 
     id: int
     code: str
@@ -85,16 +88,16 @@ ModelStatus = Literal["loading", "ready", "failed", "unloading", "unloaded"]
 
 
 class ModelState(msgspec.Struct, tag="state", array_like=True, frozen=True):
-    """How the model of the runner is; sent on connecting and on every change.
+    """State of a runner's model, sent when a client connects and on every change.
 
-    It is unloading and unloaded because somebody asked for that.
+    A model is `unloading` or `unloaded` only after an `Unload` command.
 
     Attributes:
-        reason: why it failed.
-        signature: what it takes and gives, once it is ready.
-        stopped: it failed once it had been loaded.
-        retried: it failed for a reason that may pass, and is loaded again by itself.
-        task: what it does, once it is ready; None for code of its own.
+        reason: why the model failed.
+        signature: inputs and outputs of the model, once it is ready.
+        stopped: the model failed after it had been loaded.
+        retried: the failure may be temporary, and the runner will load the model again.
+        task: the model's task, once it is ready; None if the model's own code defines it.
     """
 
     status: ModelStatus
@@ -106,15 +109,15 @@ class ModelState(msgspec.Struct, tag="state", array_like=True, frozen=True):
 
     @property
     def is_final(self) -> bool:
-        """Whether it has failed, and stays so unless somebody asks for it to be loaded."""
+        """True if the model has failed and the runner will not retry."""
         return self.status == "failed" and not self.retried
 
     def refusal(self, name: str) -> ModelNotReady:
-        """What a request to the model of that name is refused with, unless it is ready."""
+        """Return the error for a request to the model, which must not be ready."""
         message = f"Model with name {name} is not ready."
         match self.status:
             case "unloading" | "unloaded":
-                # Waiting does not bring it back.
+                # Without retry_after: an unloaded model does not come back by itself.
                 return ModelNotReady(f"{message} It was unloaded.")
             case "failed":
                 message += f" It {'stopped' if self.stopped else 'could not be loaded'}: {self.reason}"
@@ -125,8 +128,8 @@ ToRunner = Submit | Cancel | Load | Unload
 FromRunner = Accepted | Delta | Result | Failure | ModelState
 
 
-class _Beginning(msgspec.Struct, array_like=True, frozen=True):
-    """What all messages about items have in common."""
+class _ItemHeader(msgspec.Struct, array_like=True, frozen=True):
+    """Fields that all messages about items have in common."""
 
     kind: str
     id: int
@@ -140,7 +143,7 @@ def _encode_extra(value: Any) -> Any:
             return msgspec.msgpack.Ext(_NDARRAY, packed)
         case np.ndarray() if value.dtype.kind == "U":
             return value.tolist()
-        # Of these, subclasses come here, such as numpy's float64.
+        # msgspec calls this hook for subclasses of these types, such as numpy.float64.
         case int():
             return int(value)
         case float():
@@ -158,16 +161,16 @@ def _decode_extra(code: int, data: memoryview) -> Any:
 
 
 encode_frame = msgspec.msgpack.Encoder(enc_hook=_encode_extra).encode
-#: Gives the messages of a frame, to be decoded one by one: one that cannot be is no other's error.
+#: Return the messages of a frame undecoded, so that an invalid one does not affect the others.
 decode_frame = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 decode_to_runner = msgspec.msgpack.Decoder(ToRunner, ext_hook=_decode_extra).decode
 decode_from_runner = msgspec.msgpack.Decoder(FromRunner, ext_hook=_decode_extra).decode
 
 
 def item_of(message: msgspec.Raw) -> int:
-    """The item that a message is about.
+    """Return the id of the item that a message is about.
 
     Raises:
-        msgspec.DecodeError: it is about none.
+        msgspec.DecodeError: the message is not about an item.
     """
-    return msgspec.msgpack.decode(message, type=_Beginning).id
+    return msgspec.msgpack.decode(message, type=_ItemHeader).id

@@ -1,4 +1,4 @@
-"""What the protocols know of a model: how it is, and that it answers items."""
+"""Interface through which the API protocols use a model."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from hf_runtime.rpc.messages import ModelState
 
 
 class ModelClient(Protocol):
-    """One model, however many runners it has."""
+    """Client of one model, which may have several runners."""
 
     name: str
 
     @property
     def state(self) -> ModelState:
-        """Loading, ready, failed or unloaded."""
+        """State of the model: loading, ready, failed, unloading or unloaded."""
 
     @property
     def signature(self) -> Signature | None:
-        """What the model takes and gives; None until it has been ready once."""
+        """Inputs and outputs of the model; None until it has been ready once."""
 
     @property
     def settled(self) -> bool:
-        """Whether the model has been anything but loading since the start."""
+        """True once the model has left the state loading for the first time."""
 
     def check_ready(self) -> None:
         """Raise `ModelNotReady` unless items can be answered now."""
@@ -42,28 +42,28 @@ class ModelClient(Protocol):
         """Send one item.
 
         Args:
-            listener: is told the answer piece by piece; the future then tells no more than that it has ended.
+            listener: receives the deltas of the answer; the future then only marks the end of the stream.
 
         Returns:
-            A future of its answer or its `ServingError`. Cancelling it tells the runner to forget the item.
+            A future of its answer or its `ServingError`. Cancelling the future cancels the item in the runner.
 
         Raises:
-            ModelNotReady: the model is loading or unloaded, or its runner is away.
+            ModelNotReady: the model is loading or unloaded, or its runner is not connected.
             InvalidRequest, RequestTooLarge: the item cannot be sent.
         """
 
     async def load(self) -> None:
-        """Load the model wherever it is not loaded, and wait until it is.
+        """Load the model in each runner where it is not loaded, and wait until it is.
 
         Raises:
-            ModelNotReady: it could not be loaded, or a runner is away; those that are there are told all the same.
+            ModelNotReady: loading failed, or a runner is not connected; the other runners load it anyway.
         """
 
     async def unload(self) -> None:
-        """Let the model finish what it has, drop it, and wait until that is done.
+        """Finish all items, unload the model, and wait until that is done.
 
         Raises:
-            ModelNotReady: a runner is away; those that are there are told all the same.
+            ModelNotReady: a runner is not connected; the other runners unload the model anyway.
         """
 
     async def run(self) -> None:

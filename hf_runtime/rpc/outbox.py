@@ -1,4 +1,4 @@
-"""Sending without waiting: messages gather while the previous frame is on its way."""
+"""Send queue of a connection: messages are combined while the previous frame is sent."""
 
 from __future__ import annotations
 
@@ -11,36 +11,39 @@ import msgspec
 
 from hf_runtime.rpc.messages import encode_frame
 
-#: A frame stays under the 16 MiB that uvicorn accepts; a message alone may be larger only towards the entry service.
+#: Most bytes of a frame, under the 16 MiB that uvicorn accepts. Only a frame with a single message to the entry service
+#: may be larger.
 MAX_FRAME = 15 * 2**20
 
 
 class Outbox:
-    """The sending side of a connection."""
+    """Queue of encoded messages that are sent as frames over one connection."""
 
     def __init__(self, send: Callable[[bytes], Awaitable[None]]) -> None:
         self._send = send
         self._encoded: deque[bytes] = deque()
-        self._news = asyncio.Event()
+        self._has_messages = asyncio.Event()
 
     def put(self, message: Any) -> None:
-        """Encode a message now, so that what cannot be encoded fails its sender alone, and send it soon.
+        """Encode a message and queue it for sending.
+
+        Encoding here makes an invalid message fail only its own sender.
 
         Raises:
-            TypeError, OverflowError, RecursionError: the message holds what MessagePack cannot carry.
+            TypeError, OverflowError, RecursionError: MessagePack cannot encode the message.
         """
         self.put_encoded(encode_frame(message))
 
     def put_encoded(self, encoded: bytes) -> None:
-        """Send a message encoded before."""
+        """Queue an encoded message for sending."""
         self._encoded.append(encoded)
-        self._news.set()
+        self._has_messages.set()
 
     async def run(self) -> None:
-        """Send until cancelled or the connection breaks."""
+        """Send frames until cancelled or the connection breaks."""
         while True:
-            await self._news.wait()
-            self._news.clear()
+            await self._has_messages.wait()
+            self._has_messages.clear()
             while self._encoded:
                 await self._send(self._next_frame())
 

@@ -1,4 +1,4 @@
-"""Several runners of one model, reached as if they were one."""
+"""Client of a model that has several runners."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from hf_runtime.rpc.model_client import ModelClient
 
 
 class Replicas:
-    """Gives each item to the runner that has the fewest unanswered; the answers do not depend on which.
+    """Load balancer that sends each item to the runner with the fewest unanswered items.
+
+    All runners return the same answers.
 
     Args:
-        clients: of runners of the same model, at least one.
+        clients: at least one; all for runners of the same model.
     """
 
     def __init__(self, clients: Sequence[RunnerClient]) -> None:
@@ -26,7 +28,7 @@ class Replicas:
 
     @property
     def state(self) -> ModelState:
-        """Ready while any replica is; the model is served, if slower, while another loads or has failed."""
+        """Ready if any replica is: the model is served even while others load or have failed."""
         states = [client.state for client in self._clients]
         for status in ("ready", "loading", "unloading", "unloaded"):
             if found := [state for state in states if state.status == status]:
@@ -35,12 +37,12 @@ class Replicas:
 
     @property
     def signature(self) -> Signature | None:
-        """What the model takes and gives, as the first replica to be ready says."""
+        """Inputs and outputs of the model, from the first replica that knows them."""
         return next((client.signature for client in self._clients if client.signature is not None), None)
 
     @property
     def settled(self) -> bool:
-        """Whether one replica has been ready, or all have failed, since the start."""
+        """True once one replica is ready or all have left the state loading."""
         return self.state.status == "ready" or all(client.settled for client in self._clients)
 
     def check_ready(self) -> None:
@@ -60,19 +62,19 @@ class Replicas:
     def submit(
         self, instance: Any, parameters: dict[str, Any], listener: StreamListener | None = None
     ) -> asyncio.Future[Any]:
-        """As `ModelClient.submit`, by one replica."""
+        """Submit the item to one replica, as `ModelClient.submit`."""
         return self._least_busy().submit(instance, parameters, listener)
 
     async def load(self) -> None:
-        """As `ModelClient.load`, all replicas at once."""
-        await _all(client.load() for client in self._clients)
+        """Load the model in all replicas in parallel, as `ModelClient.load`."""
+        await _gather_all(client.load() for client in self._clients)
 
     async def unload(self) -> None:
-        """As `ModelClient.unload`, all replicas at once."""
-        await _all(client.unload() for client in self._clients)
+        """Unload the model in all replicas in parallel, as `ModelClient.unload`."""
+        await _gather_all(client.unload() for client in self._clients)
 
     async def run(self) -> None:
-        """Stay connected to all of them until cancelled."""
+        """Stay connected to all replicas until cancelled."""
         await asyncio.gather(*(client.run() for client in self._clients))
 
     def _least_busy(self) -> RunnerClient:
@@ -80,15 +82,15 @@ class Replicas:
 
 
 async def wait_all_final(clients: Iterable[ModelClient]) -> None:
-    """Wait until all have failed for good at the same time."""
+    """Wait until all models have failed for good at the same time."""
     clients = list(clients)
     while not all(client.state.is_final for client in clients):
         for client in clients:
             await client.wait_final()
 
 
-async def _all(steps: Iterable[Awaitable[None]]) -> None:
-    """Wait for all, whatever becomes of one, then raise the first error."""
+async def _gather_all(steps: Iterable[Awaitable[None]]) -> None:
+    """Wait for all steps, even if one fails, then raise the first error."""
     for result in await asyncio.gather(*steps, return_exceptions=True):
         if isinstance(result, BaseException):
             raise result

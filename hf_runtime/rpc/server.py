@@ -1,4 +1,4 @@
-"""The runner's end of the wire."""
+"""Server side of the connection, in the runner."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class ItemHost(Protocol):
-    """What answers the items."""
+    """Host of the model, which answers items."""
 
     state: ModelState
 
@@ -46,42 +46,43 @@ class ItemHost(Protocol):
         listener: StreamListener | None = None,
         request_context: RequestContext | None = None,
     ) -> asyncio.Future[Any]:
-        """Queue one item and return the future of its answer, or, with a listener, of its end."""
+        """Queue one item and return a future of its answer or, with a listener, of its end."""
 
     def load(self) -> asyncio.Future[None]:
-        """Load the model if it is not loaded; the future tells when it is."""
+        """Load the model if it is not loaded; the returned future is done once it is."""
 
     def unload(self) -> asyncio.Future[None]:
-        """Drop the model once its items are finished; the future tells when that is done."""
+        """Unload the model once its items are finished; the returned future is then done."""
 
     def states(self) -> AsyncIterator[ModelState]:
-        """The state of the model now, then each new one."""
+        """Yield the current state of the model, then each new one."""
 
 
 async def serve_connection(websocket: WebSocket, host: ItemHost) -> None:
-    """Answer one entry worker until it leaves; what it still waited for is then cancelled."""
+    """Serve one entry process until it disconnects, then cancel its pending items."""
     await websocket.accept()
     outbox = Outbox(websocket.send_bytes)
     running: dict[int, asyncio.Future[Any]] = {}
-    helpers = [asyncio.create_task(outbox.run()), asyncio.create_task(_tell_states(host, outbox))]
+    helpers = [asyncio.create_task(outbox.run()), asyncio.create_task(_send_states(host, outbox))]
     try:
         is_cancelled = False
         while True:
             for encoded in decode_frame(await websocket.receive_bytes()):
-                match _decoded(encoded, outbox):
+                match _decode_message(encoded, outbox):
                     case Submit() as message:
                         if is_cancelled:
-                            # What was cancelled leaves the queue in a callback: before it counts against newcomers.
+                            # A cancelled item leaves the queue in a callback. Run it first, so that the queue has room
+                            # for this item.
                             await asyncio.sleep(0)
                             is_cancelled = False
-                        _start(message, host, running, outbox)
+                        _start_item(message, host, running, outbox)
                     case Cancel() as message:
                         if (future := running.get(message.id)) is not None:
                             is_cancelled = future.cancel() or is_cancelled
                     case Load() | Unload() as message:
                         done = host.load() if isinstance(message, Load) else host.unload()
-                        # Before the answer: who hears it must know the state that it tells of.
-                        done.add_done_callback(lambda _: outbox.put(_sendable(host.state)))
+                        # Send the state before the reply, so that the client knows the state when the reply arrives.
+                        done.add_done_callback(lambda _: outbox.put(_encodable_state(host.state)))
                         _Reply(message.id, outbox).follow(done, running)
     except WebSocketDisconnect:
         pass
@@ -93,78 +94,81 @@ async def serve_connection(websocket: WebSocket, host: ItemHost) -> None:
         await asyncio.gather(*helpers, return_exceptions=True)
 
 
-async def _tell_states(host: ItemHost, outbox: Outbox) -> None:
+async def _send_states(host: ItemHost, outbox: Outbox) -> None:
     async with contextlib.aclosing(host.states()) as states:  # type: ignore[type-var]
         async for state in states:
-            outbox.put(_sendable(state))
+            outbox.put(_encodable_state(state))
 
 
-def _decoded(encoded: msgspec.Raw, outbox: Outbox) -> ToRunner | None:
-    """A message; None if it cannot be read, of which its sender is told."""
+def _decode_message(encoded: msgspec.Raw, outbox: Outbox) -> ToRunner | None:
+    """Return the decoded message, or send an error to its sender and return None."""
     try:
         message: ToRunner = decode_to_runner(encoded)
     except (msgspec.DecodeError, RecursionError, ValueError, TypeError) as error:
-        logger.error("an item cannot be read: %s", type(error).__name__)
+        logger.error("An item cannot be decoded: %s", type(error).__name__)
         outbox.put(_failure(item_of(encoded), InvalidRequest("cannot be read")))
         return None
     return message
 
 
 class _Reply:
-    """Sends what becomes of one item, and what cannot be sent as its error, at once: nobody waits for the rest."""
+    """Sender of all replies to one item.
 
-    def __init__(self, item: int, outbox: Outbox) -> None:
-        self._item = item
+    If a reply cannot be encoded, it sends an error at once instead and cancels the item.
+    """
+
+    def __init__(self, item_id: int, outbox: Outbox) -> None:
+        self._item_id = item_id
         self._outbox = outbox
         self._future: asyncio.Future[Any] | None = None
-        self._over = False
+        self._closed = False
 
     def accepted(self) -> None:
-        self._send(Accepted(self._item))
+        self._send(Accepted(self._item_id))
 
     def delta(self, value: Any) -> None:
-        self._send(Delta(self._item, value))
+        self._send(Delta(self._item_id, value))
 
     def fail(self, error: ServingError) -> None:
-        """Tell the item's error."""
-        self._send(_failure(self._item, error))
+        """Send the item's error."""
+        self._send(_failure(self._item_id, error))
 
     def follow(self, future: asyncio.Future[Any], running: dict[int, asyncio.Future[Any]]) -> None:
-        """Answer with what becomes of the future."""
-        running[self._item] = self._future = future
+        """Send the result or the error of the future once it is done."""
+        running[self._item_id] = self._future = future
 
-        def settled(done: asyncio.Future[Any]) -> None:
-            del running[self._item]
+        def send_outcome(done: asyncio.Future[Any]) -> None:
+            del running[self._item_id]
             if done.cancelled():
                 return
             error = done.exception()
             if error is None:
-                self._send(Result(self._item, done.result()))
+                self._send(Result(self._item_id, done.result()))
             elif isinstance(error, ServingError):
                 self.fail(error)
             else:
-                logger.error("an item failed", exc_info=error)
-                self.fail(_bug())
+                logger.error("An item failed", exc_info=error)
+                self.fail(_internal_error())
 
-        future.add_done_callback(settled)
-        if self._over:
+        future.add_done_callback(send_outcome)
+        if self._closed:
             future.cancel()
 
     def _send(self, message: Any) -> None:
-        if self._over:
+        if self._closed:
             return
         try:
             self._outbox.put(message)
         except Exception as error:
-            self._over = True
-            logger.error("the answer to an item cannot be sent: %s", type(error).__name__)
-            self._outbox.put(_failure(self._item, cannot_be_sent(error)))
+            self._closed = True
+            logger.error("An answer cannot be sent: %s", type(error).__name__)
+            self._outbox.put(_failure(self._item_id, cannot_be_sent(error)))
             if self._future is not None:
                 self._future.cancel()
 
 
-def _start(message: Submit, host: ItemHost, running: dict[int, asyncio.Future[Any]], outbox: Outbox) -> None:
-    # Callbacks keep the context in which they are added.
+def _start_item(message: Submit, host: ItemHost, running: dict[int, asyncio.Future[Any]], outbox: Outbox) -> None:
+    # Callbacks keep the context in which they are added, so add them inside the request context.
     with request_context(message.request_context):
         reply = _Reply(message.id, outbox)
         try:
@@ -174,25 +178,28 @@ def _start(message: Submit, host: ItemHost, running: dict[int, asyncio.Future[An
         except ServingError as error:
             reply.fail(error)
         except Exception:
-            logger.exception("an item failed")
-            reply.fail(_bug())
+            logger.exception("An item failed")
+            reply.fail(_internal_error())
         else:
             reply.follow(future, running)
 
 
-def _failure(item: int, error: ServingError) -> Failure:
-    field = _whole(error.field) if error.field is not None else None
-    return Failure(item, error.code, _whole(error.reason), field, error.retry_after)
+def _failure(item_id: int, error: ServingError) -> Failure:
+    field = _replace_surrogates(error.field) if error.field is not None else None
+    return Failure(item_id, error.code, _replace_surrogates(error.reason), field, error.retry_after)
 
 
-def _sendable(state: ModelState) -> ModelState:
-    return state if state.reason is None else msgspec.structs.replace(state, reason=_whole(state.reason))
+def _encodable_state(state: ModelState) -> ModelState:
+    return state if state.reason is None else msgspec.structs.replace(state, reason=_replace_surrogates(state.reason))
 
 
-def _whole(text: str) -> str:
-    """A text whose halves of characters, which names of files and errors of other code may have, are question marks."""
+def _replace_surrogates(text: str) -> str:
+    """Replace lone surrogates by question marks.
+
+    File names and errors of other code may contain them, and UTF-8 cannot encode them.
+    """
     return text.encode("utf-8", "replace").decode()
 
 
-def _bug() -> ServingError:
+def _internal_error() -> ServingError:
     return InferenceFailed("the server failed; its log has the details")

@@ -1,7 +1,7 @@
-"""All settings, read once at the top: environment variables, or InferenceService documents over them.
+"""Settings, read once at startup from the environment and InferenceService documents.
 
-The names are those that users of KServe's Hugging Face runtime already set. Nothing below this package reads the
-environment; every room is handed the frozen objects made here.
+A value in a document wins over the environment. The variable names are the ones of KServe's Hugging Face runtime.
+No other package reads the environment; each receives the frozen objects that are made here.
 """
 
 from hf_runtime.settings.errors import SettingsError

@@ -1,11 +1,11 @@
-"""Where settings come from: environment variables of the names that users of KServe's runtime already set."""
+"""pydantic-settings configuration that all settings classes share."""
 
 from __future__ import annotations
 
 from pydantic_settings import SettingsConfigDict
 
-#: Every variable is declared as an alias. The prefix holds for the names of fields alone, so that variables which
-#: happen to be called NAME or REVISION mean nothing here.
+#: Every variable is declared as an alias of its field. The prefix applies only to the field names themselves, so that
+#: unrelated variables such as NAME or REVISION have no effect.
 SOURCE = SettingsConfigDict(
     env_prefix="HUGGING_FACE_RUNTIME_", env_ignore_empty=True, frozen=True, populate_by_name=True, extra="ignore"
 )

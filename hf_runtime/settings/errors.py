@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in one line."""
+"""Configuration errors as one readable line."""
 
 from __future__ import annotations
 
@@ -14,40 +14,50 @@ class SettingsError(Exception):
     """The configuration cannot be used; the message is one readable line."""
 
 
-def checked(make: Callable[[], ModelT], place: Callable[[Sequence[str | int]], str] = lambda _: "") -> ModelT:
-    """What `make` makes.
+def validate_settings(
+    make: Callable[[], ModelT], position: Callable[[Sequence[str | int]], str] = lambda _: ""
+) -> ModelT:
+    """Call `make` and raise a readable error if validation fails.
 
     Args:
-        place: says where a value stands, given the names and indices that lead to it; put before the message.
+        position: returns the position of a value in its file, given the names and indices that lead to it. The position
+            is put before the message.
 
     Raises:
-        SettingsError: of the first value that is wrong.
+        SettingsError: names the first value that is wrong.
     """
     try:
         return make()
     except ValidationError as error:
-        raise explained(error, place) from None
+        raise to_settings_error(error, position) from None
 
 
-def explained(error: ValidationError, place: Callable[[Sequence[str | int]], str] = lambda _: "") -> SettingsError:
-    """What is wrong with the first value that is wrong; `place` as in `checked`."""
+def to_settings_error(
+    error: ValidationError, position: Callable[[Sequence[str | int]], str] = lambda _: ""
+) -> SettingsError:
+    """Return a one-line error about the first invalid value.
+
+    Args:
+        position: as in `validate_settings`.
+    """
     first = error.errors(include_url=False, include_context=False)[0]
     location = first["loc"]
-    path = dotted(location)
+    path = format_path(location)
     if first["type"] == "extra_forbidden":
         message = "is not supported here"
     elif first["type"] == "missing":
         message = "is missing"
     else:
         message = first["msg"].removeprefix("Value error, ")
-    return SettingsError(f"{place(location)}{path}{': ' if path else ''}{message}{_shown(path, first.get('input'))}")
+    prefix = f"{position(location)}{path}{': ' if path else ''}"
+    return SettingsError(f"{prefix}{message}{_format_input(path, first.get('input'))}")
 
 
-def dotted(location: Sequence[str | int]) -> str:
-    """A place in a document as people write it: `spec.predictor.env[0].name`."""
+def format_path(location: Sequence[str | int]) -> str:
+    """Return a path in a document as users write it: `spec.predictor.env[0].name`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
 
 
-def _shown(path: str, value: Any) -> str:
+def _format_input(path: str, value: Any) -> str:
     secret = any(word in path.upper() for word in ("TOKEN", "SECRET", "KEY", "PASSWORD"))
     return f" (given: {value!r})" if path and not secret and isinstance(value, str | int | float) else ""

@@ -1,7 +1,7 @@
-"""The part of KServe's InferenceService that says which model to serve and how.
+"""Schema of the part of KServe's InferenceService that names a model and its settings.
 
-Fields that only Kubernetes can heed are accepted and told to the operator; any other unknown field is an error, so that
-nothing in a document is passed over in silence.
+Fields that only Kubernetes uses are accepted and reported to the operator. Any other unknown field is an error, so that
+no field is ignored silently.
 
 Source: https://kserve.github.io/website/docs/reference/crd-api, serving.kserve.io/v1beta1.
 """
@@ -20,15 +20,18 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True)
 
 
-def _string(value: Any) -> Any:
-    """Kubernetes takes no other type for a variable, and `value: 100` in YAML is a number."""
+def _check_string(value: Any) -> Any:
+    """Reject numbers and booleans, because Kubernetes accepts only strings.
+
+    YAML reads `value: 100` as a number.
+    """
     if isinstance(value, bool | int | float):
         raise ValueError("must be a string; put it in quotes")
     return value
 
 
 class KeyRef(_Strict):
-    """A key of a Secret or a ConfigMap."""
+    """Reference to one key of a Secret or a ConfigMap."""
 
     name: str
     key: str
@@ -36,34 +39,34 @@ class KeyRef(_Strict):
 
 
 class ValueFrom(_Strict):
-    """Where the value of a variable stands; exactly one place."""
+    """Source of a variable's value: a key of either a Secret or a ConfigMap."""
 
     secret: KeyRef | None = Field(None, alias="secretKeyRef")
     config_map: KeyRef | None = Field(None, alias="configMapKeyRef")
 
     @model_validator(mode="after")
-    def _one_place(self) -> Self:
+    def _check_one_reference(self) -> Self:
         if (self.secret is None) == (self.config_map is None):
             raise ValueError("must have secretKeyRef or configMapKeyRef")
         return self
 
 
 class Variable(_Strict):
-    """An environment variable, by value or by reference."""
+    """Environment variable, given by value or by reference."""
 
     name: str = Field(min_length=1)
-    value: Annotated[str, BeforeValidator(_string)] | None = None
+    value: Annotated[str, BeforeValidator(_check_string)] | None = None
     value_from: ValueFrom | None = Field(None, alias="valueFrom")
 
     @model_validator(mode="after")
-    def _one_source(self) -> Self:
+    def _check_one_source(self) -> Self:
         if self.value is not None and self.value_from is not None:
             raise ValueError("has both value and valueFrom")
         return self
 
 
 class Resources(_Strict):
-    """Quantities by resource name: cpu in cores, memory in bytes, nvidia.com/gpu in pieces."""
+    """Quantities by resource name: cpu in cores, memory in bytes, nvidia.com/gpu in devices."""
 
     requests: dict[str, Quantity] = {}
     limits: dict[str, Quantity] = {}
@@ -71,15 +74,15 @@ class Resources(_Strict):
 
 
 class Container(_Strict):
-    """What `predictor.huggingface` and `predictor.model` share."""
+    """Fields that `predictor.huggingface` and `predictor.model` have in common."""
 
     storage_uri: str | None = Field(None, alias="storageUri", min_length=1)
     env: list[Variable] = []
-    args: list[Annotated[str, BeforeValidator(_string)]] = []
+    args: list[Annotated[str, BeforeValidator(_check_string)]] = []
     resources: Resources = Resources()
     protocol_version: Literal["v1", "v2"] | None = Field(None, alias="protocolVersion")
 
-    # Of Kubernetes alone: pods, images and volumes.
+    # Used by Kubernetes only: pods, images and volumes.
     name: Any = None
     image: Any = None
     imagePullPolicy: Any = None
@@ -98,20 +101,20 @@ class _ModelFormat(_Strict):
 
 
 class ModelSpec(Container):
-    """The newer form, which names the format beside the model."""
+    """Newer form of `Container`, which also names the format of the model."""
 
     model_format: _ModelFormat = Field(alias="modelFormat")
     runtime: Any = None
 
 
 class Predictor(_Strict):
-    """The model and its replicas."""
+    """Model and number of replicas."""
 
     huggingface: Container | None = None
     model: ModelSpec | None = None
     min_replicas: int = Field(1, alias="minReplicas", ge=0)
 
-    # Of Kubernetes alone: scaling, scheduling and traffic.
+    # Used by Kubernetes only: scaling, scheduling and traffic.
     affinity: Any = None
     annotations: Any = None
     autoScaling: Any = None
@@ -139,14 +142,14 @@ class Predictor(_Strict):
     volumes: Any = None
 
     @model_validator(mode="after")
-    def _one_model(self) -> Self:
+    def _check_one_model(self) -> Self:
         if (self.huggingface is None) == (self.model is None):
             raise ValueError("must have huggingface or model")
         return self
 
     @property
     def container(self) -> Container:
-        """Whichever of the two forms was used."""
+        """The container, from the form that the document uses."""
         container = self.huggingface or self.model
         assert container is not None, "this is a bug: the validator lets exactly one pass"
         return container
@@ -157,13 +160,13 @@ class _Spec(_Strict):
 
 
 class Metadata(BaseModel):
-    """The name of a document; what else Kubernetes keeps there has no meaning here."""
+    """Name of a document; the other metadata of Kubernetes is ignored."""
 
     name: str
 
 
 class InferenceService(_Strict):
-    """One document."""
+    """Document of kind InferenceService."""
 
     apiVersion: Literal["serving.kserve.io/v1beta1"]
     kind: Literal["InferenceService"]
@@ -171,11 +174,11 @@ class InferenceService(_Strict):
     spec: _Spec
     status: Any = None
 
-    def without_effect(self) -> Iterator[tuple[str, ...]]:
-        """The places of what was set and only Kubernetes can heed."""
+    def unused_fields(self) -> Iterator[tuple[str, ...]]:
+        """Yield the location of each field that is set but used by Kubernetes only."""
         predictor = self.spec.predictor
         form = "huggingface" if predictor.huggingface is not None else "model"
-        for place, part in ((("spec", "predictor"), predictor), (("spec", "predictor", form), predictor.container)):
+        for location, part in ((("spec", "predictor"), predictor), (("spec", "predictor", form), predictor.container)):
             for name in sorted(part.model_fields_set):
                 if type(part).model_fields[name].annotation is Any:
-                    yield (*place, name)
+                    yield (*location, name)

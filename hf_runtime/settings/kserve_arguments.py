@@ -1,4 +1,4 @@
-"""Command-line arguments of KServe's huggingfaceserver, as settings of this server.
+"""Translation of KServe's huggingfaceserver arguments to settings of this server.
 
 Source: huggingfaceserver/__main__.py and kserve/model_server.py of KServe 0.21.
 """
@@ -18,7 +18,7 @@ _DTYPES = {"half": "float16", "float": "float32"}
 _DEFAULT_FOLDER = "/mnt/models"
 
 
-def _hub(value: str) -> dict[str, str]:
+def _hub_model(value: str) -> dict[str, str]:
     return {"STORAGE_URI": f"hf://{value}"}
 
 
@@ -33,31 +33,31 @@ def _backend(value: str) -> dict[str, str]:
     return {}
 
 
-def _named(variable: str) -> Callable[[str], dict[str, str]]:
+def _variable(variable: str) -> Callable[[str], dict[str, str]]:
     return lambda value: {variable: value}
 
 
-#: Arguments with a value.
-_VALUED: Mapping[str, Callable[[str], dict[str, str]]] = {
+#: Arguments that need a value.
+_ARGUMENTS: Mapping[str, Callable[[str], dict[str, str]]] = {
     "backend": _backend,
     "dtype": lambda value: {"TORCH_DTYPE": _DTYPES.get(value, value)},
-    "max_length": _named("MAX_MODEL_LEN"),
-    "max_model_len": _named("MAX_MODEL_LEN"),
-    "model_dir": _named("STORAGE_URI"),
-    "model_id": _hub,
-    "model_name": _named("MODEL_NAME"),
-    "model_revision": _named("MODEL_REVISION"),
+    "max_length": _variable("MAX_MODEL_LEN"),
+    "max_model_len": _variable("MAX_MODEL_LEN"),
+    "model_dir": _variable("STORAGE_URI"),
+    "model_id": _hub_model,
+    "model_name": _variable("MODEL_NAME"),
+    "model_revision": _variable("MODEL_REVISION"),
     "task": _task,
-    # Those of vLLM's that mean the same here.
-    "gpu_memory_utilization": _named("TORCH_CUDA_MEMORY_FRACTION"),
-    "max_num_batched_tokens": _named("MAX_BATCH_TOKENS"),
-    "max_num_seqs": _named("MAX_BATCH_SIZE"),
-    "revision": _named("MODEL_REVISION"),
-    "served_model_name": _named("MODEL_NAME"),
+    # Arguments of vLLM with the same meaning here.
+    "gpu_memory_utilization": _variable("TORCH_CUDA_MEMORY_FRACTION"),
+    "max_num_batched_tokens": _variable("MAX_BATCH_TOKENS"),
+    "max_num_seqs": _variable("MAX_BATCH_SIZE"),
+    "revision": _variable("MODEL_REVISION"),
+    "served_model_name": _variable("MODEL_NAME"),
 }
 
-#: Arguments without one. What a tokenizer says of case and token types is heeded, offsets are always answered, and
-#: prompts are never logged, so those who ask for it have it already.
+#: Arguments without a value. An empty mapping means that the server does this anyway: it follows the tokenizer's case
+#: and token types, returns offsets, and does not log prompts by default.
 _FLAGS: Mapping[str, dict[str, str]] = {
     "disable_log_requests": {},
     "disable_lower_case": {},
@@ -68,7 +68,7 @@ _FLAGS: Mapping[str, dict[str, str]] = {
     "trust_remote_code": {"TRUST_REMOTE_CODE": "true"},
 }
 
-#: Refused, with what does the same here.
+#: Arguments that are refused, with what to use instead.
 _INSTEAD: Mapping[str, str] = {
     "disable_special_tokens": "the tokenizer's special tokens are always there",
     "enable_grpc": "there is no gRPC",
@@ -81,10 +81,10 @@ _INSTEAD: Mapping[str, str] = {
 
 
 class ArgumentError(ValueError):
-    """An argument cannot be taken.
+    """An argument is not accepted.
 
     Attributes:
-        index: which one.
+        index: its position in the list of arguments.
     """
 
     def __init__(self, message: str, index: int) -> None:
@@ -93,7 +93,9 @@ class ArgumentError(ValueError):
 
 
 def parse_arguments(arguments: Sequence[str]) -> dict[str, str]:
-    """Variables that say the same as `arguments`, given as `--name=value`, or as `--name` and `value`.
+    """Return the environment variables that correspond to `arguments`.
+
+    An argument has the form `--name=value`, or `--name` followed by `value`.
 
     Raises:
         ArgumentError: one is not supported, or lacks its value; the message names it.
@@ -104,33 +106,33 @@ def parse_arguments(arguments: Sequence[str]) -> dict[str, str]:
         index, given = numbered.pop(0)
         following = numbered[0][1] if numbered and not numbered[0][1].startswith("--") else None
         try:
-            said, took_following = _parse(given, following)
+            parsed, used_following = _parse_argument(given, following)
         except ValueError as error:
             raise ArgumentError(str(error), index) from None
-        variables |= said
-        if took_following:
+        variables |= parsed
+        if used_following:
             numbered.pop(0)
     return variables
 
 
-def _parse(given: str, following: str | None) -> tuple[dict[str, str], bool]:
-    """What one argument says, and whether its value was the argument that follows."""
+def _parse_argument(given: str, following: str | None) -> tuple[dict[str, str], bool]:
+    """Return the variables of one argument, and whether the following argument was its value."""
     match = re.fullmatch(r"--(?P<name>[\w-]+)(=(?P<value>.*))?", given, re.DOTALL)
     if match is None:
         raise ValueError(f"{given!r} is not of the form --name=value")
     name, value = match["name"].replace("-", "_"), match["value"]
     if name in _FLAGS:
-        return _flag(name, value), False
-    if name not in _VALUED:
+        return _parse_flag(name, value), False
+    if name not in _ARGUMENTS:
         raise ValueError(f"--{name} is not supported{f': {_INSTEAD[name]}' if name in _INSTEAD else ''}")
     if value is not None:
-        return _VALUED[name](value), False
+        return _ARGUMENTS[name](value), False
     if following is None:
         raise ValueError(f"--{name} has no value")
-    return _VALUED[name](following), True
+    return _ARGUMENTS[name](following), True
 
 
-def _flag(name: str, value: str | None) -> dict[str, str]:
+def _parse_flag(name: str, value: str | None) -> dict[str, str]:
     match (value or "true").lower():
         case "true":
             return _FLAGS[name]
@@ -141,5 +143,5 @@ def _flag(name: str, value: str | None) -> dict[str, str]:
 
 
 def is_default_folder(variables: Mapping[str, str]) -> bool:
-    """Whether the model is only said to lie where KServe puts what storageUri names."""
+    """Return whether STORAGE_URI is only the folder to which KServe downloads `storageUri`."""
     return variables.get("STORAGE_URI", "").rstrip("/") == _DEFAULT_FOLDER

@@ -1,4 +1,4 @@
-"""What one model is and how its runner computes: one frozen object, made from environment variables."""
+"""Settings of one model and its runner, made from environment variables."""
 
 from __future__ import annotations
 
@@ -32,76 +32,90 @@ Task = Literal[
     "fill-mask",
     "feature-extraction",
 ]
-#: Those whose models write token by token; those of others read a batch at once.
+#: Tasks whose models generate token by token; models of the other tasks compute a whole batch in one forward pass.
 GENERATIVE_TASKS: tuple[Task, ...] = ("text-generation", "text2text-generation")
 AggregationStrategy = Literal["none", "simple", "first", "average", "max"]
 TorchDtype = Literal["auto", "float32", "float16", "bfloat16"]
 Pooling = Literal["none", "mean", "cls", "max", "last_token"]
 
-#: Among the variables of object stores there are regions and addresses too.
+#: Names of the object store variables that hold secrets; others hold regions and addresses.
 _SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|SAS|CONNECTION_STRING")
-#: Values in the JSON of a web server's headers.
+#: Values in the JSON that lists the headers for a web server.
 _QUOTED = re.compile(r':\s*"([^"]+)"')
 
-#: Bytes as pydantic reads them, or as Kubernetes does: 4GiB, 4Gi.
+#: Size in bytes, as pydantic or as Kubernetes writes it: 4GiB, 4Gi.
 Memory = Annotated[ByteSize, BeforeValidator(with_byte_unit)]
 
 
 class ModelSettings(BaseSettings):
-    """What one model is and how its runner computes. Units stand in the field descriptions."""
+    """Settings of one model and its runner. The field descriptions give the units."""
 
     model_config = SOURCE
 
     name: str = Field("model", validation_alias="MODEL_NAME", min_length=1, pattern=r"^[^/:\s]+$")
-    storage_uri: str = Field(validation_alias="STORAGE_URI", description="Where the model is.")
-    revision: str | None = Field(None, validation_alias="MODEL_REVISION", description="Branch, tag or commit.")
-    gguf_file: str | None = Field(None, validation_alias="GGUF_FILE", description="Which GGUF file, if several.")
+    storage_uri: str = Field(validation_alias="STORAGE_URI", description="Storage URI of the model.")
+    revision: str | None = Field(
+        None, validation_alias="MODEL_REVISION", description="Branch, tag or commit on the hub."
+    )
+    gguf_file: str | None = Field(
+        None, validation_alias="GGUF_FILE", description="GGUF file to load, if there are several."
+    )
     hf_token: SecretStr | None = Field(
-        None, validation_alias=AliasChoices("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"), description="For private models."
+        None,
+        validation_alias=AliasChoices("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
+        description="Access token for private models.",
     )
     cache_dir: Path | None = Field(
         None,
         validation_alias=AliasChoices("HF_HUB_CACHE", "TRANSFORMERS_CACHE"),
-        description="Folder of downloaded models; huggingface_hub's own (HF_HOME) if unset.",
+        description="Folder for models from the hub; the default of huggingface_hub (HF_HOME) if unset.",
     )
-    hf_endpoint: str | None = Field(None, validation_alias="HF_ENDPOINT", description="Another hub; a URL.")
+    hf_endpoint: str | None = Field(None, validation_alias="HF_ENDPOINT", description="URL of another hub.")
     offline: bool = Field(
-        False, validation_alias=AliasChoices("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"), description="No network."
+        False,
+        validation_alias=AliasChoices("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"),
+        description="Use cached files only, never the network.",
     )
     storage_cache: Path = Field(
         Path("~/.cache/hugging-face-runtime"),
         validation_alias="STORAGE_CACHE",
-        description="Folder of models fetched from elsewhere, of what was measured of models, and of kernels.",
+        description="Folder for models from other sources than the hub, calibration results and compiled kernels.",
     )
     storage_cache_old_copies: int = Field(
         1,
         validation_alias="STORAGE_CACHE_OLD_COPIES",
         ge=0,
-        description="Copies of a model's earlier states that are kept; none is deleted that a process serves from.",
+        description="Older copies of each model to keep; a copy that a process serves from is never deleted.",
     )
-    pvc_dir: Path = Field(Path("/mnt/pvc"), validation_alias="PVC_DIR", description="Where pvc:// volumes are mounted.")
+    pvc_dir: Path = Field(
+        Path("/mnt/pvc"), validation_alias="PVC_DIR", description="Folder where pvc:// volumes are mounted."
+    )
     storage_options: dict[str, SecretStr] = Field(
-        {}, description="Variables of object stores and web servers as they were set, such as AWS_ACCESS_KEY_ID."
+        {}, description="Variables for object stores and web servers, unchanged, such as AWS_ACCESS_KEY_ID."
     )
     environment: dict[str, str] = Field(
-        {}, description="Variables of an InferenceService that are no settings, for libraries and the model's own code."
+        {}, description="Other variables of an InferenceService, for libraries and the model's own code."
     )
-    secret_environment: dict[str, SecretStr] = Field({}, description="The same, of those that come from Secrets.")
+    secret_environment: dict[str, SecretStr] = Field({}, description="The same, for values from Secrets.")
     base_model: str | None = Field(
-        None, validation_alias="BASE_MODEL", description="Storage URI of an adapter's base; from its config if unset."
+        None,
+        validation_alias="BASE_MODEL",
+        description="Storage URI of an adapter's base model; read from the adapter's config if unset.",
     )
     trust_remote_code: bool = Field(False, validation_alias="TRUST_REMOTE_CODE")
     custom_pipeline: str | None = Field(
         None,
         validation_alias="CUSTOM_PIPELINE",
-        description="File in the model's folder with create_pipeline(); custom_pipeline.py if that code is trusted.",
+        description="Model's file with create_pipeline(); if unset, custom_pipeline.py where code is trusted.",
     )
-    # After the fields that say whether it may be one that only the model's own code knows.
-    task: Task | None = Field(None, validation_alias="TASK", description="From the model's config.json if unset.")
-    asked_task: str | None = Field(None, validation_alias=AliasChoices("TASK"), description="TASK as it was given.")
+    # Declared after the fields above: its validator needs them to accept tasks that only the model's own code knows.
+    task: Task | None = Field(None, validation_alias="TASK", description="Read from the model's config.json if unset.")
+    asked_task: str | None = Field(None, validation_alias=AliasChoices("TASK"), description="TASK exactly as given.")
 
     torch_dtype: TorchDtype | None = Field(
-        None, validation_alias="TORCH_DTYPE", description="float32 on a CPU and the checkpoint's own on a GPU if unset."
+        None,
+        validation_alias="TORCH_DTYPE",
+        description="If unset, float32 on a CPU and the checkpoint's own type on a GPU.",
     )
     attn_implementation: str | None = Field(None, validation_alias="ATTN_IMPLEMENTATION", pattern=r"^[\w./-]+$")
     device_map: str | None = Field(None, validation_alias="DEVICE_MAP")
@@ -110,12 +124,15 @@ class ModelSettings(BaseSettings):
     quantization: Literal["int8"] | None = Field(
         None,
         validation_alias="QUANTIZATION",
-        description="On a CPU, linear layers computed in eight bits, the output head apart.",
+        description="On a CPU, compute linear layers in int8, except the output head.",
     )
     cuda_memory_fraction: float | None = Field(None, validation_alias="TORCH_CUDA_MEMORY_FRACTION", gt=0, le=1)
     cuda_visible_devices: str | None = Field(None, validation_alias="CUDA_VISIBLE_DEVICES")
     gpus: float = Field(
-        0, validation_alias="GPUS", ge=0, description="GPUs reserved for each runner; a fraction shares one."
+        0,
+        validation_alias="GPUS",
+        ge=0,
+        description="GPUs to reserve for each runner; with a fraction, runners share a GPU.",
     )
     cpus: float | None = Field(None, validation_alias="CPUS", gt=0, description="CPU cores that each runner may use.")
     memory_limit: Memory | None = Field(
@@ -125,9 +142,11 @@ class ModelSettings(BaseSettings):
     torch_threads: int | None = Field(None, validation_alias="TORCH_NUM_THREADS", ge=1)
 
     max_new_tokens: int | None = Field(
-        None, validation_alias="MAX_NEW_TOKENS", ge=1, description="That a request may ask for; more are refused."
+        None, validation_alias="MAX_NEW_TOKENS", ge=1, description="Most new tokens that a request may ask for."
     )
-    max_length: int = Field(20, validation_alias="MAX_LENGTH", ge=1, description="Tokens, the prompt included.")
+    max_length: int = Field(
+        20, validation_alias="MAX_LENGTH", ge=1, description="Most tokens of a sequence, including the prompt."
+    )
     temperature: float = Field(1.0, validation_alias="TEMPERATURE", ge=0, allow_inf_nan=False)
     do_sample: bool = Field(False, validation_alias="DO_SAMPLE")
     top_k: int = Field(50, validation_alias="TOP_K", ge=0)
@@ -135,74 +154,82 @@ class ModelSettings(BaseSettings):
     return_full_text: bool = Field(True, validation_alias="RETURN_FULL_TEXT")
     aggregation_strategy: AggregationStrategy = Field("none", validation_alias="AGGREGATION_STRATEGY")
     pooling: Pooling | None = Field(
-        None, validation_alias="POOLING", description="From the model's sentence-transformers files if unset."
+        None, validation_alias="POOLING", description="Read from the model's sentence-transformers files if unset."
     )
-    normalize: bool | None = Field(None, validation_alias="NORMALIZE", description="As for pooling.")
+    normalize: bool | None = Field(
+        None,
+        validation_alias="NORMALIZE",
+        description="Scale embeddings to length 1; read from the same files if unset.",
+    )
     matryoshka: bool | None = Field(
         None,
         validation_alias="MATRYOSHKA",
-        description="Whether vectors may be cut; from the model's config if unset.",
+        description="Allow shorter embeddings; read from the model's config if unset.",
     )
     max_model_len: int | None = Field(
-        None, validation_alias="MAX_MODEL_LEN", ge=1, description="Tokens that are read at most; the model's if unset."
+        None, validation_alias="MAX_MODEL_LEN", ge=1, description="Most input tokens; the model's limit if unset."
     )
     truncation: bool | None = Field(
         None,
         validation_alias="TRUNCATION",
-        description="Cut texts longer than the model; if unset, where MAX_MODEL_LEN is set and no text is generated.",
+        description="Truncate inputs that are too long; if unset, only with MAX_MODEL_LEN and not for generation.",
     )
     return_probabilities: bool = Field(
-        False, validation_alias="RETURN_PROBABILITIES", description="All labels of a text, not the best alone."
+        False,
+        validation_alias="RETURN_PROBABILITIES",
+        description="Return all labels of a text, not only the best one.",
     )
     return_raw_logits: bool = Field(
-        False, validation_alias="RETURN_RAW_LOGITS", description="The same with logits as scores."
+        False, validation_alias="RETURN_RAW_LOGITS", description="Return all labels with logits as scores."
     )
     text_embedding: bool = Field(
         False,
         validation_alias="TEXT_EMBEDDING",
-        description="Mean of the tokens, of length 1, where the model's files do not say how to embed a text.",
+        description="Use the normalized mean of the tokens if the model's files do not define an embedding.",
     )
 
     acceleration: bool = Field(
         True,
         validation_alias="ACCELERATION",
-        description="On a CPU, kernels, weights in its own layout and batches without padding; on a GPU, CUDA graphs.",
+        description="On a CPU: own kernels, packed weights, batches without padding. On a GPU: CUDA graphs.",
     )
     calibration_seconds: float = Field(
         3.0,
         validation_alias="CALIBRATION_SECONDS",
         ge=0,
         le=600,
-        description="What the first start of a model may spend to measure which batches suit the machine; 0 is none.",
+        description="Seconds that the first start of a model may spend to measure suitable batch sizes; 0 is off.",
     )
-    max_batch_size: int | None = Field(None, validation_alias="MAX_BATCH_SIZE", ge=1, description="Rows in a batch.")
+    max_batch_size: int | None = Field(
+        None, validation_alias="MAX_BATCH_SIZE", ge=1, description="Most rows in a batch."
+    )
     max_batch_tokens: int | None = Field(
-        None, validation_alias="MAX_BATCH_TOKENS", ge=1, description="Tokens in a batch, with any padding."
+        None, validation_alias="MAX_BATCH_TOKENS", ge=1, description="Most tokens in a batch, including padding."
     )
     kv_cache_memory: Memory | None = Field(
         None,
         validation_alias="KV_CACHE_MEMORY",
         ge=1,
-        description="For keys and values of running sequences, such as 4GiB; a share of what is free if unset.",
+        description="Size of the KV cache, such as 4GiB; a share of the free memory if unset.",
     )
     max_text_length: int = Field(
-        1_000_000, validation_alias="MAX_TEXT_LENGTH", ge=1, description="Characters in one instance."
+        1_000_000, validation_alias="MAX_TEXT_LENGTH", ge=1, description="Most characters in one instance."
     )
     max_rows_per_instance: int = Field(
         1024,
         validation_alias="MAX_ROWS_PER_INSTANCE",
         ge=1,
-        description="Windows of one text, sequences of one prompt, or masks of one text.",
+        description="Most windows of one text, sequences of one prompt, or masks of one text.",
     )
     max_answers_per_instance: int = Field(
-        10_000, validation_alias="MAX_ANSWERS_PER_INSTANCE", ge=1, description="That top_k may ask for."
+        10_000, validation_alias="MAX_ANSWERS_PER_INSTANCE", ge=1, description="Most answers that top_k may ask for."
     )
-    max_queue_size: int = Field(4096, validation_alias="MAX_QUEUE_SIZE", ge=1, description="Items that may wait.")
+    max_queue_size: int = Field(4096, validation_alias="MAX_QUEUE_SIZE", ge=1, description="Most waiting items.")
     max_queue_rows: int = Field(
-        32_768, validation_alias="MAX_QUEUE_ROWS", ge=1, description="Rows of all items that wait."
+        32_768, validation_alias="MAX_QUEUE_ROWS", ge=1, description="Most rows of all waiting items."
     )
     max_queue_tokens: int = Field(
-        8 * 2**20, validation_alias="MAX_QUEUE_TOKENS", ge=1, description="Tokens of all of those rows."
+        8 * 2**20, validation_alias="MAX_QUEUE_TOKENS", ge=1, description="Most tokens of all waiting rows."
     )
 
     log_level: str = Field("INFO", validation_alias="LOG_LEVEL", pattern=r"^(?i:debug|info|warning|error|critical)$")
@@ -212,19 +239,22 @@ class ModelSettings(BaseSettings):
 
     @field_validator("task", mode="before")
     @classmethod
-    def _tasks_of_own_code(cls, value: Any, info: ValidationInfo) -> Any:
-        """A custom pipeline may do more than the seven tasks."""
+    def _ignore_unknown_task(cls, value: Any, info: ValidationInfo) -> Any:
+        """Return None for an unknown task if the model has its own code.
+
+        A custom pipeline may do more than the known tasks.
+        """
         own_code = info.data.get("trust_remote_code") or info.data.get("custom_pipeline")
         return None if own_code and value not in get_args(Task) else value
 
     @model_validator(mode="after")
-    def _without_contradictions(self) -> Self:
+    def _check_combinations(self) -> Self:
         if self.load_in_8bit and self.load_in_4bit:
             raise ValueError("LOAD_IN_8BIT and LOAD_IN_4BIT cannot both be true; choose one")
         if self.quantization and (self.load_in_8bit or self.load_in_4bit):
             raise ValueError(
-                "QUANTIZATION (computed in eight bits, on a CPU) cannot be set beside LOAD_IN_8BIT or LOAD_IN_4BIT "
-                "(kept so, by bitsandbytes); choose one"
+                "QUANTIZATION (int8 on a CPU) cannot be combined with LOAD_IN_8BIT or LOAD_IN_4BIT (bitsandbytes); "
+                "choose one"
             )
         if self.return_probabilities and self.return_raw_logits:
             raise ValueError("RETURN_PROBABILITIES and RETURN_RAW_LOGITS cannot both be true; choose one")
@@ -234,17 +264,17 @@ class ModelSettings(BaseSettings):
 
     @property
     def shown_uri(self) -> str:
-        """STORAGE_URI for messages and logs, without what may be a secret in it."""
+        """STORAGE_URI for messages and logs, without the parts that may be secret."""
         return shown_uri(self.storage_uri)
 
     @property
     def truncates_texts(self) -> bool:
-        """Whether a text longer than the model is cut, where the answer says nothing about its end anyway."""
+        """True if texts that are too long are truncated in tasks that do not generate."""
         return self.max_model_len is not None if self.truncation is None else self.truncation
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What nobody may read in a log."""
+        """Values that must not appear in a log."""
         named = [value for name, value in self.storage_options.items() if _SECRET_NAME.search(name)]
         values = [self.hf_token, *self.secret_environment.values(), *named]
         uri = urlsplit(self.storage_uri if self.storage_uri.startswith("http") else "")
@@ -257,5 +287,8 @@ class ModelSettings(BaseSettings):
 
     @property
     def explicit_max_length(self) -> int | None:
-        """`max_length` if the operator set it, else None: the default of 20 means 20 new tokens."""
+        """`max_length` if the operator set it, else None.
+
+        The default of 20 means 20 new tokens, while an explicit value includes the prompt.
+        """
         return self.max_length if "max_length" in self.model_fields_set else None

@@ -23,10 +23,10 @@ _FACTORS = {
 
 
 def parse_quantity(value: Any) -> float:
-    """A quantity in its unit: CPUs, bytes or pieces.
+    """Return a Kubernetes quantity as a number of CPUs, bytes or devices.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the value is not a quantity.
     """
     match = _QUANTITY.fullmatch(str(value)) if isinstance(value, str | int | float) and value is not True else None
     if match is None:
@@ -37,7 +37,7 @@ def parse_quantity(value: Any) -> float:
 
 
 def with_byte_unit(value: Any) -> Any:
-    """Kubernetes leaves away the B of GiB, which pydantic's ByteSize insists on."""
+    """Append the B that pydantic's ByteSize requires and Kubernetes omits: 4Gi becomes 4GiB."""
     return f"{value}B" if isinstance(value, str) and re.fullmatch(r"[\d.]+[KMGTPE]i", value) else value
 
 

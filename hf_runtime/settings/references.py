@@ -1,4 +1,4 @@
-"""Values that an InferenceService takes from a Secret or a ConfigMap."""
+"""Values of variables that an InferenceService reads from a Secret or a ConfigMap."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from hf_runtime.settings.errors import SettingsError, checked
+from hf_runtime.settings.errors import SettingsError, validate_settings
 from hf_runtime.settings.inference_service import KeyRef, Metadata, ValueFrom
 from hf_runtime.settings.yaml_documents import Document
 
 
 class _KeyValues(BaseModel):
-    """A Secret or a ConfigMap of the same file."""
+    """Secret or ConfigMap among the configured documents."""
 
     kind: Literal["Secret", "ConfigMap"]
     metadata: Metadata
@@ -25,40 +25,42 @@ class _KeyValues(BaseModel):
 
 
 class References:
-    """Looks a reference up: in a mounted file, in the documents beside it, in the environment.
+    """Resolver of Secret and ConfigMap references.
+
+    It looks in mounted files first, then in the configured documents, then in the environment.
 
     Args:
-        folder: where Secrets and ConfigMaps are mounted, a folder each with a file a key.
-        documents: those that are configured; of other kinds than Secret and ConfigMap, nothing is read.
+        folder: where Secrets and ConfigMaps are mounted: one folder for each, with one file per key.
+        documents: all configured documents; only Secrets and ConfigMaps are used.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str], documents: Sequence[Document]) -> None:
         self._folder = folder
         self._environment = environment
-        self._known: dict[tuple[str, str], dict[str, str]] = {}
+        self._values: dict[tuple[str, str], dict[str, str]] = {}
         for document in documents:
             if isinstance(document.content, dict) and document.content.get("kind") in ("Secret", "ConfigMap"):
-                self._remember(document)
+                self._add_document(document)
 
-    def _remember(self, document: Document) -> None:
-        values = checked(lambda: _KeyValues.model_validate(document.content), document.place)
+    def _add_document(self, document: Document) -> None:
+        values = validate_settings(lambda: _KeyValues.model_validate(document.content), document.position)
         data = values.data
         if values.kind == "Secret":
-            data = {key: _decoded(key, value, document) for key, value in data.items()} | values.stringData
-        self._known[values.kind, values.metadata.name] = data
+            data = {key: _decode_base64(key, value, document) for key, value in data.items()} | values.stringData
+        self._values[values.kind, values.metadata.name] = data
 
     def value(self, variable: str, source: ValueFrom) -> str | None:
-        """The value of `variable`; None if it is nowhere and optional.
+        """Return the value of `variable`, or None if an optional one is not found.
 
         Raises:
-            ValueError: it is nowhere; the message says where it was looked for.
+            ValueError: it is not found; the message says where to set it.
         """
         kind, reference = ("Secret", source.secret) if source.secret else ("ConfigMap", source.config_map)
         assert reference is not None, "this is a bug: the validator lets exactly one pass"
-        file = self._file(reference)
+        file = self._mounted_file(reference)
         if file is not None and file.is_file():
             return file.read_text(encoding="utf-8").rstrip("\n")
-        value = self._known.get((kind, reference.name), {}).get(reference.key, self._environment.get(variable))
+        value = self._values.get((kind, reference.name), {}).get(reference.key, self._environment.get(variable))
         if value is None and not reference.optional:
             raise ValueError(
                 f"{variable}: {kind} {reference.name} has no key {reference.key} here; set {variable} in the "
@@ -66,13 +68,13 @@ class References:
             )
         return value
 
-    def _file(self, reference: KeyRef) -> Path | None:
+    def _mounted_file(self, reference: KeyRef) -> Path | None:
         parts = (reference.name, reference.key)
         return None if any("/" in part or part in ("", ".", "..") for part in parts) else self._folder.joinpath(*parts)
 
 
-def _decoded(key: str, value: Any, document: Document) -> str:
+def _decode_base64(key: str, value: Any, document: Document) -> str:
     try:
         return base64.b64decode(value, validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
-        raise SettingsError(f"{document.place(('data', key))}data.{key}: must be base64 of text in UTF-8") from None
+        raise SettingsError(f"{document.position(('data', key))}data.{key}: must be base64 of text in UTF-8") from None

@@ -1,4 +1,4 @@
-"""What holds for the server as a whole: the entry service, and what all of its processes tell of themselves."""
+"""Settings of the whole server: the entry service, and logs and traces of all processes."""
 
 from __future__ import annotations
 
@@ -16,77 +16,98 @@ from hf_runtime.settings.env import SOURCE
 
 
 class ServerSettings(BaseSettings):
-    """What holds for the server as a whole."""
+    """Settings of the whole server."""
 
     model_config = SOURCE
 
     runtime_config: Path | None = Field(
-        None, validation_alias="RUNTIME_CONFIG", description="A file of InferenceServices, or a folder of such files."
+        None, validation_alias="RUNTIME_CONFIG", description="File of InferenceServices, or a folder of such files."
     )
     secrets_dir: Path = Field(
-        Path("/run/secrets"), validation_alias="SECRETS_DIR", description="Where Secrets and ConfigMaps are mounted."
+        Path("/run/secrets"),
+        validation_alias="SECRETS_DIR",
+        description="Folder where Secrets and ConfigMaps are mounted.",
     )
     api_keys: SecretStr | None = Field(
-        None, validation_alias="API_KEYS", description="Of clients, with commas between them; unset, none is needed."
+        None,
+        validation_alias="API_KEYS",
+        description="API keys of clients, separated by commas; if unset, no key is required.",
     )
     api_keys_file: Path | None = Field(
-        None, validation_alias="API_KEYS_FILE", description="A file of more, one a line; read again when it changes."
+        None,
+        validation_alias="API_KEYS_FILE",
+        description="File of further API keys, one per line; read again when it changes.",
     )
     runner_key: SecretStr | None = Field(
         None,
         validation_alias="RUNNER_KEY",
-        description="Of the entry service, for runners; at random where clients need keys and it is not set.",
+        description="Key of the entry service for its runners; random if unset and clients need keys.",
     )
-    public_health: bool = Field(True, validation_alias="PUBLIC_HEALTH", description="Health is told without a key.")
-    public_metrics: bool = Field(True, validation_alias="PUBLIC_METRICS", description="So are metrics.")
+    public_health: bool = Field(True, validation_alias="PUBLIC_HEALTH", description="Health needs no API key.")
+    public_metrics: bool = Field(True, validation_alias="PUBLIC_METRICS", description="Metrics need no API key.")
     max_streams_per_key: int | None = Field(
-        None, validation_alias="MAX_STREAMS_PER_KEY", ge=1, description="At a time, in each process of the API."
+        None,
+        validation_alias="MAX_STREAMS_PER_KEY",
+        ge=1,
+        description="Concurrent streams per API key, in each entry process.",
     )
     cors_origins: str | None = Field(
         None,
         validation_alias="CORS_ORIGINS",
-        description="Of web pages that may ask, such as https://a.example, with commas between them; * is all.",
+        description="Origins of web pages that may send requests, separated by commas; * allows all.",
     )
-    max_body_size: int = Field(16 * 2**20, validation_alias="MAX_BODY_SIZE", ge=1, description="Bytes.")
+    max_body_size: int = Field(
+        16 * 2**20, validation_alias="MAX_BODY_SIZE", ge=1, description="Most bytes of one request body."
+    )
     max_bodies_size: int | None = Field(
         None,
         validation_alias="MAX_BODIES_SIZE",
         ge=1,
-        description="Bytes of all bodies that a process of the API holds; 256 MiB, or four of MAX_BODY_SIZE, if unset.",
+        description="Most bytes of all bodies in one entry process; if unset, 256 MiB or 4 * MAX_BODY_SIZE.",
     )
     body_timeout: float = Field(
-        60.0, validation_alias="BODY_TIMEOUT", gt=0, description="Seconds in which a body must be received."
+        60.0, validation_alias="BODY_TIMEOUT", gt=0, description="Seconds within which a body must be received."
     )
     max_answers_size: int = Field(
         256 * 2**20,
         validation_alias="MAX_ANSWERS_SIZE",
         ge=1,
-        description="Bytes of all answers to one request, as they come from the model.",
+        description="Most bytes of all answers to one request, as the model returns them.",
     )
-    max_instances: int = Field(1024, validation_alias="MAX_INSTANCES", ge=1, description="In one request.")
-    request_timeout: float = Field(300.0, validation_alias="REQUEST_TIMEOUT", gt=0, description="Seconds.")
+    max_instances: int = Field(
+        1024, validation_alias="MAX_INSTANCES", ge=1, description="Most instances in one request."
+    )
+    request_timeout: float = Field(
+        300.0, validation_alias="REQUEST_TIMEOUT", gt=0, description="Seconds until a request fails."
+    )
     drain_seconds: float = Field(
-        25.0, validation_alias="DRAIN_SECONDS", ge=0, le=28, description="That requests may take once the server stops."
+        25.0,
+        validation_alias="DRAIN_SECONDS",
+        ge=0,
+        le=28,
+        description="Seconds that requests may still take after the stop signal.",
     )
     api_workers: int = Field(1, validation_alias="API_WORKERS", ge=1, description="Processes of the entry service.")
     model_management: bool = Field(
-        False, validation_alias="MODEL_MANAGEMENT", description="Clients may load and unload models."
+        False, validation_alias="MODEL_MANAGEMENT", description="Allow clients to load and unload models."
     )
     exit_on_failure: bool = Field(
         False,
         validation_alias="EXIT_ON_FAILURE",
-        description="End with status 1 once every model has failed, and none is tried again.",
+        description="Exit with status 1 once all models have failed and none is retried.",
     )
     ce_merge: bool = Field(
-        False, validation_alias="CE_MERGE", description="Answers take over the attributes of CloudEvents asked with."
+        False, validation_alias="CE_MERGE", description="Copy attributes of a CloudEvent request to its response."
     )
     ce_type: str = Field(
-        "io.kserve.inference.response", validation_alias="CE_TYPE", description="Of CloudEvents that are answers."
+        "io.kserve.inference.response", validation_alias="CE_TYPE", description="Type of CloudEvent responses."
     )
     ce_source: str | None = Field(
-        None, validation_alias="CE_SOURCE", description="Of CloudEvents that are answers; by default the model's."
+        None,
+        validation_alias="CE_SOURCE",
+        description="Source of CloudEvent responses; derived from the model's name if unset.",
     )
-    access_log: bool = Field(False, validation_alias="ACCESS_LOG", description="One line a request.")
+    access_log: bool = Field(False, validation_alias="ACCESS_LOG", description="Log one line per request.")
     log_level: str = Field("INFO", validation_alias="LOG_LEVEL", pattern=r"^(?i:debug|info|warning|error|critical)$")
 
     log_format: Literal["text", "json"] = Field("text", validation_alias="LOG_FORMAT")
@@ -94,15 +115,17 @@ class ServerSettings(BaseSettings):
         False, validation_alias="LOG_PAYLOADS", description="Log instances, parameters and answers."
     )
 
-    # OpenTelemetry's own variables; the others (OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER …) are read by its SDK.
+    # Standard variables of OpenTelemetry. Its SDK reads the others itself (OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER …).
     # https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
     otel_sdk_disabled: bool = Field(False, validation_alias="OTEL_SDK_DISABLED")
     otel_traces_exporter: str | None = Field(None, validation_alias="OTEL_TRACES_EXPORTER")
     otlp_endpoint: str | None = Field(
-        None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT", description="A collector's base URL."
+        None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT", description="Base URL of a collector."
     )
     otlp_traces_endpoint: str | None = Field(
-        None, validation_alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", description="Its URL for traces, with path."
+        None,
+        validation_alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        description="URL of a collector for traces, with its path.",
     )
     otlp_protocol: str = Field(
         "http/protobuf",
@@ -111,39 +134,39 @@ class ServerSettings(BaseSettings):
 
     @property
     def keys(self) -> list[str]:
-        """The API keys that do not come from a file."""
-        return [] if self.api_keys is None else _listed(self.api_keys.get_secret_value())
+        """API keys of clients from API_KEYS; the keys in API_KEYS_FILE are not included."""
+        return [] if self.api_keys is None else _split_commas(self.api_keys.get_secret_value())
 
     @property
     def bodies_size(self) -> int:
-        """Bytes of all bodies that a process of the API holds."""
+        """Most bytes of all request bodies in one entry process."""
         return self.max_bodies_size or max(256 * 2**20, 4 * self.max_body_size)
 
     @property
     def runner_keys(self) -> list[str]:
-        """Those of clients and of the entry service that runners take and that are in no file."""
+        """Keys that runners accept: API_KEYS and RUNNER_KEY, without the keys in API_KEYS_FILE."""
         return self.keys if self.runner_key is None else [*self.keys, self.runner_key.get_secret_value()]
 
     @property
     def needs_keys(self) -> bool:
-        """Whether clients do."""
+        """True if clients need an API key."""
         return self.api_keys is not None or self.api_keys_file is not None
 
     @property
     def origins(self) -> list[str]:
-        """The origins of web pages that may ask."""
-        return _listed(self.cors_origins or "")
+        """Origins of web pages that may send requests."""
+        return _split_commas(self.cors_origins or "")
 
     @field_validator("api_keys")
     @classmethod
-    def _holds_a_key(cls, keys: SecretStr | None) -> SecretStr | None:
-        if keys is not None and not _listed(keys.get_secret_value()):
+    def _check_api_keys(cls, keys: SecretStr | None) -> SecretStr | None:
+        if keys is not None and not _split_commas(keys.get_secret_value()):
             raise ValueError("holds no key")
         return keys
 
     @field_validator("runner_key")
     @classmethod
-    def _fits_into_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+    def _check_runner_key(cls, key: SecretStr | None) -> SecretStr | None:
         if key is None:
             return None
         stripped = key.get_secret_value().strip()
@@ -153,7 +176,7 @@ class ServerSettings(BaseSettings):
 
     @field_validator("api_keys_file")
     @classmethod
-    def _can_be_read(cls, file: Path | None) -> Path | None:
+    def _check_keys_file(cls, file: Path | None) -> Path | None:
         if file is not None:
             try:
                 file.read_text(encoding="utf-8")
@@ -163,15 +186,15 @@ class ServerSettings(BaseSettings):
 
     @property
     def traces_url(self) -> str | None:
-        """Where traces are sent; None if nothing asks for any."""
+        """URL to which traces are sent; None if tracing is off."""
         exporters = {name.strip() for name in (self.otel_traces_exporter or "").split(",") if name.strip()}
-        asked = "otlp" in exporters or (not exporters and (self.otlp_traces_endpoint or self.otlp_endpoint))
-        if self.otel_sdk_disabled or not asked:
+        enabled = "otlp" in exporters or (not exporters and (self.otlp_traces_endpoint or self.otlp_endpoint))
+        if self.otel_sdk_disabled or not enabled:
             return None
         return self.otlp_traces_endpoint or (self.otlp_endpoint or "http://localhost:4318").rstrip("/") + "/v1/traces"
 
     def notes(self) -> Iterator[str]:
-        """What was asked for and is done differently."""
+        """Yield notes about settings that the server does not follow exactly."""
         if self.traces_url is not None and self.otlp_protocol != "http/protobuf":
             yield (
                 f"OTEL_EXPORTER_OTLP_PROTOCOL={self.otlp_protocol}: traces are sent as http/protobuf, "
@@ -183,11 +206,11 @@ class ServerSettings(BaseSettings):
 
 
 def with_runner_key(server: ServerSettings) -> ServerSettings:
-    """The same settings, with a key of the entry service if clients need keys.
+    """Return the settings with a RUNNER_KEY, if clients need keys.
 
-    It lets the entry service in at runners. Where none is set, the first process makes one, at random. The processes
-    that it starts inherit its environment, and so does one that takes the place of another: no file and no command
-    line ever holds the key.
+    Runners accept the entry service by this key. If it is not set, the first process creates a random one and stores it
+    in its environment, which child processes and their replacements inherit. The key is never in a file or on a command
+    line.
     """
     if not server.needs_keys or server.runner_key is not None:
         return server
@@ -196,5 +219,5 @@ def with_runner_key(server: ServerSettings) -> ServerSettings:
     return server.model_copy(update={"runner_key": SecretStr(key)})
 
 
-def _listed(text: str) -> list[str]:
+def _split_commas(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]

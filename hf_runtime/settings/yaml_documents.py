@@ -1,4 +1,4 @@
-"""YAML documents that know in which line everything stands."""
+"""YAML documents with the line number of every value."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from hf_runtime.settings.errors import SettingsError
 
 @dataclass(frozen=True)
 class Document:
-    """One document of a file.
+    """One YAML document of a file.
 
     Attributes:
-        content: as plain Python values.
-        node: the same with line numbers.
+        content: the document as plain Python values.
+        node: the same document with line numbers.
     """
 
     path: Path
     content: Any
     node: yaml.Node
 
-    def place(self, location: Sequence[str | int]) -> str:
-        """`file, line 7: ` of what `location` leads to, or of what is nearest to it if it is not there."""
-        return f"{self.path}, line {_find(self.node, location).start_mark.line + 1}: "
+    def position(self, location: Sequence[str | int]) -> str:
+        """Return `file, line 7: ` for a location, or for its nearest existing parent."""
+        return f"{self.path}, line {_find_node(self.node, location).start_mark.line + 1}: "
 
 
 def read_documents(path: Path) -> list[Document]:
-    """All documents of a file, or of the .yaml and .yml files of a folder in the order of their names.
+    """Read all documents of a file, or of a folder's .yaml and .yml files, sorted by name.
 
     Raises:
-        SettingsError: something cannot be read, is not YAML, or says a thing twice.
+        SettingsError: a file cannot be read, is not YAML, or has a duplicate key.
     """
     try:
         files = [path] if not path.is_dir() else sorted(p for p in path.iterdir() if p.suffix in (".yaml", ".yml"))
@@ -43,10 +43,10 @@ def read_documents(path: Path) -> list[Document]:
         raise SettingsError(f"{error.filename or path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise SettingsError(f"{path} is not text in UTF-8") from None
-    return [document for file, text in zip(files, texts, strict=True) for document in _parse(file, text)]
+    return [document for file, text in zip(files, texts, strict=True) for document in _parse_documents(file, text)]
 
 
-def _parse(path: Path, text: str) -> Iterator[Document]:
+def _parse_documents(path: Path, text: str) -> Iterator[Document]:
     loader = yaml.SafeLoader(text)
     try:
         while loader.check_node():
@@ -66,34 +66,37 @@ def _parse(path: Path, text: str) -> Iterator[Document]:
 
 
 def _refuse_duplicates(path: Path, root: yaml.Node) -> None:
-    """YAML forbids a key twice, and PyYAML takes the last."""
-    waiting, visited = [root], set()
-    while waiting:
-        node = waiting.pop()
+    """Raise `SettingsError` for a duplicate key.
+
+    YAML forbids duplicate keys, but PyYAML uses the last one.
+    """
+    pending, visited = [root], set()
+    while pending:
+        node = pending.pop()
         if id(node) in visited:  # an alias
             continue
         visited.add(id(node))
         if isinstance(node, yaml.SequenceNode):
-            waiting.extend(node.value)
+            pending.extend(node.value)
         elif isinstance(node, yaml.MappingNode):
             keys = set()
             for key, value in node.value:
-                waiting.append(value)
+                pending.append(value)
                 if isinstance(key, yaml.ScalarNode) and key.value in keys:
-                    raise SettingsError(f"{path}, line {key.start_mark.line + 1}: {key.value} stands here twice")
+                    raise SettingsError(f"{path}, line {key.start_mark.line + 1}: {key.value} is defined twice")
                 if isinstance(key, yaml.ScalarNode):
                     keys.add(key.value)
 
 
-def _find(node: yaml.Node, location: Sequence[str | int]) -> yaml.Node:
+def _find_node(node: yaml.Node, location: Sequence[str | int]) -> yaml.Node:
     if not location:
         return node
     step, *rest = location
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value == step:
-                # The line of a name, not of the block below it.
-                return _find(value, rest) if rest and isinstance(value, yaml.CollectionNode) else key
+                # Report the line of the name, not of the block below it.
+                return _find_node(value, rest) if rest and isinstance(value, yaml.CollectionNode) else key
     elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-        return _find(node.value[step], rest)
+        return _find_node(node.value[step], rest)
     return node

@@ -232,7 +232,7 @@ def test_a_process_that_is_ended_from_outside_is_a_reason_and_leaves_the_environ
 ) -> None:
     before = dict(os.environ)
     # It ends without a result.
-    monkeypatch.setattr(measuring, "_answer", print)
+    monkeypatch.setattr(measuring, "_run_process", print)
     settings = ModelSettings(storage_uri="/model", environment={"OF_THE_MODEL": "1"})
     result = measure_in_process(settings, None, 0)
     assert isinstance(result, Failed)

@@ -12,22 +12,22 @@ import pytest
 import uvicorn
 
 from hf_runtime.bento import http_server
-from hf_runtime.bento.http_server import LimitedHead
+from hf_runtime.bento.http_server import LimitedHttpProtocol
 
 #: More than any socket holds.
 LARGE = b"x" * 16 * 2**20
 GET = b"GET / HTTP/1.1\r\nHost: server\r\n\r\n"
 
 
-class _Watched(LimitedHead):
+class _Watched(LimitedHttpProtocol):
     """Says what becomes of a connection."""
 
     answered: ClassVar[asyncio.Event]
     checked: ClassVar[asyncio.Event]
     lost: ClassVar[asyncio.Event]
 
-    def _check_reader(self, unread: int) -> None:
-        super()._check_reader(unread)
+    def _check_read_progress(self, unread: int) -> None:
+        super()._check_read_progress(unread)
         self.checked.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -87,7 +87,7 @@ def _run(steps: Callable[[socket.socket], Awaitable[None]]) -> None:
 
 
 def test_a_client_that_reads_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_server, "_UNREAD", 0.2)
+    monkeypatch.setattr(http_server, "_READ_TIMEOUT", 0.2)
 
     async def steps(client: socket.socket) -> None:
         await _Watched.lost.wait()
@@ -97,7 +97,7 @@ def test_a_client_that_reads_nothing_is_left(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_client_that_reads_slowly_gets_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_server, "_UNREAD", 1.0)
+    monkeypatch.setattr(http_server, "_READ_TIMEOUT", 1.0)
 
     async def steps(client: socket.socket) -> None:
         await _Watched.answered.wait()
@@ -113,7 +113,7 @@ def test_a_client_that_reads_slowly_gets_its_answer(monkeypatch: pytest.MonkeyPa
 
 
 def test_an_answer_that_is_not_read_keeps_no_server_from_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_server, "_UNREAD_AT_STOP", 0.2)
+    monkeypatch.setattr(http_server, "_READ_TIMEOUT_AT_STOP", 0.2)
 
     async def scenario() -> None:
         async with _serving() as port:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hf_runtime.observability.tracebacks import without_payload
+from hf_runtime.observability.tracebacks import format_without_payload
 
 
 def _raised(error: Exception) -> str:
     try:
         raise error
     except Exception as raised:
-        return without_payload(raised)
+        return format_without_payload(raised)
 
 
 def test_it_says_where_and_of_which_kind_but_not_what_about() -> None:
@@ -41,9 +41,9 @@ def test_neither_causes_nor_parts_of_a_group_are_quoted() -> None:
 def test_what_was_set_aside_is_not_shown() -> None:
     error = RuntimeError()
     error.__context__, error.__suppress_context__ = KeyError(), True
-    assert "KeyError" not in without_payload(error)
+    assert "KeyError" not in format_without_payload(error)
     error.__suppress_context__ = False
-    assert "KeyError" in without_payload(error)
+    assert "KeyError" in format_without_payload(error)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("2 GiB"), MemoryError("2 GiB")])
@@ -54,4 +54,4 @@ def test_what_is_wrong_with_the_machine_is_told(error: Exception) -> None:
 def test_what_torch_says_of_numbers_is_told() -> None:
     with pytest.raises(IndexError) as caught:
         torch.nn.functional.embedding(torch.tensor([7]), torch.zeros(2, 2))
-    assert "index out of range" in without_payload(caught.value)
+    assert "index out of range" in format_without_payload(caught.value)

@@ -118,7 +118,7 @@ def test_a_model_has_failed_for_good_once_all_of_its_replicas_have_at_the_same_t
         failed, retried = ModelState("failed", "broken"), ModelState("failed", "away", retried=True)
 
         async def become(client: RunnerClient, state: ModelState, *, final: bool) -> None:
-            await client._become(state)
+            await client._set_state(state)
             for _ in range(10):
                 await asyncio.sleep(0)
             assert waiting.done() == final

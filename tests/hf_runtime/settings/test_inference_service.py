@@ -179,7 +179,7 @@ def test_settings_of_the_whole_server_may_stand_in_a_document_if_documents_agree
     first = _with_env('{name: REQUEST_TIMEOUT, value: "5"}')
     assert _load(tmp_path, first).server.request_timeout == 5
     second = first.replace('"a"', '"b"').replace('"5"', '"6"')
-    with pytest.raises(SettingsError, match="line 24: REQUEST_TIMEOUT holds for the whole server"):
+    with pytest.raises(SettingsError, match="line 24: REQUEST_TIMEOUT applies to the whole server"):
         _load(tmp_path, first + "---" + second)
 
 
@@ -197,7 +197,7 @@ def test_one_model_may_log_more_than_the_others(tmp_path: Path) -> None:
         ("kind: [", "line 1: not valid YAML"),
         ("", "holds no InferenceService"),
         ("- a", "line 1: Input should be"),
-        (DOCUMENT + "---" + DOCUMENT, "line 15: a model named a stands here twice"),
+        (DOCUMENT + "---" + DOCUMENT, "line 15: two models are named a"),
         (DOCUMENT.replace("storageUri", "storageURL"), "line 8: spec.predictor.huggingface.storageURL: is not"),
         (DOCUMENT.replace('      storageUri: "hf://gpt2"\n', ""), "line 7: spec.predictor.huggingface.storageUri: is"),
         (DOCUMENT.replace('"text-generation"', '"text"'), "line 10: TASK: Input should be"),
@@ -207,10 +207,10 @@ def test_one_model_may_log_more_than_the_others(tmp_path: Path) -> None:
         (MODEL.replace("1500m", "fast"), "resources.limits.cpu: must be a quantity"),
         (MODEL.replace("--dtype=half", "--quantization=awq"), "line 19: args: --quantization is not supported"),
         (_with_container("envFrom: []"), "line 12: spec.predictor.huggingface.envFrom: is not supported here"),
-        (_with_container("args: [--task=fill_mask]"), "line 12: TASK is said twice, and differently"),
-        (_with_container("args: [--model_id=gpt2-large]"), "line 12: STORAGE_URI is said twice, and differently"),
+        (_with_container("args: [--task=fill_mask]"), "line 12: TASK has two different values"),
+        (_with_container("args: [--model_id=gpt2-large]"), "line 12: STORAGE_URI has two different values"),
         (DOCUMENT.replace("spec:", "spec:\n  transformer: {}"), "line 6: spec.transformer: is not supported here"),
-        (DOCUMENT + "kind: InferenceService\n", "line 12: kind stands here twice"),
+        (DOCUMENT + "kind: InferenceService\n", "line 12: kind is defined twice"),
         (DOCUMENT.replace("v1beta1", "v1alpha1"), "line 2: apiVersion: Input should be"),
     ],
 )

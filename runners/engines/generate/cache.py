@@ -142,19 +142,19 @@ def _allocate_slab(layers: Sequence[LayerShape], size: int, capacity: int) -> Sl
     """Create a slab; return None if the system has less memory than expected."""
     try:
         return Slab(layers, size, capacity)
-    except (RuntimeError, MemoryError):  # torch raises no other type on a CPU
+    except (RuntimeError, MemoryError):  # on a CPU torch raises a plain RuntimeError
         logger.warning("KV cache: out of memory for %d sequences of %d tokens", size, capacity, exc_info=True)
         return None
 
 
 class KVCache:
-    """Cache of keys and values, tensors of slabs.
+    """Cache of keys and values, made of slabs.
 
     Args:
         budget: tokens that all slabs together may hold.
         slab_tokens: size of a new slab in tokens, where the budget allows.
         max_rows: the most slots of a slab.
-        max_length: the max_length sequence in tokens.
+        max_length: the longest sequence in tokens.
     """
 
     def __init__(

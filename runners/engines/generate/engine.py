@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class _GenerationItem(QueuedItem):
-    """Queued item with the sequences that answer it."""
+    """Queued item with the sequences generated for it."""
 
     def __init__(self, item: Item, listener: StreamListener | None) -> None:
         super().__init__(item)
@@ -48,9 +48,9 @@ class _ItemSequence:
     """
 
     def __init__(
-        self, answer: _GenerationItem, sequence: SequenceState, make_delta: Callable[..., dict[str, Any] | None]
+        self, queued: _GenerationItem, sequence: SequenceState, make_delta: Callable[..., dict[str, Any] | None]
     ) -> None:
-        self.answer = answer
+        self.queued = queued
         self.sequence = sequence
         self.make_delta = make_delta
         self.first_token: float | None = None
@@ -59,7 +59,7 @@ class _ItemSequence:
 
     def record_trace(self) -> None:
         """Record the sequence in the item's trace, at its end."""
-        trace, sequence = self.answer.item.trace, self.sequence
+        trace, sequence = self.queued.item.trace, self.sequence
         if trace is not None and sequence.started is not None:
             trace.sequence(
                 sequence.started,
@@ -77,13 +77,14 @@ class _StepUpdate:
     """Progress of one sequence in a step.
 
     Attributes:
+        generated: the sequence.
         delta: text and log probabilities that are new; None without a listener or without new text.
         output: the whole sequence if it is complete.
         tokens: its new tokens so far.
         time: time of the step by `monotonic`.
     """
 
-    part: _ItemSequence
+    generated: _ItemSequence
     delta: tuple[str, list[TokenLogprob]] | None
     output: SequenceOutput | None
     tokens: int
@@ -127,15 +128,15 @@ class GenerationEngine:
             listener: gets a call when the item is accepted, and one for each delta.
 
         Returns:
-            A future of the answer, or of None at the end of a stream; cancelling it ends the item's sequences.
+            A future of the result, or of None at the end of a stream; cancelling it ends the item's sequences.
 
         Raises:
             Overloaded: the queue is full.
         """
-        answer = _GenerationItem(item, listener)
-        self._intake.add(answer)
-        answer.future.add_done_callback(lambda _: self._release(answer))
-        return answer.future
+        queued = _GenerationItem(item, listener)
+        self._intake.add(queued)
+        queued.future.add_done_callback(lambda _: self._release(queued))
+        return queued.future
 
     async def run(self) -> None:
         """Prepare and generate items until cancelled."""
@@ -147,33 +148,35 @@ class GenerationEngine:
             self._stopping = True
 
     def _start_prepared(self, entries: Sequence[QueuedItem]) -> None:
-        for answer in entries:
-            assert isinstance(answer, _GenerationItem)
-            if answer.future.done():
+        for queued in entries:
+            assert isinstance(queued, _GenerationItem)
+            if queued.future.done():
                 continue
-            with request_context(answer.item.request_context):
-                error = guarded("starting", self._start_sequences, answer)
+            with request_context(queued.item.request_context):
+                error = guarded("starting", self._start_sequences, queued)
             if error is not None:
-                answer.settle(error)
+                queued.settle(error)
         self._work.set()
 
-    def _start_sequences(self, answer: _GenerationItem) -> None:
-        for number, row in enumerate(answer.job.rows):
+    def _start_sequences(self, queued: _GenerationItem) -> None:
+        for number, row in enumerate(queued.job.rows):
             sequence = SequenceState(
-                row.inputs, self._runner.model, answer.item.request_context, streamed=answer.listener is not None
+                row.inputs, self._runner.model, queued.item.request_context, streamed=queued.listener is not None
             )
-            self._sequences[sequence] = part = _ItemSequence(answer, sequence, self._runner.deltas(answer.job, number))
-            answer.sequences.append(part)
-        answer.unfinished = len(answer.sequences)
-        if answer.listener is not None:
-            answer.listener.accepted()
-        self._inbox.extend(part.sequence for part in answer.sequences)
+            self._sequences[sequence] = generated = _ItemSequence(
+                queued, sequence, self._runner.deltas(queued.job, number)
+            )
+            queued.sequences.append(generated)
+        queued.unfinished = len(queued.sequences)
+        if queued.listener is not None:
+            queued.listener.accepted()
+        self._inbox.extend(generated.sequence for generated in queued.sequences)
 
-    def _release(self, answer: _GenerationItem) -> None:
-        for part in answer.sequences:
-            part.sequence.cancelled = part.sequence.finish_reason is None
-            self._sequences.pop(part.sequence, None)
-            part.record_trace()
+    def _release(self, queued: _GenerationItem) -> None:
+        for generated in queued.sequences:
+            generated.sequence.cancelled = generated.sequence.finish_reason is None
+            self._sequences.pop(generated.sequence, None)
+            generated.record_trace()
 
     async def _run_decoder(self) -> None:
         decoder = self._runner.decoder
@@ -186,53 +189,55 @@ class GenerationEngine:
 
     def _handle_updates(self, updates: list[_StepUpdate]) -> None:
         for update in updates:
-            answer = update.part.answer
-            if answer.future.done():
+            queued = update.generated.queued
+            if queued.future.done():
                 continue
-            if (error := update.part.sequence.error) is not None:
-                answer.settle(error)
+            if (error := update.generated.sequence.error) is not None:
+                queued.settle(error)
                 continue
             self._measure(update)
-            with request_context(answer.item.request_context):
+            with request_context(queued.item.request_context):
                 error = guarded("streaming", self._send_delta, update)
             if error is not None:
-                answer.settle(error)
+                queued.settle(error)
             elif update.output is not None:
-                answer.unfinished -= 1
-                if answer.unfinished == 0:
-                    self._finish(answer)
+                queued.unfinished -= 1
+                if queued.unfinished == 0:
+                    self._finish(queued)
 
     def _send_delta(self, update: _StepUpdate) -> None:
-        listener = update.part.answer.listener
+        listener = update.generated.queued.listener
         if listener is not None and update.delta is not None:
-            delta = update.part.make_delta(*update.delta, update.output)
+            delta = update.generated.make_delta(*update.delta, update.output)
             if delta is not None:
                 listener.delta(delta)
 
-    def _finish(self, answer: _GenerationItem) -> None:
+    def _finish(self, queued: _GenerationItem) -> None:
         now = monotonic()
-        self._intake.learn_speed(min(now - self._last_end, now - answer.arrived))
+        self._intake.learn_speed(min(now - self._last_end, now - queued.arrived))
         self._last_end = now
-        if answer.listener is not None:
-            answer.settle(None)
+        if queued.listener is not None:
+            queued.settle(None)
         else:
-            outputs = [part.sequence.output for part in answer.sequences]
-            with working_on(answer.item, "finish"):
-                result = guarded("finishing", self._runner.finish, answer.job, outputs)
-            answer.settle(result)
+            outputs = [generated.sequence.output for generated in queued.sequences]
+            with working_on(queued.item, "finish"):
+                result = guarded("finishing", self._runner.finish, queued.job, outputs)
+            queued.settle(result)
 
     def _measure(self, update: _StepUpdate) -> None:
-        answer = update.part.answer
-        if update.part.last_token is None:
-            if all(part.last_token is None for part in answer.sequences):
-                self._observer.read(len(update.part.sequence.request.input_ids), update.part.sequence.cached_tokens)
-            self._observer.first_token(update.time - answer.arrived)
+        queued = update.generated.queued
+        if update.generated.last_token is None:
+            if all(generated.last_token is None for generated in queued.sequences):
+                self._observer.read(
+                    len(update.generated.sequence.request.input_ids), update.generated.sequence.cached_tokens
+                )
+            self._observer.first_token(update.time - queued.arrived)
         else:
-            self._observer.next_token(update.time - update.part.last_token)
-        self._observer.written(update.tokens - update.part.tokens)
-        update.part.tokens = update.tokens
-        update.part.first_token = update.part.first_token or update.time
-        update.part.last_token = update.time
+            self._observer.next_token(update.time - update.generated.last_token)
+        self._observer.written(update.tokens - update.generated.tokens)
+        update.generated.tokens = update.tokens
+        update.generated.first_token = update.generated.first_token or update.time
+        update.generated.last_token = update.time
 
     # The methods below run on the computing thread.
 
@@ -269,17 +274,17 @@ class GenerationEngine:
         self._observer.batch(rows, tokens, padding)
 
     def _record_start(self, sequence: SequenceState) -> None:
-        if (part := self._sequences.get(sequence)) is not None and not self._stopping:
-            self._loop.call_soon_threadsafe(self._intake.started, part.answer, monotonic())
+        if (generated := self._sequences.get(sequence)) is not None and not self._stopping:
+            self._loop.call_soon_threadsafe(self._intake.started, generated.queued, monotonic())
 
     def _publish(self, sequences: list[SequenceState]) -> None:
         now = monotonic()
         self._observer.running(self._runner.decoder.running, self._runner.decoder.cache_usage)
         updates = []
         for sequence in sequences:
-            if (part := self._sequences.get(sequence)) is not None:
-                delta = sequence.take_delta() if part.answer.listener is not None else None
+            if (generated := self._sequences.get(sequence)) is not None:
+                delta = sequence.take_delta() if generated.queued.listener is not None else None
                 output = sequence.output if sequence.finish_reason is not None else None
-                updates.append(_StepUpdate(part, delta, output, len(sequence.tokens), now))
+                updates.append(_StepUpdate(generated, delta, output, len(sequence.tokens), now))
         if updates and not self._stopping:
             self._loop.call_soon_threadsafe(self._handle_updates, updates)

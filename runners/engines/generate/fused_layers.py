@@ -89,7 +89,7 @@ class FusedLayers:
         **others: Any,
     ) -> torch.Tensor:
         angles = position_embeddings
-        if not isinstance(step, Step) or angles is None or not self._fits(hidden_states, angles):
+        if not isinstance(step, Step) or angles is None or not self._supports(hidden_states, angles):
             self._result = None
             return plain(hidden_states, *positional, position_embeddings=angles, step=step, **others)
         self._result, self._angles = self._compute_layers(hidden_states, angles, step), angles
@@ -104,7 +104,7 @@ class FusedLayers:
             raise ValueError("layers use different rotary embeddings")
         return hidden_states
 
-    def _fits(self, hidden_states: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor]) -> bool:
+    def _supports(self, hidden_states: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor]) -> bool:
         shape = (*hidden_states.shape[:2], self._size)
         tensors = hidden_states, *angles
         return (
@@ -173,26 +173,26 @@ class FusedLayers:
         parts: list[Part] = []
         for number, layer in enumerate(self._layers):
             norm = layer.input_layernorm.forward
-            parts.append(self._added_norm(norm, self._sums, self._hidden) if number else self._first_norm(norm))
-            parts += self._queries_and_keys(layer.self_attn)
-            parts += self._attention(shape, number)
+            parts.append(self._add_norm_call(norm, self._sums, self._hidden) if number else self._norm_call(norm))
+            parts += self._projection_calls(layer.self_attn)
+            parts += self._attention_calls(shape, number)
             parts += self._writer.linear(layer.self_attn.o_proj, self._attended, self._sums)
-            parts.append(self._added_norm(layer.post_attention_layernorm.forward, self._hidden, self._sums))
-            parts += self._feed_forward(layer.mlp)
+            parts.append(self._add_norm_call(layer.post_attention_layernorm.forward, self._hidden, self._sums))
+            parts += self._feed_forward_calls(layer.mlp)
         return Program(parts, self._runner)
 
-    def _first_norm(self, norm: FusedNorm) -> KernelCall:
+    def _norm_call(self, norm: FusedNorm) -> KernelCall:
         width = len(norm.factors)
         arguments = self._hidden.data_ptr(), norm.factors.data_ptr(), self._normed.data_ptr(), 1, width, width, width
         return KernelCall(self._kernels.rms_norm, ROWS, (*arguments, norm.eps), self._writer.large(width))
 
-    def _added_norm(self, norm: FusedNorm, more: torch.Tensor, sums: torch.Tensor) -> KernelCall:
+    def _add_norm_call(self, norm: FusedNorm, more: torch.Tensor, sums: torch.Tensor) -> KernelCall:
         """Add `more` to `sums` in place, and normalize the sum as the next input."""
         width = len(norm.factors)
         arguments = more.data_ptr(), sums.data_ptr(), norm.factors.data_ptr(), self._normed.data_ptr(), width, norm.eps
         return KernelCall(self._kernels.add_rms_norm, ROWS, arguments, self._writer.large(width))
 
-    def _queries_and_keys(self, attention: Any) -> list[Part]:
+    def _projection_calls(self, attention: Any) -> list[Part]:
         """Project queries, keys and values, and apply rotary embeddings.
 
         Heads are normalized where the model does that.
@@ -203,8 +203,8 @@ class FusedLayers:
         for name, start, number in (("q_norm", 0, heads), ("k_norm", heads, key_heads)):
             norm: FusedNorm | None = vars(getattr(attention, name, None) or nn.Identity()).get("forward")
             if norm is not None:
-                where = self._projected.data_ptr() + start * size * self._projected.itemsize
-                arguments = where, norm.factors.data_ptr(), where, number, size, stride, stride, norm.eps
+                address = self._projected.data_ptr() + start * size * self._projected.itemsize
+                arguments = address, norm.factors.data_ptr(), address, number, size, stride, stride, norm.eps
                 parts.append(KernelCall(self._kernels.rms_norm, ROWS, arguments, self._writer.large(number * size)))
         both = heads + key_heads
         rotated = (
@@ -213,7 +213,7 @@ class FusedLayers:
         )  # fmt: skip
         return [*parts, KernelCall(self._kernels.rotate, ROWS, rotated, self._writer.large(both * size))]
 
-    def _attention(self, shape: _StepShape, layer: int) -> list[Part]:
+    def _attention_calls(self, shape: _StepShape, layer: int) -> list[Part]:
         """Store keys and values, and compute attention."""
         heads, key_heads, size, value_size = self._heads, self._key_heads, self._size, self._value_size
         rotated, projected, parts = self._rotated, self._projected, list[Part]()
@@ -259,7 +259,7 @@ class FusedLayers:
         for chunk in [*step.long, *short]:
             step.attend_chunk(chunk, layer, query, scale, window, attended)
 
-    def _feed_forward(self, mlp: Any) -> list[Part]:
+    def _feed_forward_calls(self, mlp: Any) -> list[Part]:
         gate = mlp.forward
         if not isinstance(gate, FusedGate) or gate.both is None:
             return [self._writer.python(mlp, self._normed, self._hidden)]
@@ -282,14 +282,14 @@ def fused_layers(
 
     The caller must verify that the results are the same.
     """
-    layers: list[Any] = [module for module in model.modules() if _fits(module)]
+    layers: list[Any] = [module for module in model.modules() if _is_supported_layer(module)]
     uniform = len(set(shapes)) == 1 and len({heads for heads, _, _ in specs.values()}) == 1
     if not uniform or [layer.self_attn.layer_idx for layer in layers] != list(range(len(shapes))):
         return {}
     return FusedLayers(layers, shapes[0], [specs[number] for number in range(len(shapes))], kernels).forwards()
 
 
-def _fits(module: Any) -> bool:
+def _is_supported_layer(module: Any) -> bool:
     """Return whether a module is a Llama-like layer whose parts are computed by kernels."""
     if "forward" in vars(module) or {name for name, _ in module.named_children()} != _CHILDREN:
         return False

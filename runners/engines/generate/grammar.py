@@ -22,7 +22,7 @@ _MAX_GRAMMAR = 4 * MAX_LENGTH
 class GrammarCompiler:
     """Compiler of grammars for one model; it also returns the bytes of tokens.
 
-    Loading the vocabulary takes a second and happens at first use. All methods are thread-safe.
+    Loading the vocabulary takes a second and happens at first use. Several threads may use the compiler.
 
     Args:
         vocab_size: number of the model's logits, which may differ from the number of the tokenizer's tokens.
@@ -63,7 +63,7 @@ class GrammarCompiler:
             raise InvalidRequest(f"{field}: {one_line(matcher.get_error())}")
         return Grammar(matcher, vocabulary, field)
 
-    def response_format(self, given: Mapping[str, Any]) -> Grammar | None:
+    def response_format(self, response_format: Mapping[str, Any]) -> Grammar | None:
         """Compile the grammar of an OpenAI API's `response_format`; return None for free text.
 
         In addition to `text`, `json_object` and `json_schema`, `{"type": "regex", "regex": …}` is accepted. A schema is
@@ -74,7 +74,7 @@ class GrammarCompiler:
         Raises:
             InvalidRequest: as in `compile`; the message names the wrong field.
         """
-        lark = response_format_grammar(given)
+        lark = response_format_grammar(response_format)
         return None if lark is None else self.compile(lark, "response_format")
 
     def token_bytes(self, token: int) -> bytes:
@@ -172,7 +172,7 @@ class _Vocabulary:
     Attributes:
         size: number of the tokenizer's tokens.
         eos: tokens that end a sequence, within the model's logits.
-        substitutes: end tokens given to llguidance that are none of the model.
+        substitutes: end tokens of llguidance that the model does not use as such.
 
     Raises:
         ValueError: the bytes of the tokenizer's tokens are unknown.
@@ -192,13 +192,13 @@ class _Vocabulary:
         )
 
 
-def response_format_grammar(given: Mapping[str, Any]) -> str | None:
+def response_format_grammar(response_format: Mapping[str, Any]) -> str | None:
     """Return the lark grammar of an OpenAI API's `response_format`; None for free text.
 
     Raises:
         InvalidRequest: the format is wrong; the message names the wrong field.
     """
-    match given:
+    match response_format:
         case {"type": "text"}:
             return None
         case {"type": "json_object"}:

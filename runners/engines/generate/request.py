@@ -86,7 +86,7 @@ class SequenceOutput:
         tokens: all new tokens, including the one that ended the sequence.
         text: text without special tokens, up to the first stop string.
         stop_sequence: the stop string that ended it, if one did.
-        cached_tokens: tokens of the prompt that came from the prefix cache.
+        cached_tokens: tokens of the prompt that were copied from another sequence instead of computed.
     """
 
     tokens: list[int]

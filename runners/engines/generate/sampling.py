@@ -16,7 +16,7 @@ from runners.engines.generate.sequence import SequenceState
 #: Candidates tried first when only `top_p` limits them: sorting a whole vocabulary takes milliseconds per row.
 _LIKELIEST = 1024
 
-#: Log probability of an impossible token, as in OpenAI's API; JSON has no infinity.
+#: The least log probability that is reported, as in OpenAI's API; JSON has no infinity.
 _LEAST_LOGPROB = -9999.0
 
 

@@ -53,7 +53,7 @@ def json_rule(schema: Mapping[str, Any], field: str, *, lenient: bool = False) -
         InvalidRequest: the schema is wrong, not supported, or too large to compile.
     """
     _check_size(schema, field)
-    # The request's own_options "x-guidance" wins (https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md).
+    # The request's own "x-guidance" wins (https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md).
     options = {"whitespace_pattern": _WHITESPACE, "lenient": lenient}
     own_options = schema.get("x-guidance")
     rule = json.dumps(

@@ -28,7 +28,7 @@ class SequenceState:
         matcher: state of its grammar; None without one.
         finish_reason: None until it is complete.
         error: error that ended this sequence; None without one.
-        cached_tokens: tokens of the prompt that came from the prefix cache.
+        cached_tokens: tokens of the prompt that were copied from another sequence instead of computed.
         request_context: the HTTP request that it belongs to.
         started: time of its first step by `monotonic`; None while it waits.
 

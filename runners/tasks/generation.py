@@ -172,7 +172,7 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         for sequence in sequences:
             if sequence.error is not None:
                 raise sequence.error
-        return [sequence.written for sequence in sequences]
+        return [sequence.output for sequence in sequences]
 
     def deltas(self, job: Job[GenerationRequest, ContextT], number: int) -> DeltaMaker:
         """What makes the pieces of a stream of one of the job's sequences."""

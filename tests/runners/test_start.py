@@ -166,7 +166,7 @@ def _captures_nothing(patch: pytest.MonkeyPatch) -> None:
 
 def _program_raises(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("runners.kernels.encoder_layers.EncoderLayers._write", _raise)
-    patch.setattr("runners.engines.generate.fused_layers.FusedLayers._program", _raise)
+    patch.setattr("runners.engines.generate.fused_layers.FusedLayers._build_program", _raise)
 
 
 def _program_computes_wrongly(patch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ def _program_computes_wrongly(patch: pytest.MonkeyPatch) -> None:
     from runners.kernels.encoder_layers import EncoderLayers
 
     patch.setattr(EncoderLayers, "_first", _wrong(EncoderLayers._first))
-    patch.setattr(FusedLayers, "_computed", _wrong(FusedLayers._computed))
+    patch.setattr(FusedLayers, "_compute_layers", _wrong(FusedLayers._compute_layers))
 
 
 def _attention_kernels(fault: Callable[..., Any]) -> Patch:
@@ -183,7 +183,7 @@ def _attention_kernels(fault: Callable[..., Any]) -> Patch:
     def decoded(step: Any, *given: Any) -> bool:
         return bool(step._kernels is not None and fault(*given))
 
-    return _replaces("runners.engines.generate.step.Step._decoded_by_kernel", decoded)
+    return _replaces("runners.engines.generate.step.Step._decode_by_kernel", decoded)
 
 
 def _graphs_of_the_encoder_raise(patch: pytest.MonkeyPatch) -> None:

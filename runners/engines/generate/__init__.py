@@ -1,1 +1,1 @@
-"""Writes text token by token: many sequences at once, each as if it were alone."""
+"""Text generation: sequences are decoded together, each with the result it has alone."""

@@ -1,4 +1,4 @@
-"""A model's attention, taken over through transformers' interface for it.
+"""Custom attention, registered through transformers' attention interface.
 
 Source: https://huggingface.co/docs/transformers/attention_interface
 """
@@ -13,25 +13,25 @@ from transformers import AttentionInterface
 
 from runners.engines.generate.cache import LayerShape
 
-#: The name under which transformers knows `attend`.
+#: Name under which `attend` is registered with transformers.
 NAME = "sequences"
 
 
 class UnsupportedAttention(Exception):
-    """The model asks more of attention than is computed here."""
+    """Error for a model that needs attention features that are not implemented here."""
 
 
 class Attention(Protocol):
-    """What computes attention in place of a model's layers."""
+    """Interface of an object that computes attention in place of a model's layers."""
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None
     ) -> torch.Tensor:
-        """Attention of one layer.
+        """Compute the attention of one layer.
 
         Args:
             query, key, value: shape (heads, tokens, size); keys and values may have fewer heads.
-            window: a token sees no further back, itself included.
+            window: number of tokens that each token attends to, itself included; None for all before it.
 
         Returns:
             Shape (tokens, heads, value size).
@@ -40,27 +40,28 @@ class Attention(Protocol):
 
 
 class Probe:
-    """Sees what a model's layers keep of a token, and what they ask for.
+    """Recorder of what each layer caches per token and of its attention parameters.
 
     Attributes:
-        asked: for each layer its heads, its scale and its window.
+        layers: for each layer, the shape of its keys and values.
+        specs: for each layer, its heads, its scale and its window.
     """
 
     def __init__(self) -> None:
         self.layers: dict[int, LayerShape] = {}
-        self.asked: dict[int, tuple[int, float, int | None]] = {}
+        self.specs: dict[int, tuple[int, float, int | None]] = {}
 
     @property
-    def windows(self) -> bool:
-        """Whether a layer has one."""
-        return any(window is not None for _, _, window in self.asked.values())
+    def has_windows(self) -> bool:
+        """True if any layer has a sliding window."""
+        return any(window is not None for _, _, window in self.specs.values())
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None
     ) -> torch.Tensor:
-        """Note the shapes; attention itself is that of a single prompt."""
+        """Record the layer's shapes and compute causal attention over a single prompt."""
         self.layers[layer] = LayerShape(key.shape[0], key.shape[-1], value.shape[-1], key.dtype, key.device)
-        self.asked[layer] = query.shape[0], scale, window
+        self.specs[layer] = query.shape[0], scale, window
         attended = scaled_dot_product_attention(
             query[None], key[None], value[None], is_causal=True, scale=scale, enable_gqa=query.shape[0] != key.shape[0]
         )
@@ -78,16 +79,16 @@ def attend(
     step: Attention | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls in each layer.
+    """Compute one layer's attention; transformers calls this in each layer.
 
     Args:
         query, key, value: shape (1, heads, tokens, size).
 
     Raises:
-        Unsupported: the layer asks for what is not computed here.
+        UnsupportedAttention: the layer needs a feature that is not implemented here.
     """
     if step is None:
-        raise UnsupportedAttention("the model does not hand on what it is called with")
+        raise UnsupportedAttention("the model does not pass its arguments on to its attention layers")
     for name in ("softcap", "s_aux", "position_bias", "head_mask"):
         if others.get(name) is not None:
             raise UnsupportedAttention(f"its attention has {name}")

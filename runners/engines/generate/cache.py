@@ -1,9 +1,9 @@
-"""Keys and values of running sequences, within a budget of tokens.
+"""KV cache of running sequences, within a budget of tokens.
 
-Sequences of like length share a slab: for each layer one tensor with a place for each sequence. So one call of
-attention serves all of them, a sequence is nowhere padded to more than twice its length, and none is ever copied to
-make room for another. A sequence that outgrows its place moves to a slab with longer ones; when one leaves, the last of
-its slab takes its place, so that the places in use are always the first.
+Sequences of similar length share a slab: one tensor per layer, with a slot for each sequence. One attention call serves
+the whole slab, and no sequence is padded to more than twice its length. A sequence that outgrows its slot moves to a
+slab with longer slots. When a sequence leaves, the last one of its slab moves into the gap, so that the used slots are
+always the first ones.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-#: Slabs that the budget has room for at least.
-_SLABS = 16
+#: The least number of slabs that fit into the budget.
+_MIN_SLABS = 16
 
-#: What one layer keeps of a token: heads, their size, type and device.
+#: Keys or values of one layer: heads, size of a head, type and device.
 _Shape = tuple[int, int, torch.dtype, torch.device]
 
-#: The shortest place, in tokens: shorter ones would make a sequence move often.
-_SHORTEST = 128
+#: Capacity of the smallest slot in tokens: with smaller ones a sequence would move often.
+_MIN_CAPACITY = 128
 
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """What one layer keeps of a token: `heads` keys of `key_size` and values of `value_size`."""
+    """Shape of one token in one layer: `heads` keys of `key_size`, values of `value_size`."""
 
     heads: int
     key_size: int
@@ -40,12 +40,19 @@ class LayerShape:
 
     @property
     def token_bytes(self) -> int:
-        """Memory of one token."""
+        """Memory of one token in bytes."""
         return self.heads * (self.key_size + self.value_size) * self.dtype.itemsize
 
 
 class CacheSlot:
-    """Where a sequence's keys and values are; it stays the sequence's own while slab and index change."""
+    """Location of a sequence's keys and values.
+
+    The object stays the same when the sequence moves: its slab and index change.
+
+    Attributes:
+        slab, index: where the sequence is now.
+        length: tokens that are cached.
+    """
 
     __slots__ = ("index", "length", "slab")
 
@@ -56,166 +63,171 @@ class CacheSlot:
 
     @property
     def capacity(self) -> int:
-        """Tokens that it can hold."""
+        """Number of tokens that the slot can hold."""
         return self.slab.capacity
 
 
 class Slab:
-    """Places of one capacity.
+    """Block of slots of one capacity.
 
     Attributes:
-        keys: for each layer a tensor (places, capacity, heads, key size).
-        values: likewise (places, capacity, heads, value size).
-        key_addresses, value_addresses: where those of each layer are in memory, shape (layers,).
-        places: those in use, each at its own index.
+        keys: for each layer a tensor (slots, capacity, heads, key size).
+        values: for each layer a tensor (slots, capacity, heads, value size).
+        key_addresses, value_addresses: memory address of each layer's tensor, shape (layers,).
+        slots: the slots in use, each at its own index.
     """
 
     def __init__(self, layers: Sequence[LayerShape], size: int, capacity: int) -> None:
         self.capacity = capacity
         self.size = size
-        self.places: list[CacheSlot] = []
-        # Layers that are alike are one tensor: a place is cleared or copied in one operation, not in one for each.
+        self.slots: list[CacheSlot] = []
+        # Layers of equal shape share one tensor, so that a slot is cleared or copied in one operation.
         self._stacks: list[torch.Tensor] = []
-        self.keys = self._stacked([(s.heads, s.key_size, s.dtype, s.device) for s in layers])
-        self.values = self._stacked([(s.heads, s.value_size, s.dtype, s.device) for s in layers])
+        self.keys = self._allocate_stacks([(s.heads, s.key_size, s.dtype, s.device) for s in layers])
+        self.values = self._allocate_stacks([(s.heads, s.value_size, s.dtype, s.device) for s in layers])
         self.key_addresses = np.array([keys.data_ptr() for keys in self.keys])
         self.value_addresses = np.array([values.data_ptr() for values in self.values])
 
-    def _stacked(self, shapes: Sequence[_Shape]) -> list[torch.Tensor]:
-        alike: defaultdict[_Shape, list[int]] = defaultdict(list)
+    def _allocate_stacks(self, shapes: Sequence[_Shape]) -> list[torch.Tensor]:
+        layers_by_shape: defaultdict[_Shape, list[int]] = defaultdict(list)
         for layer, shape in enumerate(shapes):
-            alike[shape].append(layer)
-        made: dict[int, torch.Tensor] = {}
-        for (heads, width, dtype, device), numbers in alike.items():
-            # A place is cleared when it is taken. To clear all of them here costs a lone sequence more than two tokens.
-            stack = torch.empty(len(numbers), self.size, self.capacity, heads, width, dtype=dtype, device=device)
+            layers_by_shape[shape].append(layer)
+        tensors: dict[int, torch.Tensor] = {}
+        for (heads, width, dtype, device), indices in layers_by_shape.items():
+            # A slot is cleared when it is allocated: clearing all of them here would cost more time than two tokens.
+            stack = torch.empty(len(indices), self.size, self.capacity, heads, width, dtype=dtype, device=device)
             self._stacks.append(stack)
-            made.update(zip(numbers, stack, strict=True))
-        return [made[layer] for layer in range(len(shapes))]
+            tensors.update(zip(indices, stack, strict=True))
+        return [tensors[layer] for layer in range(len(shapes))]
 
     @property
     def tokens(self) -> int:
-        """Memory that it takes, in tokens."""
+        """Size of the slab in tokens."""
         return self.size * self.capacity
 
     def add(self, length: int = 0) -> CacheSlot:
-        """The next free place, empty; but for its first tokens, if those are copied to it next."""
-        slot = CacheSlot(self, len(self.places))
+        """Allocate the next free slot and clear it from token `length` on.
+
+        The caller copies the first `length` tokens into the slot.
+        """
+        slot = CacheSlot(self, len(self.slots))
         self._clear(slot.index, length)
-        self.places.append(slot)
+        self.slots.append(slot)
         return slot
 
     def remove(self, slot: CacheSlot) -> None:
-        """Free a place; the last one moves into the gap."""
-        last = self.places.pop()
+        """Free a slot; the last one moves into the gap."""
+        last = self.slots.pop()
         if last is not slot:
             self.copy(slot.index, last, last.length)
             last.index = slot.index
-            self.places[slot.index] = last
+            self.slots[slot.index] = last
             self._clear(last.index, last.length)
 
     def _clear(self, index: int, start: int) -> None:
-        """Forget what stood in a place from a token on.
+        """Set a slot to zero from token `start` on.
 
-        It is masked, but a number that is none, of a sequence whose computation overflowed, would show through.
+        Attention masks these tokens, but a NaN left by a sequence that overflowed would pass through the mask.
         """
         for stack in self._stacks:
             stack[:, index, start:] = 0
 
     def copy(self, index: int, source: CacheSlot, length: int) -> None:
-        """Copy the first `length` tokens of a sequence, of the same layers, to a place."""
+        """Copy the first `length` tokens of another slot of the same layers to the slot at `index`."""
         for mine, theirs in zip(self._stacks, source.slab._stacks, strict=True):
             mine[:, index, :length] = theirs[:, source.index, :length]
 
 
-def _allocated(layers: Sequence[LayerShape], size: int, capacity: int) -> Slab | None:
-    """A slab, unless the system has less memory than it was thought to have."""
+def _allocate_slab(layers: Sequence[LayerShape], size: int, capacity: int) -> Slab | None:
+    """Create a slab; return None if the system has less memory than expected."""
     try:
         return Slab(layers, size, capacity)
-    except (RuntimeError, MemoryError):  # torch has no other name for it on a CPU
-        logger.warning("no memory for %d sequences of %d tokens", size, capacity, exc_info=True)
+    except (RuntimeError, MemoryError):  # on a CPU torch raises a plain RuntimeError
+        logger.warning("KV cache: out of memory for %d sequences of %d tokens", size, capacity, exc_info=True)
         return None
 
 
 class KVCache:
-    """Places for keys and values.
+    """Cache of keys and values, made of slabs.
 
     Args:
         budget: tokens that all slabs together may hold.
-        slab_tokens: of a slab, where the budget allows; so many short sequences share one.
-        max_rows: no slab needs more places.
-        longest: no sequence is longer.
+        slab_tokens: size of a new slab in tokens, where the budget allows.
+        max_rows: the most slots of a slab.
+        max_length: the longest sequence in tokens.
     """
 
     def __init__(
-        self, layers: Sequence[LayerShape], *, budget: int, slab_tokens: int, max_rows: int, longest: int
+        self, layers: Sequence[LayerShape], *, budget: int, slab_tokens: int, max_rows: int, max_length: int
     ) -> None:
         self.budget = budget
         self.slabs: list[Slab] = []
         self._layers = layers
         self._slab_tokens = slab_tokens
         self._max_rows = max_rows
-        self.longest = min(longest, budget)
+        self.max_length = min(max_length, budget)
 
     @property
     def tokens(self) -> int:
-        """Memory in use, in tokens."""
+        """Size of all slabs in tokens."""
         return sum(slab.tokens for slab in self.slabs)
 
-    def capacity(self, tokens: int) -> int:
-        """The capacity of a place for so many tokens."""
-        return min(max(_SHORTEST, 1 << (tokens - 1).bit_length()), self.longest)
+    def choose_capacity(self, tokens: int) -> int:
+        """Return the capacity of a slot for a sequence of `tokens`."""
+        return min(max(_MIN_CAPACITY, 1 << (tokens - 1).bit_length()), self.max_length)
 
     def allocate(self, tokens: int) -> CacheSlot | None:
-        """A place for so many tokens; None if there is no memory for it now.
+        """Allocate a slot for `tokens`; return None if there is no memory for it now.
 
         Args:
-            tokens: not more than `budget` and the longest sequence.
+            tokens: at most `budget` and `max_length`.
         """
-        capacity = self.capacity(tokens)
+        capacity = self.choose_capacity(tokens)
         assert tokens <= capacity, f"this is a bug: {tokens} tokens were admitted where {capacity} fit"
-        slab = next((s for s in self.slabs if s.capacity == capacity and len(s.places) < s.size), None)
+        slab = next((s for s in self.slabs if s.capacity == capacity and len(s.slots) < s.size), None)
         if slab is None:
             slab = self._new_slab(capacity)
         if slab is None:
-            larger = [s for s in self.slabs if s.capacity > capacity and len(s.places) < s.size]
+            larger = [s for s in self.slabs if s.capacity > capacity and len(s.slots) < s.size]
             slab = min(larger, key=lambda s: s.capacity, default=None)
         return slab.add() if slab is not None else None
 
     def _new_slab(self, capacity: int) -> Slab | None:
-        """Places of a capacity as far as the budget allows: few at once where it is small, so that sequences of other
-        lengths find a place as well."""
-        room = min(self._slab_tokens, self.budget // _SLABS, self.budget - self.tokens)
+        """Create a slab as large as the budget allows; return None if it allows none.
+
+        A small budget is split into several slabs, so that sequences of other lengths find a slot as well.
+        """
+        room = min(self._slab_tokens, self.budget // _MIN_SLABS, self.budget - self.tokens)
         size = min(max(room // capacity, 1), self._max_rows)
         if self.tokens + size * capacity > self.budget:
             return None
-        slab = _allocated(self._layers, size, capacity)
+        slab = _allocate_slab(self._layers, size, capacity)
         if slab is not None:
             self.slabs.append(slab)
         return slab
 
     def clear(self) -> None:
-        """Forget all places; nobody may use one any more."""
+        """Drop all slabs; their slots must not be used any more."""
         self.slabs.clear()
 
     def grow(self, slot: CacheSlot, tokens: int) -> bool:
-        """Move a sequence to a place for so many tokens; False if there is no memory for it now."""
+        """Move a sequence to a slot for `tokens`; return False if there is no memory for it now."""
         moved = self.allocate(tokens)
         if moved is None:
             return False
         moved.slab.copy(moved.index, slot, slot.length)
         old = CacheSlot(slot.slab, slot.index)
-        slot.slab.places[slot.index] = old
+        slot.slab.slots[slot.index] = old
         slot.slab, slot.index = moved.slab, moved.index
-        slot.slab.places[slot.index] = slot
+        slot.slab.slots[slot.index] = slot
         self.free(old)
         return True
 
     def copy_out(self, slot: CacheSlot) -> CacheSlot | None:
-        """A copy of a sequence in as much memory as it takes; None if there is not so much."""
+        """Copy a sequence to a slab of exactly its length; return None without memory for it."""
         if self.tokens + slot.length > self.budget:
             return None
-        slab = _allocated(self._layers, 1, slot.length)
+        slab = _allocate_slab(self._layers, 1, slot.length)
         if slab is None:
             return None
         self.slabs.append(slab)
@@ -225,7 +237,7 @@ class KVCache:
         return copied
 
     def free(self, slot: CacheSlot) -> None:
-        """Give a place back; an empty slab's memory too."""
+        """Free a slot, and the memory of its slab if that is empty now."""
         slot.slab.remove(slot)
-        if not slot.slab.places:
+        if not slot.slab.slots:
             self.slabs.remove(slot.slab)

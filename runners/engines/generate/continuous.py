@@ -1,13 +1,13 @@
-"""Continuous batching: at any token, sequences join and leave those that are being written.
+"""Continuous batching: sequences join and leave the batch at any token.
 
-A step is one forward pass over the next token of each running sequence and pieces of prompts that are yet to be read.
+A step is one forward pass over the next token of each running sequence and over chunks of prompts (chunked prefill).
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence as Parts
+from collections.abc import Sequence
 
 import torch
 
@@ -18,28 +18,28 @@ from runners.engines.generate.cache import CacheSlot, KVCache
 from runners.engines.generate.decoder import Decoder
 from runners.engines.generate.incremental_model import IncrementalModel
 from runners.engines.generate.model import GenerationModel
-from runners.engines.generate.prefix_cache import PrefixCache, longest, shared
+from runners.engines.generate.prefix_cache import PrefixCache, common_prefix_length, find_longest_prefix
 from runners.engines.generate.sampling import Sampler
 from runners.engines.generate.sequence import SequenceState
 from runners.engines.rows import BatchLimits
 
 logger = logging.getLogger(__name__)
 
-#: Tokens beyond what is there for which a sequence must find memory to start.
+#: Free tokens, in addition to its own, that a sequence needs in memory to start.
 _HEADROOM = 64
 
-#: How many may go before the first in the queue because they find memory and it does not.
-_PATIENCE = 64
+#: The most sequences that may overtake the first in the queue while there is no memory for it.
+_MAX_OVERTAKING = 64
 
-#: How many are tried in one step: a long queue must not be gone through for every token.
-_TRIES = 8
+#: The most waiting sequences tried per step: a long queue must not be searched for every token.
+_MAX_ATTEMPTS = 8
 
 
 class _Running:
-    """A sequence with its place in the cache.
+    """Running sequence with its slot in the KV cache.
 
     Attributes:
-        ids: all of its tokens; those before `slot.length` have been read.
+        ids: all of its tokens; those before `slot.length` are cached.
     """
 
     __slots__ = ("ids", "sequence", "slot")
@@ -50,19 +50,21 @@ class _Running:
         self.slot = slot
 
     @property
-    def unread(self) -> int:
-        """Tokens that the model has not seen: one while it writes, more while it reads the prompt."""
+    def pending(self) -> int:
+        """Number of tokens that are not computed yet: one during decode, more during prefill."""
         return len(self.ids) - self.slot.length
 
 
 class ContinuousDecoder(Decoder):
-    """Writes with a decoder-only model whose attention `runners.engines.generate.attention` can take over."""
+    """Decoder with continuous batching, for models that can be decoded incrementally."""
 
-    def __init__(self, model: GenerationModel, stepping: IncrementalModel, cache: KVCache, limits: BatchLimits) -> None:
+    def __init__(
+        self, model: GenerationModel, incremental: IncrementalModel, cache: KVCache, limits: BatchLimits
+    ) -> None:
         super().__init__(limits)
-        self._stepping = stepping
+        self._incremental_model = incremental
         self._cache = cache
-        self._shelf = PrefixCache(cache)
+        self._prefixes = PrefixCache(cache)
         self._sampler = Sampler(model)
         self._waiting: deque[SequenceState] = deque()
         self._running: list[_Running] = []  # in order of their start
@@ -82,95 +84,97 @@ class ContinuousDecoder(Decoder):
 
     @property
     def memory(self) -> int:
-        return self._cache.longest
+        return self._cache.max_length
 
     def add(self, sequence: SequenceState) -> None:
         self._waiting.append(sequence)
 
     def step(self) -> None:
-        self._let_go()
-        self._admit()
-        self._make_room()
-        parts = self._parts()
-        if parts:
-            self.on_batch(len(parts), sum(count for _, count in parts), 0)
-            self._compute_or_blame(parts)
+        self._remove_finished()
+        self._admit_waiting()
+        self._ensure_capacity()
+        scheduled = self._schedule_tokens()
+        if scheduled:
+            self.on_batch(len(scheduled), sum(count for _, count in scheduled), 0)
+            self._compute_or_fail(scheduled)
 
     def abandon(self) -> list[SequenceState]:
         abandoned = [*(running.sequence for running in self._running), *self._waiting]
         self._running, self._waiting = [], deque()
-        self._shelf.clear()
+        self._prefixes.clear()
         self._cache.clear()
         return [sequence for sequence in abandoned if not sequence.finished]
 
-    # Who runs
+    # Scheduling
 
-    def _let_go(self) -> None:
-        # Asked once for each: the answer may change at any moment, when a client leaves.
+    def _remove_finished(self) -> None:
+        # `finished` is read once per sequence: another thread may change it when a client disconnects.
         leaving = [running for running in self._running if running.sequence.finished]
         for running in leaving:
             self._running.remove(running)
-            self._tell_left(running.sequence)
+            self._log_end(running.sequence)
             if running.sequence.error is None:
-                self._shelf.keep(running.ids, running.slot)
+                self._prefixes.store(running.ids, running.slot)
             self._cache.free(running.slot)
         self._waiting = deque(sequence for sequence in self._waiting if not sequence.finished)
 
-    def _admit(self) -> None:
-        """Start waiting sequences, in order, as far as rows and memory allow; one that does not fit yet may be
-        overtaken by smaller ones, but not for ever."""
-        tried = 0
-        while tried < min(len(self._waiting), _TRIES) and len(self._running) < self.limits.max_rows:
-            running = self._start(self._waiting[tried])
+    def _admit_waiting(self) -> None:
+        """Start waiting sequences, in order, as far as rows and memory allow.
+
+        Smaller sequences may overtake one that does not fit yet, up to `_MAX_OVERTAKING` of them.
+        """
+        skipped = 0
+        while skipped < min(len(self._waiting), _MAX_ATTEMPTS) and len(self._running) < self.limits.max_rows:
+            running = self._start_sequence(self._waiting[skipped])
             if running is not None:
-                del self._waiting[tried]
+                del self._waiting[skipped]
                 self._running.append(running)
-                self._tell_joined(running)
-                self._overtaken = self._overtaken + 1 if tried else 0
+                self._report_start(running)
+                self._overtaken = self._overtaken + 1 if skipped else 0
                 continue
-            tried += 1
-            if self._overtaken >= _PATIENCE:
+            skipped += 1
+            if self._overtaken >= _MAX_OVERTAKING:
                 break
         if self._waiting and not self._running:
-            # Nobody will make room: the system itself has no memory left.
+            # No running sequence will free memory: the system itself has none left.
             failed = self._waiting.popleft()
             failed.fail(InferenceFailed("there is not enough memory for this sequence"))
             self.on_tokens([failed])
 
-    def _tell_joined(self, running: _Running) -> None:
+    def _report_start(self, running: _Running) -> None:
         running.sequence.start()
         self.on_start(running.sequence)
         if logger.isEnabledFor(logging.DEBUG):
             with request_context(running.sequence.request_context):
                 logger.debug(
-                    "a sequence joins: %d tokens, %d of them read; %d sequences run, %d wait",
+                    "a sequence joins: %d tokens, %d of them cached; %d running, %d waiting",
                     len(running.ids), running.slot.length, len(self._running), len(self._waiting),
                 )  # fmt: skip
 
-    def _tell_left(self, sequence: SequenceState) -> None:
+    def _log_end(self, sequence: SequenceState) -> None:
         if logger.isEnabledFor(logging.DEBUG):
             with request_context(sequence.request_context):
                 reason = sequence.finish_reason or ("error" if sequence.error is not None else "cancelled")
                 logger.debug(
-                    "a sequence leaves: %d new tokens, %s; %d sequences run, %d wait",
+                    "a sequence leaves: %d new tokens, %s; %d running, %d waiting",
                     len(sequence.tokens), reason, len(self._running), len(self._waiting),
                 )  # fmt: skip
 
-    def _start(self, sequence: SequenceState) -> _Running | None:
+    def _start_sequence(self, sequence: SequenceState) -> _Running | None:
         ids = sequence.request.input_ids + sequence.tokens
-        kept = [(running.ids, running.slot) for running in self._running]
-        known = longest(ids, kept)
+        candidates = [(running.ids, running.slot) for running in self._running]
+        known = find_longest_prefix(ids, candidates)
         covered = known[1] if known is not None else 0
-        if any(max(covered, slot.length) < shared(ids[:-1], other) for other, slot in kept):
-            return None  # what it begins with is being read for another one
-        shelved = self._shelf.find(ids)
-        if shelved is not None and shelved[1] > covered:
-            known = shelved
+        if any(max(covered, slot.length) < common_prefix_length(ids[:-1], other) for other, slot in candidates):
+            return None  # a running sequence is computing its prefix; wait for that
+        stored = self._prefixes.find(ids)
+        if stored is not None and stored[1] > covered:
+            known = stored
         left = sequence.request.max_new_tokens - len(sequence.tokens)
         slot = self._allocate(len(ids) + min(left, _HEADROOM))
         if slot is None:
             return None
-        if known is not None and known[0].slab.places:  # making room may have cost what was found
+        if known is not None and known[0].slab.slots:  # the allocation may have evicted the prefix
             slot.slab.copy(slot.index, known[0], known[1])
             slot.length = known[1]
             sequence.cached_tokens = max(sequence.cached_tokens, min(known[1], len(sequence.request.input_ids)))
@@ -178,70 +182,72 @@ class ContinuousDecoder(Decoder):
 
     def _allocate(self, tokens: int) -> CacheSlot | None:
         while (slot := self._cache.allocate(tokens)) is None:
-            if not self._shelf.make_room():
+            if not self._prefixes.evict_oldest():
                 return None
         return slot
 
-    def _make_room(self) -> None:
-        """Give each sequence a place for its next token, if need be that of the youngest, which waits and is read
-        again."""
+    def _ensure_capacity(self) -> None:
+        """Give each sequence memory for its next token.
+
+        If there is none, the youngest sequence is preempted: it waits and is computed again later.
+        """
         for running in list(self._running):
             while running in self._running and len(running.ids) > running.slot.capacity:
-                if not (self._cache.grow(running.slot, len(running.ids)) or self._shelf.make_room()):
+                if not (self._cache.grow(running.slot, len(running.ids)) or self._prefixes.evict_oldest()):
                     youngest = self._running.pop()
                     self._cache.free(youngest.slot)
                     self._waiting.appendleft(youngest.sequence)
-                    logger.debug("no memory for %d sequences: one waits", len(self._running) + 1)
+                    logger.debug("KV cache full: one of %d sequences is preempted and waits", len(self._running) + 1)
 
-    # What is computed
+    # Computation
 
-    def _parts(self) -> list[tuple[_Running, int]]:
-        """Sequences with the number of their tokens in this step.
+    def _schedule_tokens(self) -> list[tuple[_Running, int]]:
+        """Return the sequences of this step, each with the number of its tokens to compute.
 
-        Those that write go on in any case. The rest is for prompts: half of it for the oldest, the other half for the
-        shortest first, so that neither a long prompt nor many short ones keep the others out.
+        Sequences in decode always get one token. Half of the remaining tokens go to the oldest prompt and half to the
+        shortest ones first, so that neither a long prompt nor many short ones block the others.
         """
-        parts = [(running, 1) for running in self._running if running.unread == 1]
-        reading = [running for running in self._running if running.unread > 1]
-        room = max(self.limits.max_tokens - len(parts), 1)
-        if reading:
-            shares = dict.fromkeys(reading, 0)
-            shares[reading[0]] = min(reading[0].unread, (room + 1) // 2)
-            room -= shares[reading[0]]
-            for running in sorted(reading, key=lambda running: running.unread):
-                more = min(running.unread - shares[running], room)
+        scheduled = [(running, 1) for running in self._running if running.pending == 1]
+        prefill = [running for running in self._running if running.pending > 1]
+        budget = max(self.limits.max_tokens - len(scheduled), 1)
+        if prefill:
+            shares = dict.fromkeys(prefill, 0)
+            shares[prefill[0]] = min(prefill[0].pending, (budget + 1) // 2)
+            budget -= shares[prefill[0]]
+            for running in sorted(prefill, key=lambda running: running.pending):
+                more = min(running.pending - shares[running], budget)
                 shares[running] += more
-                room -= more
-            parts += [(running, share) for running, share in shares.items() if share]
-        return parts
+                budget -= more
+            scheduled += [(running, share) for running, share in shares.items() if share]
+        return scheduled
 
-    def _compute_or_blame(self, parts: Parts[tuple[_Running, int]]) -> None:
-        with request_context(*(running.sequence.request_context for running, _ in parts)):
+    def _compute_or_fail(self, scheduled: Sequence[tuple[_Running, int]]) -> None:
+        with request_context(*(running.sequence.request_context for running, _ in scheduled)):
             failed = None
             try:
-                written = self._compute(parts)
+                updated = self._compute(scheduled)
             except Exception as error:
                 failed = error
             if failed is None:
-                self.on_tokens(written)
+                self.on_tokens(updated)
                 return
-            # Outside of the handler, which would keep what the failed step holds.
-            if len(parts) > 1:
-                retry_in_halves(parts, "sequences", self._compute_or_blame, failed)
+            # Outside of the exception handler, which would keep the memory of the failed step.
+            if len(scheduled) > 1:
+                retry_in_halves(scheduled, "sequences", self._compute_or_fail, failed)
                 return
-            culprit = parts[0][0].sequence
-            culprit.fail(error_for_item(failed))
-            self.on_tokens([culprit])
+            sequence = scheduled[0][0].sequence
+            sequence.fail(error_for_item(failed))
+            self.on_tokens([sequence])
 
     @torch.inference_mode()
-    def _compute(self, parts: Parts[tuple[_Running, int]]) -> list[SequenceState]:
-        """Read all parts; the sequences that got a token."""
-        # A single token is computed with those of its slab, whether it ends a prompt or an unfinished answer.
+    def _compute(self, scheduled: Sequence[tuple[_Running, int]]) -> list[SequenceState]:
+        """Compute one step, and return the sequences that got a token."""
+        # Single tokens are computed by slab, whether they end a prompt or continue an answer.
         slabs = {id(slab): number for number, slab in enumerate(self._cache.slabs)}
-        single = [running for running, count in parts if count == 1]
+        single = [running for running, count in scheduled if count == 1]
         single.sort(key=lambda running: (slabs[id(running.slot.slab)], running.slot.index))
-        longer = [(running, count) for running, count in parts if count > 1]
-        step = self._stepping.new_step(
+        longer = [(running, count) for running, count in scheduled if count > 1]
+        step = self._incremental_model.new_step(
             [(running.slot, running.ids[running.slot.length]) for running in single],
             [
                 (running.slot, running.ids[running.slot.length : running.slot.length + count])
@@ -249,14 +255,14 @@ class ContinuousDecoder(Decoder):
             ],
         )
         ordered = [(running, 1) for running in single] + longer
-        complete = [i for i, (running, count) in enumerate(ordered) if count == running.unread]
-        logits = self._stepping.forward(step, step.ends[complete])
-        writing = [ordered[i][0] for i in complete]
-        if writing:
-            self._sampler.step([running.sequence for running in writing], logits)
-            self.on_numbers(self._sampler.only_nan)
+        complete = [i for i, (running, count) in enumerate(ordered) if count == running.pending]
+        logits = self._incremental_model.forward(step, step.ends[complete])
+        decoded = [ordered[i][0] for i in complete]
+        if decoded:
+            self._sampler.sample_next([running.sequence for running in decoded], logits)
+            self.on_nan_check(self._sampler.only_nan)
         for running, count in ordered:
             running.slot.length += count
-        for running in writing:
+        for running in decoded:
             running.ids.extend(running.sequence.tokens[-1:] if not running.sequence.error else [])
-        return [running.sequence for running in writing]
+        return [running.sequence for running in decoded]

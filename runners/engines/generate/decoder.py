@@ -1,4 +1,4 @@
-"""The contract of what writes sequences."""
+"""The interface of a decoder."""
 
 from __future__ import annotations
 
@@ -10,53 +10,59 @@ from runners.engines.rows import BatchLimits
 
 
 class Decoder(ABC):
-    """Writes sequences, many at a time, in one thread.
+    """Generator of many sequences in parallel, used by one thread.
 
-    A sequence that is finished, or whose `cancelled` was set, is let go at the next step.
+    A sequence that is finished, or whose `cancelled` is set, is removed at the next step.
 
     Attributes:
-        limits: sequences, and tokens, pieces of prompts included, that are computed together.
+        limits: the most sequences and tokens of a step, prefill chunks included.
     """
 
     def __init__(self, limits: BatchLimits) -> None:
         self.limits = limits
-        #: Called with each sequence whose first step begins, and again if it had to wait once more.
+        #: Called with each sequence whose first step begins, and again when it restarts after preemption.
         self.on_start: Callable[[SequenceState], None] = lambda _: None
-        #: Called with rows, tokens and padding of what is computed together.
+        #: Called with the rows, tokens and padding of each batch.
         self.on_batch: Callable[[int, int, int], None] = lambda *_: None
-        #: Called with each step's logits known: whether all of them were NaN.
-        self.on_numbers: Callable[[bool], None] = lambda _: None
-        #: Called after each token, with those sequences that got one or ended.
+        #: Called once per step with true if all of its logits were NaN.
+        self.on_nan_check: Callable[[bool], None] = lambda _: None
+        #: Called after each token with the sequences that got one or ended.
         self.on_tokens: Callable[[list[SequenceState]], None] = lambda _: None
 
     @abstractmethod
     def add(self, sequence: SequenceState) -> None:
-        """Take a sequence; it starts when there is room."""
+        """Add a sequence to the queue; it starts when limits and memory allow."""
 
     @abstractmethod
     def step(self) -> None:
-        """Work until some sequences have got their next token; the faults of one are its own end."""
+        """Compute until some sequences have their next token.
+
+        An error that one sequence causes ends only that sequence.
+        """
 
     @abstractmethod
     def abandon(self) -> list[SequenceState]:
-        """Let go of all sequences, after an error that none of them explains; which they were."""
+        """Remove all sequences and return the unfinished ones.
+
+        The engine calls this after an error that no single sequence explains.
+        """
 
     @property
     @abstractmethod
     def busy(self) -> bool:
-        """Whether any sequence is unfinished."""
+        """True if any sequence is unfinished."""
 
     @property
     @abstractmethod
     def running(self) -> int:
-        """Sequences that are being written."""
+        """Number of sequences that are being generated."""
 
     @property
     def cache_usage(self) -> float:
-        """Which part of the memory for keys and values is in use, as far as it has a limit."""
+        """Share of the KV cache that is in use; 0 if it has no limit."""
         return 0.0
 
     @property
     def memory(self) -> int | None:
-        """Tokens that one sequence may have, prompt included; None if memory does not bound them."""
+        """The longest sequence in tokens that fits into memory; None without a limit."""
         return None

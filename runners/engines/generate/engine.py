@@ -1,4 +1,4 @@
-"""Items that write text, from their arrival to the last piece."""
+"""Engine for generative tasks: it carries items from their arrival to their last delta."""
 
 from __future__ import annotations
 
@@ -28,30 +28,38 @@ from runners.engines.nan_monitor import NanMonitor
 logger = logging.getLogger(__name__)
 
 
-class _Answer(QueuedItem):
-    """An item whose sequences are written."""
+class _GenerationItem(QueuedItem):
+    """Queued item with the sequences generated for it."""
 
     def __init__(self, item: Item, listener: StreamListener | None) -> None:
         super().__init__(item)
         self.listener = listener
-        self.sequences: list[_Part] = []
+        self.sequences: list[_ItemSequence] = []
         self.unfinished = 0
 
 
-class _Part:
-    """One sequence of an answer."""
+class _ItemSequence:
+    """One sequence of an item, with the times and counts of its tokens.
 
-    def __init__(self, answer: _Answer, sequence: SequenceState, delta: Callable[..., dict[str, Any] | None]) -> None:
-        self.answer = answer
+    Attributes:
+        make_delta: makes a delta of the stream.
+        first_token, last_token: times of these tokens by `monotonic`.
+        tokens: new tokens that were reported to the observer.
+    """
+
+    def __init__(
+        self, queued: _GenerationItem, sequence: SequenceState, make_delta: Callable[..., dict[str, Any] | None]
+    ) -> None:
+        self.queued = queued
         self.sequence = sequence
-        self.delta = delta
+        self.make_delta = make_delta
         self.first_token: float | None = None
         self.last_token: float | None = None
         self.tokens = 0
 
-    def trace(self) -> None:
-        """Tell of the sequence, at its end."""
-        trace, sequence = self.answer.item.trace, self.sequence
+    def record_trace(self) -> None:
+        """Record the sequence in the item's trace, at its end."""
+        trace, sequence = self.queued.item.trace, self.sequence
         if trace is not None and sequence.started is not None:
             trace.sequence(
                 sequence.started,
@@ -66,20 +74,28 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _StepUpdate:
-    """What a step has done to a sequence."""
+    """Progress of one sequence in a step.
 
-    part: _Part
-    fresh: tuple[str, list[TokenLogprob]] | None
-    written: SequenceOutput | None
+    Attributes:
+        generated: the sequence.
+        delta: text and log probabilities that are new; None without a listener or without new text.
+        output: the whole sequence if it is complete.
+        tokens: its new tokens so far.
+        time: time of the step by `monotonic`.
+    """
+
+    generated: _ItemSequence
+    delta: tuple[str, list[TokenLogprob]] | None
+    output: SequenceOutput | None
     tokens: int
-    at: float
+    time: float
 
 
 class GenerationEngine:
-    """Continuous batching around a runner.
+    """Engine that runs a runner's decoder in a thread.
 
-    A thread of its own steps the decoder for as long as anything is to be written; it takes in newcomers and hears of
-    departures between two steps, and tells the event loop once a step what was written.
+    The thread steps the decoder while there are unfinished sequences. New and cancelled sequences take effect between
+    two steps. After each step the thread reports all updates to the event loop in one call.
     """
 
     def __init__(
@@ -93,9 +109,9 @@ class GenerationEngine:
         self._runner = runner
         self._observer = observer or Unobserved()
         self._intake = Intake(runner, max_queue_size, self._observer)
-        self._numbers = NanMonitor(runner.settings.name, self._observer)
+        self._nan_monitor = NanMonitor(runner.settings.name, self._observer)
         self._compute = compute
-        self._parts: dict[SequenceState, _Part] = {}
+        self._sequences: dict[SequenceState, _ItemSequence] = {}
         self._inbox: deque[SequenceState] = deque()
         self._work = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -109,119 +125,123 @@ class GenerationEngine:
         """Queue an item.
 
         Args:
-            listener: is told when the item is accepted, then every piece of its answer.
+            listener: gets a call when the item is accepted, and one for each delta.
 
         Returns:
-            A future of the answer, or of its end if there is a listener; cancel it and its sequences end.
+            A future of the result, or of None at the end of a stream; cancelling it ends the item's sequences.
 
         Raises:
             Overloaded: the queue is full.
         """
-        answer = _Answer(item, listener)
-        self._intake.add(answer)
-        answer.future.add_done_callback(lambda _: self._forget(answer))
-        return answer.future
+        queued = _GenerationItem(item, listener)
+        self._intake.add(queued)
+        queued.future.add_done_callback(lambda _: self._release(queued))
+        return queued.future
 
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Prepare and generate items until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._intake.run(self._prepared))
-                group.create_task(self._write_what_waits())
+                group.create_task(self._intake.run(self._start_prepared))
+                group.create_task(self._run_decoder())
         finally:
             self._stopping = True
 
-    def _prepared(self, entries: Sequence[QueuedItem]) -> None:
-        for answer in entries:
-            assert isinstance(answer, _Answer)
-            if answer.future.done():
+    def _start_prepared(self, entries: Sequence[QueuedItem]) -> None:
+        for queued in entries:
+            assert isinstance(queued, _GenerationItem)
+            if queued.future.done():
                 continue
-            with request_context(answer.item.request_context):
-                error = guarded("starting", self._start, answer)
+            with request_context(queued.item.request_context):
+                error = guarded("starting", self._start_sequences, queued)
             if error is not None:
-                answer.settle(error)
+                queued.settle(error)
         self._work.set()
 
-    def _start(self, answer: _Answer) -> None:
-        for number, row in enumerate(answer.job.rows):
+    def _start_sequences(self, queued: _GenerationItem) -> None:
+        for number, row in enumerate(queued.job.rows):
             sequence = SequenceState(
-                row.inputs, self._runner.model, answer.item.request_context, in_pieces=answer.listener is not None
+                row.inputs, self._runner.model, queued.item.request_context, streamed=queued.listener is not None
             )
-            self._parts[sequence] = part = _Part(answer, sequence, self._runner.deltas(answer.job, number))
-            answer.sequences.append(part)
-        answer.unfinished = len(answer.sequences)
-        if answer.listener is not None:
-            answer.listener.accepted()
-        self._inbox.extend(part.sequence for part in answer.sequences)
+            self._sequences[sequence] = generated = _ItemSequence(
+                queued, sequence, self._runner.deltas(queued.job, number)
+            )
+            queued.sequences.append(generated)
+        queued.unfinished = len(queued.sequences)
+        if queued.listener is not None:
+            queued.listener.accepted()
+        self._inbox.extend(generated.sequence for generated in queued.sequences)
 
-    def _forget(self, answer: _Answer) -> None:
-        for part in answer.sequences:
-            part.sequence.cancelled = part.sequence.finish_reason is None
-            self._parts.pop(part.sequence, None)
-            part.trace()
+    def _release(self, queued: _GenerationItem) -> None:
+        for generated in queued.sequences:
+            generated.sequence.cancelled = generated.sequence.finish_reason is None
+            self._sequences.pop(generated.sequence, None)
+            generated.record_trace()
 
-    async def _write_what_waits(self) -> None:
+    async def _run_decoder(self) -> None:
         decoder = self._runner.decoder
-        decoder.on_numbers = self._numbers.saw
-        decoder.on_start, decoder.on_batch, decoder.on_tokens = self._begun, self._computed, self._publish
+        decoder.on_nan_check = self._nan_monitor.saw
+        decoder.on_start, decoder.on_batch, decoder.on_tokens = self._record_start, self._record_batch, self._publish
         while True:
             await self._work.wait()
             self._work.clear()
-            await self._loop.run_in_executor(self._compute, self._write)
+            await self._loop.run_in_executor(self._compute, self._decode_until_idle)
 
-    def _told(self, news: list[_StepUpdate]) -> None:
-        for one in news:
-            answer = one.part.answer
-            if answer.future.done():
+    def _handle_updates(self, updates: list[_StepUpdate]) -> None:
+        for update in updates:
+            queued = update.generated.queued
+            if queued.future.done():
                 continue
-            if (error := one.part.sequence.error) is not None:
-                answer.settle(error)
+            if (error := update.generated.sequence.error) is not None:
+                queued.settle(error)
                 continue
-            self._measure(one)
-            with request_context(answer.item.request_context):
-                error = guarded("telling", self._tell, one)
+            self._measure(update)
+            with request_context(queued.item.request_context):
+                error = guarded("streaming", self._send_delta, update)
             if error is not None:
-                answer.settle(error)
-            elif one.written is not None:
-                answer.unfinished -= 1
-                if answer.unfinished == 0:
-                    self._finish(answer)
+                queued.settle(error)
+            elif update.output is not None:
+                queued.unfinished -= 1
+                if queued.unfinished == 0:
+                    self._finish(queued)
 
-    def _tell(self, news: _StepUpdate) -> None:
-        listener = news.part.answer.listener
-        if listener is not None and news.fresh is not None:
-            delta = news.part.delta(*news.fresh, news.written)
+    def _send_delta(self, update: _StepUpdate) -> None:
+        listener = update.generated.queued.listener
+        if listener is not None and update.delta is not None:
+            delta = update.generated.make_delta(*update.delta, update.output)
             if delta is not None:
                 listener.delta(delta)
 
-    def _finish(self, answer: _Answer) -> None:
+    def _finish(self, queued: _GenerationItem) -> None:
         now = monotonic()
-        self._intake.learn_speed(min(now - self._last_end, now - answer.arrived))
+        self._intake.learn_speed(min(now - self._last_end, now - queued.arrived))
         self._last_end = now
-        if answer.listener is not None:
-            answer.settle(None)
+        if queued.listener is not None:
+            queued.settle(None)
         else:
-            outputs = [part.sequence.written for part in answer.sequences]
-            with working_on(answer.item, "finish"):
-                result = guarded("finishing", self._runner.finish, answer.job, outputs)
-            answer.settle(result)
+            outputs = [generated.sequence.output for generated in queued.sequences]
+            with working_on(queued.item, "finish"):
+                result = guarded("finishing", self._runner.finish, queued.job, outputs)
+            queued.settle(result)
 
-    def _measure(self, news: _StepUpdate) -> None:
-        answer = news.part.answer
-        if news.part.last_token is None:
-            if all(part.last_token is None for part in answer.sequences):
-                self._observer.read(len(news.part.sequence.request.input_ids), news.part.sequence.cached_tokens)
-            self._observer.first_token(news.at - answer.arrived)
+    def _measure(self, update: _StepUpdate) -> None:
+        queued = update.generated.queued
+        if update.generated.last_token is None:
+            if all(generated.last_token is None for generated in queued.sequences):
+                self._observer.read(
+                    len(update.generated.sequence.request.input_ids), update.generated.sequence.cached_tokens
+                )
+            self._observer.first_token(update.time - queued.arrived)
         else:
-            self._observer.next_token(news.at - news.part.last_token)
-        self._observer.written(news.tokens - news.part.tokens)
-        news.part.tokens = news.tokens
-        news.part.first_token = news.part.first_token or news.at
-        news.part.last_token = news.at
+            self._observer.next_token(update.time - update.generated.last_token)
+        self._observer.written(update.tokens - update.generated.tokens)
+        update.generated.tokens = update.tokens
+        update.generated.first_token = update.generated.first_token or update.time
+        update.generated.last_token = update.time
 
-    # The rest runs on the computing thread.
+    # The methods below run on the computing thread.
 
-    def _write(self) -> None:
+    def _decode_until_idle(self) -> None:
         decoder = self._runner.decoder
         while not self._stopping:
             while self._inbox:
@@ -235,7 +255,7 @@ class GenerationEngine:
                 raise_if_broken(error)
                 abandoned = decoder.abandon()
                 with request_context(*(sequence.request_context for sequence in abandoned)):
-                    logger.exception("writing failed")
+                    logger.exception("Generation failed; its sequences end with an error")
                 for sequence in abandoned:
                     sequence.fail(InferenceFailed("the server failed on this instance; its log has the details"))
                     self._publish([sequence])
@@ -249,22 +269,22 @@ class GenerationEngine:
         self._runner.decoder.step()
         self._threads.learn(threads, self._step_tokens, monotonic() - started)
 
-    def _computed(self, rows: int, tokens: int, padding: int) -> None:
+    def _record_batch(self, rows: int, tokens: int, padding: int) -> None:
         self._step_tokens += tokens
         self._observer.batch(rows, tokens, padding)
 
-    def _begun(self, sequence: SequenceState) -> None:
-        if (part := self._parts.get(sequence)) is not None and not self._stopping:
-            self._loop.call_soon_threadsafe(self._intake.started, part.answer, monotonic())
+    def _record_start(self, sequence: SequenceState) -> None:
+        if (generated := self._sequences.get(sequence)) is not None and not self._stopping:
+            self._loop.call_soon_threadsafe(self._intake.started, generated.queued, monotonic())
 
     def _publish(self, sequences: list[SequenceState]) -> None:
         now = monotonic()
         self._observer.running(self._runner.decoder.running, self._runner.decoder.cache_usage)
-        news = []
+        updates = []
         for sequence in sequences:
-            if (part := self._parts.get(sequence)) is not None:
-                fresh = sequence.take_delta() if part.answer.listener is not None else None
-                written = sequence.written if sequence.finish_reason is not None else None
-                news.append(_StepUpdate(part, fresh, written, len(sequence.tokens), now))
-        if news and not self._stopping:
-            self._loop.call_soon_threadsafe(self._told, news)
+            if (generated := self._sequences.get(sequence)) is not None:
+                delta = sequence.take_delta() if generated.queued.listener is not None else None
+                output = sequence.output if sequence.finish_reason is not None else None
+                updates.append(_StepUpdate(generated, delta, output, len(sequence.tokens), now))
+        if updates and not self._stopping:
+            self._loop.call_soon_threadsafe(self._handle_updates, updates)

@@ -1,7 +1,7 @@
-"""All decoder layers of a step as one program, where a model has layers as most models have them.
+"""All decoder layers of a step as one program, for models with Llama-like layers.
 
-A layer of transformers is a tree of modules with dozens of small operations. For one token Python and PyTorch take half
-as long for these as the matrices take to be read.
+A layer of transformers is a tree of modules with dozens of small operations. For one token, their overhead in Python
+and PyTorch takes half as long as reading the weight matrices.
 """
 
 from __future__ import annotations
@@ -26,58 +26,60 @@ from runners.kernels.writer import Forwards, Part, Writer, one_for_all
 _CHILDREN = {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 
-#: What a layer asks of attention: heads, scale, window.
-_Asked = tuple[int, float, int | None]
+#: Attention parameters of a layer: heads, scale, window.
+_AttentionSpec = tuple[int, float, int | None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
-    """Steps that have the same program.
+class _StepShape:
+    """Shape of a step; steps of equal shape run the same program.
 
     Attributes:
-        slabs: to which keys and values are written.
-        groups: of sequences that get one token.
-        short: slabs with pieces of prompts that kernels read.
-        others: there are pieces that PyTorch reads.
+        slabs: number of slabs that keys and values are stored in.
+        groups: number of decode batches.
+        short: number of slabs with prefill chunks that a kernel computes.
+        by_pytorch: there are prefill chunks that PyTorch computes.
     """
 
     slabs: int
     groups: int
     short: int
-    others: bool
+    by_pytorch: bool
 
 
 class FusedLayers:
-    """What computes all layers: x + attention(norm(x)) and y + feed-forward(norm(y)), one after the other.
+    """Program of all layers: x + attention(norm(x)), then y + feed-forward(norm(y)).
 
-    The first layer's `forward` runs the program, and those behind it pass on what it gives. All go back to their own
-    for what is no step, or one of many tokens.
+    The first layer's `forward` runs the program, and the other layers return its result unchanged. For inputs that are
+    no step, and for steps of too many tokens, all layers use their own `forward`.
     """
 
-    def __init__(self, layers: Sequence[Any], shape: LayerShape, asked: Sequence[_Asked], kernels: Kernels) -> None:
-        self._layers, self._asked, self._kernels = layers, asked, kernels
+    def __init__(
+        self, layers: Sequence[Any], shape: LayerShape, specs: Sequence[_AttentionSpec], kernels: Kernels
+    ) -> None:
+        self._layers, self._specs, self._kernels = layers, specs, kernels
         self._key_heads, self._size, self._value_size = shape.heads, shape.key_size, shape.value_size
-        self._heads = asked[0][0]
+        self._heads = specs[0][0]
         self._writer = Writer(kernels, MOST_ROWS)
         self._runner = ProgramRunner(kernels.compiler)
-        self._programs: dict[_Kind, Program] = {}
+        self._programs: dict[_StepShape, Program] = {}
         width = len(layers[0].input_layernorm.forward.factors)
         self._hidden, self._sums, self._normed = (
             self._writer.rows(name, width) for name in ("hidden", "sums", "normed")
         )
         heads = self._heads + self._key_heads
-        self._turned = self._writer.rows("turned", heads * self._size)
+        self._rotated = self._writer.rows("rotated", heads * self._size)
         self._attended = self._writer.rows("attended", self._heads * self._value_size)
         self._projected = self._writer.rows("projected", heads * self._size + self._key_heads * self._value_size)
-        self._texts = kernels.texts(self._size, self._value_size)
+        self._prefill_kernel = kernels.texts(self._size, self._value_size)
         self._result: torch.Tensor | None = None
         self._angles: Any = None
 
     def forwards(self) -> Forwards:
-        """A new `forward` for each layer."""
-        return one_for_all(self._layers, self._first, self._behind)
+        """Return a new `forward` for each layer."""
+        return one_for_all(self._layers, self._run_first, self._pass_through)
 
-    def _first(
+    def _run_first(
         self,
         plain: Callable[..., torch.Tensor],
         hidden_states: torch.Tensor,
@@ -87,22 +89,22 @@ class FusedLayers:
         **others: Any,
     ) -> torch.Tensor:
         angles = position_embeddings
-        if not isinstance(step, Step) or angles is None or not self._fits(hidden_states, angles):
+        if not isinstance(step, Step) or angles is None or not self._supports(hidden_states, angles):
             self._result = None
             return plain(hidden_states, *positional, position_embeddings=angles, step=step, **others)
-        self._result, self._angles = self._computed(hidden_states, angles, step), angles
+        self._result, self._angles = self._compute_layers(hidden_states, angles, step), angles
         return self._result
 
-    def _behind(
+    def _pass_through(
         self, plain: Callable[..., torch.Tensor], hidden_states: torch.Tensor, *positional: Any, **others: Any
     ) -> torch.Tensor:
         if hidden_states is not self._result:
             return plain(hidden_states, *positional, **others)
         if others.get("position_embeddings") is not self._angles:
-            raise ValueError("layers turn queries and keys by other angles")
+            raise ValueError("layers use different rotary embeddings")
         return hidden_states
 
-    def _fits(self, hidden_states: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor]) -> bool:
+    def _supports(self, hidden_states: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor]) -> bool:
         shape = (*hidden_states.shape[:2], self._size)
         tensors = hidden_states, *angles
         return (
@@ -112,43 +114,43 @@ class FusedLayers:
             and all(tensor.dtype == self._kernels.dtype and tensor.is_contiguous() for tensor in tensors)
         )
 
-    def _computed(
+    def _compute_layers(
         self, hidden_states: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor], step: Step
     ) -> torch.Tensor:
-        """Shape (1, tokens, size)."""
+        """Run the program of a step; return the hidden states, shape (1, tokens, size)."""
         tokens = hidden_states.shape[1]
-        # Without a kernel for them, short ones are read as long ones are.
-        others = bool(step.long) or (self._texts is None and bool(step.short))
-        short = 0 if self._texts is None else len(step.short)
-        kind = _Kind(len(step.writing), len(step.decoding), short, others)
-        program = self._programs.get(kind)
+        # Without a kernel for short chunks, PyTorch computes them as well.
+        by_pytorch = bool(step.long) or (self._prefill_kernel is None and bool(step.short))
+        short = 0 if self._prefill_kernel is None else len(step.short)
+        shape = _StepShape(len(step.cache_writes), len(step.decoding), short, by_pytorch)
+        program = self._programs.get(shape)
         if program is None:
-            program = self._programs[kind] = self._program(kind)
+            program = self._programs[shape] = self._build_program(shape)
         self._hidden[:tokens] = hidden_states[0]
-        program.run(tokens, self._given(angles, step), step)
+        program.run(tokens, self._make_arguments(angles, step), step)
         return torch.add(self._hidden[:tokens], self._sums[:tokens])[None]
 
-    def _given(self, angles: tuple[torch.Tensor, torch.Tensor], step: Step) -> dict[Hashable, int | Numbers]:
-        """What a step's program is told."""
+    def _make_arguments(self, angles: tuple[torch.Tensor, torch.Tensor], step: Step) -> dict[Hashable, int | Numbers]:
+        """Return the arguments of the program for one step, by name."""
         cos, sin = angles
-        given: dict[Hashable, int | Numbers] = {"cos": cos.data_ptr(), "sin": sin.data_ptr()}
-        for number, writing in enumerate(step.writing):
-            given |= {
-                ("written", number): len(writing.tokens),
-                ("which", number): writing.tokens.data_ptr(),
-                ("places", number): writing.places.data_ptr(),
-                ("kept keys", number): writing.slab.key_addresses,
-                ("kept values", number): writing.slab.value_addresses,
+        arguments: dict[Hashable, int | Numbers] = {"cos": cos.data_ptr(), "sin": sin.data_ptr()}
+        for number, write in enumerate(step.cache_writes):
+            arguments |= {
+                ("stored tokens", number): len(write.tokens),
+                ("stored indices", number): write.tokens.data_ptr(),
+                ("stored rows", number): write.rows.data_ptr(),
+                ("stored keys", number): write.slab.key_addresses,
+                ("stored values", number): write.slab.value_addresses,
             }
-        turned, attended = self._turned, self._attended
+        rotated, attended = self._rotated, self._attended
         for number, group in enumerate(step.decoding):
-            units, at_once = group.units(self._key_heads)
+            units, heads_per_unit = group.split_units(self._key_heads)
             first = group.tokens.start
-            given |= {
+            arguments |= {
                 ("units", number): units,
-                ("at once", number): at_once,
-                ("many", number): int(group.read * self._heads * self._size >= LARGE_ATTENTION),
-                ("queries", number): turned.data_ptr() + first * turned.stride(0) * turned.itemsize,
+                ("heads per unit", number): heads_per_unit,
+                ("large", number): int(group.attended_tokens * self._heads * self._size >= LARGE_ATTENTION),
+                ("queries", number): rotated.data_ptr() + first * rotated.stride(0) * rotated.itemsize,
                 ("attended", number): attended.data_ptr() + first * attended.stride(0) * attended.itemsize,
                 ("indices", number): group.indices.data_ptr(),
                 ("positions", number): group.positions.data_ptr(),
@@ -157,132 +159,138 @@ class FusedLayers:
                 ("values", number): group.slab.value_addresses,
             }
         for number, chunks in enumerate(step.short):
-            given |= {
-                ("pieces", number): len(chunks.texts) * self._heads,
-                ("texts", number): chunks.texts.data_ptr(),
-                ("read keys", number): chunks.slab.key_addresses,
-                ("read values", number): chunks.slab.value_addresses,
+            arguments |= {
+                ("chunks", number): len(chunks.descriptors) * self._heads,
+                ("descriptors", number): chunks.descriptors.data_ptr(),
+                ("prefill keys", number): chunks.slab.key_addresses,
+                ("prefill values", number): chunks.slab.value_addresses,
             }
-        return given
+        return arguments
 
     # The program
 
-    def _program(self, kind: _Kind) -> Program:
+    def _build_program(self, shape: _StepShape) -> Program:
         parts: list[Part] = []
         for number, layer in enumerate(self._layers):
             norm = layer.input_layernorm.forward
-            parts.append(self._added_norm(norm, self._sums, self._hidden) if number else self._first_norm(norm))
-            parts += self._queries_and_keys(layer.self_attn)
-            parts += self._attention(kind, number)
+            parts.append(self._add_norm_call(norm, self._sums, self._hidden) if number else self._norm_call(norm))
+            parts += self._projection_calls(layer.self_attn)
+            parts += self._attention_calls(shape, number)
             parts += self._writer.linear(layer.self_attn.o_proj, self._attended, self._sums)
-            parts.append(self._added_norm(layer.post_attention_layernorm.forward, self._hidden, self._sums))
-            parts += self._feed_forward(layer.mlp)
+            parts.append(self._add_norm_call(layer.post_attention_layernorm.forward, self._hidden, self._sums))
+            parts += self._feed_forward_calls(layer.mlp)
         return Program(parts, self._runner)
 
-    def _first_norm(self, norm: FusedNorm) -> KernelCall:
+    def _norm_call(self, norm: FusedNorm) -> KernelCall:
         width = len(norm.factors)
-        given = self._hidden.data_ptr(), norm.factors.data_ptr(), self._normed.data_ptr(), 1, width, width, width
-        return KernelCall(self._kernels.rms_norm, ROWS, (*given, norm.eps), self._writer.large(width))
+        arguments = self._hidden.data_ptr(), norm.factors.data_ptr(), self._normed.data_ptr(), 1, width, width, width
+        return KernelCall(self._kernels.rms_norm, ROWS, (*arguments, norm.eps), self._writer.large(width))
 
-    def _added_norm(self, norm: FusedNorm, more: torch.Tensor, sums: torch.Tensor) -> KernelCall:
-        """`sums` become the sum of both, and its norm is the next input."""
+    def _add_norm_call(self, norm: FusedNorm, more: torch.Tensor, sums: torch.Tensor) -> KernelCall:
+        """Add `more` to `sums` in place, and normalize the sum as the next input."""
         width = len(norm.factors)
-        given = more.data_ptr(), sums.data_ptr(), norm.factors.data_ptr(), self._normed.data_ptr(), width, norm.eps
-        return KernelCall(self._kernels.add_rms_norm, ROWS, given, self._writer.large(width))
+        arguments = more.data_ptr(), sums.data_ptr(), norm.factors.data_ptr(), self._normed.data_ptr(), width, norm.eps
+        return KernelCall(self._kernels.add_rms_norm, ROWS, arguments, self._writer.large(width))
 
-    def _queries_and_keys(self, attention: Any) -> list[Part]:
-        """Projected, normed by heads where the model does that, and turned; side by side."""
+    def _projection_calls(self, attention: Any) -> list[Part]:
+        """Project queries, keys and values, and apply rotary embeddings.
+
+        Heads are normalized where the model does that.
+        """
         heads, key_heads, size = self._heads, self._key_heads, self._size
         parts = self._writer.linear(attention.q_proj.merged.linear, self._normed, self._projected)
-        distance = self._projected.shape[1]
+        stride = self._projected.shape[1]
         for name, start, number in (("q_norm", 0, heads), ("k_norm", heads, key_heads)):
             norm: FusedNorm | None = vars(getattr(attention, name, None) or nn.Identity()).get("forward")
             if norm is not None:
-                where = self._projected.data_ptr() + start * size * self._projected.itemsize
-                given = where, norm.factors.data_ptr(), where, number, size, distance, distance, norm.eps
-                parts.append(KernelCall(self._kernels.rms_norm, ROWS, given, self._writer.large(number * size)))
+                address = self._projected.data_ptr() + start * size * self._projected.itemsize
+                arguments = address, norm.factors.data_ptr(), address, number, size, stride, stride, norm.eps
+                parts.append(KernelCall(self._kernels.rms_norm, ROWS, arguments, self._writer.large(number * size)))
         both = heads + key_heads
-        turned = (
-            self._projected.data_ptr(), Given("cos"), Given("sin"), self._turned.data_ptr(),
-            both, size, distance, both * size,
+        rotated = (
+            self._projected.data_ptr(), Given("cos"), Given("sin"), self._rotated.data_ptr(),
+            both, size, stride, both * size,
         )  # fmt: skip
-        return [*parts, KernelCall(self._kernels.rotate, ROWS, turned, self._writer.large(both * size))]
+        return [*parts, KernelCall(self._kernels.rotate, ROWS, rotated, self._writer.large(both * size))]
 
-    def _attention(self, kind: _Kind, layer: int) -> list[Part]:
-        """Keys and values are written, and tokens attend."""
+    def _attention_calls(self, shape: _StepShape, layer: int) -> list[Part]:
+        """Store keys and values, and compute attention."""
         heads, key_heads, size, value_size = self._heads, self._key_heads, self._size, self._value_size
-        turned, projected, parts = self._turned, self._projected, list[Part]()
-        kept = (
-            ("kept keys", turned, heads * size, key_heads * size),
-            ("kept values", projected, (heads + key_heads) * size, key_heads * value_size),
+        rotated, projected, parts = self._rotated, self._projected, list[Part]()
+        stored = (
+            ("stored keys", rotated, heads * size, key_heads * size),
+            ("stored values", projected, (heads + key_heads) * size, key_heads * value_size),
         )
-        for number in range(kind.slabs):
-            for name, rows, start, width in kept:
-                given = (
+        for number in range(shape.slabs):
+            for name, rows, start, width in stored:
+                write = (
                     rows.data_ptr() + start * rows.itemsize, Element((name, number), layer),
-                    Given(("which", number)), Given(("places", number)), width, rows.shape[1],
+                    Given(("stored indices", number)), Given(("stored rows", number)), width, rows.shape[1],
                 )  # fmt: skip
                 parts.append(
-                    KernelCall(self._kernels.keep, Given(("written", number)), given, self._writer.large(width))
+                    KernelCall(self._kernels.keep, Given(("stored tokens", number)), write, self._writer.large(width))
                 )
-        _, scale, window = self._asked[layer]
-        for number in range(kind.groups):
-            asked = (
+        _, scale, window = self._specs[layer]
+        for number in range(shape.groups):
+            decode = (
                 Given(("queries", number)), Element(("keys", number), layer), Element(("values", number), layer),
                 Given(("attended", number)), Given(("indices", number)), Given(("positions", number)),
-                Given(("capacity", number)), key_heads, Given(("at once", number)), turned.shape[1], window or 0,
-                self._kernels.bits(scale),
+                Given(("capacity", number)), key_heads, Given(("heads per unit", number)), rotated.shape[1],
+                window or 0, self._kernels.bits(scale),
             )  # fmt: skip
             kernel = self._kernels.attend(size, value_size, heads // key_heads)
-            parts.append(KernelCall(kernel, Given(("units", number)), asked, Given(("many", number))))
-        for number in range(kind.short):
-            assert self._texts is not None
-            texts = (
-                turned.data_ptr(), Element(("read keys", number), layer), Element(("read values", number), layer),
-                self._attended.data_ptr(), Given(("texts", number)), heads, heads // key_heads, turned.shape[1],
+            parts.append(KernelCall(kernel, Given(("units", number)), decode, Given(("large", number))))
+        for number in range(shape.short):
+            assert self._prefill_kernel is not None
+            prefill = (
+                rotated.data_ptr(),
+                Element(("prefill keys", number), layer), Element(("prefill values", number), layer),
+                self._attended.data_ptr(), Given(("descriptors", number)), heads, heads // key_heads, rotated.shape[1],
                 key_heads * size, key_heads * value_size, heads * value_size, window or 0, self._kernels.bits(scale),
             )  # fmt: skip
-            parts.append(KernelCall(self._texts, Given(("pieces", number)), texts))
-        return [*parts, partial(self._read, layer)] if kind.others else parts
+            parts.append(KernelCall(self._prefill_kernel, Given(("chunks", number)), prefill))
+        return [*parts, partial(self._attend_by_pytorch, layer)] if shape.by_pytorch else parts
 
-    def _read(self, layer: int, tokens: int, step: Step) -> None:
-        _, scale, window = self._asked[layer]
-        query = self._turned[:tokens, : self._heads * self._size].view(tokens, self._heads, self._size)
+    def _attend_by_pytorch(self, layer: int, tokens: int, step: Step) -> None:
+        _, scale, window = self._specs[layer]
+        query = self._rotated[:tokens, : self._heads * self._size].view(tokens, self._heads, self._size)
         attended = self._attended[:tokens].view(tokens, self._heads, self._value_size)
-        short = [chunk for group in step.short for chunk in group.chunks] if self._texts is None else []
+        short = [chunk for group in step.short for chunk in group.chunks] if self._prefill_kernel is None else []
         for chunk in [*step.long, *short]:
-            step.read(chunk, layer, query, scale, window, attended)
+            step.attend_chunk(chunk, layer, query, scale, window, attended)
 
-    def _feed_forward(self, mlp: Any) -> list[Part]:
+    def _feed_forward_calls(self, mlp: Any) -> list[Part]:
         gate = mlp.forward
         if not isinstance(gate, FusedGate) or gate.both is None:
             return [self._writer.python(mlp, self._normed, self._hidden)]
         both: Any = gate.both
         size = both.out_features // 2
         gates, gated = self._writer.rows("gates", 2 * size), self._writer.rows("gated", size)
-        start, behind = gates.data_ptr(), gates.data_ptr() + size * gates.itemsize
-        given = start, behind, gated.data_ptr(), size, 2 * size, *gate.factors
+        first, second = gates.data_ptr(), gates.data_ptr() + size * gates.itemsize
+        arguments = first, second, gated.data_ptr(), size, 2 * size, *gate.factors
         return [
             *self._writer.linear(both, self._normed, gates),
-            KernelCall(gate.kernel, ROWS, given, self._writer.large(size)),
+            KernelCall(gate.kernel, ROWS, arguments, self._writer.large(size)),
             *self._writer.linear(gate.down, gated, self._hidden),
         ]
 
 
 def fused_layers(
-    model: nn.Module, shapes: Sequence[LayerShape], asked: Mapping[int, _Asked], kernels: Kernels
+    model: nn.Module, shapes: Sequence[LayerShape], specs: Mapping[int, _AttentionSpec], kernels: Kernels
 ) -> Forwards:
-    """A new `forward` for each layer, if all look as if they could have it; whether they compute the same is to be
-    tried."""
-    layers: list[Any] = [module for module in model.modules() if _fits(module)]
-    alike = len(set(shapes)) == 1 and len({heads for heads, _, _ in asked.values()}) == 1
-    if not alike or [layer.self_attn.layer_idx for layer in layers] != list(range(len(shapes))):
+    """Return a new `forward` for each layer; empty if a layer has another structure.
+
+    The caller must verify that the results are the same.
+    """
+    layers: list[Any] = [module for module in model.modules() if _is_supported_layer(module)]
+    uniform = len(set(shapes)) == 1 and len({heads for heads, _, _ in specs.values()}) == 1
+    if not uniform or [layer.self_attn.layer_idx for layer in layers] != list(range(len(shapes))):
         return {}
-    return FusedLayers(layers, shapes[0], [asked[number] for number in range(len(shapes))], kernels).forwards()
+    return FusedLayers(layers, shapes[0], [specs[number] for number in range(len(shapes))], kernels).forwards()
 
 
-def _fits(module: Any) -> bool:
-    """Whether it is a layer of the usual kind, whose parts compute with kernels."""
+def _is_supported_layer(module: Any) -> bool:
+    """Return whether a module is a Llama-like layer whose parts are computed by kernels."""
     if "forward" in vars(module) or {name for name, _ in module.named_children()} != _CHILDREN:
         return False
     attention = module.self_attn

@@ -1,4 +1,4 @@
-"""Keeps text to a grammar: which tokens may come next."""
+"""Constrained decoding: masks of the tokens that a grammar allows next."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from transformers import PreTrainedTokenizerBase
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest
 from runners.engines.generate.schemas import LIMITS, MAX_LENGTH, json_rule, one_line
 
-#: Characters of one grammar; that of many tools holds many schemas.
+#: The most characters of one grammar; the grammar of many tools contains many schemas.
 _MAX_GRAMMAR = 4 * MAX_LENGTH
 
 
 class GrammarCompiler:
-    """Makes grammars for one model, and knows the bytes of its tokens.
+    """Compiler of grammars for one model; it also returns the bytes of tokens.
 
-    What it reads of the tokenizer takes a second and is read when first needed; it may be used from several threads.
+    Loading the vocabulary takes a second and happens at first use. Several threads may use the compiler.
 
     Args:
-        vocab_size: number of the model's logits, which may be more or less than the tokenizer's tokens.
-        eos_token_ids: tokens that end a text.
+        vocab_size: number of the model's logits, which may differ from the number of the tokenizer's tokens.
+        eos_token_ids: tokens that end a sequence.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int, eos_token_ids: Collection[int]) -> None:
@@ -34,72 +34,74 @@ class GrammarCompiler:
         self._vocab_size = vocab_size
         self._eos = sorted(eos_token_ids)
         self._lock = threading.Lock()
-        self._read: _Vocabulary | InvalidRequest | None = None
+        self._loaded: _Vocabulary | InvalidRequest | None = None
 
     def prepare(self) -> None:
-        """Read the tokenizer now, so that whoever comes next need not wait."""
-        self._vocabulary()
+        """Load the vocabulary now, so that the next call does not wait for it."""
+        self._load_vocabulary()
 
     def compile(self, grammar: str, field: str = "grammar") -> Grammar:
-        """A grammar in llguidance's lark, https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md.
+        """Compile a grammar in llguidance's lark.
+
+        Source: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
 
         Args:
-            field: where the grammar comes from in the request, for messages.
+            field: field of the request that the grammar comes from, for error messages.
 
         Raises:
-            InvalidRequest: it is wrong, or too large; or the model's tokenizer does not spell its tokens in bytes.
+            InvalidRequest: the grammar is wrong or too large, or the bytes of the tokenizer's tokens are unknown.
         """
-        vocabulary = self._vocabulary()
+        vocabulary = self._load_vocabulary()
         if isinstance(vocabulary, InvalidRequest):
             raise vocabulary.in_field(field)
         if len(grammar) > _MAX_GRAMMAR:
             raise InvalidRequest(f"its grammar has {len(grammar)} characters of at most {_MAX_GRAMMAR}", field=field)
         matcher = LLMatcher(vocabulary.tokenizer, grammar, log_level=0, limits=LIMITS)
         if not matcher.is_error():
-            matcher.compute_bitmask()  # some mistakes show with the first token only
+            matcher.compute_bitmask()  # some mistakes show only at the first token
         if matcher.is_error():
             raise InvalidRequest(f"{one_line(matcher.get_error())}", field=field)
         return Grammar(matcher, vocabulary, field)
 
-    def response_format(self, given: Mapping[str, Any]) -> Grammar | None:
-        """The grammar of an OpenAI API's `response_format`; None for free text.
+    def response_format(self, response_format: Mapping[str, Any]) -> Grammar | None:
+        """Compile the grammar of an OpenAI API's `response_format`; return None for free text.
 
-        Beside `text`, `json_object` and `json_schema` there is `{"type": "regex", "regex": …}`. A schema is enforced
-        as a whole; with `"strict": false`, as far as it can be.
+        In addition to `text`, `json_object` and `json_schema`, `{"type": "regex", "regex": …}` is accepted. A schema is
+        enforced completely; with `"strict": false`, as far as possible.
 
         Source: https://platform.openai.com/docs/api-reference/chat/create
 
         Raises:
-            InvalidRequest: as `compile`; names the wrong field.
+            InvalidRequest: as in `compile`; the message names the wrong field.
         """
-        lark = response_format_grammar(given)
+        lark = response_format_grammar(response_format)
         return None if lark is None else self.compile(lark, "response_format")
 
     def token_bytes(self, token: int) -> bytes:
-        """The exact bytes of a token; none for one that the tokenizer does not have.
+        """Return the exact bytes of a token; empty for a token that the tokenizer does not have.
 
-        Where the tokenizer does not spell its tokens in bytes, those of its name.
+        If the bytes of the tokenizer's tokens are unknown, return the bytes of the token's name.
         """
-        vocabulary = self._vocabulary()
+        vocabulary = self._load_vocabulary()
         if isinstance(vocabulary, InvalidRequest):
             name = self._tokenizer.convert_ids_to_tokens(token)
             return str(name or "").replace("\u2581", " ").encode()
-        return vocabulary.tokenizer.decode_bytes([token]) if token < vocabulary.known else b""
+        return vocabulary.tokenizer.decode_bytes([token]) if token < vocabulary.size else b""
 
-    def _vocabulary(self) -> _Vocabulary | InvalidRequest:
+    def _load_vocabulary(self) -> _Vocabulary | InvalidRequest:
         with self._lock:
-            if self._read is None:
+            if self._loaded is None:
                 try:
-                    self._read = _Vocabulary(self._tokenizer, self._vocab_size, self._eos)
+                    self._loaded = _Vocabulary(self._tokenizer, self._vocab_size, self._eos)
                 except ValueError:
-                    self._read = InvalidRequest(
+                    self._loaded = InvalidRequest(
                         "the model's tokenizer does not spell its tokens in bytes, so its text cannot be constrained"
                     )
-            return self._read
+            return self._loaded
 
 
 class Grammar:
-    """What a text must conform to."""
+    """Compiled grammar that a text must conform to."""
 
     def __init__(self, matcher: LLMatcher, vocabulary: _Vocabulary, field: str) -> None:
         self._matcher = matcher
@@ -107,12 +109,12 @@ class Grammar:
         self._field = field
 
     def matcher(self) -> Matcher:
-        """The beginning of one text."""
+        """Create a matcher at the beginning of a text."""
         return Matcher(self._matcher.deep_copy(), self._vocabulary, self._field)
 
 
 class Matcher:
-    """Follows one text through its grammar."""
+    """State of one text within its grammar."""
 
     def __init__(self, matcher: LLMatcher, vocabulary: _Vocabulary, field: str) -> None:
         self._matcher = matcher
@@ -121,82 +123,82 @@ class Matcher:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing may follow but the end."""
+        """True if only the end of the text may follow."""
         return self._matcher.is_stopped() and not self._matcher.is_error()
 
     def mask(self, logits: torch.Tensor) -> None:
-        """Set the logits of all tokens that may not come next to -inf.
+        """Set the logits of all tokens that the grammar does not allow next to -inf, in place.
 
-        A token that ends the text may come where the grammar is satisfied, and only there.
+        Tokens that end the text are allowed only where the grammar is satisfied.
 
         Args:
-            logits: shape (vocabulary,), of any float type, on any device; changed in place.
+            logits: shape (vocabulary,), of any float type, on any device.
 
         Raises:
             InvalidRequest: the grammar is too complex.
-            InferenceFailed: the model has none of the tokens that may come next.
+            InferenceFailed: the model has none of the allowed tokens.
         """
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         allowed = np.unpackbits(bits, bitorder="little")[: logits.shape[0]].astype(np.bool_)
-        allowed[self._vocabulary.stand_ins] = False
+        allowed[self._vocabulary.substitutes] = False
         allowed[self._vocabulary.eos] = self._matcher.is_accepting()
-        self._check()
+        self._raise_if_failed()
         if not allowed.any():
             raise InferenceFailed("the model has no token with which the text could conform to its grammar")
         logits.masked_fill_(torch.from_numpy(~allowed).to(logits.device), float("-inf"))
 
     def accept(self, token: int) -> None:
-        """Go on behind the next token; nothing follows one that ends the text.
+        """Advance by the next token; tokens that end the text are ignored.
 
         Raises:
             InvalidRequest: the grammar is too complex.
-            InferenceFailed: the token may not come next.
+            InferenceFailed: the grammar does not allow the token.
         """
         if token in self._vocabulary.eos:
             return
         known = self._matcher.try_consume_tokens([token])
-        self._check()
+        self._raise_if_failed()
         if not known:
             raise InferenceFailed("a token was chosen against the grammar")
 
-    def _check(self) -> None:
+    def _raise_if_failed(self) -> None:
         if self._matcher.is_error():
             raise InvalidRequest(f"is too complex: {one_line(self._matcher.get_error())}", field=self._field)
 
 
 class _Vocabulary:
-    """A model's tokens as llguidance reads them.
+    """Vocabulary of a model in llguidance's format.
 
     Attributes:
-        known: number of the tokenizer's tokens.
-        eos: tokens that end a text, within the model's logits.
-        stand_ins: what llguidance takes for such tokens, and the model does not.
+        size: number of the tokenizer's tokens.
+        eos: tokens that end a sequence, within the model's logits.
+        substitutes: end tokens of llguidance that the model does not use as such.
 
     Raises:
-        ValueError: the tokenizer does not spell its tokens in bytes.
+        ValueError: the bytes of the tokenizer's tokens are unknown.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int, eos: Collection[int]) -> None:
         if not tokenizer.is_fast:
             raise ValueError("not a tokenizer of the tokenizers library")
         fast: Any = tokenizer
-        self.known: int = fast.backend_tokenizer.get_vocab_size(with_added_tokens=True)
+        self.size: int = fast.backend_tokenizer.get_vocab_size(with_added_tokens=True)
         self.eos = [token for token in eos if token < vocab_size]
-        # llguidance needs one, of the tokenizer's own.
-        ends = [token for token in eos if token < self.known] or [self.known - 1]
-        self.stand_ins = [token for token in ends if token not in self.eos and token < vocab_size]
+        # llguidance needs at least one end token, and it must be one of the tokenizer.
+        ends = [token for token in eos if token < self.size] or [self.size - 1]
+        self.substitutes = [token for token in ends if token not in self.eos and token < vocab_size]
         self.tokenizer: LLTokenizer = llguidance.hf.from_tokenizer(
-            fast, n_vocab=max(self.known, vocab_size), eos_token=ends
+            fast, n_vocab=max(self.size, vocab_size), eos_token=ends
         )
 
 
-def response_format_grammar(given: Mapping[str, Any]) -> str | None:
-    """The grammar in lark of an OpenAI API's `response_format`; None for free text.
+def response_format_grammar(response_format: Mapping[str, Any]) -> str | None:
+    """Return the lark grammar of an OpenAI API's `response_format`; None for free text.
 
     Raises:
-        InvalidRequest: names the wrong field.
+        InvalidRequest: the format is wrong; the message names the wrong field.
     """
-    match given:
+    match response_format:
         case {"type": "text"}:
             return None
         case {"type": "json_object"}:

@@ -1,4 +1,4 @@
-"""A model that generates, with its own generation settings, those aside that a request decides."""
+"""Generative model with the generation settings of its checkpoint."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from runners.engines.generate.grammar import GrammarCompiler
 from runners.engines.generate.request import GenerationRequest
 from runners.models.pretrained import Pretrained
 
-#: Of a checkpoint's generation_config.json: what settings and requests decide here, what changes the form of the
-#: output, and decoding methods that need a second model, a tokenizer or code of the hub.
+#: Options of a checkpoint's generation_config.json that are ignored: those set by settings and requests, those that
+#: change the form of the output, and decoding methods that need a second model, a tokenizer or code of the hub.
 _IGNORED = (
     "max_length", "max_new_tokens", "min_length", "min_new_tokens", "max_time", "stop_strings",
     "do_sample", "temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff",
@@ -31,15 +31,14 @@ _IGNORED = (
     "guidance_scale", "watermarking_config",
 )  # fmt: skip
 
-#: What forbids, forces or discourages tokens, and so is computed for each sequence by itself.
+#: Options that forbid, force or discourage tokens; they are applied to each sequence separately.
 _RULES = (
     "repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size",
     "bad_words_ids", "sequence_bias", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values",
     "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens", "renormalize_logits",
 )  # fmt: skip
 
-
-#: Values with which they do nothing.
+#: Values of these options that have no effect.
 _NEUTRAL: Mapping[str, Any] = {
     "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0,
     "encoder_no_repeat_ngram_size": 0, "remove_invalid_values": False, "renormalize_logits": False,
@@ -47,31 +46,31 @@ _NEUTRAL: Mapping[str, Any] = {
 
 
 class GenerationModel:
-    """A model with the rules that its checkpoint sets for every answer.
+    """Model with the rules that its checkpoint sets for every sequence.
 
     Attributes:
-        kernels: those that the model computes with, if any.
-        seq2seq: the prompt is read by an encoder, and only the answer by the decoder.
-        context: tokens that the model can read at once; None if it has no limit.
-        beams: 1 unless the model asks for beam search.
-        stop: the model's own stop strings.
+        kernels: kernels that the model computes with; None for PyTorch.
+        seq2seq: the model is an encoder-decoder: the encoder reads the prompt, the decoder only the answer.
+        context: length of the model's context in tokens; None if it has no limit.
+        beams: number of beams that the checkpoint sets; 1 without beam search.
+        stop: stop strings of the checkpoint.
         tokens: size of the input vocabulary.
         vocabulary: size of the output vocabulary, the model's logits.
-        grammars: for the thread that tokenizes.
-        eos: tokens that end a text.
+        grammars: grammar compiler, to be used by the thread that tokenizes.
+        eos: tokens that end a sequence.
         special_ids: tokens that are not text.
-        pad: a token for places that no one reads.
-        reads_mask: padding can be hidden from the model.
+        pad: token for padding.
+        takes_attention_mask: the model can mask padding.
         can_pad: sequences of different lengths may share a call of `generate`.
-        rope_limit: tokens after which the model turns its positions otherwise, in a whole batch at once; None for most.
-        foresees_end: where the end is near the model may write otherwise, so a longer answer cannot be cut to a
+        rope_limit: length after which one sequence changes the rotary embedding of its whole batch; None for most.
+        depends_on_max_length: the answer depends on `max_new_tokens`, so that a longer answer cannot be cut to a
             shorter one.
     """
 
     def __init__(self, pretrained: Pretrained) -> None:
         self.model: Any = pretrained.model
         self.kernels = pretrained.kernels
-        # The thread that computes decodes as well, and a fast tokenizer is not safe to share between threads.
+        # The computing thread decodes text as well, and fast tokenizers are not safe to share between threads.
         self.tokenizer: PreTrainedTokenizerBase = deepcopy(pretrained.tokenizer)
         self.special_ids = frozenset(self.tokenizer.all_special_ids)
         self.context = pretrained.max_length
@@ -91,12 +90,12 @@ class GenerationModel:
         head: Any = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
         self.vocabulary: int = self.model.config.vocab_size if head is None else head.weight.shape[0]
         self.grammars = GrammarCompiler(pretrained.tokenizer, self.vocabulary, self.eos)
-        own.pad_token_id = self.pad = self._pad_token(own)
-        self.foresees_end = self.beams > 1 or own.forced_eos_token_id is not None
-        self.rope_limit = _rope_limit(self.model.config, self.context)
-        self.reads_mask = "attention_mask" in signature(self.model.forward).parameters
-        self.can_pad = self.reads_mask and not getattr(self.model, "_is_stateful", False)
-        if self.beams == 1:  # else `generate` needs them itself
+        own.pad_token_id = self.pad = self._choose_pad_token(own)
+        self.depends_on_max_length = self.beams > 1 or own.forced_eos_token_id is not None
+        self.rope_limit = _find_rope_limit(self.model.config, self.context)
+        self.takes_attention_mask = "attention_mask" in signature(self.model.forward).parameters
+        self.can_pad = self.takes_attention_mask and not getattr(self.model, "_is_stateful", False)
+        if self.beams == 1:  # with beam search, `generate` applies the rules
             own.eos_token_id = None
             self._rules = {name: getattr(own, name, None) for name in _RULES}
             for name in _RULES:
@@ -108,34 +107,34 @@ class GenerationModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the prompt goes in."""
+        """Device of the model's inputs."""
         return torch.device(self.model.device)
 
-    def _pad_token(self, own: GenerationConfig) -> int:
-        """Any token will do, padding is masked, but the model must have it."""
+    def _choose_pad_token(self, own: GenerationConfig) -> int:
+        """Return a token for padding: any token of the vocabulary, because padding is masked."""
         candidates = (own.pad_token_id, self.tokenizer.pad_token_id, *sorted(self.eos))
         return next((int(i) for i in candidates if i is not None and 0 <= i < self.tokens), 0)
 
     def min_new_tokens(self, prompt_length: int) -> int:
-        """The least number of new tokens that the model asks for itself."""
+        """Return the least number of new tokens that the checkpoint sets."""
         used = 1 if self.seq2seq else prompt_length
         return max(self._least_new_tokens, self._least_length - used, 0)
 
-    def start(self, request: GenerationRequest) -> list[int]:
-        """Tokens before the first new one, as the rules count them."""
+    def start_tokens(self, request: GenerationRequest) -> list[int]:
+        """Return the tokens before the first new one, as logits processors expect them."""
         if not self.seq2seq:
             return request.input_ids
         own = self.model.generation_config
         start = own.decoder_start_token_id if own.decoder_start_token_id is not None else own.bos_token_id
         return list(start) if isinstance(start, list) else [start]
 
-    def rules(self, request: GenerationRequest) -> LogitsProcessorList:
-        """What changes the logits of one sequence before its next token is chosen; empty for most.
+    def make_rules(self, request: GenerationRequest) -> LogitsProcessorList:
+        """Create the logits processors of one sequence; most sequences have none.
 
-        They read the whole sequence, (1, tokens), and its logits, (1, vocabulary), as those of transformers do.
+        Their arguments are the whole sequence, shape (1, tokens), and its logits, shape (1, vocabulary).
         """
-        start = self.start(request)
-        rules = self._rules_of_transformers(request, start)
+        start = self.start_tokens(request)
+        rules = self._make_transformers_rules(request, start)
         if request.logit_bias:
             bias: Any = SequenceBiasLogitsProcessor
             rules.append(bias({(token,): float(value) for token, value in request.logit_bias.items()}))
@@ -143,13 +142,13 @@ class GenerationModel:
             rules.append(PresenceAndFrequency(len(start), request.presence_penalty, request.frequency_penalty))
         return rules
 
-    def _rules_of_transformers(self, request: GenerationRequest, start: Sequence[int]) -> LogitsProcessorList:
-        asked: Mapping[str, Any] = {
+    def _make_transformers_rules(self, request: GenerationRequest, start: Sequence[int]) -> LogitsProcessorList:
+        requested: Mapping[str, Any] = {
             "repetition_penalty": request.repetition_penalty,
             "forced_bos_token_id": request.forced_bos_token_id,
             "min_new_tokens": request.min_new_tokens or None,
         }
-        values = {**self._rules, **{name: value for name, value in asked.items() if value is not None}}
+        values = {**self._rules, **{name: value for name, value in requested.items() if value is not None}}
         values = {name: value for name, value in values.items() if value is not None and value != _NEUTRAL.get(name)}
         if not values:
             return LogitsProcessorList()
@@ -158,15 +157,18 @@ class GenerationModel:
         if self.eos:
             config._eos_token_tensor = torch.tensor(sorted(self.eos), device=self.device)
         encoder_input_ids = torch.tensor([request.input_ids], device=self.device)
-        # It is private, but the one place that knows all of them; `generate` applies them to whole padded batches only.
-        made: LogitsProcessorList = self.model._get_logits_processor(
+        # A private method, but the only one that knows all processors; `generate` would apply them to padded batches.
+        processors: LogitsProcessorList = self.model._get_logits_processor(
             config, len(start), encoder_input_ids=encoder_input_ids, device=self.device
         )
-        return made
+        return processors
 
 
-def _rope_limit(config: Any, context: int | None) -> int | None:
-    """Where the longest sequence of a batch decides on the rotary embedding of all (longrope and dynamic NTK)."""
+def _find_rope_limit(config: Any, context: int | None) -> int | None:
+    """Return the length after which a sequence changes the rotary embedding of its batch.
+
+    Longrope and dynamic NTK use the longest sequence of a batch. Returns None for all others.
+    """
     config = config.get_text_config(decoder=True)
     rope = getattr(config, "rope_parameters", None) or {}
     kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, Mapping))]
@@ -181,7 +183,9 @@ def _rope_limit(config: Any, context: int | None) -> int | None:
 
 
 class PresenceAndFrequency(LogitsProcessor):
-    """OpenAI's penalties: a token that was written loses `presence`, and `frequency` for each time.
+    """Logits processor of OpenAI's penalties.
+
+    Each generated token loses `presence` once, and `frequency` for each occurrence.
 
     Source: https://platform.openai.com/docs/guides/advanced-usage
     """
@@ -192,7 +196,7 @@ class PresenceAndFrequency(LogitsProcessor):
         self._frequency = frequency
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        written, times = input_ids[0, self._start :].unique(return_counts=True)
+        tokens, times = input_ids[0, self._start :].unique(return_counts=True)
         scores = scores.clone()
-        scores[0, written] -= self._presence + self._frequency * times
+        scores[0, tokens] -= self._presence + self._frequency * times
         return scores

@@ -1,4 +1,4 @@
-"""Beginnings that prompts share, so that a system prompt or a chat so far is read once."""
+"""Prefix caching: a system prompt or an earlier chat that prompts share is computed once."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Iterable, Sequence
 
 from runners.engines.generate.cache import CacheSlot, KVCache
 
-#: A shared beginning shorter than this is not worth the search.
-LEAST_SHARED = 16
+#: The shortest prefix in tokens that is worth a search.
+MIN_PREFIX = 16
 
 
-def shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """Tokens with which both begin; 0 if they are too few to matter."""
-    if one[:LEAST_SHARED] != other[:LEAST_SHARED] or min(len(one), len(other)) < LEAST_SHARED:
+def common_prefix_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return the length of the common prefix in tokens; 0 if it is shorter than `MIN_PREFIX`."""
+    if one[:MIN_PREFIX] != other[:MIN_PREFIX] or min(len(one), len(other)) < MIN_PREFIX:
         return 0
-    low, high = LEAST_SHARED, min(len(one), len(other))
-    while low < high:  # slices are compared faster than tokens
+    low, high = MIN_PREFIX, min(len(one), len(other))
+    while low < high:  # comparing slices is faster than comparing tokens
         middle = (low + high + 1) // 2
         if one[low:middle] == other[low:middle]:
             low = middle
@@ -25,63 +25,70 @@ def shared(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 class PrefixCache:
-    """Keys and values of sequences that have ended, the most recently used last.
+    """Cache of the keys and values of finished sequences, the most recently used last.
 
     Args:
-        share: of the cache's budget that they may take; they make room for running ones at any time.
+        share: share of the KV cache's budget that it may use; running sequences can evict entries at any time.
     """
 
     def __init__(self, cache: KVCache, share: float = 0.25) -> None:
         self._cache = cache
-        self._most = int(share * cache.budget)
-        self._kept: list[tuple[list[int], CacheSlot]] = []
+        self._max_tokens = int(share * cache.budget)
+        self._entries: list[tuple[list[int], CacheSlot]] = []
 
-    def keep(self, ids: list[int], slot: CacheSlot) -> None:
-        """Keep what was read of a sequence, in place of what is a part of it."""
+    def store(self, ids: list[int], slot: CacheSlot) -> None:
+        """Store a copy of a sequence's computed tokens; drop entries that are a prefix of it."""
         ids = ids[: slot.length]
-        if not LEAST_SHARED <= len(ids) <= self._most or any(kept[: len(ids)] == ids for kept, _ in self._kept):
+        if not MIN_PREFIX <= len(ids) <= self._max_tokens or any(
+            stored[: len(ids)] == ids for stored, _ in self._entries
+        ):
             return
-        for kept, _ in list(self._kept):
-            if ids[: len(kept)] == kept:
-                self._drop(kept)
-        while self._kept and self._tokens + len(ids) > self._most:
-            self._drop(self._kept[0][0])
+        for stored, _ in list(self._entries):
+            if ids[: len(stored)] == stored:
+                self._drop(stored)
+        while self._entries and self._tokens + len(ids) > self._max_tokens:
+            self._drop(self._entries[0][0])
         if (copied := self._cache.copy_out(slot)) is not None:
-            self._kept.append((ids, copied))
+            self._entries.append((ids, copied))
 
     def find(self, ids: list[int]) -> tuple[CacheSlot, int] | None:
-        """The place with the longest beginning of a sequence, and the beginning's length."""
-        found = longest(ids, self._kept)
+        """Return the slot with the longest prefix of a sequence, and the prefix's length."""
+        found = find_longest_prefix(ids, self._entries)
         if found is not None:
-            at = next(i for i, (_, slot) in enumerate(self._kept) if slot is found[0])
-            self._kept.append(self._kept.pop(at))
+            index = next(i for i, (_, slot) in enumerate(self._entries) if slot is found[0])
+            self._entries.append(self._entries.pop(index))
         return found
 
     def clear(self) -> None:
-        """Forget everything; the cache is cleared too."""
-        self._kept.clear()
+        """Drop all entries; the caller clears the KV cache as well."""
+        self._entries.clear()
 
-    def make_room(self) -> bool:
-        """Give up what was not used for longest; False if there is nothing left."""
-        if not self._kept:
+    def evict_oldest(self) -> bool:
+        """Drop the least recently used entry; return False if there is none."""
+        if not self._entries:
             return False
-        self._drop(self._kept[0][0])
+        self._drop(self._entries[0][0])
         return True
 
     @property
     def _tokens(self) -> int:
-        return sum(len(ids) for ids, _ in self._kept)
+        return sum(len(ids) for ids, _ in self._entries)
 
     def _drop(self, ids: list[int]) -> None:
-        at = next(i for i, (kept, _) in enumerate(self._kept) if kept is ids)
-        self._cache.free(self._kept.pop(at)[1])
+        index = next(i for i, (stored, _) in enumerate(self._entries) if stored is ids)
+        self._cache.free(self._entries.pop(index)[1])
 
 
-def longest(ids: list[int], candidates: Iterable[tuple[Sequence[int], CacheSlot]]) -> tuple[CacheSlot, int] | None:
-    """The candidate that has read the longest beginning of a sequence, whose last token must always be read."""
+def find_longest_prefix(
+    ids: list[int], candidates: Iterable[tuple[Sequence[int], CacheSlot]]
+) -> tuple[CacheSlot, int] | None:
+    """Return the candidate with the longest computed prefix, and the prefix's length.
+
+    The last token never counts: it must be computed to get the next one.
+    """
     best = None
     for other, slot in candidates:
-        length = shared(ids[:-1], other[: slot.length])
+        length = common_prefix_length(ids[:-1], other[: slot.length])
         if length and (best is None or length > best[1]):
             best = slot, length
     return best

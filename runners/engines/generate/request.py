@@ -1,4 +1,4 @@
-"""What a sequence to be written depends on, and what is written."""
+"""Requests to generate one sequence, and their results."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a token is drawn: from logits divided by `temperature`, from the `top_k` likeliest (0: all) that together
-    have the probability `top_p`, with random numbers of `seed`."""
+    """Sampling parameters.
+
+    A token is drawn from the logits divided by `temperature`, among the `top_k` likeliest tokens (0: all) that together
+    have the probability `top_p`, with random numbers of `seed`.
+    """
 
     temperature: float
     top_k: int
@@ -25,21 +28,21 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One sequence to be written after, or in answer to, a prompt. None leaves a value to the model.
+    """Prompt and parameters of one sequence; None leaves a value to the model.
 
     Attributes:
         input_ids: tokens of the prompt, at least one.
-        max_new_tokens: with the prompt of a decoder-only model, no more than its context.
+        max_new_tokens: together with the prompt of a decoder-only model at most its context.
         sampling: None for the likeliest tokens.
-        presence_penalty, frequency_penalty: subtracted from the logits of tokens that were written, once and for each
-            time (https://platform.openai.com/docs/api-reference/chat/create).
+        presence_penalty, frequency_penalty: subtracted from the logits of tokens that were generated, once and for
+            each occurrence (https://platform.openai.com/docs/api-reference/chat/create).
         logit_bias: added to the logits of tokens.
-        logprobs: alternatives reported for each token, beside its own log probability; None for no report.
-        stop: strings before the first of which the text ends.
-        stop_ids: those of them that are special tokens, which no text shows, by token.
-        ignore_eos: write on after the model has ended its text.
-        continues: the text continues the prompt's, rather than being a text of its own.
-        grammar: what the text must conform to.
+        logprobs: number of alternatives to report for each token with its own log probability; None for no report.
+        stop: stop strings; the text ends before the first one found.
+        stop_ids: stop strings that are special tokens, by token; they do not appear in the text.
+        ignore_eos: continue after an end-of-sequence token.
+        continues: the text continues the text of the prompt.
+        grammar: grammar that the text must conform to.
     """
 
     input_ids: list[int]
@@ -60,7 +63,7 @@ class GenerationRequest:
 
 
 class Alternative(TypedDict):
-    """A token with its log probability under the model, before any penalty, bias or temperature."""
+    """Token with its log probability before any penalty, bias or temperature."""
 
     token: str
     id: int
@@ -70,20 +73,20 @@ class Alternative(TypedDict):
 
 
 class TokenLogprob(Alternative):
-    """A written token, and the likeliest tokens in its place, likeliest first."""
+    """Generated token with the most likely alternatives, the likeliest first."""
 
     top: list[Alternative]
 
 
 @dataclass(frozen=True, slots=True)
 class SequenceOutput:
-    """A finished sequence.
+    """Output of a finished sequence.
 
     Attributes:
-        tokens: all new tokens, the one that ended the sequence included.
-        text: without special tokens, before the first stop string.
+        tokens: all new tokens, including the one that ended the sequence.
+        text: text without special tokens, up to the first stop string.
         stop_sequence: the stop string that ended it, if one did.
-        cached_tokens: tokens of the prompt that need not be computed, because another prompt began with the same.
+        cached_tokens: tokens of the prompt that were copied from another sequence instead of computed.
     """
 
     tokens: list[int]

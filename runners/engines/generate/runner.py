@@ -15,16 +15,17 @@ from runners.engines.runner import Job, Runner
 ParametersT = TypeVar("ParametersT", bound=Parameters)
 ContextT = TypeVar("ContextT")
 
-#: From new text, new log probabilities and, at the end, the whole sequence to the next part of a stream, or None.
+#: Function that makes the next delta of a stream, or None, from new text, new log probabilities and, at the end, the
+#: whole output.
 DeltaMaker = Callable[[str, list[TokenLogprob], SequenceOutput | None], dict[str, Any] | None]
 
 
 class GenerativeRunner(Runner[ParametersT, GenerationRequest, ContextT, SequenceOutput]):
-    """A runner whose rows are prompts, which a decoder continues token by token.
+    """Runner whose rows are prompts and whose decoder generates the answers.
 
     Attributes:
         model: set by `load`.
-        decoder: steps all sequences at once; set by `load`.
+        decoder: generates all sequences; set by `load`.
     """
 
     model: GenerationModel
@@ -32,4 +33,4 @@ class GenerativeRunner(Runner[ParametersT, GenerationRequest, ContextT, Sequence
 
     @abstractmethod
     def deltas(self, job: Job[GenerationRequest, ContextT], number: int) -> DeltaMaker:
-        """Return what makes the parts of a stream of one of the job's sequences."""
+        """Return the function that makes the deltas of one of the job's sequences."""

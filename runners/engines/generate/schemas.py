@@ -1,4 +1,4 @@
-"""JSON schemas of requests, checked before llguidance compiles them: it trusts what it is given."""
+"""Checks of JSON schemas before llguidance, which does not limit its input, compiles them."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from llguidance import LLMatcher, LLParserLimits
 
 from hf_runtime.contract.errors import InvalidRequest
 
-#: What one grammar may cost. The defaults of llguidance would let a single sequence hold half a gigabyte, and keep all
-#: others waiting for seconds: `a?` 40,000 times takes 23 s at its second token, 200,000 units of fuel half a second.
+#: Cost limits of one grammar. With llguidance's defaults, one sequence could use half a gigabyte and block all others
+#: for seconds: 40,000 times `a?` takes 23 s at its second token. 200,000 units of fuel take half a second.
 LIMITS = LLParserLimits(
     max_lexer_states=50_000, initial_lexer_fuel=400_000, step_lexer_fuel=50_000, verbose_errors=False
 )
 
-#: Characters of one schema. Patterns of 128,000 characters compile in half a second.
+#: The most characters of one schema. Patterns of 128,000 characters compile in half a second.
 MAX_LENGTH = 128_000
 
-#: llguidance follows nesting and references by recursion, and overflows an 8 MiB stack, which ends the process, at
-#: about 1,650 levels.
+#: llguidance recurses into nesting and references; at about 1,650 levels it overflows an 8 MiB stack, which ends the
+#: process.
 _MAX_LEVELS = 800
 
-#: Ranges of integers that begin there, after rounding, overflow its stack too.
+#: Integer ranges that begin here or lower, after rounding, also overflow its stack.
 _LEAST_NUMBER = -(2.0**63)
 
-#: Intersections of patterns take time exponential in their number, which no limit of llguidance counts: 16 of them
-#: take a second, 12 a hundredth.
+#: Intersecting patterns takes time exponential in their number, which llguidance does not limit: 16 patterns take a
+#: second, 12 a hundredth of a second.
 _MAX_INTERSECTED_PATTERNS = 8
 
-#: Between tokens of JSON; without a limit, a model that has lost its way writes white space to the end.
+#: White space between tokens of JSON, limited because models may otherwise generate white space without end.
 _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
 
-#: Keywords that llguidance gives no meaning; beside them a reference stands alone.
+#: Keywords that llguidance ignores; a reference next to them is not intersected with anything.
 _ANNOTATIONS = frozenset(
     {"$anchor", "$comment", "$defs", "$id", "$schema", "default", "definitions", "deprecated", "description", "example",
      "examples", "readOnly", "title", "writeOnly", "x-guidance"}
@@ -43,11 +43,11 @@ _ANNOTATIONS = frozenset(
 
 
 def json_rule(schema: Mapping[str, Any], field: str, *, lenient: bool = False) -> str:
-    """What follows `%json` in a lark grammar for text that conforms to a schema.
+    """Return the text after `%json` in a lark grammar for text that conforms to a schema.
 
     Args:
-        field: where the schema stands in the request, for messages.
-        lenient: ignore keywords and formats that cannot be enforced, rather than refuse them.
+        field: field of the request with the schema, for error messages.
+        lenient: ignore keywords and formats that cannot be enforced instead of rejecting them.
 
     Raises:
         InvalidRequest: the schema is wrong, not supported, or too large to compile.
@@ -55,8 +55,10 @@ def json_rule(schema: Mapping[str, Any], field: str, *, lenient: bool = False) -
     _check_size(schema, field)
     # The request's own "x-guidance" wins (https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md).
     options = {"whitespace_pattern": _WHITESPACE, "lenient": lenient}
-    own = schema.get("x-guidance")
-    rule = json.dumps({**schema, "x-guidance": {**options, **own} if isinstance(own, Mapping) else options})
+    own_options = schema.get("x-guidance")
+    rule = json.dumps(
+        {**schema, "x-guidance": {**options, **own_options} if isinstance(own_options, Mapping) else options}
+    )
     if len(rule) > MAX_LENGTH:
         raise InvalidRequest(f"has {len(rule)} characters, and no more than {MAX_LENGTH} are compiled", field=field)
     try:
@@ -71,7 +73,7 @@ def json_rule(schema: Mapping[str, Any], field: str, *, lenient: bool = False) -
 
 
 def one_line(reason: str) -> str:
-    """A reason of llguidance as a part of an error's one sentence."""
+    """Shorten a message of llguidance to one line of at most 300 characters."""
     line = " ".join(reason.replace("<non-verbose/>", "").split())
     return line if len(line) <= 300 else line[:299] + "…"
 
@@ -93,7 +95,7 @@ def _check_size(schema: Mapping[str, Any], field: str) -> None:
 
 
 def _intersects(node: Mapping[str, Any]) -> bool:
-    """Whether a value must conform to several parts of the node at once."""
+    """Return whether several parts of the node are intersected for one value."""
     both = node.get("allOf")
     if isinstance(both, list) and len(both) > 1:
         return True
@@ -102,24 +104,24 @@ def _intersects(node: Mapping[str, Any]) -> bool:
 
 
 class _Levels:
-    """How deep a schema is, without recursion of its own.
+    """Depth of a schema, computed without recursion.
 
     Attributes:
         nodes: the objects and arrays of the schema.
-        total: their depth, and that of everything referred to, as if all stood inside one another.
+        total: depth of the schema plus the depths of all references, as if all were nested in each other.
     """
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._schema = schema
         self.nodes: list[Any] = [schema]
-        above = [-1]
-        for at, node in enumerate(self.nodes):  # grows on the way
+        parents = [-1]
+        for index, node in enumerate(self.nodes):  # the list grows during the loop
             for child in _children(node):
                 self.nodes.append(child)
-                above.append(at)
+                parents.append(index)
         heights = [1] * len(self.nodes)
-        for at in range(len(self.nodes) - 1, 0, -1):
-            heights[above[at]] = max(heights[above[at]], heights[at] + 1)
+        for index in range(len(self.nodes) - 1, 0, -1):
+            heights[parents[index]] = max(heights[parents[index]], heights[index] + 1)
         self._heights = {id(node): height for node, height in zip(self.nodes, heights, strict=True)}
         references = {node["$ref"] for node in self.nodes if isinstance(node, Mapping) and _is_reference(node)}
         self.total = heights[0] + sum(self._height(reference) for reference in references)
@@ -132,12 +134,12 @@ class _Levels:
                 node = node[int(part)]
             else:
                 node = node.get(part) if isinstance(node, Mapping) else None
-        # What is referred to in other ways than by a path is at most as high as the whole.
+        # Other kinds of references point to at most the height of the whole schema.
         return self._heights.get(id(node), self._heights[id(self._schema)])
 
 
 def _values(node: Any) -> Iterable[Any]:
-    """Values of an object or an array."""
+    """Return the values of an object or an array."""
     return node.values() if isinstance(node, Mapping) else node
 
 
@@ -146,7 +148,7 @@ def _children(node: Any) -> Iterator[Any]:
 
 
 def _numbers(node: Any) -> Iterator[float]:
-    """Numbers in an object or an array, as llguidance rounds them."""
+    """Yield the numbers in an object or an array, rounded to floats as llguidance does."""
     for value in _values(node):
         if isinstance(value, int | float) and not isinstance(value, bool):
             try:

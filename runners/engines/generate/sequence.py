@@ -1,4 +1,4 @@
-"""One sequence on its way: what it has so far, when it ends, and what of it nobody has been told."""
+"""State of one sequence: its tokens, its end, and its text that is not reported yet."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ logger = logging.getLogger(__name__)
 
 
 class SequenceState:
-    """A sequence while it is written.
+    """State of one sequence during generation.
 
     Attributes:
         tokens: new tokens so far.
-        cancelled: set from another thread when nobody waits any more; the sequence is then dropped at the next step.
-        rules: what changes its logits before a token is chosen.
-        matcher: what keeps it to its grammar.
-        finish_reason: None while it is written.
-        error: what befell it alone.
-        cached_tokens: tokens of the prompt that another prompt had brought along.
-        request_context: the HTTP request.
-        started: when its first step began, by `monotonic`; None while it waits.
+        cancelled: set from another thread when the client has left; the decoder then drops the sequence.
+        rules: logits processors applied before a token is sampled.
+        matcher: state of its grammar; None without one.
+        finish_reason: None until it is complete.
+        error: error that ended this sequence; None without one.
+        cached_tokens: tokens of the prompt that were copied from another sequence instead of computed.
+        request_context: the HTTP request that it belongs to.
+        started: time of its first step by `monotonic`; None while it waits.
 
     Args:
-        in_pieces: somebody takes its text while it is written.
+        streamed: its text is taken by `take_delta` during generation.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class SequenceState:
         model: GenerationModel,
         request_context: RequestContext | None = None,
         *,
-        in_pieces: bool = False,
+        streamed: bool = False,
     ) -> None:
         self.request = request
         self.request_context = request_context
@@ -54,28 +54,28 @@ class SequenceState:
         self.cached_tokens = 0
         self.logprobs: list[TokenLogprob] = []
         self.matcher = request.grammar.matcher() if request.grammar is not None else None
-        self.rules = model.rules(request)
+        self.rules = model.make_rules(request)
         self._number: float | None = None
         self._random = random.Random(request.sampling.seed) if request.sampling is not None else None  # noqa: S311
         self._eos = frozenset() if request.ignore_eos else model.eos
         self._text = TextStream(model.tokenizer, request.input_ids if request.continues else (), request.stop)
-        #: A token's text costs as much as some hundred of them do at once.
-        self._follows_text = in_pieces or bool(request.stop)
-        self._unsaid = ""
-        self._unsaid_logprobs = 0
+        #: Whether text is decoded per token. Decoding one token costs as much as decoding a hundred together.
+        self._decodes_text = streamed or bool(request.stop)
+        self._delta = ""
+        self._reported_logprobs = 0
 
     @property
     def finished(self) -> bool:
-        """Whether it takes no more tokens."""
+        """True once the sequence accepts no more tokens."""
         return self.finish_reason is not None or self.error is not None or self.cancelled
 
     def start(self) -> None:
-        """Note that its first step begins; again, after it had to wait, without effect."""
+        """Record the time of its first step; later calls, after preemption, have no effect."""
         if self.started is None:
             self.started = monotonic()
 
     def accept(self, token: int, logprob: TokenLogprob | None = None) -> None:
-        """Take the next token."""
+        """Add the next token, and finish the sequence if the token ends it."""
         self.tokens.append(token)
         self._number = None
         if logprob is not None:
@@ -85,27 +85,30 @@ class SequenceState:
             return
         if self.matcher is not None:
             self.matcher.accept(token)
-        if self._follows_text:
-            self._unsaid += self._text.feed(token)
+        if self._decodes_text:
+            self._delta += self._text.feed(token)
         else:
-            self._text.hold(token)
+            self._text.append(token)
         if self._text.stopped or token in self.request.stop_ids or (self.matcher is not None and self.matcher.finished):
             self.finish("stop")
         elif len(self.tokens) >= self.request.max_new_tokens:
             self.finish("length")
 
     def random_number(self) -> float:
-        """That of the next token, in [0, 1), however often it is asked for; 0 where none is needed."""
+        """Return the random number in [0, 1) of the next token; the same until a token is accepted.
+
+        It is 0 without sampling.
+        """
         if self._number is None:
             self._number = self._random.random() if self._random is not None else 0.0
         return self._number
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """End this sequence alone by what goes wrong inside.
+        """End only this sequence if an error is raised within the context.
 
         Raises:
-            BrokenDevice: it is the end of all.
+            BrokenDevice: the device failed, which ends all sequences.
         """
         try:
             yield
@@ -114,25 +117,28 @@ class SequenceState:
         except Exception as error:
             raise_if_broken(error)
             with request_context(self.request_context):
-                logger.exception("writing a sequence failed")
+                logger.exception("Generating a sequence failed")
             self.fail(InferenceFailed("the server failed on this instance; its log has the details"))
 
     def fail(self, error: ServingError) -> None:
-        """End it, unfinished."""
+        """End the sequence with an error."""
         self.error = error
 
     def take_delta(self) -> tuple[str, list[TokenLogprob]] | None:
-        """Text and log probabilities since the last time; None if there is no text yet and more to come."""
-        if not self._unsaid and self.finish_reason is None:
+        """Return the text and log probabilities since the last call; None without new text.
+
+        The last delta of a finished sequence is returned even if its text is empty.
+        """
+        if not self._delta and self.finish_reason is None:
             return None
-        text, self._unsaid = self._unsaid, ""
-        logprobs = self.logprobs[self._unsaid_logprobs :]
-        self._unsaid_logprobs = len(self.logprobs)
+        text, self._delta = self._delta, ""
+        logprobs = self.logprobs[self._reported_logprobs :]
+        self._reported_logprobs = len(self.logprobs)
         return text, logprobs
 
     @property
-    def written(self) -> SequenceOutput:
-        """The whole of a finished sequence."""
+    def output(self) -> SequenceOutput:
+        """The result of a finished sequence."""
         assert self.finish_reason is not None, "this is a bug: an unfinished sequence has no result"
         return SequenceOutput(
             self.tokens,
@@ -144,9 +150,9 @@ class SequenceState:
         )
 
     def finish(self, reason: FinishReason) -> None:
-        """End it, complete."""
+        """End the sequence as complete."""
         if not self._text.stopped:
-            self._unsaid += self._text.end()
-            if self._text.stopped:  # the last characters were what it waited for
+            self._delta += self._text.end()
+            if self._text.stopped:  # the held back text completed a stop string
                 reason = "stop"
         self.finish_reason = reason

@@ -1,4 +1,4 @@
-"""The text of tokens as they are written: whole characters only, and nothing of a stop string."""
+"""Incremental detokenization: whole characters only, and no part of a stop string."""
 
 from __future__ import annotations
 
@@ -6,122 +6,130 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-#: Tokens decoded along with the new ones: a word's leading space is only seen beside the token before it.
+#: Earlier tokens decoded together with the new ones: without them a word loses its leading space.
 _CONTEXT_TOKENS = 8
 
-#: Context at most, where the last tokens are special ones, which decode to nothing.
+#: The longest context, used where the last tokens are special ones, which decode to an empty string.
 _LONGEST_CONTEXT = 64
 
-#: Tokens of a character at most: one for each of its bytes.
+#: The most tokens of one character: one for each of its bytes.
 _LONGEST_CHARACTER = 4
 
-#: What decoders write for bytes that are no character, or not yet.
+#: Character that decoders return for bytes that are not, or not yet, a whole character.
 _REPLACEMENT = "\ufffd"
 
 
 class TextStream:
-    """Decodes one sequence token by token.
+    """Detokenizer of one sequence that returns its text token by token.
 
-    The text is decoded in a window over the last tokens, as text-generation-inference does, because decoding a token
-    alone loses spaces and characters of several tokens.
+    It decodes a window of the last tokens, as text-generation-inference does, because decoding single tokens loses
+    spaces and characters of several tokens.
 
     Args:
         before: tokens of the prompt that the text continues.
-        stop: strings before the first of which the text ends.
+        stop: stop strings; the text ends before the first one found.
     """
 
     _window: list[int]
-    #: Tokens of the window whose text was read already, and that text.
-    _read: int
-    _shown: str
+    #: Number of tokens of the window whose text was returned already, and that text.
+    _decoded_tokens: int
+    _decoded_text: str
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, before: Sequence[int], stop: Sequence[str]) -> None:
         self._tokenizer = tokenizer
         self._stop = stop
-        self._keep(list(before[-_LONGEST_CONTEXT:]), _CONTEXT_TOKENS)
+        self._set_window(list(before[-_LONGEST_CONTEXT:]), _CONTEXT_TOKENS)
         self._held = ""  # may be the beginning of a stop string
-        self._given: list[str] = []
+        self._returned: list[str] = []
         #: The stop string that ended the text.
         self.stopped_by: str | None = None
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string has ended the text."""
+        """True once a stop string has ended the text."""
         return self.stopped_by is not None
 
     @property
     def text(self) -> str:
-        """All that was given out."""
-        return "".join(self._given)
+        """All text that was returned so far."""
+        return "".join(self._returned)
 
     def feed(self, token: int) -> str:
-        """The text that is certain with one more token; nothing after a stop string was found."""
+        """Add one token and return the text that is final with it; nothing after a stop string."""
         self._window.append(token)
         text = self._decode(self._window)
         if not text.endswith(_REPLACEMENT):
-            return self._give(self._new(text))
-        if len(self._window) - self._read <= _LONGEST_CHARACTER:
-            return ""  # half a character
-        return self._give(self._new(text, held=self._half_character(text)))
+            return self._cut_at_stop(self._advance(text))
+        if len(self._window) - self._decoded_tokens <= _LONGEST_CHARACTER:
+            return ""  # an incomplete character
+        return self._cut_at_stop(self._advance(text, held=self._count_incomplete(text)))
 
-    def hold(self, token: int) -> None:
-        """Take one more token, whose text is not asked for before the end."""
+    def append(self, token: int) -> None:
+        """Add one token without decoding it; `end` returns its text."""
         self._window.append(token)
 
     def end(self) -> str:
-        """What was held back: tokens, a half character as the decoder shows it, the beginning of no stop string."""
-        text = "" if self.stopped else self._give(self._new(self._decode(self._window)))
+        """Return the text that was held back.
+
+        It is the text of tokens not decoded yet and the start of a possible stop string. An incomplete character is
+        returned as the decoder shows it.
+        """
+        text = "" if self.stopped else self._cut_at_stop(self._advance(self._decode(self._window)))
         if not self.stopped:
             text += self._held
-            self._given.append(self._held)
+            self._returned.append(self._held)
             self._held = ""
         return text
 
-    def _half_character(self, text: str) -> int:
-        """Tokens at the end of a text without sense that may yet become a character."""
+    def _count_incomplete(self, text: str) -> int:
+        """Count the last tokens of the window that may be the start of a character."""
         for count in range(1, _LONGEST_CHARACTER):
             if self._decode(self._window[:-count]) + self._decode(self._window[-count:]) == text:
                 return count
         return 0
 
-    def _new(self, text: str, held: int = 0) -> str:
-        """Step the window forward, to before its last `held` tokens; what its text has more than was read."""
+    def _advance(self, text: str, held: int = 0) -> str:
+        """Move the window to before its last `held` tokens, and return the new text."""
         if held:
             later, self._window = self._window[-held:], self._window[:-held]
-            new = self._new(self._decode(self._window))
+            new = self._advance(self._decode(self._window))
             self._window += later
             return new
-        # A decoder may drop a leading space only once more tokens follow: then the text does not continue what it was.
-        new = text[len(self._shown) :] if text.startswith(self._shown) else self._decode(self._window[self._read :])
-        self._keep(self._window, len(self._window) - self._read + _CONTEXT_TOKENS)
+        # A decoder may drop a leading space once more tokens follow; then the text does not start with the old one.
+        new = (
+            text[len(self._decoded_text) :]
+            if text.startswith(self._decoded_text)
+            else self._decode(self._window[self._decoded_tokens :])
+        )
+        self._set_window(self._window, len(self._window) - self._decoded_tokens + _CONTEXT_TOKENS)
         return new
 
-    def _keep(self, tokens: list[int], count: int) -> None:
-        """Keep the last tokens as context for decoding the next; keep more if these decode to an empty string."""
+    def _set_window(self, tokens: list[int], count: int) -> None:
+        """Set the window to the last `count` tokens, or to more if these decode to an empty string."""
         self._window = tokens[-count:]
-        self._shown = self._decode(self._window)
-        if not self._shown and len(tokens) > count:
+        self._decoded_text = self._decode(self._window)
+        if not self._decoded_text and len(tokens) > count:
             self._window = tokens[-_LONGEST_CONTEXT:]
-            self._shown = self._decode(self._window)
-        self._read = len(self._window)
+            self._decoded_text = self._decode(self._window)
+        self._decoded_tokens = len(self._window)
 
-    def _give(self, new: str) -> str:
+    def _cut_at_stop(self, new: str) -> str:
         text = self._held + new
         first = min(((at, string) for string in self._stop if (at := text.find(string)) >= 0), default=None)
         if first is not None:
             at, self.stopped_by = first
-            given, self._held = text[:at], ""
+            final, self._held = text[:at], ""
         else:
-            held = max((overlap(text, string) for string in self._stop), default=0)
-            given, self._held = text[: len(text) - held], text[len(text) - held :]
-        self._given.append(given)
-        return given
+            held = max((overlap_length(text, string) for string in self._stop), default=0)
+            final, self._held = text[: len(text) - held], text[len(text) - held :]
+        self._returned.append(final)
+        return final
 
     def _decode(self, tokens: list[int]) -> str:
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
 
-def overlap(text: str, string: str) -> int:
-    """Characters at the end of a text that begin a string."""
+def overlap_length(text: str, string: str) -> int:
+    """Return the number of characters at the end of `text` that are a start of `string`."""
     longest = min(len(text), len(string) - 1)
     return next((length for length in range(longest, 0, -1) if text.endswith(string[:length])), 0)

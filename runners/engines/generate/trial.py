@@ -1,4 +1,4 @@
-"""Steps that write nothing, to see how long they take."""
+"""Trial steps that measure how long a step takes."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from runners.engines.generate.cache import Slab
 from runners.engines.generate.incremental_model import IncrementalModel
 from runners.engines.generate.step import Step
 
-#: Tokens that each sequence of a trial has: as many as short questions, which are most.
+#: Cached tokens of each sequence of a trial: the length of a short question, the most common prompt.
 _LENGTH = 32
 
 
 class TrialSteps:
-    """Computes steps of any size in memory of its own, which goes with it.
+    """Runner of steps of any size, in memory of its own that is freed with it.
 
     Args:
-        context: tokens that the model can read; None if it has no limit.
-        budget: tokens that each step may keep in memory.
+        context: length of the model's context in tokens; None if it has no limit.
+        budget: tokens whose keys and values a step may hold in memory.
 
     Attributes:
-        rows: sequences that there is room for.
-        tokens: the longest piece of a prompt.
+        rows: the most sequences of a step.
+        tokens: the longest prefill chunk.
     """
 
-    def __init__(self, stepping: IncrementalModel, *, context: int | None, budget: int) -> None:
-        self._stepping = stepping
+    def __init__(self, incremental: IncrementalModel, *, context: int | None, budget: int) -> None:
+        self._incremental_model = incremental
         self._length = min(_LENGTH, (context or _LENGTH) - 1)
         self.rows = budget // (self._length + 1)
         self.tokens = min(budget, context or budget)
@@ -34,27 +34,27 @@ class TrialSteps:
 
     @torch.inference_mode()
     def compute(self, case: Case) -> None:
-        """One step of `case.rows` sequences, or of a prompt's `case.tokens`.
+        """Compute one decode step of `case.rows` sequences, or prefill a prompt of `case.tokens`.
 
         Raises:
-            MemoryError: it does not fit the device.
+            MemoryError: the step does not fit the memory of the device.
         """
         try:
             if case not in self._steps:
-                self._steps[case] = self._step(case)
+                self._steps[case] = self._make_step(case)
             step = self._steps[case]
-            self._stepping.forward(step, step.ends)
+            self._incremental_model.forward(step, step.ends)
         except torch.OutOfMemoryError as error:
             raise MemoryError from error
-        if self._stepping.device.type == "cuda":
+        if self._incremental_model.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def _step(self, case: Case) -> Step:
-        layers = self._stepping.layers
+    def _make_step(self, case: Case) -> Step:
+        layers = self._incremental_model.layers
         if not case.rows:
-            return self._stepping.new_step([], [(Slab(layers, 1, case.tokens).add(), [1] * case.tokens)])
+            return self._incremental_model.new_step([], [(Slab(layers, 1, case.tokens).add(), [1] * case.tokens)])
         slab = Slab(layers, case.rows, self._length + 1)
-        places = [slab.add() for _ in range(case.rows)]
-        for slot in places:
+        slots = [slab.add() for _ in range(case.rows)]
+        for slot in slots:
             slot.length = self._length
-        return self._stepping.new_step([(slot, 1) for slot in places], [])
+        return self._incremental_model.new_step([(slot, 1) for slot in slots], [])

@@ -61,7 +61,7 @@ def test_trial_steps_are_what_a_step_is_and_need_no_more_memory_than_given(
     runner = TextGenerationRunner(ModelSettings(storage_uri=str(llama_model(tmp_path)), task="text-generation"))
     runner.load()
     assert isinstance(runner.decoder, ContinuousDecoder)
-    stepping = runner.decoder._stepping
+    stepping = runner.decoder._incremental_model
     trial = TrialSteps(stepping, context=CONTEXT, budget=330)
     assert (trial.rows, trial.tokens) == (10, CONTEXT)
     seen: list[int] = []

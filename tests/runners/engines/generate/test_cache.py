@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from runners.engines.generate.cache import CacheSlot, KVCache, LayerShape
-from runners.engines.generate.prefix_cache import longest, shared
+from runners.engines.generate.prefix_cache import common_prefix_length, find_longest_prefix
 
 LAYERS = [LayerShape(2, 3, 5, torch.float32, torch.device("cpu"))] * 2
 BUDGET = 2000
@@ -20,7 +20,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.cache = KVCache(LAYERS, budget=BUDGET, slab_tokens=512, max_rows=4, longest=900)
+        self.cache = KVCache(LAYERS, budget=BUDGET, slab_tokens=512, max_rows=4, max_length=900)
         self.places: dict[int, CacheSlot] = {}
         self.made = 0
 
@@ -69,7 +69,7 @@ class CacheMachine(RuleBasedStateMachine):
     @invariant()
     def each_reads_its_own(self) -> None:
         for number, slot in self.places.items():
-            assert slot.slab.places[slot.index] is slot
+            assert slot.slab.slots[slot.index] is slot
             for layer in range(2):
                 assert (slot.slab.keys[layer][slot.index, : slot.length] == number + layer).all()
                 assert (slot.slab.values[layer][slot.index, : slot.length] == -number - layer).all()
@@ -86,7 +86,7 @@ TestCache = CacheMachine.TestCase
 
 def test_a_place_is_empty_when_it_is_taken_whatever_the_memory_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty", lambda *shape, **options: torch.full(shape, torch.nan, **options))
-    cache = KVCache(LAYERS, budget=BUDGET, slab_tokens=512, max_rows=4, longest=900)
+    cache = KVCache(LAYERS, budget=BUDGET, slab_tokens=512, max_rows=4, max_length=900)
     first, second = cache.allocate(5), cache.allocate(7)
     assert first is not None
     assert second is not None
@@ -98,17 +98,17 @@ def test_a_place_is_empty_when_it_is_taken_whatever_the_memory_held(monkeypatch:
 def test_a_shared_beginning_is_found_to_the_token() -> None:
     ids = list(range(100))
     for length in (16, 17, 50, 99, 100):
-        assert shared(ids, [*ids[:length], *([-1] * 30)]) == length
-    assert shared(ids, ids[:15]) == 0
-    assert shared(ids, [-1, *ids]) == 0
+        assert common_prefix_length(ids, [*ids[:length], *([-1] * 30)]) == length
+    assert common_prefix_length(ids, ids[:15]) == 0
+    assert common_prefix_length(ids, [-1, *ids]) == 0
 
 
 def test_only_what_was_read_counts_and_the_last_token_is_always_read_again() -> None:
-    cache = KVCache(LAYERS, budget=BUDGET, slab_tokens=512, max_rows=4, longest=900)
+    cache = KVCache(LAYERS, budget=BUDGET, slab_tokens=512, max_rows=4, max_length=900)
     slot = cache.allocate(60)
     assert slot is not None
     slot.length = 30
     ids = list(range(60))
-    assert longest(ids, [(ids, slot)]) == (slot, 30)
-    assert longest(ids[:25], [(ids, slot)]) == (slot, 24)
-    assert longest([-1, *ids], [(ids, slot)]) is None
+    assert find_longest_prefix(ids, [(ids, slot)]) == (slot, 30)
+    assert find_longest_prefix(ids[:25], [(ids, slot)]) == (slot, 24)
+    assert find_longest_prefix([-1, *ids], [(ids, slot)]) is None

@@ -31,7 +31,7 @@ class Bench:
         self.model = GenerationModel(pretrained)
         pretrained.model.set_attn_implementation("sdpa")
         stepping = IncrementalModel(self.model, Fallbacks("test"), kernels=self.model.kernels)
-        self.cache = KVCache(stepping.layers, budget=budget, slab_tokens=512, max_rows=rows, longest=CONTEXT)
+        self.cache = KVCache(stepping.layers, budget=budget, slab_tokens=512, max_rows=rows, max_length=CONTEXT)
         self.decoder = ContinuousDecoder(self.model, stepping, self.cache, BatchLimits(rows, tokens))
         self.told: list[list[SequenceState]] = []
         self.decoder.on_tokens = self.told.append
@@ -175,7 +175,7 @@ def test_what_finds_no_memory_waits_and_the_budget_holds(bench: Make) -> None:
 def test_a_sequence_that_outgrows_the_memory_takes_that_of_the_youngest_which_loses_nothing(
     bench: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runners.engines.generate.cache._SHORTEST", 16)
+    monkeypatch.setattr("runners.engines.generate.cache._MIN_CAPACITY", 16)
     monkeypatch.setattr("runners.engines.generate.continuous._HEADROOM", 1)
     made = bench(budget=200)
     prompts = [text[:12] for text in CORPUS[:5]]
@@ -189,8 +189,8 @@ def test_a_sequence_that_outgrows_the_memory_takes_that_of_the_youngest_which_lo
 
 
 def test_one_that_waits_for_memory_is_overtaken_but_not_for_ever(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runners.engines.generate.cache._SHORTEST", 16)
-    monkeypatch.setattr("runners.engines.generate.continuous._PATIENCE", 3)
+    monkeypatch.setattr("runners.engines.generate.cache._MIN_CAPACITY", 16)
+    monkeypatch.setattr("runners.engines.generate.continuous._MAX_OVERTAKING", 3)
     made = bench(budget=160, rows=8)
     made.add("The", 60)
     made.decoder.step()
@@ -237,7 +237,7 @@ def test_a_step_that_fails_ends_the_culprit_alone(bench: Make, monkeypatch: pyte
     made = bench()
     expected = [made.alone(text, 10) for text in CORPUS[:3]]
     marked = made.model.tokenizer("😈")["input_ids"][-1]
-    stepping = made.decoder._stepping
+    stepping = made.decoder._incremental_model
     forward = stepping.forward
 
     def failing(step: Step, wanted: torch.Tensor) -> torch.Tensor:
@@ -258,7 +258,7 @@ def test_a_step_that_fails_ends_the_culprit_alone(bench: Make, monkeypatch: pyte
 def test_numbers_that_overflow_end_one_sequence_with_a_reason(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = bench()
     expected = made.alone("The", 10)
-    stepping = made.decoder._stepping
+    stepping = made.decoder._incremental_model
     forward = stepping.forward
 
     def overflowing(*arguments: Any) -> torch.Tensor:
@@ -285,7 +285,7 @@ def test_in_float32_company_moves_logits_by_rounding_only_and_in_bfloat16_by_its
     def first_logits(pretrained: Pretrained, prompts: list[str]) -> torch.Tensor:
         """Of the first prompt's first token."""
         made = Bench(pretrained)
-        forward = made.decoder._stepping.forward
+        forward = made.decoder._incremental_model.forward
         seen: list[torch.Tensor] = []
 
         def remembered(*arguments: Any) -> torch.Tensor:
@@ -293,7 +293,7 @@ def test_in_float32_company_moves_logits_by_rounding_only_and_in_bfloat16_by_its
             seen.append(logits[0].float().clone())
             return logits
 
-        made.decoder._stepping.forward = remembered  # type: ignore[assignment]
+        made.decoder._incremental_model.forward = remembered  # type: ignore[assignment]
         for prompt in prompts:
             made.add(prompt, 1)
         made.decoder.step()
@@ -322,8 +322,8 @@ def test_a_client_that_leaves_while_it_is_decided_who_goes_leaks_no_memory(
     made.decoder.add(Leaving(made.sequence("The", 50).request, made.model))
     made.run()
     assert answers[-1]
-    made.decoder._shelf.clear()
-    assert all(not slab.places or slab.size == 1 for slab in made.cache.slabs)
+    made.decoder._prefixes.clear()
+    assert all(not slab.slots or slab.size == 1 for slab in made.cache.slabs)
 
 
 def test_numbers_of_a_sequence_that_overflowed_do_not_reach_the_next_in_its_place(bench: Make) -> None:
@@ -335,7 +335,7 @@ def test_numbers_of_a_sequence_that_overflowed_do_not_reach_the_next_in_its_plac
     made.decoder.step()
     made.decoder.step()
     for slab in made.cache.slabs:
-        for slot in slab.places:
+        for slot in slab.slots:
             if slot is made.decoder._running[1].slot:
                 slab.keys[0][slot.index] = torch.nan
                 slab.values[0][slot.index] = torch.nan
@@ -365,7 +365,7 @@ def test_where_the_system_has_less_memory_than_it_says_one_waits_and_nothing_han
         second = made.add(CORPUS[1], 6)
         made.run()
         assert first.tokens == expected[0]
-        made.decoder._shelf.clear()
+        made.decoder._prefixes.clear()
         made.cache.clear()
         third = made.add(CORPUS[2], 6)
         made.run()

@@ -315,7 +315,7 @@ def test_an_answer_that_needs_more_memory_than_there_is_is_refused_with_all_leng
     runner.load()
     memory = runner.decoder.memory
     assert memory is not None
-    runner.decoder._cache.longest = 50  # type: ignore[attr-defined]
+    runner.decoder._cache.max_length = 50  # type: ignore[attr-defined]
     (refused,) = runner.predict([Item("The", {"max_new_tokens": 60})])
     assert isinstance(refused, InvalidRequest)
     assert "memory for 50" in refused.message

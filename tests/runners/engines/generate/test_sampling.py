@@ -9,7 +9,7 @@ import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from runners.engines.generate.request import Sampling
-from runners.engines.generate.sampling import choose
+from runners.engines.generate.sampling import choose_tokens
 
 VOCABULARY = 3000
 
@@ -48,7 +48,7 @@ def test_a_token_is_drawn_as_often_as_transformers_would(sampling: Sampling) -> 
     tokens = [
         token
         for start in range(0, draws, 500)
-        for token in choose(logits.expand(500, -1), [sampling] * 500, numbers[start : start + 500])
+        for token in choose_tokens(logits.expand(500, -1), [sampling] * 500, numbers[start : start + 500])
     ]
     share = torch.bincount(torch.tensor(tokens), minlength=VOCABULARY) / draws
     expected = _warped(logits, sampling)[0]
@@ -63,8 +63,8 @@ def test_company_changes_no_row() -> None:
         Sampling(2.0, 0, 0.9999, 0),
     ]  # fmt: skip
     for number in (0.0, 0.1, 0.5, 0.93, 1 - 2**-53):
-        together = choose(logits.clone(), samplings, [number] * 6)
-        alone = [choose(logits[i : i + 1].clone(), [samplings[i]], [number])[0] for i in range(6)]
+        together = choose_tokens(logits.clone(), samplings, [number] * 6)
+        alone = [choose_tokens(logits[i : i + 1].clone(), [samplings[i]], [number])[0] for i in range(6)]
         assert together == alone
 
 
@@ -72,14 +72,14 @@ def test_no_random_number_picks_an_impossible_token() -> None:
     logits = torch.full((1, VOCABULARY), -torch.inf)
     logits[0, [5, 900]] = 0.0
     for sampling in (Sampling(1.0, 0, 1.0, 0), Sampling(1.0, 50, 1.0, 0), Sampling(1.0, 0, 0.99, 0)):
-        assert choose(logits, [sampling], [0.0]) == [5]
-        assert choose(logits, [sampling], [1 - 2**-53]) == [900]
+        assert choose_tokens(logits, [sampling], [0.0]) == [5]
+        assert choose_tokens(logits, [sampling], [1 - 2**-53]) == [900]
 
 
 def test_a_flat_distribution_wider_than_the_first_look_is_drawn_in_full() -> None:
     logits = torch.zeros(1, VOCABULARY)
     sampling = Sampling(1.0, 0, 0.9, 0)
-    drawn = {choose(logits, [sampling], [i / 200])[0] for i in range(200)}
+    drawn = {choose_tokens(logits, [sampling], [i / 200])[0] for i in range(200)}
     assert len(drawn) == 200
 
 
@@ -95,4 +95,4 @@ def test_equal_logits_are_told_apart_the_same_way_in_any_company(one: Sampling, 
     logits = _logits(2).bfloat16().float()
     for number in range(100):
         u = (number + 0.5) / 100
-        assert choose(logits, [one, other], [u, u])[0] == choose(logits[:1], [one], [u])[0]
+        assert choose_tokens(logits, [one, other], [u, u])[0] == choose_tokens(logits[:1], [one], [u])[0]

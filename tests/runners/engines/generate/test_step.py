@@ -46,7 +46,7 @@ class States:
 
 
 def _places(states: States, layer: int) -> list[CacheSlot]:
-    cache = KVCache(LAYERS, budget=1 << 14, slab_tokens=1024, max_rows=16, longest=512)
+    cache = KVCache(LAYERS, budget=1 << 14, slab_tokens=1024, max_rows=16, max_length=512)
     places = []
     for (old, new), (_, key, value) in zip(SEQUENCES, states.all, strict=True):
         slot = cache.allocate(old + new)
@@ -102,7 +102,7 @@ def test_prompts_of_like_length_are_read_together(monkeypatch: pytest.MonkeyPatc
         calls.append(tuple(query.shape[:2]))
         return torch.zeros(*query.shape[:3], SIZE)
 
-    monkeypatch.setattr(step_module, "_attention", counted)
+    monkeypatch.setattr(step_module, "_compute_attention", counted)
     tokens = sum(SEQUENCES[number][1] for number in order)
     query, key = torch.zeros(HEADS * SHARED, tokens, SIZE), torch.zeros(HEADS, tokens, SIZE)
     step.attend(0, query, key, key, SCALE, None)

@@ -29,7 +29,7 @@ def _runner(folder: Path, **options: Any) -> TextGenerationRunner:
 
 def _stepping(runner: TextGenerationRunner) -> IncrementalModel:
     decoder: Any = runner.decoder
-    stepping: IncrementalModel = decoder._stepping
+    stepping: IncrementalModel = decoder._incremental_model
     return stepping
 
 

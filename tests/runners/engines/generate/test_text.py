@@ -47,7 +47,7 @@ def test_text_that_is_taken_at_the_end_is_what_pieces_of_it_join_to(tokenizer: A
     before = data.draw(st.lists(st.integers(1, len(tokenizer) - 1), max_size=12))
     stream = TextStream(tokenizer, before, ())
     for token in tokens:
-        stream.hold(token)
+        stream.append(token)
     assert stream.end() == stream.text == "".join(_pieces(tokenizer, tokens, before))
 
 

@@ -40,7 +40,7 @@ NOTATIONS = [HERMES, MISTRAL, LLAMA]
 
 def _tokenizer(notation: Notation, marked: Sequence[str] = (), special: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     tokenizer = byte_level_tokenizer()
-    tokenizer.chat_template = f"{{# {notation.told_by} #}}"
+    tokenizer.chat_template = f"{{# {notation.template_marker} #}}"
     tokenizer.add_tokens(list(marked))
     tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
     return tokenizer
@@ -48,7 +48,7 @@ def _tokenizer(notation: Notation, marked: Sequence[str] = (), special: Sequence
 
 def _call(notation: Notation, name: str, arguments: Any) -> str:
     text = json.dumps({"name": name, notation.arguments: arguments}, ensure_ascii=False)
-    return f"[{text}]" if notation.listed else text
+    return f"[{text}]" if notation.in_array else text
 
 
 def _written(notation: Notation, name: str, arguments: Any) -> str:
@@ -149,7 +149,7 @@ def test_a_chosen_function_is_called_once(notation: Notation) -> None:
 def test_with_auto_text_is_free_until_a_call_begins(notation: Notation, as_tokens: bool, parallel: bool) -> None:
     tags = [tag for tag in (notation.before, notation.after) if tag and as_tokens]
     grammar = Grammar(_tokenizer(notation, marked=[*tags, "<think>"]), TOOLS, "auto", parallel)
-    said = "" if notation.leads else "Let me look. <b>"
+    said = "" if notation.at_start_only else "Let me look. <b>"
     for text in ("", "Hello <tool", "naïve\n\n{} [1]", "<think>Hm.<think>", 'x{"name": 1}'):
         assert grammar.allows(text), text
     assert grammar.allows(said + _written(notation, "weather", {"city": "Paris"}))
@@ -316,11 +316,11 @@ def test_however_a_text_is_cut_the_result_is_the_same(
         assert "".join(str(piece) for piece in whole) == text
 
 
-_SYNTAXES = {notation.told_by: ToolSyntax(_tokenizer(notation)) for notation in NOTATIONS}
+_SYNTAXES = {notation.template_marker: ToolSyntax(_tokenizer(notation)) for notation in NOTATIONS}
 
 
 def _reader_of(notation: Notation) -> ToolCallReader:
-    return _SYNTAXES[notation.told_by].reader(NAMES)
+    return _SYNTAXES[notation.template_marker].reader(NAMES)
 
 
 def test_a_long_call_is_read_in_time_that_grows_with_its_length() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_runtime.contract.errors import LoadError
-from hf_runtime.settings import GENERATIVE_TASKS, ModelSettings
+from hf_runtime.contract.tasks import GENERATIVE_TASKS
+from hf_runtime.settings import ModelSettings
 from runners.models.architecture import resolve_task
 from runners.models.compiling import compiler_for
 from runners.storage.custom_code import allowed_pipeline

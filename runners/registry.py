@@ -1,15 +1,14 @@
-"""Which runner computes which task.
+"""Create the runner of a model's task.
 
 Runners are imported where the model is, never in the entry service: torch is heavy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
-from hf_runtime.settings import ModelSettings, Task
+from hf_runtime.settings import ModelSettings
 from runners.engines.runner import Runner
 from runners.models.architecture import check_asked_task, resolve_task
 from runners.storage.custom_code import allowed_pipeline, find_custom_pipeline
@@ -18,18 +17,8 @@ from runners.storage.fetch import fetch
 if TYPE_CHECKING:
     from runners.kernels.compiler import Compiler
 
-RUNNERS: Mapping[Task, str] = {
-    "text-classification": "runners.tasks.text_classification:TextClassificationRunner",
-    "token-classification": "runners.tasks.token_classification:TokenClassificationRunner",
-    "question-answering": "runners.tasks.question_answering:QuestionAnsweringRunner",
-    "text-generation": "runners.tasks.text_generation:TextGenerationRunner",
-    "text2text-generation": "runners.tasks.text2text_generation:Text2TextGenerationRunner",
-    "fill-mask": "runners.tasks.fill_mask:FillMaskRunner",
-    "feature-extraction": "runners.tasks.feature_extraction:FeatureExtractionRunner",
-}
-
-#: Computes whatever task the model's own code does.
-CUSTOM = "runners.tasks.custom_pipeline:CustomPipelineRunner"
+#: The module for whatever task the model's own code does.
+_CUSTOM = "custom-pipeline"
 
 
 def create_runner(settings: ModelSettings, compiler: Compiler | None = None) -> Runner[Any, Any, Any, Any]:
@@ -44,13 +33,13 @@ def create_runner(settings: ModelSettings, compiler: Compiler | None = None) -> 
     if allowed_pipeline(settings) is not None:
         checkpoint = fetch(settings)
         if find_custom_pipeline(checkpoint.folder, settings) is not None:
-            return _create(CUSTOM, settings, compiler)
+            return _create(_CUSTOM, settings, compiler)
         check_asked_task(settings)
     settings = resolve_task(settings)
     assert settings.task is not None, "this is a bug: a task that is not found raises"
-    return _create(RUNNERS[settings.task], settings, compiler)
+    return _create(settings.task, settings, compiler)
 
 
-def _create(place: str, settings: ModelSettings, compiler: Compiler | None) -> Runner[Any, Any, Any, Any]:
-    module, name = place.split(":")
-    return cast("Runner[Any, Any, Any, Any]", getattr(import_module(module), name)(settings, compiler))
+def _create(task: str, settings: ModelSettings, compiler: Compiler | None) -> Runner[Any, Any, Any, Any]:
+    module = import_module(f"runners.tasks.{task.replace('-', '_')}")
+    return cast("Runner[Any, Any, Any, Any]", module.RUNNER(settings, compiler))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
@@ -14,7 +14,8 @@ from pydantic import AliasChoices
 
 from hf_runtime.api.kserve_v1 import parse
 from hf_runtime.contract.errors import HTTP_STATUS
-from hf_runtime.settings import ModelSettings, ServerSettings, Task
+from hf_runtime.contract.tasks import TASKS
+from hf_runtime.settings import ModelSettings, ServerSettings
 from tests.project import ROOT
 from tests.readme import (
     DEMO,
@@ -54,7 +55,7 @@ def test_every_status_is_in_the_table(status: int) -> None:
 
 def test_every_task_has_an_example_that_parses() -> None:
     bodies = {each.model: each.body for each in REQUESTS if ":predict" in each.code}
-    assert set(get_args(Task)) <= set(bodies)
+    assert set(TASKS) <= set(bodies)
     for body in bodies.values():
         assert parse(body.encode(), max_instances=10).instances
 

@@ -1,4 +1,4 @@
-"""One request a task that can be sent as it is."""
+"""Requests that can be sent as they are."""
 
 from __future__ import annotations
 
@@ -7,22 +7,16 @@ from typing import Any
 
 import orjson
 
-from hf_runtime.settings import ModelSettings, Task
+from hf_runtime.contract.tasks import TASKS
+from hf_runtime.settings import ModelSettings
 
-EXAMPLES: Mapping[Task, dict[str, Any]] = {
-    "text-classification": {"instances": ["I love this movie! It's fantastic."]},
-    "token-classification": {"instances": ["Apple Inc. was founded by Steve Jobs in Cupertino, California."]},
-    "question-answering": {
-        "instances": [{"question": "Who founded Apple?", "context": "Apple was founded by Steve Jobs."}]
-    },
-    "text-generation": {"instances": ["The capital of France is"], "parameters": {"max_new_tokens": 20}},
-    "text2text-generation": {"instances": ["translate English to German: How are you?"]},
-    "fill-mask": {"instances": ["Paris is the [MASK] of France."]},
-    "feature-extraction": {"instances": ["A cat sits on the mat."]},
-}
+
+def example_request(task: str | None) -> Mapping[str, Any]:
+    """Return a V1 request for a model of a task; a text for a custom pipeline, whose instances are not known."""
+    return TASKS[task or "text-classification"].example
 
 
 def curl_example(model: ModelSettings, url: str | None) -> str:
-    """A curl command for the model at the server's address; what a custom pipeline reads is not known, often a text."""
-    body = orjson.dumps(EXAMPLES[model.task or "text-classification"]).decode().replace("'", "'\\''")
+    """Return a curl command that sends an example to the model at the server's address."""
+    body = orjson.dumps(example_request(model.task)).decode().replace("'", "'\\''")
     return f"curl {url}/v1/models/{model.name}:predict -H 'Content-Type: application/json' -d '{body}'"

@@ -14,7 +14,6 @@ import numpy as np
 from hf_runtime.contract.errors import ModelNotReady
 from hf_runtime.contract.request_context import RequestContext
 from hf_runtime.contract.signature import Signature
-from hf_runtime.settings import Task
 
 _NDARRAY = 1
 
@@ -105,7 +104,7 @@ class ModelState(msgspec.Struct, tag="state", array_like=True, frozen=True):
     signature: Signature | None = None
     stopped: bool = False
     retried: bool = False
-    task: Task | None = None
+    task: str | None = None
 
     @property
     def is_final(self) -> bool:

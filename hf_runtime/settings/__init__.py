@@ -6,14 +6,11 @@ No other package reads the environment; each receives the frozen objects that ar
 
 from hf_runtime.settings.errors import SettingsError
 from hf_runtime.settings.load import Settings, load_settings
-from hf_runtime.settings.model import GENERATIVE_TASKS, AggregationStrategy, ModelSettings, Pooling, Task, TorchDtype
+from hf_runtime.settings.model import ModelSettings, Task, TorchDtype
 from hf_runtime.settings.server import ServerSettings, with_runner_key
 
 __all__ = [
-    "GENERATIVE_TASKS",
-    "AggregationStrategy",
     "ModelSettings",
-    "Pooling",
     "ServerSettings",
     "Settings",
     "SettingsError",

@@ -8,12 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from hf_runtime.settings.model import Task
+from hf_runtime.contract.tasks import TASKS
 
-_TASKS: Mapping[str, Task] = {
-    "sequence_classification": "text-classification",
-    "text_embedding": "feature-extraction",
-}
+#: KServe's names of tasks.
+_TASKS: Mapping[str, str] = {name: spec.name for spec in TASKS.values() for name in spec.kserve_names}
 _DTYPES = {"half": "float16", "float": "float32"}
 _DEFAULT_FOLDER = "/mnt/models"
 
@@ -23,8 +21,9 @@ def _hub_model(value: str) -> dict[str, str]:
 
 
 def _task(value: str) -> dict[str, str]:
-    task = _TASKS.get(value.lower(), value.lower().replace("_", "-"))
-    return {"TASK": task, **({"TEXT_EMBEDDING": "true"} if value.lower() == "text_embedding" else {})}
+    name = value.lower().replace("_", "-")
+    task = _TASKS.get(name, name)
+    return {"TASK": task, **({"TEXT_EMBEDDING": "true"} if name == "text-embedding" else {})}
 
 
 def _backend(value: str) -> dict[str, str]:

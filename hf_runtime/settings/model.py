@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BeforeValidator,
     ByteSize,
@@ -19,24 +20,24 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings
 
+from hf_runtime.contract.tasks import TASKS
+from hf_runtime.contract.tasks.feature_extraction import Pooling
+from hf_runtime.contract.tasks.token_classification import AggregationStrategy
 from hf_runtime.settings.env import SOURCE
 from hf_runtime.settings.quantity import with_byte_unit
 from hf_runtime.settings.uri import shown_uri
 
-Task = Literal[
-    "text-classification",
-    "token-classification",
-    "question-answering",
-    "text-generation",
-    "text2text-generation",
-    "fill-mask",
-    "feature-extraction",
-]
-#: Tasks whose models generate token by token; models of the other tasks compute a whole batch in one forward pass.
-GENERATIVE_TASKS: tuple[Task, ...] = ("text-generation", "text2text-generation")
-AggregationStrategy = Literal["none", "simple", "first", "average", "max"]
 TorchDtype = Literal["auto", "float32", "float16", "bfloat16"]
-Pooling = Literal["none", "mean", "cls", "max", "last_token"]
+
+
+def _check_task(name: str) -> str:
+    if name not in TASKS:
+        raise ValueError(f"must be one of {', '.join(TASKS)}")
+    return name
+
+
+#: Name of a task.
+Task = Annotated[str, AfterValidator(_check_task)]
 
 #: Names of the object store variables that hold secrets; others hold regions and addresses.
 _SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|SAS|CONNECTION_STRING")
@@ -245,7 +246,7 @@ class ModelSettings(BaseSettings):
         A custom pipeline may do more than the known tasks.
         """
         own_code = info.data.get("trust_remote_code") or info.data.get("custom_pipeline")
-        return None if own_code and value not in get_args(Task) else value
+        return None if own_code and value not in TASKS else value
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:

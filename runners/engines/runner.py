@@ -16,6 +16,7 @@ from hf_runtime.contract.errors import InvalidRequest, ServingError
 from hf_runtime.contract.item import Item
 from hf_runtime.contract.parameters import Parameters, parse_parameters
 from hf_runtime.contract.signature import TEXT_TO_JSON, Signature
+from hf_runtime.contract.task_spec import TaskSpec
 from hf_runtime.settings import ModelSettings
 from runners.engines.admission import Admission
 from runners.engines.rows import BatchLimits, Parallelism, Row, select_batch
@@ -65,6 +66,8 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
         compiler: compiler of the model's kernels, if it has been started already.
     """
 
+    #: Specification of the task; None for a pipeline of the model's own.
+    spec: ClassVar[TaskSpec | None] = None
     parameters_type: type[ParametersT]
     #: Instance for the warm-up that every model of the task can answer.
     example: ClassVar[Any]
@@ -112,8 +115,8 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
 
     @property
     def signature(self) -> Signature:
-        """Names and types of the tensors of instances and answers; valid once the model is loaded."""
-        return TEXT_TO_JSON
+        """Instances and answers as named tensors; final once the model is loaded."""
+        return TEXT_TO_JSON if self.spec is None else self.spec.signature
 
     @property
     def defaults(self) -> dict[str, Any]:

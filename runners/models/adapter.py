@@ -15,17 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from hf_runtime.contract.errors import LoadError
+from hf_runtime.contract.tasks import TASKS
 from hf_runtime.settings import ModelSettings, Task
 from runners.storage.checkpoint import ADAPTER_CONFIG
 
-_TASKS: Mapping[str, Task] = {
-    "SEQ_CLS": "text-classification",
-    "TOKEN_CLS": "token-classification",
-    "QUESTION_ANS": "question-answering",
-    "CAUSAL_LM": "text-generation",
-    "SEQ_2_SEQ_LM": "text2text-generation",
-    "FEATURE_EXTRACTION": "feature-extraction",
-}
+_TASKS: Mapping[str, str] = {spec.adapter_type: spec.name for spec in TASKS.values() if spec.adapter_type is not None}
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 #: peft saves every weight under this prefix.
 _PREFIX = "base_model.model."

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hf_runtime.contract.errors import LoadError
+from hf_runtime.contract.tasks import TASKS
 from hf_runtime.settings import ModelSettings, Task
 from runners.models.adapter import read_adapter_task
 from runners.storage.checkpoint import ADAPTER_CONFIG
 from runners.storage.fetch import fetch, read_config
 
-_HEADS: tuple[tuple[str, Task], ...] = (
-    ("ForSequenceClassification", "text-classification"),
-    ("ForTokenClassification", "token-classification"),
-    ("ForQuestionAnswering", "question-answering"),
-    ("ForQuestionAnsweringSimple", "question-answering"),
-    ("ForMaskedLM", "fill-mask"),
-    ("WithLMHeadModel", "fill-mask"),
-    ("ForCausalLM", "text-generation"),
-    ("LMHeadModel", "text-generation"),
-    ("ForConditionalGeneration", "text2text-generation"),
-    ("MTModel", "text2text-generation"),
-    ("Model", "feature-extraction"),
+#: Endings of class names, the longest first, as one may end in another.
+_HEADS: Sequence[tuple[str, str]] = sorted(
+    ((head, spec.name) for spec in TASKS.values() for head in spec.heads), key=lambda head: -len(head[0])
 )
 
 
@@ -78,7 +71,7 @@ def check_asked_task(settings: ModelSettings) -> None:
 
 
 def _join_task_names() -> str:
-    return ", ".join(dict.fromkeys(task for _, task in _HEADS))
+    return ", ".join(TASKS)
 
 
 def _infer_task_without_config(settings: ModelSettings) -> Task | None:

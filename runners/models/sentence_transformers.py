@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_runtime.contract.errors import LoadError
-from hf_runtime.settings import Pooling
+from hf_runtime.contract.tasks.feature_extraction import Pooling
 
 _POOLING: Mapping[str, Pooling] = {"mean": "mean", "cls": "cls", "max": "max", "lasttoken": "last_token"}
 

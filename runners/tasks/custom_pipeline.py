@@ -237,3 +237,7 @@ def _call(code: Callable[..., Any], *args: Any, **options: Any) -> Any:
         raise
     except BaseException as error:
         raise RuntimeError(f"the pipeline raised {type(error).__name__}") from error
+
+
+#: Computes whatever the pipeline does.
+RUNNER = CustomPipelineRunner

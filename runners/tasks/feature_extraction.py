@@ -11,13 +11,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
 from transformers import AutoModel, AutoModelForTextEncoding
 
 from hf_runtime.contract.errors import InvalidRequest, LoadError
-from hf_runtime.contract.parameters import Parameters, token_ids
+from hf_runtime.contract.parameters import token_ids
 from hf_runtime.contract.signature import ANSWER, ATTENTION_MASK, TEXT_OR_TOKENS_TO_JSON, Signature, TensorSpec
-from hf_runtime.settings import Pooling
+from hf_runtime.contract.tasks.feature_extraction import SPEC, FeatureExtractionParameters, Pooling
 from runners.engines.rows import Row
 from runners.engines.runner import Job
 from runners.models.pretrained import Pretrained, load_pretrained
@@ -38,20 +37,6 @@ _POOL: Mapping[Pooling, Callable[[torch.Tensor], torch.Tensor]] = {
     "max": lambda tokens: tokens.amax(0),
     "last_token": lambda tokens: tokens[-1],
 }
-
-
-class FeatureExtractionParameters(Parameters):
-    """Unset, `pooling` and `normalize` are the operator's, else the model's; `normalize` needs a pooling.
-
-    `dimensions` keeps the first ones of a text's vector, for models that were trained for it. `details` makes the
-    answer an object with the number of tokens that were read.
-    """
-
-    pooling: Pooling | None = None
-    normalize: bool | None = None
-    dimensions: int | None = Field(None, ge=1)
-    truncation: bool = False
-    details: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +66,7 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
     An instance is a text or its tokens, special ones included.
     """
 
+    spec = SPEC
     parameters_type = FeatureExtractionParameters
     auto_class: ClassVar[Any] = AutoModel
     example = "A first text."
@@ -257,3 +243,7 @@ def _encoder_alone(loaded: Pretrained, max_length: int | None) -> Pretrained:
         model.config.use_cache = False
     limits = [limit for limit in (loaded.max_length, max_length) if limit is not None]
     return replace(loaded, model=model, max_length=min(limits, default=None))
+
+
+#: Computes the task.
+RUNNER = FeatureExtractionRunner

@@ -5,32 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BeforeValidator, Field
 from transformers import AutoModelForMaskedLM
 
 from hf_runtime.contract.errors import InvalidRequest, LoadError
-from hf_runtime.contract.parameters import Parameters
+from hf_runtime.contract.tasks.fill_mask import SPEC, FillMaskParameters
 from runners.engines.rows import Row
 from runners.engines.runner import Job
 from runners.models.vocabulary import refuse_missing
 from runners.tasks.encoder import EncoderRunner, Encoding
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-class FillMaskParameters(Parameters):
-    """`top_k` is capped at the vocabulary; `targets`, one word or several, restricts the answer to them."""
-
-    top_k: int = Field(5, ge=1)
-    targets: Annotated[Annotated[list[str], Field(min_length=1)] | None, BeforeValidator(_as_list)] = None
-    truncation: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +45,7 @@ class _Masks(threading.local):
 class FillMaskRunner(EncoderRunner[FillMaskParameters, _Context, npt.NDArray[np.float32]]):
     """The answer is a list of `{"score", "token", "token_str", "sequence"}`, best first; a list for each of several."""
 
+    spec = SPEC
     parameters_type = FillMaskParameters
     auto_class: ClassVar[Any] = AutoModelForMaskedLM
     supports_cuda_graphs = False  # see `_logits_at`
@@ -184,3 +172,7 @@ class FillMaskRunner(EncoderRunner[FillMaskParameters, _Context, npt.NDArray[np.
         finally:
             self._masks.wanted = None
         return logits if logits.dim() == 2 else logits[tuple(index.to(logits.device))]
+
+
+#: Computes the task.
+RUNNER = FillMaskRunner

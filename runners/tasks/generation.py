@@ -6,13 +6,10 @@ import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, TypeVar
-
-from pydantic import BeforeValidator, Field
+from typing import Any, ClassVar, TypeVar
 
 from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.parameters import Parameters
-from hf_runtime.contract.signature import TEXT_OR_TOKENS_TO_JSON, Signature
+from hf_runtime.contract.generation import GenerationParameters
 from runners.engines.generate.continuous import ContinuousDecoder
 from runners.engines.generate.decoders import create_decoder
 from runners.engines.generate.grammar import Grammar
@@ -30,54 +27,11 @@ from runners.storage.fetch import fetch
 
 logger = logging.getLogger(__name__)
 
-#: More than any model writes at once: a slip of the keyboard must not occupy a model that has no limit of its own.
-_MAX_TOKENS = 1_000_000
-
 #: New tokens where nothing bounds them, neither request nor context nor memory.
 _UNLIMITED = 4096
 
 #: Below this, sampling is greedy in all but rounding, and logits divided by it overflow at last.
 _LEAST_TEMPERATURE = 1e-5
-
-
-def _as_list(value: Any) -> Any:
-    if value is None:
-        return []
-    return [value] if isinstance(value, str) else value
-
-
-_StopString = Annotated[str, Field(min_length=1, max_length=1000)]
-
-
-class GenerationParameters(Parameters):
-    """Lengths are in tokens, and `max_new_tokens` wins over `max_length`; `temperature` 0 is greedy, `top_k` 0 off.
-
-    `fill_context` writes as far as the model's context allows where no length is given. `logprobs` is the number of
-    alternatives to report for each token. `details` adds to each answer why it ended and how many tokens it took.
-    """
-
-    max_length: int | None = Field(None, ge=1, le=_MAX_TOKENS)
-    max_new_tokens: int | None = Field(None, ge=1, le=_MAX_TOKENS)
-    min_new_tokens: int | None = Field(None, ge=0, le=_MAX_TOKENS)
-    fill_context: bool = False
-    do_sample: bool = False
-    temperature: float = Field(1.0, ge=0, le=100)
-    top_k: int = Field(50, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    seed: int | None = Field(None, ge=0, lt=2**63)
-    num_return_sequences: int = Field(1, ge=1, le=64)
-    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
-    presence_penalty: float = Field(0.0, ge=-2, le=2)
-    frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    logit_bias: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] = Field(
-        default_factory=dict, max_length=1024
-    )
-    stop: Annotated[list[_StopString], BeforeValidator(_as_list)] = Field(default_factory=list, max_length=16)
-    ignore_eos: bool = False
-    response_format: dict[str, Any] | None = None
-    logprobs: int | None = Field(None, ge=0, le=20)
-    truncation: bool = False
-    details: bool = False
 
 
 #: What a beam search, which is left to `model.generate`, has no place for.
@@ -112,10 +66,6 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
                 "%s: its attention is computed in steps that sequences share, not by ATTN_IMPLEMENTATION=%s.",
                 self.settings.name, self.settings.attn_implementation,
             )  # fmt: skip
-
-    @property
-    def signature(self) -> Signature:
-        return TEXT_OR_TOKENS_TO_JSON
 
     @property
     def limits(self) -> BatchLimits:

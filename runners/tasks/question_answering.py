@@ -9,18 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import nlargest
 from operator import itemgetter
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from transformers import AutoModelForQuestionAnswering
 
 from hf_runtime.contract.errors import InvalidRequest, LoadError
-from hf_runtime.contract.parameters import Parameters
-from hf_runtime.contract.signature import ANSWER, Signature, TensorSpec
+from hf_runtime.contract.tasks.question_answering import SPEC, Question, QuestionAnsweringParameters
 from hf_runtime.contract.validation import invalid_request
 from runners.engines.rows import Row
 from runners.engines.runner import Job
@@ -29,43 +28,6 @@ from runners.tasks.windows import Whole, Window, tokens_of
 
 _Indices = npt.NDArray[np.int64]
 _Floats = npt.NDArray[np.float32]
-
-
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise ValueError("is empty")
-    return text
-
-
-class Question(BaseModel):
-    """An instance."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    question: Annotated[str, AfterValidator(_not_blank)]
-    context: Annotated[str, AfterValidator(_not_blank)]
-
-
-class QuestionAnsweringParameters(Parameters):
-    """Lengths are in tokens; those of a window include the question and the special tokens.
-
-    A context that does not fit in one window of `max_seq_len` (unset: 384, and never more than the model reads) is read
-    in several, which overlap by `doc_stride` (unset: 128, or less in small windows). `max_question_len` cuts a longer
-    question; unset, the question is read whole. The pipeline documented a limit of 64 and kept it with slow tokenizers
-    only, so its answers were those to the whole question.
-    """
-
-    top_k: int = Field(1, ge=1)
-    max_answer_len: int = Field(15, ge=1)
-    max_seq_len: int | None = Field(None, ge=1)
-    doc_stride: int | None = Field(None, ge=0)
-    max_question_len: int | None = Field(None, ge=1)
-    handle_impossible_answer: bool = False
-    align_to_words: bool = True
-
-
-_QUESTION = TensorSpec("question", "BYTES", (-1,))
-_CONTEXT = TensorSpec("context", "BYTES", (-1,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +60,7 @@ class QuestionAnsweringRunner(EncoderRunner[QuestionAnsweringParameters, _Contex
     `answer` is exactly `context[start:end]`, empty if the model holds the question for unanswerable.
     """
 
+    spec = SPEC
     parameters_type = QuestionAnsweringParameters
     auto_class: ClassVar[Any] = AutoModelForQuestionAnswering
     example: ClassVar[Any] = {"question": "Which text?", "context": "A first text."}
@@ -110,10 +73,6 @@ class QuestionAnsweringRunner(EncoderRunner[QuestionAnsweringParameters, _Contex
                 f"{self.settings.shown_uri} has a tokenizer that does not tell where in a text its "
                 "tokens are: answers cannot be located in the context."
             )
-
-    @property
-    def signature(self) -> Signature:
-        return Signature((_QUESTION, _CONTEXT), ((_QUESTION.name, _CONTEXT.name),), (ANSWER,))
 
     def prepare(self, instance: Any, parameters: QuestionAnsweringParameters) -> Job[Encoding, _Context]:
         asked = _parse(instance)
@@ -284,3 +243,7 @@ def _best_spans(scores: _Floats, count: int) -> list[tuple[int, int, float]]:
     best = best[np.argsort(-flat[best], kind="stable")]
     first, extra = np.divmod(best, scores.shape[1])
     return list(zip(first.tolist(), (first + extra).tolist(), flat[best].tolist(), strict=True))
+
+
+#: Computes the task.
+RUNNER = QuestionAnsweringRunner

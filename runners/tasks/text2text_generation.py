@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
 from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.contract.parameters import token_ids
+from hf_runtime.contract.tasks.text2text_generation import SPEC, Text2TextGenerationParameters
 from runners.engines.generate.request import GenerationRequest, SequenceOutput
 from runners.engines.runner import Job
 from runners.models.lengths import writing_limit
-from runners.tasks.generation import GenerationParameters, GenerationRunner
-
-
-class Text2TextGenerationParameters(GenerationParameters):
-    """`prefix` stands before the text; `src_lang` and `tgt_lang` are codes of the model, its own choice if unset."""
-
-    #: What an OpenAI client's `echo` is called; here there is nothing to put before the answer.
-    return_full_text: Literal[False] = False
-    prefix: str | None = None
-    src_lang: str | None = None
-    tgt_lang: str | None = None
+from runners.tasks.generation import GenerationRunner
 
 
 class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, bool]):
     """The answer is a list of `{"generated_text": str}`, one for each sequence."""
 
+    spec = SPEC
     parameters_type = Text2TextGenerationParameters
     auto_class: ClassVar[Any] = AutoModelForSeq2SeqLM
 
@@ -131,3 +123,7 @@ def _codes(languages: Iterable[str]) -> dict[str, str]:
 
 def _plain(code: str) -> str:
     return code.strip("_").replace("-", "_").casefold()
+
+
+#: Computes the task.
+RUNNER = Text2TextGenerationRunner

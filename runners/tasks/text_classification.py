@@ -9,39 +9,16 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from transformers import AutoModelForSequenceClassification
 
 from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.parameters import Parameters
-from hf_runtime.contract.signature import ANSWER, TEXT, Signature, TensorSpec
+from hf_runtime.contract.tasks.text_classification import SPEC, TextClassificationParameters, TextPair
 from hf_runtime.contract.validation import invalid_request
 from runners.engines.rows import Row
 from runners.engines.runner import Job
 from runners.tasks.encoder import EncoderRunner, Encoding
 from runners.tasks.labels import label_of
-
-
-class TextPair(BaseModel):
-    """An instance that is more than a string."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    text: str
-    text_pair: str | None = None
-
-
-class TextClassificationParameters(Parameters):
-    """`top_k` null means all labels; `function_to_apply` unset follows the model's head."""
-
-    top_k: int | None = Field(1, ge=1)
-    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
-    truncation: bool = False
-
-
-_TEXT_PAIR = TensorSpec("text_pair", "BYTES", (-1,))
-_LABEL = TensorSpec("label", "BYTES", (-1, -1))
-_SCORE = TensorSpec("score", "FP32", (-1, -1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +30,13 @@ class _Context:
 class TextClassificationRunner(EncoderRunner[TextClassificationParameters, _Context, npt.NDArray[np.float32]]):
     """The answer to an instance is a list of `{"label": str, "score": float}`, best first."""
 
+    spec = SPEC
     parameters_type = TextClassificationParameters
     auto_class: ClassVar[Any] = AutoModelForSequenceClassification
     # KServe's quick start serves bert-base-uncased, which has no classification head.
     new_head = True
     example = "A first text."
     shorter_examples = ("A text", "A")
-
-    @property
-    def signature(self) -> Signature:
-        forms = ((TEXT.name,), (TEXT.name, _TEXT_PAIR.name))
-        return Signature((TEXT, _TEXT_PAIR), forms, (ANSWER, _LABEL, _SCORE))
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -128,3 +101,7 @@ def _apply(function: str, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.flo
     elif function == "softmax":
         values = values.softmax(-1)
     return values.numpy()
+
+
+#: Computes the task.
+RUNNER = TextClassificationRunner

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from hf_runtime.contract.chat import Chat, parse_chat
 from hf_runtime.contract.errors import InvalidRequest, LoadError
 from hf_runtime.contract.parameters import token_ids
+from hf_runtime.contract.tasks.text_generation import SPEC, TextGenerationParameters
 from runners.engines.generate.grammar import Grammar
 from runners.engines.generate.request import GenerationRequest, SequenceOutput, TokenLogprob
 from runners.engines.generate.runner import DeltaMaker
@@ -19,13 +20,7 @@ from runners.engines.generate.tool_calls import ToolSyntax
 from runners.engines.runner import Job
 from runners.storage.fetch import read_config
 from runners.tasks.chat_prompt import prompt_tokens
-from runners.tasks.generation import GenerationParameters, GenerationRunner
-
-
-class TextGenerationParameters(GenerationParameters):
-    """`return_full_text` puts the prompt before the new text; unset, answers do as the operator says, streams no."""
-
-    return_full_text: bool | None = None
+from runners.tasks.generation import GenerationRunner
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +46,7 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
     told apart from the text: `"tool_calls": [{"name": str, "arguments": str}]`, the arguments as JSON.
     """
 
+    spec = SPEC
     parameters_type = TextGenerationParameters
     auto_class: ClassVar[Any] = AutoModelForCausalLM
 
@@ -191,3 +187,7 @@ def _joined(before: str | Chat | None, text: str, calls: dict[str, Any]) -> Any:
         messages[-1]["content"] += text
         return messages
     return [*messages, {"role": "assistant", "content": text, **calls}]
+
+
+#: Computes the task.
+RUNNER = TextGenerationRunner

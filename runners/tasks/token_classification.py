@@ -14,12 +14,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 from transformers import AutoModelForTokenClassification
 
 from hf_runtime.contract.errors import InvalidRequest, LoadError
-from hf_runtime.contract.parameters import Parameters
-from hf_runtime.settings import AggregationStrategy
+from hf_runtime.contract.tasks.token_classification import SPEC, AggregationStrategy, TokenClassificationParameters
 from runners.engines.rows import Row
 from runners.engines.runner import Job
 from runners.tasks.encoder import EncoderRunner, Encoding
@@ -35,15 +33,6 @@ _WORD_SCORES: Mapping[AggregationStrategy, Callable[[Scores], Scores]] = {
     "average": lambda scores: scores.mean(axis=0),
     "max": lambda scores: scores[scores.max(axis=1).argmax()],
 }
-
-
-class TokenClassificationParameters(Parameters):
-    """`stride` is the overlap, in tokens, of the windows a longer text is read in; it wins over `truncation`."""
-
-    aggregation_strategy: AggregationStrategy = "none"
-    ignore_labels: list[str] = Field(["O"])
-    stride: int | None = Field(None, ge=0)
-    truncation: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +63,7 @@ class TokenClassificationRunner(EncoderRunner[TokenClassificationParameters, _Co
     `{"entity_group", "score", "word", "start", "end"}`, one an entity.
     """
 
+    spec = SPEC
     parameters_type = TokenClassificationParameters
     auto_class: ClassVar[Any] = AutoModelForTokenClassification
     example = "A first text."
@@ -268,3 +258,7 @@ def _without_overlaps(entities: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _rank(entity: dict[str, Any]) -> tuple[int, float]:
     return entity["end"] - entity["start"], entity["score"]
+
+
+#: Computes the task.
+RUNNER = TokenClassificationRunner

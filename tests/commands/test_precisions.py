@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +28,7 @@ from commands.precisions.measuring import Failed, PrecisionResult, measure, meas
 from commands.precisions.sentences import SENTENCES
 from commands.precisions.trials import TRIALS, read_instances
 from hf_runtime.contract.errors import InvalidRequest
+from hf_runtime.contract.tasks import TASKS
 from hf_runtime.settings import ModelSettings, SettingsError, Task
 from tests.e2e.checkpoints import CHECKPOINTS, inference_service, text_classification
 from tests.project import ROOT
@@ -98,7 +99,7 @@ def test_texts_are_compared_whole_and_by_how_they_begin() -> None:
     assert compare_texts(reference, answers) == expected
 
 
-@pytest.mark.parametrize("task", get_args(Task))
+@pytest.mark.parametrize("task", TASKS)
 def test_small_models_too_can_answer_the_built_in_instances_of_its_task(task: Task, tmp_path: Path) -> None:
     settings = ModelSettings(
         storage_uri=str(CHECKPOINTS[task](tmp_path / "model")), task=task, torch_threads=1, do_sample=True

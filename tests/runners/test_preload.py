@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 import pytest
 from transformers import BertModel
 
 from hf_runtime.contract.errors import LoadError
-from hf_runtime.settings import GENERATIVE_TASKS, ModelSettings, Task
-from runners import preload as ahead
+from hf_runtime.contract.tasks import GENERATIVE_TASKS, TASKS
+from hf_runtime.settings import ModelSettings, Task
+from runners import preload
 from runners.kernels.host_cpu import computes_tiles
 from runners.preload import begin
-from runners.registry import RUNNERS, create_runner
+from runners.registry import create_runner
 from runners.tasks.generation import GenerationRunner
 from tests.tiny import bert_config, llama_model, save, wordpiece_tokenizer
 
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "_GPUS", ())
+    monkeypatch.setattr(preload, "_GPUS", ())
 
 
 def _bert(folder: Path) -> Path:
@@ -60,7 +61,7 @@ def test_nothing_is_compiled_for_a_model_that_computes_without_kernels(tmp_path:
 
 
 def test_nothing_is_compiled_where_a_gpu_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "_GPUS", (tmp_path,))
+    monkeypatch.setattr(preload, "_GPUS", (tmp_path,))
     assert begin(ModelSettings(storage_uri=str(_bert(tmp_path / "model")), storage_cache=tmp_path / "cache")) is None
 
 
@@ -69,6 +70,9 @@ def test_a_model_that_is_not_there_is_told_of(tmp_path: Path) -> None:
         begin(ModelSettings(storage_uri=str(tmp_path / "nowhere"), task="fill-mask"))
 
 
-@pytest.mark.parametrize("task", RUNNERS)
-def test_it_is_known_which_tasks_write_token_by_token(task: Task) -> None:
-    assert issubclass(resolve_name(RUNNERS[task]), GenerationRunner) == (task in GENERATIVE_TASKS)
+@pytest.mark.parametrize("task", TASKS)
+def test_the_tasks_that_generate_are_known_without_their_runners(task: str) -> None:
+    runner = import_module(f"runners.tasks.{task.replace('-', '_')}").RUNNER
+    assert runner.spec is TASKS[task]
+    assert runner.parameters_type is TASKS[task].parameters
+    assert issubclass(runner, GenerationRunner) == (task in GENERATIVE_TASKS)

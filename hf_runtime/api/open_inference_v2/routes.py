@@ -26,8 +26,9 @@ from hf_runtime.api.open_inference_v2.schema import read
 from hf_runtime.api.streaming import AnswerStreams
 from hf_runtime.contract.errors import InvalidRequest, ModelNotReady, NotSupported, RequestTooLarge, ServingError
 from hf_runtime.contract.signature import Signature
+from hf_runtime.contract.tasks import GENERATIVE_TASKS
 from hf_runtime.rpc.model_client import ModelClient
-from hf_runtime.settings import GENERATIVE_TASKS, ServerSettings
+from hf_runtime.settings import ServerSettings
 
 
 def routes(models: Models, settings: ServerSettings) -> list[Route]:

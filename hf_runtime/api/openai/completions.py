@@ -14,7 +14,8 @@ from hf_runtime.api.openai.stream import head
 from hf_runtime.api.openai.text import TextsField
 from hf_runtime.api.openai.usage import Usage
 from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.settings import GENERATIVE_TASKS, Task
+from hf_runtime.contract.tasks import GENERATIVE_TASKS
+from hf_runtime.settings import Task
 
 
 class CompletionRequest(SamplingRequest):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hf_runtime.api.openapi.answers.tasks import ANSWERS, GeneratedPiece
+from hf_runtime.api.examples import example_request
 from hf_runtime.api.openapi.answers.v1 import Alive, ModelNames, ModelReady
-from hf_runtime.api.openapi.instances import INSTANCES, example, label, of_tasks
+from hf_runtime.api.openapi.instances import label, of_tasks
 from hf_runtime.api.openapi.operation import (
     COMPUTING,
     JSON,
@@ -20,6 +20,7 @@ from hf_runtime.api.openapi.operation import (
     operation,
 )
 from hf_runtime.api.openapi.schemas import Json
+from hf_runtime.contract.generation import GeneratedDelta
 
 _TAG = "KServe V1"
 _EVENT = "application/cloudevents+json"
@@ -28,7 +29,7 @@ _PREDICT = """\
 All instances are answered, in order, or none. Parameters of the tasks are listed in README.md, under Tasks; one that
 a task does not know is refused with the nearest name it does.
 
-With the parameter `stream`, a model that writes text answers piece by piece: newline-delimited JSON, or server-sent
+With the parameter `stream`, a model that writes text answers delta by delta: newline-delimited JSON, or server-sent
 events if `Accept` asks for them.
 
 A request may be a CloudEvent 1.0: structured, or binary, with its attributes in `ce-` headers. It is answered by one in
@@ -42,8 +43,8 @@ def operations(served: Served) -> Operations:
     """Descriptions by method and path."""
     of, names = served.schemas.of, served.models.names
     request = served.schemas.named("PredictRequest", _predict_request(served))
-    sendable = examples({label(task): example(task) for task in served.tasks})
-    piece = of(GeneratedPiece)
+    sendable = examples({label(task): example_request(task) for task in served.tasks})
+    delta = of(GeneratedDelta)
     return {
         "GET /": operation(
             _TAG,
@@ -70,8 +71,8 @@ def operations(served: Served) -> Operations:
                 **answer(
                     {
                         JSON: {"schema": served.schemas.named("Predictions", _predictions(served))},
-                        "application/x-ndjson": lines(piece, f"{_LINE}\n"),
-                        "text/event-stream": events(piece, f"data: {_LINE}\n\n"),
+                        "application/x-ndjson": lines(delta, f"{_LINE}\n"),
+                        "text/event-stream": events(delta, f"data: {_LINE}\n\n"),
                         _EVENT: {"schema": _event({"$ref": "#/components/schemas/Predictions"})},
                     },
                     headers={name: {"schema": {"type": "string"}} for name in _CE_HEADERS},
@@ -94,7 +95,12 @@ def operations(served: Served) -> Operations:
 
 def _predict_request(served: Served) -> Json:
     limit = served.settings.max_instances
-    instances = {"type": "array", "minItems": 1, "maxItems": limit, "items": of_tasks(served, INSTANCES)}
+    instances = {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": limit,
+        "items": of_tasks(served, lambda spec: spec.instance),
+    }
     return {
         "type": "object",
         "description": "Instances, as all clients call them, or inputs.",
@@ -116,7 +122,7 @@ def _predictions(served: Served) -> Json:
     return {
         "type": "object",
         "description": "An answer to each instance, in order.",
-        "properties": {"predictions": {"type": "array", "items": of_tasks(served, ANSWERS)}},
+        "properties": {"predictions": {"type": "array", "items": of_tasks(served, lambda spec: spec.answer)}},
         "required": ["predictions"],
         "additionalProperties": False,
     }
@@ -149,5 +155,5 @@ def _event(data: Json) -> Json:
 
 def _event_body(served: Served, request: Json) -> Json:
     head = {"specversion": "1.0", "id": "1", "source": "/docs", "type": "predict"}
-    events = examples({label(task): {**head, "data": example(task)} for task in served.tasks})
+    events = examples({label(task): {**head, "data": example_request(task)} for task in served.tasks})
     return {"schema": _event(request), "examples": events}

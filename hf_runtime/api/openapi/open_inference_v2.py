@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from hf_runtime.api.examples import example_request
 from hf_runtime.api.open_inference_v2.generate import GenerateRequest
 from hf_runtime.api.open_inference_v2.request import HEADER_LENGTH, InferenceDocument
 from hf_runtime.api.openapi.answers.v1 import ModelNames, ModelReady
@@ -16,7 +18,7 @@ from hf_runtime.api.openapi.answers.v2 import (
     ServerMetadata,
     ServerReady,
 )
-from hf_runtime.api.openapi.instances import example, label
+from hf_runtime.api.openapi.instances import label
 from hf_runtime.api.openapi.operation import (
     COMPUTING,
     JSON,
@@ -31,7 +33,8 @@ from hf_runtime.api.openapi.operation import (
     operation,
 )
 from hf_runtime.api.openapi.schemas import Json
-from hf_runtime.settings import GENERATIVE_TASKS, Task
+from hf_runtime.contract.tasks import GENERATIVE_TASKS
+from hf_runtime.settings import Task
 
 _TAG = "KServe V2, Open Inference Protocol"
 _TEXTS = "Open Inference Protocol, generate"
@@ -91,7 +94,7 @@ def _about(served: Served) -> Operations:
 
 def _infer(served: Served) -> Operations:
     bytes_schema = {"type": "string", "format": "binary"}
-    sendable = examples({label(task): _tensors(example(task)) for task in served.tasks})
+    sendable = examples({label(task): _tensors(example_request(task)) for task in served.tasks})
     return {
         "POST /v2/models/{name}/infer": operation(
             _TAG,
@@ -117,7 +120,7 @@ def _infer(served: Served) -> Operations:
     }
 
 
-def _tensors(v1: dict[str, Any]) -> dict[str, Any]:
+def _tensors(v1: Mapping[str, Any]) -> dict[str, Any]:
     """A V1 request as tensors of strings, one for each field of its instances."""
     rows = [row if isinstance(row, dict) else {"text": row} for row in v1["instances"]]
     inputs = [

@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import bentoml
 import jsonschema_rs
@@ -21,6 +21,7 @@ from hf_runtime.api.openapi.bentoml import OPERATIONS
 from hf_runtime.api.openapi.document import descriptions, route_names
 from hf_runtime.api.openapi.operation import ERRORS, Served
 from hf_runtime.contract.errors import HTTP_STATUS, MethodNotAllowed
+from hf_runtime.contract.tasks import TASKS
 from hf_runtime.rpc.messages import ModelState
 from hf_runtime.settings import ServerSettings, Task
 from tests.hf_runtime.api.scripted_client import ScriptedClient
@@ -39,7 +40,7 @@ def _models(tasks: dict[str, Task | None]) -> Models:
     return Models(clients, {name: task for name, task in tasks.items() if task is not None})
 
 
-_ALL: dict[str, Task | None] = {f"my-{task}": task for task in get_args(Task)}
+_ALL: dict[str, Task | None] = {f"my-{task}": task for task in TASKS}
 _SERVERS: dict[str, dict[str, Task | None]] = {
     "all seven": _ALL,
     "a custom pipeline": {"own": None},
@@ -105,7 +106,7 @@ def test_examples_conform_to_their_schemas(tasks: dict[str, Task | None]) -> Non
 def test_there_is_an_example_for_each_task_that_is_served(document: Any) -> None:
     for name in ("v1_predict", "v2_infer"):
         body = next(o for p in document["paths"].values() for o in p.values() if o["operationId"] == name)
-        assert set(body["requestBody"]["content"]["application/json"]["examples"]) == set(get_args(Task))
+        assert set(body["requestBody"]["content"]["application/json"]["examples"]) == set(TASKS)
 
 
 def test_models_are_those_that_can_answer(document: Any) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from hf_runtime.contract.errors import LoadError
-from hf_runtime.settings import ModelSettings, Task
+from hf_runtime.contract.tasks import TASKS
+from hf_runtime.settings import ModelSettings
 from runners.models.architecture import infer_task, resolve_task
 
 
@@ -82,4 +83,4 @@ def test_an_unclear_model_is_refused_with_the_tasks_to_choose_from(tmp_path: Pat
     with pytest.raises(LoadError) as refused:
         resolve_task(_settings(tmp_path, {"architectures": ["BertForPreTraining"]}))
     assert "TASK is not set" in str(refused.value)
-    assert all(task in str(refused.value) for task in get_args(Task))
+    assert all(task in str(refused.value) for task in TASKS)

@@ -1,0 +1,46 @@
+"""Fill-mask: the likeliest tokens for each mask token of a text."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+from hf_runtime.contract.parameters import Parameters
+from hf_runtime.contract.task_spec import TaskSpec
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class FillMaskParameters(Parameters):
+    """Parameters of fill-mask.
+
+    `top_k` is capped at the vocabulary; `targets`, one word or several, restricts the answer to them.
+    """
+
+    top_k: int = Field(5, ge=1)
+    targets: Annotated[Annotated[list[str], Field(min_length=1)] | None, BeforeValidator(_as_list)] = None
+    truncation: bool = False
+
+
+@with_config(ConfigDict(extra="forbid"))
+class FilledMask(TypedDict):
+    """A token in place of a mask, and the text with it."""
+
+    score: float
+    token: int
+    token_str: str
+    sequence: str
+
+
+SPEC = TaskSpec(
+    name="fill-mask",
+    instance=str,
+    answer=list[FilledMask] | list[list[FilledMask]],
+    parameters=FillMaskParameters,
+    example={"instances": ["Paris is the [MASK] of France."]},
+    heads=("ForMaskedLM", "WithLMHeadModel"),
+)

@@ -1,0 +1,71 @@
+"""Extractive question answering: the spans of a context that answer a question."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+from hf_runtime.contract.parameters import Parameters
+from hf_runtime.contract.signature import ANSWER, Signature, TensorSpec
+from hf_runtime.contract.task_spec import TaskSpec
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    return text
+
+
+class Question(BaseModel):
+    """A question, and the context that holds its answer."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    question: Annotated[str, AfterValidator(_not_blank)]
+    context: Annotated[str, AfterValidator(_not_blank)]
+
+
+class QuestionAnsweringParameters(Parameters):
+    """Parameters of question answering; lengths are in tokens.
+
+    A window holds the question, special tokens and a part of the context. A context that does not fit in one window of
+    `max_seq_len` (unset: 384, and never more than the model's limit) is split into several, which overlap by
+    `doc_stride` (unset: 128, or less in small windows). `max_question_len` cuts a longer question; unset, the whole
+    question is used. The pipeline of transformers documented a limit of 64 and applied it with slow tokenizers only,
+    so its answers were those to the whole question.
+    """
+
+    top_k: int = Field(1, ge=1)
+    max_answer_len: int = Field(15, ge=1)
+    max_seq_len: int | None = Field(None, ge=1)
+    doc_stride: int | None = Field(None, ge=0)
+    max_question_len: int | None = Field(None, ge=1)
+    handle_impossible_answer: bool = False
+    align_to_words: bool = True
+
+
+@with_config(ConfigDict(extra="forbid"))
+class Span(TypedDict):
+    """An answer: `context[start:end]`, empty where the model finds none."""
+
+    score: float
+    start: int
+    end: int
+    answer: str
+
+
+_QUESTION = TensorSpec("question", "BYTES", (-1,))
+_CONTEXT = TensorSpec("context", "BYTES", (-1,))
+
+SPEC = TaskSpec(
+    name="question-answering",
+    instance=Question,
+    answer=Span | list[Span],
+    parameters=QuestionAnsweringParameters,
+    example={"instances": [{"question": "Who founded Apple?", "context": "Apple was founded by Steve Jobs."}]},
+    signature=Signature((_QUESTION, _CONTEXT), ((_QUESTION.name, _CONTEXT.name),), (ANSWER,)),
+    heads=("ForQuestionAnswering", "ForQuestionAnsweringSimple"),
+    adapter_type="QUESTION_ANS",
+)

@@ -1,0 +1,57 @@
+"""Text classification: labels with scores for a text or a pair of texts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+from hf_runtime.contract.parameters import Parameters
+from hf_runtime.contract.signature import ANSWER, TEXT, Signature, TensorSpec
+from hf_runtime.contract.task_spec import TaskSpec
+
+
+class TextPair(BaseModel):
+    """Two texts that the model classifies as one input, such as a premise and a hypothesis."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    text: str
+    text_pair: str | None = None
+
+
+class TextClassificationParameters(Parameters):
+    """Parameters of text classification.
+
+    `top_k` null returns all labels; `function_to_apply` unset follows the model's head.
+    """
+
+    top_k: int | None = Field(1, ge=1)
+    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
+    truncation: bool = False
+
+
+@with_config(ConfigDict(extra="forbid"))
+class Label(TypedDict):
+    """A label with its score."""
+
+    label: str
+    score: float
+
+
+_TEXT_PAIR = TensorSpec("text_pair", "BYTES", (-1,))
+_LABEL = TensorSpec("label", "BYTES", (-1, -1))
+_SCORE = TensorSpec("score", "FP32", (-1, -1))
+
+SPEC = TaskSpec(
+    name="text-classification",
+    instance=str | TextPair,
+    answer=list[Label],
+    parameters=TextClassificationParameters,
+    example={"instances": ["I love this movie! It's fantastic."]},
+    signature=Signature((TEXT, _TEXT_PAIR), ((TEXT.name,), (TEXT.name, _TEXT_PAIR.name)), (ANSWER, _LABEL, _SCORE)),
+    heads=("ForSequenceClassification",),
+    adapter_type="SEQ_CLS",
+    kserve_names=("sequence-classification",),
+)

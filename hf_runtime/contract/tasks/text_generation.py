@@ -1,0 +1,31 @@
+"""Text generation: a prompt continued, or a chat answered."""
+
+from __future__ import annotations
+
+from hf_runtime.contract.chat import Chat, Message
+from hf_runtime.contract.generation import GeneratedText, GenerationParameters
+from hf_runtime.contract.signature import TEXT_OR_TOKENS_TO_JSON
+from hf_runtime.contract.task_spec import TaskSpec
+
+
+class TextGenerationParameters(GenerationParameters):
+    """Parameters of text generation.
+
+    `return_full_text` puts the prompt before the new text; unset, answers follow the operator's setting, and streams
+    hold the new text alone.
+    """
+
+    return_full_text: bool | None = None
+
+
+SPEC = TaskSpec(
+    name="text-generation",
+    instance=str | list[int] | list[Message] | Chat,
+    answer=list[GeneratedText],
+    parameters=TextGenerationParameters,
+    example={"instances": ["The capital of France is"], "parameters": {"max_new_tokens": 20}},
+    signature=TEXT_OR_TOKENS_TO_JSON,
+    generative=True,
+    heads=("ForCausalLM", "LMHeadModel"),
+    adapter_type="CAUSAL_LM",
+)

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psutil
@@ -47,7 +48,13 @@ class Server:
         log: the lines it has printed so far.
     """
 
-    def __init__(self, environment: dict[str, str], arguments: Sequence[str] = (), bento: str | None = _BENTO) -> None:
+    def __init__(
+        self,
+        environment: dict[str, str],
+        arguments: Sequence[str] = (),
+        bento: str | None = _BENTO,
+        project: Path = ROOT,
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log: list[str] = []
@@ -55,7 +62,7 @@ class Server:
         self._empty = TemporaryDirectory()
         self._process = subprocess.Popen(
             self._command([*([bento] if bento else []), "-p", str(self.port), *arguments]),
-            cwd=self._empty.name if bento else ROOT,
+            cwd=self._empty.name if bento else project,
             env={
                 **{name: os.environ[name] for name in _KEPT if name in os.environ},
                 "BENTOML_DO_NOT_TRACK": "true",
@@ -170,13 +177,14 @@ def serving(
     until: str = SERVED,
     arguments: Sequence[str] = (),
     bento: str | None = _BENTO,
+    project: Path = ROOT,
     **variables: str,
 ) -> Iterator[Server]:
     """A server whose models are all ready, with the variables of `environment` and of the call.
 
     With `until=SETTLED`, some of them may have failed instead: a test that asks one fails alone.
     """
-    server = Server({**(environment or {}), **variables}, arguments, bento)
+    server = Server({**(environment or {}), **variables}, arguments, bento, project)
     try:
         server.wait_for(until, times=models, timeout=120 + 30 * models)
         yield server

@@ -16,7 +16,7 @@ from runners.kernels.source import (
     MKL,
     RUN,
     KernelSource,
-    between_matrices,
+    layer_kernel,
     step_attention,
     text_attention,
 )
@@ -37,7 +37,7 @@ def likely_sources(
     if dtype not in ("float32", "bfloat16") or (reads_batches and not in_float32):
         return []
     names = ("add_layer_norm", "gelu") if reads_batches else ("rms_norm", "add_rms_norm", "rotate", "keep", "gate")
-    sources = [between_matrices(name, dtype) for name in names]
+    sources = [layer_kernel(name, dtype) for name in names]
     if in_float32:
         sources += [RUN, FLOAT32_MULTIPLY, *MKL]
     if int8 and compiles_for("avx512vnni"):

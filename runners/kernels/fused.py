@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu
 
-from runners.kernels.merged import both_of
+from runners.kernels.merged import merged_pair
 
 if TYPE_CHECKING:
     from runners.kernels.kernels import Kernels
@@ -122,7 +122,7 @@ class FusedGate:
         self.factors = kernels.bits(linear), kernels.bits(cubic)
         self.kernel, self._dtype = kernels.gate, kernels.dtype
         # Without asking for each.
-        self.both = both_of(self._gate, self._up)
+        self.both = merged_pair(self._gate, self._up)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Shape (..., size)."""

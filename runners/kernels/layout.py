@@ -28,7 +28,7 @@ GROUP = 4 // PANELS * PANELS
 TEXT = 5
 
 #: Names of CBLAS: numbers lie row by row; the first matrix as it is; the second one is packed.
-MKL_ROW_MAJOR, MKL_AS_IT_IS, MKL_PACKED = 101, 111, 151
+MKL_ROW_MAJOR, MKL_NOT_TRANSPOSED, MKL_PACKED = 101, 111, 151
 
 #: The name of a kernel's function in its machine code.
 ENTRY = "kernel"

@@ -14,7 +14,7 @@ from runners.kernels.fallbacks import DifferentResults, Optimization, Optimizati
 from runners.kernels.fused import fuse
 from runners.kernels.int8 import quantize
 from runners.kernels.linear import forms_to_pack, pack
-from runners.kernels.merged import groups_of_same_input, merge
+from runners.kernels.merged import find_shared_inputs, merge
 from runners.kernels.rounding import is_rounding
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def speed_up_weights(
             The model is then of no use any more, unless the step was to compute a trial input.
     """
     with attempt(Optimization.TRIAL):
-        groups, expected = groups_of_same_input(model, lambda: _output(model))
+        groups, expected = find_shared_inputs(model, lambda: _output(model))
 
     def change(optimization: Optimization, replace: Callable[[], int], *, quantized: bool) -> int:
         with attempt(optimization):

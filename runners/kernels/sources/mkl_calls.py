@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from runners.kernels.layout import MKL_AS_IT_IS, MKL_PACKED, MKL_ROW_MAJOR
+from runners.kernels.layout import MKL_NOT_TRANSPOSED, MKL_PACKED, MKL_ROW_MAJOR
 from runners.kernels.sources.language import FLOAT_LIKE, Code, next_unit, row_at
 
 
@@ -45,7 +45,7 @@ def _compute(
         number, number_type, address, kind = ir.Constant, ir.IntType(32), ir.IntType(64), ir.FloatType()
         where, *sizes = arguments[:4]
         m, n, k = (builder.trunc(one, number_type) for one in sizes)
-        names = [number(number_type, name) for name in (MKL_ROW_MAJOR, MKL_AS_IT_IS, MKL_PACKED)]
+        names = [number(number_type, name) for name in (MKL_ROW_MAJOR, MKL_NOT_TRANSPOSED, MKL_PACKED)]
         takes = [*6 * [number_type], address, number_type, address, number_type, kind, address, number_type]
         entry = builder.inttoptr(where, ir.FunctionType(ir.VoidType(), takes).as_pointer())
         x, weights, beta, out = arguments[4:]

@@ -107,7 +107,7 @@ class VnniInt8Linear(Int8Linear):
     def _keep(self, weight: torch.Tensor, scales: torch.Tensor) -> None:
         bias = torch.zeros(self.out_features) if self.bias is None else self.bias
         zeros = _ZERO * weight.sum(1, dtype=torch.int32)
-        self._layer = self._kernels.packed(weight), fill_panels(scales), fill_panels(zeros), fill_panels(bias)
+        self._layer = self._kernels.pack_weights(weight), fill_panels(scales), fill_panels(zeros), fill_panels(bias)
 
     def _compute(self, inputs: torch.Tensor) -> torch.Tensor:
         inputs = inputs if inputs.stride(1) == 1 else inputs.contiguous()

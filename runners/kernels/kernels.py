@@ -81,7 +81,9 @@ class Kernels:
     def texts(self, size: int, value_size: int) -> ParallelKernel | None:
         """Return the kernel of `AttentionKernels` for a head size, or None; it is compiled on first use."""
         return (
-            self._attention.of(size, value_size) if self._attention and self._attention.fit(size, value_size) else None
+            self._attention.kernel(size, value_size)
+            if self._attention and self._attention.fit(size, value_size)
+            else None
         )
 
     @staticmethod

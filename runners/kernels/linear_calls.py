@@ -26,7 +26,7 @@ class LinearCalls:
         library = mkl()
         self._mkl = MklKernels(library, compiler) if library is not None else None
 
-    def of(self, layer: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> list[KernelCall] | None:
+    def layer_calls(self, layer: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> list[KernelCall] | None:
         """Return the calls that compute a layer, or None if only Python can compute it.
 
         Args:

@@ -117,7 +117,7 @@ class TiledLinear(PackedLinear):
         super().__init__(weight, bias)
         self._kernels = kernels
         self._added = fill_panels(weight.new_zeros(self.out_features) if self.bias is None else self.bias)
-        self.register_buffer("packed", kernels.packed(weight), persistent=False)
+        self.register_buffer("packed", kernels.pack_weights(weight), persistent=False)
         # As MKL's.
         self.register_buffer("weight", weight.new_zeros(()).expand(weight.shape), persistent=False)
 

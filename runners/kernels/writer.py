@@ -37,7 +37,7 @@ class Writer:
 
     def linear(self, layer: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> list[Part]:
         """A linear layer, by kernels where that can be done."""
-        calls = self._linear.of(layer, inputs, outputs)
+        calls = self._linear.layer_calls(layer, inputs, outputs)
         return [self.python(layer, inputs, outputs)] if calls is None else list(calls)
 
     @staticmethod

@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
-from runners.kernels.layout import LANES, PANEL_STEP, PANELS, ROWS, TEXT
+from runners.kernels.layout import LANES, PANEL_STEP, PANELS, ROWS, SEQUENCE_FIELDS
 from runners.kernels.sources.float32_tiles import narrow_tile, tile
 from runners.kernels.sources.language import (
     FLOAT_LIKE,
@@ -49,7 +49,7 @@ def attention(size: int, value_size: int, dtype: str) -> Kernel:
         scale = np.float32(as_float(numbers[14]))
         unit, room, memory = next_unit(call), 0, 0
         while unit < numbers[1]:
-            text, head = row_at(texts, unit // heads * TEXT, TEXT, INT_LIKE), unit % heads
+            text, head = row_at(texts, unit // heads * SEQUENCE_FIELDS, SEQUENCE_FIELDS, INT_LIKE), unit % heads
             first, first_key, tokens, seen, sees = text[0], text[1], text[2], text[3], text[4]
             width = -(-seen // LANES) * LANES
             # Queries, scores and outputs of a block; panels of keys and of values; noughts for what has no bias.

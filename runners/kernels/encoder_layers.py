@@ -170,8 +170,8 @@ class _LayerParts:
         assert kernel is not None, "this is a bug: there is no kernel for heads of this size"
         query, key, value = (projected.data_ptr() + number * width * projected.itemsize for number in range(3))
         arguments = (
-            query, key, value, attended.data_ptr(), Given("sequences"), heads, 1, 3 * width, 3 * width, 3 * width, width, 0,
-            self._kernels.bits(self._layer.scale),
+            query, key, value, attended.data_ptr(), Given("sequences"), heads, 1, 3 * width, 3 * width, 3 * width,
+            width, 0, self._kernels.bits(self._layer.scale),
         )  # fmt: skip
         return KernelCall(kernel, Given("units"), arguments)
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from runners.kernels.linear import CLEARLY, fastest, linear_layers, some_of_each_shape, weight_and_bias
-from runners.kernels.packed import usual_rows
+from runners.kernels.linear import CLEARLY_FASTER, linear_layers, pick_fastest, sample_layers, weight_and_bias
+from runners.kernels.packed import round_up_rows
 from runners.kernels.tiles import fill_panels, whole_panels
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _round(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     # and rounding to numbers without a sign three times slower than to those with one.
     largest = torch.maximum(rows.amax(1, keepdim=True), rows.amin(1, keepdim=True).neg_()).clamp_(min=_TINY)
     rounded = (rows * (_LARGEST / largest)).round_().to(torch.int8).view(torch.uint8).bitwise_xor_(_ZERO)
-    usual = usual_rows(len(rows))
+    usual = round_up_rows(len(rows))
     return (pad(rounded, (0, 0, 0, usual - len(rows))) if usual > len(rows) else rounded), largest
 
 
@@ -84,7 +84,7 @@ class OneDnnInt8Linear(Int8Linear):
     """By oneDNN, which on some CPUs has instructions for many rows that no other has."""
 
     def _keep(self, weight: torch.Tensor, scales: torch.Tensor) -> None:
-        self._packed = torch.ops.onednn.qlinear_prepack(weight, [usual_rows(256), self.in_features])
+        self._packed = torch.ops.onednn.qlinear_prepack(weight, [round_up_rows(256), self.in_features])
         self._scales = scales / _LARGEST
         self._zeros = torch.zeros(self.out_features, dtype=torch.int32)
 
@@ -155,7 +155,7 @@ def quantize(model: PreTrainedModel, rows: Sequence[int], kernels: Int8Kernels |
     """
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     body = [place for place in linear_layers(model.base_model) if place[2] is not head]
-    forms = {shape: _fastest_form(layers, rows, kernels) for shape, layers in some_of_each_shape(body).items()}
+    forms = {shape: _fastest_form(layers, rows, kernels) for shape, layers in sample_layers(body).items()}
     heads = [place for place in linear_layers(model) if place[2] is head] if kernels is not None and body else []
     for parent, name, layer in heads:
         weight, bias = weight_and_bias(layer)
@@ -178,7 +178,9 @@ def _fastest_form(
         return OneDnnInt8Linear
     own = partial(VnniInt8Linear, kernels=kernels)
     forms: Sequence[Callable[[torch.Tensor, torch.Tensor | None], Int8Linear]] = own, OneDnnInt8Linear
-    return fastest({form: [form(*weight_and_bias(layer)) for layer in plain] for form in forms}, rows, CLEARLY)
+    return pick_fastest(
+        {form: [form(*weight_and_bias(layer)) for layer in plain] for form in forms}, rows, CLEARLY_FASTER
+    )
 
 
 def has_int8_layers(model: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from torch import nn
 from runners.kernels.fused import LARGE
 from runners.kernels.kernels import Kernels
 from runners.kernels.linear_calls import LinearCalls
-from runners.kernels.packed import usual_rows
+from runners.kernels.packed import round_up_rows
 from runners.kernels.program import KernelCall, OfRows, Scratch
 
 #: A part of a program.
@@ -80,5 +80,5 @@ def install_if_equivalent(forwards: Forwards, compare: Callable[[], None]) -> No
 
 def _compute_rows(module: Any, inputs: torch.Tensor, outputs: torch.Tensor, rows: int, _: Any) -> None:
     # With what stands behind them, up to a number of rows that a layer needs not fill up itself.
-    usual = min(usual_rows(rows), len(inputs))
+    usual = min(round_up_rows(rows), len(inputs))
     outputs[:rows] = module.forward(inputs[None, :usual])[0, :rows]

@@ -11,9 +11,9 @@ import torch
 from runners.kernels.compiler import Compiler
 from runners.kernels.host_cpu import computes_tiles
 from runners.kernels.layout import GROUP
-from runners.kernels.program import KernelCall, OfRows
+from runners.kernels.program import FromRows, KernelCall
 from runners.kernels.source import FLOAT32_MULTIPLY
-from runners.kernels.tiles import in_panels, parts, whole_tiles, worth_filling
+from runners.kernels.tiles import divide_layer, in_panels, whole_tiles, worth_filling
 
 
 class Float32Kernels:
@@ -54,7 +54,7 @@ class Float32Kernels:
             # The kernel reads whole tiles of rows.
             inputs = torch.cat([inputs, inputs.new_empty(filled - rows, size)])
         outputs = inputs.new_empty(filled, len(bias))
-        block, groups = parts(4 * size, len(bias), GROUP)
+        block, groups = divide_layer(4 * size, len(bias), GROUP)
         self._multiply(
             -(-filled // block) * groups,
             inputs.data_ptr(), packed.data_ptr(), outputs.data_ptr(), bias.data_ptr(), filled, size, len(bias), block,
@@ -71,12 +71,12 @@ class Float32Kernels:
             inputs, outputs: addresses of contiguous rows, with memory for whole tiles.
         """
         out_features = len(bias)
-        block, groups = parts(4 * in_features, out_features, GROUP)
-        units = OfRows(
+        block, groups = divide_layer(4 * in_features, out_features, GROUP)
+        units = FromRows(
             ("tiles of float32", out_features, in_features), lambda rows: -(-_fill_tiles(rows) // block) * groups
         )
         arguments = (
-            inputs, packed.data_ptr(), outputs, bias.data_ptr(), OfRows("rows, filled up", _fill_tiles),
+            inputs, packed.data_ptr(), outputs, bias.data_ptr(), FromRows("rows, filled up", _fill_tiles),
             in_features, out_features, block, groups,
         )  # fmt: skip
         return [KernelCall(self._multiply, units, arguments)]

@@ -17,9 +17,9 @@ from runners.kernels.compiler import Compiler
 from runners.kernels.host_cpu import compiles_for
 from runners.kernels.instructions import computes_int8
 from runners.kernels.program import ROWS as RUN_ROWS
-from runners.kernels.program import KernelCall, OfRows, Scratch
+from runners.kernels.program import FromRows, KernelCall, Scratch
 from runners.kernels.source import INT8
-from runners.kernels.tiles import in_panels, parts, whole_tiles, worth_filling
+from runners.kernels.tiles import divide_layer, in_panels, whole_tiles, worth_filling
 
 #: int8 values in 32 bits.
 _DEPTH = 4
@@ -74,7 +74,7 @@ class Int8Kernels:
         units = rounded + filled * size
         outputs = inputs.new_empty(filled, out_features)
         self._round(rows, inputs.data_ptr(), rounded, units, size, inputs.stride(0), large=rows * size >= _LARGE)
-        block, groups = parts(size, out_features)
+        block, groups = divide_layer(size, out_features)
         self._multiply(
             -(-filled // block) * groups,
             rounded, units, packed.data_ptr(), outputs.data_ptr(), zeros.data_ptr(), scales.data_ptr(), bias.data_ptr(),
@@ -97,9 +97,9 @@ class Int8Kernels:
         packed, scales, zeros, bias = (tensor.data_ptr() for tensor in layer)
         rounded = scratch.rows_of("rounded", size, torch.uint8).data_ptr()
         units = scratch.rows_of("units", 1, torch.float32).data_ptr()
-        block, groups = parts(size, out_features)
-        tiles = OfRows(("tiles", shape), lambda rows: -(-whole_tiles(rows) // block) * groups)
-        large = OfRows(("rounded by all", size), lambda rows: rows * size >= _LARGE)
+        block, groups = divide_layer(size, out_features)
+        tiles = FromRows(("tiles", shape), lambda rows: -(-whole_tiles(rows) // block) * groups)
+        large = FromRows(("rounded by all", size), lambda rows: rows * size >= _LARGE)
         return [
             KernelCall(self._round, RUN_ROWS, (inputs, rounded, units, size, size), large),
             KernelCall(
@@ -107,7 +107,7 @@ class Int8Kernels:
                 tiles,
                 (
                     rounded, units, packed, outputs, zeros, scales, bias,
-                    OfRows("rows of whole tiles", whole_tiles), size, out_features, block, groups,
+                    FromRows("rows of whole tiles", whole_tiles), size, out_features, block, groups,
                 ),
             ),
         ]  # fmt: skip

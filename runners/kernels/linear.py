@@ -220,5 +220,5 @@ def _pack_layer(
     packed = form(weight, bias)
     setattr(parent, name, packed)
     if isinstance(packed, TiledLinear):
-        tables.read_from(packed, weight)
+        tables.share_with(packed, weight)
     return 1

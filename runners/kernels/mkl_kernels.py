@@ -6,7 +6,7 @@ import torch
 
 from runners.kernels.compiler import Compiler
 from runners.kernels.mkl import Mkl
-from runners.kernels.program import ROWS, KernelCall, OfRows
+from runners.kernels.program import ROWS, FromRows, KernelCall
 from runners.kernels.source import MKL
 
 #: Elements from which all threads share filling the outputs with the bias.
@@ -32,7 +32,7 @@ class MklKernels:
             shape: (out, in).
         """
         size, in_features = shape
-        large = OfRows(("filled by all", size), lambda rows: rows * size >= _LARGE)
+        large = FromRows(("filled by all", size), lambda rows: rows * size >= _LARGE)
         calls = [] if bias is None else [KernelCall(self._fill, ROWS, (outputs, bias.data_ptr(), size), large)]
         arguments = self._function, inputs, packed.data_ptr(), outputs, ROWS, size, in_features, int(bias is not None)
         return [*calls, KernelCall(self._multiply, 1, arguments, large=0)]

@@ -21,7 +21,7 @@ from runners.kernels.linear_calls import LinearCalls
 from runners.kernels.mkl import mkl
 from runners.kernels.packed import MklLinear, Tiled
 from runners.kernels.parallel import ParallelKernel
-from runners.kernels.program import ROWS, Element, Given, KernelCall, OfRows, Program, ProgramRunner, Scratch
+from runners.kernels.program import ROWS, Element, FromRows, Given, KernelCall, Program, ProgramRunner, Scratch
 from runners.kernels.source import KernelSource
 from tests.runners.kernels.compiled import COMPILER, float32_kernels, int8_kernels
 
@@ -56,7 +56,7 @@ def test_calls_and_python_take_turns_in_order(note: ParallelKernel) -> None:
 
 def test_each_run_says_what_has_changed(note: ParallelKernel) -> None:
     numbers = torch.zeros(4, dtype=torch.int64)
-    twice = OfRows("twice", lambda rows: 2 * rows)
+    twice = FromRows("twice", lambda rows: 2 * rows)
     written = Program(
         [
             KernelCall(note, 1, (Given("numbers"), 0, ROWS)),

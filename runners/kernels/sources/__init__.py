@@ -1,1 +1,1 @@
-"""What kernels are compiled from; imported only where they are compiled, as the compiler takes a second and 80 MB."""
+"""Sources of kernels; imported only by the compiler's process, as Numba takes a second and 80 MB."""

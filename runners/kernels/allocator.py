@@ -35,7 +35,9 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def large_tensors_apart() -> Iterator[None]:
-    """Allocate large tensors outside the heap inside the `with`; afterwards call `keep_freed_memory`.
+    """Allocate large tensors outside the heap inside the `with`.
+
+    Afterwards `keep_freed_memory` is called.
 
     It is used while a model is loaded: temporary tensors are freed between the weights, and the heap would keep these
     gaps, 10 to 40 MB with MiniLM.

@@ -119,7 +119,7 @@ def batch_graphs(
 
 @torch.inference_mode()
 def _compare(model: Any, graphs: BatchGraphs, example: Mapping[str, Sequence[int]]) -> None:
-    """Compare graphs with the model on a batch of the example and its first half, padded to a shape.
+    """Compare graphs with the model on a padded batch: the example and its first half.
 
     Raises:
         DifferentResults: the outputs differ.

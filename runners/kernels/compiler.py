@@ -57,7 +57,10 @@ class Compiler:
         self._kernels: dict[KernelSource, ParallelKernel] = {}
 
     def start(self, sources: Iterable[KernelSource]) -> None:
-        """Start to compile the kernels that are not cached, in one process; `kernel` waits for them."""
+        """Start to compile the kernels that are not cached, in one process.
+
+        `kernel` waits for them.
+        """
         with self._lock:
             new = [one for one in sources if one not in self._compiled and self._read_cached(one) is None]
             if not new:

@@ -18,7 +18,10 @@ from runners.kernels.tiles import gather_rows
 
 
 def embedding_rows(model: Any) -> int | None:
-    """Return the number of rows of a model's embedding, or None if it has no table, as character models."""
+    """Return the number of rows of a model's embedding, or None if it has no table.
+
+    Character models have no table.
+    """
     try:
         embedding = model.get_input_embeddings()
     except (AttributeError, NotImplementedError):

@@ -29,7 +29,9 @@ MOST_ROWS = 4096
 
 @dataclass(frozen=True, slots=True)
 class EncoderLayer:
-    """Parts of one layer: y = norm(x + out(attention(x))), then next_norm(y + last(activation(inner(y)))).
+    """Parts of one encoder layer.
+
+    The layer computes y = norm(x + out(attention(x))), then next_norm(y + last(activation(inner(y)))).
 
     Attributes:
         projections: the merged layer for queries, keys and values, in this order.
@@ -196,7 +198,10 @@ def _apply_in_place(activation: Any, values: torch.Tensor, rows: int, _: None) -
 
 
 def _sequence_records(lengths: Sequence[int]) -> torch.Tensor:
-    """Return the attention kernel's values for each sequence: full attention within itself, none outside."""
+    """Return the attention kernel's `SEQUENCE_FIELDS` for each sequence.
+
+    Every token attends to all tokens of its own sequence.
+    """
     ends = torch.tensor(lengths).cumsum(0)
     length = torch.tensor(lengths)
     return torch.stack([ends - length, ends - length, length, length, length], 1)
@@ -282,7 +287,7 @@ def _distilbert_layer(module: Any) -> EncoderLayer | None:
 
 
 def _merged_projections(*projections: Any) -> Any | None:
-    """Return the merged layer of queries, keys and values in this order, or None if there is none."""
+    """Return the merged layer of queries, keys and values in this order, or None."""
     if not all(isinstance(one, LinearPart) for one in projections):
         return None
     same = len({id(one.merged) for one in projections}) == 1

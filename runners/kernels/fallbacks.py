@@ -48,7 +48,7 @@ class Optimization(StrEnum):
 
 
 class DifferentResults(Exception):
-    """Error of an optimized model whose results differ from the plain model's by more than rounding."""
+    """Error of an optimized model whose results differ by more than rounding."""
 
     def __init__(self) -> None:
         super().__init__("it gives other results")
@@ -105,7 +105,10 @@ class Fallbacks:
 
 @contextmanager
 def attempt(optimization: Optimization) -> Iterator[None]:
-    """Raise errors of the body as `OptimizationFailed`, for KERNELS if a kernel cannot be compiled."""
+    """Raise errors of the body as `OptimizationFailed`.
+
+    A kernel that cannot be compiled counts as a failure of `Optimization.KERNELS`.
+    """
     try:
         yield
     except CompileError as error:

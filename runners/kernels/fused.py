@@ -39,7 +39,7 @@ _ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 @torch.inference_mode()
 def fuse(model: nn.Module, kernels: Kernels) -> int:
-    """Install kernels in the modules of a model on the CPU that compute the same results with them.
+    """Install kernels in the modules of a CPU model that compute the same with them.
 
     Returns:
         The number of changed modules.
@@ -169,7 +169,7 @@ def _gated(module: Any, kernels: Kernels) -> FusedGate | None:
 
 
 def _find_activation(module: nn.Module) -> Callable[..., torch.Tensor] | None:
-    """Return PyTorch's GELU (tanh), one operation, if the module computes it in eight operations."""
+    """Return PyTorch's GELU (tanh) if a module computes it in eight operations."""
     if type(module).__module__ != "transformers.activations":
         return None
     values, one_operation = torch.linspace(-8, 8, 257), partial(gelu, approximate="tanh")
@@ -177,7 +177,10 @@ def _find_activation(module: nn.Module) -> Callable[..., torch.Tensor] | None:
 
 
 class _Rotation:
-    """Rotary embedding as a kernel, which rotates the first half of a head with its second half."""
+    """Rotary embedding as a kernel.
+
+    It rotates the first half of a head with its second half.
+    """
 
     def __init__(self, plain: Callable[..., Any], kernels: Kernels) -> None:
         self._plain, self._kernel, self._dtype = plain, kernels.rotate, kernels.dtype

@@ -83,7 +83,10 @@ class Int8Linear(nn.Module):
 
 
 class OneDnnInt8Linear(Int8Linear):
-    """Int8 layer by oneDNN, which alone uses the matrix instructions of some CPUs for many rows."""
+    """Int8 layer by oneDNN.
+
+    Only oneDNN uses the matrix instructions of some CPUs for many rows.
+    """
 
     def _store(self, weight: torch.Tensor, scales: torch.Tensor) -> None:
         self._packed = torch.ops.onednn.qlinear_prepack(weight, [round_up_rows(256), self.in_features])
@@ -131,7 +134,9 @@ class VnniInt8Linear(Int8Linear):
 
 
 class PreciseInt8Linear(VnniInt8Linear):
-    """Int8 layer with more precise inputs: the error of the first rounding is rounded to int8 as well.
+    """Int8 layer with more precise inputs.
+
+    The error of the first rounding is rounded to int8 as well.
 
     So only the weights lose precision. It computes twice as many rows, which costs nothing if there are few.
     """

@@ -1,4 +1,6 @@
-"""Linear layers in int8 with AVX-512 VNNI, which multiplies 64 values and sums products in groups of four.
+"""Linear layers in int8 with AVX-512 VNNI.
+
+The instruction multiplies 64 values and sums the products in groups of four.
 
 oneDNN's kernels are made for many rows, and PyTorch needs about six operations to round inputs for them. With few rows
 the time of a layer is the time to read its weights, so two kernels round and multiply, and weights are read once.
@@ -37,12 +39,15 @@ class Int8Kernels:
 
     @staticmethod
     def compute() -> bool:
-        """Return whether the CPU has VNNI and LLVM knows it; otherwise LLVM would abort the process."""
+        """Return whether the CPU has VNNI and LLVM knows it.
+
+        If not, LLVM would abort the process.
+        """
         return computes_int8() and compiles_for("avx512vnni")
 
     @staticmethod
     def fit(out_features: int, in_features: int) -> bool:
-        """Return whether a layer's outputs fill whole panels, or almost, and its inputs whole steps."""
+        """Return whether outputs almost fill whole panels, and inputs fill whole steps."""
         return worth_filling(out_features) and in_features % _DEPTH == 0
 
     @staticmethod

@@ -79,7 +79,10 @@ class Kernels:
         return self.compiler.kernel(step_attention(size, value_size, shared, type_name(self.dtype)))
 
     def texts(self, size: int, value_size: int) -> ParallelKernel | None:
-        """Return the kernel of `AttentionKernels` for a head size, or None; it is compiled on first use."""
+        """Return the kernel of `AttentionKernels` for a head size, or None.
+
+        It is compiled on first use.
+        """
         return (
             self._attention.kernel(size, value_size)
             if self._attention and self._attention.fit(size, value_size)

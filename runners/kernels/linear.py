@@ -49,7 +49,9 @@ CLEARLY_FASTER = 1.25
 
 @torch.inference_mode()
 def forms_to_pack(model: nn.Module, rows: Sequence[int], tiled: Tiled | None = None) -> dict[Shape, Form]:
-    """Measure some layers of each shape, and return the fastest form of the shapes that are faster packed.
+    """Measure some layers of each shape, and return the fastest packed forms.
+
+    Shapes that are fastest with plain layers are left out.
 
     On AMD CPUs most layers are faster packed. On Intel CPUs, which PyTorch's plain kernels are made for, it depends on
     the shape and on the numbers of rows and threads.
@@ -78,7 +80,7 @@ def sample_layers(layers: Iterable[tuple[nn.Module, str, nn.Module]]) -> dict[Sh
 
 
 def _fastest_form(plain: Sequence[nn.Module], rows: Sequence[int], tiled: Tiled | None) -> Form | None:
-    """Return the fastest form of layers with one shape, or None if the plain layers are the fastest."""
+    """Return the fastest form of layers of one shape, or None for the plain form."""
     weight, _ = weight_and_bias(plain[0])
     own: list[Form | None] = [tiled] if tiled is not None and tiled.fits(weight) else []
     plain = [_sample_outputs(layer) for layer in plain]
@@ -88,7 +90,10 @@ def _fastest_form(plain: Sequence[nn.Module], rows: Sequence[int], tiled: Tiled 
 
 
 def _sample_outputs(layer: Any) -> Any:
-    """Return enough outputs of a layer for a measurement: a head may be gigabytes, and each form copies it."""
+    """Return a layer with enough outputs for a measurement.
+
+    An output head may be gigabytes, and each form copies it.
+    """
     weight, bias = weight_and_bias(layer)
     outputs = max(_SAMPLE_BYTES // (weight[0].nbytes or 1), _LEAST_OUTPUTS)
     if outputs >= len(weight):
@@ -189,7 +194,10 @@ def linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]
 
 
 def weight_and_bias(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return weights of shape (out, in) and bias of shape (out,); GPT-2's `Conv1D` stores them transposed."""
+    """Return weights of shape (out, in) and bias of shape (out,).
+
+    GPT-2's `Conv1D` stores the weights transposed.
+    """
     return (layer.weight.t() if type(layer) is Conv1D else layer.weight), layer.bias
 
 

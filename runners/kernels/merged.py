@@ -41,7 +41,10 @@ class MergedLinear(nn.Module):
         self._of_thread = _LastOutputs()
 
     def part(self, number: int, inputs: torch.Tensor) -> torch.Tensor:
-        """Return the outputs of one of the layers; the first call for an input computes all of them."""
+        """Return the outputs of one of the layers.
+
+        The first call for an input computes the outputs of all layers.
+        """
         last = self._of_thread
         if last.inputs is None or last.inputs() is not inputs or last.outputs[number] is None:
             last.outputs = list(self.linear(inputs).split(self._sizes, -1))

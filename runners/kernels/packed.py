@@ -127,7 +127,10 @@ class TiledLinear(PackedLinear):
     packed: torch.Tensor
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Map shape (..., in_features) to (..., out_features); there may be gaps between output rows."""
+        """Map shape (..., in_features) to (..., out_features).
+
+        There may be gaps between the rows of the result.
+        """
         outputs = self._kernels.linear(inputs.reshape(-1, self.in_features).contiguous(), self.packed, self._bias)
         return outputs[:, : self.out_features].view(*inputs.shape[:-1], self.out_features)
 
@@ -182,7 +185,7 @@ def can_pack(dtype: torch.dtype) -> bool:
 
 
 def round_up_rows(rows: int) -> int:
-    """Round a number of rows up to one of few sizes, by at most a sixteenth if there are many rows.
+    """Round a number of rows up, by at most a sixteenth if there are many rows.
 
     oneDNN generates and keeps more than 0.5 MB of code for each number of rows: without rounding, this would grow to
     hundreds of megabytes.

@@ -68,7 +68,9 @@ class ParallelKernel:
 
 
 def parallel_region() -> Any | None:
-    """Return GNU OpenMP's function that runs a function in all threads, or None with another OpenMP.
+    """Return GNU OpenMP's function that runs a function in all threads.
+
+    None if PyTorch uses another OpenMP.
 
     Source: https://gcc.gnu.org/onlinedocs/libgomp/Implementing-PARALLEL-construct.html
     """

@@ -17,7 +17,10 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class NotPrivateError(Exception):
-    """Error of a folder or file that other users can write to; the message names it in one line."""
+    """Error of a folder or file that other users can write to.
+
+    The message names it in one line.
+    """
 
 
 class PrivateFolder:
@@ -88,7 +91,7 @@ class PrivateFolder:
 
 @contextmanager
 def _open_checked(path: Path, flags: int, folder: int | None = None) -> Iterator[int]:
-    """Open a file or folder inside an open folder, check its owner and mode, and close it afterwards."""
+    """Open a file or folder inside an open folder, and check its owner and mode."""
     if path.is_symlink():
         raise NotPrivateError(f"{path} is a link")
     descriptor = os.open(path if folder is None else path.name, flags | os.O_NOFOLLOW, dir_fd=folder)

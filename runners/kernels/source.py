@@ -1,4 +1,7 @@
-"""Names of kernel sources; without PyTorch, so that compiling can start before it is imported."""
+"""Names of kernel sources.
+
+This module does not import PyTorch, so that compiling can start before the import.
+"""
 
 from __future__ import annotations
 

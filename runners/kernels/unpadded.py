@@ -38,7 +38,10 @@ class UnsupportedLayers(Exception):
 
 
 class UnpaddedLayers(nn.Module):
-    """Replacement for the module that calls a model's layers; it passes a batch's tokens as one row."""
+    """Replacement for the module that calls a model's layers.
+
+    It passes a batch's tokens to them as one row.
+    """
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
@@ -122,7 +125,10 @@ def _attend(
 
 
 def keep_mask(*, attention_mask: torch.Tensor | None = None, **_: Any) -> torch.Tensor | None:
-    """Return the tokenizer's mask of shape (batch, length) unchanged; transformers passes it to the layers."""
+    """Return the tokenizer's mask of shape (batch, length) unchanged.
+
+    transformers calls it, and passes the result to the layers.
+    """
     return attention_mask
 
 
@@ -183,7 +189,10 @@ def _find_layers(model: PreTrainedModel) -> tuple[nn.Module, str, nn.Module] | N
 
 
 def outputs(model: Any) -> list[torch.Tensor]:
-    """Run a trial batch; return the first output of each sequence, and of the first sequence by itself."""
+    """Run a trial batch, and return the first output of each sequence.
+
+    The last element is the output for the first sequence in a batch by itself.
+    """
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = torch.zeros(len(_TRIAL_LENGTHS), max(_TRIAL_LENGTHS), dtype=torch.long)
     mask = torch.zeros_like(ids)

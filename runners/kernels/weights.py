@@ -1,4 +1,7 @@
-"""Convert a model's weights to the fastest form on the CPU, verified numerically at load time."""
+"""Convert a model's weights to the fastest form on the CPU.
+
+The results are verified numerically at load time.
+"""
 
 from __future__ import annotations
 

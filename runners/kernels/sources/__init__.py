@@ -1,1 +1,4 @@
-"""Sources of kernels; imported only by the compiler's process, as Numba takes a second and 80 MB."""
+"""Sources of kernels.
+
+Only the compiler's process imports them, as Numba takes a second and 80 MB.
+"""

@@ -16,7 +16,10 @@ from runners.kernels.sources.tile_builder import TileBuilder
 
 
 def multiply(call: Any) -> None:
-    """Multiply inputs by packed weights and add the bias; a unit is a block of rows with a group of panels."""
+    """Multiply inputs by packed weights, and add the bias.
+
+    A unit is a block of rows with a group of panels.
+    """
     arguments = carray(call, 11)
     x, weights, out, bias, rows = arguments[2], arguments[3], arguments[4], arguments[5], arguments[6]
     size, width, block, groups = arguments[7], arguments[8], arguments[9], arguments[10]

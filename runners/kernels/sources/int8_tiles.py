@@ -23,7 +23,9 @@ _NO_SIGN, _TINY_BITS = np.uint32(0x7FFFFFFF), np.float32(1e-30).view(np.uint32)
 
 
 def round_rows(call: Any) -> None:
-    """Round each row to uint8 with the zero point 128; its largest absolute value becomes 127 steps.
+    """Round each row to uint8 with the zero point 128.
+
+    The largest absolute value of a row becomes 127 steps.
 
     A unit is a row.
     """
@@ -45,7 +47,10 @@ def round_rows(call: Any) -> None:
 
 
 def multiply(call: Any) -> None:
-    """Multiply rounded inputs by packed weights; a unit is a block of rows with a group of panels."""
+    """Multiply rounded inputs by packed weights.
+
+    A unit is a block of rows with a group of panels.
+    """
     arguments = carray(call, 14)
     x, row_scales, weights, out, zeros = arguments[2], arguments[3], arguments[4], arguments[5], arguments[6]
     scales, bias, rows, size, width = arguments[7], arguments[8], arguments[9], arguments[10], arguments[11]

@@ -141,7 +141,10 @@ def _overload_put(values: Any, index: Any, value: Any) -> Any:
 
 @njit(inline="always", **OPTIONS)
 def exp(x: Any) -> Any:
-    """Compute e to the power of x with a relative error of 2e-7; the C library's `exp` is not vectorized."""
+    """Compute e to the power of x with a relative error of at most 2e-7.
+
+    Unlike the C library's `exp`, it can be vectorized.
+    """
     x = min(max(x, np.float32(-87)), np.float32(88))
     whole = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
     # The logarithm of 2 in two parts, so that the remainder is exact.

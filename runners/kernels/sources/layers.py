@@ -61,7 +61,9 @@ def rms_norm(dtype: str) -> Kernel:
 
 
 def add_rms_norm(dtype: str) -> Kernel:
-    """Return a kernel that adds `x` to `more`, and stores the RMS norm of the sum in `out`; a unit is a row.
+    """Return a kernel that adds `x` to `more` and stores the sum's RMS norm in `out`.
+
+    A unit is a row.
 
     All have shape (rows, size).
     """
@@ -219,7 +221,9 @@ def rotate(dtype: str) -> Kernel:
 
 
 def keep(dtype: str) -> Kernel:
-    """Return a kernel that copies rows to slots of a tensor of shape (slots, size); a unit is a row.
+    """Return a kernel that copies rows to slots of a tensor of shape (slots, size).
+
+    A unit is a row.
 
     Rows of `x` lie `distance` elements apart. `sources` has the index of each copied row, and `slots` its slot.
     """

@@ -14,7 +14,10 @@ from runners.kernels.sources.language import FLOAT_LIKE, Code, row_at, take_unit
 
 
 def multiply(call: Any) -> None:
-    """Multiply inputs by packed weights; add the product to the outputs if the last argument is 1."""
+    """Multiply inputs by packed weights.
+
+    The product is added to the outputs if the last argument is 1, and replaces them if it is 0.
+    """
     arguments = carray(call, 10)
     function, inputs, packed, outputs = arguments[2], arguments[3], arguments[4], arguments[5]
     rows, size, in_features, added = arguments[6], arguments[7], arguments[8], np.float32(arguments[9])

@@ -24,7 +24,7 @@ _FEW_TILES = 1 if compiles_for("avx512f") else 4
 
 @njit(inline="always", **OPTIONS)
 def locate_unit(unit: Any, rows: Any, block: Any, groups: Any, group: Any, width: Any) -> Any:
-    """Return a unit's first row, its number of tiles, its first panel, and the panel after its last.
+    """Return a unit's first row, number of tiles, first panel, and last panel plus 1.
 
     Args:
         block: rows of a unit.

@@ -24,7 +24,9 @@ from runners.kernels.sources.language import (
 
 
 def attention(size: int, value_size: int, shared: int, dtype: str) -> Kernel:
-    """Return the kernel for a head size, which is a constant so that LLVM can vectorize the loops.
+    """Return the kernel for a head size.
+
+    The size is a constant of the code, so that LLVM can vectorize the loops.
 
     Each sequence has one token with contiguous heads, and tokens lie `distance` elements apart. Keys and values have
     shape (slots, capacity, key_heads, size). `indices` has the slot of each sequence, and `positions` the position of

@@ -38,7 +38,10 @@ _ALIGNED = 64
 
 
 def attention(size: int, value_size: int, dtype: str) -> Kernel:
-    """Return the kernel for a head size; `runners.kernels.attention_kernels` documents its arguments."""
+    """Return the kernel for a head size.
+
+    `runners.kernels.attention_kernels` documents its arguments.
+    """
     like = LIKE[dtype]
 
     def attend(call: Any) -> None:

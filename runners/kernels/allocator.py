@@ -24,7 +24,7 @@ _KEPT, _KEPT_OF_THREADS = 256 << 20, 64 << 20
 
 
 def keep_freed_memory() -> None:
-    """Keep freed memory for the next tensor in place of returning it to the system.
+    """Keep freed memory for the next tensor instead of returning it to the system.
 
     The outputs of a layer are megabytes, and are freed after the next layer. By default glibc returns so much memory
     immediately, and the system fills each page with zeros when it is allocated again: on an Intel Xeon 8 % of a

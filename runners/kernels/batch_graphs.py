@@ -113,7 +113,7 @@ def batch_graphs(
     started = monotonic()
     graphs = BatchGraphs(model, list(example), longest)
     _compare(model, graphs, example)
-    logger.info("batches of up to %d tokens are CUDA graphs, after %.1f s", graphs.tokens, monotonic() - started)
+    logger.info("CUDA graphs captured for batches of up to %d tokens in %.1f s", graphs.tokens, monotonic() - started)
     return graphs
 
 

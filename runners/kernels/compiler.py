@@ -118,7 +118,7 @@ class Compiler:
         except NotPrivateError as error:
             self._stop_using_folder(error)
         except OSError as error:
-            logger.debug("what is compiled is not kept: %s", error)
+            logger.debug("Compiled kernels cannot be cached: %s", error)
 
     def _stop_using_folder(self, error: NotPrivateError) -> None:
         # Not `_lock`: a thread that holds it may wait for the compiler.
@@ -126,8 +126,9 @@ class Compiler:
             reported, self._folder = self._folder is None, None
         if not reported:
             logger.warning(
-                "kernels in STORAGE_CACHE are not used and none are kept, as others could exchange them: %s. They are "
-                "compiled at every start until it belongs to the server's user, who alone may write to it.",
+                "Compiled kernels in STORAGE_CACHE are neither used nor stored, as other users could replace them: %s. "
+                "They are compiled at every start until it belongs to the server's user and no other user may write "
+                "to it.",
                 error,
             )
 

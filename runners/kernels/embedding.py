@@ -60,7 +60,7 @@ class SharedTables:
     """
 
     def __init__(self, embeddings: Iterable[tuple[nn.Module, str, Any]]) -> None:
-        self._embeddings = [place for place in embeddings if place[2].max_norm is None]
+        self._embeddings = [entry for entry in embeddings if entry[2].max_norm is None]
 
     def share_with(self, head: TiledLinear, weight: torch.Tensor) -> None:
         """Replace embeddings that share a head's weights by ones that read the packed head.
@@ -69,9 +69,9 @@ class SharedTables:
             head: the packed head.
             weight: the weights that the head was packed from.
         """
-        shared = [place for place in self._embeddings if place[2].weight.is_set_to(weight)]
+        shared = [entry for entry in self._embeddings if entry[2].weight.is_set_to(weight)]
         if shared:
             embedding = TiledEmbedding(head)
             for parent, name, _ in shared:
                 setattr(parent, name, embedding)
-            self._embeddings = [place for place in self._embeddings if place not in shared]
+            self._embeddings = [entry for entry in self._embeddings if entry not in shared]

@@ -165,9 +165,9 @@ def quantize(model: PreTrainedModel, rows: Sequence[int], kernels: Int8Kernels |
         The number of replaced layers, without the head.
     """
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    body = [place for place in linear_layers(model.base_model) if place[2] is not head]
+    body = [entry for entry in linear_layers(model.base_model) if entry[2] is not head]
     forms = {shape: _fastest_form(layers, rows, kernels) for shape, layers in sample_layers(body).items()}
-    heads = [place for place in linear_layers(model) if place[2] is head] if kernels is not None and body else []
+    heads = [entry for entry in linear_layers(model) if entry[2] is head] if kernels is not None and body else []
     for parent, name, layer in heads:
         weight, bias = weight_and_bias(layer)
         if kernels is not None and kernels.fit(*weight.shape):

@@ -181,10 +181,10 @@ def pack(model: nn.Module, forms: Mapping[Shape, Form]) -> int:
     Returns:
         The number of replaced layers.
     """
-    places, tables, packed = list(linear_layers(model)), SharedTables(_find_modules(model, nn.Embedding)), 0
-    while places:
+    layers, tables, packed = list(linear_layers(model)), SharedTables(_find_modules(model, nn.Embedding)), 0
+    while layers:
         # `pop` drops the reference to the plain layer, so its memory is freed.
-        packed += _pack_layer(*places.pop(), forms, tables)
+        packed += _pack_layer(*layers.pop(), forms, tables)
     return packed
 
 

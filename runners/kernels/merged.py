@@ -131,7 +131,7 @@ def find_shared_inputs(model: nn.Module, compute: Callable[[], torch.Tensor]) ->
     for parent, name, layer in layers:
         weight, _ = weight_and_bias(layer)
         if layer in inputs_of and uses[layer] == 1 and weight.device.type == "cpu":
-            # `given` keeps the inputs alive, so different inputs have different ids.
+            # `inputs_of` keeps the inputs alive, so different inputs have different ids.
             inputs = *map(id, inputs_of[layer]), *sums[layer]
             groups[parent, weight.shape[1], weight.dtype, inputs].append(name)
     return [(key[0], tuple(names)) for key, names in groups.items() if len(names) > 1], computed

@@ -131,8 +131,8 @@ class Program:
         self._arguments = self._records.reshape(-1)
         positions: defaultdict[Given | Element | FromRows, list[int]] = defaultdict(list)
         for number, call in enumerate(calls):
-            given = call.kernel.address, call.large, 0, call.units, *call.arguments
-            for position, argument in enumerate(given, number * RECORD):
+            values = call.kernel.address, call.large, 0, call.units, *call.arguments
+            for position, argument in enumerate(values, number * RECORD):
                 if isinstance(argument, int):
                     self._arguments[position] = argument
                 else:

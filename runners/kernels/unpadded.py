@@ -104,9 +104,9 @@ def attend(
     attended = value.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1])
     start = 0
     for length in text_lengths:
-        text = slice(start, start + length)
-        q, k, v = query[:, :, text], key[:, :, text], value[:, :, text]
-        attended[:, text] = _attend(q, k, v, scaling, causal).transpose(1, 2)
+        sequence = slice(start, start + length)
+        q, k, v = query[:, :, sequence], key[:, :, sequence], value[:, :, sequence]
+        attended[:, sequence] = _attend(q, k, v, scaling, causal).transpose(1, 2)
         start += length
     return attended, None
 
@@ -157,7 +157,7 @@ def without_padding(model: PreTrainedModel) -> bool:
         expected = outputs(model)
     except Exception:
         # Some classifiers accept no batch if their config has no padding token.
-        logger.debug("padding is computed: the model does not compute a plain batch", exc_info=True)
+        logger.debug("Batches are computed with padding: the model fails on a padded trial batch", exc_info=True)
         return False
     try:
         setattr(parent, name, UnpaddedLayers(layers))
@@ -168,7 +168,7 @@ def without_padding(model: PreTrainedModel) -> bool:
         model.set_attn_implementation(previous)
         if not isinstance(error, UnsupportedLayers):
             raise
-        logger.debug("padding is computed: %s", error)
+        logger.debug("Batches are computed with padding: %s", error)
         return False
     return True
 
@@ -191,7 +191,7 @@ def _find_layers(model: PreTrainedModel) -> tuple[nn.Module, str, nn.Module] | N
 def outputs(model: Any) -> list[torch.Tensor]:
     """Run a trial batch, and return the first output of each sequence.
 
-    The last element is the output for the first sequence in a batch by itself.
+    The last element is the output for the first sequence in a batch of its own.
     """
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = torch.zeros(len(_TRIAL_LENGTHS), max(_TRIAL_LENGTHS), dtype=torch.long)

@@ -71,7 +71,7 @@ def speed_up_weights(
         raise OptimizationFailed(Optimization.INT8, "it has no linear layer for int8")
     packed = change(Optimization.PACK, lambda: pack(model, forms_to_pack(model, rows, tiled)), quantized=int8)
     fused = change(Optimization.FUSE, lambda: fuse(model, kernels) if kernels is not None else 0, quantized=int8)
-    logger.debug("%d layers are packed, %d modules compute with kernels", packed, fused)
+    logger.debug("Linear layers packed: %d, modules with kernels: %d", packed, fused)
 
 
 def _output(model: Any) -> torch.Tensor:

@@ -48,9 +48,9 @@ def compile_kernel(name: str, parameters: list[Any], machine: binding.TargetMach
     kernel: Kernel = found(*parameters) if parameters else found
     signature = types.void(types.CPointer(types.int64))
     compiled = njit(signature, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(kernel)
-    [[given, overload]] = compiled.overloads.items()
+    [[argument_types, overload]] = compiled.overloads.items()
     entry = _ENTRY.format(entry=ENTRY, name=overload.fndesc.llvm_func_name)
-    module = binding.parse_assembly(compiled.inspect_llvm(given) + entry)
+    module = binding.parse_assembly(compiled.inspect_llvm(argument_types) + entry)
     for function in module.functions:
         if not function.is_declaration and function.name != ENTRY:
             function.linkage = binding.Linkage.internal

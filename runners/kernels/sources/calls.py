@@ -47,8 +47,8 @@ def _call_in_threads(_context: Any, region: Any, function: Any, argument: Any, t
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         address, number = ir.IntType(64), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [address, address, number, number])
-        given = [arguments[1], arguments[2], builder.trunc(arguments[3], number), ir.Constant(number, 0)]
-        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), given)
+        values = [arguments[1], arguments[2], builder.trunc(arguments[3], number), ir.Constant(number, 0)]
+        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), values)
         return context.get_dummy_value()
 
     return types.void(region, function, argument, threads), build

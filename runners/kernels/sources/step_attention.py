@@ -41,12 +41,8 @@ def attention(size: int, value_size: int, shared: int, dtype: str) -> Kernel:
             arguments[2], arguments[3], arguments[4], arguments[5], arguments[6], arguments[7],
         )  # fmt: skip
         capacity, key_heads, heads, distance, window = (
-            arguments[8],
-            arguments[9],
-            arguments[10],
-            arguments[11],
-            arguments[12],
-        )
+            arguments[8], arguments[9], arguments[10], arguments[11], arguments[12],
+        )  # fmt: skip
         scale = np.float32(as_float(arguments[13]))
         groups, query_heads = key_heads // heads, heads * shared
         # For each query head: its scaled query, its weighted sum, its scores, and the highest score.

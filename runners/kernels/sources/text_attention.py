@@ -114,7 +114,7 @@ def attention(size: int, value_size: int, dtype: str) -> Kernel:
                         weights[j] = np.float32(0)
                     for j in range(end, width):
                         weights[j] = np.float32(0)
-                    # Masked scores added next to nothing to `total`.
+                    # Masked scores have added almost nothing to `total`.
                     factor = np.float32(1) / total
                     for j in range(used):
                         weights[j] *= factor

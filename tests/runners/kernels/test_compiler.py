@@ -209,9 +209,9 @@ def test_a_runner_does_not_load_what_compiles(tmp_path: Path) -> None:
     Compiler(tmp_path).kernel(ONE)
     code = (
         "import sys; from pathlib import Path; "
-        "from runners.kernels.compiler import Compiler; from runners.kernels.source import Source; "
+        "from runners.kernels.compiler import Compiler; from runners.kernels.source import KernelSource; "
         "import runners.kernels.encoder_layers, runners.engines.generate.fused_layers; "
-        f"Compiler(Path({str(tmp_path)!r})).kernel(Source({ONE.name!r}, (1,))); print('numba' in sys.modules)"
+        f"Compiler(Path({str(tmp_path)!r})).kernel(KernelSource({ONE.name!r}, (1,))); print('numba' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

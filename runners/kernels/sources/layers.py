@@ -195,13 +195,8 @@ def rotate(dtype: str) -> Kernel:
     def kernel(call: Any) -> None:
         arguments = carray(call, 10)
         x, cos, sin, out, heads, size = (
-            arguments[2],
-            arguments[3],
-            arguments[4],
-            arguments[5],
-            arguments[6],
-            arguments[7],
-        )
+            arguments[2], arguments[3], arguments[4], arguments[5], arguments[6], arguments[7],
+        )  # fmt: skip
         distance, out_distance, half = arguments[8], arguments[9], arguments[7] // 2
         token = take_unit(call)
         while token < arguments[1]:

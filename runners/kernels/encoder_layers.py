@@ -54,7 +54,7 @@ class _ThreadState(threading.local):
     """Program of one thread, and its last result."""
 
     def __init__(self) -> None:
-        self.program: _AllocatedProgram | None = None
+        self.allocated: _AllocatedProgram | None = None
         self.result: torch.Tensor | None = None
 
 
@@ -87,13 +87,13 @@ class EncoderLayers:
 
     def forwards(self, modules: Sequence[Any]) -> Forwards:
         """Return a new `forward` for each layer."""
-        return one_for_all(modules, self._run_program, self._pass_on)
+        return one_for_all(modules, self._first, self._pass_on)
 
     def forget(self) -> None:
         """Free the memory of the calling thread's program; its next batch allocates it again."""
-        self._thread.program = self._thread.result = None
+        self._thread.allocated = self._thread.result = None
 
-    def _run_program(
+    def _first(
         self,
         plain: Callable[..., torch.Tensor],
         hidden_states: torch.Tensor,
@@ -108,12 +108,12 @@ class EncoderLayers:
             return plain(hidden_states, attention_mask, *positional, text_lengths=text_lengths, **others)
         batch, length, width = hidden_states.shape
         sequences = _sequence_records([length] * batch if text_lengths is None else text_lengths)
-        if state.program is None:
-            state.program = self._write()
+        if state.allocated is None:
+            state.allocated = self._write()
         rows = batch * length
-        computed = state.program.hidden[:rows]
+        computed = state.allocated.hidden[:rows]
         computed.copy_(hidden_states.view(rows, width))
-        state.program.program.run(
+        state.allocated.program.run(
             rows, {"units": len(sequences) * self._layers[0].heads, "sequences": sequences.data_ptr()}, None
         )
         # A copy, because the next batch overwrites this memory.

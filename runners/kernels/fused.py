@@ -51,7 +51,7 @@ def fuse(model: nn.Module, kernels: Kernels) -> int:
             continue  # other code has replaced it already
         forward = (
             _find_norm(module, kernels)
-            or _gated(module, kernels)
+            or _find_gate(module, kernels)
             or _find_activation(module)
             or rotations.rotating_forward(module)
         )
@@ -152,7 +152,7 @@ class FusedGate:
         return self.down(gated)  # type: ignore[no-any-return]
 
 
-def _gated(module: Any, kernels: Kernels) -> FusedGate | None:
+def _find_gate(module: Any, kernels: Kernels) -> FusedGate | None:
     if any(getattr(module, name, None) is None for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
         return None
     weight = getattr(module.gate_proj, "weight", None)

@@ -136,14 +136,13 @@ class VnniInt8Linear(Int8Linear):
 class PreciseInt8Linear(VnniInt8Linear):
     """Int8 layer with more precise inputs.
 
-    The error of the first rounding is rounded to int8 as well.
-
-    So only the weights lose precision. It computes twice as many rows, which costs nothing if there are few.
+    The error of the first rounding is rounded to int8 as well, so only the weights lose precision. It computes twice as
+    many rows, which costs nothing if there are few.
     """
 
     def _compute(self, inputs: torch.Tensor) -> torch.Tensor:
-        unit = inputs.abs().amax(1, keepdim=True).clamp_(min=_TINY) / _LARGEST
-        rounded = (inputs / unit).round_().mul_(unit)
+        scale = inputs.abs().amax(1, keepdim=True).clamp_(min=_TINY) / _LARGEST
+        rounded = (inputs / scale).round_().mul_(scale)
         both = super()._compute(torch.cat([rounded, inputs - rounded]))
         total: torch.Tensor = both[: len(inputs)].add_(both[len(inputs) :])
         # Both parts include the bias.

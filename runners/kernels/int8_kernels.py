@@ -76,14 +76,14 @@ class Int8Kernels:
         # Rounded inputs, followed by the scale of each row.
         buffer = torch.empty(filled * (size + 4), dtype=torch.uint8)
         rounded = buffer.data_ptr()
-        units = rounded + filled * size
+        row_scales = rounded + filled * size
         outputs = inputs.new_empty(filled, out_features)
-        self._round(rows, inputs.data_ptr(), rounded, units, size, inputs.stride(0), large=rows * size >= _LARGE)
+        self._round(rows, inputs.data_ptr(), rounded, row_scales, size, inputs.stride(0), large=rows * size >= _LARGE)
         block, groups = divide_layer(size, out_features)
         self._multiply(
             -(-filled // block) * groups,
-            rounded, units, packed.data_ptr(), outputs.data_ptr(), zeros.data_ptr(), scales.data_ptr(), bias.data_ptr(),
-            filled, size, out_features, block, groups,
+            rounded, row_scales, packed.data_ptr(), outputs.data_ptr(), zeros.data_ptr(), scales.data_ptr(),
+            bias.data_ptr(), filled, size, out_features, block, groups,
         )  # fmt: skip
         return outputs[:rows]
 
@@ -101,17 +101,17 @@ class Int8Kernels:
         out_features, size = shape
         packed, scales, zeros, bias = (tensor.data_ptr() for tensor in layer)
         rounded = scratch.rows_of("rounded", size, torch.uint8).data_ptr()
-        units = scratch.rows_of("units", 1, torch.float32).data_ptr()
+        row_scales = scratch.rows_of("row scales", 1, torch.float32).data_ptr()
         block, groups = divide_layer(size, out_features)
         tiles = FromRows(("tiles", shape), lambda rows: -(-whole_tiles(rows) // block) * groups)
         large = FromRows(("rounded by all", size), lambda rows: rows * size >= _LARGE)
         return [
-            KernelCall(self._round, RUN_ROWS, (inputs, rounded, units, size, size), large),
+            KernelCall(self._round, RUN_ROWS, (inputs, rounded, row_scales, size, size), large),
             KernelCall(
                 self._multiply,
                 tiles,
                 (
-                    rounded, units, packed, outputs, zeros, scales, bias,
+                    rounded, row_scales, packed, outputs, zeros, scales, bias,
                     FromRows("rows of whole tiles", whole_tiles), size, out_features, block, groups,
                 ),
             ),

@@ -51,10 +51,8 @@ CLEARLY_FASTER = 1.25
 def forms_to_pack(model: nn.Module, rows: Sequence[int], tiled: Tiled | None = None) -> dict[Shape, Form]:
     """Measure some layers of each shape, and return the fastest packed forms.
 
-    Shapes that are fastest with plain layers are left out.
-
-    On AMD CPUs most layers are faster packed. On Intel CPUs, which PyTorch's plain kernels are made for, it depends on
-    the shape and on the numbers of rows and threads.
+    Shapes that are fastest with plain layers are left out. On AMD CPUs most layers are faster packed. On Intel CPUs,
+    which PyTorch's plain kernels are made for, it depends on the shape and on the numbers of rows and threads.
 
     Args:
         rows: the most frequent numbers of rows; each has the same weight.

@@ -38,14 +38,14 @@ class MergedLinear(nn.Module):
             pairs = zip(weights, biases, strict=True)
             merged = torch.cat([weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in pairs])
         self.linear = plain_linear(torch.cat(weights), merged)
-        self._of_thread = _LastOutputs()
+        self._last_outputs = _LastOutputs()
 
     def part(self, number: int, inputs: torch.Tensor) -> torch.Tensor:
         """Return the outputs of one of the layers.
 
         The first call for an input computes the outputs of all layers.
         """
-        last = self._of_thread
+        last = self._last_outputs
         if last.inputs is None or last.inputs() is not inputs or last.outputs[number] is None:
             last.outputs = list(self.linear(inputs).split(self._sizes, -1))
             last.inputs = ref(inputs)

@@ -60,11 +60,11 @@ def test_what_another_processor_or_a_part_of_a_file_is_kept_for_is_compiled_anew
     assert _added(Compiler(tmp_path), ONE) == 1
     assert len(processes) == 2
     monkeypatch.setattr(compiler, "name_and_features", lambda: ("another", ""))
-    compiler._version_of.cache_clear()
+    compiler._source_version.cache_clear()
     try:
         assert _added(Compiler(tmp_path), ONE) == 1
     finally:
-        compiler._version_of.cache_clear()
+        compiler._source_version.cache_clear()
     assert len(processes) == 3
 
 

@@ -66,7 +66,7 @@ def test_no_output_is_kept_once_it_was_taken() -> None:
     _merged(model, torch.randn(3, 16))
     model(torch.randn(3, 16))
     part: Any = model.query
-    assert part.merged._last.outputs == [None, None, None]
+    assert part.merged._last_outputs.outputs == [None, None, None]
 
 
 def test_a_layer_that_stands_in_two_places_is_left_alone() -> None:

@@ -58,12 +58,12 @@ class Recorder:
         self._open: torch.cuda.CUDAGraph | None = None
 
     def begin(self) -> None:
-        """Start to capture."""
+        """Start capturing."""
         self._open = torch.cuda.CUDAGraph()
         self._open.capture_begin(pool=self._pool, capture_error_mode="thread_local")
 
     def end(self) -> torch.cuda.CUDAGraph:
-        """Stop to capture, and return the graph of everything since `begin`."""
+        """Stop capturing, and return the graph of everything since `begin`."""
         graph, self._open = self._open, None
         assert graph is not None, "this is a bug: nothing is captured"
         graph.capture_end()

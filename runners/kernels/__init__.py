@@ -1,7 +1,7 @@
-"""The same results in less time: layers and batches in the form that suits the processor they are computed on."""
+"""Faster layers and batches: same results, in the form that suits the CPU or GPU."""
 
 from __future__ import annotations
 
 
 class CompileError(RuntimeError):
-    """A kernel cannot be compiled here."""
+    """Error of a kernel that cannot be compiled on this machine."""

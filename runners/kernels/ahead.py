@@ -1,6 +1,6 @@
-"""Kernels that a model will likely ask for, so that they are compiled while it is loaded.
+"""Predict the kernels of a model, to compile them while the model is loaded.
 
-Nothing here needs PyTorch, whose import takes longer than to compile some of them.
+This module does not import PyTorch, because the import takes longer than compiling some kernels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from runners.kernels.source import (
     MKL,
     RUN,
     KernelSource,
-    between_matrices,
+    layer_kernel,
     step_attention,
     text_attention,
 )
@@ -25,37 +25,37 @@ from runners.kernels.source import (
 def likely_sources(
     config: Mapping[str, Any], dtype: str, *, reads_batches: bool, int8: bool = False
 ) -> list[KernelSource]:
-    """What such a model's kernels are compiled from.
+    """Return the sources of the kernels that a model probably needs.
 
     Args:
-        config: that of the checkpoint; empty if it is not known.
-        dtype: in which the model will compute, as PyTorch calls it.
-        reads_batches: it is no model that writes token by token.
-        int8: its layers will compute in eight bits.
+        config: the checkpoint's config; empty if it is not known.
+        dtype: name of the type that the model will compute in, such as `float32`.
+        reads_batches: the model is an encoder, not a generative model.
+        int8: linear layers will be computed in int8.
     """
     in_float32 = dtype == "float32" and computes_tiles()
     if dtype not in ("float32", "bfloat16") or (reads_batches and not in_float32):
         return []
     names = ("add_layer_norm", "gelu") if reads_batches else ("rms_norm", "add_rms_norm", "rotate", "keep", "gate")
-    sources = [between_matrices(name, dtype) for name in names]
+    sources = [layer_kernel(name, dtype) for name in names]
     if in_float32:
         sources += [RUN, FLOAT32_MULTIPLY, *MKL]
     if int8 and compiles_for("avx512vnni"):
         sources += INT8
-    return sources + _attention(config, dtype, reads_batches)
+    return sources + _attention_sources(config, dtype, reads_batches)
 
 
-def _attention(config: Mapping[str, Any], dtype: str, reads_batches: bool) -> list[KernelSource]:
-    heads = _number(config, "num_attention_heads", "n_heads", "n_head")
-    width = _number(config, "hidden_size", "dim", "n_embd")
+def _attention_sources(config: Mapping[str, Any], dtype: str, reads_batches: bool) -> list[KernelSource]:
+    heads = _find_integer(config, "num_attention_heads", "n_heads", "n_head")
+    width = _find_integer(config, "hidden_size", "dim", "n_embd")
     if not heads or not width:
         return []
-    size = _number(config, "head_dim") or width // heads
-    texts = [text_attention(size, size, dtype)] if computes_tiles() and fill_registers(size) else []
-    shared = heads // (_number(config, "num_key_value_heads") or heads)
-    return texts if reads_batches else [step_attention(size, size, shared, dtype), *texts]
+    size = _find_integer(config, "head_dim") or width // heads
+    whole_sequences = [text_attention(size, size, dtype)] if computes_tiles() and fill_registers(size) else []
+    shared = heads // (_find_integer(config, "num_key_value_heads") or heads)
+    return whole_sequences if reads_batches else [step_attention(size, size, shared, dtype), *whole_sequences]
 
 
-def _number(config: Mapping[str, Any], *names: str) -> int:
-    """The first of these that is there; 0 if none is."""
+def _find_integer(config: Mapping[str, Any], *names: str) -> int:
+    """Return the first integer with one of these names, or 0."""
     return next((config[name] for name in names if isinstance(config.get(name), int)), 0)

@@ -1,4 +1,4 @@
-"""How the C library keeps memory between one operation and the next."""
+"""Settings of the C library's memory allocator."""
 
 from __future__ import annotations
 
@@ -6,40 +6,41 @@ import ctypes
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-#: What the C library reads when a process begins: all threads share one heap. By itself it gives each of them its own,
-#: and what is free at the end of those never goes back to the system: 15 to 90 MB of a runner, once a large batch has
-#: been computed.
+#: Environment variable that the C library reads when a process starts: all threads share one heap. By default each
+#: thread has its own heap, and free memory at the end of these never returns to the system: 15 to 90 MB per runner.
 MEMORY_ENVIRONMENT: Mapping[str, str] = {"MALLOC_ARENA_MAX": "1"}
 
 #: Parameters of glibc's `mallopt`. Source: https://man7.org/linux/man-pages/man3/mallopt.3.html
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 
-#: Bytes of one tensor that are taken from the heap, at most: the most that glibc comes to by itself.
+#: Size in bytes from which a tensor is not taken from the heap: the largest value that glibc chooses by itself.
 _LARGEST = 32 << 20
 
-#: The same while a model is loaded: its weights are larger.
+#: The same while a model is loaded, so that its weights are not on the heap.
 _LARGEST_OF_LOADING = 1 << 18
 
-#: Freed bytes at the end of a heap that are kept. A thread's heaps are of 64 MiB, and are never larger than that.
+#: Free bytes at the end of a heap that are kept. A thread's heap has at most 64 MiB.
 _KEPT, _KEPT_OF_THREADS = 256 << 20, 64 << 20
 
 
 def keep_freed_memory() -> None:
-    """Keep what a tensor frees for the next one, in place of giving it back to the system.
+    """Keep freed memory for the next tensor instead of returning it to the system.
 
-    The outputs of a layer are megabytes, freed as soon as the next layer has read them. The C library gives so much
-    back at once, and takes it anew, page by page, each of which the system fills with zeros: on an Intel Xeon 8 % of
-    the time of a batch in float32, and 22 % in bfloat16. Where the C library is not glibc, nothing is done.
+    The outputs of a layer are megabytes, and are freed after the next layer. By default glibc returns so much memory
+    immediately, and the system fills each page with zeros when it is allocated again: on an Intel Xeon 8 % of a
+    batch's time in float32, and 22 % in bfloat16. Does nothing if the C library is not glibc.
     """
     _set({_MMAP_THRESHOLD: _LARGEST, _TRIM_THRESHOLD: _KEPT, _TOP_PAD: _KEPT_OF_THREADS})
 
 
 @contextmanager
 def large_tensors_apart() -> Iterator[None]:
-    """While it is entered, large tensors are no part of a heap; then they are, as `keep_freed_memory` says.
+    """Allocate large tensors outside the heap inside the `with`.
 
-    For the time that a model is loaded: what its weights are made of is freed between those that stay, and a heap that
-    is full of holes keeps them, 10 to 40 MB with MiniLM.
+    Afterwards `keep_freed_memory` is called.
+
+    It is used while a model is loaded: temporary tensors are freed between the weights, and the heap would keep these
+    gaps, 10 to 40 MB with MiniLM.
     """
     _set({_MMAP_THRESHOLD: _LARGEST_OF_LOADING})
     try:
@@ -49,7 +50,7 @@ def large_tensors_apart() -> Iterator[None]:
 
 
 def _set(parameters: Mapping[int, int]) -> None:
-    with suppress(OSError, AttributeError):  # glibc's alone
+    with suppress(OSError, AttributeError):  # only glibc has `mallopt`
         mallopt = ctypes.CDLL(None).mallopt
         for parameter, value in parameters.items():
             mallopt(parameter, value)

@@ -1,7 +1,7 @@
-"""Attention of whole texts, or of pieces of prompts, as products of tiles.
+"""Attention over whole sequences, or prefill chunks, as matrix products of tiles.
 
-PyTorch's is made for long texts, and is called for each by itself. Here a unit is a head of a text; keys and values are
-put into panels, so that scores and what they weigh are products like those of layers.
+PyTorch's attention is made for long sequences, and needs one call for each. Here one kernel call computes all of them,
+with one head of one sequence as a unit. Keys and values are packed into panels, as weights of linear layers are.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from runners.kernels.source import text_attention
 
 
 class AttentionKernels:
-    """Kernels for numbers of one type; to be made only where they `compute`.
+    """Attention kernels for values of one type; create them only if `compute` returns true.
 
     Args:
-        dtype: float32 or bfloat16; computed in float32.
+        dtype: float32 or bfloat16; kernels compute in float32.
     """
 
     bits = staticmethod(bits)
@@ -29,19 +29,24 @@ class AttentionKernels:
 
     @staticmethod
     def compute() -> bool:
-        """Whether the processor has the instructions."""
+        """Return whether the CPU has the instructions that the kernels need."""
         return computes_tiles()
 
     @staticmethod
     def fit(size: int, value_size: int) -> bool:
-        """Whether heads fill whole registers."""
+        """Return whether heads fill whole registers."""
         return fill_registers(size, value_size)
 
-    def of(self, size: int, value_size: int) -> ParallelKernel:
-        """The kernel for heads of a size; compiled when it is first asked for.
+    def kernel(self, size: int, value_size: int) -> ParallelKernel:
+        """Return the kernel for a head size; it is compiled on first use.
 
-        A unit is a head of a text. It is given: addresses of queries, keys, values and outputs; the address of `TEXT`
-        numbers for each text; the number of heads, and how many share a key; the distances of a token's queries, keys,
-        values and outputs from the next one's; how far back a token sees, 0 if there is no limit; and the scale.
+        A unit is one head of one sequence. Arguments of the kernel:
+
+        - addresses of queries, keys, values and outputs;
+        - address of `SEQUENCE_FIELDS` integers for each sequence;
+        - number of heads, and query heads per key head;
+        - distances between tokens, in elements, in queries, keys, values and outputs;
+        - window of attention in tokens, 0 if there is no limit;
+        - scale of the scores.
         """
         return self._compiler.kernel(text_attention(size, value_size, self._type))

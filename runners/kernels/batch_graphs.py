@@ -1,7 +1,7 @@
-"""Padded batches of few tokens as CUDA graphs.
+"""CUDA graphs of a model's forward pass for small padded batches.
 
-A forward pass is hundreds of small kernels. Up to some thousand tokens, Python takes longer to launch them than a GPU
-to compute them.
+A forward pass launches hundreds of small kernels. Up to a few thousand tokens, Python takes longer to launch them than
+a GPU to compute them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from runners.kernels.rounding import is_rounding
 
 logger = logging.getLogger(__name__)
 
-#: Shapes that there are graphs for; what is smaller is filled up.
+#: Rows and lengths that graphs are captured for. Smaller batches are padded to the next shape.
 _ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 _LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
-#: Tokens of a batch, padding included, from which on the GPU is busy anyway, and what is filled up costs more than it
-#: gains: 1,168 tokens of BERT-base take an H200 13 ms in float32, and 15 filled up; in bfloat16 1.4 in place of 5.
+#: Most tokens of a graph, padding included. In larger batches launching is hidden, and the padding costs more than a
+#: graph gains: 1,168 tokens of BERT-base take an H200 13 ms in float32, 15 ms padded; in bfloat16 1.4 in place of 5.
 _TOKENS, _TOKENS_FLOAT32 = 4096, 1024
 
 #: Rows and length of a batch.
@@ -34,19 +34,19 @@ Shape = tuple[int, int]
 
 
 class BatchGraphs:
-    """A model's forward pass over padded batches of some shapes.
+    """CUDA graphs of a model's forward pass, one per batch shape.
 
     Args:
-        names: of the model's inputs, all of shape (rows, length).
-        longest: tokens that the model reads; None if it has no limit.
+        names: names of the model's inputs, all of shape (rows, length).
+        longest: longest input in tokens; None if the model has no limit.
 
     Attributes:
-        names: as given.
-        tokens: of the largest batch, padding included.
+        names: as passed in.
+        tokens: tokens of the largest batch, padding included.
 
     Raises:
         RuntimeError: the forward pass cannot be captured.
-        torch.OutOfMemoryError: there is no memory for it.
+        torch.OutOfMemoryError: there is not enough memory.
     """
 
     def __init__(self, model: PreTrainedModel, names: Sequence[str], longest: int | None) -> None:
@@ -58,17 +58,17 @@ class BatchGraphs:
         shapes = [shape for shape in product(_ROWS, lengths) if shape[0] * shape[1] <= self.tokens]
         self._graphs: dict[Shape, tuple[torch.cuda.CUDAGraph, Any]] = {}
         with capturing(model.device) as pool:
-            # The one with the most tokens and rows first: the others find their memory in its.
+            # The largest shape first, so that the others reuse its memory.
             for shape in sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape[0]), reverse=True):
                 self._graphs[shape] = self._capture(shape, pool)
         self._shapes = sorted(shapes, key=lambda shape: shape[0] * shape[1])
 
     def shape(self, rows: int, length: int) -> Shape | None:
-        """The smallest shape that a batch fits into; None if there is none."""
+        """Return the smallest shape that a batch fits into, or None."""
         return next((shape for shape in self._shapes if shape[0] >= rows and shape[1] >= length), None)
 
     def compute(self, inputs: Mapping[str, torch.Tensor]) -> Any:
-        """The model's output for inputs of one of the shapes, valid until the next call."""
+        """Run the graph for the inputs' shape; the output is valid until the next call."""
         rows, length = inputs["input_ids"].shape
         for name in self.names:
             self._input(name, (rows, length)).copy_(inputs[name])
@@ -84,42 +84,42 @@ class BatchGraphs:
         if (mask := inputs.get("attention_mask")) is not None:
             mask[:, : shape[1] - 1] = 1
             mask[0] = 1
-        # Libraries allocate and choose in a first call what must not be captured.
+        # A first call without capture: libraries allocate memory and choose kernels in it.
         self._model(**inputs)
         with Recorder(pool) as recorder:
             output = self._model(**inputs)
-            kept = {
+            outputs = {
                 name: self._buffers.keep(("output", name), value)
                 for name, value in output.items()
                 if isinstance(value, torch.Tensor)
             }
-            return recorder.end(), type(output)(**kept)
+            return recorder.end(), type(output)(**outputs)
 
 
 def batch_graphs(
     model: PreTrainedModel, example: Mapping[str, Sequence[int]], longest: int | None
 ) -> BatchGraphs | None:
-    """Capture graphs of a model, if it is on one GPU.
+    """Capture graphs of a model and verify their results; None if the model is not on one GPU.
 
     Args:
-        example: inputs of one text.
-        longest: tokens that the model reads; None if it has no limit.
+        example: inputs for one sequence.
+        longest: longest input in tokens; None if the model has no limit.
 
     Raises:
-        Exception: it cannot be captured, or then gives other results (`DifferentResults`).
+        Exception: the model cannot be captured, or the graphs compute other results (`DifferentResults`).
     """
     if not on_one_gpu(model):
         return None
     started = monotonic()
     graphs = BatchGraphs(model, list(example), longest)
     _compare(model, graphs, example)
-    logger.info("batches of up to %d tokens are CUDA graphs, after %.1f s", graphs.tokens, monotonic() - started)
+    logger.info("CUDA graphs captured for batches of up to %d tokens in %.1f s", graphs.tokens, monotonic() - started)
     return graphs
 
 
 @torch.inference_mode()
 def _compare(model: Any, graphs: BatchGraphs, example: Mapping[str, Sequence[int]]) -> None:
-    """The example beside its first half, filled up to a shape of the graphs.
+    """Compare graphs with the model on a padded batch: the example and its first half.
 
     Raises:
         DifferentResults: the outputs differ.
@@ -137,7 +137,7 @@ def _compare(model: Any, graphs: BatchGraphs, example: Mapping[str, Sequence[int
     expected = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()})[0].float()
     output = graphs.compute(inputs)[0].float()
     for row, length in ((0, whole), (1, half)):
-        # What stands in place of padding is nobody's.
+        # Outputs of padding are not compared.
         seen = slice(length) if expected.dim() > 2 or expected.shape[1] == shape[1] else slice(None)
         right, computed = expected[row][seen], output[row][seen]
         if not is_rounding([computed], [right], model.dtype):

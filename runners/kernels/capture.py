@@ -1,7 +1,8 @@
-"""What CUDA graphs need: memory that stays where it is, and a stream to be captured on.
+"""Capture of CUDA graphs: memory at fixed addresses, and a stream to capture on.
 
-A graph is what a GPU was once told to compute, and computes again when told only that. Source:
-https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+A graph records the kernels of a computation once, and one launch replays all of them.
+
+Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
 
 from __future__ import annotations
@@ -16,40 +17,40 @@ from torch import nn
 
 
 def on_one_gpu(model: nn.Module) -> bool:
-    """Whether a GPU has all of a model: other memory is read in ways that cannot be captured."""
+    """Return whether one GPU has the whole model; access to other memory cannot be captured."""
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     return len(devices) == 1 and devices.pop().type == "cuda"
 
 
 class Buffers:
-    """Memory that many graphs share for what goes in and what comes out."""
+    """Memory that graphs share for their inputs and outputs."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._made: dict[Hashable, torch.Tensor] = {}
+        self._buffers: dict[Hashable, torch.Tensor] = {}
 
     def get(self, name: Hashable, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """The buffer of a name in a shape; the first must be the largest."""
+        """Return the buffer of a name in a shape; the first call must have the largest shape."""
         size = math.prod(shape)
-        if name not in self._made:
-            self._made[name] = torch.zeros(size, dtype=dtype, device=self._device)
-        buffer = self._made[name]
+        if name not in self._buffers:
+            self._buffers[name] = torch.zeros(size, dtype=dtype, device=self._device)
+        buffer = self._buffers[name]
         assert buffer.dtype == dtype, f"this is a bug: {name} has had another type before"
         assert len(buffer) >= size, f"this is a bug: {name} has been smaller before"
         return buffer[:size].view(shape)
 
     def keep(self, name: Hashable, tensor: torch.Tensor) -> torch.Tensor:
-        """A copy of a tensor."""
-        kept = self.get(name, tuple(tensor.shape), tensor.dtype)
-        kept.copy_(tensor)
-        return kept
+        """Copy a tensor into the buffer of a name, and return the copy."""
+        copy = self.get(name, tuple(tensor.shape), tensor.dtype)
+        copy.copy_(tensor)
+        return copy
 
 
 class Recorder:
-    """Captures one graph after the other, in a `with`: a capture that fails leaves the stream as one that can be used.
+    """Context manager that captures graphs; if a capture fails, it leaves the stream usable.
 
     Args:
-        pool: of the memory that graphs compute in: that of `torch.cuda.graph_pool_handle`.
+        pool: memory pool of the graphs, from `torch.cuda.graph_pool_handle`.
     """
 
     def __init__(self, pool: Any) -> None:
@@ -57,12 +58,12 @@ class Recorder:
         self._open: torch.cuda.CUDAGraph | None = None
 
     def begin(self) -> None:
-        """Capture what is computed from here on."""
+        """Start capturing."""
         self._open = torch.cuda.CUDAGraph()
         self._open.capture_begin(pool=self._pool, capture_error_mode="thread_local")
 
     def end(self) -> torch.cuda.CUDAGraph:
-        """The graph of what was computed since `begin`."""
+        """Stop capturing, and return the graph of everything since `begin`."""
         graph, self._open = self._open, None
         assert graph is not None, "this is a bug: nothing is captured"
         graph.capture_end()
@@ -80,11 +81,11 @@ class Recorder:
 
 @contextmanager
 def capturing(device: torch.device) -> Iterator[Any]:
-    """A pool for graphs, which are captured inside.
+    """Prepare a stream and a memory pool to capture graphs inside the `with`.
 
     Raises:
-        RuntimeError: something was computed that cannot be captured, such as what looks at its own numbers.
-        torch.OutOfMemoryError: there is no memory for it.
+        RuntimeError: an operation cannot be captured, such as one that depends on computed values.
+        torch.OutOfMemoryError: there is not enough memory.
     """
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream(device))

@@ -1,7 +1,7 @@
-"""Kernels, compiled by a process of their own and kept in a folder that is ours alone.
+"""Compile kernels in a separate process, and cache their machine code in a private folder.
 
-A runner only maps their machine code: Numba, which compiles them, takes a second to start and 80 MB, and what it
-compiles takes a core for seconds in which the runner can load its model.
+Runners only map the machine code. Numba takes a second to import and 80 MB of memory, and compiles for seconds while
+the runner loads its model.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: What is compiled takes a tenth of it on a slow core.
+#: Timeout of the compiler; it needs a tenth of it on a slow core.
 _MOST_SECONDS = 300
 
 _PROJECT = Path(__file__).resolve().parents[2]
@@ -43,43 +43,46 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class Compiler:
-    """Gives kernels, which it compiles once for this machine.
+    """Cache of kernels, which are compiled once for this machine.
 
     Args:
-        folder: where they are kept, if this user can write to it and no other. Else they are compiled at every start:
-            who can exchange them can have any code run.
+        folder: folder of the machine code. It is not used if other users can write to it, as they could replace the
+            code that is executed; kernels are then compiled at every start.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder: PrivateFolder | None = PrivateFolder(folder)
-        self._lock, self._distrusting = RLock(), Lock()
+        self._lock, self._folder_lock = RLock(), Lock()
         self._compiled: dict[KernelSource, Future[bytes]] = {}
         self._kernels: dict[KernelSource, ParallelKernel] = {}
 
     def start(self, sources: Iterable[KernelSource]) -> None:
-        """Begin to compile what is not kept, all in one process; who asks for one of them waits for it."""
+        """Start to compile the kernels that are not cached, in one process.
+
+        `kernel` waits for them.
+        """
         with self._lock:
-            new = [one for one in sources if one not in self._compiled and self._kept(one) is None]
+            new = [one for one in sources if one not in self._compiled and self._read_cached(one) is None]
             if not new:
                 return
             compiled: dict[KernelSource, Future[bytes]] = {source: Future() for source in new}
             self._compiled.update(compiled)
-        # One that nobody waits for must not keep the process from its end.
+        # A daemon, so that the process can exit while kernels are still compiled.
         Thread(target=self._compile, args=(compiled,), name="kernels", daemon=True).start()
 
     def kernel(self, source: KernelSource) -> ParallelKernel:
-        """The kernel.
+        """Return a kernel; compile it first if it is not cached.
 
         Raises:
-            CompileError: it cannot be compiled.
+            CompileError: the kernel cannot be compiled.
         """
         with self._lock:
             if source not in self._kernels:
-                code = self._kept(source)
+                code = self._read_cached(source)
                 if code is None:
                     self.start([source])
                     code = self._compiled[source].result()
-                self._kernels[source] = _mapped(code)
+                self._kernels[source] = _load(code)
             return self._kernels[source]
 
     def _compile(self, compiled: dict[KernelSource, Future[bytes]]) -> None:
@@ -90,72 +93,73 @@ class Compiler:
                 future.set_exception(error)
             return
         for (source, future), code in zip(compiled.items(), codes, strict=True):
-            self._keep(source, code)
+            self._write_cached(source, code)
             future.set_result(code)
 
-    def _kept(self, source: KernelSource) -> bytes | None:
+    def _read_cached(self, source: KernelSource) -> bytes | None:
         if (folder := self._folder) is None:
             return None
         try:
-            data = folder.read(_file_of(source))
+            data = folder.read(_file_name(source))
         except NotPrivateError as error:
-            self._distrust(error)
+            self._stop_using_folder(error)
             return None
         except OSError:
             return None
         digest, code = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
-        # A disk that was full, or a machine that went off, leaves part of a file.
+        # A full disk or a power failure may leave part of a file.
         return code if hashlib.sha256(code).digest() == digest else None
 
-    def _keep(self, source: KernelSource, code: bytes) -> None:
+    def _write_cached(self, source: KernelSource, code: bytes) -> None:
         if (folder := self._folder) is None:
             return
         try:
-            folder.write(_file_of(source), hashlib.sha256(code).digest() + code)
+            folder.write(_file_name(source), hashlib.sha256(code).digest() + code)
         except NotPrivateError as error:
-            self._distrust(error)
+            self._stop_using_folder(error)
         except OSError as error:
-            logger.debug("what is compiled is not kept: %s", error)
+            logger.debug("Compiled kernels cannot be cached: %s", error)
 
-    def _distrust(self, error: NotPrivateError) -> None:
-        # Not the other lock: who holds that may wait for what is compiled.
-        with self._distrusting:
-            told, self._folder = self._folder is None, None
-        if not told:
+    def _stop_using_folder(self, error: NotPrivateError) -> None:
+        # Not `_lock`: a thread that holds it may wait for the compiler.
+        with self._folder_lock:
+            reported, self._folder = self._folder is None, None
+        if not reported:
             logger.warning(
-                "kernels in STORAGE_CACHE are not used and none are kept, as others could exchange them: %s. They are "
-                "compiled at every start until it belongs to the server's user, who alone may write to it.",
+                "Compiled kernels in STORAGE_CACHE are neither used nor stored, as other users could replace them: %s. "
+                "They are compiled at every start until it belongs to the server's user and no other user may write "
+                "to it.",
                 error,
             )
 
 
-def _file_of(source: KernelSource) -> str:
+def _file_name(source: KernelSource) -> str:
     module, _, function = source.name.partition(":")
     name = "-".join(map(str, (module, function, *source.parameters)))
-    return f"{_version_of(module)}/{name}.o"
+    return f"{_source_version(module)}/{name}.o"
 
 
 def _compile(sources: Sequence[KernelSource]) -> list[bytes]:
-    """Machine code of each."""
-    asked = json.dumps([[source.name, source.parameters] for source in sources])
+    """Compile kernels in another process, and return the machine code of each."""
+    request = json.dumps([[source.name, source.parameters] for source in sources])
     command = [sys.executable, "-m", "runners.kernels.sources"]
     try:
         process = subprocess.run(
-            command, input=asked.encode(), capture_output=True, cwd=_PROJECT, timeout=_MOST_SECONDS, check=False
+            command, input=request.encode(), capture_output=True, cwd=_PROJECT, timeout=_MOST_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CompileError(f"kernels cannot be compiled: {error}") from error
     if process.returncode != 0:
-        said = process.stderr.decode(errors="replace").strip()
-        logger.debug("kernels cannot be compiled: %s", said)
-        reason = said.rpartition("\n")[2] or f"the compiler ended with {process.returncode}"
+        stderr = process.stderr.decode(errors="replace").strip()
+        logger.debug("kernels cannot be compiled: %s", stderr)
+        reason = stderr.rpartition("\n")[2] or f"the compiler ended with {process.returncode}"
         raise CompileError(f"kernels cannot be compiled: {reason}")
     return msgspec.msgpack.decode(process.stdout, type=list[bytes])
 
 
-def _mapped(code: bytes) -> ParallelKernel:
-    """Machine code, where it can be called."""
-    # Imported here: what is compiled before PyTorch is imported need not wait for it.
+def _load(code: bytes) -> ParallelKernel:
+    """Load machine code into memory."""
+    # Imported here, because it imports PyTorch, and compiling can start before that.
     from runners.kernels.parallel import ParallelKernel
 
     binding.initialize_native_target()
@@ -168,8 +172,8 @@ def _mapped(code: bytes) -> ParallelKernel:
 
 
 @cache
-def _version_of(module: str) -> str:
-    """Tells what is compiled from a module's source from what was compiled from another, or for another processor."""
+def _source_version(module: str) -> str:
+    """Return a hash of the kernels' source, the compiler's versions and the CPU."""
     spec = find_spec(module)
     files = sorted(Path(__file__).parent.rglob("*.py"))
     if spec is not None and spec.origin is not None:

@@ -1,4 +1,4 @@
-"""How many cores there are for this process, and how libraries use them."""
+"""Cores that this process may use, and the thread settings of libraries."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-#: What libraries that compute read when they are imported.
+#: Environment variables that the compute libraries read when they are imported.
 THREAD_ENVIRONMENT: Mapping[str, str] = {
-    # OpenMP's threads spin while they wait for each other. Asleep sooner, they are woken for every operation, and lose
-    # half of their speed; where others want the cores, `engines.batch.thread_choice` has one thread compute alone.
+    # OpenMP's threads spin while they wait. With a lower count they sleep and are woken for every operation, at half
+    # the speed. Where other processes need the cores, `engines.batch.thread_choice` computes with one thread.
     "GOMP_SPINCOUNT": "20000",
-    # A text is tokenized by one thread while the others compute.
+    # One thread tokenizes while the others compute.
     "TOKENIZERS_PARALLELISM": "false",
 }
 
-#: Where Linux says how much of the processors' time a container may take: version 2 of cgroups, in one file.
+#: CPU time limit of a container in cgroups version 2: quota and period in one file.
 _CGROUP_2 = Path("/sys/fs/cgroup/cpu.max")
-#: Version 1, in two files: microseconds in each period, and its length.
+#: The same in version 1: the quota, in microseconds per period, and the period.
 _CGROUP_1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
 
 
 def available_cores(limit: float | None = None) -> int:
-    """Cores that this process may use: those of the machine it is bound to, of its container, and of `limit`.
+    """Count the cores that this process may use.
 
-    Threads beyond them compute nothing sooner: all are stopped when the share is used up.
+    This is the smallest of its CPU affinity, its container's limit and `limit`. More threads would not compute faster:
+    Linux stops all of them when the container's share is used up.
 
     Source: https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files
     """
@@ -36,7 +37,7 @@ def available_cores(limit: float | None = None) -> int:
 
 
 def cpu_name() -> str:
-    """The CPU's name as the system tells it."""
+    """Return the name of the CPU from the operating system."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -46,16 +47,16 @@ def cpu_name() -> str:
 
 
 def use_threads(number: int) -> None:
-    """Have what the calling thread computes from now on be computed by so many threads."""
-    import torch  # not for those who only ask for cores
+    """Set the number of threads for what the calling thread computes from now on."""
+    import torch  # imported here: other functions of this module must not load PyTorch
 
-    # PyTorch forgets what oneDNN has prepared whenever the number is set, also to what it was.
+    # Setting the number clears what oneDNN has prepared, even if the number stays the same.
     if torch.get_num_threads() != number:
         torch.set_num_threads(number)
 
 
 def _container_cores() -> float:
-    # No such file, or no limit: "max" or -1.
+    # Ignored errors: there is no such file, or no limit ("max" or -1).
     with suppress(OSError, ValueError):
         quota, period = _CGROUP_2.read_text().split()
         return int(quota) / int(period)

@@ -1,4 +1,4 @@
-"""An optimization never costs a model: one that fails is reported, and the model is served without it."""
+"""Fallbacks for optimizations: report one that fails, and serve the model without it."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from runners.kernels import CompileError
 
 logger = logging.getLogger(__name__)
 
-#: Characters of a reason that are shown.
+#: Longest reason in characters.
 _REASON = 300
 
 
 class Optimization(StrEnum):
-    """A step of loading that makes a model faster and may fail; the value is its name in metrics.
+    """Optional step of loading that makes a model faster; the value is its name in metrics.
 
     Attributes:
-        doing: what was being done, for the log.
-        lost: what the model is served without, for the log.
+        doing: description of the step for the log.
+        lost: consequence of its failure for the log.
     """
 
     doing: str
     lost: str
 
     def __new__(cls, value: str, doing: str, lost: str) -> Optimization:
-        """Make a member with its texts."""
+        """Create a member with its descriptions."""
         member = str.__new__(cls, value)
         member._value_, member.doing, member.lost = value, doing, lost
         return member
@@ -48,18 +48,18 @@ class Optimization(StrEnum):
 
 
 class DifferentResults(Exception):
-    """An optimized model computes something else than the plain one, by more than rounding."""
+    """Error of an optimized model whose results differ by more than rounding."""
 
     def __init__(self) -> None:
         super().__init__("it gives other results")
 
 
 class OptimizationFailed(Exception):
-    """An optimization failed and left the model of no use: it must be loaded again, without the optimization.
+    """Error of an optimization that broke the model, which must be loaded again without it.
 
     Attributes:
-        optimization: the one that failed.
-        reason: one line.
+        optimization: the optimization that failed.
+        reason: the cause in one line.
     """
 
     def __init__(self, optimization: Optimization, reason: str) -> None:
@@ -68,13 +68,13 @@ class OptimizationFailed(Exception):
 
 
 class Fallbacks:
-    """Optimizations that failed while a model was loaded, and that it is served without.
+    """Optimizations that failed for a model.
 
     Args:
-        model: its name, for the log.
+        model: name of the model for the log.
 
     Attributes:
-        failed: each once, in the order in which they failed.
+        failed: the failed optimizations in order, without duplicates.
     """
 
     def __init__(self, model: str) -> None:
@@ -82,17 +82,17 @@ class Fallbacks:
         self.failed: list[Optimization] = []
 
     def report(self, optimization: Optimization, reason: str) -> None:
-        """Note that an optimization failed, and log it; only once for each."""
+        """Record that an optimization failed, and log it; repeated reports are ignored."""
         if optimization not in self.failed:
             self.failed.append(optimization)
             logger.warning("%s: %s failed, so %s: %s", self._model, optimization.doing, optimization.lost, reason)
 
     @contextmanager
     def guard(self, optimization: Optimization, *, refusals: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-        """Report what the body raises, and go on after it; the body must leave the model as it was.
+        """Report and suppress errors of the body; a failed body must leave the model unchanged.
 
         Args:
-            refusals: errors that are raised on: the model is of a kind that cannot be optimized so.
+            refusals: errors that are raised again: the kind of model does not support the optimization.
         """
         try:
             yield
@@ -105,7 +105,10 @@ class Fallbacks:
 
 @contextmanager
 def attempt(optimization: Optimization) -> Iterator[None]:
-    """Raise what the body raises as `OptimizationFailed`: of the kernels, if one cannot be compiled."""
+    """Raise errors of the body as `OptimizationFailed`.
+
+    A kernel that cannot be compiled counts as a failure of `Optimization.KERNELS`.
+    """
     try:
         yield
     except CompileError as error:

@@ -1,7 +1,8 @@
-"""Norms, gated feed-forwards and rotations of a model, each as one kernel; seen by trying, not by their names.
+"""Replace norms, gated feed-forwards and rotary embeddings of a model by one kernel each.
 
-Modules keep their type and their weights: what they compute is another function, which goes back to the model's own for
-what does not fit a kernel, or has so many rows that five operations by all threads are faster than one by one.
+A module is recognized by its results on trial inputs, not by its name. It keeps its type and its weights and gets
+another `forward`. That calls the model's own one for inputs that do not fit the kernel, and for so many rows that
+PyTorch's operations with all threads are faster.
 """
 
 from __future__ import annotations
@@ -15,54 +16,57 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu
 
-from runners.kernels.merged import both_of
+from runners.kernels.merged import merged_pair
 
 if TYPE_CHECKING:
     from runners.kernels.kernels import Kernels
 
-#: Numbers from which on all threads share the work.
+#: Elements from which all threads share the work.
 LARGE = 1 << 14
 
-#: Rows up to which one thread with a kernel is faster.
+#: Largest number of rows for which a kernel is faster than PyTorch's operations.
 MOST_ROWS = 512
 
-#: What transformers calls the function that turns queries and keys by their positions, in all models that have one.
+#: Name of the function for rotary embeddings in all models of transformers that have one.
 _ROTATION = "apply_rotary_pos_emb"
 
 #: Gates x / (1 + exp(-x (a + b x²))): SiLU, GELU by tanh, and GELU as OpenAI's CLIP has it.
 _GATES = ((1.0, 0.0), (1.5957691216057308, 0.0713548162726009), (1.702, 0.0))
 
-#: How far numbers may be apart, relative to the largest: rounded once or twice more.
+#: Largest difference between results relative to the largest value, for one or two additional roundings.
 _ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
 @torch.inference_mode()
 def fuse(model: nn.Module, kernels: Kernels) -> int:
-    """Let modules of a model on the CPU compute with kernels, where that gives the same.
+    """Install kernels in the modules of a CPU model that compute the same with them.
 
     Returns:
-        How many do.
+        The number of changed modules.
     """
     rotations = _Rotations(kernels)
     fused = 0
     for module in model.modules():
         if "forward" in vars(module):
-            continue  # it is somebody else's
+            continue  # other code has replaced it already
         forward = (
-            _norm(module, kernels) or _gated(module, kernels) or _activation(module) or rotations.forward_of(module)
+            _find_norm(module, kernels)
+            or _find_gate(module, kernels)
+            or _find_activation(module)
+            or rotations.rotating_forward(module)
         )
         if forward is not None:
-            setattr(module, "forward", forward)  # noqa: B010  # which is no method any more
+            setattr(module, "forward", forward)  # noqa: B010  # `forward` is not a method any more
             fused += 1
     return fused
 
 
 class FusedNorm:
-    """RMS norm: x / sqrt(mean(x²) + eps), times a factor for each number of a row.
+    """RMS norm as a kernel: x / sqrt(mean(x²) + eps) * factors.
 
     Attributes:
         factors: shape (size,), float32.
-        eps: the model's, as kernels are given it.
+        eps: the model's epsilon as an argument of a kernel.
     """
 
     def __init__(self, plain: Callable[..., Any], factors: torch.Tensor, eps: float, kernels: Kernels) -> None:
@@ -70,7 +74,14 @@ class FusedNorm:
         self._plain, self._kernel, self._dtype = plain, kernels.rms_norm, kernels.dtype
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Shape (..., size), contiguous or (1, tokens, heads, size) beside others; normed, and contiguous."""
+        """Normalize rows.
+
+        Args:
+            inputs: shape (..., size) and contiguous, or shape (1, tokens, heads, size) as part of a wider tensor.
+
+        Returns:
+            The same shape, contiguous.
+        """
         size = len(self.factors)
         rows = inputs.numel() // size
         if not 0 < rows <= MOST_ROWS or inputs.dtype != self._dtype:
@@ -90,7 +101,7 @@ class FusedNorm:
         return outputs
 
 
-def _norm(module: nn.Module, kernels: Kernels) -> FusedNorm | None:
+def _find_norm(module: nn.Module, kernels: Kernels) -> FusedNorm | None:
     weights = list(module.parameters())
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if len(weights) != 1 or weights[0].ndim != 1 or not isinstance(eps, float):
@@ -98,7 +109,7 @@ def _norm(module: nn.Module, kernels: Kernels) -> FusedNorm | None:
     weight = weights[0]
     if weight.device.type != "cpu" or weight.dtype != kernels.dtype:
         return None
-    # With a mean that is not 0, so that those who subtract it are told apart.
+    # With a mean that is not 0, so that norms that subtract the mean give other results.
     inputs = torch.randn(3, len(weight)).add(1).to(weight.dtype)
     for factors in (weight.float().clone(), 1 + weight.float()):
         fused = FusedNorm(module.forward, factors, eps, kernels)
@@ -108,24 +119,24 @@ def _norm(module: nn.Module, kernels: Kernels) -> FusedNorm | None:
 
 
 class FusedGate:
-    """A feed-forward down(act(gate(x)) up(x)).
+    """Gated feed-forward with a kernel: down(act(gate(x)) * up(x)).
 
     Attributes:
-        kernel: gates.
-        both: computes gate(x) and up(x) as one, where they are merged.
-        factors: of the gate, as the kernel is given them.
-        down: as the model has it.
+        kernel: computes act(gate) * up.
+        both: the merged layer that computes gate(x) and up(x); None if they are not merged.
+        factors: constants of the activation as arguments of the kernel.
+        down: the model's own layer.
     """
 
     def __init__(self, module: Any, linear: float, cubic: float, kernels: Kernels) -> None:
         self._gate, self._up, self.down, self._act = module.gate_proj, module.up_proj, module.down_proj, module.act_fn
         self.factors = kernels.bits(linear), kernels.bits(cubic)
         self.kernel, self._dtype = kernels.gate, kernels.dtype
-        # Without asking for each.
-        self.both = both_of(self._gate, self._up)
+        # Called directly, without going through the two `LinearPart` modules.
+        self.both = merged_pair(self._gate, self._up)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Shape (..., size)."""
+        """Compute the feed-forward of inputs of shape (..., size)."""
         gate, up = (self._gate(inputs), self._up(inputs)) if self.both is None else self.both(inputs).chunk(2, -1)
         gates, ups = gate.flatten(0, -2), up.flatten(0, -2)
         rows, size = gates.shape
@@ -141,32 +152,35 @@ class FusedGate:
         return self.down(gated)  # type: ignore[no-any-return]
 
 
-def _gated(module: Any, kernels: Kernels) -> FusedGate | None:
+def _find_gate(module: Any, kernels: Kernels) -> FusedGate | None:
     if any(getattr(module, name, None) is None for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
         return None
     weight = getattr(module.gate_proj, "weight", None)
     if not isinstance(weight, torch.Tensor) or weight.ndim != 2:
         return None
-    numbers = torch.linspace(-8, 8, 257)
+    values = torch.linspace(-8, 8, 257)
     inputs = torch.randn(1, 3, weight.shape[1]).to(kernels.dtype)
     for linear, cubic in _GATES:
-        gated = numbers * torch.sigmoid(numbers * (linear + cubic * numbers**2))
-        if _same(partial(module.act_fn, numbers), gated.clone):
+        gated = values * torch.sigmoid(values * (linear + cubic * values**2))
+        if _same(partial(module.act_fn, values), gated.clone):
             fused = FusedGate(module, linear, cubic, kernels)
             return fused if _same(partial(module, inputs), partial(fused, inputs)) else None
     return None
 
 
-def _activation(module: nn.Module) -> Callable[..., torch.Tensor] | None:
-    """PyTorch's GELU by tanh, which is one operation, for one that is written out in eight."""
+def _find_activation(module: nn.Module) -> Callable[..., torch.Tensor] | None:
+    """Return PyTorch's GELU (tanh) if a module computes it in eight operations."""
     if type(module).__module__ != "transformers.activations":
         return None
-    numbers, one_operation = torch.linspace(-8, 8, 257), partial(gelu, approximate="tanh")
-    return one_operation if _same(partial(module, numbers), partial(one_operation, numbers)) else None
+    values, one_operation = torch.linspace(-8, 8, 257), partial(gelu, approximate="tanh")
+    return one_operation if _same(partial(module, values), partial(one_operation, values)) else None
 
 
 class _Rotation:
-    """Queries and keys turned by their positions, the first half of a head's numbers with the second."""
+    """Rotary embedding as a kernel.
+
+    It rotates the first half of a head with its second half.
+    """
 
     def __init__(self, plain: Callable[..., Any], kernels: Kernels) -> None:
         self._plain, self._kernel, self._dtype = plain, kernels.rotate, kernels.dtype
@@ -174,12 +188,21 @@ class _Rotation:
     def __call__(
         self, q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *others: Any, **named: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Shapes (1, heads, tokens, size), and (1, tokens, size) of cosines and sines."""
-        if others or named or not (self._fits(cos, sin) and self._turns(q, cos) and self._turns(k, cos)):
-            return self._plain(q, k, cos, sin, *others, **named)  # type: ignore[no-any-return]
-        return self._turned(q, cos, sin), self._turned(k, cos, sin)
+        """Rotate queries and keys by their positions.
 
-    def _fits(self, *angles: torch.Tensor) -> bool:
+        Args:
+            q, k: shape (1, heads, tokens, size).
+            cos, sin: shape (1, tokens, size).
+        """
+        if (
+            others
+            or named
+            or not (self._fits_angles(cos, sin) and self._fits_heads(q, cos) and self._fits_heads(k, cos))
+        ):
+            return self._plain(q, k, cos, sin, *others, **named)  # type: ignore[no-any-return]
+        return self._rotate(q, cos, sin), self._rotate(k, cos, sin)
+
+    def _fits_angles(self, *angles: torch.Tensor) -> bool:
         return all(
             angle.ndim == 3
             and len(angle) == 1
@@ -189,7 +212,7 @@ class _Rotation:
             for angle in angles
         )
 
-    def _turns(self, heads: torch.Tensor, cos: torch.Tensor) -> bool:
+    def _fits_heads(self, heads: torch.Tensor, cos: torch.Tensor) -> bool:
         size = cos.shape[2]
         return (
             heads.dtype == self._dtype
@@ -197,44 +220,50 @@ class _Rotation:
             and (heads.stride(1), heads.stride(3)) == (size, 1)
         )
 
-    def _turned(self, heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    def _rotate(self, heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         _, number, tokens, size = heads.shape
-        turned = heads.new_empty(1, tokens, number, size)
+        rotated = heads.new_empty(1, tokens, number, size)
         self._kernel(
-            tokens, heads.data_ptr(), cos.data_ptr(), sin.data_ptr(), turned.data_ptr(),
-            number, size, heads.stride(2), number * size, large=turned.numel() >= LARGE,
+            tokens, heads.data_ptr(), cos.data_ptr(), sin.data_ptr(), rotated.data_ptr(),
+            number, size, heads.stride(2), number * size, large=rotated.numel() >= LARGE,
         )  # fmt: skip
-        return turned.transpose(1, 2)
+        return rotated.transpose(1, 2)
 
 
 class _Rotations:
-    """The rotations of a model's attention."""
+    """Rotary embeddings of a model's attention modules."""
 
     def __init__(self, kernels: Kernels) -> None:
         self._kernels = kernels
-        self._tried: dict[Any, _Rotation | None] = {}
-        self._turning: dict[FunctionType, FunctionType] = {}
+        self._rotations: dict[Any, _Rotation | None] = {}
+        self._forwards: dict[FunctionType, FunctionType] = {}
 
-    def forward_of(self, module: nn.Module) -> Callable[..., Any] | None:
-        """A module's `forward` with its rotation as a kernel; None if it has none that computes the same."""
+    def rotating_forward(self, module: nn.Module) -> Callable[..., Any] | None:
+        """Return a module's `forward` with the kernel for its rotary embedding.
+
+        Returns:
+            None if the module has no rotary embedding, or one that computes other results.
+        """
         forward = type(module).forward
         if not isinstance(forward, FunctionType) or _ROTATION not in forward.__code__.co_names:
             return None
         plain = forward.__globals__.get(_ROTATION)
-        if plain not in self._tried:
-            self._tried[plain] = self._try(plain)
-        rotation = self._tried[plain]
+        if plain not in self._rotations:
+            self._rotations[plain] = self._verify_rotation(plain)
+        rotation = self._rotations[plain]
         if rotation is None:
             return None
-        if forward not in self._turning:
-            # The name is one of the model's source file: only this model shall find another function behind it.
+        if forward not in self._forwards:
+            # A copy of the function with its own globals: other models of the same source file must not change.
             names = {**forward.__globals__, _ROTATION: rotation}
-            turning = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
-            turning.__kwdefaults__ = forward.__kwdefaults__
-            self._turning[forward] = turning
-        return MethodType(self._turning[forward], module)
+            replaced = FunctionType(
+                forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__
+            )
+            replaced.__kwdefaults__ = forward.__kwdefaults__
+            self._forwards[forward] = replaced
+        return MethodType(self._forwards[forward], module)
 
-    def _try(self, plain: Any) -> _Rotation | None:
+    def _verify_rotation(self, plain: Any) -> _Rotation | None:
         rotation = _Rotation(plain, self._kernels)
         heads = torch.randn(1, 3, 6, 8).to(self._kernels.dtype)
         q, k = heads[:, :, :4].transpose(1, 2), heads[:, :, 4:].transpose(1, 2)
@@ -247,12 +276,12 @@ class _Rotations:
 
 
 def _same(plain: Callable[[], torch.Tensor], fused: Callable[[], torch.Tensor]) -> bool:
-    """Whether two functions give the same, but for rounding."""
+    """Return whether two functions compute the same except for rounding."""
     try:
-        right, result = plain(), fused()
-    except Exception:  # the model's own code, given what it may not expect
+        expected, result = plain(), fused()
+    except Exception:  # the model's own code may not accept the trial inputs
         return False
-    if right.shape != result.shape or right.dtype != result.dtype:
+    if expected.shape != result.shape or expected.dtype != result.dtype:
         return False
-    tolerance = _ROUNDING[right.dtype] * float(right.abs().max())
-    return bool((right - result).abs().max() <= tolerance)
+    tolerance = _ROUNDING[expected.dtype] * float(expected.abs().max())
+    return bool((expected - result).abs().max() <= tolerance)

@@ -1,4 +1,4 @@
-"""The processor as LLVM sees it, which compiles for it."""
+"""Name and features of the CPU in LLVM's format."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from llvmlite import binding
 
 @cache
 def name_and_features() -> tuple[str, str]:
-    """What it is called, and what it has or has not, as LLVM is told."""
+    """Return the CPU's name and features as arguments for LLVM."""
     return binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
 
 
 @cache
 def compiles_for(feature: str) -> bool:
-    """Whether LLVM knows of a feature that the processor has."""
+    """Return whether the CPU has a feature and LLVM knows it."""
     return bool(binding.get_host_cpu_features().get(feature))
 
 
 def computes_tiles() -> bool:
-    """Whether the processor has what products in float32 are made of: registers of 32 or 64 bytes, and fused sums."""
+    """Return whether the CPU has AVX2 and FMA, which float32 tiles need."""
     return compiles_for("avx2") and compiles_for("fma")

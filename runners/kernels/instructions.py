@@ -1,4 +1,4 @@
-"""What the CPU has instructions for."""
+"""Instruction sets of the CPU that PyTorch can use."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ _CPU: Any = torch.cpu
 
 
 def has_onednn() -> bool:
-    """Whether this PyTorch has oneDNN's kernels."""
+    """Return whether this PyTorch has oneDNN's kernels."""
     return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def has_avx2() -> bool:
-    """Whether the CPU has registers of 32 bytes, which kernels of our own need to multiply."""
+    """Return whether the CPU has AVX2, which our own kernels need to multiply."""
     return bool(_CPU._is_avx2_supported())
 
 
 def computes_int8() -> bool:
-    """Whether the CPU multiplies eight bits without cutting off sums (VNNI)."""
+    """Return whether the CPU multiplies int8 without saturating sums (VNNI)."""
     return has_onednn() and bool(_CPU._is_vnni_supported())
 
 
 def computes_bfloat16() -> bool:
-    """Whether the CPU multiplies in bfloat16."""
+    """Return whether the CPU multiplies in bfloat16."""
     if not has_onednn() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return True
-    # There, oneDNN calls it supported wherever it can be imitated in float32, which is slower than float32.
+    # On x86, oneDNN also reports support if it emulates bfloat16 in float32, which is slower than float32.
     return bool(_CPU._is_avx512_bf16_supported() or _CPU._is_amx_tile_supported())

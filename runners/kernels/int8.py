@@ -1,4 +1,4 @@
-"""Linear layers computed in eight bits, from weights that are kept so."""
+"""Linear layers with int8 weights and dynamic int8 quantization of inputs."""
 
 from __future__ import annotations
 
@@ -11,45 +11,47 @@ from torch import nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from runners.kernels.linear import CLEARLY, fastest, linear_layers, some_of_each_shape, weight_and_bias
-from runners.kernels.packed import usual_rows
+from runners.kernels.linear import CLEARLY_FASTER, linear_layers, pick_fastest, sample_layers, weight_and_bias
+from runners.kernels.packed import round_up_rows
 from runners.kernels.tiles import fill_panels, whole_panels
 
 if TYPE_CHECKING:
     from runners.kernels.int8_kernels import Int8Kernels
     from runners.kernels.program import KernelCall, Scratch
 
-#: The largest number of eight bits with a sign.
+#: Largest int8 value.
 _LARGEST = 127
 
-#: What stands for nought in numbers without a sign: the bit of it turned over.
+#: Zero point of uint8 values; adding it flips the sign bit of an int8.
 _ZERO = 128
 
-#: A scale is never nought.
+#: Smallest scale, so that no scale is zero.
 _TINY = 1e-30
 
 
 def _round(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Shape (rows, size) to numbers without a sign, `_ZERO` for nought, and what 127 of them stand for.
+    """Round rows of shape (rows, size) to uint8 with the zero point `_ZERO`.
 
-    The former may be followed by rows of nothing; the latter has shape (rows, 1).
+    Returns:
+        The rounded rows, which may be followed by rows of zeros, and the largest absolute value of each row, shape
+        (rows, 1).
     """
-    # Each of these is one pass of vector instructions. `vector_norm(inf)` is ten times slower than the two extremes,
-    # and rounding to numbers without a sign three times slower than to those with one.
+    # Each operation is one vectorized pass. `vector_norm(inf)` is ten times slower than `amax` and `amin`, and
+    # converting to uint8 three times slower than to int8.
     largest = torch.maximum(rows.amax(1, keepdim=True), rows.amin(1, keepdim=True).neg_()).clamp_(min=_TINY)
     rounded = (rows * (_LARGEST / largest)).round_().to(torch.int8).view(torch.uint8).bitwise_xor_(_ZERO)
-    usual = usual_rows(len(rows))
-    return (pad(rounded, (0, 0, 0, usual - len(rows))) if usual > len(rows) else rounded), largest
+    padded = round_up_rows(len(rows))
+    return (pad(rounded, (0, 0, 0, padded - len(rows))) if padded > len(rows) else rounded), largest
 
 
 class Int8Linear(nn.Module):
-    """A linear layer with weights of eight bits, whose inputs are rounded to eight bits as they come.
+    """Linear layer with int8 weights, which rounds its inputs to int8.
 
-    Each output has its own scale for weights, and each token its own for inputs, so that no token's result depends on
-    what else is in its batch. Source: https://arxiv.org/abs/2206.01861 (token-wise dynamic quantization).
+    Each output has its own scale for weights, and each token its own scale for inputs, so a token's result does not
+    depend on the rest of its batch. Source: https://arxiv.org/abs/2206.01861 (token-wise dynamic quantization).
 
     Attributes:
-        weight: shape (out_features, in_features), without values: what is asked of it is its shape and type.
+        weight: shape (out_features, in_features), on the meta device: other code reads only its shape and type.
         bias: shape (out_features,), or None.
     """
 
@@ -63,28 +65,31 @@ class Int8Linear(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().float().clone(), persistent=False)
         weight = weight.detach().float()
         scales = (weight.abs().amax(1) / _LARGEST).clamp(min=_TINY)
-        # GPT-2's `Conv1D` gives a transposed view, whose order oneDNN's packing does not heed.
-        self._keep((weight / scales[:, None]).round().to(torch.int8).contiguous(), scales)
+        # Contiguous, because oneDNN's packing ignores the strides of the transposed weights of GPT-2's `Conv1D`.
+        self._store((weight / scales[:, None]).round().to(torch.int8).contiguous(), scales)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Shape (..., in_features) to (..., out_features)."""
+        """Map shape (..., in_features) to (..., out_features)."""
         outputs = self._compute(inputs.reshape(-1, self.in_features).float())
         return outputs.to(inputs.dtype).view(*inputs.shape[:-1], self.out_features)
 
-    def _keep(self, weight: torch.Tensor, scales: torch.Tensor) -> None:
-        """Keep weights, int8, and what one of each output's stands for."""
+    def _store(self, weight: torch.Tensor, scales: torch.Tensor) -> None:
+        """Store int8 weights and the scale of each output."""
         raise NotImplementedError
 
     def _compute(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Shape (rows, in_features) to (rows, out_features), both float32."""
+        """Map shape (rows, in_features) to (rows, out_features), both float32."""
         raise NotImplementedError
 
 
 class OneDnnInt8Linear(Int8Linear):
-    """By oneDNN, which on some CPUs has instructions for many rows that no other has."""
+    """Int8 layer by oneDNN.
 
-    def _keep(self, weight: torch.Tensor, scales: torch.Tensor) -> None:
-        self._packed = torch.ops.onednn.qlinear_prepack(weight, [usual_rows(256), self.in_features])
+    Only oneDNN uses the matrix instructions of some CPUs for many rows.
+    """
+
+    def _store(self, weight: torch.Tensor, scales: torch.Tensor) -> None:
+        self._packed = torch.ops.onednn.qlinear_prepack(weight, [round_up_rows(256), self.in_features])
         self._scales = scales / _LARGEST
         self._zeros = torch.zeros(self.out_features, dtype=torch.int32)
 
@@ -98,23 +103,27 @@ class OneDnnInt8Linear(Int8Linear):
 
 
 class VnniInt8Linear(Int8Linear):
-    """By our own kernels, which read weights once and need no operation beside them."""
+    """Int8 layer by our own kernels, which read weights once and need no other operation."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, kernels: Int8Kernels) -> None:
         self._kernels = kernels
         super().__init__(weight, bias)
 
-    def _keep(self, weight: torch.Tensor, scales: torch.Tensor) -> None:
+    def _store(self, weight: torch.Tensor, scales: torch.Tensor) -> None:
         bias = torch.zeros(self.out_features) if self.bias is None else self.bias
         zeros = _ZERO * weight.sum(1, dtype=torch.int32)
-        self._layer = self._kernels.packed(weight), fill_panels(scales), fill_panels(zeros), fill_panels(bias)
+        self._layer = self._kernels.pack_weights(weight), fill_panels(scales), fill_panels(zeros), fill_panels(bias)
 
     def _compute(self, inputs: torch.Tensor) -> torch.Tensor:
         inputs = inputs if inputs.stride(1) == 1 else inputs.contiguous()
         return self._kernels.linear(inputs, *self._layer)[:, : self.out_features]
 
     def calls(self, inputs: int, outputs: int, scratch: Scratch) -> list[KernelCall] | None:
-        """The same for a program: addresses of contiguous rows of float32, as many as `scratch` has.
+        """Return the calls that compute the layer in a program.
+
+        Args:
+            inputs, outputs: addresses of contiguous float32 rows; `outputs` has as many rows as `scratch`.
+            scratch: memory for the rounded inputs.
 
         Returns:
             None if outputs do not fill whole panels: the kernel would write past the end of each row.
@@ -125,45 +134,46 @@ class VnniInt8Linear(Int8Linear):
 
 
 class PreciseInt8Linear(VnniInt8Linear):
-    """With inputs that are rounded twice: what the first rounding leaves is rounded by itself.
+    """Int8 layer with more precise inputs.
 
-    So only weights are of eight bits. Twice as many rows cost nothing where they are few.
+    The error of the first rounding is rounded to int8 as well, so only the weights lose precision. It computes twice as
+    many rows, which costs nothing if there are few.
     """
 
     def _compute(self, inputs: torch.Tensor) -> torch.Tensor:
-        unit = inputs.abs().amax(1, keepdim=True).clamp_(min=_TINY) / _LARGEST
-        rounded = (inputs / unit).round_().mul_(unit)
+        scale = inputs.abs().amax(1, keepdim=True).clamp_(min=_TINY) / _LARGEST
+        rounded = (inputs / scale).round_().mul_(scale)
         both = super()._compute(torch.cat([rounded, inputs - rounded]))
         total: torch.Tensor = both[: len(inputs)].add_(both[len(inputs) :])
-        # It is in both.
+        # Both parts include the bias.
         return total if self.bias is None else total.sub_(self.bias)
 
 
 def quantize(model: PreTrainedModel, rows: Sequence[int], kernels: Int8Kernels | None = None) -> int:
-    """Replace the linear layers of a model on the CPU, one after the other.
+    """Replace the linear layers of a model on the CPU by int8 layers, one after the other.
 
-    A classifier's head, small and decisive, stays. One with an output for each token of a vocabulary, which takes half
-    as long as all layers of a small model, is computed precisely: what SmolLM2 writes is then 0.001 nats further from
-    what it writes in float32, where its layers in eight bits move it by 0.038.
+    A classifier's head is not replaced: it is small, and the result depends on it most. A language model's head, which
+    takes half as long as all layers of a small model, becomes a `PreciseInt8Linear`: it moves SmolLM2 by 0.001 nats
+    from float32, where its layers in int8 move it by 0.038.
 
     Args:
-        rows: numbers of tokens that will be computed together most.
-        kernels: to be used unless oneDNN's are clearly faster.
+        rows: the most frequent numbers of tokens in a forward pass.
+        kernels: kernels that are used unless oneDNN is clearly faster.
 
     Returns:
-        How many were replaced.
+        The number of replaced layers, without the head.
     """
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    body = [place for place in linear_layers(model.base_model) if place[2] is not head]
-    forms = {shape: _fastest_form(layers, rows, kernels) for shape, layers in some_of_each_shape(body).items()}
-    heads = [place for place in linear_layers(model) if place[2] is head] if kernels is not None and body else []
+    body = [entry for entry in linear_layers(model.base_model) if entry[2] is not head]
+    forms = {shape: _fastest_form(layers, rows, kernels) for shape, layers in sample_layers(body).items()}
+    heads = [entry for entry in linear_layers(model) if entry[2] is head] if kernels is not None and body else []
     for parent, name, layer in heads:
         weight, bias = weight_and_bias(layer)
         if kernels is not None and kernels.fit(*weight.shape):
             setattr(parent, name, PreciseInt8Linear(weight, bias, kernels))
     quantized = len(body)
     while body:
-        # Nobody keeps what is replaced.
+        # `pop` drops the reference to the plain layer, so its memory is freed.
         parent, name, layer = body.pop()
         weight, bias = weight_and_bias(layer)
         setattr(parent, name, forms[weight.shape[0], weight.shape[1]](weight, bias))
@@ -178,9 +188,11 @@ def _fastest_form(
         return OneDnnInt8Linear
     own = partial(VnniInt8Linear, kernels=kernels)
     forms: Sequence[Callable[[torch.Tensor, torch.Tensor | None], Int8Linear]] = own, OneDnnInt8Linear
-    return fastest({form: [form(*weight_and_bias(layer)) for layer in plain] for form in forms}, rows, CLEARLY)
+    return pick_fastest(
+        {form: [form(*weight_and_bias(layer)) for layer in plain] for form in forms}, rows, CLEARLY_FASTER
+    )
 
 
 def has_int8_layers(model: nn.Module) -> bool:
-    """Whether layers are computed in eight bits, so that rounding may magnify what little two ways differ in."""
+    """Return whether a model has int8 layers, whose rounding may magnify small differences."""
     return any(isinstance(module, Int8Linear) for module in model.modules())

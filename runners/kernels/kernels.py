@@ -1,9 +1,10 @@
-"""What layers compute between their matrices, each in one pass over few numbers.
+"""Kernels for the operations between matrix products, each in one pass over its rows.
 
-PyTorch computes it in five to ten operations, each of which costs as much for one row as for many: more than half of a
-step that writes one token. Compiled by Numba, which needs no compiler on the machine, and kept in a folder.
+PyTorch needs five to ten operations for each of them, and every operation costs as much for one row as for many: more
+than half of a decode step with one token. Numba compiles the kernels without a compiler on the machine, and they are
+stored in a folder.
 
-Numbers are float32 or bfloat16, and computed in float32.
+Values are float32 or bfloat16. Kernels compute in float32.
 """
 
 from __future__ import annotations
@@ -15,28 +16,29 @@ import torch
 from runners.kernels.attention_kernels import AttentionKernels
 from runners.kernels.compiler import Compiler
 from runners.kernels.parallel import ParallelKernel, bits, type_name
-from runners.kernels.source import between_matrices, step_attention
+from runners.kernels.source import layer_kernel, step_attention
 
 
 class Kernels:
-    """Kernels for numbers of one type, each called with the number of units and then what it reads from its call.
+    """Kernels for values of one type.
 
-    Each is compiled when it is first asked for. What they compute, and what they are given: `runners.kernels.sources`.
+    A kernel is called with the number of units of work, followed by its arguments. It is compiled on first use.
+    `runners.kernels.sources` documents what each kernel computes and its arguments.
 
     Args:
         dtype: float32 or bfloat16.
 
     Attributes:
-        dtype, compiler: as they were given.
+        dtype, compiler: as passed in.
     """
 
-    #: A number that is not whole, as an argument.
+    #: Convert a float to an argument of a kernel.
     bits = staticmethod(bits)
 
     def __init__(self, dtype: torch.dtype, compiler: Compiler) -> None:
         self.dtype = dtype
         self.compiler = compiler
-        self._texts = AttentionKernels(dtype, compiler) if AttentionKernels.compute() else None
+        self._attention = AttentionKernels(dtype, compiler) if AttentionKernels.compute() else None
 
     @cached_property
     def rms_norm(self) -> ParallelKernel:
@@ -67,17 +69,30 @@ class Kernels:
         return self._kernel("keep")
 
     def attend(self, size: int, value_size: int, shared: int) -> ParallelKernel:
-        """The kernel for heads of a size, of which so many share keys; compiled when it is first asked for."""
+        """Return the decode attention kernel for a head size; it is compiled on first use.
+
+        Args:
+            size: elements of a query and of a key.
+            value_size: elements of a value.
+            shared: query heads per key head.
+        """
         return self.compiler.kernel(step_attention(size, value_size, shared, type_name(self.dtype)))
 
     def texts(self, size: int, value_size: int) -> ParallelKernel | None:
-        """That of `AttentionKernels` for heads of a size, if there is one; compiled when it is first asked for."""
-        return self._texts.of(size, value_size) if self._texts and self._texts.fit(size, value_size) else None
+        """Return the kernel of `AttentionKernels` for a head size, or None.
+
+        It is compiled on first use.
+        """
+        return (
+            self._attention.kernel(size, value_size)
+            if self._attention and self._attention.fit(size, value_size)
+            else None
+        )
 
     @staticmethod
     def compute(dtype: torch.dtype) -> bool:
-        """Whether there are kernels for numbers of a type."""
+        """Return whether there are kernels for values of a type."""
         return dtype in (torch.float32, torch.bfloat16)
 
     def _kernel(self, name: str) -> ParallelKernel:
-        return self.compiler.kernel(between_matrices(name, type_name(self.dtype)))
+        return self.compiler.kernel(layer_kernel(name, type_name(self.dtype)))

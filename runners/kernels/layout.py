@@ -1,39 +1,39 @@
-"""Numbers that kernels and those who call them agree on."""
+"""Constants that kernels share with the code that calls them."""
 
 from __future__ import annotations
 
 from runners.kernels.host_cpu import compiles_for
 
-#: Numbers that a kernel is given: the next unit, the number of units, and up to 14 arguments.
+#: Length in int64 of a kernel's call: the next unit, the number of units, and up to 14 arguments.
 ARGUMENTS = 16
 
-#: A call of a program as it is written down: the kernel's address, whether threads share it, and what it is given.
+#: Length in int64 of a call of a program: the kernel's address, whether threads share it, and the kernel's call.
 RECORD = 2 + ARGUMENTS
 
-#: Numbers of 32 bits in a register, or in two of them without AVX-512; outputs in a panel of weights.
+#: Values of 32 bits in a register, or in two registers without AVX-512; outputs in a panel of weights.
 LANES = 16
 
-#: Rows and panels of outputs that are summed at once: 24 of 32 registers; without AVX-512, where a panel is two
-#: registers, 8 of 16. With more of those, six rows, layers of many rows took up to a third longer (AMD EPYC).
+#: Rows and panels of a tile, whose sums stay in registers: 24 of 32. Without AVX-512 a panel is two registers, and
+#: a tile has 8 of 16: with 12 of them, layers of many rows took up to a third longer (AMD EPYC).
 ROWS, PANELS = (8, 3) if compiles_for("avx512f") else (4, 1)
 
-#: Bytes of a row of inputs that are multiplied at once, and those of weights that belong to them.
+#: Bytes of a row of inputs in one step of multiplying, and bytes of a panel of weights in the same step.
 STEP, PANEL_STEP = 4, 64
 
-#: Panels of float32 that a thread takes at a time, up to four: a lone row has so many sums, as each waits for its last.
+#: Float32 panels in a unit of work, at most four: a single row needs several independent sums to hide latency.
 GROUP = 4 // PANELS * PANELS
 
-#: Numbers that say what a text is: its first token, its first key, how many of both there are, and how many keys the
-#: first token sees, the next one more, and so on.
-TEXT = 5
+#: Integers that describe a sequence to the attention kernel: its first token, its first key, the number of tokens, the
+#: number of keys, and the number of keys that the first token attends to (each next token attends to one more).
+SEQUENCE_FIELDS = 5
 
-#: Names of CBLAS: numbers lie row by row; the first matrix as it is; the second one is packed.
-MKL_ROW_MAJOR, MKL_AS_IT_IS, MKL_PACKED = 101, 111, 151
+#: CBLAS constants: CblasRowMajor, CblasNoTrans, CblasPacked.
+MKL_ROW_MAJOR, MKL_NOT_TRANSPOSED, MKL_PACKED = 101, 111, 151
 
 #: The name of a kernel's function in its machine code.
 ENTRY = "kernel"
 
 
 def fill_registers(*sizes: int) -> bool:
-    """Whether rows of such sizes fill whole registers."""
+    """Return whether rows of these sizes fill whole registers."""
     return all(size % LANES == 0 for size in sizes)

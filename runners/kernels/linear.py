@@ -1,4 +1,4 @@
-"""A model's linear layers, and which of them are faster packed."""
+"""Find a model's linear layers, measure which are faster packed, and pack them."""
 
 from __future__ import annotations
 
@@ -21,127 +21,133 @@ FormT = TypeVar("FormT")
 #: Shape of a layer's weights: (out, in).
 Shape = tuple[int, int]
 
-#: Weights of a shape that are tried to see whether packing pays: more than what stays in a core's cache.
-_TRIED_BYTES = 32 << 20
+#: Bytes of weights per shape that are measured: more than a core's cache holds.
+_SAMPLE_BYTES = 32 << 20
 
-#: Outputs of a part of a layer are so many, or a multiple: whole registers in all forms.
+#: The outputs of a part of a layer are a multiple of this: whole registers in all forms.
 _LEAST_OUTPUTS = 64
 
-#: No number of rows may be much slower: what is tried lies in caches that a whole model does not fit into, where packed
-#: weights look better than they are.
-_LEAST_GAIN = 0.7
+#: Lowest speed of a form, relative to the first one, for any number of rows. The measured weights fit into caches that
+#: a whole model does not fit into, which favours packed weights.
+_LEAST_SPEED = 0.7
 
-#: Each is tried so often at least, and again until its three shortest times agree, for so many seconds at most; for
-#: fewer where fewer weights are tried: times of small layers never agree beside others, and matter little.
+#: Fewest runs of each form, and longest time in seconds to repeat them until the three shortest times agree. With
+#: fewer weights the time is shorter: times of small layers vary too much to agree, and matter little.
 _LEAST_TRIES, _MOST_SECONDS = 5, 0.1
 
-#: Tries after which a form may be told to be slower: the first one has made code, and found memory.
+#: Runs after which a slower form is dropped: the first run also compiles code and allocates memory.
 _FEW_TRIES = 2
 
-#: How much longer than the shortest one the third may be, for them to be what it takes.
+#: Largest ratio of the third shortest time to the shortest one for times that agree.
 _AGREE = 1.05
 
-#: How much faster than kernels of our own others must be with each number of rows. Those are mostly the fastest, and
-#: nothing is measured well while another process computes: SmolLM2 got forms with which it wrote two thirds of the
-#: text, for as long as it was served.
-CLEARLY = 1.25
+#: Factor by which a library must be faster than our own kernels, averaged over the numbers of rows. Our kernels are
+#: usually the fastest, and measurements are wrong while another process computes: SmolLM2 then got forms with which
+#: it generated a third less for as long as it was served.
+CLEARLY_FASTER = 1.25
 
 
 @torch.inference_mode()
 def forms_to_pack(model: nn.Module, rows: Sequence[int], tiled: Tiled | None = None) -> dict[Shape, Form]:
-    """The fastest form of those layers of a model that are faster when they are packed; found by trying some.
+    """Measure some layers of each shape, and return the fastest packed forms.
 
-    On processors of AMD most are; on Intel's, for which PyTorch's other kernels are made, that depends on the shape,
-    the number of rows and of threads.
+    Shapes that are fastest with plain layers are left out. On AMD CPUs most layers are faster packed. On Intel CPUs,
+    which PyTorch's plain kernels are made for, it depends on the shape and on the numbers of rows and threads.
 
     Args:
-        rows: numbers of rows that will be computed most; each counts the same.
-        tiled: a form that is taken unless one of libraries is clearly faster.
+        rows: the most frequent numbers of rows; each has the same weight.
+        tiled: a form that is used unless a library's form is clearly faster.
     """
     tried = {
         shape: _fastest_form(layers, rows, tiled)
-        for shape, layers in some_of_each_shape(linear_layers(model)).items()
+        for shape, layers in sample_layers(linear_layers(model)).items()
         if layers[0].weight.device.type == "cpu" and can_pack(layers[0].weight.dtype)
     }
     return {shape: form for shape, form in tried.items() if form is not None}
 
 
-def some_of_each_shape(layers: Iterable[tuple[nn.Module, str, nn.Module]]) -> dict[Shape, list[Any]]:
-    """As many layers of each shape as say how fast it is: more than what stays in a core's cache."""
-    alike: defaultdict[Shape, list[Any]] = defaultdict(list)
+def sample_layers(layers: Iterable[tuple[nn.Module, str, nn.Module]]) -> dict[Shape, list[Any]]:
+    """Select enough layers of each shape for a measurement: more than a core's cache holds."""
+    samples: defaultdict[Shape, list[Any]] = defaultdict(list)
     for _, _, layer in layers:
         weight, _ = weight_and_bias(layer)
-        same = alike[weight.shape[0], weight.shape[1]]
-        if not same or (len(same) + 1) * weight.nbytes <= _TRIED_BYTES:
+        same = samples[weight.shape[0], weight.shape[1]]
+        if not same or (len(same) + 1) * weight.nbytes <= _SAMPLE_BYTES:
             same.append(layer)
-    return dict(alike)
+    return dict(samples)
 
 
 def _fastest_form(plain: Sequence[nn.Module], rows: Sequence[int], tiled: Tiled | None) -> Form | None:
-    """None if the plain one is."""
+    """Return the fastest form of layers of one shape, or None for the plain form."""
     weight, _ = weight_and_bias(plain[0])
     own: list[Form | None] = [tiled] if tiled is not None and tiled.fits(weight) else []
-    plain = [_part(layer) for layer in plain]
+    plain = [_sample_outputs(layer) for layer in plain]
     forms = [form for form in [*own, None, *FORMS] if form is None or form.computes(weight.dtype)]
     tried = {form: plain if form is None else [form(*weight_and_bias(layer)) for layer in plain] for form in forms}
-    return fastest(tried, rows, CLEARLY if forms[0] is not None else 1)
+    return pick_fastest(tried, rows, CLEARLY_FASTER if forms[0] is not None else 1)
 
 
-def _part(layer: Any) -> Any:
-    """As many of a layer's outputs as say how fast it is: a head may be gigabytes, and each form is a copy."""
+def _sample_outputs(layer: Any) -> Any:
+    """Return a layer with enough outputs for a measurement.
+
+    An output head may be gigabytes, and each form copies it.
+    """
     weight, bias = weight_and_bias(layer)
-    outputs = max(_TRIED_BYTES // (weight[0].nbytes or 1), _LEAST_OUTPUTS)
+    outputs = max(_SAMPLE_BYTES // (weight[0].nbytes or 1), _LEAST_OUTPUTS)
     if outputs >= len(weight):
         return layer
     outputs -= outputs % _LEAST_OUTPUTS
     return plain_linear(weight[:outputs], None if bias is None else bias[:outputs])
 
 
-def fastest(tried: Mapping[FormT, Sequence[nn.Module]], rows: Sequence[int], factor: float = 1) -> FormT:
-    """The form that is the fastest over all numbers of rows, and much slower than the first with none.
+def pick_fastest(tried: Mapping[FormT, Sequence[nn.Module]], rows: Sequence[int], factor: float = 1) -> FormT:
+    """Measure forms and return the fastest one over all numbers of rows.
+
+    A form that is much slower than the first one for any number of rows is not returned.
 
     Args:
         tried: the same layers in each form.
-        factor: how much faster than the first another must be with each number of rows, in the mean. If it is more than
-            1, one that is found to be slower than the first is tried no further, which spares most of the time.
+        rows: numbers of rows to measure.
+        factor: how much faster than the first form another must be, as the geometric mean over the numbers of rows. If
+            it is more than 1, a form is dropped as soon as it is slower than the first, which saves most of the time.
     """
     first, layers = next(iter(tried.items()))
     weight, _ = weight_and_bias(layers[0])
-    most_seconds = _MOST_SECONDS * min(len(layers) * weight.nbytes / _TRIED_BYTES, 1)
+    most_seconds = _MOST_SECONDS * min(len(layers) * weight.nbytes / _SAMPLE_BYTES, 1)
     left, seconds = dict(tried), defaultdict[FormT, list[float]](list)
     for n in rows:
         inputs = torch.randn(n, weight.shape[1], dtype=weight.dtype)
-        shortest = _shortest(left, inputs, most_seconds, faster_alone=factor > 1)
+        shortest = _measure_forms(left, inputs, most_seconds, drop_slower=factor > 1)
         left = {form: left[form] for form in shortest}
         for form, time in shortest.items():
             seconds[form].append(time)
         if len(left) == 1:
             return first
-    fitting = [form for form in left if form is not first and all(map(_fits, seconds[form], seconds[first]))]
+    fitting = [form for form in left if form is not first and all(map(_is_fast_enough, seconds[form], seconds[first]))]
     best = min(fitting, key=lambda form: math.prod(seconds[form]), default=first)
     return best if factor ** len(rows) * math.prod(seconds[best]) < math.prod(seconds[first]) else first
 
 
-def _fits(seconds: float, of_first: float) -> bool:
-    return _LEAST_GAIN * seconds <= of_first
+def _is_fast_enough(seconds: float, of_first: float) -> bool:
+    return _LEAST_SPEED * seconds <= of_first
 
 
-def _shortest(
-    tried: Mapping[FormT, Sequence[nn.Module]], inputs: torch.Tensor, most_seconds: float, *, faster_alone: bool
+def _measure_forms(
+    tried: Mapping[FormT, Sequence[nn.Module]], inputs: torch.Tensor, most_seconds: float, *, drop_slower: bool
 ) -> dict[FormT, float]:
-    """Seconds that each takes if nothing disturbs it.
+    """Measure the shortest time of each form in seconds.
 
     Args:
-        faster_alone: leave out what is slower than the first, as soon as that can be told.
+        drop_slower: drop a form as soon as it is measured to be slower than the first.
     """
     end = perf_counter() + most_seconds
     taken: dict[FormT, list[float]] = {form: [] for form in tried}
     first = taken[next(iter(tried))]
     while len(first) < _LEAST_TRIES or (perf_counter() < end and not all(map(_agree, taken.values()))):
-        # By turns, so that what disturbs one disturbs all.
+        # By turns, so that a disturbance affects all forms alike.
         for form, times in taken.items():
-            times.append(_seconds(tried[form], inputs))
-        if faster_alone and len(first) == _FEW_TRIES:
+            times.append(_measure_layers(tried[form], inputs))
+        if drop_slower and len(first) == _FEW_TRIES:
             taken = {form: times for form, times in taken.items() if times is first or min(times) < min(first)}
             if len(taken) == 1:
                 break
@@ -153,8 +159,8 @@ def _agree(times: Sequence[float]) -> bool:
     return third <= _AGREE * shortest
 
 
-def _seconds(layers: Sequence[nn.Module], inputs: torch.Tensor) -> float:
-    """What all of them take."""
+def _measure_layers(layers: Sequence[nn.Module], inputs: torch.Tensor) -> float:
+    """Measure the time of all layers in seconds."""
     started = perf_counter()
     for layer in layers:
         layer(inputs)
@@ -162,35 +168,39 @@ def _seconds(layers: Sequence[nn.Module], inputs: torch.Tensor) -> float:
 
 
 def pack(model: nn.Module, forms: Mapping[Shape, Form]) -> int:
-    """Replace linear layers of a model on the CPU, one after the other, so that two copies of one exist at most.
+    """Replace linear layers of a model on the CPU by packed ones.
 
-    An output head in panels lends its weights to embeddings that had the same.
+    Layers are replaced one after the other, so at most one layer's weights exist twice. Embeddings that share their
+    weights with an output head in panels read them from the head.
 
     Args:
-        forms: of the layers that are replaced.
+        forms: form of each shape that is replaced.
 
     Returns:
-        How many were replaced.
+        The number of replaced layers.
     """
-    places, tables, packed = list(linear_layers(model)), SharedTables(_plain(model, nn.Embedding)), 0
-    while places:
-        # Nobody keeps what is replaced.
-        packed += _replace(*places.pop(), forms, tables)
+    layers, tables, packed = list(linear_layers(model)), SharedTables(_find_modules(model, nn.Embedding)), 0
+    while layers:
+        # `pop` drops the reference to the plain layer, so its memory is freed.
+        packed += _pack_layer(*layers.pop(), forms, tables)
     return packed
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """Each linear layer of the plain kinds, with the module it belongs to and its name there."""
-    return _plain(model, nn.Linear, Conv1D)
+    """Find each plain linear layer, with its parent module and its name in the parent."""
+    return _find_modules(model, nn.Linear, Conv1D)
 
 
 def weight_and_bias(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Shapes (out, in) and (out,); GPT-2's `Conv1D` keeps the former the other way around."""
+    """Return weights of shape (out, in) and bias of shape (out,).
+
+    GPT-2's `Conv1D` stores the weights transposed.
+    """
     return (layer.weight.t() if type(layer) is Conv1D else layer.weight), layer.bias
 
 
 def plain_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
-    """The layer of such weights, which are not copied."""
+    """Create a linear layer from weights without copying them."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     layer.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
@@ -198,15 +208,17 @@ def plain_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
     return layer
 
 
-def _plain(model: nn.Module, *kinds: type[nn.Module]) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """Modules of some kinds, but not of derived ones: those compute something else."""
+def _find_modules(model: nn.Module, *kinds: type[nn.Module]) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Find modules of some types; subclasses are left out, as they compute something else."""
     for parent in model.modules():
         for name, child in parent.named_children():
             if type(child) in kinds:
                 yield parent, name, child
 
 
-def _replace(parent: nn.Module, name: str, layer: nn.Module, forms: Mapping[Shape, Form], tables: SharedTables) -> int:
+def _pack_layer(
+    parent: nn.Module, name: str, layer: nn.Module, forms: Mapping[Shape, Form], tables: SharedTables
+) -> int:
     weight, bias = weight_and_bias(layer)
     form = forms.get((weight.shape[0], weight.shape[1]))
     if form is None or weight.device.type != "cpu" or not form.computes(weight.dtype):
@@ -214,5 +226,5 @@ def _replace(parent: nn.Module, name: str, layer: nn.Module, forms: Mapping[Shap
     packed = form(weight, bias)
     setattr(parent, name, packed)
     if isinstance(packed, TiledLinear):
-        tables.read_from(packed, weight)
+        tables.share_with(packed, weight)
     return 1

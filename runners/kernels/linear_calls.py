@@ -1,4 +1,4 @@
-"""Linear layers as calls of a program."""
+"""Linear layers as kernel calls of a program."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from runners.kernels.program import KernelCall, Scratch
 
 
 class LinearCalls:
-    """What computes layers without Python, where that can be done.
+    """Kernel calls for linear layers that can be computed without Python.
 
     Args:
-        scratch: for what calls need beside their inputs and outputs.
+        scratch: memory for intermediate results of the calls.
     """
 
     def __init__(self, compiler: Compiler, scratch: Scratch) -> None:
@@ -26,8 +26,8 @@ class LinearCalls:
         library = mkl()
         self._mkl = MklKernels(library, compiler) if library is not None else None
 
-    def of(self, layer: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> list[KernelCall] | None:
-        """Calls that compute a layer; None if only Python can.
+    def layer_calls(self, layer: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> list[KernelCall] | None:
+        """Return the calls that compute a layer, or None if only Python can compute it.
 
         Args:
             inputs, outputs: contiguous, shape (rows, size), with as many rows as the scratch has.
@@ -39,5 +39,5 @@ class LinearCalls:
             return self._mkl.linear(*addresses, layer.packed, layer.bias, (layer.out_features, layer.in_features))
         if isinstance(layer, TiledLinear):
             return layer.calls(*addresses)
-        # Precise ones compute it twice.
+        # Not for `PreciseInt8Linear`, which computes its inputs in two parts.
         return layer.calls(*addresses, self._scratch) if type(layer) is VnniInt8Linear else None

@@ -1,6 +1,6 @@
-"""MKL's products with weights that were packed once, by the functions of it that are in PyTorch's library.
+"""Matrix products with packed weights, by the MKL functions inside PyTorch's library.
 
-PyTorch's own operation for them cannot be called without Python.
+PyTorch's own operation for packed weights can only be called from Python.
 
 Source: https://www.intel.com/content/www/us/en/docs/onemkl/developer-reference-c/2024-0/cblas-gemm-compute-002.html
 """
@@ -14,26 +14,27 @@ from typing import Any
 
 import torch
 
-from runners.kernels.layout import MKL_AS_IT_IS, MKL_PACKED, MKL_ROW_MAJOR
+from runners.kernels.layout import MKL_NOT_TRANSPOSED, MKL_PACKED, MKL_ROW_MAJOR
 
-#: Further names of CBLAS: a matrix that is transposed; the second one.
+#: More CBLAS constants: CblasTrans, CblasBMatrix.
 _TRANSPOSED, _SECOND = 112, 162
 
 _INT, _FLOAT, _ADDRESS = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
 
-#: Rows for which weights are packed. MKL asks for no certain number when it computes: any other is computed as well.
+#: Rows that weights are packed for. MKL computes other numbers of rows with the same packed weights.
 _ROWS = 256
 
 
 class Mkl:
-    """Products of float32.
+    """MKL functions for float32 products with packed weights.
 
     Attributes:
-        compute_address: of the function that multiplies, for those who call it without Python.
+        compute_address: address of the function that multiplies, for calls without Python.
     """
 
     def __init__(self, library: Any) -> None:
-        """
+        """Find the functions in a library.
+
         Raises:
             AttributeError: the library has no MKL.
         """
@@ -48,7 +49,7 @@ class Mkl:
         self.compute_address: int = ctypes.cast(self._compute, _ADDRESS).value or 0
 
     def pack(self, weight: torch.Tensor) -> torch.Tensor:
-        """Weights of shape (out, in) in the order in which they are read; opaque."""
+        """Pack weights of shape (out, in) into MKL's layout, which is opaque."""
         weight = weight.detach().contiguous()
         out_features, in_features = weight.shape
         shape = _ROWS, out_features, in_features
@@ -59,22 +60,24 @@ class Mkl:
     def multiply(
         self, rows: int, inputs: torch.Tensor, packed: torch.Tensor, outputs: torch.Tensor, *, add: bool
     ) -> None:
-        """Fill outputs, or add to them.
+        """Multiply inputs by packed weights, and store the product or add it to the outputs.
 
         Args:
-            inputs: shape (..., in), contiguous, so many rows.
-            outputs: shape (..., out), likewise.
+            rows: number of rows of `inputs` and of `outputs`.
+            inputs: shape (..., in), contiguous.
+            outputs: shape (..., out), contiguous.
+            add: add the product to what `outputs` has.
         """
         size, in_features = outputs.shape[-1], inputs.shape[-1]
         self._compute(
-            MKL_ROW_MAJOR, MKL_AS_IT_IS, MKL_PACKED, rows, size, in_features, inputs.data_ptr(), in_features,
+            MKL_ROW_MAJOR, MKL_NOT_TRANSPOSED, MKL_PACKED, rows, size, in_features, inputs.data_ptr(), in_features,
             packed.data_ptr(), in_features, float(add), outputs.data_ptr(), size,
         )  # fmt: skip
 
 
 @cache
 def mkl() -> Mkl | None:
-    """That of this PyTorch; None if it has none."""
+    """Return MKL of this PyTorch, or None if PyTorch was built without it."""
     try:
         return Mkl(ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")))
     except (OSError, AttributeError):

@@ -1,4 +1,4 @@
-"""Linear layers whose weights lie in memory as a library's kernels read them."""
+"""Linear layers with weights in the memory layout of a library's kernels."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from runners.kernels.float32_kernels import Float32Kernels
     from runners.kernels.program import KernelCall
 
-#: Rows for which the layout of weights is chosen. That of 256 is as good as any other from one row to 512.
+#: Number of rows that oneDNN chooses a layout for. The layout for 256 rows is as fast as any other from 1 to 512 rows.
 _ROWS = 256
 
 
 class PackedLinear(nn.Module):
-    """A linear layer with weights that were packed once.
+    """Linear layer with weights that were packed once.
 
-    PyTorch keeps weights row by row, and its float32 kernel packs them anew in every call: much of the time where rows
-    are few.
+    PyTorch stores weights row by row, and its float32 kernel packs them in every call, which takes much of the time if
+    there are few rows.
 
     Attributes:
-        weight: shape (out_features, in_features); opaque, but its shape, type and device can be read.
+        weight: shape (out_features, in_features); only its shape, type and device may be used.
         bias: shape (out_features,), or None.
     """
 
@@ -41,16 +41,16 @@ class PackedLinear(nn.Module):
 
     @staticmethod
     def computes(dtype: torch.dtype) -> bool:
-        """Whether this machine's CPU computes such layers of a type, and not slower than others."""
+        """Return whether this CPU has fast instructions for such layers of a type."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
-        """As `nn.Linear` shows itself."""
+        """Return the same description as `nn.Linear`."""
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
 class OneDnnLinear(PackedLinear):
-    """In oneDNN's layout two cores of an AMD EPYC come to 0.98 of their peak."""
+    """Linear layer in oneDNN's layout, which reaches 0.98 of the peak of two AMD EPYC cores."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__(weight, bias)
@@ -62,11 +62,11 @@ class OneDnnLinear(PackedLinear):
         return has_onednn() if dtype == torch.float32 else dtype == torch.bfloat16 and computes_bfloat16()
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Shape (..., in_features) to (..., out_features)."""
+        """Map shape (..., in_features) to (..., out_features)."""
         rows = inputs.numel() // self.in_features
-        if (usual := usual_rows(rows)) == rows:
+        if (rounded := round_up_rows(rows)) == rows:
             return self._compute(inputs)
-        outputs = self._compute(pad(inputs.reshape(rows, -1), (0, 0, 0, usual - rows)))
+        outputs = self._compute(pad(inputs.reshape(rows, -1), (0, 0, 0, rounded - rows)))
         return outputs[:rows].view(*inputs.shape[:-1], self.out_features)
 
     def _compute(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -75,13 +75,12 @@ class OneDnnLinear(PackedLinear):
 
 
 class MklLinear(PackedLinear):
-    """In MKL's layout, which serves any number of rows.
+    """Linear layer in MKL's layout, which works for any number of rows.
 
-    24 layers of SmolLM2 on two cores of an Intel Xeon, milliseconds with 1, 4, 16, 64 and 128 rows: 15, 23, 27, 64 and
-    107, where PyTorch's own take 15, 33, 43, 79 and 113, and oneDNN's 21, 29, 32, 82 and 115.
+    24 layers of SmolLM2 with 16 rows take 27 ms on two cores of an Intel Xeon; PyTorch's take 43 ms, oneDNN's 32 ms.
 
     Attributes:
-        packed: as `Mkl.pack` gives them.
+        packed: weights as `Mkl.pack` returns them.
     """
 
     packed: torch.Tensor
@@ -92,7 +91,7 @@ class MklLinear(PackedLinear):
         assert library is not None, "this is a bug: there is no MKL"
         self._mkl = library
         self.register_buffer("packed", library.pack(weight), persistent=False)
-        # Nobody reads their values, which would be all of the weights once more.
+        # A single value with the shape of the weights, as only the shape is used and a copy would double the memory.
         self.register_buffer("weight", weight.new_zeros(()).expand(weight.shape), persistent=False)
 
     @staticmethod
@@ -100,7 +99,7 @@ class MklLinear(PackedLinear):
         return dtype == torch.float32 and mkl() is not None
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Shape (..., in_features) to (..., out_features)."""
+        """Map shape (..., in_features) to (..., out_features)."""
         inputs = inputs.contiguous()
         outputs = inputs.new_empty(*inputs.shape[:-1], self.out_features)
         if self.bias is not None:
@@ -111,46 +110,56 @@ class MklLinear(PackedLinear):
 
 
 class TiledLinear(PackedLinear):
-    """In panels, as our own kernels read them."""
+    """Linear layer in panels, the layout of our own kernels.
+
+    Attributes:
+        packed: weights as `Float32Kernels.pack_weights` returns them.
+    """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, kernels: Float32Kernels) -> None:
         super().__init__(weight, bias)
         self._kernels = kernels
-        self._added = fill_panels(weight.new_zeros(self.out_features) if self.bias is None else self.bias)
-        self.register_buffer("packed", kernels.packed(weight), persistent=False)
-        # As MKL's.
+        self._bias = fill_panels(weight.new_zeros(self.out_features) if self.bias is None else self.bias)
+        self.register_buffer("packed", kernels.pack_weights(weight), persistent=False)
+        # A single value, as in `MklLinear`.
         self.register_buffer("weight", weight.new_zeros(()).expand(weight.shape), persistent=False)
 
     packed: torch.Tensor
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Shape (..., in_features) to (..., out_features); rows of outputs may lie further apart than they are long."""
-        outputs = self._kernels.linear(inputs.reshape(-1, self.in_features).contiguous(), self.packed, self._added)
+        """Map shape (..., in_features) to (..., out_features).
+
+        There may be gaps between the rows of the result.
+        """
+        outputs = self._kernels.linear(inputs.reshape(-1, self.in_features).contiguous(), self.packed, self._bias)
         return outputs[:, : self.out_features].view(*inputs.shape[:-1], self.out_features)
 
     def calls(self, inputs: int, outputs: int) -> list[KernelCall] | None:
-        """The same for a program: addresses of contiguous rows, as many as whole tiles have.
+        """Return the calls that compute the layer in a program.
+
+        Args:
+            inputs, outputs: addresses of contiguous rows, with memory for whole tiles.
 
         Returns:
             None if outputs do not fill whole panels: the kernel would write past the end of each row.
         """
         if self.out_features != whole_panels(self.out_features):
             return None
-        return self._kernels.calls(inputs, outputs, self.packed, self._added, self.in_features)
+        return self._kernels.calls(inputs, outputs, self.packed, self._bias, self.in_features)
 
 
 class Form(Protocol):
-    """What makes packed layers of a type of numbers."""
+    """Form of packed layers: creates a layer from its weights."""
 
     def __call__(self, weight: torch.Tensor, bias: torch.Tensor | None, /) -> PackedLinear: ...
 
     def computes(self, dtype: torch.dtype) -> bool:
-        """As `PackedLinear.computes`."""
+        """Return the same as `PackedLinear.computes`."""
         ...
 
 
 class Tiled:
-    """The form of `TiledLinear`."""
+    """Form that creates `TiledLinear` layers."""
 
     def __init__(self, kernels: Float32Kernels) -> None:
         self._kernels = kernels
@@ -162,23 +171,23 @@ class Tiled:
         return dtype == torch.float32
 
     def fits(self, weight: torch.Tensor) -> bool:
-        """Whether a layer of such weights can have the form."""
+        """Return whether a layer with these weights can have the form."""
         return self._kernels.fit(len(weight))
 
 
-#: What layers are tried as.
+#: Forms that are measured.
 FORMS: tuple[type[PackedLinear], ...] = (OneDnnLinear, MklLinear)
 
 
 def can_pack(dtype: torch.dtype) -> bool:
-    """Whether there is a form for layers of a type."""
+    """Return whether there is a form for layers of a type."""
     return any(form.computes(dtype) for form in FORMS)
 
 
-def usual_rows(rows: int) -> int:
-    """The next number of rows of those that are computed with, at most a sixteenth more where there are many.
+def round_up_rows(rows: int) -> int:
+    """Round a number of rows up, by at most a sixteenth if there are many rows.
 
-    oneDNN makes code for each number, more than half a megabyte, and keeps it: any number that comes would cost
+    oneDNN generates and keeps more than 0.5 MB of code for each number of rows: without rounding, this would grow to
     hundreds of megabytes.
     """
     if rows <= 16:

@@ -1,6 +1,6 @@
-"""Compiled functions whose work is shared by the threads that PyTorch computes with.
+"""Compiled functions that share their work among PyTorch's threads.
 
-Threads of one's own would fight with those over the cores: PyTorch's wait for their next work without sleeping.
+Separate threads would compete for the cores, because PyTorch's threads spin while they wait for work.
 """
 
 from __future__ import annotations
@@ -18,59 +18,65 @@ _Call = ctypes.c_int64 * ARGUMENTS
 
 
 def bits(number: float) -> int:
-    """A number as an argument of a call."""
+    """Convert a float to an argument of a call."""
     return int.from_bytes(struct.pack("=d", number), "little", signed=True)
 
 
 def type_name(dtype: torch.dtype) -> str:
-    """A type as sources of kernels call it."""
+    """Return a type's name in kernel sources, such as `float32`."""
     return str(dtype).removeprefix("torch.")
 
 
 class ParallelKernel:
-    """A compiled function that takes units of work until none is left.
+    """Compiled function that computes units of work until none is left.
 
-    It is given the address of `int64` numbers: the next unit, the number of units, and its arguments. Units may be
-    computed in any order and side by side.
+    Its argument is the address of an `int64` array: the next unit, the number of units, and the call's arguments. Units
+    may be computed in any order and in parallel.
 
     Attributes:
-        address: of the function.
+        address: address of the function.
     """
 
     def __init__(self, address: int, code: Any) -> None:
-        """
+        """Make a function callable.
+
         Args:
-            code: what the function goes with.
+            address: address of the function.
+            code: owner of its machine code.
         """
         self.address, self._code = address, code
-        # To get Python's lock back takes longer than what is small.
+        # Keeps Python's lock: releasing and acquiring it takes longer than a small call.
         self._small = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(address)
-        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
-        self._together = parallel_region()
+        self._single = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
+        self._parallel = parallel_region()
 
     def __call__(self, units: int, *arguments: int, large: bool = True) -> None:
         """Compute all units.
 
         Args:
-            large: worth to be shared by as many threads as PyTorch has, while other threads of Python go on.
+            units: number of units.
+            arguments: arguments of the kernel.
+            large: share the work among PyTorch's threads, and release Python's lock.
         """
         call = _Call(0, units, *arguments)
         if not large:
             self._small(call)
-        elif self._together is not None and (threads := min(torch.get_num_threads(), units)) > 1:
-            self._together(self.address, call, threads, 0)
+        elif self._parallel is not None and (threads := min(torch.get_num_threads(), units)) > 1:
+            self._parallel(self.address, call, threads, 0)
         else:
-            self._alone(call)
+            self._single(call)
 
 
 def parallel_region() -> Any | None:
-    """GNU OpenMP's entry for a function that all threads run; None where PyTorch has another OpenMP.
+    """Return GNU OpenMP's function that runs a function in all threads.
+
+    None if PyTorch uses another OpenMP.
 
     Source: https://gcc.gnu.org/onlinedocs/libgomp/Implementing-PARALLEL-construct.html
     """
     for library in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*")):
         try:
-            # It is the one that PyTorch has loaded.
+            # PyTorch has loaded this file already, so its threads are the same.
             region = ctypes.CDLL(str(library)).GOMP_parallel
         except (OSError, AttributeError):
             continue

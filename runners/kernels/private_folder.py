@@ -1,4 +1,7 @@
-"""Read files that only this user or root can have written: machine code runs as it is read, whatever its hash."""
+"""Folder of files that only this user or root can have written.
+
+Machine code is executed as it is read, and a hash in the same file would not protect against another user.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +17,29 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class NotPrivateError(Exception):
-    """Others can write to a folder or a file; the message says to which, in one line."""
+    """Error of a folder or file that other users can write to.
+
+    The message names it in one line.
+    """
 
 
 class PrivateFolder:
-    """A folder, of folders of files, that only this user and root can write to.
+    """Folder with subfolders of files that only this user and root can write to.
 
-    The rule is that of ssh for keys: the folder, its files and its parents belong to this user or to root, and no other
-    user may write to them. There are two exceptions for parents: the sticky bit (/tmp), with which users cannot replace
-    each other's files, and the root of a volume, as the root of a Kubernetes emptyDir is writable for all users. What
-    another user puts in the folder's place belongs to that user, and is refused.
+    The rule is the one of ssh for keys: the folder, its files and its parents belong to this user or to root, and no
+    other user may write to them. There are two exceptions for parents: the sticky bit (/tmp), with which users cannot
+    replace each other's files, and the root of a volume, as the root of a Kubernetes emptyDir is writable for all
+    users. If another user replaces the folder there, it belongs to that user and is refused.
 
     Args:
-        folder: need not be there. Links that lead to it are followed, those in it are not.
+        folder: may not exist yet. Symbolic links to it are followed, symbolic links inside it are refused.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def check(self) -> None:
-        """Raise `NotPrivateError` if others can write to the folder, or to one that it is in."""
+        """Raise `NotPrivateError` if other users can write to the folder or to one of its parents."""
         folder = self._folder.absolute()
         links = [path for path in (folder, *folder.parents) if path.is_symlink()]
         for link in links:
@@ -46,43 +52,46 @@ class PrivateFolder:
                 _check_parent(parent)
 
     def read(self, name: str) -> bytes:
-        """Read the file of that name, `folder/file`.
+        """Read a file.
+
+        Args:
+            name: `folder/file`.
 
         Raises:
-            NotPrivateError: others could have written it.
-            OSError: there is none, or it cannot be read.
+            NotPrivateError: other users could have written it.
+            OSError: the file does not exist, or cannot be read.
         """
         self.check()
         inner, _, file = name.partition("/")
         flags = os.O_RDONLY | os.O_CLOEXEC
-        # What was looked at is what is read, whatever takes its name meanwhile.
+        # Descriptors in place of paths, so that the checked file is the one that is read.
         with (
-            _opened(Path(os.path.realpath(self._folder)), flags | os.O_DIRECTORY) as outer_descriptor,
-            _opened(self._folder / inner, flags | os.O_DIRECTORY, outer_descriptor) as inner_descriptor,
-            _opened(self._folder / inner / file, flags | os.O_NONBLOCK, inner_descriptor) as descriptor,
+            _open_checked(Path(os.path.realpath(self._folder)), flags | os.O_DIRECTORY) as outer_descriptor,
+            _open_checked(self._folder / inner, flags | os.O_DIRECTORY, outer_descriptor) as inner_descriptor,
+            _open_checked(self._folder / inner / file, flags | os.O_NONBLOCK, inner_descriptor) as descriptor,
             open(descriptor, "rb", closefd=False) as opened,
         ):
             return opened.read()
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file whole or not at all, for this user alone.
+        """Write a file atomically, with access for this user only.
 
         Raises:
-            NotPrivateError: others could write it too.
-            OSError: it cannot be written.
+            NotPrivateError: other users could write it too.
+            OSError: the file cannot be written.
         """
         self.check()
         file = self._folder / name
         make_folder(file.parent)
         for folder in (Path(os.path.realpath(self._folder)), file.parent):
-            with _opened(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY):
+            with _open_checked(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY):
                 pass
         write_whole(file, data)
 
 
 @contextmanager
-def _opened(path: Path, flags: int, folder: int | None = None) -> Iterator[int]:
-    """A file or folder that is checked, in a folder that is open."""
+def _open_checked(path: Path, flags: int, folder: int | None = None) -> Iterator[int]:
+    """Open a file or folder inside an open folder, and check its owner and mode."""
     if path.is_symlink():
         raise NotPrivateError(f"{path} is a link")
     descriptor = os.open(path if folder is None else path.name, flags | os.O_NOFOLLOW, dir_fd=folder)

@@ -1,7 +1,7 @@
-"""Kernels that are called one after the other, with nothing of Python between them.
+"""Run a list of kernels from one compiled loop, without Python in between.
 
-Python takes as long to call a kernel as a kernel takes for one token. What is called with what is written down once; a
-run sets what has changed, which is little, and goes through it without Python's lock.
+Calling a kernel from Python takes as long as computing one token with it. So a program stores the calls and their
+arguments once. A run updates the few arguments that have changed, and calls all kernels without Python's lock.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from runners.kernels.layout import RECORD
 from runners.kernels.parallel import ParallelKernel, parallel_region
 from runners.kernels.source import RUN
 
-#: Whole numbers of 64 bits.
+#: Array of int64.
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """An argument that each run is told: the number of a name, or so much behind it."""
+    """Argument that each run sets: the value with a name, plus an offset."""
 
     name: Hashable
     offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class OfRows:
-    """An argument that follows from the number of rows of a run.
+class FromRows:
+    """Argument that is computed from the number of rows of a run.
 
     Attributes:
-        name: another for each that is computed otherwise.
+        name: unique for each different `compute`.
     """
 
     name: Hashable
@@ -48,25 +48,25 @@ class OfRows:
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """An argument that each run is told with others: one of the numbers of a name."""
+    """Argument that each run sets: one element of the array with a name."""
 
     name: Hashable
     index: int
 
 
-Argument = int | Given | Element | OfRows
+Argument = int | Given | Element | FromRows
 
 #: The number of rows itself.
-ROWS = OfRows("rows", int)
+ROWS = FromRows("rows", int)
 
 
 @dataclass(frozen=True, slots=True)
 class KernelCall:
-    """A kernel with what it is given.
+    """Kernel with its arguments.
 
     Attributes:
-        units: of work.
-        large: worth to be shared by threads; 0 if not.
+        units: units of work.
+        large: 1 to share the work among threads, 0 to compute with one thread.
     """
 
     kernel: ParallelKernel
@@ -76,13 +76,13 @@ class KernelCall:
 
 
 class Scratch:
-    """Tensors that calls write to and read from, for as many rows as a run has at most.
+    """Tensors for intermediate results of calls.
 
-    Memory is taken when it is first written to, so that what is never used costs none, and all of it is given back at
-    their end: the C library would keep it.
+    They are mapped directly from the system: pages that are never written cost no memory, and all of it is returned to
+    the system at the end. The C library would keep it.
 
     Args:
-        rows: at most; a multiple of 8, to which kernels fill up.
+        rows: largest number of rows of a run; a multiple of 8, because kernels compute whole tiles.
     """
 
     def __init__(self, rows: int) -> None:
@@ -90,7 +90,7 @@ class Scratch:
         self._tensors: dict[tuple[str, int, torch.dtype], torch.Tensor] = {}
 
     def rows_of(self, name: str, width: int, dtype: torch.dtype) -> torch.Tensor:
-        """Shape (rows, width); the same for all who ask for the same."""
+        """Return a tensor of shape (rows, width); the same arguments return the same tensor."""
         kind = name, width, dtype
         if kind not in self._tensors:
             memory = mmap(-1, self.rows * width * dtype.itemsize, MAP_PRIVATE | MAP_ANONYMOUS)
@@ -99,7 +99,7 @@ class Scratch:
 
 
 class ProgramRunner:
-    """Runs calls that are written down."""
+    """Compiled loop that runs the calls of a program."""
 
     def __init__(self, compiler: Compiler) -> None:
         self._kernel = compiler.kernel(RUN)
@@ -107,35 +107,46 @@ class ProgramRunner:
         self._region: int = 0 if region is None else ctypes.cast(region, ctypes.c_void_p).value or 0
 
     def __call__(self, records: int, number: int) -> None:
-        """Run so many calls from the one at an address on."""
+        """Run consecutive calls.
+
+        Args:
+            records: address of the first call.
+            number: number of calls.
+        """
         threads = torch.get_num_threads()
         self._kernel(1, records, number, self._region if threads > 1 else 0, threads)
 
 
 class Program:
-    """Calls, and between them what only Python can do.
+    """List of kernel calls and Python functions.
 
     Args:
-        parts: in order; what is no `KernelCall` is called with the number of rows and the context of a run.
+        parts: calls and functions in order; functions are called with a run's number of rows and its context.
     """
 
     def __init__(self, parts: Sequence[KernelCall | Callable[[int, Any], None]], runner: ProgramRunner) -> None:
         self._runner = runner
         calls = [part for part in parts if isinstance(part, KernelCall)]
         self._records = np.zeros((len(calls), RECORD), np.int64)
-        self._numbers = self._records.reshape(-1)
-        places: defaultdict[Given | Element | OfRows, list[int]] = defaultdict(list)
+        self._arguments = self._records.reshape(-1)
+        positions: defaultdict[Given | Element | FromRows, list[int]] = defaultdict(list)
         for number, call in enumerate(calls):
-            given = call.kernel.address, call.large, 0, call.units, *call.arguments
-            for place, argument in enumerate(given, number * RECORD):
+            values = call.kernel.address, call.large, 0, call.units, *call.arguments
+            for position, argument in enumerate(values, number * RECORD):
                 if isinstance(argument, int):
-                    self._numbers[place] = argument
+                    self._arguments[position] = argument
                 else:
-                    places[argument].append(place)
-        self._of_rows = {argument: np.array(at) for argument, at in places.items() if isinstance(argument, OfRows)}
-        #: For each name where its numbers go, and which of them, or how far behind it.
-        self._given = _by_name((one.name, one.offset, at) for one, at in places.items() if isinstance(one, Given))
-        self._elements = _by_name((one.name, one.index, at) for one, at in places.items() if isinstance(one, Element))
+                    positions[argument].append(position)
+        self._from_rows = {
+            argument: np.array(at) for argument, at in positions.items() if isinstance(argument, FromRows)
+        }
+        #: For each name, the positions of its arguments, and their offsets or their indices in the name's array.
+        self._given = _group_by_name(
+            (one.name, one.offset, at) for one, at in positions.items() if isinstance(one, Given)
+        )
+        self._elements = _group_by_name(
+            (one.name, one.index, at) for one, at in positions.items() if isinstance(one, Element)
+        )
         self._rows = 0
         self._steps: list[tuple[int, int] | Callable[[int, Any], None]] = []
         address, done = self._records.ctypes.data, 0
@@ -145,19 +156,21 @@ class Program:
             done += len(run) if is_call else 0
 
     def run(self, rows: int, given: Mapping[Hashable, int | Numbers], context: Any) -> None:
-        """Run everything.
+        """Run all parts.
 
         Args:
-            given: the number, or the numbers, of each name.
+            rows: number of rows.
+            given: value or array of each name.
+            context: passed to Python functions.
         """
         if rows != self._rows:
-            for argument, places in self._of_rows.items():
-                self._numbers[places] = argument.compute(rows)
+            for argument, positions in self._from_rows.items():
+                self._arguments[positions] = argument.compute(rows)
             self._rows = rows
-        for name, (places, offsets) in self._given.items():
-            self._numbers[places] = given[name] + offsets
-        for name, (places, indices) in self._elements.items():
-            self._numbers[places] = cast(Numbers, given[name])[indices]
+        for name, (positions, offsets) in self._given.items():
+            self._arguments[positions] = given[name] + offsets
+        for name, (positions, indices) in self._elements.items():
+            self._arguments[positions] = cast(Numbers, given[name])[indices]
         for step in self._steps:
             if isinstance(step, tuple):
                 self._runner(*step)
@@ -165,9 +178,9 @@ class Program:
                 step(rows, context)
 
 
-def _by_name(arguments: Iterable[tuple[Hashable, int, list[int]]]) -> dict[Hashable, tuple[Numbers, Numbers]]:
-    """For each name where its arguments are, and the number that each has."""
+def _group_by_name(arguments: Iterable[tuple[Hashable, int, list[int]]]) -> dict[Hashable, tuple[Numbers, Numbers]]:
+    """Group arguments by name; return their positions, and the offset or index of each."""
     found: defaultdict[Hashable, list[tuple[int, int]]] = defaultdict(list)
-    for name, number, places in arguments:
-        found[name] += [(place, number) for place in places]
+    for name, number, positions in arguments:
+        found[name] += [(position, number) for position in positions]
     return {name: (np.array(pairs)[:, 0], np.array(pairs)[:, 1]) for name, pairs in found.items()}

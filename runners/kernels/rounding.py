@@ -1,4 +1,4 @@
-"""How far two ways of computing the same may be apart."""
+"""Largest difference between results of a plain and an optimized model."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from collections.abc import Sequence
 
 import torch
 
-#: Of the numbers' size: rounding, not another result. A model in bfloat16 is itself 0.1 from what it is in float32.
+#: Largest relative difference that counts as rounding. In bfloat16, a model's own difference from float32 is 0.1.
 _ROUNDING = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 2e-1}
 
-#: The same of a model in eight bits, where a number that falls to the other side moves those behind it by a hundredth.
+#: The same for a model in int8, where rounding one value to the other side changes later values by 1 %.
 _ROUNDING_INT8 = 0.3
 
 
 def is_rounding(
     results: Sequence[torch.Tensor], right: Sequence[torch.Tensor], dtype: torch.dtype, *, int8: bool = False
 ) -> bool:
-    """Whether all that results differ in is rounding, by their root mean squares.
+    """Return whether the root mean square of the difference is as small as rounding.
 
-    Not by what differs most: in bfloat16 the first token of a text may be a third off, in either way.
+    The largest difference is not used: in bfloat16, the first token of a sequence may differ by a third.
 
     Args:
-        results, right: of the same shapes.
-        dtype: what the model computes in.
-        int8: layers are computed in eight bits.
+        results, right: outputs of the same shapes.
+        dtype: type that the model computes in.
+        int8: linear layers are computed in int8.
     """
     expected = torch.cat([one.float().flatten() for one in right])
     difference = torch.cat([one.float().flatten() for one in results]) - expected
     tolerance = _ROUNDING_INT8 if int8 else _ROUNDING.get(dtype, 1e-1)
-    # Not a number is not less than anything.
+    # False if the difference is NaN.
     return bool(difference.norm() <= tolerance * expected.norm())

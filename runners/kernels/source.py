@@ -1,4 +1,7 @@
-"""What each kernel is compiled from. Nothing here needs PyTorch, so that a compiler can begin before it is there."""
+"""Names of kernel sources.
+
+This module does not import PyTorch, so that compiling can start before the import.
+"""
 
 from __future__ import annotations
 
@@ -7,37 +10,38 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class KernelSource:
-    """What a kernel is compiled from.
+    """Source of one kernel.
 
     Attributes:
-        name: of a kernel, or of a function that makes one of its parameters: `package.module:function`.
+        name: `package.module:function` of the kernel, or of a function that returns it if there are parameters.
+        parameters: arguments of that function.
     """
 
     name: str
     parameters: tuple[int | str, ...] = ()
 
 
-#: Runs calls that are written down.
+#: Run the kernel calls of a program.
 RUN = KernelSource("runners.kernels.sources.calls:run")
 
-#: A layer of float32.
+#: Linear layer in float32.
 FLOAT32_MULTIPLY = KernelSource("runners.kernels.sources.float32_tiles:multiply")
 
-#: A layer of eight bits: its inputs rounded, then multiplied.
+#: Linear layer in int8: round the inputs, then multiply.
 INT8 = (
     KernelSource("runners.kernels.sources.int8_tiles:round_rows"),
     KernelSource("runners.kernels.sources.int8_tiles:multiply"),
 )
 
-#: A layer of float32 by MKL: the product, and what it is added to.
+#: Linear layer in float32 by MKL: multiply, and fill the outputs with the bias.
 MKL = (
     KernelSource("runners.kernels.sources.mkl_calls:multiply"),
     KernelSource("runners.kernels.sources.mkl_calls:fill"),
 )
 
 
-def between_matrices(name: str, dtype: str) -> KernelSource:
-    """One of `runners.kernels.sources.layers`.
+def layer_kernel(name: str, dtype: str) -> KernelSource:
+    """Return the source of a kernel in `runners.kernels.sources.layers`.
 
     Args:
         dtype: float32 or bfloat16.
@@ -46,10 +50,16 @@ def between_matrices(name: str, dtype: str) -> KernelSource:
 
 
 def step_attention(size: int, value_size: int, shared: int, dtype: str) -> KernelSource:
-    """Attention of a step, for heads of a size, of which so many share keys."""
+    """Return the source of decode attention: one token per sequence.
+
+    Args:
+        size: elements of a query and of a key.
+        value_size: elements of a value.
+        shared: query heads per key head.
+    """
     return KernelSource("runners.kernels.sources.step_attention:attention", (size, value_size, shared, dtype))
 
 
 def text_attention(size: int, value_size: int, dtype: str) -> KernelSource:
-    """Attention of whole texts, for heads of a size."""
+    """Return the source of attention over whole sequences or prefill chunks."""
     return KernelSource("runners.kernels.sources.text_attention:attention", (size, value_size, dtype))

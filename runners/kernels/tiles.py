@@ -1,4 +1,4 @@
-"""Weights in panels, for kernels that multiply tiles: some rows with some panels."""
+"""Panels of weights, for kernels that multiply tiles: a few rows with a few panels."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ from torch.nn.functional import pad
 
 from runners.kernels.layout import LANES, PANEL_STEP, PANELS, ROWS, STEP
 
-#: Bytes of inputs that are multiplied with all weights before the next: a part of a core's cache.
+#: Bytes of a block of inputs, which is multiplied by all weights before the next: part of a core's cache.
 _BLOCK = 1 << 19
 
 
 def whole_tiles(rows: int) -> int:
-    """So many rows, filled up to whole tiles."""
+    """Round a number of rows up to whole tiles."""
     return -(-rows // ROWS) * ROWS
 
 
-def parts(row_bytes: int, out_features: int, panels: int = PANELS) -> tuple[int, int]:
-    """Rows of inputs that are a block, and groups of panels: what is shared by threads is a group for a block."""
+def divide_layer(row_bytes: int, out_features: int, panels: int = PANELS) -> tuple[int, int]:
+    """Divide a layer into units of work: a unit is a block of rows with a group of panels.
+
+    Returns:
+        The rows of a block, and the number of groups.
+    """
     return max(_BLOCK // row_bytes // ROWS, 1) * ROWS, -(-out_features // (LANES * panels))
 
 
@@ -32,12 +36,12 @@ def worth_filling(outputs: int) -> bool:
 
 
 def fill_panels(values: torch.Tensor) -> torch.Tensor:
-    """Append zeros to one value for each output, shape (out,), so that there is one for each output of whole panels."""
+    """Pad values of shape (out,), one per output, with zeros to whole panels."""
     return pad(values, (0, whole_panels(len(values)) - len(values)))
 
 
 def in_panels(weight: torch.Tensor) -> torch.Tensor:
-    """Weights in panels; the last panel is filled up with rows of zeros.
+    """Pack weights into panels; the last panel is padded with rows of zeros.
 
     Args:
         weight: shape (out, in), contiguous, rows of whole steps.
@@ -47,8 +51,8 @@ def in_panels(weight: torch.Tensor) -> torch.Tensor:
     """
     out_features, in_features = weight.shape
     depth, values = STEP // weight.itemsize, whole_panels(out_features) * in_features
-    room = torch.empty(values + PANEL_STEP // weight.itemsize, dtype=weight.dtype)
-    packed = room[-room.data_ptr() % PANEL_STEP // weight.itemsize :][:values]
+    buffer = torch.empty(values + PANEL_STEP // weight.itemsize, dtype=weight.dtype)
+    packed = buffer[-buffer.data_ptr() % PANEL_STEP // weight.itemsize :][:values]
     panels = packed.view(-1, in_features // depth, LANES, depth)
     full, rest = divmod(out_features, LANES)
     whole, last = weight[: full * LANES], weight[full * LANES :]
@@ -59,11 +63,11 @@ def in_panels(weight: torch.Tensor) -> torch.Tensor:
     return packed
 
 
-def rows_of_panels(packed: torch.Tensor, in_features: int, rows: torch.Tensor) -> torch.Tensor:
-    """Rows of the weights that were put `in_panels`.
+def gather_rows(packed: torch.Tensor, in_features: int, rows: torch.Tensor) -> torch.Tensor:
+    """Gather rows of weights that `in_panels` packed.
 
     Args:
-        rows: their numbers, of any shape.
+        rows: indices of the rows, of any shape.
 
     Returns:
         Shape (*shape of rows, in_features).

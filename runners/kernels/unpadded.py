@@ -1,9 +1,9 @@
-"""A batch of texts computed without its padding.
+"""Compute batches of an encoder without their padding.
 
-All layers of an encoder but attention compute tokens one by one, so the tokens of all texts may stand in one row, and
-only attention must know where one text ends; transformers' attention interface is the place to tell it
-(https://huggingface.co/docs/transformers/attention_interface). What is before the layers and behind them keeps the
-padded shape, so that every head works as it is.
+All layers of an encoder except attention compute each token by itself, so the tokens of all sequences are concatenated
+into one row. Only attention needs the lengths of the sequences, which transformers' attention interface passes on
+(https://huggingface.co/docs/transformers/attention_interface). Modules before and after the layers see the padded
+shape, so every head works unchanged.
 """
 
 from __future__ import annotations
@@ -17,52 +17,54 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from runners.kernels.fallbacks import DifferentResults
-from runners.kernels.packed import usual_rows
+from runners.kernels.packed import round_up_rows
 from runners.kernels.rounding import is_rounding
 
 logger = logging.getLogger(__name__)
 
-#: The name under which transformers knows `attend` and `keep_mask`.
+#: Name under which `attend` and `keep_mask` are registered in transformers.
 NAME = "unpadded"
 
-#: Lengths of the texts that a model is tried with.
-_TRIAL = (9, 4, 6)
+#: Lengths of the sequences in the trial batch.
+_TRIAL_LENGTHS = (9, 4, 6)
 
-#: Texts of at most so many tokens: three plain operations in float32 are faster for them than the fused kernel, whose
-#: scores fit the cache at any length. 12 heads of 32, one core: a text of 40 tokens 54 against 98 microseconds, in
-#: bfloat16 with what is converted 75 against 116; one of 192 tokens 1,681 against 629.
+#: Longest sequence, in tokens, for which three plain operations in float32 are faster than PyTorch's fused attention:
+#: 40 tokens with 12 heads of 32 take 54 against 98 microseconds on one core, and 192 tokens 1,681 against 629.
 _SHORT = {torch.float32: 96, torch.bfloat16: 48}
 
 
 class UnsupportedLayers(Exception):
-    """The model asks more of attention than is computed here."""
+    """Error of a model whose attention has a feature that is not supported here."""
 
 
 class UnpaddedLayers(nn.Module):
-    """Stands in for the module that calls a model's layers, and hands it the tokens of a batch as one row."""
+    """Replacement for the module that calls a model's layers.
+
+    It passes a batch's tokens to them as one row.
+    """
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
         self.layers = layers
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **others: Any) -> Any:
-        """What the layers give, with zeros for padding.
+        """Compute the layers without padding, and return their output with zeros for padding.
 
         Args:
             hidden_states: shape (batch, length, size).
-            attention_mask: shape (batch, length), false for padding; None if there is none.
+            attention_mask: shape (batch, length), false for padding; None if there is no padding.
         """
         batch, length = hidden_states.shape[:2]
         padded = hidden_states.flatten(0, 1)
         if attention_mask is None or bool(attention_mask.all()):
-            if batch > 1 or usual_rows(length) == length:
+            if batch > 1 or round_up_rows(length) == length:
                 return self.layers(hidden_states, attention_mask=None, **others)
             lengths, tokens = [length], None
         else:
             lengths, tokens = attention_mask.sum(1).tolist(), attention_mask.flatten().nonzero().squeeze(1)
         row = padded if tokens is None else padded[tokens]
-        # A few rows of nothing make a number of rows that is computed with anyway.
-        row = pad(row, (0, 0, 0, usual_rows(len(row)) - len(row)))
+        # Rows of zeros round the number of rows up to a size that the kernels have seen before.
+        row = pad(row, (0, 0, 0, round_up_rows(len(row)) - len(row)))
         output = self.layers(row[None], attention_mask=None, text_lengths=lengths, **others)
         computed = output[0][0, : sum(lengths)]
         if tokens is not None:
@@ -81,14 +83,15 @@ def attend(
     text_lengths: list[int] | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls in each layer.
+    """Compute attention of one layer; transformers calls it.
 
     Args:
-        query, key, value: shape (1, heads, tokens, size), texts one after the other, then perhaps rows of nothing;
-            without `text_lengths`, shape (batch, heads, length, size), texts of equal length.
+        query, key, value: shape (1, heads, tokens, size), sequences one after the other, then optional rows of zeros;
+            without `text_lengths`, shape (batch, heads, length, size), sequences of equal length.
+        text_lengths: tokens of each sequence.
 
     Raises:
-        Unsupported: the layer asks for what is not computed here.
+        UnsupportedLayers: the layer's attention has a feature that is not supported here.
     """
     for name in ("softcap", "s_aux", "position_bias", "head_mask", "sliding_window"):
         if others.get(name) is not None:
@@ -101,9 +104,9 @@ def attend(
     attended = value.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1])
     start = 0
     for length in text_lengths:
-        text = slice(start, start + length)
-        q, k, v = query[:, :, text], key[:, :, text], value[:, :, text]
-        attended[:, text] = _attend(q, k, v, scaling, causal).transpose(1, 2)
+        sequence = slice(start, start + length)
+        q, k, v = query[:, :, sequence], key[:, :, sequence], value[:, :, sequence]
+        attended[:, sequence] = _attend(q, k, v, scaling, causal).transpose(1, 2)
         start += length
     return attended, None
 
@@ -111,7 +114,7 @@ def attend(
 def _attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, causal: bool
 ) -> torch.Tensor:
-    """Shapes (batch, heads, length, size): texts that see nothing but themselves."""
+    """Compute attention within each sequence; shapes (batch, heads, length, size)."""
     short = query.shape[2] <= _SHORT.get(query.dtype, 0) and key.shape == query.shape
     if causal or not short:
         return scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scaling)
@@ -122,7 +125,10 @@ def _attend(
 
 
 def keep_mask(*, attention_mask: torch.Tensor | None = None, **_: Any) -> torch.Tensor | None:
-    """The mask as the layers get it: as the tokenizer made it, shape (batch, length)."""
+    """Return the tokenizer's mask of shape (batch, length) unchanged.
+
+    transformers calls it, and passes the result to the layers.
+    """
     return attention_mask
 
 
@@ -132,17 +138,17 @@ AttentionMaskInterface.register(NAME, keep_mask)
 
 @torch.inference_mode()
 def without_padding(model: PreTrainedModel) -> bool:
-    """Have a model compute batches without their padding, if its results stay what they are.
+    """Make a model compute batches without padding, and verify its results.
 
     Padding must be on the right.
 
     Returns:
-        Whether it does. If not, it asks for attention that is not computed here, and is as it was.
+        Whether it does. If not, its layers or their attention are not supported, and the model is unchanged.
 
     Raises:
-        Exception: this way it gives other results (`DifferentResults`), or none; the model is as it was.
+        Exception: the model fails or computes other results without padding (`DifferentResults`). It is unchanged.
     """
-    found = _layers(model)
+    found = _find_layers(model)
     if found is None or not getattr(model, "_supports_attention_backend", False):
         return False
     parent, name, layers = found
@@ -150,8 +156,8 @@ def without_padding(model: PreTrainedModel) -> bool:
     try:
         expected = outputs(model)
     except Exception:
-        # Some classifiers take no batch without a padding token in their config.
-        logger.debug("padding is computed: the model does not compute a plain batch", exc_info=True)
+        # Some classifiers accept no batch if their config has no padding token.
+        logger.debug("Batches are computed with padding: the model fails on a padded trial batch", exc_info=True)
         return False
     try:
         setattr(parent, name, UnpaddedLayers(layers))
@@ -162,13 +168,17 @@ def without_padding(model: PreTrainedModel) -> bool:
         model.set_attn_implementation(previous)
         if not isinstance(error, UnsupportedLayers):
             raise
-        logger.debug("padding is computed: %s", error)
+        logger.debug("Batches are computed with padding: %s", error)
         return False
     return True
 
 
-def _layers(model: PreTrainedModel) -> tuple[nn.Module, str, nn.Module] | None:
-    """The module that does nothing but call the layers one after the other, with its parent and its name there."""
+def _find_layers(model: PreTrainedModel) -> tuple[nn.Module, str, nn.Module] | None:
+    """Find the module that only calls the layers in order.
+
+    Returns:
+        Its parent, its name in the parent, and the module; None if there is none.
+    """
     number = getattr(model.config, "num_hidden_layers", None)
     for parent in model.modules():
         for name, child in parent.named_children():
@@ -179,28 +189,34 @@ def _layers(model: PreTrainedModel) -> tuple[nn.Module, str, nn.Module] | None:
 
 
 def outputs(model: Any) -> list[torch.Tensor]:
-    """The first output for each of a batch of texts, and for the first of them alone."""
+    """Run a trial batch, and return the first output of each sequence.
+
+    The last element is the output for the first sequence in a batch of its own.
+    """
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    ids = torch.zeros(len(_TRIAL), max(_TRIAL), dtype=torch.long)
+    ids = torch.zeros(len(_TRIAL_LENGTHS), max(_TRIAL_LENGTHS), dtype=torch.long)
     mask = torch.zeros_like(ids)
-    for row, length in enumerate(_TRIAL):
+    for row, length in enumerate(_TRIAL_LENGTHS):
         ids[row, :length] = torch.arange(5 + row, 5 + row + length) % vocabulary
         mask[row, :length] = 1
     batch = model(input_ids=ids, attention_mask=mask)[0]
     alone = model(input_ids=ids[:1], attention_mask=mask[:1])[0]
-    # Only outputs of tokens have padding.
-    rows = [row[:length] if row.shape[0] == max(_TRIAL) else row for row, length in zip(batch, _TRIAL, strict=True)]
+    # Only outputs per token have padding.
+    rows = [
+        row[:length] if row.shape[0] == max(_TRIAL_LENGTHS) else row
+        for row, length in zip(batch, _TRIAL_LENGTHS, strict=True)
+    ]
     return [*rows, alone]
 
 
 def compare(
     computed: list[torch.Tensor], expected: list[torch.Tensor], dtype: torch.dtype, *, int8: bool = False
 ) -> None:
-    """Compare outputs, each by itself.
+    """Compare the outputs of each sequence.
 
     Raises:
-        DifferentResults: they differ by more than rounding.
+        DifferentResults: outputs differ by more than rounding.
     """
     pairs = zip(computed, expected, strict=True)
-    if not all(is_rounding([output], [right], dtype, int8=int8) for output, right in pairs):
+    if not all(is_rounding([output], [target], dtype, int8=int8) for output, target in pairs):
         raise DifferentResults

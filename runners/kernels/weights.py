@@ -1,4 +1,7 @@
-"""Put a model's weights into the form that the CPU computes fastest with, verified numerically at load time."""
+"""Convert a model's weights to the fastest form on the CPU.
+
+The results are verified numerically at load time.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from runners.kernels.fallbacks import DifferentResults, Optimization, Optimizati
 from runners.kernels.fused import fuse
 from runners.kernels.int8 import quantize
 from runners.kernels.linear import forms_to_pack, pack
-from runners.kernels.merged import groups_of_same_input, merge
+from runners.kernels.merged import find_shared_inputs, merge
 from runners.kernels.rounding import is_rounding
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Any tokens will do; the first ones are often special.
+#: First id and number of the trial tokens. Any tokens would do, but the first ids are often special.
 _FIRST, _LENGTH = 5, 8
 
 
@@ -38,23 +41,23 @@ def speed_up_weights(
     tiled: Tiled | None = None,
     int8_kernels: Int8Kernels | None = None,
 ) -> None:
-    """Put a model's weights into the form that the CPU computes fastest with.
+    """Convert a model's weights to the fastest form on the CPU.
 
-    After each step the model must compute what it computed before, but for rounding.
+    After each step the model must compute the same results, except for rounding.
 
     Args:
-        rows: numbers of tokens that will be computed together most.
-        int8: compute all linear layers but those of the head in int8.
-        kernels: for what the model computes between linear layers.
-        tiled: a form of linear layers that is taken unless one of libraries is clearly faster.
-        int8_kernels: for layers in int8.
+        rows: the most frequent numbers of tokens in a forward pass.
+        int8: compute all linear layers except the head's in int8.
+        kernels: kernels for the operations between linear layers.
+        tiled: a form of linear layers that is used unless a library's form is clearly faster.
+        int8_kernels: kernels for layers in int8.
 
     Raises:
-        OptimizationFailed: a step raised, or changed the results, as with models that read weights past their layers.
-            The model is then of no use any more, unless the step was to compute a trial input.
+        OptimizationFailed: a step failed or changed the results, as in models that use weights without calling their
+            layers. The model must then be loaded again, unless the step was to compute a trial input.
     """
     with attempt(Optimization.TRIAL):
-        groups, expected = groups_of_same_input(model, lambda: _output(model))
+        groups, expected = find_shared_inputs(model, lambda: _output(model))
 
     def change(optimization: Optimization, replace: Callable[[], int], *, quantized: bool) -> int:
         with attempt(optimization):
@@ -68,14 +71,14 @@ def speed_up_weights(
         raise OptimizationFailed(Optimization.INT8, "it has no linear layer for int8")
     packed = change(Optimization.PACK, lambda: pack(model, forms_to_pack(model, rows, tiled)), quantized=int8)
     fused = change(Optimization.FUSE, lambda: fuse(model, kernels) if kernels is not None else 0, quantized=int8)
-    logger.debug("%d layers are packed, %d modules compute with kernels", packed, fused)
+    logger.debug("Linear layers packed: %d, modules with kernels: %d", packed, fused)
 
 
 def _output(model: Any) -> torch.Tensor:
-    """The model's first output for a few tokens."""
+    """Return the model's first output for a few tokens."""
     vocabulary = embedding_rows(model) or _FIRST + _LENGTH
     tokens = [number % vocabulary for number in range(_FIRST, _FIRST + _LENGTH)]
-    # Some classifiers read the text at its end.
+    # Some classifiers use the output at the end token.
     end = model.config.eos_token_id
     tokens += [end] if isinstance(end, int) and 0 <= end < vocabulary else []
     ids = torch.tensor([tokens])

@@ -1,4 +1,4 @@
-"""What programs of all kinds of models are written down with."""
+"""Helpers for programs of all kinds of models."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch import nn
 from runners.kernels.fused import LARGE
 from runners.kernels.kernels import Kernels
 from runners.kernels.linear_calls import LinearCalls
-from runners.kernels.packed import usual_rows
-from runners.kernels.program import KernelCall, OfRows, Scratch
+from runners.kernels.packed import round_up_rows
+from runners.kernels.program import FromRows, KernelCall, Scratch
 
 #: A part of a program.
 Part = KernelCall | Callable[[int, Any], None]
 
 
 class Writer:
-    """Memory for so many rows, and what computes with it.
+    """Builder of program parts and their memory.
 
     Args:
-        kernels: for numbers of the model's type.
-        rows: at most; a multiple of 8.
+        kernels: kernels for values of the model's type.
+        rows: largest number of rows; a multiple of 8.
     """
 
     def __init__(self, kernels: Kernels, rows: int) -> None:
@@ -32,45 +32,47 @@ class Writer:
         self._linear = LinearCalls(kernels.compiler, self._scratch)
 
     def rows(self, name: str, width: int) -> torch.Tensor:
-        """Shape (rows, width); the same for all who ask for the same."""
+        """Return memory of shape (rows, width); the same arguments return the same tensor."""
         return self._scratch.rows_of(name, width, self._dtype)
 
     def linear(self, layer: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> list[Part]:
-        """A linear layer, by kernels where that can be done."""
-        calls = self._linear.of(layer, inputs, outputs)
+        """Return the parts that compute a linear layer, by kernels if possible."""
+        calls = self._linear.layer_calls(layer, inputs, outputs)
         return [self.python(layer, inputs, outputs)] if calls is None else list(calls)
 
     @staticmethod
     def python(module: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> Part:
-        """What a module computes of each row."""
+        """Return a part that calls a module from Python."""
         return partial(_compute_rows, module, inputs, outputs)
 
     @staticmethod
-    def large(width: int) -> OfRows:
-        """Whether rows of so many numbers are worth to be shared by threads."""
-        return OfRows(("large", width), lambda rows: rows * width >= LARGE)
+    def large(width: int) -> FromRows:
+        """Return an argument that is 1 if rows of this width are enough work for all threads."""
+        return FromRows(("large", width), lambda rows: rows * width >= LARGE)
 
 
 Forwards = dict[nn.Module, Callable[..., torch.Tensor]]
 
 
 def one_for_all(layers: Sequence[Any], first: Callable[..., Any], behind: Callable[..., Any]) -> Forwards:
-    """A new `forward` for each layer: the first computes all of them, and those behind it pass on what it gives.
+    """Return a new `forward` for each layer, the first of which computes all layers.
 
-    Both are given the layer's own `forward` first.
+    Args:
+        first: replaces the first layer's `forward`; its first argument is the layer's own `forward`.
+        behind: replaces the other layers' `forward`; likewise.
     """
     return {layer: partial(behind if number else first, layer.forward) for number, layer in enumerate(layers)}
 
 
 def install_if_equivalent(forwards: Forwards, compare: Callable[[], None]) -> None:
-    """Give layers another `forward`, and take it back if the comparison raises.
+    """Install new `forward` functions, and remove them if the comparison raises.
 
     Raises:
-        Exception: what the comparison raised.
+        Exception: error of the comparison.
     """
     try:
         for layer, forward in forwards.items():
-            setattr(layer, "forward", forward)  # noqa: B010  # which is no method any more
+            setattr(layer, "forward", forward)  # noqa: B010  # `forward` is not a method any more
         compare()
     except BaseException:
         for layer in forwards:
@@ -79,6 +81,6 @@ def install_if_equivalent(forwards: Forwards, compare: Callable[[], None]) -> No
 
 
 def _compute_rows(module: Any, inputs: torch.Tensor, outputs: torch.Tensor, rows: int, _: Any) -> None:
-    # With what stands behind them, up to a number of rows that a layer needs not fill up itself.
-    usual = min(usual_rows(rows), len(inputs))
-    outputs[:rows] = module.forward(inputs[None, :usual])[0, :rows]
+    # Includes following rows of the memory, so that the layer need not pad its input.
+    rounded = min(round_up_rows(rows), len(inputs))
+    outputs[:rows] = module.forward(inputs[None, :rounded])[0, :rows]

@@ -1,1 +1,4 @@
-"""What kernels are compiled from; imported only where they are compiled, as the compiler takes a second and 80 MB."""
+"""Sources of kernels.
+
+Only the compiler's process imports them, as Numba takes a second and 80 MB.
+"""

@@ -1,4 +1,4 @@
-"""Products of layers of float32."""
+"""Kernel for matrix products of float32 layers."""
 
 from __future__ import annotations
 
@@ -10,53 +10,58 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from runners.kernels.layout import GROUP, PANEL_STEP, PANELS, ROWS
-from runners.kernels.sources.language import Code, function, next_unit
-from runners.kernels.sources.prefetch import asked_for, followed_by, unit_at
+from runners.kernels.sources.language import Code, declare_function, take_unit
+from runners.kernels.sources.prefetch import choose_prefetch, locate_unit, take_following_unit
 from runners.kernels.sources.tile_builder import TileBuilder
 
 
 def multiply(call: Any) -> None:
-    """A unit is a block of rows with a group of panels."""
-    numbers = carray(call, 11)
-    x, weights, out, bias, rows = numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]
-    size, width, block, groups = numbers[7], numbers[8], numbers[9], numbers[10]
+    """Multiply inputs by packed weights, and add the bias.
+
+    A unit is a block of rows with a group of panels.
+    """
+    arguments = carray(call, 11)
+    x, weights, out, bias, rows = arguments[2], arguments[3], arguments[4], arguments[5], arguments[6]
+    size, width, block, groups = arguments[7], arguments[8], arguments[9], arguments[10]
     row_bytes, group_bytes = size * 4, GROUP * size * PANEL_STEP
-    unit, cold = next_unit(call), 1
-    while unit < numbers[1]:
-        first, tiles, panel, last = unit_at(unit, rows, block, groups, GROUP, width)
-        following, apart = followed_by(call, unit, numbers[1], tiles, groups)
-        for number in range(tiles):
-            row = first + number * ROWS
-            given, result = x + row * row_bytes, out + row * width * 4
-            ahead, stride = asked_for(weights, weights + apart * group_bytes, row_bytes, number, tiles, cold)
+    unit, cold = take_unit(call), 1
+    while unit < arguments[1]:
+        first, tiles, panel, last = locate_unit(unit, rows, block, groups, GROUP, width)
+        next_one, distance = take_following_unit(call, unit, arguments[1], tiles, groups)
+        for index in range(tiles):
+            row = first + index * ROWS
+            inputs, result = x + row * row_bytes, out + row * width * 4
+            ahead, stride = choose_prefetch(weights, weights + distance * group_bytes, row_bytes, index, tiles, cold)
             if last - panel < GROUP:
                 for one in range(panel, last):
                     if rows == 1:
-                        _narrow_row(given, weights, result, bias, size, width, one, ahead, stride)
+                        _narrow_row(inputs, weights, result, bias, size, width, one, ahead, stride)
                     else:
-                        narrow_tile(given, weights, result, bias, size, width, one, ahead, stride)
+                        narrow_tile(inputs, weights, result, bias, size, width, one, ahead, stride)
             elif rows == 1:
-                _row(given, weights, result, bias, size, width, panel, ahead, stride)
+                _row(inputs, weights, result, bias, size, width, panel, ahead, stride)
             else:
                 for one in range(panel, last, PANELS):
-                    tile(given, weights, result, bias, size, width, one, ahead, stride)
-        unit, cold = next_unit(call) if following == unit else following, 0
+                    tile(inputs, weights, result, bias, size, width, one, ahead, stride)
+        unit, cold = take_unit(call) if next_one == unit else next_one, 0
 
 
 class _Tile(TileBuilder):
-    """Sums of products, and a bias."""
+    """Tile of float32 products plus bias."""
 
     def __init__(self, builder: Any, shape: tuple[int, int], arguments: Any) -> None:
         x, weights, out, bias, size, width, panel, ahead, stride = arguments
-        super().__init__(builder, shape, x, weights, out, builder.mul(size, self.long(4)), width, panel, ahead, stride)
+        super().__init__(
+            builder, shape, x, weights, out, builder.mul(size, self.constant(4)), width, panel, ahead, stride
+        )
         self._bias = builder.add(bias, self.first)
 
-    def multiplied(self, total: Any, inputs: Any, weights: Any) -> Any:
+    def add_products(self, total: Any, inputs: Any, weights: Any) -> Any:
         kind = ir.FunctionType(self.FLOATS, [self.FLOATS] * 3)
-        return self.builder.call(function(self.builder, "llvm.fma.v16f32", kind), [inputs, weights, total])
+        return self.builder.call(declare_function(self.builder, "llvm.fma.v16f32", kind), [inputs, weights, total])
 
-    def finished(self, sums: list[Any], place: Any) -> list[Any]:
-        bias = self.load(self.builder.add(self._bias, place), self.FLOATS, 4)
+    def finish(self, sums: list[Any], offset: Any) -> list[Any]:
+        bias = self.load(self.builder.add(self._bias, offset), self.FLOATS, 4)
         return [self.builder.fadd(total, bias) for total in sums]
 
 

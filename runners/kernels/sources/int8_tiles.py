@@ -1,4 +1,4 @@
-"""Products of layers of eight bits, and how their inputs are rounded."""
+"""Kernels for int8 layers: rounding of inputs, and matrix products."""
 
 from __future__ import annotations
 
@@ -11,101 +11,112 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from runners.kernels.layout import PANEL_STEP, PANELS, ROWS, STEP
-from runners.kernels.sources.language import BITS_LIKE, BYTE_LIKE, FLOAT_LIKE, Code, function, next_unit, row_at
-from runners.kernels.sources.prefetch import asked_for, followed_by, unit_at
+from runners.kernels.sources.language import BITS_LIKE, BYTE_LIKE, FLOAT_LIKE, Code, declare_function, row_at, take_unit
+from runners.kernels.sources.prefetch import choose_prefetch, locate_unit, take_following_unit
 from runners.kernels.sources.tile_builder import TileBuilder
 
-#: Added to a number of at most 22 bits, it leaves the number, rounded and by 128 larger, in the last bits.
+#: `_ROUNDED` added to a float of at most 22 bits leaves the rounded value plus 128 in the lowest bits.
 _ROUNDED, _LARGEST = np.float32((3 << 22) + 128), np.float32(127)
 
-#: All bits of a number but that of its sign, and those of 1e-30: no unit is nought.
+#: All bits of a float except its sign, and the bits of 1e-30, so that no scale is zero.
 _NO_SIGN, _TINY_BITS = np.uint32(0x7FFFFFFF), np.float32(1e-30).view(np.uint32)
 
 
 def round_rows(call: Any) -> None:
-    """Each row in units of its largest number's 127th part, by 128 larger so that it needs no sign."""
-    numbers = carray(call, 7)
-    x, rounded, units, size, distance = numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]
-    rows, row = numbers[1], next_unit(call)
+    """Round each row to uint8 with the zero point 128.
+
+    The largest absolute value of a row becomes 127 steps.
+
+    A unit is a row.
+    """
+    arguments = carray(call, 7)
+    x, rounded, row_scales, size, distance = arguments[2], arguments[3], arguments[4], arguments[5], arguments[6]
+    rows, row = arguments[1], take_unit(call)
     while row < rows:
-        given, result = row_at(x, row * distance, size, FLOAT_LIKE), row_at(rounded, row * size, size, BYTE_LIKE)
-        # As whole numbers, which are in the same order and no vector instruction has to ask whether they are numbers.
-        # What is none is the largest.
-        bits, most = row_at(x, row * distance, size, BITS_LIKE), _TINY_BITS
+        inputs, result = row_at(x, row * distance, size, FLOAT_LIKE), row_at(rounded, row * size, size, BYTE_LIKE)
+        # Compared as integers, which have the same order and need no check for NaN. A NaN counts as the largest.
+        bits, largest_bits = row_at(x, row * distance, size, BITS_LIKE), _TINY_BITS
         for i in range(size):
-            most = max(most, np.uint32(bits[i] & _NO_SIGN))
-        largest = np.uint32(most).view(np.float32)
+            largest_bits = max(largest_bits, np.uint32(bits[i] & _NO_SIGN))
+        largest = np.uint32(largest_bits).view(np.float32)
         factor = _LARGEST / largest
         for i in range(size):
-            result[i] = np.uint8(np.float32(given[i] * factor + _ROUNDED).view(np.uint32))
-        row_at(units, row, 1, FLOAT_LIKE)[0] = largest / _LARGEST
-        row = next_unit(call)
+            result[i] = np.uint8(np.float32(inputs[i] * factor + _ROUNDED).view(np.uint32))
+        row_at(row_scales, row, 1, FLOAT_LIKE)[0] = largest / _LARGEST
+        row = take_unit(call)
 
 
 def multiply(call: Any) -> None:
-    """A unit is a block of rows with a group of registers of outputs."""
-    numbers = carray(call, 14)
-    x, units, weights, out, zeros = numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]
-    scales, bias, rows, size, width = numbers[7], numbers[8], numbers[9], numbers[10], numbers[11]
-    block, groups = numbers[12], numbers[13]
+    """Multiply rounded inputs by packed weights.
+
+    A unit is a block of rows with a group of panels.
+    """
+    arguments = carray(call, 14)
+    x, row_scales, weights, out, zeros = arguments[2], arguments[3], arguments[4], arguments[5], arguments[6]
+    scales, bias, rows, size, width = arguments[7], arguments[8], arguments[9], arguments[10], arguments[11]
+    block, groups = arguments[12], arguments[13]
     group_bytes = PANELS * (size // STEP) * PANEL_STEP
-    unit, cold = next_unit(call), 1
-    while unit < numbers[1]:
-        first, tiles, panel, last = unit_at(unit, rows, block, groups, PANELS, width)
-        following, apart = followed_by(call, unit, numbers[1], tiles, groups)
-        for number in range(tiles):
-            row = first + number * ROWS
-            given, unit_of, result = x + row * size, units + row * 4, out + row * width * 4
-            ahead, stride = asked_for(weights, weights + apart * group_bytes, size, number, tiles, cold)
+    unit, cold = take_unit(call), 1
+    while unit < arguments[1]:
+        first, tiles, panel, last = locate_unit(unit, rows, block, groups, PANELS, width)
+        next_one, distance = take_following_unit(call, unit, arguments[1], tiles, groups)
+        for index in range(tiles):
+            row = first + index * ROWS
+            inputs, row_scale, result = x + row * size, row_scales + row * 4, out + row * width * 4
+            ahead, stride = choose_prefetch(weights, weights + distance * group_bytes, size, index, tiles, cold)
             if last - panel == PANELS:
-                _tile(given, unit_of, weights, result, zeros, scales, bias, size, width, panel, ahead, stride)
+                _tile(inputs, row_scale, weights, result, zeros, scales, bias, size, width, panel, ahead, stride)
             else:
                 for one in range(panel, last):
-                    _narrow_tile(given, unit_of, weights, result, zeros, scales, bias, size, width, one, ahead, stride)
-        unit, cold = next_unit(call) if following == unit else following, 0
+                    _narrow_tile(
+                        inputs, row_scale, weights, result, zeros, scales, bias, size, width, one, ahead, stride
+                    )
+        unit, cold = take_unit(call) if next_one == unit else next_one, 0
 
 
 class _Tile(TileBuilder):
-    """(sum - zero) scale unit + bias."""
+    """Tile of int8 products: (sum - zero) * scale * row_scale + bias."""
 
     SUMS, INPUT = TileBuilder.INTS, TileBuilder.INT
 
     _BYTES = ir.VectorType(TileBuilder.BYTE, 64)
 
     def __init__(self, builder: Any, shape: tuple[int, int], arguments: Any) -> None:
-        x, self._units, weights, out, zeros, scales, bias, size, width, panel, ahead, stride = arguments
+        x, self._row_scales, weights, out, zeros, scales, bias, size, width, panel, ahead, stride = arguments
         super().__init__(builder, shape, x, weights, out, size, width, panel, ahead, stride)
         self._zeros, self._scales, self._bias = (builder.add(a, self.first) for a in (zeros, scales, bias))
 
-    def multiplied(self, total: Any, inputs: Any, weights: Any) -> Any:
+    def add_products(self, total: Any, inputs: Any, weights: Any) -> Any:
         kind = ir.FunctionType(self.INTS, [self.INTS, self._BYTES, self._BYTES])
-        called = function(self.builder, "llvm.x86.avx512.vpdpbusd.512", kind)
+        called = declare_function(self.builder, "llvm.x86.avx512.vpdpbusd.512", kind)
         return self.builder.call(called, [total, *(self.builder.bitcast(n, self._BYTES) for n in (inputs, weights))])
 
-    def finished(self, sums: list[Any], place: Any) -> list[Any]:
+    def finish(self, sums: list[Any], offset: Any) -> list[Any]:
         builder = self.builder
-        zeros = self.load(builder.add(self._zeros, place), self.INTS, 4)
-        scales = self.load(builder.add(self._scales, place), self.FLOATS, 4)
-        bias = self.load(builder.add(self._bias, place), self.FLOATS, 4)
+        zeros = self.load(builder.add(self._zeros, offset), self.INTS, 4)
+        scales = self.load(builder.add(self._scales, offset), self.FLOATS, 4)
+        bias = self.load(builder.add(self._bias, offset), self.FLOATS, 4)
         outputs = []
         for row, total in enumerate(sums):
-            unit = self.spread(self.load(builder.add(self._units, self.long(4 * row)), self.FLOAT, 4), self.FLOATS)
+            row_scale = self.broadcast(
+                self.load(builder.add(self._row_scales, self.constant(4 * row)), self.FLOAT, 4), self.FLOATS
+            )
             product = builder.fmul(builder.sitofp(builder.sub(total, zeros), self.FLOATS), scales)
-            outputs.append(builder.fadd(builder.fmul(product, unit), bias))
+            outputs.append(builder.fadd(builder.fmul(product, row_scale), bias))
         return outputs
 
 
 def _tile_of(panels: int) -> Callable[..., Any]:
     @intrinsic
     def tile(
-        _context: Any, x: Any, units: Any, weights: Any, out: Any, zeros: Any, scales: Any, bias: Any, size: Any,
+        _context: Any, x: Any, row_scales: Any, weights: Any, out: Any, zeros: Any, scales: Any, bias: Any, size: Any,
         width: Any, panel: Any, ahead: Any, stride: Any,
     ) -> Code:  # fmt: skip
         def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             _Tile(builder, (ROWS, panels), arguments).build()
             return context.get_dummy_value()
 
-        return types.void(x, units, weights, out, zeros, scales, bias, size, width, panel, ahead, stride), build
+        return types.void(x, row_scales, weights, out, zeros, scales, bias, size, width, panel, ahead, stride), build
 
     return tile  # type: ignore[no-any-return]
 

@@ -1,6 +1,6 @@
-"""What layers compute between their matrices, each in one pass over few numbers.
+"""Kernels for the operations between matrix products, each in one pass over its rows.
 
-Tensors are given by address, rows by their distance, in numbers.
+Tensors are passed as addresses, and distances between rows in elements.
 """
 
 from __future__ import annotations
@@ -20,109 +20,117 @@ from runners.kernels.sources.language import (
     as_float,
     exp,
     get,
-    next_unit,
     put,
     release,
     row_at,
+    take_unit,
 )
 
 
 def rms_norm(dtype: str) -> Kernel:
-    """RMS norm of so many rows of each token, tokens lying `distance` apart; `weight` has shape (size,), float32.
+    """Return a kernel for RMS norm; a unit is a token.
 
-    A unit is a token.
+    Each token has several rows of `size` elements, and tokens lie `distance` elements apart. `weight` has shape
+    (size,), float32.
 
     Source: https://arxiv.org/abs/1910.07467
     """
     like = LIKE[dtype]
 
     def kernel(call: Any) -> None:
-        numbers = carray(call, 10)
+        arguments = carray(call, 10)
         x, weight, out, rows, size, distance, out_distance = (
-            numbers[2], numbers[3], numbers[4], numbers[5], numbers[6], numbers[7], numbers[8],
+            arguments[2], arguments[3], arguments[4], arguments[5], arguments[6], arguments[7], arguments[8],
         )  # fmt: skip
-        factors, eps = row_at(weight, 0, size, FLOAT_LIKE), np.float32(as_float(numbers[9]))
-        token = next_unit(call)
-        while token < numbers[1]:
+        factors, eps = row_at(weight, 0, size, FLOAT_LIKE), np.float32(as_float(arguments[9]))
+        token = take_unit(call)
+        while token < arguments[1]:
             for row in range(rows):
-                given = row_at(x, token * distance + row * size, size, like)
-                normed = row_at(out, token * out_distance + row * size, size, like)
+                inputs = row_at(x, token * distance + row * size, size, like)
+                outputs = row_at(out, token * out_distance + row * size, size, like)
                 squares = np.float32(0)
                 for i in range(size):
-                    number = get(given, i)
-                    squares += number * number
+                    value = get(inputs, i)
+                    squares += value * value
                 scale = np.float32(1) / np.float32(math.sqrt(squares / np.float32(size) + eps))
                 for i in range(size):
-                    put(normed, i, factors[i] * (get(given, i) * scale))
-            token = next_unit(call)
+                    put(outputs, i, factors[i] * (get(inputs, i) * scale))
+            token = take_unit(call)
 
     return kernel
 
 
 def add_rms_norm(dtype: str) -> Kernel:
-    """`more` becomes the sum of both, shape (rows, size), and `out` its RMS norm. A unit is a row."""
+    """Return a kernel that adds `x` to `more` and stores the sum's RMS norm in `out`.
+
+    A unit is a row.
+
+    All have shape (rows, size).
+    """
     like = LIKE[dtype]
 
     def kernel(call: Any) -> None:
-        numbers = carray(call, 8)
-        x, more, weight, out, size = numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]
-        factors, eps = row_at(weight, 0, size, FLOAT_LIKE), np.float32(as_float(numbers[7]))
-        row = next_unit(call)
-        while row < numbers[1]:
-            given, sums = row_at(x, row * size, size, like), row_at(more, row * size, size, like)
-            normed = row_at(out, row * size, size, like)
+        arguments = carray(call, 8)
+        x, more, weight, out, size = arguments[2], arguments[3], arguments[4], arguments[5], arguments[6]
+        factors, eps = row_at(weight, 0, size, FLOAT_LIKE), np.float32(as_float(arguments[7]))
+        row = take_unit(call)
+        while row < arguments[1]:
+            inputs, sums = row_at(x, row * size, size, like), row_at(more, row * size, size, like)
+            outputs = row_at(out, row * size, size, like)
             squares = np.float32(0)
             for i in range(size):
-                number = get(given, i) + get(sums, i)
-                put(sums, i, number)
-                squares += number * number
+                value = get(inputs, i) + get(sums, i)
+                put(sums, i, value)
+                squares += value * value
             scale = np.float32(1) / np.float32(math.sqrt(squares / np.float32(size) + eps))
             for i in range(size):
-                put(normed, i, factors[i] * (get(sums, i) * scale))
-            row = next_unit(call)
+                put(outputs, i, factors[i] * (get(sums, i) * scale))
+            row = take_unit(call)
 
     return kernel
 
 
 def add_layer_norm(dtype: str) -> Kernel:
-    """`out` becomes the layer norm of the sum of `x` and `more`, shape (rows, size); it may be one of them.
+    """Return a kernel that stores the layer norm of `x` + `more` in `out`; a unit is a row.
 
-    `weight` and `bias` have shape (size,), float32. A unit is a row.
+    All have shape (rows, size), and `out` may be one of the inputs. Weight and bias have shape (size,), float32.
 
     Source: https://arxiv.org/abs/1607.06450
     """
     like = LIKE[dtype]
 
     def kernel(call: Any) -> None:
-        numbers = carray(call, 9)
-        x, more, out, size = numbers[2], numbers[3], numbers[6], numbers[7]
-        factors, added = row_at(numbers[4], 0, size, FLOAT_LIKE), row_at(numbers[5], 0, size, FLOAT_LIKE)
-        eps, room = np.float32(as_float(numbers[8])), allocate(size * 4)
-        sums = row_at(room, 0, size, FLOAT_LIKE)
-        row = next_unit(call)
-        while row < numbers[1]:
-            given, other = row_at(x, row * size, size, like), row_at(more, row * size, size, like)
-            normed = row_at(out, row * size, size, like)
+        arguments = carray(call, 9)
+        x, more, out, size = arguments[2], arguments[3], arguments[6], arguments[7]
+        factors, added = row_at(arguments[4], 0, size, FLOAT_LIKE), row_at(arguments[5], 0, size, FLOAT_LIKE)
+        eps, buffer = np.float32(as_float(arguments[8])), allocate(size * 4)
+        sums = row_at(buffer, 0, size, FLOAT_LIKE)
+        row = take_unit(call)
+        while row < arguments[1]:
+            inputs, other = row_at(x, row * size, size, like), row_at(more, row * size, size, like)
+            outputs = row_at(out, row * size, size, like)
             total = np.float32(0)
             for i in range(size):
-                number = get(given, i) + get(other, i)
-                sums[i] = number
-                total += number
+                value = get(inputs, i) + get(other, i)
+                sums[i] = value
+                total += value
             mean, squares = total / np.float32(size), np.float32(0)
             for i in range(size):
-                number = sums[i] - mean
-                squares += number * number
+                value = sums[i] - mean
+                squares += value * value
             scale = np.float32(1) / np.float32(math.sqrt(squares / np.float32(size) + eps))
             for i in range(size):
-                put(normed, i, (sums[i] - mean) * scale * factors[i] + added[i])
-            row = next_unit(call)
-        release(room)
+                put(outputs, i, (sums[i] - mean) * scale * factors[i] + added[i])
+            row = take_unit(call)
+        release(buffer)
 
     return kernel
 
 
 def gelu(dtype: str) -> Kernel:
-    """x Φ(x) in place, shape (rows, size), within 2e-7 x of it. A unit is a row.
+    """Return a kernel for GELU, x Φ(x), in place; a unit is a row.
+
+    The shape is (rows, size), and the error is at most 2e-7 x.
 
     Source: https://arxiv.org/abs/1606.08415; the error function by formula 7.1.26 of Abramowitz and Stegun,
     https://personal.math.ubc.ca/~cbm/aands/page_299.htm
@@ -130,12 +138,12 @@ def gelu(dtype: str) -> Kernel:
     like = LIKE[dtype]
 
     def kernel(call: Any) -> None:
-        numbers = carray(call, 4)
-        size, row = numbers[3], next_unit(call)
-        while row < numbers[1]:
-            given = row_at(numbers[2], row * size, size, like)
+        arguments = carray(call, 4)
+        size, row = arguments[3], take_unit(call)
+        while row < arguments[1]:
+            inputs = row_at(arguments[2], row * size, size, like)
             for i in range(size):
-                x = get(given, i)
+                x = get(inputs, i)
                 far = abs(x) * np.float32(0.70710678)
                 part = np.float32(1) / (np.float32(1) + np.float32(0.3275911) * far)
                 series = np.float32(1.061405429)
@@ -143,23 +151,26 @@ def gelu(dtype: str) -> Kernel:
                 series = series * part + np.float32(1.421413741)
                 series = series * part - np.float32(0.284496736)
                 series = series * part + np.float32(0.254829592)
-                # Φ(-|x|), without asking on which side x is.
+                # Φ(-|x|), which serves both signs of x without a branch.
                 tail = np.float32(0.5) * series * part * exp(-far * far)
-                put(given, i, max(x, np.float32(0)) - abs(x) * tail)
-            row = next_unit(call)
+                put(inputs, i, max(x, np.float32(0)) - abs(x) * tail)
+            row = take_unit(call)
 
     return kernel
 
 
 def gate(dtype: str) -> Kernel:
-    """x / (1 + exp(-x (linear + cubic x²))) of rows, times those at `up`, which lie as far apart. A unit is a row."""
+    """Return a kernel for gate / (1 + exp(-gate (linear + cubic gate²))) * up; a unit is a row.
+
+    Rows of `gate` and of `up` lie `distance` elements apart.
+    """
     like = LIKE[dtype]
 
     def kernel(call: Any) -> None:
-        numbers = carray(call, 9)
-        gate, up, out, size, distance = numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]
-        linear, cubic = np.float32(as_float(numbers[7])), np.float32(as_float(numbers[8]))
-        rows, row = numbers[1], next_unit(call)
+        arguments = carray(call, 9)
+        gate, up, out, size, distance = arguments[2], arguments[3], arguments[4], arguments[5], arguments[6]
+        linear, cubic = np.float32(as_float(arguments[7])), np.float32(as_float(arguments[8]))
+        rows, row = arguments[1], take_unit(call)
         while row < rows:
             gates, ups = row_at(gate, row * distance, size, like), row_at(up, row * distance, size, like)
             gated = row_at(out, row * size, size, like)
@@ -167,26 +178,28 @@ def gate(dtype: str) -> Kernel:
                 x = get(gates, i)
                 less = np.float32(1) + exp(-x * (linear + cubic * x * x))
                 put(gated, i, x / less * get(ups, i))
-            row = next_unit(call)
+            row = take_unit(call)
 
     return kernel
 
 
 def rotate(dtype: str) -> Kernel:
-    """Rotary positions: heads of each token, tokens lying `distance` apart, by angles of shape (tokens, size).
+    """Return a kernel for rotary embeddings; a unit is a token.
 
-    A unit is a token.
+    Tokens lie `distance` elements apart, each with all its heads. `cos` and `sin` have shape (tokens, size).
 
     Source: https://arxiv.org/abs/2104.09864
     """
     like = LIKE[dtype]
 
     def kernel(call: Any) -> None:
-        numbers = carray(call, 10)
-        x, cos, sin, out, heads, size = numbers[2], numbers[3], numbers[4], numbers[5], numbers[6], numbers[7]
-        distance, out_distance, half = numbers[8], numbers[9], numbers[7] // 2
-        token = next_unit(call)
-        while token < numbers[1]:
+        arguments = carray(call, 10)
+        x, cos, sin, out, heads, size = (
+            arguments[2], arguments[3], arguments[4], arguments[5], arguments[6], arguments[7],
+        )  # fmt: skip
+        distance, out_distance, half = arguments[8], arguments[9], arguments[7] // 2
+        token = take_unit(call)
+        while token < arguments[1]:
             cos1, cos2 = row_at(cos, token * size, half, like), row_at(cos, token * size + half, half, like)
             sin1, sin2 = row_at(sin, token * size, half, like), row_at(sin, token * size + half, half, like)
             for head in range(heads):
@@ -194,32 +207,34 @@ def rotate(dtype: str) -> Kernel:
                 first, second = row_at(x, start, half, like), row_at(x, start + half, half, like)
                 rotated1, rotated2 = row_at(out, to, half, like), row_at(out, to + half, half, like)
                 for i in range(half):
-                    number1, number2 = get(first, i), get(second, i)
-                    put(rotated1, i, number1 * get(cos1, i) - number2 * get(sin1, i))
-                    put(rotated2, i, number2 * get(cos2, i) + number1 * get(sin2, i))
-            token = next_unit(call)
+                    value1, value2 = get(first, i), get(second, i)
+                    put(rotated1, i, value1 * get(cos1, i) - value2 * get(sin1, i))
+                    put(rotated2, i, value2 * get(cos2, i) + value1 * get(sin2, i))
+            token = take_unit(call)
 
     return kernel
 
 
 def keep(dtype: str) -> Kernel:
-    """Copy rows that lie `distance` apart to their places in a tensor of shape (places, size).
+    """Return a kernel that copies rows to slots of a tensor of shape (slots, size).
 
-    A unit is one of those that `which` says, and its place is at the same index of `places`.
+    A unit is a row.
+
+    Rows of `x` lie `distance` elements apart. `sources` has the index of each copied row, and `slots` its slot.
     """
     like = LIKE[dtype]
 
     def kernel(call: Any) -> None:
-        numbers = carray(call, 8)
-        x, kept, which, places, size, distance = (
-            numbers[2], numbers[3], numbers[4], numbers[5], numbers[6], numbers[7],
+        arguments = carray(call, 8)
+        x, cache, sources, slots, size, distance = (
+            arguments[2], arguments[3], arguments[4], arguments[5], arguments[6], arguments[7],
         )  # fmt: skip
-        rows, where = row_at(which, 0, numbers[1], INT_LIKE), row_at(places, 0, numbers[1], INT_LIKE)
-        unit = next_unit(call)
-        while unit < numbers[1]:
-            given, place = row_at(x, rows[unit] * distance, size, like), row_at(kept, where[unit] * size, size, like)
+        rows, targets = row_at(sources, 0, arguments[1], INT_LIKE), row_at(slots, 0, arguments[1], INT_LIKE)
+        unit = take_unit(call)
+        while unit < arguments[1]:
+            inputs, slot = row_at(x, rows[unit] * distance, size, like), row_at(cache, targets[unit] * size, size, like)
             for i in range(size):
-                place[i] = given[i]
-            unit = next_unit(call)
+                slot[i] = inputs[i]
+            unit = take_unit(call)
 
     return kernel

@@ -1,7 +1,7 @@
-"""Units of tiles, and which weights are asked for while others are multiplied.
+"""Division of units into tiles, and prefetching of the next unit's weights.
 
-The first tile of a unit waits for its weights to come from memory, and those that follow, which find them in the core's
-cache, leave memory idle. So each tile asks for its part of the weights of the unit that its thread computes next.
+The first tile of a unit waits for its weights from memory. The next tiles find them in the core's cache, and leave
+memory idle. So each tile prefetches its part of the weights of the unit that its thread computes next.
 """
 
 from __future__ import annotations
@@ -12,23 +12,24 @@ from numba import njit
 
 from runners.kernels.host_cpu import compiles_for
 from runners.kernels.layout import LANES, PANEL_STEP, ROWS, STEP
-from runners.kernels.sources.language import OPTIONS, next_unit
+from runners.kernels.sources.language import OPTIONS, take_unit
 
-#: How far ahead weights are asked for that no tile before has asked for, in bytes.
+#: Distance in bytes at which a tile prefetches its own weights if no tile before has prefetched them.
 AHEAD = 1024
 
-#: So many tiles of a unit take less time than their weights take to come from memory. Asking for the next unit's, too,
-#: had layers of 8 rows take up to a fifth longer without AVX-512 (AMD EPYC).
+#: With at most this number of tiles, a unit takes less time than its weights take to be read. Prefetching the next
+#: unit's weights as well made layers of 8 rows up to a fifth slower without AVX-512 (AMD EPYC).
 _FEW_TILES = 1 if compiles_for("avx512f") else 4
 
 
 @njit(inline="always", **OPTIONS)
-def unit_at(unit: Any, rows: Any, block: Any, groups: Any, group: Any, width: Any) -> Any:
-    """A unit's first row, its number of tiles, its first panel, and the one behind its last.
+def locate_unit(unit: Any, rows: Any, block: Any, groups: Any, group: Any, width: Any) -> Any:
+    """Return a unit's first row, number of tiles, first panel, and last panel plus 1.
 
     Args:
         block: rows of a unit.
-        groups, group: of panels, how many there are, and the panels of each.
+        groups: number of groups of panels.
+        group: panels of a group.
         width: outputs of a row.
     """
     first, panel = unit // groups * block, unit % groups * group
@@ -36,27 +37,31 @@ def unit_at(unit: Any, rows: Any, block: Any, groups: Any, group: Any, width: An
 
 
 @njit(inline="always", **OPTIONS)
-def followed_by(call: Any, unit: Any, units: Any, tiles: Any, groups: Any) -> Any:
-    """The next unit, taken now for its weights to be asked for, and how many groups of panels away those are.
+def take_following_unit(call: Any, unit: Any, units: Any, tiles: Any, groups: Any) -> Any:
+    """Take the next unit early, to prefetch its weights.
 
-    Few tiles leave it to whoever is free first: then it is the unit itself.
+    Returns:
+        The next unit, and the distance of its weights in groups of panels. If there are few tiles, no unit is taken, so
+        that any free thread can take it, and the result is the unit itself.
     """
-    following = next_unit(call) if tiles > _FEW_TILES else unit
-    return following, min(following, units - 1) % groups - unit % groups
+    next_one = take_unit(call) if tiles > _FEW_TILES else unit
+    return next_one, min(next_one, units - 1) % groups - unit % groups
 
 
 @njit(inline="always", **OPTIONS)
-def asked_for(weights: Any, next_weights: Any, row_bytes: Any, tile: Any, tiles: Any, cold: Any) -> Any:
-    """What a tile asks for.
+def choose_prefetch(weights: Any, next_weights: Any, row_bytes: Any, tile: Any, tiles: Any, cold: Any) -> Any:
+    """Choose the weights that a tile prefetches.
 
     Args:
-        weights, next_weights: addresses of all, and of what is for the next unit where those are for this one.
-        row_bytes: of a row of inputs.
-        tile, tiles: its number in the unit, and how many there are; few have no time for more than their own.
-        cold: 1 in a thread's first unit, whose weights nobody has asked for; else 0.
+        weights: address of all weights.
+        next_weights: the same address, shifted from this unit's weights to the next unit's.
+        row_bytes: bytes of a row of inputs.
+        tile, tiles: index of the tile in the unit, and number of tiles. With few tiles, each prefetches its own
+            weights.
+        cold: 1 in a thread's first unit, whose weights are not prefetched yet; else 0.
 
     Returns:
-        An address in place of that of all weights, and how many bytes of each panel are asked for with each step.
+        An address to use in place of `weights`, and the bytes of each panel that are prefetched with each step.
     """
     if tiles <= _FEW_TILES or tile < cold:
         return weights + AHEAD, PANEL_STEP

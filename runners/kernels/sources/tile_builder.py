@@ -1,7 +1,7 @@
-"""Products of some rows with some panels of weights, written as the processor's instructions.
+"""Builder of LLVM code for tiles: products of a few rows with a few panels of weights.
 
-No compiler keeps sums in registers by itself. Weights lie in panels of 16 outputs, in the order in which they are read:
-64 bytes for each four bytes of a row of inputs.
+Compilers do not keep the sums in registers by themselves. A panel has the weights of 16 outputs in the order in which
+they are read: 64 bytes for each four bytes of a row of inputs.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ from typing import Any, ClassVar
 from llvmlite import ir
 
 from runners.kernels.layout import LANES, PANEL_STEP, STEP
-from runners.kernels.sources.language import function
+from runners.kernels.sources.language import declare_function
 
 
 class TileBuilder:
-    """Code for outputs of some rows and some panels.
+    """Builder of the code that computes one tile.
 
     Args:
-        shape: how many of both.
+        shape: numbers of rows and of panels.
         x, weights, out: addresses of the first row's inputs, of all weights, and of the first row's outputs.
-        row_bytes: of a row of inputs.
+        row_bytes: bytes of a row of inputs.
         width: outputs of a row.
-        panel: the first one.
-        ahead, stride: an address in place of that of all weights, from where some are asked for, and how many bytes of
-            each panel with each step.
+        panel: index of the first panel.
+        ahead: address to prefetch from, in place of `weights`.
+        stride: bytes of each panel to prefetch with each step.
 
     Attributes:
-        first: bytes before what belongs to the first output.
+        first: offset in bytes of the first output in a row of float32.
     """
 
     BYTE, INT, LONG, FLOAT = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
     INTS, FLOATS = ir.VectorType(INT, LANES), ir.VectorType(FLOAT, LANES)
 
-    #: What sums are, and four bytes of inputs.
+    #: Type of sums, and type of four bytes of inputs.
     SUMS: ClassVar[Any] = FLOATS
     INPUT: ClassVar[Any] = FLOAT
 
@@ -43,81 +43,88 @@ class TileBuilder:
     ) -> None:  # fmt: skip
         self.builder, self._stride = builder, stride
         (self._rows, self._panels), self._x, self._row_bytes = shape, x, row_bytes
-        self._distance = builder.mul(width, self.long(4))
-        before = builder.mul(builder.mul(panel, self.long(LANES)), row_bytes)
+        self._distance = builder.mul(width, self.constant(4))
+        before = builder.mul(builder.mul(panel, self.constant(LANES)), row_bytes)
         self._weights, self._ahead = builder.add(weights, before), builder.add(ahead, before)
-        self.first = builder.mul(panel, self.long(LANES * 4))
+        self.first = builder.mul(panel, self.constant(LANES * 4))
         self._out = builder.add(out, self.first)
 
-    def multiplied(self, total: Any, inputs: Any, weights: Any) -> Any:
-        """A sum with products added: of inputs that stand in all lanes, and weights as sums are."""
+    def add_products(self, total: Any, inputs: Any, weights: Any) -> Any:
+        """Add products of inputs and weights to a sum; the inputs have the same value in all lanes."""
         raise NotImplementedError
 
-    def finished(self, sums: list[Any], place: Any) -> list[Any]:
-        """Outputs, from the sums of each row for a panel; what belongs to its outputs stands at `place` bytes."""
+    def finish(self, sums: list[Any], offset: Any) -> list[Any]:
+        """Compute the outputs of a panel from the sums of each row.
+
+        Args:
+            sums: one sum per row.
+            offset: offset in bytes of the panel's outputs from the tile's first output.
+        """
         raise NotImplementedError
 
     def build(self) -> None:
-        """Build it where the builder is."""
+        """Build the code at the builder's position."""
         builder, row_bytes = self.builder, self._row_bytes
-        rows = [builder.add(self._x, builder.mul(self.long(row), row_bytes)) for row in range(self._rows)]
-        before, loop, behind = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("sums")
+        rows = [builder.add(self._x, builder.mul(self.constant(row), row_bytes)) for row in range(self._rows)]
+        before, loop, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("sums")
         builder.branch(loop)
         builder.position_at_end(loop)
         depth = builder.phi(self.LONG)
-        depth.add_incoming(self.long(0), before)
+        depth.add_incoming(self.constant(0), before)
         ahead = builder.phi(self.LONG)
         ahead.add_incoming(self._ahead, before)
         sums = [[builder.phi(self.SUMS) for _ in range(self._panels)] for _ in range(self._rows)]
         weights = [self._load_weights(panel, depth) for panel in range(self._panels)]
         for panel in range(self._panels):
-            self._ask_for(builder.add(ahead, builder.mul(self.long(panel * LANES), row_bytes)))
+            self._prefetch(builder.add(ahead, builder.mul(self.constant(panel * LANES), row_bytes)))
         products = []
         for totals, start in zip(sums, rows, strict=True):
-            inputs = self.spread(self.load(builder.add(start, depth), self.INPUT, 4), self.SUMS)
-            products.append([self.multiplied(one, inputs, weight) for one, weight in zip(totals, weights, strict=True)])
+            inputs = self.broadcast(self.load(builder.add(start, depth), self.INPUT, 4), self.SUMS)
+            products.append(
+                [self.add_products(one, inputs, weight) for one, weight in zip(totals, weights, strict=True)]
+            )
         for totals, added in zip(sums, products, strict=True):
             for one, new in zip(totals, added, strict=True):
                 one.add_incoming(ir.Constant(self.SUMS, [0] * LANES), before)
                 one.add_incoming(new, loop)
-        following = builder.add(depth, self.long(STEP))
-        depth.add_incoming(following, loop)
+        next_depth = builder.add(depth, self.constant(STEP))
+        depth.add_incoming(next_depth, loop)
         ahead.add_incoming(builder.add(ahead, self._stride), loop)
-        builder.cbranch(builder.icmp_signed("<", following, row_bytes), loop, behind)
-        builder.position_at_end(behind)
+        builder.cbranch(builder.icmp_signed("<", next_depth, row_bytes), loop, after)
+        builder.position_at_end(after)
         for panel in range(self._panels):
-            place = self.long(panel * LANES * 4)
-            for row, output in enumerate(self.finished([totals[panel] for totals in products], place)):
-                at = builder.add(builder.add(self._out, builder.mul(self.long(row), self._distance)), place)
+            offset = self.constant(panel * LANES * 4)
+            for row, output in enumerate(self.finish([totals[panel] for totals in products], offset)):
+                at = builder.add(builder.add(self._out, builder.mul(self.constant(row), self._distance)), offset)
                 builder.store(output, builder.inttoptr(at, self.FLOATS.as_pointer())).align = 4
 
     def _load_weights(self, panel: int, depth: Any) -> Any:
         builder = self.builder
-        start = builder.add(self._weights, builder.mul(self.long(panel * LANES), self._row_bytes))
-        at = builder.add(start, builder.mul(depth, self.long(PANEL_STEP // STEP)))
+        start = builder.add(self._weights, builder.mul(self.constant(panel * LANES), self._row_bytes))
+        at = builder.add(start, builder.mul(depth, self.constant(PANEL_STEP // STEP)))
         return self.load(at, self.SUMS, PANEL_STEP)
 
-    def _ask_for(self, at: Any) -> None:
-        """Have what is at an address brought near."""
+    def _prefetch(self, at: Any) -> None:
+        """Build a prefetch of an address."""
         kind = ir.FunctionType(ir.VoidType(), [self.BYTE.as_pointer(), self.INT, self.INT, self.INT])
-        # To be read, kept in all caches, and data.
-        how = (ir.Constant(self.INT, number) for number in (0, 3, 1))
-        asked = self.builder.inttoptr(at, self.BYTE.as_pointer())
-        self.builder.call(function(self.builder, "llvm.prefetch.p0", kind), [asked, *how])
+        # Arguments: for reading, into all caches, data.
+        options = (ir.Constant(self.INT, value) for value in (0, 3, 1))
+        pointer = self.builder.inttoptr(at, self.BYTE.as_pointer())
+        self.builder.call(declare_function(self.builder, "llvm.prefetch.p0", kind), [pointer, *options])
 
     def load(self, at: Any, kind: Any, alignment: int) -> Any:
-        """What is at an address."""
+        """Build a load from an address."""
         loaded = self.builder.load(self.builder.inttoptr(at, kind.as_pointer()))
         loaded.align = alignment
         return loaded
 
-    def spread(self, number: Any, kind: Any) -> Any:
-        """A number in all lanes."""
-        nothing, first = ir.Constant(kind, ir.Undefined), ir.Constant(self.INT, 0)
+    def broadcast(self, value: Any, kind: Any) -> Any:
+        """Build a vector with the same value in all lanes."""
+        undefined, first = ir.Constant(kind, ir.Undefined), ir.Constant(self.INT, 0)
         return self.builder.shuffle_vector(
-            self.builder.insert_element(nothing, number, first), nothing, ir.Constant(self.INTS, [0] * LANES)
+            self.builder.insert_element(undefined, value, first), undefined, ir.Constant(self.INTS, [0] * LANES)
         )
 
-    def long(self, number: int) -> Any:
-        """A number as addresses are."""
-        return ir.Constant(self.LONG, number)
+    def constant(self, value: int) -> Any:
+        """Return an int64 constant."""
+        return ir.Constant(self.LONG, value)

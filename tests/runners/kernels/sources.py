@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from runners.kernels.sources.language import INT_LIKE, Kernel, as_float, next_unit, row_at
+from runners.kernels.sources.language import INT_LIKE, Kernel, as_float, row_at, take_unit
 
 
 def add(call: Any) -> None:
     """Add six to each unit's place of a tensor: 1.5 times 4."""
     numbers = carray(call, 5)
-    unit = next_unit(call)
+    unit = take_unit(call)
     while unit < numbers[1]:
         row_at(numbers[2], unit, 1, INT_LIKE)[0] += np.int64(as_float(numbers[3]) * numbers[4])
-        unit = next_unit(call)
+        unit = take_unit(call)
 
 
 def add_always(number: int) -> Kernel:
@@ -25,10 +25,10 @@ def add_always(number: int) -> Kernel:
 
     def kernel(call: Any) -> None:
         numbers = carray(call, 3)
-        unit = next_unit(call)
+        unit = take_unit(call)
         while unit < numbers[1]:
             row_at(numbers[2], unit, 1, INT_LIKE)[0] += number
-            unit = next_unit(call)
+            unit = take_unit(call)
 
     return kernel
 
@@ -36,11 +36,11 @@ def add_always(number: int) -> Kernel:
 def note(call: Any) -> None:
     """Each unit is the number 10 times what was there, and the third argument, in the place of the second."""
     numbers = carray(call, 5)
-    unit = next_unit(call)
+    unit = take_unit(call)
     while unit < numbers[1]:
         place = row_at(numbers[2], numbers[3], 1, INT_LIKE)
         place[0] = 10 * place[0] + numbers[4]
-        unit = next_unit(call)
+        unit = take_unit(call)
 
 
 def array(call: Any) -> None:

@@ -40,7 +40,7 @@ def test_each_token_of_a_piece_sees_its_sequence_up_to_itself(
     query = torch.randn(5 + tokens, heads + 1, size).to(dtype)
     out = torch.full((5 + tokens, heads + 1, value_size), -1, dtype=dtype)
     texts = torch.tensor([[5, capacity, tokens, end, start + 1]])
-    attention_kernels(dtype).of(size, value_size)(
+    attention_kernels(dtype).kernel(size, value_size)(
         heads,
         query.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(), texts.data_ptr(), heads, shared,
         query.stride(0), key_heads * size, key_heads * value_size, out.stride(0), window or 0,
@@ -77,7 +77,7 @@ def test_texts_side_by_side_see_themselves_alone_and_all_of_it(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        attention_kernels(dtype).of(size, size)(
+        attention_kernels(dtype).kernel(size, size)(
             len(lengths) * heads,
             query.data_ptr(), key.data_ptr(), value.data_ptr(), out.data_ptr(), texts.data_ptr(), heads, 1,
             query.stride(0), key.stride(0), value.stride(0), out.stride(0), 0, AttentionKernels.bits(0.3),

@@ -60,11 +60,11 @@ def test_what_another_processor_or_a_part_of_a_file_is_kept_for_is_compiled_anew
     assert _added(Compiler(tmp_path), ONE) == 1
     assert len(processes) == 2
     monkeypatch.setattr(compiler, "name_and_features", lambda: ("another", ""))
-    compiler._version_of.cache_clear()
+    compiler._source_version.cache_clear()
     try:
         assert _added(Compiler(tmp_path), ONE) == 1
     finally:
-        compiler._version_of.cache_clear()
+        compiler._source_version.cache_clear()
     assert len(processes) == 3
 
 
@@ -209,9 +209,9 @@ def test_a_runner_does_not_load_what_compiles(tmp_path: Path) -> None:
     Compiler(tmp_path).kernel(ONE)
     code = (
         "import sys; from pathlib import Path; "
-        "from runners.kernels.compiler import Compiler; from runners.kernels.source import Source; "
+        "from runners.kernels.compiler import Compiler; from runners.kernels.source import KernelSource; "
         "import runners.kernels.encoder_layers, runners.engines.generate.fused_layers; "
-        f"Compiler(Path({str(tmp_path)!r})).kernel(Source({ONE.name!r}, (1,))); print('numba' in sys.modules)"
+        f"Compiler(Path({str(tmp_path)!r})).kernel(KernelSource({ONE.name!r}, (1,))); print('numba' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -172,7 +172,7 @@ def test_layers_get_the_form_that_was_faster_and_those_without_kernels_that_of_o
         assert {type(layer) for layers in tried.values() for layer in layers} == {OneDnnInt8Linear, VnniInt8Linear}
         return next(kind for kind, (layer, *_) in tried.items() if type(layer) is form)
 
-    monkeypatch.setattr(int8_module, "fastest", fastest)
+    monkeypatch.setattr(int8_module, "pick_fastest", fastest)
     model = BertForSequenceClassification(bert_config(wordpiece_tokenizer(), hidden_size=32, intermediate_size=52))
     assert Int8Kernels.fit(32, 52)
     assert not Int8Kernels.fit(52, 32)

@@ -23,7 +23,7 @@ from runners.kernels.packed import (
     Tiled,
     TiledLinear,
     can_pack,
-    usual_rows,
+    round_up_rows,
 )
 from tests.runners.kernels.compiled import float32_kernels
 
@@ -117,11 +117,11 @@ def test_layers_that_compute_something_else_stay() -> None:
 
 
 def test_few_numbers_of_rows_are_computed_with_and_little_more_than_asked_for() -> None:
-    numbers = {usual_rows(rows) for rows in range(2049)}
+    numbers = {round_up_rows(rows) for rows in range(2049)}
     assert len(numbers) < 80
     for rows in range(2049):
-        assert usual_rows(usual_rows(rows)) == usual_rows(rows) >= rows
-        assert rows <= 256 or usual_rows(rows) <= 1.0625 * rows
+        assert round_up_rows(round_up_rows(rows)) == round_up_rows(rows) >= rows
+        assert rows <= 256 or round_up_rows(rows) <= 1.0625 * rows
 
 
 def test_layers_of_the_shapes_that_are_named_are_packed_and_others_stay() -> None:
@@ -144,7 +144,7 @@ def test_a_shape_is_packed_where_that_is_faster_over_all_numbers_of_rows_and_muc
         concerned = isinstance(layers[0], OneDnnLinear) and layers[0].in_features == 33
         return ratio if concerned else 2.0 if isinstance(layers[0], PackedLinear) else 1.0
 
-    monkeypatch.setattr(linear, "_seconds", seconds)
+    monkeypatch.setattr(linear, "_measure_layers", seconds)
     model = nn.Sequential(nn.Linear(33, 17), nn.ReLU(), nn.Linear(17, 5))
     assert forms_to_pack(model, (1, 10)) == ({(17, 33): OneDnnLinear} if pays else {})
     assert not isinstance(model[0], PackedLinear)
@@ -153,7 +153,7 @@ def test_a_shape_is_packed_where_that_is_faster_over_all_numbers_of_rows_and_muc
 @pytest.mark.skipif(not MklLinear.computes(torch.float32), reason="this PyTorch has no MKL")
 def test_of_several_forms_the_fastest_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     took: dict[type[nn.Module], float] = {nn.Linear: 1.0, OneDnnLinear: 0.8, MklLinear: 0.7}
-    monkeypatch.setattr(linear, "_seconds", lambda layers, _: took[type(layers[0])])
+    monkeypatch.setattr(linear, "_measure_layers", lambda layers, _: took[type(layers[0])])
     assert forms_to_pack(nn.Sequential(nn.Linear(33, 17)), (1, 10)) == {(17, 33): MklLinear}
 
 
@@ -177,7 +177,7 @@ def test_a_token_gets_from_tiles_what_it_gets_alone_to_the_last_bit_by_any_numbe
 
 @needs_tiles
 def test_layers_that_fill_whole_registers_are_tried_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "_seconds", lambda layers, _: 0.5 if isinstance(layers[0], TiledLinear) else 1.0)
+    monkeypatch.setattr(linear, "_measure_layers", lambda layers, _: 0.5 if isinstance(layers[0], TiledLinear) else 1.0)
     tiled = Tiled(float32_kernels())
     model = nn.Sequential(nn.Linear(33, 48), nn.Linear(48, 17))
     assert forms_to_pack(model, (1, 10), tiled) == {(48, 33): tiled}
@@ -189,7 +189,9 @@ def test_layers_that_fill_whole_registers_are_tried_in_tiles(monkeypatch: pytest
 def test_tiles_give_way_only_to_what_is_clearly_faster(
     monkeypatch: pytest.MonkeyPatch, others: float, stay: bool
 ) -> None:
-    monkeypatch.setattr(linear, "_seconds", lambda layers, _: 1.0 if isinstance(layers[0], TiledLinear) else others)
+    monkeypatch.setattr(
+        linear, "_measure_layers", lambda layers, _: 1.0 if isinstance(layers[0], TiledLinear) else others
+    )
     tiled = Tiled(float32_kernels())
     assert forms_to_pack(nn.Sequential(nn.Linear(33, 48)), (1, 10), tiled) == ({(48, 33): tiled} if stay else {})
 
@@ -203,7 +205,7 @@ def test_what_is_slower_than_tiles_is_tried_twice_and_with_few_rows_alone(monkey
         tried.append((tiles, len(inputs)))
         return 1.0 if tiles else 1.1
 
-    monkeypatch.setattr(linear, "_seconds", seconds)
+    monkeypatch.setattr(linear, "_measure_layers", seconds)
     tiled = Tiled(float32_kernels())
     assert forms_to_pack(nn.Sequential(nn.Linear(33, 48)), (1, 10), tiled) == {(48, 33): tiled}
     others = 1 + sum(form.computes(torch.float32) for form in FORMS)
@@ -216,15 +218,15 @@ def test_a_form_that_was_disturbed_five_times_is_tried_again(monkeypatch: pytest
     def seconds(layers: Sequence[nn.Module], _: torch.Tensor) -> float:
         return next(disturbed) if isinstance(layers[0], OneDnnLinear) else 1.0
 
-    monkeypatch.setattr(linear, "_seconds", seconds)
+    monkeypatch.setattr(linear, "_measure_layers", seconds)
     monkeypatch.setattr(linear, "_MOST_SECONDS", 60)
-    monkeypatch.setattr(linear, "_TRIED_BYTES", 1)
+    monkeypatch.setattr(linear, "_SAMPLE_BYTES", 1)
     assert forms_to_pack(nn.Sequential(nn.Linear(33, 17)), (10,)) == {(17, 33): OneDnnLinear}
 
 
 def test_the_head_alone_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
-    monkeypatch.setattr(linear, "_TRIED_BYTES", 8 * 8 * 4 * 3)
+    monkeypatch.setattr(linear, "_SAMPLE_BYTES", 8 * 8 * 4 * 3)
 
     def never(layers: Sequence[nn.Module], *_: Any) -> None:
         tried.append(len(layers))
@@ -237,14 +239,14 @@ def test_the_head_alone_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 def test_of_a_large_layer_a_part_is_tried(monkeypatch: pytest.MonkeyPatch, bias: bool) -> None:
-    monkeypatch.setattr(linear, "_TRIED_BYTES", 33 * 4 * 150)
+    monkeypatch.setattr(linear, "_SAMPLE_BYTES", 33 * 4 * 150)
     outputs: set[int] = set()
 
     def seconds(layers: Sequence[nn.Module], inputs: torch.Tensor) -> float:
         outputs.update(layer(inputs).shape[1] for layer in layers)
         return 0.5 if isinstance(layers[0], OneDnnLinear) else 1.0
 
-    monkeypatch.setattr(linear, "_seconds", seconds)
+    monkeypatch.setattr(linear, "_measure_layers", seconds)
     assert forms_to_pack(nn.Sequential(nn.Linear(33, 200, bias=bias)), (1, 10)) == {(200, 33): OneDnnLinear}
     assert outputs == {128}
 
@@ -256,8 +258,8 @@ def test_a_large_head_of_any_number_of_outputs_is_packed_in_the_form_that_a_part
     monkeypatch: pytest.MonkeyPatch, outputs: int
 ) -> None:
     """Vocabularies are rarely multiples of 16: GPT-2 has 50,257 tokens, BERT 30,522."""
-    monkeypatch.setattr(linear, "_TRIED_BYTES", 33 * 4 * 150)
-    monkeypatch.setattr(linear, "_seconds", lambda layers, _: 0.5 if isinstance(layers[0], TiledLinear) else 1.0)
+    monkeypatch.setattr(linear, "_SAMPLE_BYTES", 33 * 4 * 150)
+    monkeypatch.setattr(linear, "_measure_layers", lambda layers, _: 0.5 if isinstance(layers[0], TiledLinear) else 1.0)
     tiled = Tiled(float32_kernels())
     head = nn.Linear(33, outputs)
     model, inputs = nn.Sequential(head), torch.randn(5, 33)
@@ -269,7 +271,7 @@ def test_a_large_head_of_any_number_of_outputs_is_packed_in_the_form_that_a_part
 
 @needs_tiles
 def test_no_layer_of_few_outputs_is_filled_up_to_a_whole_panel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "_seconds", lambda layers, _: 0.5 if isinstance(layers[0], TiledLinear) else 1.0)
+    monkeypatch.setattr(linear, "_measure_layers", lambda layers, _: 0.5 if isinstance(layers[0], TiledLinear) else 1.0)
     model = nn.Sequential(nn.Linear(33, 1), nn.Linear(33, 2), nn.Linear(33, 17), nn.Linear(33, 65))
     assert forms_to_pack(model, (1, 10), Tiled(float32_kernels())) == {}
 

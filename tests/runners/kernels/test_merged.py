@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5Model
 
-from runners.kernels.merged import LinearPart, groups_of_same_input, merge
+from runners.kernels.merged import LinearPart, find_shared_inputs, merge
 
 
 class _Attention(nn.Module):
@@ -29,7 +29,7 @@ class _Attention(nn.Module):
 
 
 def _merged(model: nn.Module, inputs: torch.Tensor) -> list[tuple[str, ...]]:
-    groups, _ = groups_of_same_input(model, lambda: model(inputs.clone()))
+    groups, _ = find_shared_inputs(model, lambda: model(inputs.clone()))
     merge(groups)
     return [names for _, names in groups]
 
@@ -66,13 +66,13 @@ def test_no_output_is_kept_once_it_was_taken() -> None:
     _merged(model, torch.randn(3, 16))
     model(torch.randn(3, 16))
     part: Any = model.query
-    assert part.merged._last.outputs == [None, None, None]
+    assert part.merged._last_outputs.outputs == [None, None, None]
 
 
 def test_a_layer_that_stands_in_two_places_is_left_alone() -> None:
     model = nn.ModuleDict({"one": _Attention(), "other": nn.Module()})
     model["other"].key = model["one"].key
-    groups, _ = groups_of_same_input(model, lambda: model["one"](torch.randn(3, 16)))
+    groups, _ = find_shared_inputs(model, lambda: model["one"](torch.randn(3, 16)))
     assert [names for _, names in groups] == [("query", "value")]
 
 
@@ -89,7 +89,7 @@ def test_decoders_of_both_kinds_give_what_they_gave(model: Any, parts: int) -> N
     model.train(False)
     ids = torch.tensor([[7, 8, 9]])
     inputs = {"input_ids": ids, **({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})}
-    groups, expected = groups_of_same_input(model, lambda: model(**inputs)[0])
+    groups, expected = find_shared_inputs(model, lambda: model(**inputs)[0])
     merge(groups)
     assert sum(isinstance(module, LinearPart) for module in model.modules()) == parts
     torch.testing.assert_close(model(**inputs)[0], expected, atol=1e-5, rtol=1e-4)

@@ -21,7 +21,7 @@ from runners.kernels.linear_calls import LinearCalls
 from runners.kernels.mkl import mkl
 from runners.kernels.packed import MklLinear, Tiled
 from runners.kernels.parallel import ParallelKernel
-from runners.kernels.program import ROWS, Element, Given, KernelCall, OfRows, Program, ProgramRunner, Scratch
+from runners.kernels.program import ROWS, Element, FromRows, Given, KernelCall, Program, ProgramRunner, Scratch
 from runners.kernels.source import KernelSource
 from tests.runners.kernels.compiled import COMPILER, float32_kernels, int8_kernels
 
@@ -56,7 +56,7 @@ def test_calls_and_python_take_turns_in_order(note: ParallelKernel) -> None:
 
 def test_each_run_says_what_has_changed(note: ParallelKernel) -> None:
     numbers = torch.zeros(4, dtype=torch.int64)
-    twice = OfRows("twice", lambda rows: 2 * rows)
+    twice = FromRows("twice", lambda rows: 2 * rows)
     written = Program(
         [
             KernelCall(note, 1, (Given("numbers"), 0, ROWS)),
@@ -111,7 +111,7 @@ def test_layers_give_in_a_program_what_they_give_alone(form: str, rows: int, bia
     inputs, outputs = (scratch.rows_of(name, width, torch.float32) for name, width in (("in", 64), ("out", 96)))
     inputs.normal_()
     outputs.fill_(torch.nan)
-    calls = LinearCalls(COMPILER, scratch).of(layer, inputs, outputs)
+    calls = LinearCalls(COMPILER, scratch).layer_calls(layer, inputs, outputs)
     assert calls is not None
     written = Program(calls, ProgramRunner(COMPILER))
     written.run(rows, {}, None)
@@ -123,8 +123,8 @@ def test_other_layers_are_left_to_python() -> None:
     scratch, plain = Scratch(8), nn.Linear(64, 96)
     inputs, outputs = torch.zeros(8, 64), torch.zeros(8, 96)
     calls = LinearCalls(COMPILER, scratch)
-    assert calls.of(plain, inputs, outputs) is None
-    assert calls.of(OneDnnInt8Linear(plain.weight, None), inputs, outputs) is None
+    assert calls.layer_calls(plain, inputs, outputs) is None
+    assert calls.layer_calls(OneDnnInt8Linear(plain.weight, None), inputs, outputs) is None
 
 
 def test_a_folder_that_cannot_be_written_to_keeps_no_program_from_running(tmp_path: Path) -> None:

@@ -72,7 +72,9 @@ def _meaning(field: FieldInfo, texts: Mapping[str, str], *names: str) -> str:
 
 
 def _parameters(words: Sequence[str]) -> list[str]:
-    (task,) = words
+    if len(words) != 1:
+        raise PageError("a table of parameters needs one task")
+    task = words[0]
     place = {str(name): place for name, place in RUNNERS.items()}.get(task)
     if place is None:
         raise PageError(f"no task is called {task}")

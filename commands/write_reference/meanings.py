@@ -235,3 +235,13 @@ METRICS: Mapping[str, str] = {
     "time_to_first_token_seconds": "Time from the arrival of a prompt to the first token of its answer.",
     "inter_token_latency_seconds": "Time between two tokens of an answer.",
 }
+
+ROUTES: Mapping[str, str] = {
+    "GET /": "Whether the server takes requests; browsers are sent to `/docs`",
+    "GET /v2/": "The same as `GET /v2`",
+    "POST /v1/models/{name}:explain": "Explanations, which the server does not have",
+    "POST /v2/models/{name}/generate": "Generate a text",
+    "POST /v2/models/{name}/generate_stream": "Generate a text as a stream",
+    "POST /v2/repository/index": "List the models with their states",
+    "POST /openai/v1/embeddings": "Compute embeddings",
+}

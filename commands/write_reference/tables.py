@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 
-from commands.write_reference.meanings import METRICS, PARAMETERS, SETTINGS
+from commands.write_reference.meanings import METRICS, PARAMETERS, ROUTES, SETTINGS
 from commands.write_reference.pages import PageError, Table, table
 from commands.write_reference.values import default_of, values_of
 from hf_runtime.api.inference import Models
@@ -120,16 +120,12 @@ def _routes(_: Sequence[str]) -> list[str]:
     lines: list[str] = []
     for tag in dict.fromkeys(str(operation["tags"][0]) for operation in described.values()):
         rows = [
-            [f"`{route}`", str(operation["summary"]), _statuses(operation["responses"])]
+            [f"`{route}`", ROUTES.get(route, str(operation["summary"])), ", ".join(sorted(operation["responses"]))]
             for route, operation in described.items()
             if operation["tags"][0] == tag
         ]
-        lines += [f"### {tag}", "", *table(["Route", "Does", "Answers"], rows), ""]
+        lines += [f"### {tag}", "", *table(["Route", "What it does", "Statuses"], rows), ""]
     return lines[:-1]
-
-
-def _statuses(responses: Mapping[str, Any]) -> str:
-    return ", ".join(sorted(responses))
 
 
 TABLES: Mapping[str, Table] = {

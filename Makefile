@@ -17,7 +17,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 # pip's output, without the lines of small files; two thirds of what pip would compile is never imported.
 INSTALL = set -o pipefail; $(1)/bin/python -m pip --disable-pip-version-check install --no-compile -r $(2) | { grep --line-buffered -oE '(Downloading|Using cached) .*[MG]B\)|Installing collected' || true; }
 
-.PHONY: help serve models demo test pytest packages soak readme-test sweep bento-test image-test audit conformance bench bench-generation bench-quantization lint types format lock build clean
+.PHONY: help serve models demo test pytest packages soak readme-test sweep bento-test image-test audit conformance bench bench-generation bench-quantization lint types format reference docs docs-build lock build clean
 .DEFAULT_GOAL := help
 
 help:    ## List these commands
@@ -49,7 +49,7 @@ packages: $(VENV)/dev $(VENV)/kserve/installed
 soak: $(VENV)/dev  ## Overload, fuzz and soak the server, three quarters of an hour (SOAK='--soak-minutes 5 …'); prints figures
 	$(VENV)/bin/pytest -m soak tests/soak $(SOAK)
 
-readme-test: demo $(VENV)/dev  ## Run README's examples with the demo models, trained if need be, and compare answers with what it prints
+readme-test: demo $(VENV)/dev  ## Run the examples of README and docs/ with the demo models, and compare the answers with what they print
 	$(VENV)/bin/pytest -m readme tests
 
 # A second time with AVX2 alone where the processor has more: kernels are then others.
@@ -62,7 +62,7 @@ sweep: $(VENV)/dev  ## Compare every architecture, and the most downloaded model
 audit: $(VENV)/audit/installed  ## Look for known vulnerabilities in the pinned packages
 	$(VENV)/audit/bin/pip-audit --disable-pip --no-deps -r requirements.txt
 
-conformance: $(VENV)/dev  ## Ask the server what KServe's was asked, and write the answers into README's table
+conformance: $(VENV)/dev  ## Send the requests of docs/kserve-comparison.md to the server, and write its table
 	$(VENV)/bin/pytest tests/e2e/test_conformance.py --write-conformance
 
 bench: models $(VENV)/dev  ## Measure the server beside other servers and the model alone (three quarters of an hour; BEFORE=revision)
@@ -74,13 +74,25 @@ bench-generation: models $(VENV)/runtime  ## Measure how fast text is written, w
 bench-quantization: models $(VENV)/runtime  ## Measure memory and time of each precision, with nothing else running
 	@$(VENV)/bin/python -m benchmarks.quantization
 
-lint: $(VENV)/dev  ## Check style, and that rooms import downwards only
+lint: $(VENV)/dev docs-build  ## Check style, that rooms import downwards only, and the links of docs/
 	$(RUFF) check
 	$(RUFF) format --check
 	$(VENV)/bin/lint-imports
 
 types: $(VENV)/dev  ## Check types
 	$(MYPY) .
+
+reference: $(VENV)/dev  ## Write the reference tables of docs/ from the code
+	$(VENV)/bin/python -m commands.write_reference
+
+# Without the notice about MkDocs 2, which is not installed.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/dev  ## Serve docs/ as a site on port 8000 (DOCS_PORT=…)
+	$(VENV)/bin/mkdocs serve --dev-addr localhost:$(or $(DOCS_PORT),8000)
+
+docs-build: export NO_MKDOCS_2_WARNING := 1
+docs-build: $(VENV)/dev  ## Build the site of docs/ into .site; a broken link is an error
+	$(VENV)/bin/mkdocs build --strict --quiet
 
 format: $(VENV)/dev  ## Format the code and fix what can be fixed
 	$(RUFF) check --fix
@@ -113,7 +125,7 @@ lock: $(VENV)/python  ## Pin requirements*.in again; pins that still fit stay (U
 	done
 
 clean:   ## Remove the virtual environment, the demo models and all caches
-	rm -rf $(VENV) .models .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .models .site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Empty files in the virtual environment say what is installed there.

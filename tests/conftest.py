@@ -14,5 +14,7 @@ os.environ["CALIBRATION_SECONDS"] = "0"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`make conformance` writes README's table from what the server answers."""
-    parser.addoption("--write-conformance", action="store_true", help="write the README's conformance table anew")
+    """Add the option of `make conformance`, which writes a table of answers into docs/."""
+    parser.addoption(
+        "--write-conformance", action="store_true", help="write the table of docs/kserve-comparison.md anew"
+    )

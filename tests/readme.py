@@ -1,4 +1,7 @@
-"""README's examples, by how each is tested: what is run, what cannot be and why; and what equals a printed answer."""
+"""Examples of README and docs/ by how each is tested: run, checked, or listed with the reason why not.
+
+Also compares an answer with the one that a page prints.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,12 @@ from markdown_it import MarkdownIt
 
 from tests.project import ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+#: Text of README.md and of every page of docs/, by path from the project's folder.
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+}
+README = PAGES["README.md"]
 
 #: The virtual environment comes first, as README has it activated.
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -39,7 +47,7 @@ class Example:
     @property
     def model(self) -> str | None:
         """The model that it asks for."""
-        named = re.search(r"/models/([\w.-]+)|\bmodel=\"([\w.-]+)\"", self.code)
+        named = re.search(r"/models/([\w.-]+)|\bmodel\"?[=:] ?\"([\w.-]+)\"", self.code)
         return named and (named[1] or named[2])
 
     @property
@@ -99,7 +107,8 @@ def _printed(comments: Sequence[str]) -> str:
     return "\n".join(comment.removeprefix("# ") for comment in comments).replace("\n  ", " ")
 
 
-EXAMPLES = examples_of(README)
+#: Each example once, in the order of the pages; README repeats some of docs/.
+EXAMPLES = list(dict.fromkeys(example for text in PAGES.values() for example in examples_of(text)))
 
 
 def names_in(config: str) -> Mapping[str, str]:
@@ -108,12 +117,19 @@ def names_in(config: str) -> Mapping[str, str]:
     return {each["metadata"]["name"]: each["spec"]["predictor"]["huggingface"]["storageUri"] for each in documents}
 
 
-#: The commands after which README's requests are sent, and what each serves.
+#: The commands after which requests are sent, and what each serves.
 QUICKSTART, DEMO = "make serve", "make serve RUNTIME_CONFIG=configs/demo.yaml"
 MODELS_OF = {QUICKSTART: names_in("configs/quickstart.yaml"), DEMO: names_in("configs/demo.yaml")}
 
 #: Sent to the servers of those commands.
-REQUESTS = [each for each in EXAMPLES if each.language == "python" or each.code.startswith("curl ")]
+REQUESTS = [
+    each
+    for each in EXAMPLES
+    if each.code.startswith("curl ") or (each.language == "python" and "localhost:3000" in each.code)
+]
+
+#: InferenceServices; tests/test_readme.py reads them as settings.
+SERVICES = [each for each in EXAMPLES if each.language == "yaml" and "kind: InferenceService" in each.code]
 
 #: Commands that fetch models from a hub; one on this machine has small models under their names.
 FROM_HUB = {
@@ -123,7 +139,7 @@ FROM_HUB = {
     "python -m commands.check configs/ner-model.yaml",
 }
 
-#: Why the others are not run beside them, by how they begin.
+#: Why the others are not run, by how they begin.
 NOT_RUN = {
     "make test": "it is what runs the tests",
     "make build": "tests/package/test_bento.py builds a Bento, in a home of its own",
@@ -142,6 +158,8 @@ NOT_RUN = {
     "2026-11-24T09:12:31+0000 [INFO]": "lines of a log; tests/e2e/test_logs.py, tests/hf_runtime/observability",
     "POST /v1/models/{name}:predict ": "spans of a trace; tests/e2e/test_traces.py",
     "client ──": "a drawing of the modules",
+    "python -m commands.precisions configs/ner-model.yaml": "takes minutes; tests/commands/test_precisions.py",
+    "from transformers import pipeline": "code of a model; tests/runners/tasks/test_custom_pipeline.py runs such files",
 }
 
 _NUMBER = r"-?\d++(?:\.\d++)?(?:[eE][+-]?\d++)?"
@@ -151,7 +169,7 @@ _TOKEN = re.compile(
 
 
 def assert_printed(printed: str, said: str, tolerance: float) -> None:
-    """Compare what is said with what was printed.
+    """Compare an answer with the one that a page prints.
 
     Texts, names and whole numbers are equal, fractions within the tolerance. `…` is anything, in a text or outside;
     `… 384 numbers` is the rest of a list of that many.
@@ -175,7 +193,7 @@ def assert_printed(printed: str, said: str, tolerance: float) -> None:
             in_list = 0 if token[0] == "[" else in_list
             parts.append(re.escape(token[0]).replace("…", '[^"]*'))
     found = re.fullmatch(r"\s*".join(["", *parts, ""]), said, re.DOTALL)
-    both = f"README prints\n{printed}\nand the answer is\n{said}"
+    both = f"the page prints\n{printed}\nand the answer is\n{said}"
     assert found, both
     for expected, number in zip(fractions, found.groups(), strict=True):
         assert abs(float(number) - expected) <= tolerance, f"{number} in place of {expected}: {both}"

@@ -3,7 +3,7 @@
     make bench
     make bench BEFORE=HEAD~1
     .venv/bin/python -m benchmarks.serving --workloads embedding --targets ours,litserve --rounds 1 --results DIR
-    .venv/bin/python -m benchmarks.serving --write-readme
+    .venv/bin/python -m benchmarks.serving --write-page
 
 For each workload everybody is started, warmed up and asked in turns, round after round, while the others wait.
 """
@@ -46,14 +46,14 @@ _ON_GPU: tuple[type[Ours], ...] = (Ours, OursFloat16, OursBfloat16, OursDeviceMa
 
 
 def main() -> int:
-    """Measure, or write what was measured into the README; the exit status."""
+    """Measure, or write what was measured into docs/speed.md; return the exit status."""
     options = _options()
-    return run(lambda: _write_readme(options) if options.write_readme else _measure(options))
+    return run(lambda: _write_page(options) if options.write_page else _measure(options))
 
 
-def _write_readme(options: argparse.Namespace) -> None:
-    table.write_readme(results.read(options.results), results.name_of(options.results))
-    say(f"{table.README.name} is written")
+def _write_page(options: argparse.Namespace) -> None:
+    table.write_page(results.read(options.results), results.name_of(options.results))
+    say(f"{table.PAGE.name} is written")
 
 
 def _measure(options: argparse.Namespace) -> None:
@@ -130,7 +130,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--results", type=Path, help="folder of what is written; default: benchmarks/results")
     parser.add_argument(
-        "--write-readme", action="store_true", help="measure nothing; write the README's table from the results"
+        "--write-page", action="store_true", help="measure nothing; write the tables of docs/speed.md from the results"
     )
     options = parser.parse_args()
     options.results = options.results or (results.FOLDER / "gpu" if options.gpu else results.FOLDER)

@@ -106,7 +106,7 @@ def write(folder: Path, machine: Mapping[str, Any], options: Mapping[str, Any], 
 
 
 def name_of(folder: Path) -> str:
-    """What the README calls the results of a folder: those of other machines lie in folders of their own."""
+    """Return the name of a folder's table in docs/speed.md; results of other machines have folders of their own."""
     return "bench" if folder.resolve() == FOLDER.resolve() else f"bench-{folder.name}"
 
 

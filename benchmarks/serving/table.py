@@ -1,4 +1,4 @@
-"""Results as Markdown: short for the README, with everything for whoever has measured."""
+"""Results as Markdown: short tables for docs/speed.md, and a full one for the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from benchmarks.processes import ROOT, BenchmarkError
 from benchmarks.serving.answers import in_short
 from benchmarks.serving.results import per_second
 
-README = ROOT / "README.md"
+#: The page with the tables.
+PAGE = ROOT / "docs" / "speed.md"
 
 
 def short(document: Mapping[str, Any]) -> str:
@@ -32,27 +33,27 @@ def full(document: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_readme(document: Mapping[str, Any], name: str = "bench", readme: Path = README) -> None:
-    """Put the short tables between the marks of a name in the README.
+def write_page(document: Mapping[str, Any], name: str = "bench", page: Path = PAGE) -> None:
+    """Put the short tables between the marks of a name in a page.
 
     Raises:
         BenchmarkError: the marks are not there.
     """
-    text = readme.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     begin, end = _marks(name)
     if text.count(begin) != 1 or text.count(end) != 1:
-        raise BenchmarkError(f"{readme.name} must have the lines {begin} and {end} once, for the table between them")
+        raise BenchmarkError(f"{page.name} must have the lines {begin} and {end} once, for the table between them")
     before, rest = text.split(begin)
     _, after = rest.split(end)
-    readme.write_text(f"{before}{begin}\n{short(document)}\n{end}{after}", encoding="utf-8")
+    page.write_text(f"{before}{begin}\n{short(document)}\n{end}{after}", encoding="utf-8")
 
 
-def table_in(readme: str, name: str = "bench") -> str | None:
-    """What stands between the marks of a name in a README; None if they do not."""
+def table_in(page: str, name: str = "bench") -> str | None:
+    """Return what stands between the marks of a name in a page; None if the page has no such marks."""
     begin, end = _marks(name)
-    if begin not in readme or end not in readme:
+    if begin not in page or end not in page:
         return None
-    return readme.split(begin)[1].split(end)[0].strip()
+    return page.split(begin)[1].split(end)[0].strip()
 
 
 def _marks(name: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Promise: the README's table is that of the results, and nothing else of the README changes."""
+"""Promise: the tables of docs/speed.md are those of the results, and nothing else of the page changes."""
 
 from __future__ import annotations
 
@@ -37,41 +37,41 @@ def test_every_measurement_has_a_line() -> None:
 
 
 def test_only_what_stands_between_the_marks_is_written_anew(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("# Title\n\n<!-- bench -->\nold\n<!-- /bench -->\n\nThe end.\n")
+    page = tmp_path / "speed.md"
+    page.write_text("# Title\n\n<!-- bench -->\nold\n<!-- /bench -->\n\nThe end.\n")
     for _ in range(2):
-        table.write_readme(document(), readme=readme)
-        text = readme.read_text()
+        table.write_page(document(), page=page)
+        text = page.read_text()
         assert text.startswith("# Title\n\n<!-- bench -->\n| embedding")
         assert text.endswith("<!-- /bench -->\n\nThe end.\n")
         assert table.table_in(text) == table.short(document())
 
 
 @pytest.mark.parametrize("text", ["", "<!-- bench -->", "<!-- bench --><!-- bench --><!-- /bench -->"])
-def test_a_readme_without_a_place_for_the_table_is_left_alone(tmp_path: Path, text: str) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(text)
-    with pytest.raises(BenchmarkError, match=r"README\.md must have the lines <!-- bench -->"):
-        table.write_readme(document(), readme=readme)
-    assert readme.read_text() == text
+def test_a_page_without_a_place_for_the_table_is_left_alone(tmp_path: Path, text: str) -> None:
+    page = tmp_path / "speed.md"
+    page.write_text(text)
+    with pytest.raises(BenchmarkError, match=r"speed\.md must have the lines <!-- bench -->"):
+        table.write_page(document(), page=page)
+    assert page.read_text() == text
 
 
 def test_figures_of_a_gpu_have_a_place_of_their_own_and_the_memory_of_the_gpu(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("<!-- bench -->\n<!-- /bench -->\n<!-- bench-gpu -->\n<!-- /bench-gpu -->\n")
+    page = tmp_path / "speed.md"
+    page.write_text("<!-- bench -->\n<!-- /bench -->\n<!-- bench-gpu -->\n<!-- /bench-gpu -->\n")
     measured = document()
     measured["machine"]["gpu"] = "a GPU"
     for target in measured["workloads"]["embedding"]["targets"].values():
         target["gpu_memory_mib"] = 1234
-    table.write_readme(measured, "bench-gpu", readme)
-    assert readme.read_text().startswith("<!-- bench -->\n<!-- /bench -->\n<!-- bench-gpu -->\n| embedding")
-    shown = table.table_in(readme.read_text(), "bench-gpu") or ""
+    table.write_page(measured, "bench-gpu", page)
+    assert page.read_text().startswith("<!-- bench -->\n<!-- /bench -->\n<!-- bench-gpu -->\n| embedding")
+    shown = table.table_in(page.read_text(), "bench-gpu") or ""
     assert "| GPU MiB |" in shown
     assert "| 1,234 |" in shown
 
 
 @pytest.mark.parametrize("folder", [results.FOLDER, results.FOLDER / "gpu", results.FOLDER / "avx2"])
-def test_the_readme_says_what_the_results_say(folder: Path) -> None:
+def test_the_page_says_what_the_results_say(folder: Path) -> None:
     measured = results.read(folder)
-    shown = table.table_in((ROOT / "README.md").read_text(encoding="utf-8"), results.name_of(folder))
+    shown = table.table_in((ROOT / "docs" / "speed.md").read_text(encoding="utf-8"), results.name_of(folder))
     assert shown == table.short(measured)

@@ -28,7 +28,7 @@ from tests.deployment.files import (
     resources,
     runtime_container,
 )
-from tests.e2e.metrics_load import metrics_in, readme_metrics
+from tests.e2e.metrics_load import documented_metrics, metrics_in
 from tests.project import ROOT
 
 _ENTRYPOINT = Path(bentoml.__file__).parent / "_internal" / "container" / "frontend" / "dockerfile" / "entrypoint.sh"
@@ -194,4 +194,4 @@ def test_keda_asks_prometheus_for_a_metric_that_the_server_has() -> None:
         each["external"]["metric"] for spec in specs for each in spec.get("autoScaling", {}).get("metrics", [])
     ]
     assert metrics_in(metric["query"])
-    assert metrics_in(metric["query"]) <= readme_metrics()
+    assert metrics_in(metric["query"]) <= documented_metrics()

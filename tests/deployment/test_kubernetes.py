@@ -23,7 +23,7 @@ from tests.deployment.files import (
     runtime_container,
     server_container,
 )
-from tests.e2e.metrics_load import readme_metrics
+from tests.e2e.metrics_load import documented_metrics
 
 _VERSION = "1.37"
 _OWN_GROUPS = ("serving.kserve.io/", "kustomize.config.k8s.io/")
@@ -94,7 +94,7 @@ def test_a_request_is_answered_before_its_pod_is_killed() -> None:
 def test_the_autoscaler_reads_a_metric_that_the_server_has_and_prometheus_adapter_tells() -> None:
     (scaler,) = of_kind("HorizontalPodAutoscaler")
     metrics = {metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"]}
-    assert metrics <= readme_metrics()
+    assert metrics <= documented_metrics()
     rules = document("kubernetes/prometheus-adapter.yaml")["rules"]["custom"]
     assert {rule["seriesQuery"].split("{")[0] for rule in rules} == metrics
     assert all("name" not in rule for rule in rules), "a rule without one tells the metric by its own name"

@@ -1,4 +1,4 @@
-"""What KServe's Hugging Face server answers, request by request, and what is expected here.
+"""Answers of KServe's Hugging Face server to each request, and the answers that are expected here.
 
 KServe's answers were observed on huggingfaceserver of kserve 0.21 with its Hugging Face backend.
 """

@@ -7,7 +7,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import requests
@@ -111,8 +110,9 @@ def metrics_in(expression: str) -> set[str]:
     return set(re.findall(r"(\w+)\{", expression))
 
 
-def readme_metrics() -> set[str]:
-    """The metrics in the README's table."""
-    section = Path(ROOT / "README.md").read_text(encoding="utf-8").split("### Metrics\n")[1].split("### ")[0]
+def documented_metrics() -> set[str]:
+    """The metrics in the tables of docs/observability.md."""
+    page = (ROOT / "docs" / "observability.md").read_text(encoding="utf-8")
+    section = page.split("## Metrics\n")[1].split("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("| `")]
     return {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}

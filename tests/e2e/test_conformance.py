@@ -1,13 +1,12 @@
-"""Promise: the README's table says what KServe's server answers, and what this one really does.
+"""Promise: docs/kserve-comparison.md says what KServe's server answers, and what this one really does.
 
-`make conformance` writes the table anew.
+`make conformance` writes its table anew.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,8 @@ from tests.project import ROOT
 
 pytestmark = pytest.mark.xdist_group("conformance")
 
-_README = ROOT / "README.md"
+_PAGE = ROOT / "docs" / "kserve-comparison.md"
+_BEGIN, _END = "<!-- conformance -->\n\n", "\n<!-- /conformance -->"
 _HEAD = "| Request | KServe | Here |\n|---|---|---|\n"
 _LONGEST = 90
 
@@ -75,13 +75,12 @@ def test_every_request_is_answered_as_expected(server: Server, case: Case) -> No
         assert list(response.json()) == ["error"]
 
 
-def test_the_readme_has_the_table_that_this_run_produces(server: Server, pytestconfig: pytest.Config) -> None:
+def test_the_page_has_the_table_that_this_run_produces(server: Server, pytestconfig: pytest.Config) -> None:
     rows = [f"| {case.request} | {case.kserve} | {_shown(_send(server, case))} |\n" for case in CASES]
     table = _HEAD + "".join(rows)
-    readme = _README.read_text(encoding="utf-8")
-    before, _, rest = readme.partition(_HEAD)
-    after = rest[rest.index("\n\n") + 1 :]
+    before, rest = _PAGE.read_text(encoding="utf-8").split(_BEGIN)
+    shown, after = rest.split(_END)
     if pytestconfig.getoption("--write-conformance"):
-        Path(_README).write_text(before + table + after, encoding="utf-8")
+        _PAGE.write_text(before + _BEGIN + table + _END + after, encoding="utf-8")
     else:
-        assert _HEAD + rest[: rest.index("\n\n") + 1] == table
+        assert shown == table, "docs/kserve-comparison.md is stale: run `make conformance`"

@@ -100,10 +100,11 @@ def _described(tensor: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("task", CHECKPOINTS)
-def test_the_readme_states_the_tensors_of_the_metadata(client: triton.InferenceServerClient, task: str) -> None:
+def test_the_page_states_the_tensors_of_the_metadata(client: triton.InferenceServerClient, task: str) -> None:
     metadata = client.get_model_metadata(task)
     inputs, outputs = (", ".join(map(_described, metadata[kind])) for kind in ("inputs", "outputs"))
-    assert f"\n| {task} | {inputs} | {outputs} |\n" in (ROOT / "README.md").read_text(encoding="utf-8")
+    page = ROOT / "docs" / "protocols" / "open-inference-v2.md"
+    assert f"\n| {task} | {inputs} | {outputs} |\n" in page.read_text(encoding="utf-8")
 
 
 def test_labels_and_scores_are_tensors(client: triton.InferenceServerClient, seven_server: Server) -> None:

@@ -1,4 +1,4 @@
-"""Promise: README's commands start the server, and its examples are answered as it prints; `make readme-test`.
+"""Promise: commands of README and docs/ start the server, and answers are those that they print; `make readme-test`.
 
 The models are the real ones, which `make demo` brings. `tests/readme.py` says which examples cannot be run.
 """
@@ -21,7 +21,7 @@ from tests.runners.storage import fake_hub
 
 pytestmark = [pytest.mark.readme, pytest.mark.xdist_group("readme")]
 
-#: How far fractions may be from those that README prints: where a model is trained on another processor, rounding grows
+#: How far fractions may be from those that a page prints: where a model is trained on another processor, rounding grows
 #: with every step of the training; where it is fetched, only a forward pass differs.
 TRAINED, FETCHED = 0.02, 1e-4
 
@@ -57,7 +57,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[ByCommand]:
 
 
 @pytest.mark.parametrize("server", MODELS_OF, indirect=True)
-def test_examples_are_answered_as_readme_prints(
+def test_examples_are_answered_as_their_page_prints(
     server: ByCommand, request: pytest.FixtureRequest, subtests: pytest.Subtests
 ) -> None:
     models = MODELS_OF[request.node.callspec.params["server"]]

@@ -1,0 +1,145 @@
+"""The tables: settings, parameters of tasks, metrics, errors and routes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+from pydantic import AliasChoices
+from pydantic.fields import FieldInfo
+
+from commands.write_reference.meanings import METRICS, PARAMETERS, ROUTES, SETTINGS
+from commands.write_reference.pages import PageError, Table, table
+from commands.write_reference.values import default_of, values_of
+from hf_runtime.api.inference import Models
+from hf_runtime.api.openapi.document import descriptions
+from hf_runtime.api.openapi.operation import Served
+from hf_runtime.contract.errors import HTTP_STATUS
+from hf_runtime.observability import model_metrics, request_metrics
+from hf_runtime.settings import GENERATIVE_TASKS, ModelSettings, ServerSettings
+from runners.registry import RUNNERS
+
+_MIB = 2**20
+
+
+def setting_fields() -> dict[str, FieldInfo]:
+    """Return the fields that environment variables set, by their first variable."""
+    fields: dict[str, FieldInfo] = {}
+    for kind in (ServerSettings, ModelSettings):
+        for field in kind.model_fields.values():
+            for variable in variables_of(field)[:1]:
+                # LOG_LEVEL is a field of both.
+                fields.setdefault(variable, field)
+    return fields
+
+
+def variables_of(field: FieldInfo) -> list[str]:
+    """Return the environment variables that set a field, the usual name first."""
+    alias = field.validation_alias
+    if alias is None:
+        return []
+    return [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [str(alias)]
+
+
+def _settings(words: Sequence[str]) -> list[str]:
+    fields = setting_fields()
+    unknown = [word for word in words if word not in fields]
+    if unknown:
+        raise PageError(f"no setting is called {', '.join(unknown)}")
+    rows = []
+    for variable in words:
+        field = fields[variable]
+        names = ", ".join(f"`{name}`" for name in variables_of(field))
+        rows.append([names, values_of(field), _default(variable, field), _meaning(field, SETTINGS, variable)])
+    return table(["Variable", "Values", "Default", "Meaning"], rows)
+
+
+def _default(variable: str, field: FieldInfo) -> str:
+    default = field.default
+    if variable.endswith("_SIZE") and type(default) is int and default % _MIB == 0:
+        return f"`{default}` ({default // _MIB} MiB)"
+    return default_of(field)
+
+
+def _meaning(field: FieldInfo, texts: Mapping[str, str], *names: str) -> str:
+    """Return the first text of these names, or else the field's own description."""
+    meaning = next((texts[name] for name in names if name in texts), field.description)
+    if meaning is None:
+        raise PageError(f"{names[0]} has no meaning: give its field a description")
+    return meaning
+
+
+def _parameters(words: Sequence[str]) -> list[str]:
+    if len(words) != 1:
+        raise PageError("a table of parameters needs one task")
+    task = words[0]
+    place = {str(name): place for name, place in RUNNERS.items()}.get(task)
+    if place is None:
+        raise PageError(f"no task is called {task}")
+    module, runner = place.split(":")
+    fields: Mapping[str, FieldInfo] = getattr(import_module(module), runner).parameters_type.model_fields
+    rows = [
+        [f"`{name}`", values_of(field), default_of(field), _meaning(field, PARAMETERS, f"{task}.{name}", name)]
+        for name, field in fields.items()
+    ]
+    if task in GENERATIVE_TASKS:
+        # The protocol takes this parameter before the task sees the others.
+        rows.append(["`stream`", "`true`, `false`", "`false`", PARAMETERS["stream"]])
+    return table(["Parameter", "Values", "Default", "Meaning"], rows)
+
+
+def _metrics(words: Sequence[str]) -> list[str]:
+    modules = {"requests": request_metrics, "models": model_metrics}
+    families = [family for word in words for family in vars(modules[word]._families()).values()]
+    return table(["Metric", "Type", "Labels", "Meaning"], [_metric(family) for family in families])
+
+
+def _metric(family: Any) -> list[str]:
+    """Return the row of a family; prometheus_client says its labels nowhere but in this attribute."""
+    described = next(iter(family.describe()))
+    name = f"{described.name}_total" if described.type == "counter" else described.name
+    labels = ", ".join(f"`{label}`" for label in family._labelnames)
+    return [f"`{name}`", described.type, labels, METRICS.get(name, described.documentation)]
+
+
+def _errors(_: Sequence[str]) -> list[str]:
+    rows = sorted(
+        (int(status), kind.code, (inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " "))
+        for kind, status in HTTP_STATUS.items()
+    )
+    return table(
+        ["Status", "Code", "When"],
+        [[str(status), f"`{code}`", about] for status, code, about in rows],
+    )
+
+
+def _routes(_: Sequence[str]) -> list[str]:
+    described = descriptions(Served(Models({}), ServerSettings()))
+    lines: list[str] = []
+    for tag in dict.fromkeys(str(operation["tags"][0]) for operation in described.values()):
+        rows = [
+            [f"`{route}`", ROUTES.get(route, str(operation["summary"])), ", ".join(sorted(operation["responses"]))]
+            for route, operation in described.items()
+            if operation["tags"][0] == tag
+        ]
+        lines += [f"### {tag}", "", *table(["Route", "What it does", "Statuses"], rows), ""]
+    return lines[:-1]
+
+
+TABLES: Mapping[str, Table] = {
+    "settings": _settings,
+    "parameters": _parameters,
+    "metrics": _metrics,
+    "errors": _errors,
+    "routes": _routes,
+}
+
+
+def left_out(settings: Sequence[str], tasks: Sequence[str]) -> Iterator[str]:
+    """Report what the code has and no page shows, or shows twice."""
+    for name, known, shown in (("setting", list(setting_fields()), settings), ("task", list(RUNNERS), tasks)):
+        for each in known:
+            if shown.count(each) != 1:
+                yield f"the {name} {each} must be in one marker of docs/, and is in {shown.count(each)}"

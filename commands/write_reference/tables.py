@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
 from typing import Any
 
 from pydantic import AliasChoices
@@ -17,9 +16,9 @@ from hf_runtime.api.inference import Models
 from hf_runtime.api.openapi.document import descriptions
 from hf_runtime.api.openapi.operation import Served
 from hf_runtime.contract.errors import HTTP_STATUS
+from hf_runtime.contract.tasks import TASKS
 from hf_runtime.observability import model_metrics, request_metrics
-from hf_runtime.settings import GENERATIVE_TASKS, ModelSettings, ServerSettings
-from runners.registry import RUNNERS
+from hf_runtime.settings import ModelSettings, ServerSettings
 
 _MIB = 2**20
 
@@ -75,16 +74,14 @@ def _parameters(words: Sequence[str]) -> list[str]:
     if len(words) != 1:
         raise PageError("a table of parameters needs one task")
     task = words[0]
-    place = {str(name): place for name, place in RUNNERS.items()}.get(task)
-    if place is None:
+    if task not in TASKS:
         raise PageError(f"no task is called {task}")
-    module, runner = place.split(":")
-    fields: Mapping[str, FieldInfo] = getattr(import_module(module), runner).parameters_type.model_fields
+    spec = TASKS[task]
     rows = [
         [f"`{name}`", values_of(field), default_of(field), _meaning(field, PARAMETERS, f"{task}.{name}", name)]
-        for name, field in fields.items()
+        for name, field in spec.parameters.model_fields.items()
     ]
-    if task in GENERATIVE_TASKS:
+    if spec.generative:
         # The protocol takes this parameter before the task sees the others.
         rows.append(["`stream`", "`true`, `false`", "`false`", PARAMETERS["stream"]])
     return table(["Parameter", "Values", "Default", "Meaning"], rows)
@@ -139,7 +136,7 @@ TABLES: Mapping[str, Table] = {
 
 def left_out(settings: Sequence[str], tasks: Sequence[str]) -> Iterator[str]:
     """Report what the code has and no page shows, or shows twice."""
-    for name, known, shown in (("setting", list(setting_fields()), settings), ("task", list(RUNNERS), tasks)):
+    for name, known, shown in (("setting", list(setting_fields()), settings), ("task", list(TASKS), tasks)):
         for each in known:
             if shown.count(each) != 1:
                 yield f"the {name} {each} must be in one marker of docs/, and is in {shown.count(each)}"

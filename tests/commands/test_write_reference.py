@@ -15,7 +15,7 @@ from commands.write_reference.__main__ import DOCS, main, stale_pages
 from commands.write_reference.pages import PageError, render, table
 from commands.write_reference.tables import TABLES, left_out, setting_fields
 from commands.write_reference.values import default_of, values_of
-from runners.registry import RUNNERS
+from hf_runtime.contract.tasks import TASKS
 from tests.project import ROOT
 
 
@@ -44,7 +44,7 @@ def test_a_stale_page_is_named_with_the_command_that_mends_it(
 
 
 def test_a_setting_or_a_task_must_be_in_exactly_one_table() -> None:
-    settings, tasks = list(setting_fields()), list(RUNNERS)
+    settings, tasks = list(setting_fields()), list(TASKS)
     assert list(left_out(settings, tasks)) == []
     assert list(left_out(settings[1:], [*tasks, "fill-mask"])) == [
         f"the setting {settings[0]} must be in one marker of docs/, and is in 0",

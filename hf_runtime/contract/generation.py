@@ -76,7 +76,7 @@ class LikelyToken(TypedDict):
 
 
 @with_config(_STRICT)
-class GeneratedToken(LikelyToken):
+class ScoredToken(LikelyToken):
     """A generated token, and the likeliest in its place."""
 
     top: list[LikelyToken]
@@ -87,7 +87,7 @@ class _Details(TypedDict):
     prompt_tokens: NotRequired[int]
     cached_tokens: NotRequired[int]
     generated_tokens: NotRequired[int]
-    logprobs: NotRequired[list[GeneratedToken]]
+    logprobs: NotRequired[list[ScoredToken]]
     tool_calls: NotRequired[list[CalledTool]]
 
 

@@ -44,7 +44,7 @@ _MODELING = """
 from transformers import BertModel
 
 from .configuration_own import OwnConfig
-from . import errors
+from .errors import WHOSE as ERRORS
 from .loading import WHOSE as LOADING
 from .tools import WHOSE as TOOLS
 
@@ -52,7 +52,7 @@ class OwnModel(BertModel):
     config_class = OwnConfig
 
     def forward(self, *args, **kwargs):
-        assert (errors.WHOSE, LOADING, TOOLS, self.config.whose) == ("the model's",) * 4
+        assert (ERRORS, LOADING, TOOLS, self.config.whose) == ("the model's",) * 4
         output = super().forward(*args, **kwargs)
         output["last_hidden_state"] = output["last_hidden_state"] * 0 + 7
         return output

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
-    AfterValidator,
     AliasChoices,
     BeforeValidator,
     ByteSize,
@@ -30,14 +29,11 @@ from hf_runtime.settings.uri import shown_uri
 TorchDtype = Literal["auto", "float32", "float16", "bfloat16"]
 
 
-def _check_task(name: str) -> str:
-    if name not in TASKS:
-        raise ValueError(f"must be one of {', '.join(TASKS)}")
-    return name
-
-
 #: Name of a task.
-Task = Annotated[str, AfterValidator(_check_task)]
+if TYPE_CHECKING:
+    Task = str
+else:
+    Task = Literal[*TASKS]
 
 #: Names of the object store variables that hold secrets; others hold regions and addresses.
 _SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|SAS|CONNECTION_STRING")

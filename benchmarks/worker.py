@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from hf_runtime.contract.errors import ServingError
 from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
+from runners.engines.generate.transformers_generator import TransformersGenerator
 from runners.models.pretrained import load_pretrained, prepare_torch
 from runners.storage.fetch import fetch
 from runners.tasks.text_generation import TextGenerationRunner
@@ -73,7 +74,9 @@ def offline(settings: ModelSettings) -> tuple[Any, Callable[[Burst], Answers]]:
             sum(answer["prompt_tokens"] for answer in answers),
         )
 
-    return runner.pretrained.model, compute
+    generator = runner.generator
+    assert isinstance(generator, TransformersGenerator)
+    return generator.pretrained.model, compute
 
 
 def main() -> None:

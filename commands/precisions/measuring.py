@@ -115,7 +115,7 @@ def measure(settings: ModelSettings, instances: Sequence[Any] | None, seconds: f
     if torch.cuda.is_available():
         memory = sum(map(torch.cuda.memory_allocated, range(torch.cuda.device_count())))
 
-    chosen = trial.instances(runner.pretrained.tokenizer) if instances is None else instances
+    chosen = trial.instances(runner.tokenizer) if instances is None else instances
     items = [Item(instance, dict(trial.parameters)) for instance in chosen]
     sample = items[:: max(len(items) // _SINGLE_ITEMS, 1)][:_SINGLE_ITEMS]
     answers, together = _measure_time(lambda: _raise_errors(runner.predict(items)), seconds)

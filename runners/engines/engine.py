@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from hf_runtime.contract.item import Item
 from hf_runtime.contract.listener import StreamListener
 from hf_runtime.observability.engine_observer import EngineObserver
+from runners.engines.generation_engine import GenerationEngine
+from runners.engines.generator import GenerativeRunner
 from runners.engines.runner import Runner
 
 
@@ -43,11 +45,9 @@ def engine_for(runner: Runner[Any, Any, Any, Any], observer: EngineObserver | No
 
     The caller passes it the size of the queue and the thread that computes.
     """
-    # Imported here because both engines need torch.
-    from runners.engines.batch.engine import BatchEngine
-    from runners.engines.generate.engine import GenerationEngine
-    from runners.engines.generate.runner import GenerativeRunner
-
     if isinstance(runner, GenerativeRunner):
         return partial(GenerationEngine, runner, observer=observer)
+    # Imported here: it needs torch, and a generator may need none.
+    from runners.engines.batch.engine import BatchEngine
+
     return partial(BatchEngine, runner, observer=observer)

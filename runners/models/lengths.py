@@ -27,13 +27,13 @@ def find_input_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     encoder_limit = _count_encoder_positions(model)
     if encoder_limit is not None:
         limits.append(encoder_limit)
-    if _decoder_gets_input(model) and (decoder_limit := writing_limit(model)) is not None:
+    if _decoder_gets_input(model) and (decoder_limit := find_output_limit(model)) is not None:
         limits.append(decoder_limit)
     smallest = min(limits)
     return smallest if smallest < _NO_LIMIT else None
 
 
-def writing_limit(model: PreTrainedModel) -> int | None:
+def find_output_limit(model: PreTrainedModel) -> int | None:
     """Return the number of tokens that an encoder-decoder model's decoder accepts.
 
     The start token counts. None if there is no limit.

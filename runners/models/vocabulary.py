@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_runtime.contract.errors import InvalidRequest
 from runners.kernels.embedding import embedding_rows
 
 
@@ -31,16 +30,3 @@ def find_missing_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
         return {}
     tokens = {token_id: token for token, token_id in tokenizer.get_vocab().items()}
     return {token_id: tokens[token_id] for token_id in sorted(tokens) if token_id >= rows}
-
-
-def refuse_missing(token_ids: Iterable[int], missing: Mapping[int, str], field: str | None = None) -> None:
-    """Refuse an input with a token that the model lacks.
-
-    On a GPU such a token makes the device fail for all later requests.
-
-    Raises:
-        InvalidRequest: names the token.
-    """
-    if missing and (token := next((token for token in token_ids if token in missing), None)) is not None:
-        reason = f"{field or 'the text'} holds {missing[token]!r}, a token that the tokenizer knows and the model lacks"
-        raise InvalidRequest(reason, field=field, shows_field=False)

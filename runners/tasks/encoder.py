@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.contract.item import Item
@@ -27,10 +27,10 @@ from runners.kernels.batch_graphs import BatchGraphs, Shape, batch_graphs
 from runners.kernels.cores import available_cores, use_threads
 from runners.kernels.fallbacks import Optimization
 from runners.models.pretrained import Pretrained, load_pretrained
-from runners.models.vocabulary import refuse_missing
 from runners.storage.checkpoint import Checkpoint
 from runners.storage.fetch import fetch
 from runners.tasks.padding import Padding
+from runners.tasks.tokens import refuse_missing
 
 if TYPE_CHECKING:
     from runners.kernels.compiler import Compiler
@@ -71,6 +71,11 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
             self.auto_class, self.checkpoint, self.settings, self.compiler,
             new_head=self.new_head, reads_batches=True, fallbacks=self.fallbacks,
         )  # fmt: skip
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the loaded checkpoint."""
+        return self.pretrained.tokenizer
 
     def warm_up(self) -> None:
         self._sharing = self._find_batch_sharing()

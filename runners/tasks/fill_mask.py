@@ -16,8 +16,8 @@ from hf_runtime.contract.errors import InvalidRequest, LoadError
 from hf_runtime.contract.tasks.fill_mask import SPEC, FillMaskParameters
 from runners.engines.rows import Row
 from runners.engines.runner import Job
-from runners.models.vocabulary import refuse_missing
 from runners.tasks.encoder import EncoderRunner, Encoding
+from runners.tasks.tokens import refuse_missing
 
 
 @dataclass(frozen=True, slots=True)

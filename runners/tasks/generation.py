@@ -8,22 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
+from transformers import PreTrainedTokenizerBase
+
 from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.contract.generation import GenerationParameters
-from runners.engines.generate.continuous import ContinuousDecoder
-from runners.engines.generate.decoders import create_decoder
-from runners.engines.generate.grammar import Grammar
-from runners.engines.generate.model import GenerationModel
-from runners.engines.generate.request import GenerationRequest, Sampling, SequenceOutput, TokenLogprob
-from runners.engines.generate.runner import DeltaMaker, GenerativeRunner
-from runners.engines.generate.sequence import SequenceState
-from runners.engines.rows import BatchLimits, Parallelism, Row
+from runners.engines.generation_request import GenerationRequest, Sampling, SequenceOutput, TokenLogprob
+from runners.engines.generator import DeltaMaker, GenerativeRunner, Generator
+from runners.engines.rows import BatchLimits, Row
 from runners.engines.runner import ExecutionPlan, Job
-from runners.kernels.cores import available_cores, use_threads
-from runners.models.pretrained import Pretrained, load_pretrained
-from runners.models.vocabulary import refuse_missing
-from runners.storage.checkpoint import Checkpoint
-from runners.storage.fetch import fetch
+from runners.tasks.tokens import refuse_missing
 
 logger = logging.getLogger(__name__)
 
@@ -44,28 +37,26 @@ ContextT = TypeVar("ContextT")
 class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
     """A runner whose model writes one token after another."""
 
-    #: The AutoModel class of the task.
-    auto_class: ClassVar[Any]
+    #: Name of the AutoModel class of the task.
+    auto_class: ClassVar[str]
     example = "Hello"
     # Two tokens, whatever the operator's max_length: it may be very large, or too small for the example.
     example_parameters: ClassVar[dict[str, Any]] = {"max_new_tokens": 2}
 
-    checkpoint: Checkpoint
-    pretrained: Pretrained
-
     def load(self) -> None:
-        self.checkpoint = fetch(self.settings)
-        self.pretrained = load_pretrained(
-            self.auto_class, self.checkpoint, self.settings, self.compiler, fallbacks=self.fallbacks
-        )
-        self.model = GenerationModel(self.pretrained)
-        self.decoder = create_decoder(self.model, self.settings, self.fallbacks)
-        if self.settings.attn_implementation is not None and isinstance(self.decoder, ContinuousDecoder):
-            # Batches that start together would heed it, and lose far more than any attention gains.
-            logger.warning(
-                "%s: its attention is computed in steps that sequences share, not by ATTN_IMPLEMENTATION=%s.",
-                self.settings.name, self.settings.attn_implementation,
-            )  # fmt: skip
+        self.generator = self.create_generator()
+
+    def create_generator(self) -> Generator:
+        """Load the model with the engine that generates."""
+        # Imported here: it needs torch, and another generator may not.
+        from runners.engines.generate.transformers_generator import TransformersGenerator
+
+        return TransformersGenerator(self.auto_class, self.settings, self.compiler, self.fallbacks)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the loaded checkpoint."""
+        return self.generator.tokenizer
 
     @property
     def limits(self) -> BatchLimits:
@@ -73,18 +64,8 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         return BatchLimits(max_rows=1 << 30, max_tokens=1 << 60)
 
     @property
-    def parallelism(self) -> Parallelism:
-        if self.model.device.type != "cpu" or not self.settings.acceleration:
-            return Parallelism()
-        return Parallelism(threads_alone=self.settings.torch_threads or available_cores(self.settings.cpus))
-
-    def use_threads(self, number: int) -> None:
-        use_threads(number)
-
-    @property
     def execution_plan(self) -> ExecutionPlan:
-        limits = self.decoder.limits
-        return ExecutionPlan(limits.max_rows, limits.max_tokens, threads=self.parallelism.threads_alone)
+        return self.generator.execution_plan
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -105,24 +86,16 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         return len(job.rows), len(job.rows[0].inputs.input_ids)
 
     def examples(self) -> Sequence[Any]:
-        first = list(self.pretrained.tokenizer(self.example)["input_ids"])[:1]
+        first = list(self.generator.tokenizer(self.example)["input_ids"])[:1]
         return (self.example, first) if first else (self.example,)
 
     def forward(self, rows: Sequence[Row[GenerationRequest]]) -> Sequence[SequenceOutput]:
-        """Write sequences in the calling thread.
+        """Generate sequences in the calling thread.
 
         Raises:
             ServingError: one of them failed.
         """
-        sequences = [SequenceState(row.inputs, self.model) for row in rows]
-        for sequence in sequences:
-            self.decoder.add(sequence)
-        while self.decoder.busy:
-            self.decoder.step()
-        for sequence in sequences:
-            if sequence.error is not None:
-                raise sequence.error
-        return [sequence.output for sequence in sequences]
+        return self.generator.generate([row.inputs for row in rows])
 
     def deltas(self, job: Job[GenerationRequest, ContextT], number: int) -> DeltaMaker:
         """What makes the pieces of a stream of one of the job's sequences."""
@@ -200,7 +173,9 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         return wanted
 
     def _filling(self, used: int) -> int:
-        limits = [limit for limit in (self.pretrained.max_length, self.decoder.memory) if limit is not None]
+        limits = [
+            limit for limit in (self.generator.max_length, self.generator.max_sequence_tokens) if limit is not None
+        ]
         return max(min(limits, default=used + _UNLIMITED) - used, 1)
 
     def rows(
@@ -211,7 +186,7 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         *,
         continues: bool = False,
         forced_bos_token_id: int | None = None,
-        grammar: Grammar | None = None,
+        grammar: Any = None,
     ) -> list[Row[GenerationRequest]]:
         """The rows of a prompt whose lengths are settled, one for each sequence.
 
@@ -224,7 +199,7 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
             InvalidRequest: the model lacks a token of the prompt, `num_return_sequences` asks for more answers than
                 there are, a parameter does not go with the model, or the answer needs more memory than there is.
         """
-        refuse_missing(input_ids, self.pretrained.missing)
+        refuse_missing(input_ids, self.generator.missing_tokens)
         sampled = parameters.do_sample and parameters.temperature >= _LEAST_TEMPERATURE
         count = parameters.num_return_sequences
         self._check_count(count, sampled)
@@ -233,16 +208,16 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         self._check_beams(parameters)
         self._check_memory(len(input_ids), max_new_tokens)
         if parameters.min_new_tokens is None:
-            min_new_tokens = self.model.min_new_tokens(len(input_ids))
+            min_new_tokens = self.generator.min_new_tokens(len(input_ids))
         else:
             min_new_tokens = parameters.min_new_tokens
-        stop = (*parameters.stop, *self.model.stop)
-        tokenizer = self.pretrained.tokenizer
+        stop = (*parameters.stop, *self.generator.stop)
+        tokenizer = self.generator.tokenizer
         special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)) if stop else {}
         if grammar is None and parameters.response_format is not None:
-            grammar = self.model.grammars.response_format(parameters.response_format)
+            grammar = self.generator.grammars.response_format(parameters.response_format)
         if parameters.logprobs is not None:
-            self.model.grammars.prepare()
+            self.generator.grammars.prepare()
         request = GenerationRequest(
             input_ids=input_ids,
             max_new_tokens=max_new_tokens,
@@ -262,18 +237,18 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         seed = secrets.randbits(62) if parameters.seed is None else parameters.seed
         if sampled:
             # More tokens than there are mean all, and no number of torch's holds some that JSON does.
-            top_k = min(parameters.top_k, self.model.vocabulary)
+            top_k = min(parameters.top_k, self.generator.vocabulary)
             sampling = Sampling(parameters.temperature, top_k, parameters.top_p, seed)
             request = replace(request, sampling=sampling)
         requests = [request]
         for number in range(1, parameters.num_return_sequences):
             # Sequences of one beam search belong together and are told by their common request.
-            beams = self.model.beams > 1
+            beams = self.generator.beams > 1
             requests.append(request if beams else replace(request, sampling=replace(sampling, seed=seed + number)))
         return [Row(request, len(input_ids) + max_new_tokens) for request in requests]
 
     def _check_count(self, count: int, sampled: bool) -> None:
-        beams = self.model.beams
+        beams = self.generator.beams
         if 1 < beams < count:
             raise InvalidRequest(
                 f"parameters.num_return_sequences is {count} and this model, which searches with {beams} beams, gives "
@@ -290,7 +265,7 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
             )
 
     def _check_beams(self, parameters: ParametersT) -> None:
-        if self.model.beams > 1:
+        if self.generator.beams > 1:
             for name in _NOT_WITH_BEAMS:
                 if getattr(parameters, name) not in (None, 0.0, {}, False):
                     raise InvalidRequest(
@@ -298,7 +273,7 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
                     )
 
     def _check_memory(self, prompt_tokens: int, new_tokens: int) -> None:
-        memory = self.decoder.memory
+        memory = self.generator.max_sequence_tokens
         if memory is not None and prompt_tokens + new_tokens > memory:
             raise InvalidRequest(
                 f"the prompt has {prompt_tokens} tokens and the answer may have {new_tokens}, and the server has "
@@ -308,8 +283,9 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
     def _logit_bias(self, given: Mapping[str, float]) -> dict[int, float]:
         bias = {int(token): value for token, value in given.items()}
         for token in bias:
-            if token >= self.model.vocabulary:
+            if token >= self.generator.vocabulary:
                 raise InvalidRequest(
-                    f"the model's tokens go up to {self.model.vocabulary - 1}", field=f"parameters.logit_bias.{token}"
+                    f"the model's tokens go up to {self.generator.vocabulary - 1}",
+                    field=f"parameters.logit_bias.{token}",
                 )
         return bias

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
-from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.contract.parameters import token_ids
 from hf_runtime.contract.tasks.text2text_generation import SPEC, Text2TextGenerationParameters
-from runners.engines.generate.request import GenerationRequest, SequenceOutput
+from runners.engines.generation_request import GenerationRequest, SequenceOutput
 from runners.engines.runner import Job
-from runners.models.lengths import writing_limit
 from runners.tasks.generation import GenerationRunner
 
 
@@ -22,22 +21,22 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
 
     spec = SPEC
     parameters_type = Text2TextGenerationParameters
-    auto_class: ClassVar[Any] = AutoModelForSeq2SeqLM
+    auto_class = "AutoModelForSeq2SeqLM"
 
     def load(self) -> None:
         super().load()
-        self._languages = _languages(self.pretrained.tokenizer)
+        self._languages = _languages(self.generator.tokenizer)
         self._codes = _codes(self._languages)
-        self._own_src_lang = getattr(self.pretrained.tokenizer, "src_lang", None)
+        self._own_src_lang = getattr(self.generator.tokenizer, "src_lang", None)
         # Tokens that may be written: all that the decoder can read, without its start.
-        limit = writing_limit(self.pretrained.model)
+        limit = self.generator.max_output_length
         self._room = max(limit - 1, 1) if limit is not None else sys.maxsize
 
     def prepare(self, instance: Any, parameters: Text2TextGenerationParameters) -> Job[GenerationRequest, bool]:
         target = self._language(parameters.tgt_lang, "tgt_lang")
         forced = self._languages[target] if target is not None else None
         if isinstance(instance, list) and instance:
-            input_ids = self._fitted(token_ids(instance, self.pretrained.tokens), parameters.truncation)
+            input_ids = self._fitted(token_ids(instance, self.generator.input_vocabulary), parameters.truncation)
         elif isinstance(instance, str):
             input_ids = self._tokens((parameters.prefix or "") + instance, parameters)
         else:
@@ -53,8 +52,8 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
         ]
 
     def _tokens(self, text: str, parameters: Text2TextGenerationParameters) -> list[int]:
-        tokenizer: Any = self.pretrained.tokenizer
-        limit = self.pretrained.max_length
+        tokenizer: Any = self.generator.tokenizer
+        limit = self.generator.max_length
         source = self._language(parameters.src_lang, "src_lang") or self._own_src_lang
         if self._languages and tokenizer.src_lang != source:  # the item before may have left another one behind
             tokenizer.src_lang = source
@@ -66,7 +65,7 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
         return self._fitted(input_ids, cut)
 
     def _fitted(self, input_ids: list[int], cut: bool) -> list[int]:
-        limit = self.pretrained.max_length
+        limit = self.generator.max_length
         if cut:
             return input_ids[:limit]
         if limit is not None and len(input_ids) > limit:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
-
-from transformers import AutoModelForCausalLM
+from typing import Any
 
 from hf_runtime.contract.chat import Chat, parse_chat
 from hf_runtime.contract.errors import InvalidRequest, LoadError
 from hf_runtime.contract.parameters import token_ids
 from hf_runtime.contract.tasks.text_generation import SPEC, TextGenerationParameters
-from runners.engines.generate.grammar import Grammar
-from runners.engines.generate.request import GenerationRequest, SequenceOutput, TokenLogprob
-from runners.engines.generate.runner import DeltaMaker
-from runners.engines.generate.tool_call_reader import ToolCallReader
-from runners.engines.generate.tool_calls import ToolSyntax
+from runners.engines.generation_request import GenerationRequest, SequenceOutput, TokenLogprob
+from runners.engines.generator import DeltaMaker
 from runners.engines.runner import Job
 from runners.storage.fetch import read_config
 from runners.tasks.chat_prompt import prompt_tokens
 from runners.tasks.generation import GenerationRunner
+from runners.tasks.tool_call_reader import ToolCallReader
+from runners.tasks.tool_calls import ToolSyntax
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +45,7 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
 
     spec = SPEC
     parameters_type = TextGenerationParameters
-    auto_class: ClassVar[Any] = AutoModelForCausalLM
+    auto_class = "AutoModelForCausalLM"
 
     def load(self) -> None:
         # Before any weights are fetched; half of such a model would load, and write nonsense.
@@ -59,15 +56,15 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
                 "which cannot do text-generation; set TASK to text2text-generation."
             )
         super().load()
-        self._tool_syntax = ToolSyntax(self.pretrained.tokenizer)
+        self._tool_syntax = ToolSyntax(self.generator.tokenizer)
 
     def prepare(self, instance: Any, parameters: TextGenerationParameters) -> Job[GenerationRequest, _Context]:
         if _is_tokens(instance):
-            input_ids = token_ids(instance, self.pretrained.tokens)
-            before: str | Chat = str(self.pretrained.tokenizer.decode(input_ids, skip_special_tokens=True))
+            input_ids = token_ids(instance, self.generator.input_vocabulary)
+            before: str | Chat = str(self.generator.tokenizer.decode(input_ids, skip_special_tokens=True))
         else:
             before = _parse(instance)
-            tokenizer = self.pretrained.tokenizer
+            tokenizer = self.generator.tokenizer
             input_ids = self._tokens(before) if isinstance(before, str) else prompt_tokens(tokenizer, before)
         wanted = self.wanted_tokens(parameters, len(input_ids), "the prompt")
         input_ids, room = self._fitted(input_ids, wanted, parameters.truncation)
@@ -109,7 +106,7 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
         details = self.details(job, written) if context.details else {}
         return {"generated_text": _joined(context.before, text, calls), **calls, **details}
 
-    def _tool_grammar(self, chat: Chat, parameters: TextGenerationParameters) -> Grammar | None:
+    def _tool_grammar(self, chat: Chat, parameters: TextGenerationParameters) -> Any:
         """What keeps the calls of a chat's tools valid; None if none is to be called."""
         grammar = self._tool_syntax.grammar(chat.usable_tools, chat.choice, chat.parallel_tool_calls)
         if grammar is None:
@@ -118,13 +115,13 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
             raise InvalidRequest(
                 "an answer that may call tools has a form of its own", field="parameters.response_format"
             )
-        return self.model.grammars.compile(grammar, "tools")
+        return self.generator.grammars.compile(grammar, "tools")
 
     def echo(self, context: _Context) -> str:
         return context.echo
 
     def _tokens(self, text: str) -> list[int]:
-        tokenizer = self.pretrained.tokenizer
+        tokenizer = self.generator.tokenizer
         # Not verbose: it would warn of the length, which is checked later.
         input_ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
         if not input_ids:
@@ -139,7 +136,7 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
         Raises:
             InvalidRequest: it fills the model's context and must not be cut; with both lengths.
         """
-        limit = self.pretrained.max_length
+        limit = self.generator.max_length
         if limit is None:
             return input_ids, wanted
         if len(input_ids) >= limit:
@@ -150,7 +147,7 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
                 )
             # The end matters most, and a beginning the model always saw; a long answer must not eat up the prompt.
             kept = limit - min(wanted, limit // 2)
-            head = input_ids[:1] if input_ids[0] == self.pretrained.tokenizer.bos_token_id else []
+            head = input_ids[:1] if input_ids[0] == self.generator.tokenizer.bos_token_id else []
             input_ids = head + input_ids[len(input_ids) - kept + len(head) :]
         return input_ids, limit - len(input_ids)
 

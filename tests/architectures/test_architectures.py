@@ -15,6 +15,7 @@ from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings, Task
 from runners.start import start_runner
 from tests.architectures.small import CLASSES, CONTEXT, every, save_small
+from tests.generators import pretrained_of
 from tests.tiny import CORPUS
 
 #: Checked in every run: what is read most, and one of each kind that has been wrong.
@@ -71,7 +72,7 @@ def _alone(plain: Any, row: Any) -> torch.Tensor:
 
 @torch.inference_mode()
 def _check_outputs(runner: Any, plain: Any, task: Task) -> None:
-    mask = runner.pretrained.tokenizer.mask_token
+    mask = pretrained_of(runner).tokenizer.mask_token
     items = [Item(_instance(task, text, mask)) for text in CORPUS]
     rows = [row for item in items for row in runner.prepare_item(item).rows]
     for batch in _batches(rows):

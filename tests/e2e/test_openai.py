@@ -72,7 +72,7 @@ def test_a_completion_is_the_runners_text(client: openai.OpenAI, runner: TextGen
     assert [choice.text for choice in answer.choices] == [
         _expected(runner, prompt, max_new_tokens=9)["generated_text"] for prompt in prompts
     ]
-    tokens = runner.pretrained.tokenizer(prompts)["input_ids"]
+    tokens = runner.generator.tokenizer(prompts)["input_ids"]
     assert answer.usage is not None
     assert answer.usage.prompt_tokens == sum(map(len, tokens))
     by_tokens = client.completions.create(model="text-generation", prompt=tokens, temperature=0, max_tokens=9)
@@ -121,7 +121,7 @@ def test_without_a_maximum_a_chat_fills_the_context(client: openai.OpenAI) -> No
 def test_penalties_bias_and_stop_strings_change_the_text(client: openai.OpenAI, runner: TextGenerationRunner) -> None:
     options: dict[str, Any] = {"model": "text-generation", "prompt": "Paris", "temperature": 0, "max_tokens": 40}
     plain = client.completions.create(**options).choices[0].text
-    tokens = runner.pretrained.tokenizer(plain)["input_ids"]
+    tokens = runner.generator.tokenizer(plain)["input_ids"]
     assert len(set(tokens)) < len(tokens)
     penalized = client.completions.create(**options, frequency_penalty=2, presence_penalty=2).choices[0].text
     assert penalized != plain
@@ -132,7 +132,7 @@ def test_penalties_bias_and_stop_strings_change_the_text(client: openai.OpenAI, 
     banned = client.completions.create(**options, logit_bias={str(first): -100}).choices[0].text
     assert banned != plain
     forced = client.completions.create(**{**options, "max_tokens": 3}, logit_bias={"65": 100}).choices[0].text
-    assert forced == runner.pretrained.tokenizer.decode([65] * 3)
+    assert forced == runner.generator.tokenizer.decode([65] * 3)
     stopped = client.completions.create(**options, stop=[plain[6:9]]).choices[0]
     assert (stopped.text, stopped.finish_reason) == (plain[: plain.index(plain[6:9])], "stop")
 

@@ -27,6 +27,7 @@ from runners.kernels.packed import PackedLinear
 from runners.kernels.rounding import is_rounding
 from runners.registry import create_runner
 from runners.tasks.encoder import EncoderRunner
+from tests.generators import generator_of, pretrained_of
 from tests.public_sizes.checkpoint import AUTO_CLASSES
 from tests.public_sizes.models import PublicModel
 
@@ -276,7 +277,7 @@ class _Check:
 
     def form(self, runner: Any) -> None:
         """The model must be computed as it is fast: else what is compared is the same model."""
-        served = runner.pretrained.model
+        served = pretrained_of(runner).model
         kinds = {type(module) for module in served.modules()}
         packed = any(issubclass(kind, PackedLinear) for kind in kinds)
         if self._mode == "plain":
@@ -288,10 +289,10 @@ class _Check:
         self._hold(packed or not self._model.packs, "no layer is packed")
         kind, size = served.config.model_type, served.config.hidden_size // served.config.num_attention_heads
         if isinstance(runner, EncoderRunner):
-            program = runner.pretrained.program is not None
+            program = pretrained_of(runner).program is not None
             self._hold(program or kind not in _IN_ONE or not fill_registers(size), "its layers are no program")
         elif self._model.task == "text-generation":
-            joins = isinstance(runner.decoder, ContinuousDecoder)
+            joins = isinstance(generator_of(runner).decoder, ContinuousDecoder)
             self._hold(joins or kind in _TOGETHER, "its sequences wait for one another")
             program = any("forward" in vars(one) for one in served.modules() if type(one).__name__.endswith("Layer"))
             self._hold(program or kind not in _STEPS_IN_ONE, "its layers are no program")
@@ -345,7 +346,7 @@ class _Check:
         """All prompts in company, and each alone."""
         tokens = {token for written in expected.written for token in written.tokens}
         self._hold(len(tokens) >= _LEAST_TOKENS, f"the model alone writes {tokens} and nothing else")
-        model: Any = cast(Any, runner).pretrained.model
+        model: Any = pretrained_of(runner).model
         firsts = []
         for answers, company in ((runner.predict(expected.items), "in company"), (None, "alone")):
             for number, (item, right) in enumerate(zip(expected.items, expected.written, strict=True)):
@@ -395,7 +396,7 @@ class _Check:
             tie = agree < min(len(tokens), len(right.tokens)) and self._tie(right, agree, tokens[agree], bias)
             self._hold(tie, f"{what}: tokens {tokens} in place of {right.tokens}")
         elif not bias:
-            tokenizer = cast(Any, runner).pretrained.tokenizer
+            tokenizer: Any = pretrained_of(runner).tokenizer
             said = tokenizer.decode(tokens, skip_special_tokens=True).split()
             self._hold(answer["generated_text"].split() == said, f"{what}: {answer['generated_text']!r} is not {said}")
         # What stands before the first difference is the same, so the place of the difference can still be compared.

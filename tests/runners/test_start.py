@@ -35,6 +35,7 @@ from runners.kernels.float32_kernels import Float32Kernels
 from runners.kernels.instructions import computes_int8
 from runners.kernels.packed import MklLinear, OneDnnLinear, TiledLinear
 from runners.start import start_runner
+from tests.generators import pretrained_of
 from tests.tiny import CORPUS, bert_config, byte_level_tokenizer, save, wordpiece_tokenizer
 
 pytestmark = pytest.mark.skipif(not Float32Kernels.compute(), reason="this CPU has no AVX2")
@@ -283,7 +284,7 @@ def test_without_a_fault_everything_is_at_work(name: str, request: pytest.Fixtur
     model: _Model = request.getfixturevalue(name)
     runner = start_runner(model.settings)
     assert runner.fallbacks.failed == []
-    kinds = {type(module).__name__ for module in runner.pretrained.model.modules()}  # type: ignore[attr-defined]
+    kinds = {type(module).__name__ for module in pretrained_of(runner).model.modules()}
     assert {"MergedLinear", "TiledLinear"} <= kinds
     _check(runner, model)
 

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from runners.engines.generate.grammar import GrammarCompiler
-from runners.engines.generate.request import GenerationRequest
+from runners.engines.generation_request import GenerationRequest
 from runners.models.pretrained import Pretrained
 
 #: Options of a checkpoint's generation_config.json that are ignored: those set by settings and requests, those that

@@ -10,8 +10,8 @@ import torch
 
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest
 from runners.engines.generate.model import GenerationModel
-from runners.engines.generate.request import Alternative, Sampling, TokenLogprob
 from runners.engines.generate.sequence import SequenceState
+from runners.engines.generation_request import Alternative, Sampling, TokenLogprob
 
 #: Candidates tried first when only `top_p` limits them: sorting a whole vocabulary takes milliseconds per row.
 _LIKELIEST = 1024

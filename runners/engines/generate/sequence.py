@@ -12,8 +12,8 @@ from hf_runtime.contract.errors import InferenceFailed, ServingError
 from hf_runtime.contract.request_context import RequestContext, request_context
 from runners.engines.device_errors import raise_if_broken
 from runners.engines.generate.model import GenerationModel
-from runners.engines.generate.request import FinishReason, GenerationRequest, SequenceOutput, TokenLogprob
 from runners.engines.generate.text import TextStream
+from runners.engines.generation_request import FinishReason, GenerationRequest, SequenceOutput, TokenLogprob
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class SequenceState:
         self._eos = frozenset() if request.ignore_eos else model.eos
         self._text = TextStream(model.tokenizer, request.input_ids if request.continues else (), request.stop)
         #: Whether text is decoded per token. Decoding one token costs as much as decoding a hundred together.
+        self.streamed = streamed
         self._decodes_text = streamed or bool(request.stop)
         self._delta = ""
         self._reported_logprobs = 0

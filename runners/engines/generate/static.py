@@ -19,9 +19,9 @@ from runners.engines.batch.batch_invariance import BatchSharing, find_batch_shar
 from runners.engines.batch.bisect import error_for_item, retry_in_halves
 from runners.engines.generate.decoder import Decoder
 from runners.engines.generate.model import GenerationModel
-from runners.engines.generate.request import GenerationRequest
 from runners.engines.generate.sampling import Sampler
 from runners.engines.generate.sequence import SequenceState
+from runners.engines.generation_request import GenerationRequest
 from runners.engines.rows import BatchLimits, Row, select_batch
 
 logger = logging.getLogger(__name__)

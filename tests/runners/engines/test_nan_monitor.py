@@ -17,7 +17,7 @@ from hf_runtime.contract.item import Item
 from hf_runtime.observability.engine_observer import Unobserved
 from hf_runtime.settings import ModelSettings
 from runners.engines.batch.engine import BatchEngine
-from runners.engines.generate.engine import GenerationEngine
+from runners.engines.generation_engine import GenerationEngine
 from runners.engines.nan_monitor import NanMonitor, only_nan
 from runners.engines.rows import Row
 from runners.tasks.text2text_generation import Text2TextGenerationRunner

@@ -9,7 +9,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from runners.models.lengths import find_input_limit, writing_limit
+from runners.models.lengths import find_input_limit, find_output_limit
 from tests.tiny import wordpiece_tokenizer
 
 _NO_LIMIT = 10**30
@@ -97,7 +97,7 @@ def test_the_longest_text_is_computed_and_a_longer_one_cannot_be(model: Any, lim
 def test_encoder_and_decoder_have_limits_of_their_own(model: Any, reads: int, writes: int) -> None:
     loaded = model()
     assert _limit(loaded) == reads
-    assert writing_limit(loaded) == writes
+    assert find_output_limit(loaded) == writes
     written = torch.full((1, writes), 7)
     _compute(loaded, reads, decoder_input_ids=written)
     with pytest.raises((IndexError, RuntimeError)):
@@ -110,7 +110,7 @@ def test_encoder_and_decoder_have_limits_of_their_own(model: Any, reads: int, wr
 def test_prophetnet_writes_as_far_as_the_position_ahead_allows() -> None:
     model: Any = _model("ProphetNetForConditionalGeneration", **_PROPHETNET)
     assert _limit(model) == 63
-    limit = writing_limit(model)
+    limit = find_output_limit(model)
     assert limit is not None
     text = torch.full((1, 63), 7)
     options = {"max_length": limit, "min_length": limit, "attention_mask": torch.ones_like(text)}

@@ -36,6 +36,7 @@ from hf_runtime.contract.errors import InvalidRequest, LoadError
 from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
 from runners.tasks.text2text_generation import Text2TextGenerationRunner
+from tests.generators import generator_of
 from tests.tiny import CORPUS, bert_config, byte_level_tokenizer, save, with_generation_config, wordpiece_tokenizer
 
 POSITIONS = 64
@@ -134,7 +135,7 @@ def test_a_mixed_batch_answers_each_text_as_generate_does_alone(
 def test_a_greedy_batch_is_one_call_where_the_end_cannot_be_foreseen(t5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner, oracle = _runner(t5), Oracle(t5)
     calls: list[int] = []
-    model: Any = runner.pretrained.model
+    model: Any = generator_of(runner).pretrained.model
     generate = model.generate
 
     def counted(**arguments: Any) -> Any:
@@ -236,7 +237,7 @@ def _prophetnet(folder: Path) -> Path:
 def test_positions_are_found_wherever_a_config_has_them(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     folder = make(tmp_path)
     runner, oracle = _runner(folder), Oracle(folder)
-    limit = runner.pretrained.max_length
+    limit = runner.generator.max_length
     assert limit is not None
     text = "a " * (4 * POSITIONS)
     length = len(oracle.tokenizer(text)["input_ids"])

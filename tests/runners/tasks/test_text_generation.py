@@ -23,7 +23,7 @@ from transformers import (
 from hf_runtime.contract.errors import InvalidRequest, LoadError
 from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
-from runners.engines.generate.request import SequenceOutput
+from runners.engines.generation_request import SequenceOutput
 from runners.tasks.text_generation import TextGenerationRunner
 from tests.tiny import (
     CHAT_TEMPLATE,
@@ -561,7 +561,7 @@ def test_an_encoder_decoder_model_is_refused_with_the_task_it_can_do(tmp_path: P
 
 @pytest.mark.parametrize("top_k", [2**31, 2**63 - 1, 2**63, 10**30])
 def test_more_tokens_than_there_are_may_be_drawn_from(runner_of_llama: TextGenerationRunner, top_k: int) -> None:
-    drawn, known = {"do_sample": True, "seed": 3, "max_new_tokens": 5}, runner_of_llama.model.vocabulary
+    drawn, known = {"do_sample": True, "seed": 3, "max_new_tokens": 5}, runner_of_llama.generator.vocabulary
     assert _new(runner_of_llama, "Hello", top_k=top_k, **drawn) == _new(runner_of_llama, "Hello", top_k=known, **drawn)
 
 

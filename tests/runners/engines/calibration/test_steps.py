@@ -14,6 +14,7 @@ from runners.engines.generate.continuous import ContinuousDecoder
 from runners.engines.generate.step import Step
 from runners.engines.generate.trial import TrialSteps
 from runners.tasks.text_generation import TextGenerationRunner
+from tests.generators import generator_of
 from tests.tiny import CONTEXT, llama_model
 
 _USUAL = StepPlan(16, 64)
@@ -60,8 +61,9 @@ def test_trial_steps_are_what_a_step_is_and_need_no_more_memory_than_given(
 ) -> None:
     runner = TextGenerationRunner(ModelSettings(storage_uri=str(llama_model(tmp_path)), task="text-generation"))
     runner.load()
-    assert isinstance(runner.decoder, ContinuousDecoder)
-    stepping = runner.decoder._incremental_model
+    decoder = generator_of(runner).decoder
+    assert isinstance(decoder, ContinuousDecoder)
+    stepping = decoder._incremental_model
     trial = TrialSteps(stepping, context=CONTEXT, budget=330)
     assert (trial.rows, trial.tokens) == (10, CONTEXT)
     seen: list[int] = []

@@ -14,13 +14,14 @@ from runners.engines.generate.cache import KVCache
 from runners.engines.generate.continuous import ContinuousDecoder
 from runners.engines.generate.incremental_model import IncrementalModel
 from runners.engines.generate.model import GenerationModel
-from runners.engines.generate.request import GenerationRequest, Sampling
 from runners.engines.generate.sequence import SequenceState
 from runners.engines.generate.step import Step
+from runners.engines.generation_request import GenerationRequest, Sampling
 from runners.engines.rows import BatchLimits
 from runners.kernels.fallbacks import Fallbacks
 from runners.models.pretrained import Pretrained
 from runners.tasks.text_generation import TextGenerationRunner
+from tests.generators import generator_of
 from tests.tiny import CONTEXT, CORPUS, llama_model
 
 
@@ -78,8 +79,8 @@ def pretrained(folder: Path) -> Pretrained:
 def _load(folder: Path, **options: Any) -> Pretrained:
     runner = TextGenerationRunner(ModelSettings(storage_uri=str(folder), task="text-generation", **options))
     runner.load()
-    runner.model.eos = frozenset()
-    return runner.pretrained
+    generator_of(runner).model.eos = frozenset()
+    return generator_of(runner).pretrained
 
 
 Make = Callable[..., Bench]

@@ -27,6 +27,7 @@ from hf_runtime.settings import ModelSettings
 from runners.engines.generate.continuous import ContinuousDecoder
 from runners.engines.generate.fused_layers import FusedLayers
 from runners.tasks.text_generation import TextGenerationRunner
+from tests.generators import generator_of
 from tests.tiny import CONTEXT, CORPUS, DECODER, byte_level_tokenizer, save
 
 FUSED: dict[str, tuple[Any, Any, dict[str, Any]]] = {
@@ -48,13 +49,13 @@ def _runner(folder: Path, made: tuple[Any, Any, dict[str, Any]], **options: Any)
     save(folder, model_class, config_class(vocab_size=len(tokenizer), **{**DECODER, **changes}), tokenizer)
     runner = TextGenerationRunner(ModelSettings(storage_uri=str(folder), task="text-generation", **options))
     runner.load()
-    assert isinstance(runner.decoder, ContinuousDecoder)
+    assert isinstance(generator_of(runner).decoder, ContinuousDecoder)
     return runner
 
 
 def _fused(runner: TextGenerationRunner) -> int:
     """How many layers are computed by the program."""
-    forwards = [vars(module).get("forward") for module in runner.pretrained.model.modules()]
+    forwards = [vars(module).get("forward") for module in generator_of(runner).pretrained.model.modules()]
     return sum(isinstance(f, partial) and isinstance(getattr(f.func, "__self__", None), FusedLayers) for f in forwards)
 
 

@@ -46,6 +46,7 @@ from hf_runtime.settings import ModelSettings
 from runners.engines.generate.continuous import ContinuousDecoder
 from runners.engines.generate.static import StaticDecoder
 from runners.tasks.text_generation import TextGenerationRunner
+from tests.generators import generator_of
 from tests.tiny import CONTEXT, CORPUS, DECODER, byte_level_tokenizer, save
 
 HEADS = {"head_dim": 8}
@@ -99,7 +100,7 @@ def _runner(folder: Path, made: tuple[Any, Any, dict[str, Any]], **options: Any)
 def _check_parity(runner: TextGenerationRunner, folder: Path) -> None:
     """Greedy texts of uneven lengths, side by side, are those of `generate`."""
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    tokenizer: Any = runner.pretrained.tokenizer
+    tokenizer: Any = generator_of(runner).pretrained.tokenizer
     items = [Item(text[: 9 + 11 * i], {"max_new_tokens": 30 - 4 * i}) for i, text in enumerate(CORPUS)]
     for item, answer in zip(items, runner.predict(items), strict=True):
         ids = tokenizer(item.instance, return_tensors="pt")["input_ids"]
@@ -111,7 +112,7 @@ def _check_parity(runner: TextGenerationRunner, folder: Path) -> None:
 @pytest.mark.parametrize("kind", STEPPED)
 def test_a_model_that_can_be_stepped_writes_what_generate_writes(tmp_path: Path, kind: str) -> None:
     runner = _runner(tmp_path, STEPPED[kind])
-    assert isinstance(runner.decoder, ContinuousDecoder)
+    assert isinstance(generator_of(runner).decoder, ContinuousDecoder)
     _check_parity(runner, tmp_path)
 
 
@@ -126,11 +127,11 @@ def test_prompts_that_are_read_together_write_what_generate_writes(
 @pytest.mark.parametrize("kind", TOGETHER)
 def test_a_model_that_cannot_be_stepped_writes_what_generate_writes(tmp_path: Path, kind: str) -> None:
     runner = _runner(tmp_path, TOGETHER[kind])
-    assert isinstance(runner.decoder, StaticDecoder)
+    assert isinstance(generator_of(runner).decoder, StaticDecoder)
     _check_parity(runner, tmp_path)
 
 
 def test_a_model_that_was_tried_in_vain_keeps_its_own_attention(tmp_path: Path) -> None:
     runner = _runner(tmp_path, TOGETHER["Gemma2, which caps its scores"])
     fresh: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert runner.pretrained.model.config._attn_implementation == fresh.config._attn_implementation
+    assert generator_of(runner).pretrained.model.config._attn_implementation == fresh.config._attn_implementation

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from runners.engines.generate.request import Sampling
 from runners.engines.generate.sampling import choose_tokens
+from runners.engines.generation_request import Sampling
 
 VOCABULARY = 3000
 

@@ -13,6 +13,7 @@ from hf_runtime.settings import ModelSettings
 from runners.engines.generate.incremental_model import IncrementalModel
 from runners.kernels.fallbacks import Fallbacks, Optimization
 from runners.tasks.text_generation import TextGenerationRunner
+from tests.generators import generator_of
 from tests.tiny import CORPUS, llama_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -28,7 +29,7 @@ def _runner(folder: Path, **options: Any) -> TextGenerationRunner:
 
 
 def _stepping(runner: TextGenerationRunner) -> IncrementalModel:
-    decoder: Any = runner.decoder
+    decoder: Any = generator_of(runner).decoder
     stepping: IncrementalModel = decoder._incremental_model
     return stepping
 
@@ -45,7 +46,7 @@ def test_a_model_that_looks_at_its_own_numbers_is_computed_as_it_is(tmp_path: Pa
     llama_model(tmp_path)
     runner = _runner(tmp_path, acceleration=False)
     expected = runner.predict(ITEMS)
-    model: Any = runner.model.model
+    model: Any = generator_of(runner).model.model
 
     def look(_: Any, inputs: Any) -> None:
         assert inputs[0].sum().item() != 1
@@ -53,6 +54,8 @@ def test_a_model_that_looks_at_its_own_numbers_is_computed_as_it_is(tmp_path: Pa
     model.get_output_embeddings().register_forward_pre_hook(look)
     model.set_attn_implementation("sdpa")
     fallbacks = Fallbacks("test")
-    assert not IncrementalModel(runner.model, fallbacks, kernels=runner.model.kernels, graphs=True).has_graphs
+    assert not IncrementalModel(
+        generator_of(runner).model, fallbacks, kernels=generator_of(runner).model.kernels, graphs=True
+    ).has_graphs
     assert fallbacks.failed == [Optimization.GRAPHS]
     assert runner.predict(ITEMS) == expected

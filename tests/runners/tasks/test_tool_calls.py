@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_runtime.contract.errors import InvalidRequest
 from runners.engines.generate.grammar import GrammarCompiler
-from runners.engines.generate.tool_call_reader import ParsedToolCall, ToolCallReader
-from runners.engines.generate.tool_calls import HERMES, LLAMA, MISTRAL, Notation, ToolSyntax
+from runners.tasks.tool_call_reader import ParsedToolCall, ToolCallReader
+from runners.tasks.tool_calls import HERMES, LLAMA, MISTRAL, Notation, ToolSyntax
 from tests.tiny import byte_level_tokenizer
 
 WEATHER = {

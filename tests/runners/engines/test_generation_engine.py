@@ -17,12 +17,13 @@ from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, Overload
 from hf_runtime.contract.item import Item
 from hf_runtime.observability.engine_observer import EngineObserver, Unobserved
 from hf_runtime.settings import ModelSettings
-from runners.engines.generate import engine as engine_module
-from runners.engines.generate.engine import GenerationEngine
-from runners.engines.rows import Parallelism
+from runners.engines.generate import decoder_loop
+from runners.engines.generate.transformers_generator import TransformersGenerator
+from runners.engines.generation_engine import GenerationEngine
 from runners.tasks.text2text_generation import Text2TextGenerationRunner
 from runners.tasks.text_generation import TextGenerationRunner
 from tests.e2e.checkpoints import text2text_generation
+from tests.generators import generator_of
 from tests.tiny import CORPUS, gpt2_model, llama_model
 
 GREEDY = {"ignore_eos": True, "return_full_text": False}
@@ -125,7 +126,7 @@ async def _engine(
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
             compute.shutdown()  # the step that it is in ends
-            for sequence in runner.decoder.abandon():
+            for sequence in generator_of(runner).decoder.abandon():
                 sequence.cancelled = True
 
 
@@ -138,9 +139,9 @@ def test_all_threads_write_but_one_alone_where_others_keep_the_cores_busy(
         threads.append(number)
         now[0] += 9.0 if number == 4 else 1.0  # what the step that follows takes
 
-    monkeypatch.setattr(type(llama), "parallelism", Parallelism(threads_alone=4))
-    monkeypatch.setattr(llama, "use_threads", use_threads)
-    monkeypatch.setattr(engine_module, "monotonic", lambda: now[0])
+    monkeypatch.setattr(TransformersGenerator, "_threads", 4)
+    monkeypatch.setattr(decoder_loop, "use_threads", use_threads)
+    monkeypatch.setattr(decoder_loop, "monotonic", lambda: now[0])
 
     async def scenario() -> None:
         async with _engine(llama) as engine:
@@ -218,20 +219,20 @@ def test_two_hundred_that_leave_make_room_for_the_next_at_once(llama: TextGenera
             for end in ends:
                 end.cancel()
             steps = 0
-            step = llama.decoder.step
+            step = generator_of(llama).decoder.step
 
             def counted() -> None:
                 nonlocal steps
                 steps += 1
                 step()
 
-            llama.decoder.step = counted  # type: ignore[method-assign]
+            generator_of(llama).decoder.step = counted  # type: ignore[method-assign]
             try:
                 fresh = Listener()
                 end = engine.submit(Item("The", {**GREEDY, "max_new_tokens": 3}), fresh)
                 await end
             finally:
-                llama.decoder.step = step  # type: ignore[method-assign]
+                generator_of(llama).decoder.step = step  # type: ignore[method-assign]
             assert steps <= 3 + 2
             told = [len(listener.told) for listener in listeners]
             assert max(told) < 90
@@ -263,7 +264,7 @@ def test_an_error_in_the_middle_ends_one_stream_and_the_others_go_on(
 ) -> None:
     runner = request.getfixturevalue(kind)
     expected = runner.predict([Item("The", {"max_new_tokens": 8, "return_full_text": False})])[0][0]["generated_text"]
-    decode = runner.model.tokenizer.decode
+    decode = generator_of(runner).model.tokenizer.decode
 
     def failing(tokens: list[int], **options: Any) -> str:
         if len(tokens) > len(marked) and tokens[: len(marked)] == marked:
@@ -285,13 +286,13 @@ def test_an_error_in_the_middle_ends_one_stream_and_the_others_go_on(
             assert not any("finish_reason" in delta for delta in bad.told[1:])
 
     if kind == "llama":
-        marked = runner.pretrained.tokenizer(CORPUS[1])["input_ids"][-8:]
+        marked = generator_of(runner).pretrained.tokenizer(CORPUS[1])["input_ids"][-8:]
     else:
         (written,) = runner.forward(runner.prepare_item(Item(CORPUS[1], {"max_new_tokens": 20})).rows)
         marked = written.tokens[:2]
         (other,) = runner.forward(runner.prepare_item(Item("The", {"max_new_tokens": 8})).rows)
         assert other.tokens[:2] != marked
-    monkeypatch.setattr(runner.model.tokenizer, "decode", failing)
+    monkeypatch.setattr(generator_of(runner).model.tokenizer, "decode", failing)
     asyncio.run(scenario())
 
 
@@ -313,9 +314,9 @@ def test_an_answer_that_needs_more_memory_than_there_is_is_refused_with_all_leng
     settings = ModelSettings(storage_uri=str(folder), task="text-generation", kv_cache_memory=1)
     runner = TextGenerationRunner(settings)
     runner.load()
-    memory = runner.decoder.memory
+    memory = generator_of(runner).decoder.memory
     assert memory is not None
-    runner.decoder._cache.max_length = 50  # type: ignore[attr-defined]
+    generator_of(runner).decoder._cache.max_length = 50  # type: ignore[attr-defined]
     (refused,) = runner.predict([Item("The", {"max_new_tokens": 60})])
     assert isinstance(refused, InvalidRequest)
     assert "memory for 50" in refused.message
@@ -408,13 +409,13 @@ def test_a_search_ends_within_a_step_once_all_its_clients_have_left(
                     loop.call_soon_threadsafe(leave)
                     assert left.wait(30)
 
-            hook = runner.model.model.register_forward_pre_hook(watch)
+            hook = generator_of(runner).model.model.register_forward_pre_hook(watch)
             steps.clear()
             futures += [engine.submit(Item("Paris is", {**parameters, "num_return_sequences": n})) for n in (2, 2)]
             answers = await asyncio.gather(*futures, return_exceptions=True)
             if len(leaving) == 2:
                 async with asyncio.timeout(30):
-                    await loop.run_in_executor(engine._compute, int)  # the search has ended
+                    await loop.run_in_executor(engine._tokens._compute, int)  # type: ignore[attr-defined]  # the search has ended
             hook.remove()
             return answers, len(steps) - 5
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_runtime.contract.errors import InvalidRequest
 from runners.engines.generate.schemas import json_rule
-from runners.engines.generate.tool_call_reader import ToolCallReader
+from runners.tasks.tool_call_reader import ToolCallReader
 
 #: `tool_choice` of OpenAI's API; a mapping names the function that must be called.
 ToolChoice = Literal["none", "auto", "required"] | Mapping[str, Any]

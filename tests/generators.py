@@ -1,0 +1,24 @@
+"""What is inside the runner of a generative task that computes with transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runners.engines.generate.transformers_generator import TransformersGenerator
+from runners.engines.runner import Runner
+from runners.models.pretrained import Pretrained
+from runners.tasks.generation import GenerationRunner
+
+
+def generator_of(runner: Runner[Any, Any, Any, Any]) -> TransformersGenerator:
+    """The generator of a generative runner."""
+    assert isinstance(runner, GenerationRunner)
+    assert isinstance(runner.generator, TransformersGenerator)
+    return runner.generator
+
+
+def pretrained_of(runner: Runner[Any, Any, Any, Any]) -> Pretrained:
+    """The checkpoint of any runner but a custom pipeline's."""
+    loaded: Any = generator_of(runner) if isinstance(runner, GenerationRunner) else runner
+    pretrained: Pretrained = loaded.pretrained
+    return pretrained

@@ -20,6 +20,7 @@ from hf_runtime.contract.task_spec import TaskSpec
 from hf_runtime.settings import ModelSettings
 from runners.engines.admission import Admission
 from runners.engines.rows import BatchLimits, Parallelism, Row, select_batch
+from runners.kernels.cores import use_threads
 from runners.kernels.fallbacks import Fallbacks
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
 
     def use_threads(self, number: int) -> None:
         """Set the number of threads for later computations of the calling thread."""
+        use_threads(number)
 
     @property
     def signature(self) -> Signature:

@@ -1,48 +1,35 @@
-"""What the tasks that need one forward pass a row have in common: loading, padding, the pass itself."""
+"""Base of the tasks that need one forward pass per row: loading, the pass, and rows that share a batch."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from threading import Lock
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.contract.item import Item
 from hf_runtime.contract.parameters import Parameters
-from hf_runtime.settings import ModelSettings
 from runners.engines.batch.batch_invariance import BatchSharing, find_batch_sharing
-from runners.engines.calibration.encoders import CPU_ROWS, GPU_ROWS, BatchPlan, calibrate, lanes_of
+from runners.engines.calibration.encoders import CPU_ROWS, GPU_ROWS, BatchPlan, calibrate, worker_options
 from runners.engines.calibration.plan_cache import PlanCache, model_key
 from runners.engines.rows import BatchLimits, Parallelism, Row
 from runners.engines.runner import Job, Runner
-from runners.kernels.batch_graphs import BatchGraphs, Shape, batch_graphs
-from runners.kernels.cores import available_cores, use_threads
-from runners.kernels.fallbacks import Optimization
+from runners.models.padded_model import Encoding, PaddedModel
 from runners.models.pretrained import Pretrained, load_pretrained
 from runners.storage.checkpoint import Checkpoint
 from runners.storage.fetch import fetch
-from runners.tasks.padding import Padding
 from runners.tasks.tokens import refuse_missing
-
-if TYPE_CHECKING:
-    from runners.kernels.compiler import Compiler
 
 logger = logging.getLogger(__name__)
 
 ParametersT = TypeVar("ParametersT", bound=Parameters)
 ContextT = TypeVar("ContextT")
 OutputT = TypeVar("OutputT")
-
-#: Tokenizer output of one row: input_ids, attention_mask and, where the model has them, token_type_ids.
-Encoding = Mapping[str, list[int]]
 
 
 class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
@@ -58,12 +45,7 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
     checkpoint: Checkpoint
     pretrained: Pretrained
     _sharing = BatchSharing.ANY
-    _graphs: BatchGraphs | None = None
     _plan: BatchPlan | None = None
-
-    def __init__(self, settings: ModelSettings, compiler: Compiler | None = None) -> None:
-        super().__init__(settings, compiler)
-        self._model_lock = Lock()
 
     def load(self) -> None:
         self.checkpoint = fetch(self.settings)
@@ -71,6 +53,11 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
             self.auto_class, self.checkpoint, self.settings, self.compiler,
             new_head=self.new_head, reads_batches=True, fallbacks=self.fallbacks,
         )  # fmt: skip
+
+    @cached_property
+    def padded(self) -> PaddedModel:
+        """The forward pass of the loaded model."""
+        return PaddedModel(self.pretrained)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -85,11 +72,9 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
                 self.settings.shown_uri, self._sharing.value,
             )  # fmt: skip
         elif self.settings.acceleration and self.supports_cuda_graphs:
-            with self.fallbacks.guard(Optimization.GRAPHS):
-                example = self.prepare_item(Item(self.example_instance())).rows[0].inputs
-                self._graphs = batch_graphs(self.pretrained.model, example, self.pretrained.max_length)
-        with self.fallbacks.guard(Optimization.CALIBRATION):
-            self._plan = self._calibrated()
+            self.padded.use_graphs(self.prepare_item(Item(self.example_instance())).rows[0].inputs, self.fallbacks)
+        if self.settings.calibration_seconds and self._sharing is BatchSharing.ANY_LENGTH:
+            self._plan = self._calibrate()
         super().warm_up()
 
     def _find_batch_sharing(self) -> BatchSharing:
@@ -102,21 +87,17 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
             # Without padding, rows were compared in float32 when the model was loaded.
             exact=model.dtype == torch.float32 and not self.pretrained.unpadded and self.settings.quantization is None,
         )
-        return BatchSharing.EQUAL if company is BatchSharing.ANY and self._switching else company
+        return BatchSharing.EQUAL if company is BatchSharing.ANY and self.padded.switches_attention else company
 
-    def _calibrated(self) -> BatchPlan:
-        """How batches are best made here, as kept from an earlier start or measured now."""
-        seconds = self.settings.calibration_seconds
-        if not seconds or self._sharing is not BatchSharing.ANY:
-            return self._usual
-        lanes = self._lanes
+    def _calibrate(self) -> BatchPlan | None:
+        """Return the plan for batches on this machine, stored at an earlier start or measured now."""
         model = self.pretrained.model
         key = {
             **model_key(model, self.settings),
             "task": self.settings.task,
             "unpadded": self.pretrained.unpadded,
-            "graphs": self._graphs is not None,
-            "lanes": lanes,
+            "graphs": self.padded.graphs is not None,
+            "workers": self._worker_options,
         }
 
         def measure() -> BatchPlan | None:
@@ -124,23 +105,23 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
                 return calibrate(
                     self.forward,
                     self.prepare_item(Item(self.example_instance())).rows[0],
-                    self._usual,
+                    self._default_plan,
                     rows=CPU_ROWS if model.device.type == "cpu" else GPU_ROWS,
-                    lanes=lanes,
-                    seconds=seconds,
+                    workers=self._worker_options,
+                    seconds=self.settings.calibration_seconds,
                     longest=self.pretrained.max_length,
                 )
             finally:
                 if self.pretrained.program is not None:
-                    # Larger batches were tried than will ever come.
+                    # Larger batches were measured than requests will make.
                     self.pretrained.program.forget()
 
-        return PlanCache(self.settings.storage_cache).find_or_measure(BatchPlan, key, measure) or self._usual
+        return PlanCache(self.settings.storage_cache).find_guarded(BatchPlan, key, measure, self.fallbacks)
 
     @property
-    def _usual(self) -> BatchPlan:
+    def _default_plan(self) -> BatchPlan:
         """How batches are made where nothing has been measured."""
-        lanes, threads = self._lanes[0]
+        lanes, threads = self._worker_options[0]
         parallelism = Parallelism(lanes, threads, lanes if threads is not None else None)
         unpadded = self.pretrained.unpadded
         # Padding costs a CPU more than company gains it; a GPU wants large batches.
@@ -148,11 +129,15 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
         return BatchPlan(BatchLimits(rows, tokens, padded=not unpadded), parallelism)
 
     @property
-    def _lanes(self) -> Sequence[tuple[int, int | None]]:
-        """Numbers of lanes among which is chosen, with the threads of each; the usual one first."""
-        if not self.settings.acceleration or self.pretrained.model.device.type != "cpu" or self._switching:
+    def _worker_options(self) -> Sequence[tuple[int, int | None]]:
+        """Pairs of workers and threads to measure, the default first."""
+        if (
+            not self.settings.acceleration
+            or self.pretrained.model.device.type != "cpu"
+            or self.padded.switches_attention
+        ):
             return [(1, None)]
-        return lanes_of(self.settings.torch_threads or available_cores(self.settings.cpus))
+        return worker_options(self.settings.torch_threads, self.settings.cpus)
 
     def prepare_item(self, item: Item) -> Job[Encoding, ContextT]:
         job = super().prepare_item(item)
@@ -173,7 +158,7 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
 
     @property
     def limits(self) -> BatchLimits:
-        limits = (self._plan or self._usual).limits
+        limits = (self._plan or self._default_plan).limits
         return replace(
             limits,
             max_rows=self.settings.max_batch_size or limits.max_rows,
@@ -182,82 +167,15 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
 
     @property
     def parallelism(self) -> Parallelism:
-        return (self._plan or self._usual).parallelism
+        return (self._plan or self._default_plan).parallelism
 
-    def use_threads(self, number: int) -> None:
-        use_threads(number)
-
-    @torch.inference_mode()
     def run_model(self, rows: Sequence[Row[Encoding]]) -> Any:
-        """The model's output for rows padded on the right to the longest of them, or some more.
-
-        It may be valid only until the next call.
-        """
-        model: Any = self.pretrained.model
-        length = max(len(row.inputs["input_ids"]) for row in rows)
-        graphs = self._graphs if self._graphs is not None and rows[0].inputs.keys() == self._graphs.names else None
-        shape = graphs.shape(len(rows), length) if graphs is not None else None
-        pad = self._padding.token_for(rows)
-        inputs = {name: self._padded(name, rows, shape or (len(rows), length), pad) for name in rows[0].inputs}
-        if graphs is None or shape is None:
-            with self._as_loaded():
-                compute = self._padding.model_for(len(rows), pad)
-                return compute(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
-        output = graphs.compute(inputs)
-        return type(output)(**{name: tensor[: len(rows)] for name, tensor in output.items()})
+        """Return the model's output for rows; it may be valid only until the next call."""
+        return self.padded.compute([row.inputs for row in rows])
 
     def outputs(self, rows: Sequence[Row[Encoding]]) -> Iterable[Any]:
         """Return what answers are made of, to be compared: the model's outputs, the most important first."""
         return self.run_model(rows).to_tuple()  # type: ignore[no-any-return]
-
-    @cached_property
-    def _padding(self) -> Padding:
-        return Padding(self.pretrained)
-
-    @cached_property
-    def _has_one_type(self) -> bool:
-        """True for a model with one token type: those that BERT tokenizers give a second text are zeroed."""
-        model: Any = self.pretrained.model
-        embeddings = getattr(getattr(model, "base_model", model), "embeddings", None)
-        table = getattr(embeddings, "token_type_embeddings", None)
-        return isinstance(table, torch.nn.Embedding) and table.num_embeddings == 1
-
-    @cached_property
-    def _switching(self) -> list[Any]:
-        """Modules that change for good how they attend, when a short text comes, as BigBird's do."""
-        return [
-            module
-            for module in self.pretrained.model.modules()
-            if isinstance(module, PreTrainedModel)
-            and hasattr(module, "set_attention_type")
-            and module.config.attention_type == "block_sparse"
-        ]
-
-    @contextmanager
-    def _as_loaded(self) -> Iterator[None]:
-        """Compute with a model in the state in which it was loaded, whatever earlier requests were."""
-        if not self._switching:
-            yield
-            return
-        with self._model_lock:
-            for module in self._switching:
-                module.set_attention_type("block_sparse")
-            yield
-
-    def _padded(self, name: str, rows: Sequence[Row[Encoding]], shape: Shape, pad: int) -> torch.Tensor:
-        """A batch of a shape, filled up with the first row if need be.
-
-        The tokenizer's own `pad` takes 17 times as long, and no other thread runs then.
-        """
-        if name == "token_type_ids" and self._has_one_type:
-            return torch.zeros(shape, dtype=torch.long)
-        fill = {"input_ids": pad, "token_type_ids": self.pretrained.tokenizer.pad_token_type_id}.get(name)
-        batch = np.full(shape, fill or 0)
-        for padded, row in zip(batch, rows, strict=False):
-            values = row.inputs[name]
-            padded[: len(values)] = values
-        batch[len(rows) :] = batch[0]
-        return torch.from_numpy(batch)
 
     def check_length(self, encoding: Encoding, what: str = "the text") -> None:
         """Refuse what the model cannot read.

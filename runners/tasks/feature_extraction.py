@@ -19,11 +19,12 @@ from hf_runtime.contract.signature import ANSWER, ATTENTION_MASK, TEXT_OR_TOKENS
 from hf_runtime.contract.tasks.feature_extraction import SPEC, FeatureExtractionParameters, Pooling
 from runners.engines.rows import Row
 from runners.engines.runner import Job
+from runners.models.padded_model import Encoding
 from runners.models.pretrained import Pretrained, load_pretrained
 from runners.models.sentence_transformers import SentenceEmbedding, read_sentence_embedding
 from runners.storage.checkpoint import local_config
 from runners.storage.fetch import fetch
-from runners.tasks.encoder import EncoderRunner, Encoding
+from runners.tasks.encoder import EncoderRunner
 
 logger = logging.getLogger(__name__)
 

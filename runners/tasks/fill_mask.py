@@ -16,7 +16,8 @@ from hf_runtime.contract.errors import InvalidRequest, LoadError
 from hf_runtime.contract.tasks.fill_mask import SPEC, FillMaskParameters
 from runners.engines.rows import Row
 from runners.engines.runner import Job
-from runners.tasks.encoder import EncoderRunner, Encoding
+from runners.models.padded_model import Encoding
+from runners.tasks.encoder import EncoderRunner
 from runners.tasks.tokens import refuse_missing
 
 

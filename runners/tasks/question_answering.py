@@ -23,7 +23,8 @@ from hf_runtime.contract.tasks.question_answering import SPEC, Question, Questio
 from hf_runtime.contract.validation import invalid_request
 from runners.engines.rows import Row
 from runners.engines.runner import Job
-from runners.tasks.encoder import EncoderRunner, Encoding
+from runners.models.padded_model import Encoding
+from runners.tasks.encoder import EncoderRunner
 from runners.tasks.windows import Whole, Window, tokens_of
 
 _Indices = npt.NDArray[np.int64]

@@ -17,7 +17,8 @@ from hf_runtime.contract.tasks.text_classification import SPEC, TextClassificati
 from hf_runtime.contract.validation import invalid_request
 from runners.engines.rows import Row
 from runners.engines.runner import Job
-from runners.tasks.encoder import EncoderRunner, Encoding
+from runners.models.padded_model import Encoding
+from runners.tasks.encoder import EncoderRunner
 from runners.tasks.labels import label_of
 
 

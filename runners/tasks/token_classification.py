@@ -20,7 +20,8 @@ from hf_runtime.contract.errors import InvalidRequest, LoadError
 from hf_runtime.contract.tasks.token_classification import SPEC, AggregationStrategy, TokenClassificationParameters
 from runners.engines.rows import Row
 from runners.engines.runner import Job
-from runners.tasks.encoder import EncoderRunner, Encoding
+from runners.models.padded_model import Encoding
+from runners.tasks.encoder import EncoderRunner
 from runners.tasks.labels import label_of
 from runners.tasks.windows import Whole, Window, tokens_of
 

@@ -189,7 +189,7 @@ def _attention_kernels(fault: Callable[..., Any]) -> Patch:
 
 def _graphs_of_the_encoder_raise(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("runners.tasks.fill_mask.FillMaskRunner.supports_cuda_graphs", True)
-    patch.setattr("runners.tasks.encoder.batch_graphs", _raise)
+    patch.setattr("runners.models.padded_model.batch_graphs", _raise)
 
 
 def _merges_wrongly(patch: pytest.MonkeyPatch) -> None:

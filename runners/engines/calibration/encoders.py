@@ -14,7 +14,7 @@ import torch
 from runners.engines.calibration.choice import Measurement, choose_measurement, choose_threads_alone
 from runners.engines.calibration.stopwatch import Stopwatch, watch_cpu_share
 from runners.engines.rows import BatchLimits, Parallelism, Row
-from runners.kernels.cores import use_threads
+from runners.kernels.cores import available_cores, use_threads
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +49,18 @@ class _Case:
         return self.workers * self.rows
 
 
-def lanes_of(cores: int) -> list[tuple[int, int]]:
+def worker_options(threads: int | None, cpus: float | None) -> list[tuple[int, int]]:
     """Return the pairs of workers and threads per worker to measure on a CPU.
 
     The pairs are one worker per core, and one worker with all cores. Several workers with several threads each are not
     measured: every worker would keep its own thread pool next to that of the first worker, which has all threads for a
     batch that is computed alone, so there would be more threads than cores.
+
+    Args:
+        threads: threads of the runner; None for those of its cores.
+        cpus: cores that it may use; None for all.
     """
+    cores = threads or available_cores(cpus)
     return [(cores, 1), (1, cores)] if cores > 1 else [(1, 1)]
 
 
@@ -65,7 +70,7 @@ def calibrate(
     usual: BatchPlan,
     *,
     rows: Sequence[int],
-    lanes: Sequence[tuple[int, int | None]],
+    workers: Sequence[tuple[int, int | None]],
     seconds: float,
     longest: int | None,
 ) -> BatchPlan | None:
@@ -76,7 +81,7 @@ def calibrate(
         example: row whose inputs are repeated to make rows of the measured lengths.
         usual: default plan, used if nothing is measured.
         rows: numbers of rows per batch to measure, ascending; they include that of `usual`.
-        lanes: pairs of workers and threads per worker to measure, those of `usual` first. None for the threads keeps
+        workers: pairs of workers and threads per worker to measure, those of `usual` first. None for the threads keeps
             the current number.
         seconds: time limit of the calibration.
         longest: maximum number of tokens per row; None if the model has no limit.
@@ -84,7 +89,7 @@ def calibrate(
     Returns:
         None if other processes kept the CPU busy, or if a batch takes too long to measure several.
     """
-    cases = sorted((_Case(*pair, number) for pair in lanes for number in rows), key=lambda case: case.cost)
+    cases = sorted((_Case(*pair, number) for pair in workers for number in rows), key=lambda case: case.cost)
     cores = max(case.workers * case.threads if case.threads else 0 for case in cases) or None
     lengths = _LENGTHS_ALIKE if usual.limits.padded else _LENGTHS
     all_rows = [_make_row(example, min(lengths[i % len(lengths)], longest or max(lengths))) for i in range(rows[-1])]
@@ -109,7 +114,7 @@ def calibrate(
         case: Measurement(case.workers, case.threads, case.rows, case.workers * tokens[case.rows], took)
         for case, took in by_rows
     }
-    default = measured.get(_Case(*lanes[0], usual.limits.max_rows))
+    default = measured.get(_Case(*workers[0], usual.limits.max_rows))
     if default is None:
         return None
     measurements = list(measured.values())

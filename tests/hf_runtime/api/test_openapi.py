@@ -21,7 +21,7 @@ from hf_runtime.api.openapi.bentoml import OPERATIONS
 from hf_runtime.api.openapi.document import descriptions, route_names
 from hf_runtime.api.openapi.operation import ERRORS, Served
 from hf_runtime.contract.errors import HTTP_STATUS, MethodNotAllowed
-from hf_runtime.contract.tasks import TASKS
+from hf_runtime.contract.tasks import GENERATIVE_TASKS, TASKS
 from hf_runtime.rpc.messages import ModelState
 from hf_runtime.settings import ServerSettings, Task
 from tests.hf_runtime.api.scripted_client import ScriptedClient
@@ -117,7 +117,7 @@ def test_models_are_those_that_can_answer(document: Any) -> None:
     def models(request: str) -> Any:
         return document["components"]["schemas"][request]["properties"]["model"]["enum"]
 
-    writers = ["my-text-generation", "my-text2text-generation"]
+    writers = [f"my-{task}" for task in GENERATIVE_TASKS]
     assert names("/v1/models/{name}:predict") == names("/v2/models/{name}/infer") == list(_ALL)
     assert names("/v2/models/{name}/generate") == models("CompletionRequest") == writers
     assert models("ChatRequest") == ["my-text-generation"]

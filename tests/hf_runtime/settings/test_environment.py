@@ -53,7 +53,7 @@ def test_a_variable_set_to_nothing_counts_as_not_set(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("environment", "named"),
     [
-        ({"TASK": "translation"}, "TASK: Input should be 'text-classification', "),
+        ({"TASK": "translation"}, "TASK: Input should be 'feature-extraction', "),
         ({"LOAD_IN_8BIT": "true", "LOAD_IN_4BIT": "true"}, "LOAD_IN_8BIT and LOAD_IN_4BIT cannot both be true"),
         ({"TEMPERATURE": "-1"}, "TEMPERATURE: "),
         ({"MAX_LENGTH": "0"}, "MAX_LENGTH: "),

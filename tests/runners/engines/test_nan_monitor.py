@@ -23,6 +23,7 @@ from runners.engines.rows import Row
 from runners.tasks.text2text_generation import Text2TextGenerationRunner
 from runners.tasks.text_generation import TextGenerationRunner
 from tests.e2e.checkpoints import text2text_generation
+from tests.generators import generator_of
 from tests.scripted import ScriptedRunner
 from tests.tiny import llama_model
 
@@ -129,7 +130,7 @@ def test_the_engine_that_writes_tells_of_it(kind: str, tmp_path: Path, caplog: p
             await engine.submit(Item("Hello", {"max_new_tokens": 3}))
             assert observer.only == []
             with torch.no_grad():
-                for weights in runner.model.model.parameters():
+                for weights in generator_of(runner).model.model.parameters():
                     weights.fill_(NAN)
             for _ in range(6):
                 with pytest.raises(InferenceFailed, match="overflowed"):

@@ -50,8 +50,8 @@ def test_graphs_give_what_the_plain_model_gives(tmp_path: Path, kind: Any, model
     tokenizer = wordpiece_tokenizer()
     save(tmp_path, model, bert_config(tokenizer), tokenizer)
     plain, captured = _warm(kind, tmp_path, acceleration=False), _warm(kind, tmp_path)
-    assert plain._graphs is None
-    assert captured._graphs is not None
+    assert plain.padded.graphs is None
+    assert captured.padded.graphs is not None
     for number in (1, 2, len(instances)):
         items = [Item(instance) for instance in instances[:number]]
         for answer, right in zip(captured.predict(items), plain.predict(items), strict=True):
@@ -74,7 +74,7 @@ def test_a_model_that_looks_at_its_own_numbers_is_computed_as_it_is(tmp_path: Pa
     before = runner.predict([Item(text) for text in CORPUS])
     with pytest.raises(RuntimeError):
         batch_graphs(model, example, 64)
-    runner._graphs = None
+    runner.padded.graphs = None
     for answer, right in zip(runner.predict([Item(text) for text in CORPUS]), before, strict=True):
         assert [entry["score"] for entry in answer] == pytest.approx([entry["score"] for entry in right], abs=1e-4)
 
@@ -83,4 +83,4 @@ def test_there_are_none_where_there_is_no_gpu(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     tokenizer = wordpiece_tokenizer()
     save(tmp_path, BertForSequenceClassification, bert_config(tokenizer), tokenizer)
-    assert _warm(TextClassificationRunner, tmp_path)._graphs is None
+    assert _warm(TextClassificationRunner, tmp_path).padded.graphs is None

@@ -68,7 +68,7 @@ def test_batches_that_are_filled_up_to_a_larger_shape_get_the_same_answers(tmp_p
     texts = [Item(text, {"top_k": None}) for text in CORPUS[:3]]
     expected = runner.predict(texts)
     graphs = _LargerShapes(runner.pretrained.model)
-    runner._graphs = cast(BatchGraphs, graphs)
+    runner.padded.graphs = cast(BatchGraphs, graphs)
     for answer, right in zip(runner.predict(texts), expected, strict=True):
         assert [entry["label"] for entry in answer] == [entry["label"] for entry in right]
         assert [entry["score"] for entry in answer] == pytest.approx([entry["score"] for entry in right], abs=1e-5)

@@ -13,7 +13,7 @@ from transformers import BertForSequenceClassification
 
 from hf_runtime.settings import ModelSettings
 from runners.engines.calibration import encoders, stopwatch
-from runners.engines.calibration.encoders import CPU_ROWS, BatchPlan, calibrate, lanes_of
+from runners.engines.calibration.encoders import CPU_ROWS, BatchPlan, calibrate, worker_options
 from runners.engines.rows import BatchLimits, Parallelism, Row, select_batch
 from runners.tasks import encoder
 from runners.tasks.text_classification import TextClassificationRunner
@@ -23,7 +23,7 @@ _EXAMPLE: Row[Mapping[str, list[int]]] = Row({"input_ids": [2, 9, 3], "attention
 
 
 def _usual(cores: int, padded: bool = False) -> BatchPlan:
-    workers, threads = lanes_of(cores)[0]
+    workers, threads = worker_options(cores, None)[0]
     return BatchPlan(BatchLimits(8, 2048, padded=padded), Parallelism(workers, threads, workers))
 
 
@@ -51,7 +51,13 @@ class _Machine:
 def _plan(machine: _Machine, monkeypatch: pytest.MonkeyPatch, padded: bool = False, **options: Any) -> BatchPlan | None:
     monkeypatch.setattr(encoders, "Stopwatch", lambda seconds: stopwatch.Stopwatch(seconds, lambda: machine.now))
     monkeypatch.setattr(stopwatch, "_MIN_CPU_SHARE", 0)
-    settings: dict[str, Any] = {"rows": CPU_ROWS, "lanes": lanes_of(4), "seconds": 1e6, "longest": 512, **options}
+    settings: dict[str, Any] = {
+        "rows": CPU_ROWS,
+        "workers": worker_options(4, None),
+        "seconds": 1e6,
+        "longest": 512,
+        **options,
+    }
     return calibrate(machine.forward, _EXAMPLE, _usual(4, padded), **settings)
 
 

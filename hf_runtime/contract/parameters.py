@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.contract.validation import invalid_request
@@ -17,6 +17,14 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
+
+#: Type of the field `truncation`, which most tasks have.
+Truncation = Annotated[
+    bool,
+    Field(
+        description="Truncate an input that is longer than the model's limit. If false, the input is an error (400)."
+    ),
+]
 
 ParametersT = TypeVar("ParametersT", bound=Parameters)
 

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{page.relative_to(DOCS.parent)} is stale: run `make reference`.", file=sys.stderr)
         else:
             page.write_text(text, encoding="utf-8")
-            print(f"{page.relative_to(DOCS.parent)} is written.")
+            print(f"{page.relative_to(DOCS.parent)} is updated.")
     return 1 if stale and only_check else 0
 
 

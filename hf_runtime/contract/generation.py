@@ -1,4 +1,4 @@
-"""Parameters and answers that the generative tasks share."""
+"""Parameters and answers of the generative tasks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from hf_runtime.contract.parameters import Parameters, Truncation
 
 _STRICT = ConfigDict(extra="forbid")
 
-#: More than any model generates: a typing error must not occupy a model that has no limit of its own.
+#: More tokens than any model generates. A typing error must not occupy a model that has no limit.
 MAX_TOKENS = 1_000_000
 
 
-def _as_list(value: Any) -> Any:
+def _make_list(value: Any) -> Any:
     if value is None:
         return []
     return [value] if isinstance(value, str) else value
@@ -82,7 +82,7 @@ class GenerationParameters(Parameters):
         max_length=1024,
         description="Values from -100 to 100 to add to the logits of tokens, by token id.",
     )
-    stop: Annotated[list[_StopString], BeforeValidator(_as_list)] = Field(
+    stop: Annotated[list[_StopString], BeforeValidator(_make_list)] = Field(
         default_factory=list, max_length=16, description="Strings that end an answer: one string or a list."
     )
     ignore_eos: bool = Field(False, description="Continue after the end-of-sequence token.")
@@ -110,7 +110,7 @@ class GenerationParameters(Parameters):
 
 @with_config(_STRICT)
 class CalledTool(TypedDict):
-    """A call of a tool; the arguments are JSON."""
+    """Call of a tool. The arguments are JSON."""
 
     name: str
     arguments: str
@@ -118,7 +118,10 @@ class CalledTool(TypedDict):
 
 @with_config(_STRICT)
 class LikelyToken(TypedDict):
-    """A token with its log probability, null for one that is next to impossible, as JSON has no infinity."""
+    """Token with its log probability.
+
+    The log probability is null if it is minus infinity, which JSON cannot express.
+    """
 
     token: str
     id: int
@@ -129,7 +132,7 @@ class LikelyToken(TypedDict):
 
 @with_config(_STRICT)
 class ScoredToken(LikelyToken):
-    """A generated token, and the likeliest in its place."""
+    """Generated token, with the most likely tokens at its position."""
 
     top: list[LikelyToken]
 
@@ -145,7 +148,7 @@ class _Details(TypedDict):
 
 @with_config(_STRICT)
 class GeneratedText(_Details):
-    """A generated text, or the whole chat if the full text is requested; more with `details`."""
+    """Generated text, or the whole chat if the full text is requested."""
 
     generated_text: str | list[dict[str, Any]]
     finish_reason: NotRequired[Literal["stop", "length"]]
@@ -153,7 +156,7 @@ class GeneratedText(_Details):
 
 @with_config(_STRICT)
 class GeneratedDelta(_Details):
-    """An object of a stream; the last one of an instance has a `finish_reason`."""
+    """Object of a stream. The last object of a sequence has a `finish_reason`."""
 
     index: int
     sequence: NotRequired[int]

@@ -1,4 +1,4 @@
-"""Parameters of a request, checked by pydantic, with errors that name the field."""
+"""Validation of the parameters of a request. Errors name the wrong field."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hf_runtime.contract.validation import invalid_request
 
 
 class Parameters(BaseModel):
-    """Base of every task's parameters: unknown names and wrong types are refused, never guessed."""
+    """Base of the parameters of all tasks. Unknown names and wrong types are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -30,10 +30,11 @@ ParametersT = TypeVar("ParametersT", bound=Parameters)
 
 
 def parse_parameters(kind: type[ParametersT], given: Mapping[str, Any], defaults: Mapping[str, Any]) -> ParametersT:
-    """Check a request's parameters over the operator's defaults.
+    """Merge a request's parameters with the operator's defaults and validate them.
 
     Raises:
-        InvalidRequest: names the first wrong field; for an unknown one also the nearest known name.
+        InvalidRequest: a parameter is unknown or wrong. The error names the first wrong one, and the nearest known
+            name if it is unknown.
     """
     for name in given:
         if name not in kind.model_fields:
@@ -47,12 +48,12 @@ def parse_parameters(kind: type[ParametersT], given: Mapping[str, Any], defaults
 
 
 def token_ids(instance: list[Any], vocabulary: int) -> list[int]:
-    """An instance that is a text's tokens.
+    """Return an instance that is a list of token ids, after checking them.
 
     Raises:
-        InvalidRequest: one of them is no token of the model.
+        InvalidRequest: an element is not a token id of the model.
     """
-    for place, token in enumerate(instance):
+    for index, token in enumerate(instance):
         if type(token) is not int or not 0 <= token < vocabulary:
-            raise InvalidRequest(f"must be a token of the model, a whole number below {vocabulary}", field=f"[{place}]")
+            raise InvalidRequest(f"must be a token of the model, a whole number below {vocabulary}", field=f"[{index}]")
     return instance

@@ -1,4 +1,4 @@
-"""Feature extraction: a vector for each token of a text, or one for the text."""
+"""Feature extraction: one vector for each token of a text, or one for the whole text."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class FeatureExtractionParameters(Parameters):
 
 @with_config(ConfigDict(extra="forbid"))
 class Embedding(TypedDict):
-    """The vector of a text, with `details`."""
+    """Vector of a text and its number of tokens, for requests with `details`."""
 
     embedding: list[float]
     prompt_tokens: int

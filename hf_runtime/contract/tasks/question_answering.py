@@ -12,19 +12,19 @@ from hf_runtime.contract.signature import ANSWER, Signature, TensorSpec
 from hf_runtime.contract.task_spec import TaskSpec
 
 
-def _not_blank(text: str) -> str:
+def _refuse_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("is empty")
     return text
 
 
 class Question(BaseModel):
-    """A question, and the context that holds its answer."""
+    """Question and the context in which to find the answer."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    question: Annotated[str, AfterValidator(_not_blank)]
-    context: Annotated[str, AfterValidator(_not_blank)]
+    question: Annotated[str, AfterValidator(_refuse_blank)]
+    context: Annotated[str, AfterValidator(_refuse_blank)]
 
 
 class QuestionAnsweringParameters(Parameters):
@@ -68,7 +68,7 @@ class QuestionAnsweringParameters(Parameters):
 
 @with_config(ConfigDict(extra="forbid"))
 class Span(TypedDict):
-    """An answer: `context[start:end]`, empty where the model finds none."""
+    """Answer, which is `context[start:end]`. It is empty if the model finds none."""
 
     score: float
     start: int

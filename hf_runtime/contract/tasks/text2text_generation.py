@@ -1,4 +1,4 @@
-"""Text to text: summaries, translations and other answers of encoder-decoder models."""
+"""Text-to-text generation, such as summaries and translations, with encoder-decoder models."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class TextClassificationParameters(Parameters):
 
 @with_config(ConfigDict(extra="forbid"))
 class Label(TypedDict):
-    """A label with its score."""
+    """Label with its score."""
 
     label: str
     score: float

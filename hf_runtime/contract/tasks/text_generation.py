@@ -1,4 +1,4 @@
-"""Text generation: a prompt continued, or a chat answered."""
+"""Text generation: the continuation of a prompt, or the answer to a chat."""
 
 from __future__ import annotations
 

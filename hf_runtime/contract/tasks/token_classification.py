@@ -1,4 +1,4 @@
-"""Token classification: entities of a text, or a label for each of its tokens."""
+"""Token classification: the entities of a text, or a label for each of its tokens."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ class TokenClassificationParameters(Parameters):
 
 @with_config(ConfigDict(extra="forbid"))
 class TokenLabel(TypedDict):
-    """A token with its label; start and end are characters, null if the tokenizer does not know them."""
+    """Token with its label.
+
+    `start` and `end` are positions of characters, or null if the tokenizer does not report them.
+    """
 
     entity: str
     score: float
@@ -45,7 +48,7 @@ class TokenLabel(TypedDict):
 
 @with_config(ConfigDict(extra="forbid"))
 class EntityGroup(TypedDict):
-    """An entity of several tokens, with an aggregation strategy."""
+    """Entity of one or more tokens, for requests with an aggregation strategy."""
 
     entity_group: str
     score: float

@@ -380,10 +380,7 @@ class ModelSettings(BaseSettings):
         1024,
         validation_alias="MAX_ROWS_PER_INSTANCE",
         ge=1,
-        description=(
-            "Maximum number of rows that one instance may need: windows of one text, sequences of one prompt, or masks "
-            "of one text."
-        ),
+        description="Maximum number of windows of one text, sequences of one prompt, or masks of one text.",
     )
     max_answers_per_instance: int = Field(
         10_000,

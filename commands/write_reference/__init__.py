@@ -1,1 +1,4 @@
-"""Reference tables of docs/, written from the code between markers: `python -m commands.write_reference [--check]`."""
+"""Command that writes the reference tables of docs/ from the code.
+
+Usage: `python -m commands.write_reference [--check]`. Tables are between markers in the pages.
+"""

@@ -1,4 +1,4 @@
-"""Write the reference tables of docs/ from the code, or check that they are as the code says."""
+"""Write the reference tables of docs/ from the code, or check that they are current."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the exit status is 1 if a page is wrong, or stale and only checked."""
+    """Run the command and return its exit status.
+
+    The status is 1 if a marker is wrong, or if `--check` finds a stale page.
+    """
     parser = argparse.ArgumentParser(prog="python -m commands.write_reference", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; name stale pages and exit with 1")
     only_check = parser.parse_args(arguments).check
@@ -28,15 +31,15 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{page.relative_to(DOCS.parent)} is stale: run `make reference`.", file=sys.stderr)
         else:
             page.write_text(text, encoding="utf-8")
-            print(f"{page.relative_to(DOCS.parent)} is written.")
+            print(f"{page.relative_to(DOCS.parent)} is updated.")
     return 1 if stale and only_check else 0
 
 
 def stale_pages(docs: Path) -> Mapping[Path, str]:
-    """Return the pages whose tables differ from the code, as they should be.
+    """Return the new text of each page whose tables differ from the code.
 
     Raises:
-        PageError: a marker is wrong, or no page shows a setting or a task.
+        PageError: a marker is wrong, or a setting or task is not in exactly one table.
     """
     pages = {page: page.read_text(encoding="utf-8") for page in sorted(docs.rglob("*.md"))}
     written: dict[Path, str] = {}

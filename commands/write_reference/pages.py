@@ -1,4 +1,4 @@
-"""Markers in pages, and the tables between them."""
+"""Markers in Markdown pages and the tables between them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-#: Return the lines of a table for the words of its marker.
+#: Function that returns the lines of a table for the words of its marker.
 Table = Callable[[Sequence[str]], list[str]]
 
 _BLOCK = re.compile(
@@ -15,11 +15,11 @@ _BLOCK = re.compile(
 
 
 class PageError(Exception):
-    """A page or its markers are wrong; the message is one sentence."""
+    """Error in a page or its markers. The message is one sentence without a period."""
 
 
 def render(text: str, tables: Mapping[str, Table]) -> str:
-    """Return a page with every table between its markers written anew.
+    """Return a page with the current tables between its markers.
 
     Raises:
         PageError: a marker names a table that does not exist, or has no end.

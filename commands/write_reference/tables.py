@@ -1,4 +1,4 @@
-"""The tables: settings, parameters of tasks, metrics, errors and routes."""
+"""Tables of settings, parameters of tasks, metrics, errors and routes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 
-from commands.write_reference.meanings import METRICS, PARAMETERS, ROUTES, SETTINGS
 from commands.write_reference.pages import PageError, Table, table
 from commands.write_reference.values import default_of, values_of
 from hf_runtime.api.inference import Models
@@ -22,14 +21,17 @@ from hf_runtime.settings import ModelSettings, ServerSettings
 
 _MIB = 2**20
 
+#: Row of the parameter that each protocol reads itself, so that no task has a field for it.
+_STREAM = ["`stream`", "`true`, `false`", "`false`", "Send the answer while it is generated."]
+
 
 def setting_fields() -> dict[str, FieldInfo]:
-    """Return the fields that environment variables set, by their first variable."""
+    """Return the fields that environment variables set, by the first variable of each."""
     fields: dict[str, FieldInfo] = {}
     for kind in (ServerSettings, ModelSettings):
         for field in kind.model_fields.values():
             for variable in variables_of(field)[:1]:
-                # LOG_LEVEL is a field of both.
+                # Both classes have LOG_LEVEL.
                 fields.setdefault(variable, field)
     return fields
 
@@ -51,8 +53,8 @@ def _settings(words: Sequence[str]) -> list[str]:
     for variable in words:
         field = fields[variable]
         names = ", ".join(f"`{name}`" for name in variables_of(field))
-        rows.append([names, values_of(field), _default(variable, field), _meaning(field, SETTINGS, variable)])
-    return table(["Variable", "Values", "Default", "Meaning"], rows)
+        rows.append([names, values_of(field), _default(variable, field), _description(variable, field)])
+    return table(["Variable", "Values", "Default", "Description"], rows)
 
 
 def _default(variable: str, field: FieldInfo) -> str:
@@ -62,12 +64,10 @@ def _default(variable: str, field: FieldInfo) -> str:
     return default_of(field)
 
 
-def _meaning(field: FieldInfo, texts: Mapping[str, str], *names: str) -> str:
-    """Return the first text of these names, or else the field's own description."""
-    meaning = next((texts[name] for name in names if name in texts), field.description)
-    if meaning is None:
-        raise PageError(f"{names[0]} has no meaning: give its field a description")
-    return meaning
+def _description(name: str, field: FieldInfo) -> str:
+    if field.description is None:
+        raise PageError(f"the field of {name} has no description")
+    return field.description
 
 
 def _parameters(words: Sequence[str]) -> list[str]:
@@ -78,27 +78,29 @@ def _parameters(words: Sequence[str]) -> list[str]:
         raise PageError(f"no task is called {task}")
     spec = TASKS[task]
     rows = [
-        [f"`{name}`", values_of(field), default_of(field), _meaning(field, PARAMETERS, f"{task}.{name}", name)]
+        [f"`{name}`", values_of(field), default_of(field), _description(name, field)]
         for name, field in spec.parameters.model_fields.items()
     ]
     if spec.generative:
-        # The protocol takes this parameter before the task sees the others.
-        rows.append(["`stream`", "`true`, `false`", "`false`", PARAMETERS["stream"]])
-    return table(["Parameter", "Values", "Default", "Meaning"], rows)
+        rows.append(_STREAM)
+    return table(["Parameter", "Values", "Default", "Description"], rows)
 
 
 def _metrics(words: Sequence[str]) -> list[str]:
     modules = {"requests": request_metrics, "models": model_metrics}
     families = [family for word in words for family in vars(modules[word]._families()).values()]
-    return table(["Metric", "Type", "Labels", "Meaning"], [_metric(family) for family in families])
+    return table(["Metric", "Type", "Labels", "Description"], [_metric(family) for family in families])
 
 
 def _metric(family: Any) -> list[str]:
-    """Return the row of a family; prometheus_client says its labels nowhere but in this attribute."""
+    """Return the row of a metric family.
+
+    The labels are only in a private attribute of prometheus_client.
+    """
     described = next(iter(family.describe()))
     name = f"{described.name}_total" if described.type == "counter" else described.name
     labels = ", ".join(f"`{label}`" for label in family._labelnames)
-    return [f"`{name}`", described.type, labels, METRICS.get(name, described.documentation)]
+    return [f"`{name}`", described.type, labels, described.documentation]
 
 
 def _errors(_: Sequence[str]) -> list[str]:
@@ -117,7 +119,7 @@ def _routes(_: Sequence[str]) -> list[str]:
     lines: list[str] = []
     for tag in dict.fromkeys(str(operation["tags"][0]) for operation in described.values()):
         rows = [
-            [f"`{route}`", ROUTES.get(route, str(operation["summary"])), ", ".join(sorted(operation["responses"]))]
+            [f"`{route}`", str(operation["summary"]), ", ".join(sorted(operation["responses"]))]
             for route, operation in described.items()
             if operation["tags"][0] == tag
         ]
@@ -135,7 +137,7 @@ TABLES: Mapping[str, Table] = {
 
 
 def left_out(settings: Sequence[str], tasks: Sequence[str]) -> Iterator[str]:
-    """Report what the code has and no page shows, or shows twice."""
+    """Yield a sentence for each setting and task that is not in exactly one table."""
     for name, known, shown in (("setting", list(setting_fields()), settings), ("task", list(TASKS), tasks)):
         for each in known:
             if shown.count(each) != 1:

@@ -1,4 +1,4 @@
-"""Types, limits and defaults of pydantic fields as readers see them."""
+"""Types, limits and defaults of pydantic fields in words."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 _NAMES = {
-    str: "text", SecretStr: "text, secret", int: "whole number", float: "number", Path: "path", dict: "object",
+    str: "string", SecretStr: "string, secret", int: "whole number", float: "number", Path: "path", dict: "object",
     Any: "any value",
 }  # fmt: skip
 _LIMITS = {"ge": "at least", "gt": "over", "le": "at most", "lt": "under"}
 
 
 def values_of(field: FieldInfo) -> str:
-    """Return what a field may be, with its limits."""
+    """Return the values that a field accepts, with their limits."""
     shown = ", ".join(dict.fromkeys(_shown(field.annotation)))
     return shown + _limits(field)
 
 
 def default_of(field: FieldInfo) -> str:
-    """Return a field's default as code; or say that it has none."""
+    """Return a field's default as code, or `required` or `unset` if it has none."""
     if field.default_factory is not None:
-        return f"`{_literal(field.default_factory())}`"  # type: ignore[call-arg]  # ours take no arguments
+        return f"`{_literal(field.default_factory())}`"  # type: ignore[call-arg]  # the factories here take no arguments
     if field.default is PydanticUndefined:
         return "required"
     return "unset" if field.default is None else f"`{_literal(field.default)}`"
@@ -64,7 +64,7 @@ def _shown(kind: Any) -> Iterator[str]:
             if argument is not type(None):
                 yield from _shown(argument)
     elif origin is list:
-        yield f"list of {' or '.join(_shown(arguments[0]))}"
+        yield f"list of {' or '.join(_shown(arguments[0]))}s"
     else:
         yield _NAMES.get(origin or kind, str(kind))
 

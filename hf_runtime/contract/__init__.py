@@ -1,1 +1,1 @@
-"""Types that the entry process and the model processes agree on."""
+"""Types that the entry service and the runners share."""

@@ -1,4 +1,4 @@
-"""A chat with the tools that its answer may call, as OpenAI's API has it.
+"""Chats and tools in the format of OpenAI's API.
 
 Source: https://platform.openai.com/docs/api-reference/chat/create
 """
@@ -15,19 +15,19 @@ from hf_runtime.contract.validation import field_error, invalid_request
 
 
 class ChatModel(BaseModel):
-    """Base of everything that a client sends in a chat: unknown fields and wrong types are refused."""
+    """Base of all parts of a chat. Unknown fields and wrong types are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class TextPart(ChatModel):
-    """A part of a message; a text model takes no other kind."""
+    """Text part of a message. Text models accept no other kind of part."""
 
     type: Literal["text"]
     text: str
 
 
-def _as_parts(content: Any) -> Any:
+def _split_content(content: Any) -> Any:
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     if content is not None and not isinstance(content, list):
@@ -36,16 +36,16 @@ def _as_parts(content: Any) -> Any:
 
 
 _Content = Annotated[
-    list[TextPart] | None, BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart] | None)
+    list[TextPart] | None, BeforeValidator(_split_content, json_schema_input_type=str | list[TextPart] | None)
 ]
 
 
-def _object(value: Any) -> Any:
+def _parse_object(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
         parsed = orjson.loads(value)
-    except orjson.JSONDecodeError:  # NaN and halves of surrogate pairs, too
+    except orjson.JSONDecodeError:  # also for NaN and lone surrogates
         raise ValueError("must be an object, or one as JSON") from None
     if not isinstance(parsed, dict):
         raise ValueError("must be an object, or one as JSON")
@@ -53,14 +53,14 @@ def _object(value: Any) -> Any:
 
 
 class FunctionCall(ChatModel):
-    """A function that was called; `arguments` is an object, or one as JSON."""
+    """Called function. `arguments` is an object, or a string with an object in JSON."""
 
     name: str
-    arguments: Annotated[dict[str, Any], BeforeValidator(_object, json_schema_input_type=str | dict[str, Any])]
+    arguments: Annotated[dict[str, Any], BeforeValidator(_parse_object, json_schema_input_type=str | dict[str, Any])]
 
 
 class ToolCall(ChatModel):
-    """A call in an earlier answer."""
+    """Tool call of an earlier answer."""
 
     id: str | None = None
     type: Literal["function"] = "function"
@@ -68,7 +68,10 @@ class ToolCall(ChatModel):
 
 
 class Message(ChatModel):
-    """One turn of a chat; an answer of this server is one, as it stands. Only an assistant calls tools."""
+    """One turn of a chat.
+
+    The message in an answer of this server is accepted unchanged. Only the assistant calls tools.
+    """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: _Content = None
@@ -78,14 +81,17 @@ class Message(ChatModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_empty_fields(cls, message: Any) -> Any:
-        """Drop the empty fields of an answer, which clients send back whole."""
+    def _drop_empty_fields(cls, message: Any) -> Any:
+        """Drop empty fields.
+
+        Clients send back the whole message of an answer, with its empty fields.
+        """
         if not isinstance(message, dict):
             return message
         return {name: value for name, value in message.items() if value not in (None, [])}
 
     @model_validator(mode="after")
-    def _is_whole(self) -> Message:
+    def _check_fields(self) -> Message:
         if self.tool_calls and self.role != "assistant":
             raise field_error("tool_calls", f"only an assistant calls tools, this is a turn of role {self.role}")
         if self.content is None and not self.tool_calls:
@@ -94,17 +100,17 @@ class Message(ChatModel):
 
     @property
     def text(self) -> str | None:
-        """The content as one string, its parts joined by line breaks; None if there is none."""
+        """Content as one string, its parts joined by line breaks, or None."""
         return None if self.content is None else "\n".join(part.text for part in self.content)
 
     def turn(self) -> dict[str, Any]:
-        """Return the message as an object with its content as one string, without empty fields."""
+        """Return the message as a dict with its content as one string, without empty fields."""
         turn = self.model_dump(exclude_none=True)
         return turn if self.content is None else {**turn, "content": self.text}
 
 
 class Function(ChatModel):
-    """A function that the answer may call; `parameters` is the JSON schema of its arguments."""
+    """Function that the answer may call. `parameters` is the JSON schema of its arguments."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     description: str | None = None
@@ -113,26 +119,26 @@ class Function(ChatModel):
 
 
 class Tool(ChatModel):
-    """A tool that a client runs for the model."""
+    """Tool that the client runs for the model."""
 
     type: Literal["function"]
     function: Function
 
 
 class NamedFunction(ChatModel):
-    """A function by its name."""
+    """Name of a function."""
 
     name: str
 
 
 class NamedTool(ChatModel):
-    """The one tool that must be called."""
+    """Tool that the answer must call."""
 
     type: Literal["function"]
     function: NamedFunction
 
 
-def _tool_choice(value: Any) -> Any:
+def _parse_tool_choice(value: Any) -> Any:
     if isinstance(value, str) and value in ("none", "auto", "required"):
         return value
     try:
@@ -145,12 +151,12 @@ def _tool_choice(value: Any) -> Any:
 
 _Choice = Literal["none", "auto", "required"] | NamedTool
 
-#: Whether, and which, a tool is called.
-ToolChoice = Annotated[_Choice, PlainValidator(_tool_choice, json_schema_input_type=_Choice)]
+#: Choice whether the answer calls a tool, and which one.
+ToolChoice = Annotated[_Choice, PlainValidator(_parse_tool_choice, json_schema_input_type=_Choice)]
 
 
 class Chat(ChatModel):
-    """The messages of a chat, and the tools that its answer may call."""
+    """Messages of a chat and the tools that the answer may call."""
 
     messages: list[Message] = Field(min_length=1)
     tools: list[Tool] = Field(default_factory=list, max_length=128)
@@ -158,7 +164,7 @@ class Chat(ChatModel):
     parallel_tool_calls: bool = True
 
     @model_validator(mode="after")
-    def _tools_agree(self) -> Chat:
+    def _check_tools(self) -> Chat:
         names = self.tool_names
         if twice := next((i for i, name in enumerate(names) if name in names[:i]), None):
             raise field_error(f"tools[{twice}].function.name", f"there is another tool {names[twice]}")
@@ -170,7 +176,7 @@ class Chat(ChatModel):
 
     @property
     def is_begun(self) -> bool:
-        """True for a chat that ends with the beginning of an answer, which is to be continued."""
+        """True if the last message is the beginning of an answer, which the model continues."""
         return self.messages[-1].role == "assistant" and not self.messages[-1].tool_calls
 
     @property
@@ -180,24 +186,27 @@ class Chat(ChatModel):
 
     @property
     def usable_tools(self) -> list[dict[str, Any]]:
-        """Tools that the answer may call, as the client wrote them; none if none may be called."""
+        """Tools that the answer may call, as in the request. Empty if `tool_choice` is `none`."""
         if self.tool_choice == "none":
             return []
         return [tool.model_dump(exclude_unset=True) for tool in self.tools]
 
     @property
     def choice(self) -> Any:
-        """`none`, `auto`, `required`, or an object that names a function."""
+        """`none`, `auto`, `required`, or an object with the name of a function."""
         if not self.tools:
             return "none"
         return self.tool_choice.model_dump() if isinstance(self.tool_choice, NamedTool) else self.tool_choice
 
 
 def parse_chat(instance: Any) -> Chat:
-    """Return the chat of an instance: a list of messages, or an object with `messages` and perhaps tools.
+    """Return the chat of an instance.
+
+    Args:
+        instance: a list of messages, or an object with `messages` and, optionally, tools.
 
     Raises:
-        InvalidRequest: it is none; names the first wrong field.
+        InvalidRequest: the instance is no chat. The error names the first wrong field.
     """
     if isinstance(instance, list):
         instance = {"messages": instance}

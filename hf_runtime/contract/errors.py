@@ -1,7 +1,7 @@
-"""Everything that can go wrong with a request, and the HTTP status of each kind.
+"""Errors of requests and their HTTP statuses.
 
-Every room raises these; each protocol renders them in its own shape. The ``code`` travels between processes, so that
-an error of a model process reaches the client unchanged.
+All packages raise these errors, and each protocol converts them to its own format. Runners send the ``code`` to the
+entry service, so an error in a runner reaches the client unchanged.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import ClassVar, Self
 
-#: A reference to a parameter in a reason.
+#: Reference to a parameter in the reason of an error.
 _PARAMETER = re.compile(r"\bparameters\.(\w+)")
 
 
@@ -19,13 +19,14 @@ class ServingError(Exception):
     """Base of all errors that a client may see.
 
     Args:
-        reason: one sentence for the client: what is wrong and, where it helps, what to do. It refers to a parameter as
-            `parameters.<name>`, which a protocol with other names replaces.
-        field: path of the field that is wrong, such as `parameters.top_k`: within the instance if there is a place,
-            else within the request; None if no field is.
-        place: the instance within the request, such as `instances[3]`; None if the error concerns no single instance.
-        shows_field: false for a reason that names the field itself.
-        retry_after: seconds after which the same request may succeed; None if repeating it is pointless.
+        reason: one sentence for the client that says what is wrong and, if useful, what to do. A parameter in it has
+            the form `parameters.<name>`. Protocols with other names replace it.
+        field: path of the wrong field, such as `parameters.top_k`, or None if no field is wrong. The path starts at the
+            instance if `place` is set, else at the request.
+        place: path of the instance in the request, such as `instances[3]`, or None if the error does not concern a
+            single instance.
+        shows_field: true to put the field into the message. False if the reason already names it.
+        retry_after: seconds after which the same request may succeed, or None if a retry cannot succeed.
     """
 
     code: ClassVar[str] = "internal"
@@ -48,71 +49,80 @@ class ServingError(Exception):
 
     @property
     def message(self) -> str:
-        """The sentence for the client: the place and the field, if known, then the reason."""
+        """Sentence for the client: the place and the field, if known, then the reason."""
         field = self.field if self.shows_field else None
         return ": ".join(part for part in (self.place, field, self.reason) if part is not None)
 
     @property
     def concerns_instance(self) -> bool:
-        """False if parameters, which all instances of a request share, or the state of the server is the reason."""
-        of_parameters = self.field is not None and self.field.split(".")[0] == "parameters"
-        return self.retry_after is None and not of_parameters
+        """False if the cause is the parameters or the state of the server.
+
+        All instances of a request share its parameters.
+        """
+        in_parameters = self.field is not None and self.field.split(".")[0] == "parameters"
+        return self.retry_after is None and not in_parameters
 
     def located(self, place: str) -> Self:
-        """Return the same error of an instance at a place, such as `instances[3]`; unless it concerns no instance."""
-        return self._with(place=place) if self.concerns_instance else self
+        """Return the error with the path of its instance, unless it concerns no instance."""
+        return self._copy_with(place=place) if self.concerns_instance else self
 
     def in_field(self, field: str) -> Self:
-        """Return the same error of a field."""
-        return self._with(field=field)
+        """Return the error with another field."""
+        return self._copy_with(field=field)
 
     def renamed(self, name_of: Callable[[str], str]) -> Self:
-        """Return the same error in a protocol's names of parameters.
+        """Return the error with a protocol's names of parameters.
 
         Args:
-            name_of: from a task's name of a parameter to the protocol's, with its path.
+            name_of: returns the path of a parameter in the protocol for the task's name of the parameter.
         """
         field = None if self.field is None else _PARAMETER.sub(lambda found: name_of(found[1]), self.field)
-        return self._with(reason=_PARAMETER.sub(lambda found: name_of(found[1]), self.reason), field=field)
+        return self._copy_with(reason=_PARAMETER.sub(lambda found: name_of(found[1]), self.reason), field=field)
 
     def as_field_of(self, fields: Mapping[str, object]) -> Self:
-        """Return the same error as one of a request with these fields; its field is one of them, or None."""
-        if self.field is not None and _head(self.field) in fields:
-            return self._with(place=None)
-        reason = f"{self.field}: {self.reason}" if self.field is not None and self.shows_field else self.reason
-        if self.place is not None and _head(self.place) in fields:
-            return self._with(reason=reason, field=self.place, place=None, shows_field=True)
-        lead = f"{self.place}: " if self.place is not None else ""
-        return self._with(reason=f"{lead}{reason}", field=None, place=None)
+        """Return the error for a request with these fields.
 
-    def _with(self, **changed: str | bool | None) -> Self:
+        The field of the returned error is in one of them or is None. Another field becomes part of the reason.
+        """
+        if self.field is not None and _first_name(self.field) in fields:
+            return self._copy_with(place=None)
+        reason = f"{self.field}: {self.reason}" if self.field is not None and self.shows_field else self.reason
+        if self.place is not None and _first_name(self.place) in fields:
+            return self._copy_with(reason=reason, field=self.place, place=None, shows_field=True)
+        lead = f"{self.place}: " if self.place is not None else ""
+        return self._copy_with(reason=f"{lead}{reason}", field=None, place=None)
+
+    def _copy_with(self, **changed: str | bool | None) -> Self:
         state = {"field": self.field, "place": self.place, "shows_field": self.shows_field} | changed
         reason = state.pop("reason", self.reason)
         return type(self)(reason, retry_after=self.retry_after, **state)  # type: ignore[arg-type]
 
 
-def _head(path: str) -> str:
+def _first_name(path: str) -> str:
     return re.split(r"[.\[]", path, maxsplit=1)[0]
 
 
 class LoadError(Exception):
-    """The model cannot be loaded; the message is one sentence that says what is wrong and what to do."""
+    """Error while a model is loaded.
+
+    The message says in one sentence what is wrong and what to do.
+    """
 
 
 class InvalidRequest(ServingError):
-    """The request cannot be served as it is written."""
+    """A field, an instance or a parameter of the request is missing or wrong."""
 
     code = "invalid_request"
 
 
 class Unauthenticated(ServingError):
-    """The request shows no valid API key."""
+    """The request has no valid API key."""
 
     code = "unauthenticated"
 
 
 class ModelNotFound(ServingError):
-    """No model of that name is configured."""
+    """No model with this name is configured."""
 
     code = "model_not_found"
 
@@ -124,84 +134,87 @@ class Forbidden(ServingError):
 
 
 class MethodNotAllowed(ServingError):
-    """The path exists, but not with this HTTP method."""
+    """The route exists, but not with this HTTP method."""
 
     code = "method_not_allowed"
 
 
 class RouteNotFound(ServingError):
-    """No route of any protocol has that path."""
+    """No route has this path."""
 
     code = "route_not_found"
 
 
 class RequestTooLarge(ServingError):
-    """The body, or the number of instances in it, is over the configured limit."""
+    """The body, the number of instances or one instance exceeds its limit."""
 
     code = "request_too_large"
 
 
 class BodyTooSlow(ServingError):
-    """The body was not received within the configured time."""
+    """The server did not receive the body within `BODY_TIMEOUT`."""
 
     code = "body_too_slow"
 
 
 class UnsupportedMediaType(ServingError):
-    """The body is in a format that is not read here."""
+    """The server does not support the format of the body."""
 
     code = "unsupported_media_type"
 
 
 class Overloaded(ServingError):
-    """The queue of the model is full."""
+    """The model's queue or memory is full, or the API key has too many streams."""
 
     code = "overloaded"
 
 
 class NotSupported(ServingError):
-    """The protocol knows this operation, this server does not offer it."""
+    """The protocol defines this operation, but this server does not support it."""
 
     code = "not_supported"
 
 
 class ModelNotReady(ServingError):
-    """The model is still loading, has failed to load, was unloaded, or its runner is restarting."""
+    """The model is not loaded, its runner is restarting, or the server is stopping."""
 
     code = "model_not_ready"
 
     @property
     def concerns_instance(self) -> bool:
-        """False: it concerns the model."""
+        """False, because the error concerns the model."""
         return False
 
 
 class ServerBusy(ServingError):
-    """The bodies of other requests take the memory for this one."""
+    """The bodies of other requests use the memory that this one needs."""
 
     code = "server_busy"
 
 
 class DeadlineExceeded(ServingError):
-    """The answer was not ready within the configured time."""
+    """The answer was not ready within `REQUEST_TIMEOUT`."""
 
     code = "deadline_exceeded"
 
 
 class InferenceFailed(ServingError):
-    """The model failed on an input that looked right; the log has the details."""
+    """The model failed on a valid input. The log has the details."""
 
     code = "inference_failed"
 
 
 def cannot_be_sent(error: Exception) -> InferenceFailed:
-    """The error of an item whose answer could not be encoded; it quotes nothing of the answer."""
-    said = str(error)
-    if isinstance(error, UnicodeError) or "surrogates" in said:
+    """Return the error for an answer that cannot be encoded.
+
+    The error does not quote the answer.
+    """
+    message = str(error)
+    if isinstance(error, UnicodeError) or "surrogates" in message:
         what = "half of a character"
-    elif isinstance(error, OverflowError) or "64-bit" in said:
+    elif isinstance(error, OverflowError) or "64-bit" in message:
         what = "a whole number of more than 64 bits"
-    elif isinstance(error, RecursionError) or "Recursion limit" in said:
+    elif isinstance(error, RecursionError) or "Recursion limit" in message:
         what = "too many levels"
     elif isinstance(error, NotFinite):
         what = "NaN or infinity"
@@ -211,7 +224,7 @@ def cannot_be_sent(error: Exception) -> InferenceFailed:
 
 
 class NotFinite(ValueError):
-    """There is a number that JSON has no form for."""
+    """Error for NaN and infinity, which JSON cannot express."""
 
     def __init__(self) -> None:
         super().__init__("NaN or infinity")

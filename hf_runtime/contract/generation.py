@@ -1,4 +1,4 @@
-"""Parameters and answers that the generative tasks share."""
+"""Parameters and answers of the generative tasks."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import BeforeValidator, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from hf_runtime.contract.parameters import Parameters
+from hf_runtime.contract.parameters import Parameters, Truncation
 
 _STRICT = ConfigDict(extra="forbid")
 
-#: More than any model generates: a typing error must not occupy a model that has no limit of its own.
-_MAX_TOKENS = 1_000_000
+#: More tokens than any model generates. A typing error must not occupy a model that has no limit.
+MAX_TOKENS = 1_000_000
 
 
-def _as_list(value: Any) -> Any:
+def _make_list(value: Any) -> Any:
     if value is None:
         return []
     return [value] if isinstance(value, str) else value
@@ -25,40 +25,92 @@ _StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class GenerationParameters(Parameters):
-    """Parameters of generation; lengths are in tokens.
+    """Parameters of generation. Lengths are in tokens."""
 
-    `max_new_tokens` wins over `max_length`; `temperature` 0 is greedy, `top_k` 0 is off. `fill_context` generates as
-    far as the model's context allows where no length is given. `logprobs` is the number of alternatives to report for
-    each token. `details` adds to each answer why it ended and how many tokens it took.
-    """
-
-    max_length: int | None = Field(None, ge=1, le=_MAX_TOKENS)
-    max_new_tokens: int | None = Field(None, ge=1, le=_MAX_TOKENS)
-    min_new_tokens: int | None = Field(None, ge=0, le=_MAX_TOKENS)
-    fill_context: bool = False
-    do_sample: bool = False
-    temperature: float = Field(1.0, ge=0, le=100)
-    top_k: int = Field(50, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    seed: int | None = Field(None, ge=0, lt=2**63)
-    num_return_sequences: int = Field(1, ge=1, le=64)
-    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
-    presence_penalty: float = Field(0.0, ge=-2, le=2)
-    frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    logit_bias: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] = Field(
-        default_factory=dict, max_length=1024
+    max_length: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_TOKENS,
+        description=(
+            "Maximum length of a sequence in tokens, including the prompt. `max_new_tokens` takes precedence. If both "
+            "are unset, `MAX_LENGTH` applies."
+        ),
     )
-    stop: Annotated[list[_StopString], BeforeValidator(_as_list)] = Field(default_factory=list, max_length=16)
-    ignore_eos: bool = False
-    response_format: dict[str, Any] | None = None
-    logprobs: int | None = Field(None, ge=0, le=20)
-    truncation: bool = False
-    details: bool = False
+    max_new_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS, description="Maximum number of new tokens.")
+    min_new_tokens: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_TOKENS,
+        description="Minimum number of new tokens. If unset, the model's generation config decides.",
+    )
+    fill_context: bool = Field(
+        False, description="Generate as many tokens as the model's context allows, unless `max_new_tokens` is set."
+    )
+    do_sample: bool = Field(False, description="Sample the next token. If false, decoding is greedy.")
+    temperature: float = Field(1.0, ge=0, le=100, description="Sampling temperature. 0 is greedy decoding.")
+    top_k: int = Field(50, ge=0, description="Sample only from the `k` most likely tokens. 0 turns this off.")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="Sample only from the most likely tokens whose probabilities add up to `p`."
+    )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**63,
+        description="Seed for sampling. The same seed and parameters give the same text. If unset, the seed is random.",
+    )
+    num_return_sequences: int = Field(1, ge=1, le=64, description="Number of sequences to generate for each prompt.")
+    repetition_penalty: float | None = Field(
+        None,
+        ge=0.01,
+        le=100,
+        description=(
+            "Make tokens that occurred before less likely (above 1) or more likely (below 1). If unset, the model's "
+            "generation config decides."
+        ),
+    )
+    presence_penalty: float = Field(
+        0.0, ge=-2, le=2, description="Value to subtract from the logits of tokens that were generated before."
+    )
+    frequency_penalty: float = Field(
+        0.0,
+        ge=-2,
+        le=2,
+        description="Value to subtract from the logit of a token for each time it was generated before.",
+    )
+    logit_bias: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] = Field(
+        default_factory=dict,
+        max_length=1024,
+        description="Values from -100 to 100 to add to the logits of tokens, by token id.",
+    )
+    stop: Annotated[list[_StopString], BeforeValidator(_make_list)] = Field(
+        default_factory=list, max_length=16, description="Strings that end an answer: one string or a list."
+    )
+    ignore_eos: bool = Field(False, description="Continue after the end-of-sequence token.")
+    response_format: dict[str, Any] | None = Field(
+        None,
+        description=(
+            "Format of the answer: `json_object` or `json_schema`, as in OpenAI's API. Decoding is constrained to it. "
+            "If unset, the answer is free text."
+        ),
+    )
+    logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=20,
+        description=(
+            "Number of alternatives to report for each token, with their log probabilities. Answers that are not "
+            "streamed show them only with `details`."
+        ),
+    )
+    truncation: Truncation = False
+    details: bool = Field(
+        False, description="Add the finish reason, token counts and log probabilities to each answer."
+    )
 
 
 @with_config(_STRICT)
 class CalledTool(TypedDict):
-    """A call of a tool; the arguments are JSON."""
+    """Call of a tool. The arguments are JSON."""
 
     name: str
     arguments: str
@@ -66,7 +118,10 @@ class CalledTool(TypedDict):
 
 @with_config(_STRICT)
 class LikelyToken(TypedDict):
-    """A token with its log probability, null for one that is next to impossible, as JSON has no infinity."""
+    """Token with its log probability.
+
+    The log probability is null if it is minus infinity, which JSON cannot express.
+    """
 
     token: str
     id: int
@@ -77,7 +132,7 @@ class LikelyToken(TypedDict):
 
 @with_config(_STRICT)
 class ScoredToken(LikelyToken):
-    """A generated token, and the likeliest in its place."""
+    """Generated token, with the most likely tokens at its position."""
 
     top: list[LikelyToken]
 
@@ -93,7 +148,7 @@ class _Details(TypedDict):
 
 @with_config(_STRICT)
 class GeneratedText(_Details):
-    """A generated text, or the whole chat if the full text is requested; more with `details`."""
+    """Generated text, or the whole chat if the full text is requested."""
 
     generated_text: str | list[dict[str, Any]]
     finish_reason: NotRequired[Literal["stop", "length"]]
@@ -101,7 +156,7 @@ class GeneratedText(_Details):
 
 @with_config(_STRICT)
 class GeneratedDelta(_Details):
-    """An object of a stream; the last one of an instance has a `finish_reason`."""
+    """Object of a stream. The last object of a sequence has a `finish_reason`."""
 
     index: int
     sequence: NotRequired[int]

@@ -1,4 +1,4 @@
-"""One instance on its way from a protocol to a model."""
+"""Instance of a request, as a protocol sends it to a model."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from hf_runtime.contract.request_context import RequestContext
 
 
 class ItemTrace(Protocol):
-    """Whoever follows one item through its engine. Times are those of `monotonic`, in seconds."""
+    """Recorder of the steps of one item. Times are in seconds, from `time.monotonic`."""
 
     def step(self, name: Literal["prepare", "finish"], started: float, ended: float) -> None:
-        """A step that concerns the item alone."""
+        """Record a step that the engine computes for this item only."""
 
     def batch(self, started: float, ended: float, *, rows: int, tokens: int, padding: int) -> None:
-        """A forward pass with rows of the item in it.
+        """Record a forward pass that contains rows of the item.
 
         Args:
-            rows: of the batch, others' among them.
-            tokens: of all of these rows.
-            padding: tokens that were added to them.
+            rows: all rows of the batch, including rows of other items.
+            tokens: tokens of these rows.
+            padding: padding tokens of the batch.
         """
 
     def sequence(
@@ -35,21 +35,22 @@ class ItemTrace(Protocol):
         cached_tokens: int,
         finish_reason: str | None,
     ) -> None:
-        """One of the item's sequences, from the first step that it was in to the last.
+        """Record one of the item's sequences, from its first step to its last.
 
         Args:
-            finish_reason: None if it was given up.
+            finish_reason: None if the sequence was cancelled.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One instance of a request, with the parameters that concern it.
+    """Instance of a request with its parameters.
 
     Attributes:
-        request_context: the HTTP request.
-        trace: is told how long each step takes; None if nobody wants to know.
-        given_up: returns, in any thread, whether all clients of the answer have left; None if they never do.
+        request_context: the HTTP request of the item.
+        trace: records the duration of each step, or None if the item is not traced.
+        is_cancelled: returns true if all clients of the answer have disconnected. Any thread may call it. None if the
+            item cannot be cancelled.
     """
 
     instance: Any

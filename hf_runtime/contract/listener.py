@@ -1,4 +1,7 @@
-"""Who follows an answer while it is made; the same on both ends of the wire."""
+"""Interface for objects that receive an answer as a stream.
+
+The entry service and the runners use the same interface.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ from typing import Any, Protocol
 
 
 class StreamListener(Protocol):
-    """Whoever is told of an answer while it is made, in the event loop."""
+    """Receiver of an answer while it is generated. Its methods run in the event loop."""
 
     def accepted(self) -> None:
-        """The item is valid and queued."""
+        """Handle that the item is valid and queued."""
 
     def delta(self, value: Any) -> None:
-        """The next part of the answer."""
+        """Handle the next part of the answer."""

@@ -1,31 +1,40 @@
-"""Parameters of a request, checked by pydantic, with errors that name the field."""
+"""Validation of the parameters of a request. Errors name the wrong field."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.contract.validation import invalid_request
 
 
 class Parameters(BaseModel):
-    """Base of every task's parameters: unknown names and wrong types are refused, never guessed."""
+    """Base of the parameters of all tasks. Unknown names and wrong types are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
+
+#: Type of the field `truncation`, which most tasks have.
+Truncation = Annotated[
+    bool,
+    Field(
+        description="Truncate an input that is longer than the model's limit. If false, the input is an error (400)."
+    ),
+]
 
 ParametersT = TypeVar("ParametersT", bound=Parameters)
 
 
 def parse_parameters(kind: type[ParametersT], given: Mapping[str, Any], defaults: Mapping[str, Any]) -> ParametersT:
-    """Check a request's parameters over the operator's defaults.
+    """Merge a request's parameters with the operator's defaults and validate them.
 
     Raises:
-        InvalidRequest: names the first wrong field; for an unknown one also the nearest known name.
+        InvalidRequest: a parameter is unknown or wrong. The error names the first wrong one, and the nearest known
+            name if it is unknown.
     """
     for name in given:
         if name not in kind.model_fields:
@@ -39,12 +48,12 @@ def parse_parameters(kind: type[ParametersT], given: Mapping[str, Any], defaults
 
 
 def token_ids(instance: list[Any], vocabulary: int) -> list[int]:
-    """An instance that is a text's tokens.
+    """Return an instance that is a list of token ids, after checking them.
 
     Raises:
-        InvalidRequest: one of them is no token of the model.
+        InvalidRequest: an element is not a token id of the model.
     """
-    for place, token in enumerate(instance):
+    for index, token in enumerate(instance):
         if type(token) is not int or not 0 <= token < vocabulary:
-            raise InvalidRequest(f"must be a token of the model, a whole number below {vocabulary}", field=f"[{place}]")
+            raise InvalidRequest(f"must be a token of the model, a whole number below {vocabulary}", field=f"[{index}]")
     return instance

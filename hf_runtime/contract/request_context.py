@@ -1,4 +1,4 @@
-"""The HTTP request that the current work belongs to, for logs and traces in every process."""
+"""HTTP request of the current thread or task, for logs and traces in every process."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import msgspec
 
 
 class RequestContext(msgspec.Struct, array_like=True, frozen=True):
-    """The HTTP request that an item belongs to.
+    """HTTP request that an item belongs to.
 
     Attributes:
-        traceparent, tracestate: of the request's span (https://www.w3.org/TR/trace-context); None if it is not traced.
+        traceparent, tracestate: headers of the request's span (https://www.w3.org/TR/trace-context), or None if the
+            request is not traced.
     """
 
     request_id: str
@@ -22,12 +23,12 @@ class RequestContext(msgspec.Struct, array_like=True, frozen=True):
 
     @property
     def trace_id(self) -> str | None:
-        """The trace as 32 hexadecimal digits."""
+        """ID of the trace as 32 hexadecimal digits."""
         return self.traceparent[3:35] if self.traceparent is not None else None
 
     @property
     def span_id(self) -> str | None:
-        """The span as 16 hexadecimal digits."""
+        """ID of the span as 16 hexadecimal digits."""
         return self.traceparent[36:52] if self.traceparent is not None else None
 
 
@@ -36,7 +37,10 @@ _CURRENT: ContextVar[tuple[RequestContext | None, ...]] = ContextVar("request_co
 
 @contextmanager
 def request_context(*contexts: RequestContext | None) -> Iterator[None]:
-    """Attribute logs and spans of this thread or task to these requests; None stands for no request."""
+    """Attribute logs and spans of this thread or task to these requests.
+
+    None in `contexts` stands for an item without a request.
+    """
     token = _CURRENT.set(contexts)
     try:
         yield
@@ -45,16 +49,16 @@ def request_context(*contexts: RequestContext | None) -> Iterator[None]:
 
 
 def bind_request_context(context: RequestContext) -> None:
-    """Attribute everything that this task does from now on to one request."""
+    """Attribute all later logs and spans of this task to one request."""
     _CURRENT.set((context,))
 
 
 def current_request_contexts() -> list[RequestContext]:
-    """Return the requests that the current work is for, each once."""
+    """Return the requests of the current thread or task, without duplicates."""
     return [context for context in dict.fromkeys(_CURRENT.get()) if context is not None]
 
 
 def current_request_context() -> RequestContext | None:
-    """Return the request that the current work is for, the first if there are several."""
+    """Return the first request of the current thread or task, or None."""
     contexts = _CURRENT.get()
     return contexts[0] if contexts else None

@@ -1,4 +1,4 @@
-"""What goes into a model and comes out of it as named tensors, for protocols that speak in those."""
+"""Inputs and outputs of a model as named tensors, for protocols that use tensors."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import msgspec
 
 
 class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
-    """A tensor as the Open Inference Protocol describes it: -1 stands for a size that varies.
+    """Description of a tensor in the Open Inference Protocol.
 
-    The first dimension counts instances. Datatypes are BOOL, UINT8 … UINT64, INT8 … INT64, FP16, FP32, FP64, BYTES.
+    The first dimension counts instances. A size of -1 varies. Datatypes are BOOL, UINT8 … UINT64, INT8 … INT64, FP16,
+    FP32, FP64, BYTES.
     """
 
     name: str
@@ -17,13 +18,15 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Signature(msgspec.Struct, frozen=True, array_like=True):
-    """The tensors of a model; one without any takes and gives whatever its own code does.
+    """Input and output tensors of a model.
+
+    A signature without tensors means that the model's own code defines its inputs and outputs.
 
     Attributes:
-        instances: the inputs that make an instance together, most usual first. One alone is the instance, several are
-            the fields of an object.
-        outputs: the answer first. Others are a field of the answer's objects, or `attention_mask`, which tells where
-            arrays of several lengths end.
+        instances: names of the inputs that form an instance, with the most common combination first. A single input is
+            the instance itself. Several inputs are the fields of an object.
+        outputs: the answer first. Other outputs are a field of the answer's objects, or `attention_mask`, which marks
+            the end of arrays of different lengths.
     """
 
     inputs: tuple[TensorSpec, ...] = ()
@@ -34,11 +37,11 @@ class Signature(msgspec.Struct, frozen=True, array_like=True):
 TEXT = TensorSpec("text", "BYTES", (-1,))
 INPUT_IDS = TensorSpec("input_ids", "INT64", (-1, -1))
 
-#: As KServe's server names what a model answers; here, where no other datatype is natural, one JSON document each.
+#: KServe's name for the output of a model. If no other datatype fits, each element is a JSON document.
 ANSWER = TensorSpec("output-0", "BYTES", (-1,))
 ATTENTION_MASK = TensorSpec("attention_mask", "INT64", (-1, -1))
 
-#: From a text to whatever the task answers.
+#: Signature of tasks that accept a text and answer JSON.
 TEXT_TO_JSON = Signature((TEXT,), ((TEXT.name,),), (ANSWER,))
-#: The same, for tasks that read tokens as well.
+#: Signature of tasks that also accept token ids.
 TEXT_OR_TOKENS_TO_JSON = Signature((TEXT, INPUT_IDS), ((TEXT.name,), (INPUT_IDS.name,)), (ANSWER,))

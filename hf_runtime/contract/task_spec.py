@@ -1,4 +1,4 @@
-"""Specification of a task: all that is known of it without a model."""
+"""Specification of a task, which does not depend on a model."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from hf_runtime.contract.signature import TEXT_TO_JSON, Signature
 
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
-    """What protocols, settings and documentation read of a task; `runners/tasks/<name>.py` computes it.
+    """Specification of a task for protocols, settings and documentation.
+
+    `runners/tasks/<name>.py` computes the task.
 
     Attributes:
         name: name in the settings and in every protocol, such as `fill-mask`.
-        instance: type of an instance, as pydantic reads types.
+        instance: type of an instance, as an annotation for pydantic.
         answer: type of the answer to an instance.
         parameters: parameters of a request.
         example: V1 request that a model of the task answers.
         signature: instances and answers as named tensors; a model may refine it.
-        generative: true for a task whose models generate token by token, and stream.
-        heads: endings of `architectures` in config.json that are made for the task.
+        generative: true for a task whose models generate token by token and can stream.
+        heads: endings of the names in `architectures` of config.json that belong to the task.
         adapter_type: `task_type` of its adapters in the peft library.
-        kserve_names: further names of the task in KServe's `--task`.
+        kserve_names: other names of the task in KServe's `--task`.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Errors of pydantic as errors of a request, with the path of the field."""
+"""Conversion of pydantic's errors to errors of a request, with the path of the field."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ _FIELD_ERROR = "field_error"
 
 
 def field_error(field: str, reason: str) -> PydanticCustomError:
-    """Return the error of one field, to be raised by a validator of the model that has it."""
+    """Return an error of one field, for a validator of its model to raise."""
     return PydanticCustomError(_FIELD_ERROR, "{reason}", {"field": field, "reason": reason})
 
 
 def invalid_request(error: ValidationError, root: str = "", *, show_input: bool = False) -> InvalidRequest:
-    """Return the first of pydantic's complaints.
+    """Return the first error in pydantic's error.
 
     Args:
-        root: path of what was validated.
-        show_input: quote a scalar that was refused.
+        root: path of the validated value.
+        show_input: quote the wrong value if it is a string or a number.
     """
     first = error.errors(include_url=False)[0]
-    # pydantic marks a wrong key, rather than its value, with "[key]".
+    # pydantic adds "[key]" to the path if the key is wrong and not its value.
     parts = [part for part in first["loc"] if part != "[key]"]
     path = root + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
     if first["type"] == _FIELD_ERROR:

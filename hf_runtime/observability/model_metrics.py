@@ -130,36 +130,52 @@ def _families() -> Any:
         return Histogram(name, help_text, ["model_name"], buckets=buckets)
 
     return SimpleNamespace(
-        ready=gauge("model_ready", "1 while the runner can answer."),
-        nan=gauge("model_only_nan", "1 while the model computes nothing but NaN."),
-        load=gauge("model_load_seconds", "Seconds to load and warm up the model."),
-        limit_rows=gauge("batch_limit_rows", "Most rows, or sequences, of a forward pass."),
-        limit_tokens=gauge("batch_limit_tokens", "Most tokens of a forward pass."),
-        lanes=gauge("compute_lanes", "Forward passes that are computed in parallel."),
-        threads=gauge("compute_threads", "CPU threads per forward pass; 0 if a library chooses."),
-        waiting=gauge("queue_size", "Instances that wait for their first forward pass."),
+        ready=gauge("model_ready", "1 if the runner can answer requests, otherwise 0."),
+        nan=gauge(
+            "model_only_nan",
+            "1 after three batches in a row for which the model computed only NaN, otherwise 0. The weights are "
+            "damaged, or values overflow.",
+        ),
+        load=gauge("model_load_seconds", "Time in seconds to load and warm up the model."),
+        limit_rows=gauge(
+            "batch_limit_rows",
+            "Maximum number of rows, or sequences, in a forward pass. The server measured it, or the operator set it.",
+        ),
+        limit_tokens=gauge(
+            "batch_limit_tokens",
+            "Maximum number of tokens in a forward pass. The server measured it, or the operator set it.",
+        ),
+        lanes=gauge("compute_lanes", "Number of workers. Each worker computes one forward pass at a time."),
+        threads=gauge("compute_threads", "Number of CPU threads of each worker. 0 if a library chooses the number."),
+        waiting=gauge("queue_size", "Number of instances that wait for their first forward pass."),
         queue=histogram(
             "queue_wait_seconds",
-            "Seconds from an instance's arrival at the runner to its first forward pass.",
+            "Time in seconds from the arrival of an instance at the runner to its first forward pass.",
             _WAIT_SECONDS,
         ),
-        rows=histogram("batch_rows", "Rows, or sequences, of a forward pass.", _BATCH_ROWS),
-        tokens=histogram("batch_tokens", "Tokens of a forward pass, without padding.", _BATCH_TOKENS),
-        padding=Counter("padding_tokens", "Padding tokens in batches.", ["model_name"]),
-        prompt=Counter("prompt_tokens", "Input tokens.", ["model_name"]),
-        cached=Counter("cached_prompt_tokens", "Input tokens that were in the prefix cache.", ["model_name"]),
-        generated=Counter("generated_tokens", "Generated tokens.", ["model_name"]),
+        rows=histogram("batch_rows", "Number of rows, or sequences, in a forward pass.", _BATCH_ROWS),
+        tokens=histogram("batch_tokens", "Number of tokens in a forward pass, without padding.", _BATCH_TOKENS),
+        padding=Counter(
+            "padding_tokens",
+            "Number of padding tokens. Together with the sum of batch_tokens, all tokens that were computed.",
+            ["model_name"],
+        ),
+        prompt=Counter("prompt_tokens", "Number of input tokens.", ["model_name"]),
+        cached=Counter("cached_prompt_tokens", "Number of input tokens that were in the prefix cache.", ["model_name"]),
+        generated=Counter("generated_tokens", "Number of generated tokens.", ["model_name"]),
         failures=Counter(
             "optimization_failures",
-            "Optimizations that failed while the model was loaded.",
+            "Number of optimizations that failed while the model was loaded. The model is served without them.",
             ["model_name", "optimization"],
         ),
-        running=gauge("running_sequences", "Sequences that are being generated."),
+        running=gauge("running_sequences", "Number of sequences that are being generated."),
         cache=gauge("kv_cache_usage_ratio", "Used share of the KV cache, from 0 to 1."),
         first=histogram(
             "time_to_first_token_seconds",
-            "Seconds from the arrival of a prompt to the first generated token.",
+            "Time in seconds from the arrival of a prompt to the first generated token.",
             _FIRST_TOKEN_SECONDS,
         ),
-        next=histogram("inter_token_latency_seconds", "Seconds between two tokens of an answer.", _NEXT_TOKEN_SECONDS),
+        next=histogram(
+            "inter_token_latency_seconds", "Time in seconds between two tokens of an answer.", _NEXT_TOKEN_SECONDS
+        ),
     )

@@ -46,20 +46,35 @@ def _families() -> Any:
 
     of_request = ["model_name", "protocol"]
     return SimpleNamespace(
-        requests=Counter("requests", "HTTP requests by status; 499 if the client disconnected.", [*of_request, "code"]),
-        errors=Counter(
-            "request_errors", "Requests that were refused or failed, by error code.", [*of_request, "error"]
+        requests=Counter(
+            "requests",
+            "Number of HTTP requests, by protocol (v1, v2, openai) and status. 499 means that the client disconnected.",
+            [*of_request, "code"],
         ),
-        instances=Counter("request_instances", "Instances that were sent to models.", of_request),
+        errors=Counter(
+            "request_errors",
+            "Number of requests that were refused or failed, by error code, such as invalid_request or overloaded.",
+            [*of_request, "error"],
+        ),
+        instances=Counter("request_instances", "Number of instances that were sent to models.", of_request),
         duration=Histogram(
-            "request_seconds", "Seconds from the headers to the end of the response.", of_request, buckets=_SECONDS
+            "request_seconds",
+            "Time in seconds from the headers of a request to the end of its response.",
+            of_request,
+            buckets=_SECONDS,
         ),
         # Same names and label as in KServe.
         preprocess=Histogram(
-            "request_preprocess_seconds", "Seconds until the instances are sent to the model.", ["model_name"]
+            "request_preprocess_seconds",
+            "Time in seconds from the headers of a request until its instances are sent to the model.",
+            ["model_name"],
         ),
-        predict=Histogram("request_predict_seconds", "Seconds until the model has answered.", ["model_name"]),
+        predict=Histogram(
+            "request_predict_seconds", "Time in seconds until the model has answered all instances.", ["model_name"]
+        ),
         postprocess=Histogram(
-            "request_postprocess_seconds", "Seconds from the model's answer to the end of the response.", ["model_name"]
+            "request_postprocess_seconds",
+            "Time in seconds from the model's last answer to the end of the response.",
+            ["model_name"],
         ),
     )

@@ -21,115 +21,164 @@ class ServerSettings(BaseSettings):
     model_config = SOURCE
 
     runtime_config: Path | None = Field(
-        None, validation_alias="RUNTIME_CONFIG", description="File of InferenceServices, or a folder of such files."
+        None,
+        validation_alias="RUNTIME_CONFIG",
+        description="File of InferenceServices, or a folder of such files. It replaces `STORAGE_URI`.",
     )
     secrets_dir: Path = Field(
         Path("/run/secrets"),
         validation_alias="SECRETS_DIR",
-        description="Folder where Secrets and ConfigMaps are mounted.",
+        description="Folder where Secrets and ConfigMaps are mounted, as files `name/key`.",
     )
     api_keys: SecretStr | None = Field(
         None,
         validation_alias="API_KEYS",
-        description="API keys of clients, separated by commas; if unset, no key is required.",
+        description=(
+            "API keys of clients, separated by commas. If this and `API_KEYS_FILE` are unset, clients need no key."
+        ),
     )
     api_keys_file: Path | None = Field(
         None,
         validation_alias="API_KEYS_FILE",
-        description="File of further API keys, one per line; read again when it changes.",
+        description="File with API keys of clients, one per line. The server reads it again when it changes.",
     )
     runner_key: SecretStr | None = Field(
         None,
         validation_alias="RUNNER_KEY",
-        description="Key of the entry service for its runners; random if unset and clients need keys.",
+        description=(
+            "API key that the entry service sends to the runners. Set it if the entry service and the runners start "
+            "separately. If unset, the server creates a random one if clients need keys."
+        ),
     )
-    public_health: bool = Field(True, validation_alias="PUBLIC_HEALTH", description="Health needs no API key.")
-    public_metrics: bool = Field(True, validation_alias="PUBLIC_METRICS", description="Metrics need no API key.")
+    public_health: bool = Field(
+        True, validation_alias="PUBLIC_HEALTH", description="Accept requests to health routes without an API key."
+    )
+    public_metrics: bool = Field(
+        True, validation_alias="PUBLIC_METRICS", description="Accept requests to `/metrics` without an API key."
+    )
     max_streams_per_key: int | None = Field(
         None,
         validation_alias="MAX_STREAMS_PER_KEY",
         ge=1,
-        description="Concurrent streams per API key, in each entry process.",
+        description=(
+            "Maximum number of streams per API key at the same time, in each API process. If clients need no key, the "
+            "limit is for all clients together. If unset, there is no limit."
+        ),
     )
     cors_origins: str | None = Field(
         None,
         validation_alias="CORS_ORIGINS",
-        description="Origins of web pages that may send requests, separated by commas; * allows all.",
+        description=(
+            "Origins of web pages that may call the server, separated by commas, such as `https://a.example`. `*` "
+            "allows all. If unset, web pages of other origins cannot call the server."
+        ),
     )
     max_body_size: int = Field(
-        16 * 2**20, validation_alias="MAX_BODY_SIZE", ge=1, description="Most bytes of one request body."
+        16 * 2**20,
+        validation_alias="MAX_BODY_SIZE",
+        ge=1,
+        description="Maximum size of one request body in bytes, after decompression.",
     )
     max_bodies_size: int | None = Field(
         None,
         validation_alias="MAX_BODIES_SIZE",
         ge=1,
-        description="Most bytes of all bodies in one entry process; if unset, 256 MiB or 4 * MAX_BODY_SIZE.",
+        description=(
+            "Maximum size in bytes of all request bodies that one API process holds at the same time, from the first "
+            "byte to the answer. If unset, 256 MiB or four times `MAX_BODY_SIZE`, whichever is larger."
+        ),
     )
     body_timeout: float = Field(
-        60.0, validation_alias="BODY_TIMEOUT", gt=0, description="Seconds within which a body must be received."
+        60.0, validation_alias="BODY_TIMEOUT", gt=0, description="Maximum time in seconds to receive a request body."
     )
     max_answers_size: int = Field(
         256 * 2**20,
         validation_alias="MAX_ANSWERS_SIZE",
         ge=1,
-        description="Most bytes of all answers to one request, as the model returns them.",
+        description="Maximum size in bytes of all answers to one request, as the model returns them.",
     )
     max_instances: int = Field(
-        1024, validation_alias="MAX_INSTANCES", ge=1, description="Most instances in one request."
+        1024, validation_alias="MAX_INSTANCES", ge=1, description="Maximum number of instances in one request."
     )
     request_timeout: float = Field(
-        300.0, validation_alias="REQUEST_TIMEOUT", gt=0, description="Seconds until a request fails."
+        300.0, validation_alias="REQUEST_TIMEOUT", gt=0, description="Maximum time in seconds to answer a request."
     )
     drain_seconds: float = Field(
         25.0,
         validation_alias="DRAIN_SECONDS",
         ge=0,
         le=28,
-        description="Seconds that requests may still take after the stop signal.",
+        description=(
+            "Time in seconds that running requests have to finish when the server stops. Requests that need more time "
+            "end with an error."
+        ),
     )
-    api_workers: int = Field(1, validation_alias="API_WORKERS", ge=1, description="Processes of the entry service.")
+    api_workers: int = Field(
+        1, validation_alias="API_WORKERS", ge=1, description="Number of processes of the entry service."
+    )
     model_management: bool = Field(
-        False, validation_alias="MODEL_MANAGEMENT", description="Allow clients to load and unload models."
+        False,
+        validation_alias="MODEL_MANAGEMENT",
+        description="Allow clients to load and unload the configured models.",
     )
     exit_on_failure: bool = Field(
         False,
         validation_alias="EXIT_ON_FAILURE",
-        description="Exit with status 1 once all models have failed and none is retried.",
+        description="Exit with status 1 when every model has failed and the server will not retry any of them.",
     )
     ce_merge: bool = Field(
-        False, validation_alias="CE_MERGE", description="Copy attributes of a CloudEvent request to its response."
+        False, validation_alias="CE_MERGE", description="Copy the attributes of a CloudEvent request to its answer."
     )
     ce_type: str = Field(
-        "io.kserve.inference.response", validation_alias="CE_TYPE", description="Type of CloudEvent responses."
+        "io.kserve.inference.response", validation_alias="CE_TYPE", description="Type of CloudEvents in answers."
     )
     ce_source: str | None = Field(
         None,
         validation_alias="CE_SOURCE",
-        description="Source of CloudEvent responses; derived from the model's name if unset.",
+        description="Source of CloudEvents in answers. If unset, `io.kserve.inference.` and the name of the model.",
     )
-    access_log: bool = Field(False, validation_alias="ACCESS_LOG", description="Log one line per request.")
-    log_level: str = Field("INFO", validation_alias="LOG_LEVEL", pattern=r"^(?i:debug|info|warning|error|critical)$")
+    access_log: bool = Field(False, validation_alias="ACCESS_LOG", description="Log one line for each request.")
+    log_level: str = Field(
+        "INFO",
+        validation_alias="LOG_LEVEL",
+        pattern=r"^(?i:debug|info|warning|error|critical)$",
+        description="Least severe level that is logged. `DEBUG` reports how each batch was formed.",
+    )
 
-    log_format: Literal["text", "json"] = Field("text", validation_alias="LOG_FORMAT")
+    log_format: Literal["text", "json"] = Field(
+        "text", validation_alias="LOG_FORMAT", description="Format of the log. `json` logs one JSON object per line."
+    )
     log_payloads: bool = Field(
         False, validation_alias="LOG_PAYLOADS", description="Log instances, parameters and answers."
     )
 
     # Standard variables of OpenTelemetry. Its SDK reads the others itself (OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER …).
     # https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
-    otel_sdk_disabled: bool = Field(False, validation_alias="OTEL_SDK_DISABLED")
-    otel_traces_exporter: str | None = Field(None, validation_alias="OTEL_TRACES_EXPORTER")
+    otel_sdk_disabled: bool = Field(
+        False, validation_alias="OTEL_SDK_DISABLED", description="Turn tracing off, even if other variables turn it on."
+    )
+    otel_traces_exporter: str | None = Field(
+        None,
+        validation_alias="OTEL_TRACES_EXPORTER",
+        description="Exporter of traces: `otlp` or `none`. If unset, `otlp` if an endpoint is set.",
+    )
     otlp_endpoint: str | None = Field(
-        None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT", description="Base URL of a collector."
+        None,
+        validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        description=(
+            "URL of an OpenTelemetry collector. Traces go to `/v1/traces` under it. If unset, `http://localhost:4318` "
+            "if `OTEL_TRACES_EXPORTER` is `otlp`."
+        ),
     )
     otlp_traces_endpoint: str | None = Field(
         None,
         validation_alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-        description="URL of a collector for traces, with its path.",
+        description="Full URL for traces. If unset, `OTEL_EXPORTER_OTLP_ENDPOINT` with `/v1/traces`.",
     )
     otlp_protocol: str = Field(
         "http/protobuf",
         validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"),
+        description="Protocol of traces. Only `http/protobuf` is supported.",
     )
 
     @property

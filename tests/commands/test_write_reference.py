@@ -1,20 +1,22 @@
-"""Promise: the reference tables of docs/ are as the code says, and the site builds without a broken link."""
+"""Promise: the reference tables of docs/ match the code, and the site builds without a broken link."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import Field, SecretStr
 
 from commands.write_reference.__main__ import DOCS, main, stale_pages
 from commands.write_reference.pages import PageError, render, table
 from commands.write_reference.tables import TABLES, left_out, setting_fields
 from commands.write_reference.values import default_of, values_of
+from hf_runtime.contract.parameters import Parameters
 from hf_runtime.contract.tasks import TASKS
 from tests.project import ROOT
 
@@ -24,7 +26,7 @@ def test_no_reference_table_is_stale() -> None:
     assert stale == [], "run `make reference`"
 
 
-def test_a_stale_page_is_named_with_the_command_that_mends_it(
+def test_the_check_names_a_stale_page_and_the_command_that_updates_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     docs = tmp_path / "docs"
@@ -67,7 +69,7 @@ def test_a_wrong_marker_is_an_error(text: str, message: str) -> None:
         render(text, TABLES)
 
 
-def test_only_what_stands_between_the_markers_changes() -> None:
+def test_only_the_text_between_the_markers_changes() -> None:
     page = "# Title\n\n<!-- reference: one a b -->\nold\n<!-- /reference -->\n\nThe end.\n"
     written = render(page, {"one": lambda words: table(["Name"], [[word] for word in words])})
     assert written == (
@@ -75,7 +77,7 @@ def test_only_what_stands_between_the_markers_changes() -> None:
     )
 
 
-class _Fields(BaseModel):
+class _Fields(Parameters):
     required: str
     limited: int = Field(3, ge=1, le=1000)
     open_ended: float | None = Field(None, gt=0)
@@ -85,16 +87,23 @@ class _Fields(BaseModel):
     several: list[str] = Field(["x"])
 
 
+def test_a_field_without_a_description_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = replace(TASKS["fill-mask"], parameters=_Fields)
+    monkeypatch.setattr("commands.write_reference.tables.TASKS", {"fill-mask": spec})
+    with pytest.raises(PageError, match="the field of required has no description"):
+        render("<!-- reference: parameters fill-mask -->\n<!-- /reference -->", TABLES)
+
+
 @pytest.mark.parametrize(
     ("name", "values", "default"),
     [
-        ("required", "text", "required"),
+        ("required", "string", "required"),
         ("limited", "whole number, 1 to 1,000", "`3`"),
         ("open_ended", "number, over 0", "unset"),
         ("choice", "`a`, `b`", "`a`"),
-        ("secret", "text, secret", "unset"),
+        ("secret", "string, secret", "unset"),
         ("flag", "`true`, `false`", "`true`"),
-        ("several", "list of text", '`["x"]`'),
+        ("several", "list of strings", '`["x"]`'),
     ],
 )
 def test_a_field_is_shown_with_its_values_and_its_default(name: str, values: str, default: str) -> None:

@@ -49,7 +49,7 @@ def operations(served: Served) -> Operations:
         "GET /": operation(
             _TAG,
             "alive",
-            "Whether the server takes requests",
+            "Report that the server accepts requests, or redirect a browser to /docs",
             {
                 **ok(of(Alive)),
                 "307": {"description": "To `/docs`, if `Accept` has text/html, as browsers send it.", "headers": {}},
@@ -86,7 +86,7 @@ def operations(served: Served) -> Operations:
         "POST /v1/models/{name}:explain": operation(
             _TAG,
             "v1_explain",
-            "Explain an answer: there is no explainer",
+            "Not supported, because the server has no explainer",
             errors("", (404, 501, 503)),
             parameters=[model_parameter(names)],
         ),

@@ -28,7 +28,7 @@ def operations(served: Served) -> Operations:
         "POST /v2/repository/index": operation(
             _TAG,
             "v2_repository_index",
-            "How each model is",
+            "List the models with their states",
             {**ok(served.schemas.of(list[RepositoryModel])), **errors("", (400, 408, 413, 415, 503))},
             body=_body({"ready": {"type": "boolean", "default": False, "description": "Only those that are ready."}}),
             body_required=False,

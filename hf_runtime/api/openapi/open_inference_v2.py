@@ -69,7 +69,7 @@ def _about(served: Served) -> Operations:
     metadata = ok(of(ServerMetadata))
     return {
         "GET /v2": operation(_TAG, "v2_server", "Name, version and extensions of the server", metadata),
-        "GET /v2/": operation(_TAG, "v2_server_", "The same", metadata),
+        "GET /v2/": operation(_TAG, "v2_server_", "Same as GET /v2", metadata),
         "GET /v2/health/live": operation(_TAG, "v2_live", "Whether the server takes requests", ok(of(ServerLive))),
         "GET /v2/health/ready": operation(
             _TAG, "v2_ready", "Whether every model can answer", {**ok(of(ServerReady)), **errors("", (503,))}
@@ -140,7 +140,7 @@ def _generate(served: Served) -> Operations:
         "POST /v2/models/{name}/generate": operation(
             _TEXTS,
             "v2_generate",
-            "Write a text",
+            "Generate a text",
             {**ok(of(GenerateResponse)), **errors("", COMPUTING)},
             parameters=parameters,
             body=body,
@@ -148,7 +148,7 @@ def _generate(served: Served) -> Operations:
         "POST /v2/models/{name}/generate_stream": operation(
             _TEXTS,
             "v2_generate_stream",
-            "Write a text, piece by piece",
+            "Generate a text as a stream",
             {
                 **answer({"text/event-stream": events(of(GenerateStreamResponse), event)}),
                 **errors("", COMPUTING),

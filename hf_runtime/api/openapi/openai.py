@@ -58,7 +58,7 @@ def operations(served: Served) -> Operations:
         ),
         "POST /openai/v1/embeddings": _create(
             served,
-            "Make vectors of texts",
+            "Compute embeddings",
             EmbeddingRequest,
             {"input": "A cat sits on the mat."},
             ok(of(EmbeddingList)),

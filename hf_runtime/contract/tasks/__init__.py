@@ -1,4 +1,7 @@
-"""Specifications of the tasks, one module each; a module that is added here is a task of the server."""
+"""Specifications of the tasks, one module for each.
+
+The server supports every task that has a module here.
+"""
 
 from __future__ import annotations
 

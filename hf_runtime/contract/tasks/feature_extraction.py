@@ -1,4 +1,4 @@
-"""Feature extraction: a vector for each token of a text, or one for the text."""
+"""Feature extraction: one vector for each token of a text, or one for the whole text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from hf_runtime.contract.parameters import Parameters
+from hf_runtime.contract.parameters import Parameters, Truncation
 from hf_runtime.contract.signature import TEXT_OR_TOKENS_TO_JSON
 from hf_runtime.contract.task_spec import TaskSpec
 
@@ -15,23 +15,34 @@ Pooling = Literal["none", "mean", "cls", "max", "last_token"]
 
 
 class FeatureExtractionParameters(Parameters):
-    """Parameters of feature extraction.
+    """Parameters of feature extraction."""
 
-    Unset, `pooling` and `normalize` are the operator's, else the model's; `normalize` needs a pooling. `dimensions`
-    keeps the first elements of a text's vector, for models that were trained for it. `details` makes the answer an
-    object with the number of tokens of the text.
-    """
-
-    pooling: Pooling | None = None
-    normalize: bool | None = None
-    dimensions: int | None = Field(None, ge=1)
-    truncation: bool = False
-    details: bool = False
+    pooling: Pooling | None = Field(
+        None,
+        description=(
+            "Method that combines the token vectors into one vector. If unset, `POOLING` or the model's files decide."
+        ),
+    )
+    normalize: bool | None = Field(
+        None,
+        description=(
+            "Scale the vector to length 1, which needs pooling. If unset, `NORMALIZE` or the model's files decide."
+        ),
+    )
+    dimensions: int | None = Field(
+        None,
+        ge=1,
+        description=(
+            "Number of values to keep from the start of the vector, if the model was trained for it. If unset, all."
+        ),
+    )
+    truncation: Truncation = False
+    details: bool = Field(False, description="Return an object with the vector and the number of input tokens.")
 
 
 @with_config(ConfigDict(extra="forbid"))
 class Embedding(TypedDict):
-    """The vector of a text, with `details`."""
+    """Vector of a text and its number of tokens, for requests with `details`."""
 
     embedding: list[float]
     prompt_tokens: int

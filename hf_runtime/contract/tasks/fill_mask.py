@@ -1,4 +1,4 @@
-"""Fill-mask: the likeliest tokens for each mask token of a text."""
+"""Fill-mask: the most likely tokens for each mask token of a text."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from hf_runtime.contract.parameters import Parameters
+from hf_runtime.contract.parameters import Parameters, Truncation
 from hf_runtime.contract.task_spec import TaskSpec
 
 
-def _as_list(value: Any) -> Any:
+def _make_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
 class FillMaskParameters(Parameters):
-    """Parameters of fill-mask.
+    """Parameters of fill-mask."""
 
-    `top_k` is capped at the vocabulary; `targets`, one word or several, restricts the answer to them.
-    """
-
-    top_k: int = Field(5, ge=1)
-    targets: Annotated[Annotated[list[str], Field(min_length=1)] | None, BeforeValidator(_as_list)] = None
-    truncation: bool = False
+    top_k: int = Field(
+        5, ge=1, description="Number of words to return for each mask, at most the size of the vocabulary."
+    )
+    targets: Annotated[Annotated[list[str], Field(min_length=1)] | None, BeforeValidator(_make_list)] = Field(
+        None, description="Words to choose from: one string or a list. If unset, the whole vocabulary."
+    )
+    truncation: Truncation = False
 
 
 @with_config(ConfigDict(extra="forbid"))
 class FilledMask(TypedDict):
-    """A token in place of a mask, and the text with it."""
+    """Token for a mask, and the text with this token."""
 
     score: float
     token: int

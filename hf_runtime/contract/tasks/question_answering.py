@@ -12,43 +12,63 @@ from hf_runtime.contract.signature import ANSWER, Signature, TensorSpec
 from hf_runtime.contract.task_spec import TaskSpec
 
 
-def _not_blank(text: str) -> str:
+def _refuse_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("is empty")
     return text
 
 
 class Question(BaseModel):
-    """A question, and the context that holds its answer."""
+    """Question and the context in which to find the answer."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    question: Annotated[str, AfterValidator(_not_blank)]
-    context: Annotated[str, AfterValidator(_not_blank)]
+    question: Annotated[str, AfterValidator(_refuse_blank)]
+    context: Annotated[str, AfterValidator(_refuse_blank)]
 
 
 class QuestionAnsweringParameters(Parameters):
-    """Parameters of question answering; lengths are in tokens.
+    """Parameters of question answering. Lengths are in tokens.
 
-    A window holds the question, special tokens and a part of the context. A context that does not fit in one window of
-    `max_seq_len` (unset: 384, and never more than the model's limit) is split into several, which overlap by
-    `doc_stride` (unset: 128, or less in small windows). `max_question_len` cuts a longer question; unset, the whole
-    question is used. The pipeline of transformers documented a limit of 64 and applied it with slow tokenizers only,
-    so its answers were those to the whole question.
+    A window contains the question, special tokens and a part of the context. A context that does not fit in one window
+    is split into several windows that overlap.
+
+    `max_question_len` has no default. The pipeline of transformers documented a limit of 64, but applied it only with
+    slow tokenizers, so its answers were those to the whole question.
     """
 
-    top_k: int = Field(1, ge=1)
-    max_answer_len: int = Field(15, ge=1)
-    max_seq_len: int | None = Field(None, ge=1)
-    doc_stride: int | None = Field(None, ge=0)
-    max_question_len: int | None = Field(None, ge=1)
-    handle_impossible_answer: bool = False
-    align_to_words: bool = True
+    top_k: int = Field(
+        1, ge=1, description="Maximum number of answers to return. If more than 1, the result is a list."
+    )
+    max_answer_len: int = Field(15, ge=1, description="Maximum length of an answer in tokens.")
+    max_seq_len: int | None = Field(
+        None,
+        ge=1,
+        description=(
+            "Maximum length of a window in tokens, including the question. If unset, 384 or the model's limit, "
+            "whichever is less."
+        ),
+    )
+    doc_stride: int | None = Field(
+        None, ge=0, description="Overlap of two windows in tokens. If unset, 128, or less in small windows."
+    )
+    max_question_len: int | None = Field(
+        None,
+        ge=1,
+        description=(
+            "Maximum length of the question in tokens. A longer question is truncated. If unset, the question is not "
+            "truncated."
+        ),
+    )
+    handle_impossible_answer: bool = Field(
+        False, description="Allow an empty answer, which means that the context does not contain an answer."
+    )
+    align_to_words: bool = Field(True, description="Let answers start and end at word boundaries.")
 
 
 @with_config(ConfigDict(extra="forbid"))
 class Span(TypedDict):
-    """An answer: `context[start:end]`, empty where the model finds none."""
+    """Answer, which is `context[start:end]`. It is empty if the model finds none."""
 
     score: float
     start: int

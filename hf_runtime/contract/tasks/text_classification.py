@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from hf_runtime.contract.parameters import Parameters
+from hf_runtime.contract.parameters import Parameters, Truncation
 from hf_runtime.contract.signature import ANSWER, TEXT, Signature, TensorSpec
 from hf_runtime.contract.task_spec import TaskSpec
 
@@ -22,19 +22,20 @@ class TextPair(BaseModel):
 
 
 class TextClassificationParameters(Parameters):
-    """Parameters of text classification.
+    """Parameters of text classification."""
 
-    `top_k` null returns all labels; `function_to_apply` unset follows the model's head.
-    """
-
-    top_k: int | None = Field(1, ge=1)
-    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
-    truncation: bool = False
+    top_k: int | None = Field(
+        1, ge=1, description="Maximum number of labels to return, best first. `null` returns all labels."
+    )
+    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = Field(
+        None, description="Function that turns logits into scores. If unset, the model's head decides."
+    )
+    truncation: Truncation = False
 
 
 @with_config(ConfigDict(extra="forbid"))
 class Label(TypedDict):
-    """A label with its score."""
+    """Label with its score."""
 
     label: str
     score: float

@@ -1,6 +1,8 @@
-"""Text generation: a prompt continued, or a chat answered."""
+"""Text generation: the continuation of a prompt, or the answer to a chat."""
 
 from __future__ import annotations
+
+from pydantic import Field
 
 from hf_runtime.contract.chat import Chat, Message
 from hf_runtime.contract.generation import GeneratedText, GenerationParameters
@@ -9,13 +11,15 @@ from hf_runtime.contract.task_spec import TaskSpec
 
 
 class TextGenerationParameters(GenerationParameters):
-    """Parameters of text generation.
+    """Parameters of text generation."""
 
-    `return_full_text` puts the prompt before the new text; unset, answers follow the operator's setting, and streams
-    hold the new text alone.
-    """
-
-    return_full_text: bool | None = None
+    return_full_text: bool | None = Field(
+        None,
+        description=(
+            "Return the prompt and the generated text. If unset, `RETURN_FULL_TEXT` decides for answers, and streams "
+            "contain only the generated text."
+        ),
+    )
 
 
 SPEC = TaskSpec(

@@ -1,4 +1,4 @@
-"""Token classification: entities of a text, or a label for each of its tokens."""
+"""Token classification: the entities of a text, or a label for each of its tokens."""
 
 from __future__ import annotations
 
@@ -7,28 +7,36 @@ from typing import Literal
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from hf_runtime.contract.parameters import Parameters
+from hf_runtime.contract.parameters import Parameters, Truncation
 from hf_runtime.contract.task_spec import TaskSpec
 
 AggregationStrategy = Literal["none", "simple", "first", "average", "max"]
 
 
 class TokenClassificationParameters(Parameters):
-    """Parameters of token classification.
+    """Parameters of token classification."""
 
-    A text that is longer than the model's limit is split into windows that overlap by `stride` tokens; `stride` wins
-    over `truncation`.
-    """
-
-    aggregation_strategy: AggregationStrategy = "none"
-    ignore_labels: list[str] = Field(["O"])
-    stride: int | None = Field(None, ge=0)
-    truncation: bool = False
+    aggregation_strategy: AggregationStrategy = Field(
+        "none", description="Method that joins tokens into entities. If not given, `AGGREGATION_STRATEGY` applies."
+    )
+    ignore_labels: list[str] = Field(["O"], description="Labels to leave out of the answer.")
+    stride: int | None = Field(
+        None,
+        ge=0,
+        description=(
+            "Split an input that is longer than the model's limit into windows that overlap by this many tokens. It "
+            "takes precedence over `truncation`. If unset, inputs are not split."
+        ),
+    )
+    truncation: Truncation = False
 
 
 @with_config(ConfigDict(extra="forbid"))
 class TokenLabel(TypedDict):
-    """A token with its label; start and end are characters, null if the tokenizer does not know them."""
+    """Token with its label.
+
+    `start` and `end` are positions of characters, or null if the tokenizer does not report them.
+    """
 
     entity: str
     score: float
@@ -40,7 +48,7 @@ class TokenLabel(TypedDict):
 
 @with_config(ConfigDict(extra="forbid"))
 class EntityGroup(TypedDict):
-    """An entity of several tokens, with an aggregation strategy."""
+    """Entity of one or more tokens, for requests with an aggregation strategy."""
 
     entity_group: str
     score: float

@@ -27,7 +27,7 @@ def _start(environment: dict[str, str]) -> tuple[int, list[str]]:
         ({}, "STORAGE_URI is not set"),
         ({"STORAGE_URI": "/no/such/folder"}, "/no/such/folder does not exist"),
         ({"STORAGE_URI": "ftp://host/model", "TASK": "fill-mask"}, "'ftp://' is not a known storage scheme"),
-        ({"STORAGE_URI": "/tmp", "TASK": "translation"}, "TASK: Input should be 'text-classification'"),
+        ({"STORAGE_URI": "/tmp", "TASK": "translation"}, "TASK: Input should be 'feature-extraction'"),
         ({"STORAGE_URI": "/tmp", "LOAD_IN_8BIT": "true", "LOAD_IN_4BIT": "true"}, "cannot both be true"),
         ({"STORAGE_URI": "/tmp", "TEMPERATURE": "-1"}, "TEMPERATURE: "),
         ({"STORAGE_URI": "/tmp", "MAX_BODY_SIZE": "0"}, "MAX_BODY_SIZE: "),

@@ -59,7 +59,7 @@ def _print_model(model: ModelSettings) -> int:
 
 
 def describe(model: ModelSettings) -> Iterator[tuple[str, str]]:
-    """Yield titles and texts of what is known about a model without loading it.
+    """Yield titles and texts that describe a model before it is loaded.
 
     Raises:
         LoadError: the model cannot be served. The values yielded before are still valid.

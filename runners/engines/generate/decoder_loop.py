@@ -32,7 +32,7 @@ class DecoderLoop(TokenEngine):
     event loop in one call.
 
     Args:
-        threads: threads of one step, at most; None leaves the number as it is.
+        threads: threads of one step, at most; None leaves the number to the library.
     """
 
     def __init__(

@@ -50,7 +50,7 @@ class GenerationModel:
 
     Attributes:
         kernels: kernels that the model computes with; None for PyTorch.
-        seq2seq: the model is an encoder-decoder: the encoder reads the prompt, the decoder only the answer.
+        seq2seq: the model is an encoder-decoder: the encoder computes the prompt, the decoder only the answer.
         context: length of the model's context in tokens; None if it has no limit.
         beams: number of beams that the checkpoint sets; 1 without beam search.
         stop: stop strings of the checkpoint.

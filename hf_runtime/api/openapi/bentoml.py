@@ -1,4 +1,4 @@
-"""The routes that BentoML has beside the application's."""
+"""Routes of BentoML itself."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from hf_runtime.api.openapi.schemas import Json
 _TAG = "Health and metrics"
 
 
-def _plain(description: str) -> Json:
+def _text_response(description: str) -> Json:
     return {"description": description, "content": {"text/plain": {"schema": {"type": "string"}}}}
 
 
 def _operation(name: str, summary: str, **responses: str) -> Json:
-    described = {status.removeprefix("_"): _plain(description) for status, description in responses.items()}
+    described = {status.removeprefix("_"): _text_response(description) for status, description in responses.items()}
     return {"tags": [_TAG], "operationId": name, "summary": summary, "responses": described}
 
 

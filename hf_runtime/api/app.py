@@ -70,7 +70,7 @@ def create_app(
         *kserve_v1.make_routes(models, settings),
         *model_repository.make_routes(models, settings),
         *open_inference_v2.make_routes(models, settings),
-        *(_catch_all(f"/{version}/{{path:path}}") for version in ("v1", "v2")),
+        *(_make_catch_all(f"/{version}/{{path:path}}") for version in ("v1", "v2")),
         Mount("/openai", create_openai_app(models, settings)),
     ]
     return Starlette(
@@ -87,7 +87,7 @@ def create_app(
     )
 
 
-def _catch_all(path: str) -> Route:
+def _make_catch_all(path: str) -> Route:
     return Route(path, _refuse_route, methods=_METHODS, include_in_schema=False)
 
 

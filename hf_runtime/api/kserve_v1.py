@@ -18,7 +18,7 @@ from hf_runtime.api.answer_type import answer_type
 from hf_runtime.api.cloud_events import read_event, render_event
 from hf_runtime.api.http.body import read_body
 from hf_runtime.api.http.call import make_call_context
-from hf_runtime.api.http.json_body import encode, json_response, read_object
+from hf_runtime.api.http.json_body import encode, encode_event, json_response, read_object
 from hf_runtime.api.http.streaming_body import StreamingBody
 from hf_runtime.api.inference import Models, infer, render_answers
 from hf_runtime.api.streaming import AnswerStreams, Chunk
@@ -130,9 +130,7 @@ def render_lines(chunks: Sequence[Chunk]) -> bytes:
 def render_events(chunks: Sequence[Chunk]) -> bytes:
     """Return the same objects as server-sent events."""
     return b"".join(
-        b"data: " + encode(_render_chunk(chunk.index, chunk.delta)) + b"\n\n"
-        for chunk in chunks
-        if chunk.delta is not None
+        encode_event(_render_chunk(chunk.index, chunk.delta)) for chunk in chunks if chunk.delta is not None
     )
 
 

@@ -104,7 +104,7 @@ class AnswerStreams:
             end.add_done_callback(partial(self._queue_end, index))
         waiting = set(self._open)
         while waiting:
-            index, event = await self._next_event()
+            index, event = await self._get_next_event()
             if event is _ACCEPTED:
                 waiting.discard(index)
             elif isinstance(event, ServingError) and index in waiting:
@@ -122,10 +122,10 @@ class AnswerStreams:
             return
         error = end.exception()
         if error is not None and not isinstance(error, ServingError):
-            error = _bug_error()
+            error = _make_bug_error()
         self._events.put_nowait((index, error or _ENDED))
 
-    async def _next_event(self) -> tuple[int, Any]:
+    async def _get_next_event(self) -> tuple[int, Any]:
         if self._events.empty():
             try:
                 async with asyncio.timeout(self._timeout):
@@ -149,13 +149,13 @@ class AnswerStreams:
         chunks = [self._to_chunk(index, event) for index, event in self._early]
         while True:
             while not self._events.empty():
-                chunks.append(self._to_chunk(*await self._next_event()))
+                chunks.append(self._to_chunk(*await self._get_next_event()))
             if chunks:
                 yield chunks
             if not self._open:
                 return
             try:
-                chunks = [self._to_chunk(*await self._next_event())]
+                chunks = [self._to_chunk(*await self._get_next_event())]
             except DeadlineExceeded as late:
                 self._record.error = late.code
                 yield [Chunk(index, late) for index in sorted(self._open)]
@@ -182,7 +182,7 @@ class AnswerStreams:
                 if self._settings.log_payloads and isinstance(chunk.delta, Mapping):
                     self._collect_text(chunk.index, chunk.delta)
             except Exception as error:
-                sent = error if isinstance(error, InferenceFailed) else _bug_error()
+                sent = error if isinstance(error, InferenceFailed) else _make_bug_error()
                 logger.error("a chunk of an answer cannot be written: %s", sent.message, exc_info=sent is not error)
                 sent = sent.located(self._locate(chunk.index))
                 self._abandon(chunk.index, sent)
@@ -226,5 +226,5 @@ class _Listener:
         self._events.put_nowait((self._index, value))
 
 
-def _bug_error() -> ServingError:
+def _make_bug_error() -> ServingError:
     return InferenceFailed("the server failed; its log has the details")

@@ -75,7 +75,7 @@ class Authentication:
             return await self._app(scope, receive, send)
         key = b""
         if self._keys.required and path not in self._public:
-            found = next(filter(None, map(self._keys.find, _given_keys(Headers(scope=scope)))), None)
+            found = next(filter(None, map(self._keys.find, _read_keys(Headers(scope=scope)))), None)
             if found is None:
                 return await refuse(scope, receive, send, Unauthenticated(_NEEDED), {"WWW-Authenticate": "Bearer"})
             key = found
@@ -83,7 +83,7 @@ class Authentication:
         await self._app(scope, receive, send)
 
 
-def _given_keys(headers: Mapping[str, str]) -> Iterator[str]:
+def _read_keys(headers: Mapping[str, str]) -> Iterator[str]:
     """Yield all keys of a request.
 
     There may be two, because a platform in front of the server may add its own bearer token.

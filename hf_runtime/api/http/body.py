@@ -101,7 +101,7 @@ async def read_body(request: Request, settings: ServerSettings) -> bytes:
         limit, name = settings.max_bodies_size, "MAX_BODIES_SIZE"
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
-        raise _size_error(limit, name)
+        raise _make_size_error(limit, name)
     inflate = _make_inflate(request.headers.get("content-encoding", "identity").strip().lower())
     share: BodyShare = request.scope.get(_KEY) or BodyShare(None)
     # Not a list of chunks: a body in millions of chunks would take twenty times its size.
@@ -115,7 +115,7 @@ async def read_body(request: Request, settings: ServerSettings) -> bytes:
                 # One byte more than allowed, so that the check below can refuse the body.
                 chunk = inflate(received, share.cap_size(limit - len(body)) + 1) if inflate is not None else received
                 if len(body) + len(chunk) > limit:
-                    raise _size_error(limit, name)
+                    raise _make_size_error(limit, name)
                 share.add(len(chunk))
                 if not body:
                     body = chunk
@@ -135,7 +135,7 @@ def _start_timer(deadline: asyncio.Timeout, seconds: float) -> None:
     deadline.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
-def _size_error(limit: int, name: str) -> RequestTooLarge:
+def _make_size_error(limit: int, name: str) -> RequestTooLarge:
     return RequestTooLarge(f"the body is larger than {limit} bytes ({name})")
 
 
@@ -147,11 +147,11 @@ def _make_inflate(encoding: str) -> _Inflate | None:
         raise UnsupportedMediaType(f"Content-Encoding: {encoding[:100]} is not read; gzip and deflate are")
     stream = zlib.decompressobj(_GZIP_OR_ZLIB)
 
-    def inflate(compressed: bytes, most: int) -> bytes:
+    def inflate(compressed: bytes, max_size: int) -> bytes:
         if not compressed and not stream.eof:
             raise InvalidRequest(f"the body ends within its {encoding} data")
         try:
-            return stream.decompress(compressed, most)
+            return stream.decompress(compressed, max_size)
         except zlib.error as error:
             raise InvalidRequest(f"the body is not {encoding}: {error}") from None
 

@@ -45,6 +45,11 @@ def encode(content: Any) -> bytes:
     return encoded
 
 
+def encode_event(content: Any) -> bytes:
+    """Return a server-sent event with compact JSON; raise the errors of `encode`."""
+    return b"data: " + encode(content) + b"\n\n"
+
+
 def _is_finite(value: Any) -> bool:
     # Imported here, because the process that starts the others does not need numpy.
     import numpy as np

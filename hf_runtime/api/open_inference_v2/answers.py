@@ -114,7 +114,6 @@ def _to_field_tensor(answers: Sequence[Any], spec: TensorSpec) -> Tensor:
     shape = (len(rows), len(rows[0]))
     if spec.datatype == BYTES:
         # Labels are numbers if the model's config has numbers.
-        return Tensor(
-            spec.name, BYTES, to_bytes_array([str(element) for row in rows for element in row]).reshape(shape)
-        )
+        elements = [str(element) for row in rows for element in row]
+        return Tensor(spec.name, BYTES, to_bytes_array(elements).reshape(shape))
     return Tensor(spec.name, spec.datatype, np.array(rows, DTYPES[spec.datatype]).reshape(shape))

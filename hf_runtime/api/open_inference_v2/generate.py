@@ -13,7 +13,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from hf_runtime.api.answer_type import answer_type
-from hf_runtime.api.http.json_body import clamp_logprob, encode
+from hf_runtime.api.http.json_body import clamp_logprob, encode_event
 from hf_runtime.api.open_inference_v2.schema import RequestModel
 from hf_runtime.api.streaming import Chunk
 from hf_runtime.contract.errors import InvalidRequest, ServingError
@@ -131,9 +131,9 @@ class GenerateRequest(RequestModel):
     def render_events(self, model_name: str, chunks: Sequence[Chunk]) -> bytes:
         """Return server-sent events for chunks; the last one has the finish reason or the error."""
         deltas = [chunk.delta for chunk in chunks if chunk.delta is not None]
-        return b"".join(b"data: " + encode(self._event(model_name, delta)) + b"\n\n" for delta in deltas)
+        return b"".join(encode_event(self._make_event(model_name, delta)) for delta in deltas)
 
-    def _event(self, model_name: str, delta: Mapping[str, Any] | ServingError) -> GenerateStreamResponse:
+    def _make_event(self, model_name: str, delta: Mapping[str, Any] | ServingError) -> GenerateStreamResponse:
         event: GenerateStreamResponse = {"model_name": model_name, "id": self.id, "text_output": ""}
         if isinstance(delta, ServingError):
             event["error"] = translate_error(delta).message
@@ -152,14 +152,14 @@ def translate_error(error: ServingError) -> ServingError:
 def _render_details(generated: Mapping[str, Any]) -> GenerateDetails:
     details: _EndDetails = {}
     if "finish_reason" in generated:
-        details["finish_reason"] = _finish_reason(generated)
+        details["finish_reason"] = _map_finish_reason(generated)
     for name in _COUNTS:
         if name in generated:
             details[name] = generated[name]
     return {**details, "logprobs": [_render_token(token) for token in generated.get("logprobs") or ()]}
 
 
-def _finish_reason(generated: Mapping[str, Any]) -> _FinishReason:
+def _map_finish_reason(generated: Mapping[str, Any]) -> _FinishReason:
     if generated["finish_reason"] == "stop":
         return "stop_sequence" if "stop_sequence" in generated else "eos_token"
     reason: _FinishReason = generated["finish_reason"]

@@ -86,9 +86,9 @@ def from_json(data: Sequence[Any], datatype: str, shape: Sequence[int], path: st
             raise InvalidRequest("must hold strings, as BYTES do in JSON", field=path)
         return _reshape(to_bytes_array(elements), shape, path)
     dtype = DTYPES[datatype]
-    allowed, what = _JSON_TYPES[dtype.kind]
+    allowed, expected = _JSON_TYPES[dtype.kind]
     if not set(map(type, elements)) <= allowed:
-        raise InvalidRequest(f"must hold {what}, as {datatype} does", field=path)
+        raise InvalidRequest(f"must hold {expected}, as {datatype} does", field=path)
     try:
         with np.errstate(over="raise"):
             values = np.array(elements, dtype)

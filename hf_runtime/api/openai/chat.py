@@ -132,10 +132,10 @@ class ChatRequest(SamplingRequest):
 
     @property
     def items(self) -> list[tuple[Any, dict[str, Any]]]:
-        instance = {"messages": [message.turn() for message in self.messages], **self._tool_fields()}
+        instance = {"messages": [message.turn() for message in self.messages], **self._make_tool_fields()}
         return [(instance, parameters) for parameters in self.vary_seed(self.make_parameters())]
 
-    def _tool_fields(self) -> dict[str, Any]:
+    def _make_tool_fields(self) -> dict[str, Any]:
         if not self.tools:
             return {}
         # Only the fields that the client sent: null has a meaning in a JSON schema.
@@ -183,7 +183,7 @@ class ChatRequest(SamplingRequest):
             "system_fingerprint": None,
         }
 
-    def start_chunk(self) -> ChatCompletionChunk:
+    def make_empty_chunk(self) -> ChatCompletionChunk:
         """Return the fields that all events of a stream share, without choices."""
         return {
             "id": f"chatcmpl-{uuid4().hex}",

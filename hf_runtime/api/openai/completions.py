@@ -97,7 +97,7 @@ class CompletionRequest(SamplingRequest):
             "system_fingerprint": None,
         }
 
-    def start_chunk(self) -> Completion:
+    def make_empty_chunk(self) -> Completion:
         """Return the fields that all events of a stream share, without choices."""
         return {
             "id": f"cmpl-{uuid4().hex}",

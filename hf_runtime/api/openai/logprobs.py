@@ -80,10 +80,10 @@ class CompletionLogprobsRenderer:
             "top_logprobs": [
                 {_name_token(other): clamp_logprob(other) for other in (*token["top"], token)} for token in tokens
             ],
-            "text_offset": [self._next_offset(token) for token in tokens],
+            "text_offset": [self._advance_offset(token) for token in tokens],
         }
 
-    def _next_offset(self, token: Mapping[str, Any]) -> int:
+    def _advance_offset(self, token: Mapping[str, Any]) -> int:
         offset = self._offset
         raw = token["bytes"]
         self._offset += len(token["token"] if raw is None else self._decoder.decode(bytes(raw)))

@@ -79,7 +79,7 @@ def create_openai_app(models: Models, settings: ServerSettings) -> Starlette:
             streams = await AnswerStreams.start(call, client, parsed.items, locate=parsed.locate, settings=settings)
         except ServingError as error:
             raise parsed.translate_error(error) from None
-        events = EventStream(parsed, parsed.start_chunk(), deltas)
+        events = EventStream(parsed, parsed.make_empty_chunk(), deltas)
         return StreamingBody(streams, events.render, "text/event-stream", events.end)
 
     async def completions(request: Request) -> Response:

@@ -62,7 +62,7 @@ class OpenAIRequest(OpenAIModel):
         schema = handler.resolve_ref_schema(handler(core_schema))
         fields = schema["properties"]
         for name in fields.keys() - set(schema["required"]):
-            fields[name] = _or_null(fields[name])
+            fields[name] = _allow_null(fields[name])
         fields |= {name: {"description": "Changes nothing here."} for name in sorted(IGNORED)}
         return {**schema, "additionalProperties": {"type": "null"}}
 
@@ -91,7 +91,7 @@ class OpenAIRequest(OpenAIModel):
         raise NotImplementedError
 
 
-def _or_null(schema: JsonSchemaValue) -> JsonSchemaValue:
+def _allow_null(schema: JsonSchemaValue) -> JsonSchemaValue:
     if {"type": "null"} in schema.get("anyOf", ()):
         return schema
     moved: JsonSchemaValue = {name: schema.pop(name) for name in ("default", "description") if name in schema}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from hf_runtime.api.http.json_body import encode
+from hf_runtime.api.http.json_body import encode_event
 from hf_runtime.api.openai.chat import ChatChunkChoice, ChatCompletionChunk
 from hf_runtime.api.openai.completions import Completion, CompletionChoice
 from hf_runtime.api.openai.errors import describe_openai_error
@@ -30,27 +30,27 @@ class EventStream:
     choices; a client that reads on receives the others complete.
 
     Args:
-        start: the fields that all events share.
+        empty_chunk: the fields that all events share, without choices.
     """
 
-    def __init__(self, parsed: SamplingRequest, start: Completion | ChatCompletionChunk, deltas: Deltas) -> None:
+    def __init__(self, parsed: SamplingRequest, empty_chunk: Completion | ChatCompletionChunk, deltas: Deltas) -> None:
         self._parsed = parsed
-        self._start = start
+        self._empty_chunk = empty_chunk
         self._deltas = deltas
         self._usage = UsageCounter(parsed.n)
 
     def render(self, chunks: Sequence[Chunk]) -> bytes:
         """Return the events for chunks that arrived together."""
-        return b"".join(_encode_event(content) for chunk in chunks for content in self._events(chunk))
+        return b"".join(encode_event(content) for chunk in chunks for content in self._make_events(chunk))
 
     def end(self) -> bytes:
         """Return the end of a stream: the usage if the client asked for it, and OpenAI's end mark."""
         usage = b""
         if self._parsed.includes_usage:
-            usage = _encode_event({**self._event([]), "usage": self._usage.count_tokens()})
+            usage = encode_event({**self._make_event([]), "usage": self._usage.count_tokens()})
         return usage + b"data: [DONE]\n\n"
 
-    def _events(self, chunk: Chunk) -> Iterator[Mapping[str, Any]]:
+    def _make_events(self, chunk: Chunk) -> Iterator[Mapping[str, Any]]:
         delta = chunk.delta
         if isinstance(delta, ServingError):
             yield describe_openai_error(self._parsed.translate_error(delta))
@@ -58,14 +58,10 @@ class EventStream:
             if "finish_reason" in delta:
                 self._usage.add(chunk.index, delta)
             for choice in self._deltas(chunk.index, delta):
-                yield self._event([choice])
+                yield self._make_event([choice])
 
-    def _event(self, choices: list[_Choice]) -> dict[str, Any]:
-        event: dict[str, Any] = {**self._start, "choices": choices}
+    def _make_event(self, choices: list[_Choice]) -> dict[str, Any]:
+        event: dict[str, Any] = {**self._empty_chunk, "choices": choices}
         if self._parsed.includes_usage:
             event["usage"] = None
         return event
-
-
-def _encode_event(content: Mapping[str, Any]) -> bytes:
-    return b"data: " + encode(content) + b"\n\n"

@@ -118,13 +118,13 @@ def answer(content: Json, headers: Json | None = None) -> Json:
 
 def errors(prefix: str, statuses: Iterable[int]) -> Json:
     """Return references to responses of `make_error_components`."""
-    return {str(status): {"$ref": f"#/components/responses/{_component_name(prefix, status)}"} for status in statuses}
+    return {str(status): {"$ref": f"#/components/responses/{_name_component(prefix, status)}"} for status in statuses}
 
 
 def make_error_components(prefix: str, schema: Json) -> Json:
     """Return all error responses of a protocol, named by prefix and status phrase."""
     return {
-        _component_name(prefix, status): {
+        _name_component(prefix, status): {
             "description": description,
             "headers": _refer_to_headers("X-Request-Id", *(("Retry-After",) if status in _RETRYABLE else ())),
             "content": {JSON: {"schema": schema}},
@@ -168,7 +168,7 @@ def _refer_to_headers(*names: str) -> Json:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-def _component_name(prefix: str, status: int) -> str:
+def _name_component(prefix: str, status: int) -> str:
     return prefix + "".join(word.capitalize() for word in HTTPStatus(status).phrase.split())
 
 

@@ -1,4 +1,4 @@
-"""A call of a model, apart from the protocol and the transport that carry it."""
+"""Context of a call of a model, independent of protocol and transport."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ class ClientLeft(Exception):
 
 
 class Caller:
-    """All clients that send the same API key; every client where no key is needed.
+    """All clients that send the same API key; all clients if no key is needed.
 
     Args:
-        max_streams: that it may read at the same time from one process of the entry service; None is no limit.
+        max_streams: streams that it may have open at the same time in one process of the entry service; None is no
+            limit.
     """
 
     def __init__(self, max_streams: int | None) -> None:
@@ -25,10 +26,10 @@ class Caller:
         self._streams = 0
 
     def begin_stream(self) -> None:
-        """Note a stream that begins.
+        """Count a new stream.
 
         Raises:
-            Overloaded: there are as many as there may be.
+            Overloaded: the maximum number of streams is open.
         """
         if self._max_streams is not None and self._streams >= self._max_streams:
             raise Overloaded(
@@ -37,18 +38,18 @@ class Caller:
         self._streams += 1
 
     def end_stream(self) -> None:
-        """Note that one has ended."""
+        """Stop counting a stream that has ended."""
         self._streams -= 1
 
 
 @dataclass(frozen=True, slots=True)
 class CallContext:
-    """Everything that computing and streaming answers need to know of a request.
+    """Properties of a request that computing and streaming its answers need.
 
     Attributes:
-        record: what metrics and the access log report of it.
-        caller: counts its streams.
-        timeout: seconds until the answer, or until the next part of a stream.
+        record: what metrics and the access log report of the request.
+        caller: counts the streams.
+        timeout: seconds until the answer, or until the next delta of a stream.
         wait_until_left: returns once the client has left.
     """
 

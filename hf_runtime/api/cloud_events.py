@@ -1,4 +1,4 @@
-"""CloudEvents around predict requests and their answers, in both modes of the HTTP binding.
+"""CloudEvents with predict requests and their answers, in both modes of the HTTP binding.
 
 Sources: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md and, for the
 answers, KServe's `create_response_cloudevent`.
@@ -26,12 +26,12 @@ from hf_runtime.settings import ServerSettings
 _STRUCTURED = "application/cloudevents+json"
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s;\"]*)")
 
-#: What an answer has of its own, even if it takes over the other attributes of its request.
-_OWN = ("id", "time", "datacontenttype")
+#: Attributes that an answer never copies from its request.
+_NOT_COPIED = ("id", "time", "datacontenttype")
 
 
 class Event(NamedTuple):
-    """A request that came as an event; its data is the JSON object that would else have been the body."""
+    """A request sent as an event; its data is the JSON object that is otherwise the body."""
 
     attributes: Mapping[str, Any]
     data: dict[str, Any]
@@ -39,7 +39,7 @@ class Event(NamedTuple):
 
 
 def read_event(headers: Headers, body: bytes) -> Event | None:
-    """The event that a request is, or None for one that is none.
+    """Return the event of a request; None if the request is not an event.
 
     Raises:
         InvalidRequest: names the attribute that is missing or wrong.
@@ -53,29 +53,33 @@ def read_event(headers: Headers, body: bytes) -> Event | None:
             raise UnsupportedMediaType(
                 f"Content-Type: {content_type} is not read; an event has {_STRUCTURED} in UTF-8, or ce- headers"
             )
-        return _structured(body)
+        return _parse_structured(body)
     if any(f"ce-{name}" in headers for name in REQUIRED_ATTRIBUTES):
         attributes = {name[3:]: unquote(value) for name, value in headers.items() if name.startswith("ce-")}
-        return Event(_checked(attributes), read_object(body), structured=False)
+        return Event(_check_attributes(attributes), read_object(body), structured=False)
     return None
 
 
-def _structured(body: bytes) -> Event:
-    # An attribute that is null is one that is not set.
+def _parse_structured(body: bytes) -> Event:
+    # A null attribute counts as not set.
     attributes = {name: value for name, value in read_object(body).items() if value is not None}
     if "data_base64" in attributes:
         raise InvalidRequest("is not read; data holds the predict request, a JSON object", field="data_base64")
     data = attributes.pop("data", None)
-    attributes = _checked(attributes)
+    attributes = _check_attributes(attributes)
     if not isinstance(data, dict):
         raise InvalidRequest("must be a JSON object, the predict request", field="data")
     return Event(attributes, data, structured=True)
 
 
-def _checked(attributes: dict[str, Any]) -> dict[str, Any]:
-    """The same attributes with the time as a datetime."""
+def _check_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return the attributes with the time as a datetime.
+
+    Raises:
+        InvalidRequest: names the attribute that is missing or wrong.
+    """
     for name in REQUIRED_ATTRIBUTES:
-        if name not in attributes:  # the library would make one up
+        if name not in attributes:  # the library would invent a value
             raise InvalidRequest(f"is missing, a CloudEvent has {', '.join(REQUIRED_ATTRIBUTES)}", field=name)
     for name, value in attributes.items():
         if name in (*REQUIRED_ATTRIBUTES, *OPTIONAL_ATTRIBUTES):
@@ -97,13 +101,13 @@ def _checked(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def render_event(event: Event, model_name: str, answer: Any, settings: ServerSettings) -> Response:
-    """The answer as an event, in the mode of the request."""
-    merged = {name: value for name, value in event.attributes.items() if settings.ce_merge and name not in _OWN}
+    """Return the answer as an event, in the mode of the request."""
+    copied = {name: value for name, value in event.attributes.items() if settings.ce_merge and name not in _NOT_COPIED}
     source = settings.ce_source or f"io.kserve.inference.{model_name}"
-    attributes = {**merged, "type": settings.ce_type, "source": source}
+    attributes = {**copied, "type": settings.ce_type, "source": source}
     if event.structured:
         content = {**CloudEvent(attributes).get_attributes(), "data": answer}
         return Response(encode(content), media_type=_STRUCTURED)
-    answered = CloudEvent({**attributes, "datacontenttype": "application/json"}, encode(answer))
-    message = to_binary(answered, JSONFormat())
+    answer_event = CloudEvent({**attributes, "datacontenttype": "application/json"}, encode(answer))
+    message = to_binary(answer_event, JSONFormat())
     return Response(message.body, headers=message.headers)

@@ -1,4 +1,4 @@
-"""What every protocol does between parsing and rendering: a model by its name, all instances or none, in time."""
+"""Inference for all protocols, between parsing and rendering."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ ResponseT = TypeVar("ResponseT")
 
 
 class Models:
-    """The models of this server by name.
+    """Models of this server by name.
 
     Args:
-        tasks: what each model does, as far as that is known.
+        tasks: the task of each model, as far as it is known.
     """
 
     def __init__(self, clients: Mapping[str, ModelClient], tasks: Mapping[str, Task] | None = None) -> None:
@@ -45,24 +45,24 @@ class Models:
 
     @property
     def ready(self) -> bool:
-        """Whether requests should be sent here: nothing loads for the first time, and a model can answer.
+        """True if this server should get requests: every model has settled, and one can answer.
 
-        One that has failed, or restarts, says so itself: its own requests are refused, those to the others are not.
-        One that was unloaded counts as well: a server that nothing is sent to any more could not be asked to load it.
+        A model that failed or restarts refuses its own requests; the other models keep serving. An unloaded model
+        counts as ready: otherwise a server without loaded models could get no request to load one.
         """
         clients = self._clients.values()
         useful = ("ready", "unloading", "unloaded")
         return all(client.settled for client in clients) and any(client.state.status in useful for client in clients)
 
-    def task(self, name: str) -> Task | None:
-        """What a model does; None if that is not known, or no model has that name."""
+    def get_task(self, name: str) -> Task | None:
+        """Return a model's task; None if it is not known, or no model has that name."""
         if name in self._tasks or name not in self._clients:
             return self._tasks.get(name)
-        # Its source could not be asked when the server started.
+        # Its source could not be reached when the server started.
         return self._clients[name].state.task
 
     def check_all_ready(self) -> None:
-        """What the Open Inference Protocol calls a ready server; a model that was unloaded is none of its models.
+        """Check readiness as the Open Inference Protocol defines it; unloaded models are left out.
 
         Raises:
             ModelNotReady: a model cannot answer now.
@@ -71,23 +71,23 @@ class Models:
             if client.state.status != "unloaded":
                 client.check_ready()
 
-    def states(self) -> dict[str, ModelState]:
-        """How each model is, in the order of configuration."""
+    def get_states(self) -> dict[str, ModelState]:
+        """Return the state of each model, in the order of configuration."""
         return {name: client.state for name, client in self._clients.items()}
 
-    def get(self, name: str, call: CallContext) -> ModelClient:
-        """Return a model that is ready, and note its name in the call's record.
+    def get_ready_client(self, name: str, call: CallContext) -> ModelClient:
+        """Return the client of a ready model, and store the model's name in the call's record.
 
         Raises:
             ModelNotFound: no model has that name.
             ModelNotReady: it is loading or unloaded, or has failed.
         """
-        client = self.client(name, call)
+        client = self.get_client(name, call)
         client.check_ready()
         return client
 
-    def client(self, name: str, call: CallContext) -> ModelClient:
-        """Return a model that need not be ready, and note its name in the call's record.
+    def get_client(self, name: str, call: CallContext) -> ModelClient:
+        """Return the client of any model, and store the model's name in the call's record.
 
         Raises:
             ModelNotFound: no model has that name.
@@ -105,26 +105,26 @@ async def infer(
     client: ModelClient,
     items: Iterable[tuple[Any, dict[str, Any]]],
     *,
-    place: Callable[[int], str],
+    locate: Callable[[int], str],
     settings: ServerSettings,
 ) -> list[Any]:
-    """Compute all items of one request, or fail as a whole with the first item that fails.
+    """Compute all items of one request, or fail with the error of the first item that fails.
 
     Args:
-        call: when its client leaves, the items are cancelled.
+        call: if its client leaves, the items are cancelled.
         items: instances, each with its parameters.
-        place: what the protocol calls the instance of that index, for error messages.
+        locate: returns the path of an instance in the request, for error messages.
 
     Raises:
-        ServingError: led by the place of the failed instance, such as `instances[3]`; or all answers together are more
-            than one request may have.
+        ServingError: an instance failed, and the message begins with its path, such as `instances[3]`; or all answers
+            together are too large.
         ClientLeft: the client left before the answer.
     """
     record = call.record
     if settings.log_payloads:
         items = log_items(client.name, items)
     futures: list[asyncio.Future[Any]] = []
-    size = _Size(settings.max_answers_size, futures)
+    size = _AnswerSize(settings.max_answers_size, futures)
     record.predict_started = perf_counter()
     try:
         for index, (instance, parameters) in enumerate(items):
@@ -132,14 +132,14 @@ async def infer(
                 futures.append(client.submit(instance, parameters))
                 futures[-1].add_done_callback(size.add)
             except ServingError as error:
-                raise error.located(place(index)) from None
+                raise error.located(locate(index)) from None
             record.instances += 1
-        everything = asyncio.gather(*futures)
-        # Whoever leaves does not ask for it.
-        everything.add_done_callback(take_note)
-        await wait_in_time(call, everything, f"no answer within {call.timeout:g} s (REQUEST_TIMEOUT)")
+        gathered = asyncio.gather(*futures)
+        # Its error is not retrieved if the client leaves.
+        gathered.add_done_callback(mark_error_retrieved)
+        await wait_in_time(call, gathered, f"no answer within {call.timeout:g} s (REQUEST_TIMEOUT)")
         size.check()
-        answers = _unless_failed(everything, futures, place)
+        answers = _get_answers(gathered, futures, locate)
         if settings.log_payloads:
             log_payload("answers", client.name, answers)
         return answers
@@ -147,11 +147,13 @@ async def infer(
         record.predict_ended = perf_counter()
         for future in futures:
             if not future.cancel():
-                take_note(future)
+                mark_error_retrieved(future)
 
 
-class _Size:
-    """Bytes of the answers to one request, which cancels what is not answered yet when they are too many.
+class _AnswerSize:
+    """Total bytes of the answers to one request.
+
+    Beyond the limit, the pending answers are cancelled.
 
     Args:
         futures: all answers.
@@ -162,16 +164,16 @@ class _Size:
         self._sum = 0
 
     def add(self, answer: asyncio.Future[Any]) -> None:
-        """Count an answer that is there."""
+        """Count an answer that is done."""
         before = self._sum
         self._sum += answer.size if isinstance(answer, Answer) else 0
-        # Once: each answer that is cancelled comes here too.
+        # Only once, because this is called for each cancelled answer, too.
         if before <= self._limit < self._sum:
             for future in self._futures:
                 future.cancel()
 
     def check(self) -> None:
-        """Raise `InvalidRequest` if they are too many."""
+        """Raise `InvalidRequest` if the answers are larger than the limit."""
         if self._sum > self._limit:
             raise InvalidRequest(
                 f"the answers to this request take more than {self._limit} bytes (MAX_ANSWERS_SIZE): ask for fewer, or "
@@ -179,66 +181,66 @@ class _Size:
             )
 
 
-def _unless_failed(
-    everything: asyncio.Future[list[Any]], futures: Sequence[asyncio.Future[Any]], place: Callable[[int], str]
+def _get_answers(
+    gathered: asyncio.Future[list[Any]], futures: Sequence[asyncio.Future[Any]], locate: Callable[[int], str]
 ) -> list[Any]:
-    if everything.exception() is None:
-        return everything.result()
+    if gathered.exception() is None:
+        return gathered.result()
     for index, future in enumerate(futures):
         if future.done() and not future.cancelled() and isinstance(error := future.exception(), ServingError):
-            raise error.located(place(index))
-    return everything.result()
+            raise error.located(locate(index))
+    return gathered.result()
 
 
-def write(
-    answers: Sequence[Any], response: Callable[[Sequence[Any]], ResponseT], place: Callable[[int], str]
+def render_answers(
+    answers: Sequence[Any], render: Callable[[Sequence[Any]], ResponseT], locate: Callable[[int], str]
 ) -> ResponseT:
     """Return the response to a request whose items are all computed.
 
     Args:
-        response: is made of all answers, or, to find the one that is to blame, of one.
-        place: as for `infer`.
+        render: called with all answers; if it fails, with one answer at a time to find the one that cannot be sent.
+        locate: as for `infer`.
 
     Raises:
-        InferenceFailed: an answer cannot be written; led by the place of its instance.
+        InferenceFailed: an answer cannot be written; the message begins with the path of its instance.
     """
     try:
-        return response(answers)
+        return render(answers)
     except InferenceFailed as error:
         failed = error
     logger.error("an answer cannot be written: %s", failed.message)
     for index, answer in enumerate(answers):
         try:
-            response([answer])
+            render([answer])
         except InferenceFailed as error:
-            raise error.located(place(index)) from None
+            raise error.located(locate(index)) from None
     raise failed
 
 
-async def wait_in_time(call: CallContext, doing: asyncio.Future[Any], late: str) -> None:
+async def wait_in_time(call: CallContext, future: asyncio.Future[Any], late: str) -> None:
     """Wait until a future is done, with or without an error.
 
     Args:
         late: the message for a client whose call takes too long.
 
     Raises:
-        DeadlineExceeded: the call takes longer than it may.
+        DeadlineExceeded: the call takes longer than its timeout.
         ClientLeft: the client left.
     """
     watcher = asyncio.ensure_future(call.wait_until_left())
-    watcher.add_done_callback(take_note)
+    watcher.add_done_callback(mark_error_retrieved)
     try:
-        done, _ = await asyncio.wait((doing, watcher), timeout=call.timeout, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait((future, watcher), timeout=call.timeout, return_when=asyncio.FIRST_COMPLETED)
     finally:
         watcher.cancel()
-    if doing in done:
+    if future in done:
         return
     if watcher in done:
         raise ClientLeft
     raise DeadlineExceeded(late)
 
 
-def take_note(done: asyncio.Future[Any]) -> None:
-    """Retrieve the error of a finished future, so that asyncio does not report it."""
+def mark_error_retrieved(done: asyncio.Future[Any]) -> None:
+    """Retrieve the error of a finished future, so that asyncio does not log it."""
     if not done.cancelled():
         done.exception()

@@ -6,26 +6,28 @@ Source: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
+from hf_runtime.api.answer_type import answer_type
 from hf_runtime.api.cloud_events import read_event, render_event
 from hf_runtime.api.http.body import read_body
-from hf_runtime.api.http.call import http_call
-from hf_runtime.api.http.json_body import encode, json_response, read_object
+from hf_runtime.api.http.call import make_call_context
+from hf_runtime.api.http.json_body import encode, encode_event, json_response, read_object
 from hf_runtime.api.http.streaming_body import StreamingBody
-from hf_runtime.api.inference import Models, infer, write
+from hf_runtime.api.inference import Models, infer, render_answers
 from hf_runtime.api.streaming import AnswerStreams, Chunk
 from hf_runtime.contract.errors import DeadlineExceeded, InvalidRequest, NotSupported, RequestTooLarge, ServingError
 from hf_runtime.settings import ServerSettings
 
 
 class _ModelName(Convertor[str]):
-    """A path segment up to the colon of a verb, so that `/v1/models/x:predict` is never a model named `x:predict`."""
+    """Path segment up to the colon of a verb, so that no model is named `x:predict`."""
 
     regex = "[^/:]+"
 
@@ -39,10 +41,32 @@ class _ModelName(Convertor[str]):
 register_url_convertor("model", _ModelName())
 
 
-class PredictRequest(NamedTuple):
-    """A `:predict` body: its instances, under the name the client gave the list, and their common parameters.
+@answer_type
+class Alive(TypedDict):
+    """The server takes requests."""
 
-    `stream` is one of the parameters on the wire, but concerns the form of the answer, not the model.
+    status: Literal["alive"]
+
+
+@answer_type
+class ModelNames(TypedDict):
+    """All models, ready or not."""
+
+    models: list[str]
+
+
+@answer_type
+class ModelReady(TypedDict):
+    """A model that can answer."""
+
+    name: str
+    ready: Literal[True]
+
+
+class PredictRequest(NamedTuple):
+    """A `:predict` body: instances, the name of their list, and common parameters.
+
+    Clients send `stream` as one of the parameters, but it is not a parameter of the model.
     """
 
     field: str
@@ -52,21 +76,21 @@ class PredictRequest(NamedTuple):
 
     @property
     def items(self) -> list[tuple[Any, dict[str, Any]]]:
-        """The instances, each with the parameters of all."""
+        """Items for the model's runner: instances, each with the parameters."""
         return [(instance, self.parameters) for instance in self.instances]
 
-    def place(self, index: int) -> str:
-        """What the client calls an instance."""
+    def locate(self, index: int) -> str:
+        """Return the path of an instance in the request."""
         return f"{self.field}[{index}]"
 
 
 def parse(body: bytes, max_instances: int) -> PredictRequest:
-    """Read a `:predict` body; raises as `parse_object`."""
+    """Return the request in a `:predict` body; raise the errors of `parse_object`."""
     return parse_object(read_object(body), max_instances)
 
 
 def parse_object(document: dict[str, Any], max_instances: int) -> PredictRequest:
-    """Read the object in a `:predict` body, or in an event.
+    """Return the request of an object, which is a `:predict` body or the data of an event.
 
     Raises:
         InvalidRequest: names the field that is missing or wrong.
@@ -97,18 +121,20 @@ def parse_object(document: dict[str, Any], max_instances: int) -> PredictRequest
 
 
 def render_lines(chunks: Sequence[Chunk]) -> bytes:
-    """Newline-delimited JSON, one object a chunk."""
-    return b"".join(encode(_line(chunk.index, chunk.delta)) + b"\n" for chunk in chunks if chunk.delta is not None)
-
-
-def render_events(chunks: Sequence[Chunk]) -> bytes:
-    """The same objects as server-sent events."""
+    """Return newline-delimited JSON, one object per chunk."""
     return b"".join(
-        b"data: " + encode(_line(chunk.index, chunk.delta)) + b"\n\n" for chunk in chunks if chunk.delta is not None
+        encode(_render_chunk(chunk.index, chunk.delta)) + b"\n" for chunk in chunks if chunk.delta is not None
     )
 
 
-def _line(index: int, delta: Mapping[str, Any] | ServingError) -> dict[str, Any]:
+def render_events(chunks: Sequence[Chunk]) -> bytes:
+    """Return the same objects as server-sent events."""
+    return b"".join(
+        encode_event(_render_chunk(chunk.index, chunk.delta)) for chunk in chunks if chunk.delta is not None
+    )
+
+
+def _render_chunk(index: int, delta: Mapping[str, Any] | ServingError) -> dict[str, Any]:
     match delta:
         case DeadlineExceeded():
             return {"index": index, "generated_text": "", "finish_reason": "cancelled", "error": delta.message}
@@ -118,46 +144,46 @@ def _line(index: int, delta: Mapping[str, Any] | ServingError) -> dict[str, Any]
             return {"index": index, **delta}
 
 
-def routes(models: Models, settings: ServerSettings) -> list[Route]:
-    """The routes of the protocol."""
+def make_routes(models: Models, settings: ServerSettings) -> list[Route]:
+    """Return the routes of the protocol."""
 
     async def alive(request: Request) -> Response:
-        # Browsers ask for HTML, clients and probes do not.
+        # Only browsers accept HTML; clients and probes do not.
         if "text/html" in request.headers.get("accept", ""):
             return RedirectResponse("docs")
-        return json_response({"status": "alive"})
+        return json_response(Alive(status="alive"))
 
     async def list_models(_: Request) -> Response:
-        return json_response({"models": models.names})
+        return json_response(ModelNames(models=models.names))
 
     async def model_status(request: Request) -> Response:
-        client = models.get(request.path_params["name"], http_call(request, settings))
-        return json_response({"name": client.name, "ready": True})
+        client = models.get_ready_client(request.path_params["name"], make_call_context(request, settings))
+        return json_response(ModelReady(name=client.name, ready=True))
 
     async def predict(request: Request) -> Response:
-        call = http_call(request, settings)
-        client = models.get(request.path_params["name"], call)
+        call = make_call_context(request, settings)
+        client = models.get_ready_client(request.path_params["name"], call)
         body = await read_body(request, settings)
         event = read_event(request.headers, body)
         limit = settings.max_instances
-        asked = parse(body, limit) if event is None else parse_object(event.data, limit)
-        if asked.stream:
+        parsed = parse(body, limit) if event is None else parse_object(event.data, limit)
+        if parsed.stream:
             if event is not None:
                 raise InvalidRequest("an event is answered by one event, which is whole", field="parameters.stream")
-            streams = await AnswerStreams.start(call, client, asked.items, place=asked.place, settings=settings)
+            streams = await AnswerStreams.start(call, client, parsed.items, locate=parsed.locate, settings=settings)
             if "text/event-stream" in request.headers.get("accept", ""):
                 return StreamingBody(streams, render_events, "text/event-stream")
             return StreamingBody(streams, render_lines, "application/x-ndjson")
 
-        def response(answers: Sequence[Any]) -> Response:
+        def render(answers: Sequence[Any]) -> Response:
             answer = {"predictions": answers}
             return json_response(answer) if event is None else render_event(event, client.name, answer, settings)
 
-        answers = await infer(call, client, asked.items, place=asked.place, settings=settings)
-        return write(answers, response, asked.place)
+        answers = await infer(call, client, parsed.items, locate=parsed.locate, settings=settings)
+        return render_answers(answers, render, parsed.locate)
 
     async def explain(request: Request) -> Response:
-        models.get(request.path_params["name"], http_call(request, settings))
+        models.get_ready_client(request.path_params["name"], make_call_context(request, settings))
         raise NotSupported("this server has no explainer")
 
     return [

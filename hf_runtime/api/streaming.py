@@ -12,7 +12,7 @@ from typing import Any
 
 from hf_runtime.api.call import CallContext, Caller, ClientLeft
 from hf_runtime.api.http.payload_log import log_items, log_payload
-from hf_runtime.api.inference import take_note
+from hf_runtime.api.inference import mark_error_retrieved
 from hf_runtime.contract.errors import DeadlineExceeded, InferenceFailed, ServingError
 from hf_runtime.rpc.model_client import ModelClient
 from hf_runtime.settings import ServerSettings
@@ -24,7 +24,7 @@ _ACCEPTED, _ENDED = object(), object()
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Something that happened to one instance.
+    """Event of one instance.
 
     Attributes:
         index: of the instance.
@@ -36,15 +36,15 @@ class Chunk:
 
 
 class AnswerStreams:
-    """Answers to the instances of one request, interleaved as their pieces come.
+    """Answers to the instances of one request, interleaved in the order of their deltas.
 
-    Iterating gives the chunks that are there, at least one at a time, until every instance has ended. An instance that
-    fails harms no other; a client that leaves cancels all.
+    Iterating yields lists of the chunks that are available, at least one at a time, until every instance has ended.
+    The error of one instance does not affect the others; if the client leaves, all are cancelled.
     """
 
-    def __init__(self, call: CallContext, model: str, place: Callable[[int], str], settings: ServerSettings) -> None:
-        self._place = place
-        self._given_up: set[int] = set()
+    def __init__(self, call: CallContext, model: str, locate: Callable[[int], str], settings: ServerSettings) -> None:
+        self._locate = locate
+        self._abandoned: set[int] = set()
         self._record = call.record
         self._caller: Caller | None = call.caller
         self._caller.begin_stream()
@@ -57,7 +57,7 @@ class AnswerStreams:
         self._ends: list[asyncio.Future[Any]] = []
         self._open: set[int] = set()
         self._watcher = asyncio.ensure_future(call.wait_until_left())
-        self._watcher.add_done_callback(self._left)
+        self._watcher.add_done_callback(self._queue_client_left)
 
     @classmethod
     async def start(
@@ -66,21 +66,23 @@ class AnswerStreams:
         client: ModelClient,
         items: Iterable[tuple[Any, dict[str, Any]]],
         *,
-        place: Callable[[int], str],
+        locate: Callable[[int], str],
         settings: ServerSettings,
     ) -> AnswerStreams:
-        """Submit all items and wait until each is checked and queued, while a refusal can still have its status.
+        """Submit all items, and wait until each is accepted or refused.
+
+        Until then an error can still set the HTTP status.
 
         Args:
             items: instances, each with its parameters.
-            place: what the protocol calls the instance of that index, for error messages.
+            locate: returns the path of an instance in the request, for error messages.
 
         Raises:
-            Overloaded: this client reads as many streams as it may.
-            ServingError: one is refused; led by its place, such as `instances[3]`.
+            Overloaded: the caller has its maximum number of streams open.
+            ServingError: an instance is refused; the message begins with its path, such as `instances[3]`.
             ClientLeft: the client left before that.
         """
-        streams = cls(call, client.name, place, settings)
+        streams = cls(call, client.name, locate, settings)
         if settings.log_payloads:
             items = log_items(client.name, items)
         try:
@@ -95,35 +97,35 @@ class AnswerStreams:
             try:
                 end = client.submit(instance, parameters, _Listener(index, self._events))
             except ServingError as error:
-                raise error.located(self._place(index)) from None
+                raise error.located(self._locate(index)) from None
             self._ends.append(end)
             self._record.instances += 1
             self._open.add(index)
-            end.add_done_callback(partial(self._ended, index))
+            end.add_done_callback(partial(self._queue_end, index))
         waiting = set(self._open)
         while waiting:
-            index, event = await self._next()
+            index, event = await self._get_next_event()
             if event is _ACCEPTED:
                 waiting.discard(index)
             elif isinstance(event, ServingError) and index in waiting:
-                raise event.located(self._place(index))
+                raise event.located(self._locate(index))
             else:
                 waiting.discard(index)
                 self._early.append((index, event))
 
-    def _left(self, watcher: asyncio.Future[Any]) -> None:
-        take_note(watcher)
+    def _queue_client_left(self, watcher: asyncio.Future[Any]) -> None:
+        mark_error_retrieved(watcher)
         self._events.put_nowait((-1, ClientLeft()))
 
-    def _ended(self, index: int, end: asyncio.Future[Any]) -> None:
+    def _queue_end(self, index: int, end: asyncio.Future[Any]) -> None:
         if end.cancelled():
             return
         error = end.exception()
         if error is not None and not isinstance(error, ServingError):
-            error = _bug()
+            error = _make_bug_error()
         self._events.put_nowait((index, error or _ENDED))
 
-    async def _next(self) -> tuple[int, Any]:
+    async def _get_next_event(self) -> tuple[int, Any]:
         if self._events.empty():
             try:
                 async with asyncio.timeout(self._timeout):
@@ -137,64 +139,69 @@ class AnswerStreams:
         return index, event
 
     async def __aiter__(self) -> AsyncIterator[list[Chunk]]:
-        """Chunks in order of their making; those that gathered while the last ones were sent come together.
+        """Yield lists of chunks in the order of their events.
+
+        Chunks that arrive while the previous list is sent are yielded together.
 
         Raises:
             ClientLeft: the client left.
         """
-        chunks = [self._chunk(index, event) for index, event in self._early]
+        chunks = [self._to_chunk(index, event) for index, event in self._early]
         while True:
             while not self._events.empty():
-                chunks.append(self._chunk(*await self._next()))
+                chunks.append(self._to_chunk(*await self._get_next_event()))
             if chunks:
                 yield chunks
             if not self._open:
                 return
             try:
-                chunks = [self._chunk(*await self._next())]
+                chunks = [self._to_chunk(*await self._get_next_event())]
             except DeadlineExceeded as late:
                 self._record.error = late.code
                 yield [Chunk(index, late) for index in sorted(self._open)]
                 return
 
-    def _chunk(self, index: int, event: Any) -> Chunk:
+    def _to_chunk(self, index: int, event: Any) -> Chunk:
         if event is _ENDED or isinstance(event, ServingError):
             self._open.discard(index)
             if isinstance(event, ServingError):
                 self._record.error = event.code
         return Chunk(index, None if event is _ENDED else event)
 
-    def write(self, chunks: Sequence[Chunk], render: Callable[[Sequence[Chunk]], bytes]) -> bytes:
-        """The bytes of chunks; one that cannot be written is the error of its instance, which ends, and no other."""
-        written = []
+    def render(self, chunks: Sequence[Chunk], render: Callable[[Sequence[Chunk]], bytes]) -> bytes:
+        """Return the bytes of chunks.
+
+        A chunk that cannot be rendered ends its instance with an error.
+        """
+        rendered = []
         for chunk in chunks:
-            if chunk.index in self._given_up:
+            if chunk.index in self._abandoned:
                 continue
             try:
-                written.append(render([chunk]))
+                rendered.append(render([chunk]))
                 if self._settings.log_payloads and isinstance(chunk.delta, Mapping):
-                    self._gather(chunk.index, chunk.delta)
+                    self._collect_text(chunk.index, chunk.delta)
             except Exception as error:
-                told = error if isinstance(error, InferenceFailed) else _bug()
-                logger.error("a piece of an answer cannot be written: %s", told.message, exc_info=told is not error)
-                told = told.located(self._place(chunk.index))
-                self._give_up(chunk.index, told)
-                written.append(render([Chunk(chunk.index, told)]))
-        return b"".join(written)
+                sent = error if isinstance(error, InferenceFailed) else _make_bug_error()
+                logger.error("a chunk of an answer cannot be written: %s", sent.message, exc_info=sent is not error)
+                sent = sent.located(self._locate(chunk.index))
+                self._abandon(chunk.index, sent)
+                rendered.append(render([Chunk(chunk.index, sent)]))
+        return b"".join(rendered)
 
-    def _give_up(self, index: int, error: ServingError) -> None:
-        self._given_up.add(index)
+    def _abandon(self, index: int, error: ServingError) -> None:
+        self._abandoned.add(index)
         self._open.discard(index)
         self._record.error = error.code
         self._ends[index].cancel()
 
-    def _gather(self, index: int, delta: Mapping[str, Any]) -> None:
-        place = f"{index}.{delta['sequence']}" if "sequence" in delta else str(index)
-        said = [delta.get("generated_text", ""), *(str(call) for call in delta.get("tool_calls", ()))]
-        self._texts[place] = self._texts.get(place, "") + "".join(said)
+    def _collect_text(self, index: int, delta: Mapping[str, Any]) -> None:
+        key = f"{index}.{delta['sequence']}" if "sequence" in delta else str(index)
+        parts = [delta.get("generated_text", ""), *(str(call) for call in delta.get("tool_calls", ()))]
+        self._texts[key] = self._texts.get(key, "") + "".join(parts)
 
     def close(self) -> None:
-        """Cancel what is not finished."""
+        """Cancel the instances that are not finished."""
         if self._texts:
             log_payload("answers", self._model, self._texts)
             self._texts = {}
@@ -219,5 +226,5 @@ class _Listener:
         self._events.put_nowait((self._index, value))
 
 
-def _bug() -> ServingError:
+def _make_bug_error() -> ServingError:
     return InferenceFailed("the server failed; its log has the details")

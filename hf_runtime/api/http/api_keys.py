@@ -1,4 +1,4 @@
-"""The keys that clients show, compared in constant time and read anew when their file changes."""
+"""API keys, compared in constant time and reloaded when their file changes."""
 
 from __future__ import annotations
 
@@ -14,63 +14,58 @@ _Signature = tuple[int, int, int]
 
 
 class KeyRing:
-    """The keys that are valid now; of each, only its digest is kept.
+    """Valid keys; only their digests are stored.
 
     Args:
-        keys: hold as long as this process does.
-        file: has more of them, one in a line; blank lines and those that begin with # are none. It is looked at again
-            when a key is shown, so that keys can be changed while the server runs; one that cannot be read any more
-            changes nothing.
+        keys: valid as long as this process runs.
+        file: has more keys, one per line; blank lines and lines that begin with # are ignored. It is checked for
+            changes with each request, so that keys can be changed while the server runs. If it becomes unreadable,
+            its last keys stay valid.
     """
 
     def __init__(self, keys: Iterable[str], file: Path | None = None) -> None:
         self._fixed = frozenset(map(_digest, keys))
         self._file = file
         self._in_file: frozenset[bytes] = frozenset()
-        self._seen: _Signature | None = None
+        self._loaded: _Signature | None = None
         if file is not None:
-            self._read(file)
+            self._load(file)
 
     @property
     def required(self) -> bool:
-        """Whether clients need one at all; also if those of the file are all gone."""
+        """True if clients need a key, even if the file has no keys any more."""
         return bool(self._fixed) or self._file is not None
 
     def find(self, key: str) -> bytes | None:
-        """The digest of a valid key, None of any other."""
+        """Return the digest of a valid key, None for any other key."""
         if self._file is not None:
-            self._refresh(self._file)
-        shown, found = _digest(key), None
-        for digest in self._fixed | self._in_file:  # all of them, so that the time tells nothing
-            if compare_digest(digest, shown):
+            self._reload_if_changed(self._file)
+        given, found = _digest(key), None
+        for digest in self._fixed | self._in_file:  # all of them, so that the time reveals nothing
+            if compare_digest(digest, given):
                 found = digest
         return found
 
-    def _refresh(self, file: Path) -> None:
+    def _reload_if_changed(self, file: Path) -> None:
         try:
-            if self._signature(file) != self._seen:
-                self._read(file)
-                logger.info("the keys in %s are read again", file.name)
+            if _compute_signature(file) != self._loaded:
+                self._load(file)
+                logger.info("API keys reloaded from %s", file.name)
         except (OSError, UnicodeDecodeError) as error:
-            if self._seen is not None:
-                logger.error("%s cannot be read, its last keys stay valid: %s", file.name, error)
-            self._seen = None
+            if self._loaded is not None:
+                logger.error("API keys not reloaded from %s, its last keys stay valid: %s", file.name, error)
+            self._loaded = None
 
-    def _read(self, file: Path) -> None:
-        if not file.is_file():  # a pipe would never end
+    def _load(self, file: Path) -> None:
+        if not file.is_file():  # reading a pipe would not end
             raise OSError(f"{file.name} is no file")
-        signature = self._signature(file)
-        self._in_file = frozenset(map(_digest, keys_in(file)))
-        self._seen = signature
-
-    def _signature(self, file: Path) -> _Signature:
-        """Another one for another content; a Secret of Kubernetes is changed by exchanging a link."""
-        status = file.stat()
-        return status.st_ino, status.st_mtime_ns, status.st_size
+        signature = _compute_signature(file)
+        self._in_file = frozenset(map(_digest, read_keys(file)))
+        self._loaded = signature
 
 
-def keys_in(file: Path) -> list[str]:
-    """The keys that a file holds.
+def read_keys(file: Path) -> list[str]:
+    """Return the keys in a file.
 
     Raises:
         OSError: it cannot be read.
@@ -78,6 +73,15 @@ def keys_in(file: Path) -> list[str]:
     """
     lines = map(str.strip, file.read_text(encoding="utf-8").splitlines())
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def _compute_signature(file: Path) -> _Signature:
+    """Return values that change with the file's content.
+
+    The inode is one, because Kubernetes updates a Secret by replacing a link.
+    """
+    status = file.stat()
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _digest(key: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Who is asking: a client without a valid key is refused, and one has no more streams at a time than it may."""
+"""Authentication of clients by API key, and their limit of concurrent streams."""
 
 from __future__ import annotations
 
@@ -19,34 +19,39 @@ _KEY = "caller"
 _NEEDED = "a valid API key is needed, as Authorization: Bearer KEY or as X-API-Key: KEY"
 _BEARER = re.compile(r"(?i:bearer) +(?P<key>\S+) *")
 
-#: What tells how the server is; `/` is KServe's name for it.
+#: Paths of health checks; `/` is KServe's.
 HEALTH_PATHS = frozenset({"/", "/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"})
 METRICS_PATHS = frozenset({"/metrics"})
 
 
-def public_paths(settings: ServerSettings, health: frozenset[str] = HEALTH_PATHS) -> frozenset[str]:
-    """The paths that need no key where others do.
+def list_public_paths(settings: ServerSettings, health: frozenset[str] = HEALTH_PATHS) -> frozenset[str]:
+    """Return the paths that need no key.
 
     Args:
-        health: where the service tells how it is.
+        health: paths of the service's health checks.
     """
     health = health if settings.public_health else frozenset()
     return health | METRICS_PATHS if settings.public_metrics else health
 
 
-def caller_of(scope: Scope) -> Caller:
-    """Who sent the request that a scope belongs to; one without limits, outside of `Authentication`."""
+def get_caller(scope: Scope) -> Caller:
+    """Return the sender of a request by its scope.
+
+    Outside `Authentication`, return a sender without limits.
+    """
     caller = scope.get(_KEY)
     return caller if isinstance(caller, Caller) else Caller(None)
 
 
 class Authentication:
-    """ASGI middleware that lets requests pass with a valid key: `Authorization: Bearer …` or `X-API-Key: …`.
+    """ASGI middleware that refuses requests without a valid key.
+
+    The key is in `Authorization: Bearer …` or `X-API-Key: …`.
 
     Args:
         keys: if none is required, every request passes.
-        only: the paths that are looked at; None is all.
-        health: as in `public_paths`.
+        only: the paths that are checked; None is all.
+        health: as in `list_public_paths`.
     """
 
     def __init__(
@@ -60,7 +65,7 @@ class Authentication:
         self._app = app
         self._keys = keys
         self._only = only
-        self._public = public_paths(settings, health)
+        self._public = list_public_paths(settings, health)
         self._max_streams = settings.max_streams_per_key
         self._callers: dict[bytes, Caller] = {}
 
@@ -70,7 +75,7 @@ class Authentication:
             return await self._app(scope, receive, send)
         key = b""
         if self._keys.required and path not in self._public:
-            found = next(filter(None, map(self._keys.find, _shown(Headers(scope=scope)))), None)
+            found = next(filter(None, map(self._keys.find, _read_keys(Headers(scope=scope)))), None)
             if found is None:
                 return await refuse(scope, receive, send, Unauthenticated(_NEEDED), {"WWW-Authenticate": "Bearer"})
             key = found
@@ -78,14 +83,17 @@ class Authentication:
         await self._app(scope, receive, send)
 
 
-def _shown(headers: Mapping[str, str]) -> Iterator[str]:
-    """Read the keys of a request: a platform between client and server may add a bearer token of its own."""
+def _read_keys(headers: Mapping[str, str]) -> Iterator[str]:
+    """Yield all keys of a request.
+
+    There may be two, because a platform in front of the server may add its own bearer token.
+    """
     if found := _BEARER.fullmatch(headers.get("authorization", "")):
-        yield _text(found["key"])
+        yield _decode_header(found["key"])
     if "x-api-key" in headers:
-        yield _text(headers["x-api-key"].strip())
+        yield _decode_header(headers["x-api-key"].strip())
 
 
-def _text(header: str) -> str:
-    """Decode a header as UTF-8, which most clients send; Starlette has decoded its bytes as Latin-1."""
+def _decode_header(header: str) -> str:
+    """Decode a header as UTF-8, which most clients send; Starlette decoded it as Latin-1."""
     return header.encode("latin-1").decode(errors="surrogateescape")

@@ -1,4 +1,4 @@
-"""While the server stops, what was begun is finished and nothing new is begun."""
+"""Middleware that finishes running requests and refuses new ones while the server stops."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from hf_runtime.api.http.refusal import refuse
 from hf_runtime.contract.errors import ModelNotReady
 from hf_runtime.draining import Drain
 
-#: Whoever asks whether the process is well must not hear that it is to be started anew.
+#: Liveness probes must not fail while the server stops, or the process is restarted.
 _LIVE_PATHS = frozenset({"/", "/v2/health/live"})
 
 
 class DrainMiddleware:
-    """ASGI middleware that counts requests, streams to their end, and refuses them while the server stops."""
+    """ASGI middleware that counts requests until they end, and refuses new ones during a stop."""
 
     def __init__(self, app: ASGIApp, drain: Drain) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""JSON as every protocol here reads and writes it: strictly, and numpy arrays as nested lists."""
+"""JSON of all protocols: strict, with numpy arrays as nested lists."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from hf_runtime.contract.errors import InvalidRequest, NotFinite, cannot_be_sent
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """The JSON object in a body; NaN, broken UTF-8, lone surrogates and deep nesting are refused.
+    """Return the JSON object in a body.
+
+    NaN, invalid UTF-8, lone surrogates and deep nesting are refused.
 
     Raises:
-        InvalidRequest: the body is not that.
+        InvalidRequest: the body is not such an object.
     """
     try:
         document = orjson.loads(body)
@@ -28,23 +30,28 @@ def read_object(body: bytes) -> dict[str, Any]:
 
 
 def encode(content: Any) -> bytes:
-    """Compact JSON.
+    """Return compact JSON.
 
     Raises:
-        InferenceFailed: there is something that JSON has no form for, such as NaN or half of a character.
+        InferenceFailed: JSON has no form for a value, such as NaN or half of a character.
     """
     try:
         encoded = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
     except orjson.JSONEncodeError as error:
         raise cannot_be_sent(error) from None
-    # What it writes for numbers that JSON does not have, and for None.
+    # orjson writes null for NaN and infinity, and for None.
     if b"null" in encoded and not _is_finite(content):
         raise cannot_be_sent(NotFinite())
     return encoded
 
 
+def encode_event(content: Any) -> bytes:
+    """Return a server-sent event with compact JSON; raise the errors of `encode`."""
+    return b"data: " + encode(content) + b"\n\n"
+
+
 def _is_finite(value: Any) -> bool:
-    # Imported here: the process that starts the others has no use for it.
+    # Imported here, because the process that starts the others does not need numpy.
     import numpy as np
 
     match value:
@@ -60,11 +67,11 @@ def _is_finite(value: Any) -> bool:
             return True
 
 
-def finite_logprob(token: Mapping[str, Any]) -> float:
-    """A token's log probability; OpenAI's for one that is next to impossible, as JSON has no infinity."""
+def clamp_logprob(token: Mapping[str, Any]) -> float:
+    """Return a token's log probability, at least OpenAI's minimum: JSON has no infinity."""
     return max(float(token["logprob"]), -9999.0)
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A response with compact JSON."""
+    """Return a response with compact JSON."""
     return Response(encode(content), status, headers, media_type="application/json")

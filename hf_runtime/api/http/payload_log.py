@@ -1,4 +1,4 @@
-"""What clients send and get, in the log of a server that was asked to show it."""
+"""Log lines with requests and answers, for servers that log payloads."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import orjson
 
 logger = logging.getLogger(__name__)
 
-#: Characters of a line; the rest is counted.
+#: Characters of a line; the line ends with the number of the others.
 _MAX_LENGTH = 4000
 
 
-def log_payload(what: str, model: str, value: Any) -> None:
-    """Write a payload as JSON, cut to a sensible length.
+def log_payload(name: str, model: str, value: Any) -> None:
+    """Log a payload as JSON, cut after 4000 characters.
 
     Args:
-        what: it is: `instances`, `answers` ….
+        name: of the payload, such as `answers`.
     """
     try:
         text = orjson.dumps(value, default=repr, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS).decode()
-    except orjson.JSONEncodeError as error:  # such as what is nested more deeply than is written, though it was read
+    except orjson.JSONEncodeError as error:  # orjson reads deeper nesting than it writes
         text = f"not shown: {error}"
     more = len(text) - _MAX_LENGTH
     shown = f"{text[:_MAX_LENGTH]}… and {more} characters" if more > 0 else text
-    logger.info("%s: %s", what, shown, extra={"model": model})
+    logger.info("%s: %s", name, shown, extra={"model": model})
 
 
 def log_items(model: str, items: Iterable[tuple[Any, dict[str, Any]]]) -> list[tuple[Any, dict[str, Any]]]:
-    """Write instances, each with its parameters; the same items, for use."""
+    """Log items, which are instances with their parameters, and return them as a list."""
     items = list(items)
     log_payload("items", model, [{"instance": instance, "parameters": parameters} for instance, parameters in items])
     return items

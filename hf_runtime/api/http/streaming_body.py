@@ -15,12 +15,12 @@ logger = logging.getLogger(__name__)
 
 
 class StreamingBody(Response):
-    """A 200 response whose body is sent as its parts come; it ends early only if the client left.
+    """200 response whose body is sent chunk by chunk; it ends early only if the client left.
 
     Args:
-        streams: cancelled at the latest when the response ends.
-        render: gives the bytes for chunks that come together.
-        end: gives what closes a body that was sent completely.
+        streams: closed when the response ends.
+        render: returns the bytes of chunks that arrived together.
+        end: returns the last bytes of a complete body.
     """
 
     def __init__(
@@ -40,15 +40,15 @@ class StreamingBody(Response):
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async for chunks in self._streams:
-                if body := self._streams.write(chunks, self._render):
+                if body := self._streams.render(chunks, self._render):
                     await send({"type": "http.response.body", "body": body, "more_body": True})
-            await send({"type": "http.response.body", "body": self._last(), "more_body": False})
+            await send({"type": "http.response.body", "body": self._render_end(), "more_body": False})
         except ClientLeft:
             pass
         finally:
             self._streams.close()
 
-    def _last(self) -> bytes:
+    def _render_end(self) -> bytes:
         try:
             return self._end()
         except Exception:

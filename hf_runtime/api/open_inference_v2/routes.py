@@ -1,28 +1,31 @@
-"""The routes of the protocol."""
+"""Routes of the Open Inference Protocol."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
+from hf_runtime.api.answer_type import answer_type
 from hf_runtime.api.call import CallContext
 from hf_runtime.api.http.body import read_body
-from hf_runtime.api.http.call import http_call
+from hf_runtime.api.http.call import make_call_context
 from hf_runtime.api.http.json_body import json_response
 from hf_runtime.api.http.streaming_body import StreamingBody
-from hf_runtime.api.inference import Models, infer, write
+from hf_runtime.api.inference import Models, infer, render_answers
+from hf_runtime.api.kserve_v1 import ModelNames, ModelReady
 from hf_runtime.api.open_inference_v2.answers import check_outputs, to_tensors
-from hf_runtime.api.open_inference_v2.generate import GenerateRequest, in_clients_terms
-from hf_runtime.api.open_inference_v2.instances import place, to_instances
-from hf_runtime.api.open_inference_v2.metadata import model_metadata, server_metadata
-from hf_runtime.api.open_inference_v2.request import HEADER_LENGTH, parse
-from hf_runtime.api.open_inference_v2.response import render
-from hf_runtime.api.open_inference_v2.schema import read
+from hf_runtime.api.open_inference_v2.generate import GenerateRequest, translate_error
+from hf_runtime.api.open_inference_v2.instances import locate_instance, to_instances
+from hf_runtime.api.open_inference_v2.metadata import describe_model, describe_server
+from hf_runtime.api.open_inference_v2.request import HEADER_LENGTH, parse_request
+from hf_runtime.api.open_inference_v2.response import render_response
+from hf_runtime.api.open_inference_v2.schema import parse_document
 from hf_runtime.api.streaming import AnswerStreams
 from hf_runtime.contract.errors import InvalidRequest, ModelNotReady, NotSupported, RequestTooLarge, ServingError
 from hf_runtime.contract.signature import Signature
@@ -31,85 +34,101 @@ from hf_runtime.rpc.model_client import ModelClient
 from hf_runtime.settings import ServerSettings
 
 
-def routes(models: Models, settings: ServerSettings) -> list[Route]:
-    """The routes under `/v2`."""
+@answer_type
+class ServerLive(TypedDict):
+    """The server takes requests."""
+
+    live: Literal[True]
+
+
+@answer_type
+class ServerReady(TypedDict):
+    """Every model can answer."""
+
+    ready: Literal[True]
+
+
+def make_routes(models: Models, settings: ServerSettings) -> list[Route]:
+    """Return the routes under `/v2`."""
 
     async def server(_: Request) -> Response:
-        return json_response(server_metadata())
+        return json_response(describe_server())
 
     async def live(_: Request) -> Response:
-        return json_response({"live": True})
+        return json_response(ServerLive(live=True))
 
     async def ready(_: Request) -> Response:
         models.check_all_ready()
-        return json_response({"ready": True})
+        return json_response(ServerReady(ready=True))
 
     async def list_models(_: Request) -> Response:
-        return json_response({"models": models.names})
+        return json_response(ModelNames(models=models.names))
 
     async def metadata(request: Request) -> Response:
-        client = models.client(request.path_params["name"], http_call(request, settings))
-        return json_response(model_metadata(client.name, _signature(client)))
+        client = models.get_client(request.path_params["name"], make_call_context(request, settings))
+        return json_response(describe_model(client.name, _get_signature(client)))
 
     async def model_ready(request: Request) -> Response:
-        client = models.get(request.path_params["name"], http_call(request, settings))
-        return json_response({"name": client.name, "ready": True})
+        client = models.get_ready_client(request.path_params["name"], make_call_context(request, settings))
+        return json_response(ModelReady(name=client.name, ready=True))
 
     async def version(request: Request) -> Response:
-        models.client(request.path_params["name"], http_call(request, settings))
+        models.get_client(request.path_params["name"], make_call_context(request, settings))
         raise NotSupported("Model versioning not supported yet.")
 
     async def infer_tensors(request: Request) -> Response:
-        call = http_call(request, settings)
-        client = models.get(request.path_params["name"], call)
-        signature = _signature(client)
-        asked = parse(await read_body(request, settings), request.headers.get(HEADER_LENGTH))
-        if "stream" in asked.parameters:
+        call = make_call_context(request, settings)
+        client = models.get_ready_client(request.path_params["name"], call)
+        signature = _get_signature(client)
+        parsed = parse_request(await read_body(request, settings), request.headers.get(HEADER_LENGTH))
+        if "stream" in parsed.parameters:
             raise InvalidRequest(
                 "tensors are answered whole; generate_stream answers in pieces", field="parameters.stream"
             )
-        if asked.outputs is not None:
-            check_outputs(asked.outputs, signature)
-        if (count := len(asked.inputs[0].values)) > settings.max_instances:
+        if parsed.outputs is not None:
+            check_outputs(parsed.outputs, signature)
+        if (count := len(parsed.inputs[0].values)) > settings.max_instances:
             raise RequestTooLarge(
                 f"{count} instances given, {settings.max_instances} allowed (MAX_INSTANCES)", field="inputs"
             )
-        items = [(instance, asked.parameters) for instance in to_instances(asked.inputs, signature)]
+        items = [(instance, parsed.parameters) for instance in to_instances(parsed.inputs, signature)]
 
-        def response(answers: Sequence[Any]) -> Response:
-            return render(client.name, asked, to_tensors(answers, signature, asked.outputs))
+        def render(answers: Sequence[Any]) -> Response:
+            return render_response(client.name, parsed, to_tensors(answers, signature, parsed.outputs))
 
-        where = partial(place, asked.inputs)
-        return write(await infer(call, client, items, place=where, settings=settings), response, where)
+        locate = partial(locate_instance, parsed.inputs)
+        return render_answers(await infer(call, client, items, locate=locate, settings=settings), render, locate)
 
     async def generate(request: Request) -> Response:
-        call = http_call(request, settings)
-        client = _generator(request.path_params["name"], call)
-        asked = read(GenerateRequest, await read_body(request, settings))
+        call = make_call_context(request, settings)
+        client = _get_generative_client(request.path_params["name"], call)
+        parsed = parse_document(GenerateRequest, await read_body(request, settings))
         try:
-            answers = await infer(call, client, [asked.item(stream=False)], place=asked.place, settings=settings)
-            return write(answers, lambda one: json_response(asked.response(client.name, one[0])), asked.place)
+            answers = await infer(
+                call, client, [parsed.make_item(stream=False)], locate=parsed.locate, settings=settings
+            )
+            return render_answers(answers, lambda one: json_response(parsed.render(client.name, one[0])), parsed.locate)
         except ServingError as error:
-            raise in_clients_terms(error) from None
+            raise translate_error(error) from None
 
     async def generate_stream(request: Request) -> Response:
-        call = http_call(request, settings)
-        client = _generator(request.path_params["name"], call)
-        asked = read(GenerateRequest, await read_body(request, settings))
+        call = make_call_context(request, settings)
+        client = _get_generative_client(request.path_params["name"], call)
+        parsed = parse_document(GenerateRequest, await read_body(request, settings))
         try:
             streams = await AnswerStreams.start(
-                call, client, [asked.item(stream=True)], place=asked.place, settings=settings
+                call, client, [parsed.make_item(stream=True)], locate=parsed.locate, settings=settings
             )
         except ServingError as error:
-            raise in_clients_terms(error) from None
-        return StreamingBody(streams, partial(asked.events, client.name), "text/event-stream")
+            raise translate_error(error) from None
+        return StreamingBody(streams, partial(parsed.render_events, client.name), "text/event-stream")
 
-    def _generator(name: str, call: CallContext) -> ModelClient:
-        client = models.get(name, call)
-        if models.task(name) not in GENERATIVE_TASKS:
-            what = models.task(name) or "a pipeline of its own"
+    def _get_generative_client(name: str, call: CallContext) -> ModelClient:
+        client = models.get_ready_client(name, call)
+        if models.get_task(name) not in GENERATIVE_TASKS:
+            task = models.get_task(name) or "a pipeline of its own"
             raise InvalidRequest(
-                f"{name} does {what}: generate needs a model that does {' or '.join(GENERATIVE_TASKS)}"
+                f"{name} does {task}: generate needs a model that does {' or '.join(GENERATIVE_TASKS)}"
             )
         return client
 
@@ -133,11 +152,11 @@ def routes(models: Models, settings: ServerSettings) -> list[Route]:
     ]
 
 
-def _signature(client: ModelClient) -> Signature:
-    """The tensors of a model.
+def _get_signature(client: ModelClient) -> Signature:
+    """Return the signature of a model.
 
     Raises:
-        ModelNotReady: it has not told them yet.
+        ModelNotReady: the model has not reported it yet.
     """
     if client.signature is None:
         raise ModelNotReady(f"Model with name {client.name} is not ready.", retry_after=5)

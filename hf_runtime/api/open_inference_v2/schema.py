@@ -1,4 +1,4 @@
-"""How documents are read: strictly, with errors that name the field."""
+"""Strict parsing of JSON documents, with errors that name the field."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hf_runtime.contract.validation import invalid_request
 
 
 class RequestModel(BaseModel):
-    """Base of all that a client writes: unknown fields and wrong types are refused, never guessed."""
+    """Base of everything that a client sends: unknown fields and wrong types are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
 
@@ -19,8 +19,8 @@ class RequestModel(BaseModel):
 DocumentT = TypeVar("DocumentT", bound=RequestModel)
 
 
-def read(kind: type[DocumentT], body: bytes) -> DocumentT:
-    """Check a JSON document.
+def parse_document(kind: type[DocumentT], body: bytes) -> DocumentT:
+    """Return the checked JSON document in a body.
 
     Raises:
         InvalidRequest: the body is not a JSON object, or names the first wrong field.

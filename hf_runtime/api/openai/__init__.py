@@ -1,4 +1,4 @@
-"""OpenAI's API, in translation: a request becomes items, each with its parameters, and their answers its choices.
+"""OpenAI's API: requests become items, and their answers become choices.
 
 Source: https://platform.openai.com/docs/api-reference/introduction
 """

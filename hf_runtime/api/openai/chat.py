@@ -4,21 +4,99 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from time import time
+from typing import Any, Literal, NotRequired
 from uuid import uuid4
 
 from pydantic import Field, model_validator
+from typing_extensions import TypedDict
 
-from hf_runtime.api.openai.generation import SamplingRequest
-from hf_runtime.api.openai.logprobs import chat_logprobs
-from hf_runtime.api.openai.stream import head
-from hf_runtime.api.openai.usage import Usage
+from hf_runtime.api.answer_type import answer_type
+from hf_runtime.api.openai.generation import FinishReason, GeneratedAnswer, SamplingRequest
+from hf_runtime.api.openai.logprobs import ChatLogprobs, render_chat_logprobs
+from hf_runtime.api.openai.usage import TokenUsage, UsageCounter
 from hf_runtime.contract.chat import Message, NamedTool, Tool, ToolChoice
 from hf_runtime.contract.errors import InvalidRequest
 
 
+@answer_type
+class CalledFunction(TypedDict):
+    """A function, and its arguments as JSON."""
+
+    name: str
+    arguments: str
+
+
+@answer_type
+class ChatToolCall(TypedDict):
+    """A tool that is called; `index` is of streams."""
+
+    index: NotRequired[int]
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
+@answer_type
+class ChatAnswer(TypedDict):
+    """The assistant's turn."""
+
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None
+    tool_calls: NotRequired[list[ChatToolCall]]
+
+
+@answer_type
+class ChatChoice(TypedDict):
+    """An answer to the chat."""
+
+    index: int
+    message: ChatAnswer
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason
+
+
+@answer_type
+class ChatCompletion(GeneratedAnswer):
+    """The answers to a chat."""
+
+    object: Literal["chat.completion"]
+    choices: list[ChatChoice]
+    usage: TokenUsage
+
+
+@answer_type
+class ChatDelta(TypedDict):
+    """The next delta of the assistant's turn."""
+
+    role: NotRequired[Literal["assistant"]]
+    content: NotRequired[str]
+    refusal: NotRequired[None]
+    tool_calls: NotRequired[list[ChatToolCall]]
+
+
+@answer_type
+class ChatChunkChoice(TypedDict):
+    """The next delta of an answer."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+@answer_type
+class ChatCompletionChunk(GeneratedAnswer):
+    """An event of a stream."""
+
+    object: Literal["chat.completion.chunk"]
+    choices: list[ChatChunkChoice]
+    usage: NotRequired[TokenUsage | None]
+
+
 class ChatRequest(SamplingRequest):
-    """A chat to be answered, as far as the model's context allows unless a maximum is given."""
+    """A chat to answer; without a maximum, the answer may fill the model's context."""
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -32,14 +110,14 @@ class ChatRequest(SamplingRequest):
     modalities: list[Literal["text"]] | None = None
 
     @model_validator(mode="after")
-    def _fields_agree(self) -> ChatRequest:
+    def _check_fields(self) -> ChatRequest:
         for number, message in enumerate(self.messages):
             _check_ids(message, f"messages[{number}]")
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidRequest("only allowed when logprobs is true", field="top_logprobs")
         if not self.tools:
             for name in ("tool_choice", "parallel_tool_calls"):
-                # Without tools, none is chosen anyway.
+                # `none` is what happens without tools anyway.
                 if getattr(self, name) not in (None, "none"):
                     raise InvalidRequest("only allowed when tools are given", field=name)
         if isinstance(self.tool_choice, NamedTool):
@@ -49,37 +127,37 @@ class ChatRequest(SamplingRequest):
         return self
 
     @property
-    def size(self) -> tuple[str, int]:
+    def item_count(self) -> tuple[str, int]:
         return "n", self.n
 
     @property
     def items(self) -> list[tuple[Any, dict[str, Any]]]:
-        instance = {"messages": [message.turn() for message in self.messages], **self._tools()}
-        return [(instance, parameters) for parameters in self.choices(self.parameters())]
+        instance = {"messages": [message.turn() for message in self.messages], **self._make_tool_fields()}
+        return [(instance, parameters) for parameters in self.vary_seed(self.make_parameters())]
 
-    def _tools(self) -> dict[str, Any]:
+    def _make_tool_fields(self) -> dict[str, Any]:
         if not self.tools:
             return {}
-        # As they were written: null has a meaning in a JSON schema.
-        told: dict[str, Any] = {"tools": [tool.model_dump(exclude_unset=True) for tool in self.tools]}
+        # Only the fields that the client sent: null has a meaning in a JSON schema.
+        fields: dict[str, Any] = {"tools": [tool.model_dump(exclude_unset=True) for tool in self.tools]}
         if self.tool_choice is not None:
             choice = self.tool_choice
-            told["tool_choice"] = choice.model_dump() if isinstance(choice, NamedTool) else choice
+            fields["tool_choice"] = choice.model_dump() if isinstance(choice, NamedTool) else choice
         if self.parallel_tool_calls is not None:
-            told["parallel_tool_calls"] = self.parallel_tool_calls
-        return told
+            fields["parallel_tool_calls"] = self.parallel_tool_calls
+        return fields
 
-    def place(self, index: int) -> str:
+    def locate(self, index: int) -> str:
         return "messages"
 
     @property
-    def names(self) -> Mapping[str, str]:
+    def field_names(self) -> Mapping[str, str]:
         maximum = "max_tokens" if self.max_completion_tokens is None and self.max_tokens else "max_completion_tokens"
         logprobs = "logprobs" if self.top_logprobs is None else "top_logprobs"
-        return {**super().names, "max_new_tokens": maximum, "fill_context": maximum, "logprobs": logprobs}
+        return {**super().field_names, "max_new_tokens": maximum, "fill_context": maximum, "logprobs": logprobs}
 
-    def parameters(self) -> dict[str, Any]:
-        parameters = {**super().parameters(), "return_full_text": False}
+    def make_parameters(self) -> dict[str, Any]:
+        parameters = {**super().make_parameters(), "return_full_text": False}
         maximum = self.max_completion_tokens or self.max_tokens
         parameters |= {"fill_context": True} if maximum is None else {"max_new_tokens": maximum}
         if self.logprobs:
@@ -88,19 +166,33 @@ class ChatRequest(SamplingRequest):
             parameters["response_format"] = self.response_format
         return parameters
 
-    def response(self, answers: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-        """All answers, as OpenAI's chat completion object."""
-        usage = Usage(self.n)
+    def render(self, answers: Sequence[Sequence[Mapping[str, Any]]]) -> ChatCompletion:
+        """Return the chat completion object with all answers."""
+        usage = UsageCounter(self.n)
         choices = []
         for index, (answer,) in enumerate(answers):
             usage.add(index, answer)
-            choices.append(_choice(index, answer))
-        opening = head("chatcmpl", "chat.completion", self.model)
-        return {**opening, "choices": choices, "usage": usage.counts(), "system_fingerprint": None}
+            choices.append(_render_choice(index, answer))
+        return {
+            "id": f"chatcmpl-{uuid4().hex}",
+            "object": "chat.completion",
+            "created": int(time()),
+            "model": self.model,
+            "choices": choices,
+            "usage": usage.count_tokens(),
+            "system_fingerprint": None,
+        }
 
-    def opening(self) -> dict[str, Any]:
-        """What each chunk of a stream begins with."""
-        return head("chatcmpl", "chat.completion.chunk", self.model)
+    def make_empty_chunk(self) -> ChatCompletionChunk:
+        """Return the fields that all events of a stream share, without choices."""
+        return {
+            "id": f"chatcmpl-{uuid4().hex}",
+            "object": "chat.completion.chunk",
+            "created": int(time()),
+            "model": self.model,
+            "choices": [],
+            "system_fingerprint": None,
+        }
 
 
 def _check_ids(message: Message, path: str) -> None:
@@ -112,41 +204,49 @@ def _check_ids(message: Message, path: str) -> None:
             raise InvalidRequest("field required", field=f"{path}.tool_calls[{number}].id")
 
 
-def _choice(index: int, answer: Mapping[str, Any]) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": answer["generated_text"], "refusal": None}
+def _render_choice(index: int, answer: Mapping[str, Any]) -> ChatChoice:
+    message: ChatAnswer = {"role": "assistant", "content": answer["generated_text"], "refusal": None}
     if calls := answer.get("tool_calls"):
-        message |= {"content": message["content"] or None, "tool_calls": [_call(call) for call in calls]}
-    logprobs = chat_logprobs(answer["logprobs"]) if "logprobs" in answer else None
-    reason = "tool_calls" if calls else answer["finish_reason"]
-    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
+        message["content"] = message["content"] or None
+        message["tool_calls"] = [_render_call(call) for call in calls]
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": render_chat_logprobs(answer["logprobs"]) if "logprobs" in answer else None,
+        "finish_reason": "tool_calls" if calls else answer["finish_reason"],
+    }
 
 
-def _call(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = {"name": call["name"], "arguments": call["arguments"]}
+def _render_call(call: Mapping[str, Any]) -> ChatToolCall:
+    function: CalledFunction = {"name": call["name"], "arguments": call["arguments"]}
     return {"id": f"call_{uuid4().hex}", "type": "function", "function": function}
 
 
 class ChatDeltas:
-    """The choices of a stream's chunks: who speaks, then what is said and called, and at last why it ended."""
+    """Renderer of the choices of a stream's events.
+
+    A choice starts with the role, continues with text and tool calls, and ends with the finish reason.
+    """
 
     def __init__(self) -> None:
-        self._begun: set[int] = set()
+        self._started: set[int] = set()
         self._calls: Counter[int] = Counter()
 
-    def __call__(self, index: int, delta: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        if index not in self._begun:
-            self._begun.add(index)
-            yield _delta(index, {"role": "assistant", "content": "", "refusal": None})
+    def __call__(self, index: int, delta: Mapping[str, Any]) -> Iterator[ChatChunkChoice]:
+        if index not in self._started:
+            self._started.add(index)
+            yield _render_delta(index, {"role": "assistant", "content": "", "refusal": None})
         if delta["generated_text"] or delta.get("logprobs"):
-            yield _delta(index, {"content": delta["generated_text"]}, delta.get("logprobs"))
+            yield _render_delta(index, {"content": delta["generated_text"]}, delta.get("logprobs"))
         for call in delta.get("tool_calls") or ():
-            yield _delta(index, {"tool_calls": [{"index": self._calls[index], **_call(call)}]})
+            yield _render_delta(index, {"tool_calls": [{"index": self._calls[index], **_render_call(call)}]})
             self._calls[index] += 1
         if "finish_reason" in delta:
-            reason = "tool_calls" if self._calls[index] else delta["finish_reason"]
-            yield {**_delta(index, {}), "finish_reason": reason}
+            last = _render_delta(index, {})
+            last["finish_reason"] = "tool_calls" if self._calls[index] else delta["finish_reason"]
+            yield last
 
 
-def _delta(index: int, delta: dict[str, Any], logprobs: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any]:
-    rendered = chat_logprobs(logprobs) if logprobs else None
+def _render_delta(index: int, delta: ChatDelta, logprobs: Sequence[Mapping[str, Any]] | None = None) -> ChatChunkChoice:
+    rendered = render_chat_logprobs(logprobs) if logprobs else None
     return {"index": index, "delta": delta, "logprobs": rendered, "finish_reason": None}

@@ -4,22 +4,44 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from time import time
+from typing import Any, ClassVar, Literal, NotRequired
+from uuid import uuid4
 
 from pydantic import Field, model_validator
+from typing_extensions import TypedDict
 
-from hf_runtime.api.openai.generation import SamplingRequest
-from hf_runtime.api.openai.logprobs import CompletionLogprobs
-from hf_runtime.api.openai.stream import head
+from hf_runtime.api.answer_type import answer_type
+from hf_runtime.api.openai.generation import FinishReason, GeneratedAnswer, SamplingRequest
+from hf_runtime.api.openai.logprobs import CompletionLogprobs, CompletionLogprobsRenderer
 from hf_runtime.api.openai.text import TextsField
-from hf_runtime.api.openai.usage import Usage
+from hf_runtime.api.openai.usage import TokenUsage, UsageCounter
 from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.contract.tasks import GENERATIVE_TASKS
 from hf_runtime.settings import Task
 
 
+@answer_type
+class CompletionChoice(TypedDict):
+    """A continuation of a prompt; in a stream, the next delta of it."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: FinishReason | None
+
+
+@answer_type
+class Completion(GeneratedAnswer):
+    """Continuations of all prompts; in a stream, an event."""
+
+    object: Literal["text_completion"]
+    choices: list[CompletionChoice]
+    usage: NotRequired[TokenUsage | None]
+
+
 class CompletionRequest(SamplingRequest):
-    """Texts to be continued; choice `n * i + j` is the j-th continuation of prompt i."""
+    """Prompts to continue; choice `n * i + j` is the j-th continuation of prompt i."""
 
     tasks: ClassVar[tuple[Task, ...]] = GENERATIVE_TASKS
 
@@ -30,7 +52,7 @@ class CompletionRequest(SamplingRequest):
     best_of: int | None = None
 
     @model_validator(mode="after")
-    def _fields_agree(self) -> CompletionRequest:
+    def _check_fields(self) -> CompletionRequest:
         if self.best_of is not None and self.best_of != self.n:
             raise InvalidRequest("every answer is returned, so it can only equal n", field="best_of")
         if self.echo and self.logprobs is not None:
@@ -38,52 +60,67 @@ class CompletionRequest(SamplingRequest):
         return self
 
     @property
-    def size(self) -> tuple[str, int]:
-        many = len(self.prompt.texts)
-        return "prompt" if many > self.n else "n", many * self.n
+    def item_count(self) -> tuple[str, int]:
+        prompts = len(self.prompt.texts)
+        return "prompt" if prompts > self.n else "n", prompts * self.n
 
     @property
     def items(self) -> list[tuple[Any, dict[str, Any]]]:
-        parameters = self.parameters()
-        return [(prompt, choice) for prompt in self.prompt.texts for choice in self.choices(parameters)]
+        parameters = self.make_parameters()
+        return [(prompt, choice) for prompt in self.prompt.texts for choice in self.vary_seed(parameters)]
 
-    def place(self, index: int) -> str:
-        return self.prompt.place("prompt", index // self.n)
+    def locate(self, index: int) -> str:
+        return self.prompt.locate("prompt", index // self.n)
 
     @property
-    def names(self) -> Mapping[str, str]:
-        return {**super().names, "max_new_tokens": "max_tokens"}
+    def field_names(self) -> Mapping[str, str]:
+        return {**super().field_names, "max_new_tokens": "max_tokens"}
 
-    def parameters(self) -> dict[str, Any]:
-        parameters = {**super().parameters(), "max_new_tokens": self.max_tokens, "return_full_text": self.echo}
+    def make_parameters(self) -> dict[str, Any]:
+        parameters = {**super().make_parameters(), "max_new_tokens": self.max_tokens, "return_full_text": self.echo}
         return parameters if self.logprobs is None else {**parameters, "logprobs": self.logprobs}
 
-    def response(self, answers: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-        """All answers, as OpenAI's completion object."""
-        usage = Usage(self.n)
+    def render(self, answers: Sequence[Sequence[Mapping[str, Any]]]) -> Completion:
+        """Return the completion object with all answers."""
+        usage = UsageCounter(self.n)
         choices = []
         for index, (answer,) in enumerate(answers):
             usage.add(index, answer)
-            choices.append(_choice(index, answer, CompletionLogprobs()))
-        return {**self.opening(), "choices": choices, "usage": usage.counts(), "system_fingerprint": None}
+            choices.append(_render_choice(index, answer, CompletionLogprobsRenderer()))
+        return {
+            "id": f"cmpl-{uuid4().hex}",
+            "object": "text_completion",
+            "created": int(time()),
+            "model": self.model,
+            "choices": choices,
+            "usage": usage.count_tokens(),
+            "system_fingerprint": None,
+        }
 
-    def opening(self) -> dict[str, Any]:
-        """What each chunk of a stream begins with."""
-        return head("cmpl", "text_completion", self.model)
+    def make_empty_chunk(self) -> Completion:
+        """Return the fields that all events of a stream share, without choices."""
+        return {
+            "id": f"cmpl-{uuid4().hex}",
+            "object": "text_completion",
+            "created": int(time()),
+            "model": self.model,
+            "choices": [],
+            "system_fingerprint": None,
+        }
 
 
 class CompletionDeltas:
-    """The choices of a stream's chunks."""
+    """Renderer of the choices of a stream's events."""
 
     def __init__(self) -> None:
-        self._logprobs: defaultdict[int, CompletionLogprobs] = defaultdict(CompletionLogprobs)
+        self._logprobs: defaultdict[int, CompletionLogprobsRenderer] = defaultdict(CompletionLogprobsRenderer)
 
-    def __call__(self, index: int, delta: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def __call__(self, index: int, delta: Mapping[str, Any]) -> Iterator[CompletionChoice]:
         if delta["generated_text"] or delta.get("logprobs") or "finish_reason" in delta:
-            yield _choice(index, delta, self._logprobs[index])
+            yield _render_choice(index, delta, self._logprobs[index])
 
 
-def _choice(index: int, delta: Mapping[str, Any], logprobs: CompletionLogprobs) -> dict[str, Any]:
+def _render_choice(index: int, delta: Mapping[str, Any], logprobs: CompletionLogprobsRenderer) -> CompletionChoice:
     return {
         "index": index,
         "text": delta["generated_text"],

@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients read them: which kind, and which field of the request is to blame.
+"""Errors in OpenAI's format: their kind, and the wrong field of the request.
 
 Source: https://platform.openai.com/docs/guides/error-codes/api-errors
 """
@@ -6,46 +6,44 @@ Source: https://platform.openai.com/docs/guides/error-codes/api-errors
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Literal
 
-from starlette.responses import Response
+from typing_extensions import TypedDict
 
-from hf_runtime.api.http.json_body import json_response
-from hf_runtime.contract.errors import (
-    HTTP_STATUS,
-    ModelNotFound,
-    Overloaded,
-    ServingError,
-    Unauthenticated,
-)
+from hf_runtime.api.answer_type import answer_type
+from hf_runtime.contract.errors import HTTP_STATUS, ModelNotFound, Overloaded, ServingError, Unauthenticated
+
+_ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
+
+
+@answer_type
+class OpenAIErrorObject(TypedDict):
+    """A message, and the field of the request that is wrong."""
+
+    message: str
+    type: _ErrorType
+    param: str | None
+    code: str | None
+
+
+@answer_type
+class OpenAIError(TypedDict):
+    """An error; in a stream, an event."""
+
+    error: OpenAIErrorObject
+
 
 #: `type` and `code` where they do not follow from the status alone.
-_KINDS: Mapping[type[ServingError], tuple[str, str]] = {
+_TYPES: Mapping[type[ServingError], tuple[_ErrorType, str]] = {
     Unauthenticated: ("invalid_request_error", "invalid_api_key"),
     ModelNotFound: ("invalid_request_error", "model_not_found"),
     Overloaded: ("rate_limit_error", "rate_limit_exceeded"),
 }
 
 
-def in_clients_terms(error: ServingError, fields: Mapping[str, object], names: Mapping[str, str]) -> ServingError:
-    """Return a runner's error as one of the request: with its names, and its field, if one is wrong.
-
-    Args:
-        fields: of the request.
-        names: the field for each parameter that the client calls by another name.
-    """
-    return error.renamed(lambda name: names.get(name, name)).as_field_of(fields)
-
-
-def error_object(error: ServingError) -> dict[str, Any]:
-    """Return the body of an error, or the event of one."""
-    status = HTTP_STATUS[type(error)]
-    kind, code = _KINDS.get(type(error), ("server_error" if status >= 500 else "invalid_request_error", None))
+def describe_openai_error(error: ServingError) -> OpenAIError:
+    """Return the body of an error response, or the data of an error event."""
+    by_status: _ErrorType = "server_error" if HTTP_STATUS[type(error)] >= 500 else "invalid_request_error"
+    kind, code = _TYPES.get(type(error), (by_status, None))
     param = "model" if isinstance(error, ModelNotFound) else error.field
     return {"error": {"message": error.message, "type": kind, "param": param, "code": code}}
-
-
-def error_response(error: ServingError) -> Response:
-    """Return the response to a request that failed."""
-    headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else None
-    return json_response(error_object(error), HTTP_STATUS[type(error)], headers)

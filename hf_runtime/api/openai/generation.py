@@ -1,22 +1,34 @@
-"""What completions and chats have in common: how tokens are chosen, and how many answers there are."""
+"""Fields that completions and chats share: sampling, streaming and the number of answers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
+from typing_extensions import TypedDict
 
 from hf_runtime.api.openai.schema import OpenAIModel, OpenAIRequest
 from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.settings import Task
 
-#: Beyond it, runners take no seed.
+#: Runners accept seeds below this number.
 _SEEDS = 2**63
+
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+class GeneratedAnswer(TypedDict):
+    """Fields of every answer and of every event of a stream."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: None
 
 
 class StreamOptions(OpenAIModel):
-    """What streams carry; `include_obfuscation` changes no text, and nothing here."""
+    """Options of a stream; `include_obfuscation` is accepted and changes nothing."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
@@ -32,7 +44,7 @@ _Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class SamplingRequest(OpenAIRequest):
-    """Fields of completions and chats alike.
+    """Fields that completions and chats share.
 
     Source: https://platform.openai.com/docs/api-reference/chat/create; `top_k` (0 or -1: off), `repetition_penalty`,
     `min_tokens` and `ignore_eos` are vLLM's extensions, `truncation` is KServe V1's parameter here.
@@ -58,23 +70,23 @@ class SamplingRequest(OpenAIRequest):
     truncation: bool | None = None
 
     @model_validator(mode="after")
-    def _options_are_of_a_stream(self) -> SamplingRequest:
+    def _check_stream_options(self) -> SamplingRequest:
         if self.stream_options is not None and not self.stream:
             raise InvalidRequest("only allowed when stream is true", field="stream_options")
         return self
 
     @property
     def includes_usage(self) -> bool:
-        """Whether a stream ends in what it cost."""
+        """True if a stream ends with its token counts."""
         return self.stream_options is not None and self.stream_options.include_usage
 
     @property
-    def names(self) -> Mapping[str, str]:
+    def field_names(self) -> Mapping[str, str]:
         return {"do_sample": "temperature", "min_new_tokens": "min_tokens", "return_full_text": "echo"}
 
-    def parameters(self) -> dict[str, Any]:
-        """What the runner is told for each choice, but for its seed."""
-        parameters: dict[str, Any] = {"details": True, **self._choosing()}
+    def make_parameters(self) -> dict[str, Any]:
+        """Return the runner's parameters of each choice, without the seed."""
+        parameters: dict[str, Any] = {"details": True, **self._make_sampling_parameters()}
         if self.presence_penalty:
             parameters["presence_penalty"] = self.presence_penalty
         if self.frequency_penalty:
@@ -93,16 +105,19 @@ class SamplingRequest(OpenAIRequest):
             parameters["truncation"] = self.truncation
         return parameters
 
-    def _choosing(self) -> dict[str, Any]:
-        # The least top_p leaves one token, as temperature 0 does.
+    def _make_sampling_parameters(self) -> dict[str, Any]:
+        # top_p 0 leaves one token, as temperature 0 does.
         if not self.temperature or not self.top_p:
             return {"do_sample": False}
-        # All are sent: the operator's defaults are not OpenAI's.
+        # All are sent, because the operator's defaults are not OpenAI's.
         top_k = max(self.top_k, 0)
         return {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": top_k}
 
-    def choices(self, parameters: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The parameters of each of a prompt's choices; each has a seed of its own, the first the client's."""
+    def vary_seed(self, parameters: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the parameters of each choice of a prompt.
+
+        Each choice has its own seed; the first one has the client's.
+        """
         for number in range(self.n):
             if self.seed is None or not parameters["do_sample"]:
                 yield parameters

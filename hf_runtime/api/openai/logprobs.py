@@ -1,4 +1,4 @@
-"""Log probabilities of tokens, in the form of chats and in that of completions."""
+"""Log probabilities of tokens, in the formats of chats and of completions."""
 
 from __future__ import annotations
 
@@ -6,50 +6,95 @@ import codecs
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_runtime.api.http.json_body import finite_logprob
+from typing_extensions import TypedDict
+
+from hf_runtime.api.answer_type import answer_type
+from hf_runtime.api.http.json_body import clamp_logprob
 
 
-def chat_logprobs(tokens: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A chat's `logprobs` (https://platform.openai.com/docs/api-reference/chat/object)."""
-    content = [{**_entry(token), "top_logprobs": [_entry(other) for other in token["top"]]} for token in tokens]
+@answer_type
+class ChatToken(TypedDict):
+    """A token with its log probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+@answer_type
+class ChatWrittenToken(ChatToken):
+    """A generated token, and the most likely tokens at its position."""
+
+    top_logprobs: list[ChatToken]
+
+
+@answer_type
+class ChatLogprobs(TypedDict):
+    """Log probabilities of the tokens of a choice."""
+
+    content: list[ChatWrittenToken]
+    refusal: None
+
+
+@answer_type
+class CompletionLogprobs(TypedDict):
+    """Log probabilities of the tokens of a choice."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+def render_chat_logprobs(tokens: Sequence[Mapping[str, Any]]) -> ChatLogprobs:
+    """Return a chat's `logprobs` (https://platform.openai.com/docs/api-reference/chat/object)."""
+    content: list[ChatWrittenToken] = [
+        {**_render_token(token), "top_logprobs": [_render_token(other) for other in token["top"]]} for token in tokens
+    ]
     return {"content": content, "refusal": None}
 
 
-def _entry(token: Mapping[str, Any]) -> dict[str, Any]:
-    return {"token": token["token"], "logprob": finite_logprob(token), "bytes": token["bytes"]}
+def _render_token(token: Mapping[str, Any]) -> ChatToken:
+    return {"token": token["token"], "logprob": clamp_logprob(token), "bytes": token["bytes"]}
 
 
-class CompletionLogprobs:
-    """The `logprobs` of one choice of a completion, also piece by piece.
+class CompletionLogprobsRenderer:
+    """Renderer of the `logprobs` of one choice of a completion, whole or delta by delta.
 
     Source: https://platform.openai.com/docs/api-reference/completions/object
     """
 
     def __init__(self) -> None:
-        # Tokens may be parts of characters, and offsets are of characters.
+        # Tokens may be parts of characters, and offsets count characters.
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._offset = 0
 
-    def render(self, tokens: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The next tokens; each stands among the likeliest in its place, whether or not it is one of them."""
+    def render(self, tokens: Sequence[Mapping[str, Any]]) -> CompletionLogprobs:
+        """Return the `logprobs` of the next tokens.
+
+        `top_logprobs` always includes the generated token.
+        """
         return {
-            "tokens": [_name(token) for token in tokens],
-            "token_logprobs": [finite_logprob(token) for token in tokens],
+            "tokens": [_name_token(token) for token in tokens],
+            "token_logprobs": [clamp_logprob(token) for token in tokens],
             "top_logprobs": [
-                {_name(other): finite_logprob(other) for other in (*token["top"], token)} for token in tokens
+                {_name_token(other): clamp_logprob(other) for other in (*token["top"], token)} for token in tokens
             ],
-            "text_offset": [self._next_offset(token) for token in tokens],
+            "text_offset": [self._advance_offset(token) for token in tokens],
         }
 
-    def _next_offset(self, token: Mapping[str, Any]) -> int:
+    def _advance_offset(self, token: Mapping[str, Any]) -> int:
         offset = self._offset
         raw = token["bytes"]
         self._offset += len(token["token"] if raw is None else self._decoder.decode(bytes(raw)))
         return offset
 
 
-def _name(token: Mapping[str, Any]) -> str:
-    """A token as a key: parts of characters would all look alike."""
+def _name_token(token: Mapping[str, Any]) -> str:
+    """Return a token as a key.
+
+    Parts of characters are shown as bytes, because they would all look alike as text.
+    """
     if token["bytes"] is not None:
         try:
             return bytes(token["bytes"]).decode()

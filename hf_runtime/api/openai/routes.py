@@ -1,93 +1,109 @@
-"""The application under `/openai`, in which every answer has OpenAI's shape, errors of all kinds included."""
+"""Application under `/openai`, in which every answer and error has OpenAI's format."""
 
 from __future__ import annotations
 
-import logging
-from http import HTTPStatus
 from time import time
-from typing import Any
+from typing import Literal
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
-from hf_runtime.api.call import CallContext, ClientLeft
+from hf_runtime.api.answer_type import answer_type
+from hf_runtime.api.call import CallContext
 from hf_runtime.api.http.body import read_body
-from hf_runtime.api.http.call import http_call
+from hf_runtime.api.http.call import make_call_context
+from hf_runtime.api.http.error_response import make_exception_handlers
 from hf_runtime.api.http.json_body import json_response
 from hf_runtime.api.http.streaming_body import StreamingBody
-from hf_runtime.api.inference import Models, infer, write
+from hf_runtime.api.inference import Models, infer, render_answers
 from hf_runtime.api.openai.chat import ChatDeltas, ChatRequest
 from hf_runtime.api.openai.completions import CompletionDeltas, CompletionRequest
 from hf_runtime.api.openai.embeddings import EmbeddingRequest
-from hf_runtime.api.openai.errors import error_response, in_clients_terms
-from hf_runtime.api.openai.schema import OpenAIRequest, read
+from hf_runtime.api.openai.errors import describe_openai_error
+from hf_runtime.api.openai.schema import OpenAIRequest, parse_request
 from hf_runtime.api.openai.stream import Deltas, EventStream
 from hf_runtime.api.streaming import AnswerStreams
-from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, MethodNotAllowed, RouteNotFound, ServingError
-from hf_runtime.observability.requests import record_of
+from hf_runtime.contract.errors import InvalidRequest, ServingError
 from hf_runtime.rpc.model_client import ModelClient
 from hf_runtime.settings import ServerSettings
 
-logger = logging.getLogger(__name__)
+
+@answer_type
+class ModelObject(TypedDict):
+    """A model of this server."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
 
 
-def openai_app(models: Models, settings: ServerSettings) -> Starlette:
-    """The application to mount at `/openai`."""
+@answer_type
+class ModelList(TypedDict):
+    """All models, ready or not."""
+
+    object: Literal["list"]
+    data: list[ModelObject]
+
+
+def create_openai_app(models: Models, settings: ServerSettings) -> Starlette:
+    """Return the application to mount at `/openai`."""
     started = int(time())
 
-    def model_object(name: str) -> dict[str, Any]:
+    def describe_model(name: str) -> ModelObject:
         return {"id": name, "object": "model", "created": started, "owned_by": "hugging-face-runtime"}
 
-    def client_for(call: CallContext, asked: OpenAIRequest) -> ModelClient:
-        task = models.task(asked.model)
-        if task is not None and task not in asked.tasks:
-            needed = " or ".join(asked.tasks)
-            raise InvalidRequest(f"{asked.model} does {task}, this needs a model that does {needed}", field="model")
-        return models.get(asked.model, call)
+    def find_client(call: CallContext, parsed: OpenAIRequest) -> ModelClient:
+        task = models.get_task(parsed.model)
+        if task is not None and task not in parsed.tasks:
+            needed = " or ".join(parsed.tasks)
+            raise InvalidRequest(f"{parsed.model} does {task}, this needs a model that does {needed}", field="model")
+        return models.get_ready_client(parsed.model, call)
 
-    async def answer(request: Request, asked: ChatRequest | CompletionRequest | EmbeddingRequest) -> Response:
-        call = http_call(request, settings)
-        client = client_for(call, asked)
+    async def answer(request: Request, parsed: ChatRequest | CompletionRequest | EmbeddingRequest) -> Response:
+        call = make_call_context(request, settings)
+        client = find_client(call, parsed)
         try:
-            answers = await infer(call, client, asked.items, place=asked.place, settings=settings)
-            return write(answers, lambda some: json_response(asked.response(some)), asked.place)
+            answers = await infer(call, client, parsed.items, locate=parsed.locate, settings=settings)
+            return render_answers(answers, lambda some: json_response(parsed.render(some)), parsed.locate)
         except ServingError as error:
-            raise in_clients_terms(error, type(asked).model_fields, asked.names) from None
+            raise parsed.translate_error(error) from None
 
-    async def stream(request: Request, asked: ChatRequest | CompletionRequest, deltas: Deltas) -> Response:
-        call = http_call(request, settings)
-        client = client_for(call, asked)
+    async def stream(request: Request, parsed: ChatRequest | CompletionRequest, deltas: Deltas) -> Response:
+        call = make_call_context(request, settings)
+        client = find_client(call, parsed)
         try:
-            streams = await AnswerStreams.start(call, client, asked.items, place=asked.place, settings=settings)
+            streams = await AnswerStreams.start(call, client, parsed.items, locate=parsed.locate, settings=settings)
         except ServingError as error:
-            raise in_clients_terms(error, type(asked).model_fields, asked.names) from None
-        events = EventStream(asked, asked.opening(), deltas)
+            raise parsed.translate_error(error) from None
+        events = EventStream(parsed, parsed.make_empty_chunk(), deltas)
         return StreamingBody(streams, events.render, "text/event-stream", events.end)
 
     async def completions(request: Request) -> Response:
-        asked = read(CompletionRequest, await read_body(request, settings), settings.max_instances)
-        if asked.stream:
-            return await stream(request, asked, CompletionDeltas())
-        return await answer(request, asked)
+        parsed = parse_request(CompletionRequest, await read_body(request, settings), settings.max_instances)
+        if parsed.stream:
+            return await stream(request, parsed, CompletionDeltas())
+        return await answer(request, parsed)
 
     async def chat_completions(request: Request) -> Response:
-        asked = read(ChatRequest, await read_body(request, settings), settings.max_instances)
-        if asked.stream:
-            return await stream(request, asked, ChatDeltas())
-        return await answer(request, asked)
+        parsed = parse_request(ChatRequest, await read_body(request, settings), settings.max_instances)
+        if parsed.stream:
+            return await stream(request, parsed, ChatDeltas())
+        return await answer(request, parsed)
 
     async def embeddings(request: Request) -> Response:
-        asked = read(EmbeddingRequest, await read_body(request, settings), settings.max_instances)
-        return await answer(request, asked)
+        parsed = parse_request(EmbeddingRequest, await read_body(request, settings), settings.max_instances)
+        return await answer(request, parsed)
 
     async def list_models(_: Request) -> Response:
-        return json_response({"object": "list", "data": [model_object(name) for name in models.names]})
+        return json_response(ModelList(object="list", data=[describe_model(name) for name in models.names]))
 
     async def retrieve_model(request: Request) -> Response:
-        return json_response(model_object(models.get(request.path_params["name"], http_call(request, settings)).name))
+        client = models.get_ready_client(request.path_params["name"], make_call_context(request, settings))
+        return json_response(describe_model(client.name))
 
     return Starlette(
         routes=[
@@ -95,43 +111,8 @@ def openai_app(models: Models, settings: ServerSettings) -> Starlette:
             Route("/v1/chat/completions", chat_completions, methods=["POST"]),
             Route("/v1/embeddings", embeddings, methods=["POST"]),
             Route("/v1/models", list_models),
-            # Names of models elsewhere have slashes; asked for here, they are unknown models, not unknown routes.
+            # Accepts slashes, which model names have elsewhere: the error is an unknown model, not an unknown route.
             Route("/v1/models/{name:path}", retrieve_model),
         ],
-        exception_handlers={
-            ServingError: _serving_error,
-            HTTPException: _http_exception,
-            ClientDisconnect: _client_gone,
-            ClientLeft: _client_gone,
-            Exception: _bug,
-        },
+        exception_handlers=make_exception_handlers(describe_openai_error),
     )
-
-
-def _error_response(request: Request, error: ServingError) -> Response:
-    record_of(request.scope).error = error.code
-    return error_response(error)
-
-
-async def _serving_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ServingError)
-    return _error_response(request, error)
-
-
-async def _http_exception(request: Request, error: Exception) -> Response:
-    """What the router raises."""
-    assert isinstance(error, HTTPException)
-    path = request.url.path
-    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        return _error_response(request, MethodNotAllowed(f"{path} does not take {request.method}"))
-    return _error_response(request, RouteNotFound(f"{path} is not a route of this server"))
-
-
-async def _client_gone(_: Request, __: Exception) -> Response:
-    # nginx's status for it; nobody reads this, the access log does.
-    return Response(status_code=499)
-
-
-async def _bug(request: Request, error: Exception) -> Response:
-    logger.error("%s failed", request.url.path, exc_info=error)
-    return _error_response(request, InferenceFailed("the server failed; its log has the details"))

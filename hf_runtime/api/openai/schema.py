@@ -1,4 +1,4 @@
-"""How every request is read: strictly, with errors that name the field."""
+"""Strict parsing of requests, with errors that name the field."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from hf_runtime.api.http.json_body import read_object
-from hf_runtime.contract.errors import InvalidRequest, RequestTooLarge
+from hf_runtime.contract.errors import InvalidRequest, RequestTooLarge, ServingError
 from hf_runtime.contract.validation import invalid_request
 from hf_runtime.settings import Task
 
-#: Documented fields that change nothing here: who asks, what is kept, and hints to models that know of them.
+#: Documented fields that are accepted and change nothing: user ids, storage, and hints for OpenAI's models.
 IGNORED = frozenset(
     {
         "metadata",
@@ -30,7 +30,7 @@ IGNORED = frozenset(
     }
 )
 
-#: Documented fields without which the answer would be another.
+#: Documented fields that are refused, because the answer without them would be wrong.
 NOT_OFFERED: Mapping[str, str] = {
     "audio": "answers are text only",
     "function_call": "use tool_choice",
@@ -43,7 +43,7 @@ NOT_OFFERED: Mapping[str, str] = {
 
 
 class OpenAIModel(BaseModel):
-    """Base of all that a client writes: unknown fields and wrong types are refused, never guessed."""
+    """Base of everything that a client sends: unknown fields and wrong types are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -51,57 +51,62 @@ class OpenAIModel(BaseModel):
 class OpenAIRequest(OpenAIModel):
     """A request that a model answers."""
 
-    #: What models can answer it.
+    #: Tasks of the models that can answer it.
     tasks: ClassVar[tuple[Task, ...]]
 
     model: str
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """With what `read` takes beside the fields: null in place of nothing, and fields that change nothing."""
+        """Add what `parse_request` accepts, too: null in optional fields, and ignored fields."""
         schema = handler.resolve_ref_schema(handler(core_schema))
         fields = schema["properties"]
         for name in fields.keys() - set(schema["required"]):
-            fields[name] = _or_null(fields[name])
+            fields[name] = _allow_null(fields[name])
         fields |= {name: {"description": "Changes nothing here."} for name in sorted(IGNORED)}
         return {**schema, "additionalProperties": {"type": "null"}}
 
     @property
     def items(self) -> list[tuple[Any, dict[str, Any]]]:
-        """What the model's runner is given: instances, each with its parameters."""
+        """Items for the model's runner: instances, each with its parameters."""
         raise NotImplementedError
 
-    def place(self, index: int) -> str:
-        """The field that the instance of an item is from."""
-        raise NotImplementedError
-
-    @property
-    def names(self) -> Mapping[str, str]:
-        """The field for each parameter of the runner that the request calls by another name."""
+    def locate(self, index: int) -> str:
+        """Return the field that the instance of an item is from."""
         raise NotImplementedError
 
     @property
-    def size(self) -> tuple[str, int]:
-        """The field that makes many items of one request, and how many there are."""
+    def field_names(self) -> Mapping[str, str]:
+        """Field for each parameter of the runner that has another name in the request."""
+        raise NotImplementedError
+
+    def translate_error(self, error: ServingError) -> ServingError:
+        """Return a runner's error with the request's names of parameters and fields."""
+        names = self.field_names
+        return error.renamed(lambda name: names.get(name, name)).as_field_of(type(self).model_fields)
+
+    @property
+    def item_count(self) -> tuple[str, int]:
+        """Field that determines the number of items, and that number."""
         raise NotImplementedError
 
 
-def _or_null(schema: JsonSchemaValue) -> JsonSchemaValue:
+def _allow_null(schema: JsonSchemaValue) -> JsonSchemaValue:
     if {"type": "null"} in schema.get("anyOf", ()):
         return schema
-    about: JsonSchemaValue = {name: schema.pop(name) for name in ("default", "description") if name in schema}
-    return {"anyOf": [schema, {"type": "null"}]} | about
+    moved: JsonSchemaValue = {name: schema.pop(name) for name in ("default", "description") if name in schema}
+    return {"anyOf": [schema, {"type": "null"}]} | moved
 
 
 RequestT = TypeVar("RequestT", bound=OpenAIRequest)
 
 
-def read(kind: type[RequestT], body: bytes, max_items: int) -> RequestT:
-    """Check a body; a field that is null is one that is not there.
+def parse_request(kind: type[RequestT], body: bytes, max_items: int) -> RequestT:
+    """Return the request in a body; a field that is null counts as missing.
 
     Raises:
         InvalidRequest: the body is not a JSON object, or a field is wrong.
-        RequestTooLarge: the request makes more items than one may.
+        RequestTooLarge: the request makes more items than allowed.
     """
     document = {name: value for name, value in read_object(body).items() if value is not None and name not in IGNORED}
     for name in document:
@@ -111,10 +116,10 @@ def read(kind: type[RequestT], body: bytes, max_items: int) -> RequestT:
             reason = f"Unrecognized request argument supplied: {name}"
             raise InvalidRequest(reason, field=name, shows_field=False)
     try:
-        asked = kind.model_validate(document)
+        parsed = kind.model_validate(document)
     except ValidationError as error:
         raise invalid_request(error, show_input=True) from None
-    field, size = asked.size
+    field, size = parsed.item_count
     if size > max_items:
         raise RequestTooLarge(f"makes {size} instances, {max_items} allowed (MAX_INSTANCES)", field=field)
-    return asked
+    return parsed

@@ -1,4 +1,4 @@
-"""Answers as server-sent events, as they are made.
+"""Answers as server-sent events.
 
 Source: https://platform.openai.com/docs/api-reference/chat-streaming
 """
@@ -6,65 +6,62 @@ Source: https://platform.openai.com/docs/api-reference/chat-streaming
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from time import time
 from typing import Any
-from uuid import uuid4
 
-from hf_runtime.api.http.json_body import encode
-from hf_runtime.api.openai.errors import error_object, in_clients_terms
+from hf_runtime.api.http.json_body import encode_event
+from hf_runtime.api.openai.chat import ChatChunkChoice, ChatCompletionChunk
+from hf_runtime.api.openai.completions import Completion, CompletionChoice
+from hf_runtime.api.openai.errors import describe_openai_error
 from hf_runtime.api.openai.generation import SamplingRequest
-from hf_runtime.api.openai.usage import Usage
+from hf_runtime.api.openai.usage import UsageCounter
 from hf_runtime.api.streaming import Chunk
 from hf_runtime.contract.errors import ServingError
 
-#: From a choice's index and the next piece of its answer to the `choices` of the chunks that say so, one in each.
-Deltas = Callable[[int, Mapping[str, Any]], Iterable[dict[str, Any]]]
+_Choice = ChatChunkChoice | CompletionChoice
 
-
-def head(prefix: str, kind: str, model: str) -> dict[str, Any]:
-    """What every answer begins with, and every chunk of one."""
-    return {"id": f"{prefix}-{uuid4().hex}", "object": kind, "created": int(time()), "model": model}
+#: Renders the next delta of a choice, given its index, as the only choice of zero or more events.
+Deltas = Callable[[int, Mapping[str, Any]], Iterable[_Choice]]
 
 
 class EventStream:
-    """Writes a stream.
+    """Renderer of a stream.
 
-    A choice that fails is an event with `error`, after which the official client raises and leaves, which cancels the
-    others; a client that reads on gets them whole.
+    A choice that fails is an event with `error`. The official client raises on it and leaves, which cancels the other
+    choices; a client that reads on receives the others complete.
 
     Args:
-        opening: what each chunk begins with.
+        empty_chunk: the fields that all events share, without choices.
     """
 
-    def __init__(self, asked: SamplingRequest, opening: Mapping[str, Any], deltas: Deltas) -> None:
-        self._asked = asked
-        self._opening = opening
+    def __init__(self, parsed: SamplingRequest, empty_chunk: Completion | ChatCompletionChunk, deltas: Deltas) -> None:
+        self._parsed = parsed
+        self._empty_chunk = empty_chunk
         self._deltas = deltas
-        self._usage = Usage(asked.n)
+        self._usage = UsageCounter(parsed.n)
 
     def render(self, chunks: Sequence[Chunk]) -> bytes:
-        """Events for chunks that come together."""
-        return b"".join(_event(content) for chunk in chunks for content in self._contents(chunk))
+        """Return the events for chunks that arrived together."""
+        return b"".join(encode_event(content) for chunk in chunks for content in self._make_events(chunk))
 
     def end(self) -> bytes:
-        """What a stream ends in: the usage, if it was asked for, and OpenAI's end mark."""
-        usage = _event({**self._chunk([]), "usage": self._usage.counts()}) if self._asked.includes_usage else b""
+        """Return the end of a stream: the usage if the client asked for it, and OpenAI's end mark."""
+        usage = b""
+        if self._parsed.includes_usage:
+            usage = encode_event({**self._make_event([]), "usage": self._usage.count_tokens()})
         return usage + b"data: [DONE]\n\n"
 
-    def _contents(self, chunk: Chunk) -> Iterator[dict[str, Any]]:
+    def _make_events(self, chunk: Chunk) -> Iterator[Mapping[str, Any]]:
         delta = chunk.delta
         if isinstance(delta, ServingError):
-            yield error_object(in_clients_terms(delta, type(self._asked).model_fields, self._asked.names))
+            yield describe_openai_error(self._parsed.translate_error(delta))
         elif delta is not None:
             if "finish_reason" in delta:
                 self._usage.add(chunk.index, delta)
             for choice in self._deltas(chunk.index, delta):
-                yield self._chunk([choice])
+                yield self._make_event([choice])
 
-    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        content = {**self._opening, "choices": choices, "system_fingerprint": None}
-        return {**content, "usage": None} if self._asked.includes_usage else content
-
-
-def _event(content: Mapping[str, Any]) -> bytes:
-    return b"data: " + encode(content) + b"\n\n"
+    def _make_event(self, choices: list[_Choice]) -> dict[str, Any]:
+        event: dict[str, Any] = {**self._empty_chunk, "choices": choices}
+        if self._parsed.includes_usage:
+            event["usage"] = None
+        return event

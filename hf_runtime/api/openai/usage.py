@@ -1,16 +1,40 @@
-"""What an answer cost, in tokens."""
+"""Token counts of an answer.
+
+Source: https://platform.openai.com/docs/api-reference/completions/object
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
+
+from hf_runtime.api.answer_type import answer_type
 
 
-class Usage:
-    """Counts the tokens of a request's choices as they end.
+@answer_type
+class CachedTokens(TypedDict):
+    """Tokens that need not be computed, because another prompt began with the same."""
+
+    cached_tokens: int
+
+
+@answer_type
+class TokenUsage(TypedDict):
+    """Token counts of an answer."""
+
+    prompt_tokens: int
+    completion_tokens: NotRequired[int]
+    total_tokens: int
+    prompt_tokens_details: NotRequired[CachedTokens]
+
+
+class UsageCounter:
+    """Counter of the tokens of a request's choices.
 
     Args:
-        n: choices of each prompt; a prompt is counted once for all of them.
+        n: choices per prompt; a prompt is counted once for all of them.
     """
 
     def __init__(self, n: int) -> None:
@@ -19,19 +43,21 @@ class Usage:
         self._prompts: dict[int, Mapping[str, Any]] = {}
 
     def add(self, index: int, answer: Mapping[str, Any]) -> None:
-        """Count a choice by its answer, or by the last piece of it."""
+        """Count a choice by its answer, or by the last delta of it."""
         self._completion += answer["generated_tokens"]
-        # The first choice's, if it comes: only it can tell what was cached before the request.
+        # Prefer the first choice: only its count of cached tokens is from before the request.
         if index % self._n == 0 or index // self._n not in self._prompts:
             self._prompts[index // self._n] = answer
 
-    def counts(self) -> dict[str, Any]:
-        """OpenAI's `usage` (https://platform.openai.com/docs/api-reference/completions/object)."""
+    def count_tokens(self) -> TokenUsage:
+        """Return the counts of all choices that were added."""
         prompt = sum(answer["prompt_tokens"] for answer in self._prompts.values())
         cached = [answer["cached_tokens"] for answer in self._prompts.values() if "cached_tokens" in answer]
-        counts = {
+        usage: TokenUsage = {
             "prompt_tokens": prompt,
             "completion_tokens": self._completion,
             "total_tokens": prompt + self._completion,
         }
-        return {**counts, "prompt_tokens_details": {"cached_tokens": sum(cached)}} if cached else counts
+        if cached:
+            usage["prompt_tokens_details"] = {"cached_tokens": sum(cached)}
+        return usage

@@ -1,4 +1,4 @@
-"""The document of the whole server.
+"""OpenAPI document of the whole server.
 
 Source: https://spec.openapis.org/oas/v3.1.1.html
 """
@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from starlette.routing import BaseRoute
 from starlette.schemas import SchemaGenerator
 
-from hf_runtime.api.http.authentication import public_paths
+from hf_runtime.api.http.authentication import list_public_paths
+from hf_runtime.api.http.error_response import Error
 from hf_runtime.api.inference import Models
+from hf_runtime.api.openai.errors import OpenAIError
 from hf_runtime.api.openapi import bentoml, kserve_v1, model_repository, open_inference_v2, openai
-from hf_runtime.api.openapi.answers.openai import OpenAIError
-from hf_runtime.api.openapi.answers.v1 import Error
-from hf_runtime.api.openapi.operation import HEADERS, REQUEST_ID, Operations, Served, error_components, errors
+from hf_runtime.api.openapi.operation import HEADERS, REQUEST_ID, Operations, Served, errors, make_error_components
 from hf_runtime.api.openapi.schemas import Json
 from hf_runtime.settings import ServerSettings
 from hf_runtime.version import __version__
@@ -27,7 +27,7 @@ An unknown route is a 404 and a wrong method a 405, in the shape of the protocol
 """
 
 
-#: How a key is shown.
+#: Headers with an API key.
 _KEYS: Json = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -35,34 +35,34 @@ _KEYS: Json = {
 
 
 def route_names(routes: Sequence[BaseRoute]) -> list[str]:
-    """The routes that belong into the document, as `METHOD path`."""
+    """Return the routes of the document, as `METHOD path`."""
     endpoints = SchemaGenerator({}).get_endpoints(list(routes))
     return [f"{endpoint.http_method.upper()} {endpoint.path}" for endpoint in endpoints]
 
 
 def descriptions(served: Served) -> Operations:
-    """All descriptions there are, of the application's routes and of BentoML's."""
+    """Return the descriptions of all routes, BentoML's included."""
     return {
-        **kserve_v1.operations(served),
-        **open_inference_v2.operations(served),
-        **model_repository.operations(served),
-        **openai.operations(served),
+        **kserve_v1.describe_routes(served),
+        **open_inference_v2.describe_routes(served),
+        **model_repository.describe_routes(served),
+        **openai.describe_routes(served),
         **bentoml.OPERATIONS,
     }
 
 
-def openapi_document(models: Models, settings: ServerSettings, routes: Sequence[BaseRoute]) -> Json:
-    """The document of these routes, and of BentoML's, for these models."""
+def make_document(models: Models, settings: ServerSettings, routes: Sequence[BaseRoute]) -> Json:
+    """Return the document of these routes and of BentoML's, for these models."""
     served = Served(models, settings)
     described = descriptions(served)
     paths: dict[str, Json] = {}
     for name in [*route_names(routes), *bentoml.OPERATIONS]:
         if name in described:
             method, path = name.split(" ")
-            paths.setdefault(path, {})[method.lower()] = _with_key(path, described[name], settings)
+            paths.setdefault(path, {})[method.lower()] = _add_security(path, described[name], settings)
     responses = {
-        **error_components("", served.schemas.of(Error)),
-        **error_components(openai.ERRORS, served.schemas.of(OpenAIError)),
+        **make_error_components("", served.schemas.of(Error)),
+        **make_error_components(openai.ERRORS, served.schemas.of(OpenAIError)),
     }
     return {
         "openapi": "3.1.0",
@@ -83,9 +83,9 @@ def openapi_document(models: Models, settings: ServerSettings, routes: Sequence[
     }
 
 
-def _with_key(path: str, described: Json, settings: ServerSettings) -> Json:
-    """A route as it is where clients need keys."""
-    if not settings.needs_keys or path in public_paths(settings):
+def _add_security(path: str, described: Json, settings: ServerSettings) -> Json:
+    """Return a route's description with the API key, if the route needs one."""
+    if not settings.needs_keys or path in list_public_paths(settings):
         return described
     refused = errors(openai.ERRORS if path.startswith("/openai/") else "", (401,))
     return {**described, "security": [{name: []} for name in _KEYS], "responses": described["responses"] | refused}

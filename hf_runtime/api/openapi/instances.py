@@ -1,4 +1,4 @@
-"""Schemas and examples of what the served tasks accept and answer."""
+"""Schemas of the instances and answers of the served tasks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from hf_runtime.contract.task_spec import TaskSpec
 from hf_runtime.contract.tasks import TASKS
 
 
-def label(task: str | None) -> str:
+def name_example(task: str | None) -> str:
     """Return the name of a task's example."""
     return task or "custom-pipeline"
 
 
-def of_tasks(served: Served, kind: Callable[[TaskSpec], Any]) -> Json:
-    """Return the schema of everything that one of the models accepts, or answers.
+def make_task_schema(served: Served, kind: Callable[[TaskSpec], Any]) -> Json:
+    """Return one schema for the instances, or the answers, of all served tasks.
 
     Args:
-        kind: the type to describe, such as that of an instance.
+        kind: returns the type to describe, such as that of an instance.
     """
     options: list[Json] = []
     for task in served.tasks:

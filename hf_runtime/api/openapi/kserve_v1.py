@@ -1,10 +1,10 @@
-"""The routes of KServe V1, and of CloudEvents on `:predict`."""
+"""Descriptions of the routes of KServe V1, and of CloudEvents on `:predict`."""
 
 from __future__ import annotations
 
-from hf_runtime.api.examples import example_request
-from hf_runtime.api.openapi.answers.v1 import Alive, ModelNames, ModelReady
-from hf_runtime.api.openapi.instances import label, of_tasks
+from hf_runtime.api.examples import get_example_request
+from hf_runtime.api.kserve_v1 import Alive, ModelNames, ModelReady
+from hf_runtime.api.openapi.instances import make_task_schema, name_example
 from hf_runtime.api.openapi.operation import (
     COMPUTING,
     JSON,
@@ -26,11 +26,11 @@ _TAG = "KServe V1"
 _EVENT = "application/cloudevents+json"
 
 _PREDICT = """\
-All instances are answered, in order, or none. Parameters of the tasks are listed in README.md, under Tasks; one that
-a task does not know is refused with the nearest name it does.
+All instances are answered, in order, or none. README.md lists the parameters of the tasks, under Tasks. A parameter
+that a task does not have is refused, with the most similar name that it has.
 
-With the parameter `stream`, a model that writes text answers delta by delta: newline-delimited JSON, or server-sent
-events if `Accept` asks for them.
+With the parameter `stream`, a generative model answers delta by delta: newline-delimited JSON, or server-sent
+events if `Accept` has `text/event-stream`.
 
 A request may be a CloudEvent 1.0: structured, or binary, with its attributes in `ce-` headers. It is answered by one in
 the same mode.
@@ -39,11 +39,11 @@ the same mode.
 _LINE = '{"index":0,"generated_text":" Paris"}'
 
 
-def operations(served: Served) -> Operations:
-    """Descriptions by method and path."""
+def describe_routes(served: Served) -> Operations:
+    """Return the descriptions by method and path."""
     of, names = served.schemas.of, served.models.names
-    request = served.schemas.named("PredictRequest", _predict_request(served))
-    sendable = examples({label(task): example_request(task) for task in served.tasks})
+    request = served.schemas.named("PredictRequest", _make_request_schema(served))
+    requests = examples({name_example(task): get_example_request(task) for task in served.tasks})
     delta = of(GeneratedDelta)
     return {
         "GET /": operation(
@@ -70,18 +70,18 @@ def operations(served: Served) -> Operations:
             {
                 **answer(
                     {
-                        JSON: {"schema": served.schemas.named("Predictions", _predictions(served))},
+                        JSON: {"schema": served.schemas.named("Predictions", _make_predictions_schema(served))},
                         "application/x-ndjson": lines(delta, f"{_LINE}\n"),
                         "text/event-stream": events(delta, f"data: {_LINE}\n\n"),
-                        _EVENT: {"schema": _event({"$ref": "#/components/schemas/Predictions"})},
+                        _EVENT: {"schema": _make_event_schema({"$ref": "#/components/schemas/Predictions"})},
                     },
                     headers={name: {"schema": {"type": "string"}} for name in _CE_HEADERS},
                 ),
                 **errors("", COMPUTING),
             },
             description=_PREDICT,
-            parameters=[model_parameter(names), *map(_ce_parameter, _CE_HEADERS)],
-            body={JSON: {"schema": request, "examples": sendable}, _EVENT: _event_body(served, request)},
+            parameters=[model_parameter(names), *map(_make_ce_parameter, _CE_HEADERS)],
+            body={JSON: {"schema": request, "examples": requests}, _EVENT: _make_event_body(served, request)},
         ),
         "POST /v1/models/{name}:explain": operation(
             _TAG,
@@ -93,13 +93,13 @@ def operations(served: Served) -> Operations:
     }
 
 
-def _predict_request(served: Served) -> Json:
+def _make_request_schema(served: Served) -> Json:
     limit = served.settings.max_instances
     instances = {
         "type": "array",
         "minItems": 1,
         "maxItems": limit,
-        "items": of_tasks(served, lambda spec: spec.instance),
+        "items": make_task_schema(served, lambda spec: spec.instance),
     }
     return {
         "type": "object",
@@ -118,11 +118,11 @@ def _predict_request(served: Served) -> Json:
     }
 
 
-def _predictions(served: Served) -> Json:
+def _make_predictions_schema(served: Served) -> Json:
     return {
         "type": "object",
         "description": "An answer to each instance, in order.",
-        "properties": {"predictions": {"type": "array", "items": of_tasks(served, lambda spec: spec.answer)}},
+        "properties": {"predictions": {"type": "array", "items": make_task_schema(served, lambda spec: spec.answer)}},
         "required": ["predictions"],
         "additionalProperties": False,
     }
@@ -137,12 +137,15 @@ _CE_HEADERS = {
 }
 
 
-def _ce_parameter(name: str) -> Json:
+def _make_ce_parameter(name: str) -> Json:
     return {"name": name, "in": "header", "description": _CE_HEADERS[name], "schema": {"type": "string"}}
 
 
-def _event(data: Json) -> Json:
-    """A CloudEvent (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/cloudevents.json)."""
+def _make_event_schema(data: Json) -> Json:
+    """Return the schema of a CloudEvent in structured mode.
+
+    Source: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/cloudevents.json
+    """
     text = {"type": "string", "minLength": 1}
     return {
         "type": "object",
@@ -153,7 +156,7 @@ def _event(data: Json) -> Json:
     }
 
 
-def _event_body(served: Served, request: Json) -> Json:
+def _make_event_body(served: Served, request: Json) -> Json:
     head = {"specversion": "1.0", "id": "1", "source": "/docs", "type": "predict"}
-    events = examples({label(task): {**head, "data": example_request(task)} for task in served.tasks})
-    return {"schema": _event(request), "examples": events}
+    events = examples({name_example(task): {**head, "data": get_example_request(task)} for task in served.tasks})
+    return {"schema": _make_event_schema(request), "examples": events}

@@ -1,18 +1,18 @@
-"""The routes of the model repository extension of the Open Inference Protocol.
+"""Descriptions of the routes of the model repository extension.
 
 Source: https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_model_repository.md
 """
 
 from __future__ import annotations
 
-from hf_runtime.api.openapi.answers.v2 import ModelLoaded, ModelUnloaded, RepositoryModel
+from hf_runtime.api.model_repository import ModelLoaded, ModelUnloaded, RepositoryModel
 from hf_runtime.api.openapi.operation import JSON, Operations, Served, errors, model_parameter, ok, operation
 from hf_runtime.api.openapi.schemas import Json
 
 _TAG = "Model repository"
 _ALLOWED = "Only where `MODEL_MANAGEMENT` is true. Answered once it is done."
 
-#: As Triton has it; models depend on no others here, so it means nothing.
+#: Triton's parameter. It changes nothing, because no model here depends on another.
 _PARAMETERS = {
     "type": ["object", "null"],
     "properties": {"unload_dependents": {"type": "boolean"}},
@@ -20,8 +20,8 @@ _PARAMETERS = {
 }
 
 
-def operations(served: Served) -> Operations:
-    """Descriptions by method and path."""
+def describe_routes(served: Served) -> Operations:
+    """Return the descriptions by method and path."""
     name = model_parameter(served.models.names)
     changing = errors("", (400, 403, 404, 408, 413, 415, 503, 504))
     return {
@@ -30,7 +30,9 @@ def operations(served: Served) -> Operations:
             "v2_repository_index",
             "List the models with their states",
             {**ok(served.schemas.of(list[RepositoryModel])), **errors("", (400, 408, 413, 415, 503))},
-            body=_body({"ready": {"type": "boolean", "default": False, "description": "Only those that are ready."}}),
+            body=_make_body(
+                {"ready": {"type": "boolean", "default": False, "description": "Only those that are ready."}}
+            ),
             body_required=False,
         ),
         "POST /v2/repository/models/{name}/load": operation(
@@ -40,7 +42,7 @@ def operations(served: Served) -> Operations:
             {**ok(served.schemas.of(ModelLoaded)), **changing},
             description=_ALLOWED,
             parameters=[name],
-            body=_body({"parameters": _PARAMETERS}),
+            body=_make_body({"parameters": _PARAMETERS}),
             body_required=False,
         ),
         "POST /v2/repository/models/{name}/unload": operation(
@@ -50,12 +52,12 @@ def operations(served: Served) -> Operations:
             {**ok(served.schemas.of(ModelUnloaded)), **changing},
             description=_ALLOWED,
             parameters=[name],
-            body=_body({"parameters": _PARAMETERS}),
+            body=_make_body({"parameters": _PARAMETERS}),
             body_required=False,
         ),
     }
 
 
-def _body(properties: Json) -> Json:
+def _make_body(properties: Json) -> Json:
     schema = {"type": "object", "properties": properties, "additionalProperties": False}
     return {JSON: {"schema": schema, "example": {}}}

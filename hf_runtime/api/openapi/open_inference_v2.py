@@ -1,24 +1,18 @@
-"""The routes of the Open Inference Protocol, KServe V2."""
+"""Descriptions of the routes of the Open Inference Protocol, KServe V2."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from hf_runtime.api.examples import example_request
-from hf_runtime.api.open_inference_v2.generate import GenerateRequest
+from hf_runtime.api.examples import get_example_request
+from hf_runtime.api.kserve_v1 import ModelNames, ModelReady
+from hf_runtime.api.open_inference_v2.generate import GenerateRequest, GenerateResponse, GenerateStreamResponse
+from hf_runtime.api.open_inference_v2.metadata import ModelMetadata, ServerMetadata
 from hf_runtime.api.open_inference_v2.request import HEADER_LENGTH, InferenceDocument
-from hf_runtime.api.openapi.answers.v1 import ModelNames, ModelReady
-from hf_runtime.api.openapi.answers.v2 import (
-    GenerateResponse,
-    GenerateStreamResponse,
-    InferenceResponse,
-    ModelMetadata,
-    ServerLive,
-    ServerMetadata,
-    ServerReady,
-)
-from hf_runtime.api.openapi.instances import label
+from hf_runtime.api.open_inference_v2.response import InferenceResponse
+from hf_runtime.api.open_inference_v2.routes import ServerLive, ServerReady
+from hf_runtime.api.openapi.instances import name_example
 from hf_runtime.api.openapi.operation import (
     COMPUTING,
     JSON,
@@ -37,17 +31,17 @@ from hf_runtime.contract.tasks import GENERATIVE_TASKS
 from hf_runtime.settings import Task
 
 _TAG = "KServe V2, Open Inference Protocol"
-_TEXTS = "Open Inference Protocol, generate"
+_GENERATE_TAG = "Open Inference Protocol, generate"
 _BINARY = "application/octet-stream"
 
 _INFER = f"""\
-A model's tensors are told by `GET /v2/models/{{name}}`. The first dimension counts instances.
+`GET /v2/models/{{name}}` returns a model's tensors. The first dimension counts instances.
 
-Tensors may be sent as bytes behind the JSON, whose length is then the header `{HEADER_LENGTH}`; outputs are answered
+Tensors may be sent as bytes after the JSON, whose length is then the header `{HEADER_LENGTH}`; outputs are sent
 that way if `binary_data_output`, a parameter, or `binary_data`, a parameter of an output, is true.
 """
 
-#: Of generate, which takes V1's parameters too.
+#: Example of `generate`, which accepts V1's parameters, too.
 _GENERATE = {"text_input": "The capital of France is", "parameters": {"max_tokens": 20}}
 
 _LENGTH: Json = {
@@ -59,12 +53,17 @@ _LENGTH: Json = {
 _VERSION: Json = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
 
 
-def operations(served: Served) -> Operations:
-    """Descriptions by method and path."""
-    return {**_about(served), **_infer(served), **_generate(served), **_versions(served)}
+def describe_routes(served: Served) -> Operations:
+    """Return the descriptions by method and path."""
+    return {
+        **_describe_metadata(served),
+        **_describe_infer(served),
+        **_describe_generate(served),
+        **_describe_versions(served),
+    }
 
 
-def _about(served: Served) -> Operations:
+def _describe_metadata(served: Served) -> Operations:
     of, name = served.schemas.of, model_parameter(served.models.names)
     metadata = ok(of(ServerMetadata))
     return {
@@ -92,9 +91,9 @@ def _about(served: Served) -> Operations:
     }
 
 
-def _infer(served: Served) -> Operations:
+def _describe_infer(served: Served) -> Operations:
     bytes_schema = {"type": "string", "format": "binary"}
-    sendable = examples({label(task): _tensors(example_request(task)) for task in served.tasks})
+    requests = examples({name_example(task): _to_tensor_request(get_example_request(task)) for task in served.tasks})
     return {
         "POST /v2/models/{name}/infer": operation(
             _TAG,
@@ -113,15 +112,15 @@ def _infer(served: Served) -> Operations:
             description=_INFER,
             parameters=[model_parameter(served.models.names), _LENGTH],
             body={
-                JSON: {"schema": served.schemas.of(InferenceDocument), "examples": sendable},
+                JSON: {"schema": served.schemas.of(InferenceDocument), "examples": requests},
                 _BINARY: {"schema": {**bytes_schema, "description": "An InferenceDocument and tensors."}},
             },
         )
     }
 
 
-def _tensors(v1: Mapping[str, Any]) -> dict[str, Any]:
-    """A V1 request as tensors of strings, one for each field of its instances."""
+def _to_tensor_request(v1: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a V1 request as tensors of strings, one for each field of its instances."""
     rows = [row if isinstance(row, dict) else {"text": row} for row in v1["instances"]]
     inputs = [
         {"name": name, "shape": [len(rows)], "datatype": "BYTES", "data": [row[name] for row in rows]}
@@ -130,15 +129,15 @@ def _tensors(v1: Mapping[str, Any]) -> dict[str, Any]:
     return {"inputs": inputs, **({"parameters": v1["parameters"]} if "parameters" in v1 else {})}
 
 
-def _generate(served: Served) -> Operations:
+def _describe_generate(served: Served) -> Operations:
     of = served.schemas.of
     tasks: tuple[Task, ...] = GENERATIVE_TASKS
-    parameters = [model_parameter(served.doing(tasks), f"A model that does {' or '.join(tasks)}.")]
+    parameters = [model_parameter(served.find_models(tasks), f"A model that does {' or '.join(tasks)}.")]
     body = {JSON: {"schema": of(GenerateRequest), "example": _GENERATE}}
     event = 'data: {"model_name":"model","id":"1","text_output":" Paris"}\n\n'
     return {
         "POST /v2/models/{name}/generate": operation(
-            _TEXTS,
+            _GENERATE_TAG,
             "v2_generate",
             "Generate a text",
             {**ok(of(GenerateResponse)), **errors("", COMPUTING)},
@@ -146,7 +145,7 @@ def _generate(served: Served) -> Operations:
             body=body,
         ),
         "POST /v2/models/{name}/generate_stream": operation(
-            _TEXTS,
+            _GENERATE_TAG,
             "v2_generate_stream",
             "Generate a text as a stream",
             {
@@ -159,8 +158,8 @@ def _generate(served: Served) -> Operations:
     }
 
 
-def _versions(served: Served) -> Operations:
-    """Each model is served in one version, which needs no name."""
+def _describe_versions(served: Served) -> Operations:
+    """Return the descriptions of routes with versions, which all answer with an error."""
     parameters = [model_parameter(served.models.names), _VERSION]
     path = "/v2/models/{name}/versions/{version}"
     routes = {"": "GET", "/ready": "GET", "/infer": "POST", "/generate": "POST", "/generate_stream": "POST"}

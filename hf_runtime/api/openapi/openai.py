@@ -1,22 +1,15 @@
-"""The routes under `/openai/v1`."""
+"""Descriptions of the routes under `/openai/v1`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from hf_runtime.api.openai.chat import ChatRequest
-from hf_runtime.api.openai.completions import CompletionRequest
-from hf_runtime.api.openai.embeddings import EmbeddingRequest
+from hf_runtime.api.openai.chat import ChatCompletion, ChatCompletionChunk, ChatRequest
+from hf_runtime.api.openai.completions import Completion, CompletionRequest
+from hf_runtime.api.openai.embeddings import EmbeddingList, EmbeddingRequest
+from hf_runtime.api.openai.errors import OpenAIError
+from hf_runtime.api.openai.routes import ModelList, ModelObject
 from hf_runtime.api.openai.schema import OpenAIRequest
-from hf_runtime.api.openapi.answers.openai import (
-    ChatCompletion,
-    ChatCompletionChunk,
-    Completion,
-    EmbeddingList,
-    ModelList,
-    ModelObject,
-    OpenAIError,
-)
 from hf_runtime.api.openapi.operation import (
     COMPUTING,
     JSON,
@@ -33,30 +26,30 @@ from hf_runtime.api.openapi.schemas import Json
 
 _TAG = "OpenAI"
 
-#: Of the errors, which have OpenAI's shape.
+#: Prefix of the error components in OpenAI's format.
 ERRORS = "OpenAI"
 
 
-def operations(served: Served) -> Operations:
-    """Descriptions by method and path."""
+def describe_routes(served: Served) -> Operations:
+    """Return the descriptions by method and path."""
     of = served.schemas.of
     question = [{"role": "user", "content": "What is the capital of France?"}]
     return {
-        "POST /openai/v1/completions": _create(
+        "POST /openai/v1/completions": _describe_post(
             served,
             "Continue texts",
             CompletionRequest,
             {"prompt": "The capital of France is", "max_tokens": 20},
-            _whole_or_streamed(of(Completion), of(Completion), of(OpenAIError)),
+            _make_answer(of(Completion), of(Completion), of(OpenAIError)),
         ),
-        "POST /openai/v1/chat/completions": _create(
+        "POST /openai/v1/chat/completions": _describe_post(
             served,
             "Answer a chat",
             ChatRequest,
             {"messages": question, "max_tokens": 20},
-            _whole_or_streamed(of(ChatCompletion), of(ChatCompletionChunk), of(OpenAIError)),
+            _make_answer(of(ChatCompletion), of(ChatCompletionChunk), of(OpenAIError)),
         ),
-        "POST /openai/v1/embeddings": _create(
+        "POST /openai/v1/embeddings": _describe_post(
             served,
             "Compute embeddings",
             EmbeddingRequest,
@@ -74,10 +67,15 @@ def operations(served: Served) -> Operations:
     }
 
 
-def _create(served: Served, summary: str, kind: type[OpenAIRequest], example: dict[str, Any], responses: Json) -> Json:
-    """A route that takes a request of that kind; what it needs in a model, only models of unknown task may have too."""
+def _describe_post(
+    served: Served, summary: str, kind: type[OpenAIRequest], example: dict[str, Any], responses: Json
+) -> Json:
+    """Return the description of a route that takes a kind of request.
+
+    It lists the models of the request's tasks, and the models whose task is not known.
+    """
     body: Json = {"schema": served.schemas.of(kind)}
-    models = served.doing((*kind.tasks, None))
+    models = served.find_models((*kind.tasks, None))
     if models:
         served.schemas.narrow(kind.__name__, model={"type": "string", "enum": models})
         body["example"] = {"model": models[0], **example}
@@ -92,6 +90,6 @@ def _create(served: Served, summary: str, kind: type[OpenAIRequest], example: di
     )
 
 
-def _whole_or_streamed(whole: Json, event: Json, error: Json) -> Json:
+def _make_answer(whole: Json, event: Json, error: Json) -> Json:
     streamed = events({"anyOf": [event, error]}, "data: {…}\n\ndata: [DONE]\n\n", end="[DONE]")
     return answer({JSON: {"schema": whole}, "text/event-stream": streamed})

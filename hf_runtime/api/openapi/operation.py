@@ -1,4 +1,4 @@
-"""What all descriptions of routes are made of.
+"""Parts of the descriptions of routes.
 
 Source: https://spec.openapis.org/oas/v3.1.1.html
 """
@@ -19,7 +19,7 @@ JSON = "application/json"
 #: Descriptions of routes by method and path, such as `GET /v1/models`.
 Operations = Mapping[str, Json]
 
-#: What each status is answered for, as README's table has it.
+#: Meaning of each error status.
 ERRORS: Mapping[int, str] = {
     400: "The request is no JSON, a field, an instance or a parameter is wrong, or a text is too long for the model.",
     401: "A key is needed, and none that is valid is shown (`API_KEYS`).",
@@ -35,11 +35,11 @@ ERRORS: Mapping[int, str] = {
     504: "There was no answer within `REQUEST_TIMEOUT`.",
 }
 
-#: For what a model computes.
+#: Errors of routes that compute answers.
 COMPUTING = (400, 404, 408, 413, 415, 429, 500, 503, 504)
 
-#: Statuses that are worth another try, and say when.
-_LATER = (429, 503)
+#: Statuses with a `Retry-After` header.
+_RETRYABLE = (429, 503)
 
 HEADERS: Mapping[str, Json] = {
     "X-Request-Id": {
@@ -63,20 +63,20 @@ REQUEST_ID: Json = {
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What the document depends on, and the schemas that it comes to."""
+    """Models and settings that the document is about, and the document's schemas."""
 
     models: Models
     settings: ServerSettings
     schemas: Schemas = field(default_factory=Schemas)
 
-    def doing(self, tasks: Collection[Task | None]) -> list[str]:
-        """The models of these tasks, None being those whose task is not known."""
-        return [name for name in self.models.names if self.models.task(name) in tasks]
+    def find_models(self, tasks: Collection[Task | None]) -> list[str]:
+        """Return the names of the models of these tasks; None stands for an unknown task."""
+        return [name for name in self.models.names if self.models.get_task(name) in tasks]
 
     @property
     def tasks(self) -> list[Task | None]:
-        """What the models do, each once, in the order of configuration."""
-        return list(dict.fromkeys(map(self.models.task, self.models.names)))
+        """Distinct tasks of the models, in the order of configuration."""
+        return list(dict.fromkeys(map(self.models.get_task, self.models.names)))
 
 
 def operation(
@@ -90,11 +90,11 @@ def operation(
     body: Json | None = None,
     body_required: bool = True,
 ) -> Json:
-    """A route with one method.
+    """Return the description of a route with one method.
 
     Args:
         name: its `operationId`.
-        body: what it may be, by media type.
+        body: media type objects of the request body, by media type.
     """
     described: Json = {"tags": [tag], "operationId": name, "summary": summary, "responses": responses}
     if description:
@@ -105,32 +105,28 @@ def operation(
     return described
 
 
-def ok(schema: Json, description: str = "OK", headers: Json | None = None, **others: Json) -> Json:
-    """A 200 in JSON, or in other media types.
-
-    Args:
-        others: more fields of the JSON's media type object, such as `examples`.
-    """
-    return answer({JSON: {"schema": schema, **others}}, description, headers)
+def ok(schema: Json) -> Json:
+    """Return a 200 response in JSON."""
+    return answer({JSON: {"schema": schema}})
 
 
-def answer(content: Json, description: str = "OK", headers: Json | None = None) -> Json:
-    """A 200 by its media types."""
-    headers = {**_headers("X-Request-Id"), **(headers or {})}
-    return {"200": {"description": description, "headers": headers, "content": content}}
+def answer(content: Json, headers: Json | None = None) -> Json:
+    """Return a 200 response by media type."""
+    headers = {**_refer_to_headers("X-Request-Id"), **(headers or {})}
+    return {"200": {"description": "OK", "headers": headers, "content": content}}
 
 
 def errors(prefix: str, statuses: Iterable[int]) -> Json:
-    """Responses of `error_components`."""
-    return {str(status): {"$ref": f"#/components/responses/{_name(prefix, status)}"} for status in statuses}
+    """Return references to responses of `make_error_components`."""
+    return {str(status): {"$ref": f"#/components/responses/{_name_component(prefix, status)}"} for status in statuses}
 
 
-def error_components(prefix: str, schema: Json) -> Json:
-    """All errors in the shape of a protocol, each under its prefix and the status's phrase."""
+def make_error_components(prefix: str, schema: Json) -> Json:
+    """Return all error responses of a protocol, named by prefix and status phrase."""
     return {
-        _name(prefix, status): {
+        _name_component(prefix, status): {
             "description": description,
-            "headers": _headers("X-Request-Id", *(("Retry-After",) if status in _LATER else ())),
+            "headers": _refer_to_headers("X-Request-Id", *(("Retry-After",) if status in _RETRYABLE else ())),
             "content": {JSON: {"schema": schema}},
         }
         for status, description in ERRORS.items()
@@ -138,17 +134,19 @@ def error_components(prefix: str, schema: Json) -> Json:
 
 
 def model_parameter(names: Collection[str], description: str = "") -> Json:
-    """The model in the path; one of any name if none is known."""
+    """Return the parameter of the model in the path; any name if no model is known."""
     schema: Json = {"type": "string", **({"enum": list(names)} if names else {})}
     described = {"name": "name", "in": "path", "required": True, "schema": schema}
     return described | ({"description": description} if description else {})
 
 
 def events(data: Json, example: str, *, end: str | None = None) -> Json:
-    """Server-sent events. OpenAPI 3.1 has no words for streams; as tools read it, the schema is that of one event.
+    """Return a media type object of server-sent events.
+
+    OpenAPI 3.1 cannot describe streams; tools expect the schema of one event.
 
     Args:
-        data: what the event's data, which is JSON, holds.
+        data: schema of an event's data, which is JSON.
         end: the data of the last event, if that is not JSON.
     """
     text: Json = {"type": "string", "contentMediaType": JSON, "contentSchema": data}
@@ -159,18 +157,21 @@ def events(data: Json, example: str, *, end: str | None = None) -> Json:
 
 
 def lines(line: Json, example: str) -> Json:
-    """Newline-delimited JSON, of which OpenAPI 3.1 can say no more than that it is text; 3.2 has `itemSchema`."""
+    """Return a media type object of newline-delimited JSON.
+
+    OpenAPI 3.1 cannot describe the lines; `x-itemSchema` is the `itemSchema` of 3.2.
+    """
     return {"schema": {"type": "string"}, "x-itemSchema": line, "example": example}
 
 
-def _headers(*names: str) -> Json:
+def _refer_to_headers(*names: str) -> Json:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-def _name(prefix: str, status: int) -> str:
+def _name_component(prefix: str, status: int) -> str:
     return prefix + "".join(word.capitalize() for word in HTTPStatus(status).phrase.split())
 
 
 def examples(values: Mapping[str, Any]) -> Json:
-    """Named examples of a media type."""
+    """Return named examples of a media type."""
     return {name: {"value": value} for name, value in values.items()}

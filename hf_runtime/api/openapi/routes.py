@@ -1,4 +1,4 @@
-"""Where the document and the page are."""
+"""Routes of the OpenAPI document and of the page to try the routes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from starlette.routing import BaseRoute, Route
 
 from hf_runtime.api.http.json_body import encode
 from hf_runtime.api.inference import Models
-from hf_runtime.api.openapi.document import openapi_document
+from hf_runtime.api.openapi.document import make_document
 from hf_runtime.settings import ServerSettings
 
 _PAGE = Path(__file__).parent / "docs.html"
 
 
-def routes(models: Models, settings: ServerSettings, described: Sequence[BaseRoute]) -> list[Route]:
-    """The routes that tell of others, `/docs.json` among them, where BentoML would tell of its own alone."""
+def make_routes(models: Models, settings: ServerSettings, described: Sequence[BaseRoute]) -> list[Route]:
+    """Return the routes of the document and of the page.
 
-    # Made when it is first asked for: every process of the server makes the application, runners too.
+    `/docs.json` replaces BentoML's document, which has only BentoML's own routes.
+    """
+
+    # Built on the first request, because every process of the server creates the application, runners too.
     @cache
     def document() -> bytes:
-        return encode(openapi_document(models, settings, described))
+        return encode(make_document(models, settings, described))
 
     page = _PAGE.read_text(encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""JSON schemas of Python's types, each kept once among the document's components."""
+"""JSON schemas of Python types, each stored once among the document's components."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REFERENCE = "#/components/schemas/{model}"
 
 
 class _Schemas(GenerateJsonSchema):
-    """Pydantic's, without titles that repeat the names of fields, and defaults that say that there is nothing."""
+    """Pydantic's generator without the titles of fields and without defaults that are null."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -26,36 +26,36 @@ class _Schemas(GenerateJsonSchema):
 
 
 @cache
-def _schema(kind: Any) -> tuple[Json, Mapping[str, Json]]:
-    """The schema of a type, and those that it refers to."""
+def _make_schema(kind: Any) -> tuple[Json, Mapping[str, Json]]:
+    """Return the schema of a type, and the schemas that it refers to."""
     schema = TypeAdapter(kind).json_schema(ref_template=_REFERENCE, schema_generator=_Schemas)
     return schema, schema.pop("$defs", {})
 
 
 class Schemas:
-    """The schemas of a document.
+    """Schemas of a document.
 
     Attributes:
-        components: by name, as far as they have been asked for.
+        components: schemas by name, added by `of` and `named`.
     """
 
     def __init__(self) -> None:
         self.components: dict[str, Json] = {}
 
     def of(self, kind: Any) -> Json:
-        """The schema of a type, a reference if it is a class with fields."""
-        schema, inner = _schema(kind)
+        """Return the schema of a type; a reference if it is a class with fields."""
+        schema, inner = _make_schema(kind)
         for name, definition in inner.items():
             self._add(name, definition)
         return self.named(kind.__name__, schema) if "properties" in schema else schema
 
     def named(self, name: str, schema: Json) -> Json:
-        """A reference to a schema, which is kept under that name."""
+        """Store a schema under a name, and return a reference to it."""
         self._add(name, schema)
         return {"$ref": _REFERENCE.format(model=name)}
 
     def narrow(self, name: str, **properties: Json) -> None:
-        """Replace properties of an object by what is known of them here."""
+        """Replace properties of an object's schema by narrower ones."""
         schema = self.components[name]
         self.components[name] = {**schema, "properties": {**schema["properties"], **properties}}
 

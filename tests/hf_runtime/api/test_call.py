@@ -50,22 +50,22 @@ def _call(*, timeout: float = 60, left: asyncio.Event | None = None, caller: Cal
     return CallContext(RequestRecord("gRPC", "/infer", "id"), caller or Caller(None), timeout, left.wait)
 
 
-def _place(index: int) -> str:
+def _locate(index: int) -> str:
     return f"inputs[{index}]"
 
 
 async def _infer(call: CallContext, client: ScriptedClient, *instances: Any) -> list[Any]:
-    return await infer(call, client, [(one, {}) for one in instances], place=_place, settings=SETTINGS)
+    return await infer(call, client, [(one, {}) for one in instances], locate=_locate, settings=SETTINGS)
 
 
 async def _start(call: CallContext, client: ScriptedClient, *instances: Any) -> AnswerStreams:
-    return await AnswerStreams.start(call, client, [(one, {}) for one in instances], place=_place, settings=SETTINGS)
+    return await AnswerStreams.start(call, client, [(one, {}) for one in instances], locate=_locate, settings=SETTINGS)
 
 
 def test_a_model_is_found_and_answers_and_the_record_says_so() -> None:
     async def scenario() -> None:
         call = _call()
-        client = Models({"x": _client()}).get("x", call)
+        client = Models({"x": _client()}).get_ready_client("x", call)
         assert await _infer(call, client, "a", "b") == [["a", {}], ["b", {}]]  # type: ignore[arg-type]
         assert (call.record.model_name, call.record.instances) == ("x", 2)
         assert call.record.predict_ended is not None

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tritonclient.utils import np_to_triton_dtype
 
-from hf_runtime.api.open_inference_v2.request import HEADER_LENGTH, InferRequest, parse
-from hf_runtime.api.open_inference_v2.response import render
+from hf_runtime.api.open_inference_v2.request import HEADER_LENGTH, InferRequest, parse_request
+from hf_runtime.api.open_inference_v2.response import render_response
 from hf_runtime.api.open_inference_v2.tensors import DTYPES, Tensor, from_json
 from hf_runtime.contract.errors import InvalidRequest
 
@@ -40,11 +40,11 @@ def _read(array: np.ndarray[Any, np.dtype[Any]], *, binary: bool) -> InferReques
     tensor.set_data_from_numpy(array, binary_data=binary)
     output = triton.InferRequestedOutput("y", binary_data=binary)
     body, length = triton.InferenceServerClient.generate_request_body([tensor], outputs=[output], request_id="7")
-    return parse(body, None if length is None else str(length))
+    return parse_request(body, None if length is None else str(length))
 
 
 def _written(asked: InferRequest, tensor: Tensor) -> Any:
-    response = render("m", asked, [tensor])
+    response = render_response("m", asked, [tensor])
     length = response.headers.get(HEADER_LENGTH)
     body = bytes(response.body)
     return triton.InferenceServerClient.parse_response_body(body, header_length=length and int(length))
@@ -89,7 +89,7 @@ def test_a_tensor_of_100_mb_is_read_without_a_copy() -> None:
     tensor = triton.InferInput("x", list(array.shape), "FP32")
     tensor.set_data_from_numpy(array)
     body, length = triton.InferenceServerClient.generate_request_body([tensor])
-    values = parse(body, str(length)).inputs[0].values
+    values = parse_request(body, str(length)).inputs[0].values
     assert np.shares_memory(values, np.frombuffer(body, np.uint8))
     np.testing.assert_array_equal(values, array)
 
@@ -98,7 +98,7 @@ def test_bf16_is_read_as_the_float32_it_is_the_upper_half_of() -> None:
     document = {"inputs": [{"name": "x", "shape": [2], "datatype": "BF16", "parameters": {"binary_data_size": 4}}]}
     head = json.dumps(document).encode()
     raw = (np.array([1.5, -2.0], np.float32).view(np.uint32) >> 16).astype("<u2").tobytes()
-    assert parse(head + raw, str(len(head))).inputs[0].values.tolist() == [1.5, -2.0]
+    assert parse_request(head + raw, str(len(head))).inputs[0].values.tolist() == [1.5, -2.0]
 
 
 def test_lists_may_be_flat_or_nested() -> None:
@@ -145,7 +145,7 @@ def test_a_tensor_of_nothing_may_not_be_larger_than_arrays_are(datatype: str, sh
     for rest in empty:
         body = json.dumps({"inputs": [{**tensor, **rest}]}).encode()
         with pytest.raises(InvalidRequest, match="is no shape of an array"):
-            parse(body, str(len(body)))
+            parse_request(body, str(len(body)))
 
 
 def test_deep_nesting_is_refused_like_any_other() -> None:
@@ -157,17 +157,17 @@ def test_deep_nesting_is_refused_like_any_other() -> None:
 
 
 def test_what_json_has_no_number_for_needs_binary_data() -> None:
-    asked = parse(b'{"inputs": [{"name": "x", "shape": [1], "datatype": "INT8", "data": [1]}]}', None)
+    asked = parse_request(b'{"inputs": [{"name": "x", "shape": [1], "datatype": "INT8", "data": [1]}]}', None)
     with pytest.raises(InvalidRequest, match="ask for it as binary data"):
-        render("m", asked, [Tensor("y", "FP32", np.array([np.nan], np.float32))])
+        render_response("m", asked, [Tensor("y", "FP32", np.array([np.nan], np.float32))])
     with pytest.raises(InvalidRequest, match="ask for it as binary data"):
-        render("m", asked, [Tensor("y", "BYTES", _object_array([b"\xff"]))])
+        render_response("m", asked, [Tensor("y", "BYTES", _object_array([b"\xff"]))])
 
 
 @given(body=st.binary(max_size=60), length=st.one_of(st.none(), st.integers(-2, 70).map(str), st.text(max_size=5)))
 def test_no_bytes_do_worse_than_being_refused(body: bytes, length: str | None) -> None:
     with pytest.raises(InvalidRequest):
-        parse(body, length)
+        parse_request(body, length)
 
 
 @given(tail=st.binary(max_size=40), size=st.integers(0, 50), shape=st.lists(st.integers(0, 3), min_size=1, max_size=3))
@@ -177,7 +177,7 @@ def test_no_binary_tensor_does_worse_than_being_refused(tail: bytes, size: int, 
         head = {"inputs": [{"name": "x", "shape": shape, "datatype": datatype, "parameters": parameters}]}
         encoded = json.dumps(head).encode()
         try:
-            asked = parse(encoded + tail, str(len(encoded)))
+            asked = parse_request(encoded + tail, str(len(encoded)))
         except InvalidRequest:
             continue
         assert list(asked.inputs[0].values.shape) == shape

@@ -1,1 +1,0 @@
-"""What is answered, as types: nothing here runs, `schemas` writes them into the document."""

@@ -1,4 +1,4 @@
-"""MkDocs hooks: check links of docs/ to other files of the repository, and show them on it."""
+"""MkDocs hooks: check links of docs/ to other files of the repository, and show them on it.
 
 Pages link to source files and pictures by relative paths, so that they read well without a build. The site has no
 place for those files: pictures are copied to it, and any other link becomes the path as text.

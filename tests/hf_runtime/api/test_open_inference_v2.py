@@ -473,4 +473,6 @@ def test_a_mistake_in_generate_is_a_400_that_names_the_field(http: TestClient, v
 def test_generate_needs_a_model_that_writes(http: TestClient) -> None:
     response = http.post("/v2/models/x/generate", json={"text_input": "a"})
     assert response.status_code == 400
-    assert response.json()["error"].startswith("x does fill-mask: generate needs a model that does text2text-generation")
+    assert response.json()["error"].startswith(
+        "x does fill-mask: generate needs a model that does text2text-generation"
+    )

@@ -64,7 +64,7 @@ class _ItemSequence:
 
 
 class GenerationEngine:
-    """Engine of a generative task: it prepares items, has their sequences generated, and makes their answers."""
+    """Engine of a generative task: from items to sequences, and back to answers."""
 
     def __init__(
         self,

@@ -1,4 +1,6 @@
-"""The seam between the generative tasks and the engines that generate: token ids in, text out.
+"""Interface between generative tasks and the engines that generate.
+
+Token ids go in, and text comes out.
 
 Chat templates, tools, limits and defaults belong to the tasks. An engine knows prompts as token ids, sampling
 parameters, grammars and stop strings; it loads no other module of `runners.tasks`, and its users load no torch.

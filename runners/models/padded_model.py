@@ -44,9 +44,9 @@ class PaddedModel:
 
     @torch.inference_mode()
     def compute(self, batch: Sequence[Encoding]) -> Any:
-        """Return the model's output for rows padded on the right to the longest of them, or some more.
+        """Return the model's output for rows that are padded on the right.
 
-        It may be valid only until the next call.
+        They are padded to the longest of them, or to a longer shape that has a graph. The output may be valid only until the next call.
         """
         model: Any = self._pretrained.model
         length = max(len(row["input_ids"]) for row in batch)
@@ -62,7 +62,7 @@ class PaddedModel:
         return type(output)(**{name: tensor[: len(batch)] for name, tensor in output.items()})
 
     def _pad(self, name: str, batch: Sequence[Encoding], shape: Shape, pad: int) -> torch.Tensor:
-        """Return one input of a batch in a shape, with copies of the first row in place of missing ones.
+        """Return one input of a batch, with copies of the first row up to the shape.
 
         The tokenizer's own `pad` takes 17 times as long and holds the interpreter's lock.
         """
@@ -78,7 +78,7 @@ class PaddedModel:
 
     @contextmanager
     def _restored_attention(self) -> Iterator[None]:
-        """Compute with the attention that the model was loaded with, whatever earlier requests were."""
+        """Restore the attention that the model was loaded with, for one computation."""
         if not self._switching:
             yield
             return
@@ -89,7 +89,10 @@ class PaddedModel:
 
 
 def _has_one_token_type(model: Any) -> bool:
-    """Return true for a model with one token type: the types that a BERT tokenizer gives a second text are zeroed."""
+    """Return true for a model with one token type.
+
+    The types that a BERT tokenizer gives a second text are then replaced by zeros.
+    """
     embeddings = getattr(getattr(model, "base_model", model), "embeddings", None)
     table = getattr(embeddings, "token_type_embeddings", None)
     return isinstance(table, torch.nn.Embedding) and table.num_embeddings == 1

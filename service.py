@@ -1,4 +1,4 @@
-"""The BentoML services: one runner for each configured model, and the entry service that KServe's clients talk to."""
+"""BentoML services: runners of the configured models, and the entry service for clients."""
 
 from __future__ import annotations
 
@@ -31,8 +31,12 @@ if TYPE_CHECKING:
     from hf_runtime.api.entry import EntryApp
 
 
-def _configured() -> tuple[Arguments, Settings]:
-    """The arguments and the settings, with every model's task known; a wrong one stops the start with one line."""
+def _load_configuration() -> tuple[Arguments, Settings]:
+    """Load the arguments and the settings, and resolve the task of every model.
+
+    Raises:
+        SystemExit: one of them is invalid; the message is one line.
+    """
     try:
         own_metrics_directory()
         arguments = given_arguments()
@@ -41,26 +45,27 @@ def _configured() -> tuple[Arguments, Settings]:
             check_uri(model)
         if settings.server.exit_on_failure:
             supervise()
-        models = tuple(map(_with_task, settings.models))
+        models = tuple(map(_resolve_task, settings.models))
         server = with_runner_key(settings.server)
         return arguments, settings.model_copy(update={"models": models, "server": server})
     except (SettingsError, LoadError) as error:
         raise SystemExit(f"Error: {error}") from None
 
 
-def _with_task(model: ModelSettings) -> ModelSettings:
+def _resolve_task(model: ModelSettings) -> ModelSettings:
     try:
         return resolve_task(model, own_code=allowed_pipeline(model) is not None)
     except UnreachableError:
-        # For a reason that may pass: the model's own process asks again, and others are served meanwhile.
+        # The failure may be temporary: the model's process resolves the task again, and other models are served.
         return model
 
 
 class _EntryService(LeanService):
-    """Without BentoML's time-out, too.
+    """Entry service, which also removes BentoML's timeout middleware.
 
-    Every request has a deadline of our own, answered in the shape of its protocol. BentoML's keeps a timer alive for
-    the whole time-out after a request is answered: at 1,000 requests a second, hundreds of megabytes.
+    The server sets a deadline for every request and answers in the format of its protocol. BentoML's middleware keeps
+    a timer alive for the whole timeout after a request is answered: at 1,000 requests per second, this takes hundreds
+    of megabytes.
     """
 
     left_out = LeanService.left_out | {"TimeoutMiddleware"}
@@ -71,40 +76,42 @@ class _EntryService(LeanService):
 
     @property
     def ready(self) -> bool:
-        """Whether requests are answered."""
+        """True once requests are answered."""
         return self._entry is not None and self._entry.ready
 
     def to_asgi(self, is_main: bool = True) -> Any:
-        """The application, in which BentoML's own routes need a key like ours."""
-        self._mount()
+        """Return the ASGI application, in which BentoML's routes require a key too."""
+        self._mount_entry_app()
         app = super().to_asgi(is_main)
-        own = {route.path for route in app.routes if isinstance(route, Route)}
-        # Within BentoML's layers: a browser asks whether it may ask without a key.
-        app.user_middleware.append(Middleware(Authentication, keys=self.keys, settings=self.settings.server, only=own))
+        paths = {route.path for route in app.routes if isinstance(route, Route)}
+        # Inside BentoML's middleware, because a CORS preflight request has no key.
+        app.user_middleware.append(
+            Middleware(Authentication, keys=self.keys, settings=self.settings.server, only=paths)
+        )
         return app
 
     def schema(self) -> Any:
-        """What a Bento says of its routes."""
-        self._mount()
+        """Return the description of the routes that a Bento contains."""
+        self._mount_entry_app()
         return super().schema()
 
-    def _mount(self) -> None:
+    def _mount_entry_app(self) -> None:
         if self._entry is None:
-            # Imported here: this module is loaded by all processes, and the protocols are of use to one of them.
+            # Imported here, because all processes import this module, and only one of them needs the protocols.
             from hf_runtime.api.entry import EntryApp
 
             self._entry = EntryApp(self.settings, self.keys, self.runners, self)
             self.mount_asgi_app(self._entry.app, path="/")
 
 
-def _entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]], image: Image) -> Any:
+def _create_entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]], image: Image) -> Any:
     server = settings.server
     configure_logging(server, {*server.runner_keys, *(secret for model in settings.models for secret in model.secrets)})
-    # Here, before any process: their file may be wrong.
+    # Read before any process starts, because the file may be invalid.
     keys = KeyRing(server.keys, server.api_keys_file)
 
     class Runtime:
-        """Answers the protocols; computes nothing itself."""
+        """Entry service: answers all protocols, and sends items to the runners."""
 
         async def __is_ready__(self) -> bool:
             return bool(service.ready)
@@ -112,22 +119,22 @@ def _entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]], ima
         @bentoml.on_deployment
         @staticmethod
         def check_configured() -> None:
-            """Stop the start, before any process, if there is nothing to serve."""
+            """Exit before any process starts if no model is configured."""
             if not settings.models:
                 raise SystemExit(
                     "Error: STORAGE_URI is not set: give a model folder or hf://owner/model, "
                     "or a file of InferenceServices as RUNTIME_CONFIG."
                 )
 
-    every = [runner for replicas in runners.values() for runner in replicas]
-    dependencies = {f"runner_{number}": bentoml.depends(runner) for number, runner in enumerate(every)}
+    all_runners = [runner for replicas in runners.values() for runner in replicas]
+    dependencies = {f"runner_{number}": bentoml.depends(runner) for number, runner in enumerate(all_runners)}
     members = {"keys": keys, "settings": settings, "runners": runners}
     service = bentoml.service(
         name="HuggingFaceRuntime",
         workers=server.api_workers,
         image=image,
         service_class=type("EntryService", (_EntryService,), members),
-        # The access log is our own.
+        # The server writes its own access log.
         logging={"access": {"enabled": False}},
         http={
             "cors": {
@@ -137,21 +144,24 @@ def _entry_service(settings: Settings, runners: Mapping[str, Sequence[Any]], ima
                 "access_control_allow_headers": ["*"],
             }
         },
-        # The runners tell how they are over their connections, and one that has failed must not fail the others.
+        # Runners report their state over their connections, and a failed runner must not make the service unready.
         runner_probe={"enabled": False},
     )(type("HuggingFaceRuntime", (Runtime,), {"__doc__": Runtime.__doc__, **dependencies}))
     return service
 
 
-def _models_or_a_place_for_one(settings: Settings) -> tuple[ModelSettings, ...]:
-    """A Bento is built before its model is known; its runner must have a place in it all the same."""
+def _models_or_placeholder(settings: Settings) -> tuple[ModelSettings, ...]:
+    """Return the models, or a placeholder if there is none.
+
+    A Bento is built before its model is known, and must contain the service of its runner.
+    """
     return settings.models or (ModelSettings(storage_uri="/model", task="text-generation"),)
 
 
-def _runners(
+def _create_runners(
     models: tuple[ModelSettings, ...], server: ServerSettings, stored_model: str | None
 ) -> dict[str, list[Any]]:
-    """The runners of each model: as many as it has replicas, each a service of its own with its own GPUs."""
+    """Create one service for each replica of each model."""
     numbers = itertools.count(1)
     return {
         model.name: [runner_service(model, next(numbers), server, stored_model) for _ in range(model.replicas)]
@@ -160,10 +170,10 @@ def _runners(
 
 
 limit_heads()
-_ARGUMENTS, _SETTINGS = _configured()
-_RUNNERS = _runners(_models_or_a_place_for_one(_SETTINGS), _SETTINGS.server, _ARGUMENTS.model)
+_ARGUMENTS, _SETTINGS = _load_configuration()
+_RUNNERS = _create_runners(_models_or_placeholder(_SETTINGS), _SETTINGS.server, _ARGUMENTS.model)
 
-HuggingFaceRuntime = _entry_service(_SETTINGS, _RUNNERS, image(_ARGUMENTS.torch))
+HuggingFaceRuntime = _create_entry_service(_SETTINGS, _RUNNERS, image(_ARGUMENTS.torch))
 
-#: The first model alone, for BentoML's own clients: `bentoml serve service:Runner`.
+#: Runner of the first model, to serve it alone for BentoML clients: `bentoml serve service:Runner`.
 Runner = next(iter(_RUNNERS.values()))[0]

@@ -1,1 +1,4 @@
-"""What every process of the server shares: protocols, settings, logs and the wire between processes; no torch."""
+"""Code of all processes: protocols, settings, logs and messages between processes.
+
+It imports no torch.
+"""

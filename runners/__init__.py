@@ -1,1 +1,1 @@
-"""A model process: one model, its task, its engine and its life."""
+"""Model process: one model with its task, engine and lifecycle."""

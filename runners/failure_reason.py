@@ -1,4 +1,4 @@
-"""Why a model could not be loaded, in one line that anyone may read."""
+"""Reasons of load failures, in one line without secrets, for clients and the log."""
 
 from __future__ import annotations
 
@@ -13,38 +13,44 @@ from hf_runtime.settings import ModelSettings
 from hf_runtime.settings.uri import is_on_disk, shown_uri
 from runners.storage.fetch import fetch
 
-#: Characters that are shown.
-_LONGEST = 300
-#: An address, a path in quotes, which may have spaces in it, or one without.
-_PLACE = re.compile(r"""(?P<address>\w+://[^\s"'<>]+)|(?P<quote>["'`])(?P<quoted>[~/][^"'`]*)(?P=quote)|"""
-                    r"""(?<![\w.)\]])(?P<path>~?/[\w.@+=%~-][^\s"'`<>:;,()\[\]{}]*)""")  # fmt: skip
+#: Maximum length of a reason in characters.
+_MAX_LENGTH = 300
+#: A URL, a path in quotes, which may contain spaces, or a path without quotes.
+_URL_OR_PATH = re.compile(r"""(?P<url>\w+://[^\s"'<>]+)|(?P<quote>["'`])(?P<quoted>[~/][^"'`]*)(?P=quote)|"""
+                          r"""(?<![\w.)\]])(?P<path>~?/[\w.@+=%~-][^\s"'`<>:;,()\[\]{}]*)""")  # fmt: skip
 
 
-def unforeseen(error: Exception, settings: ModelSettings) -> str:
-    """Describe an error that nobody has words for: its type and first line, without secrets and foreign paths."""
+def describe_unexpected(error: Exception, settings: ModelSettings) -> str:
+    """Return the type and first line of an unexpected error, for clients.
+
+    Secrets and paths outside the model's folders are hidden.
+    """
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    # Before places are cut: what is left of a secret would not be known as one.
+    # Before URLs and paths are shortened: the rest of a shortened secret would not be recognized.
     line = hide(line, settings.secrets)
-    roots = _roots(settings)
-    line = _PLACE.sub(lambda found: _shown(found, roots), line)
-    return ": ".join(part for part in (type(error).__name__, line) if part)[:_LONGEST]
+    roots = _model_folders(settings)
+    line = _URL_OR_PATH.sub(lambda match: _redact(match, roots), line)
+    return ": ".join(part for part in (type(error).__name__, line) if part)[:_MAX_LENGTH]
 
 
-def foreseen(error: Exception, settings: ModelSettings) -> str:
-    """The sentence of an error that was made for an operator, without secrets that a library may have put into it."""
+def describe_expected(error: Exception, settings: ModelSettings) -> str:
+    """Return the message of an error written for the operator, without secrets.
+
+    Libraries may have put secrets into it.
+    """
     return hide(str(error), settings.secrets)
 
 
-def _shown(found: re.Match[str], roots: Sequence[Path]) -> str:
-    if (address := found["address"]) is not None:
-        return HIDDEN if address.startswith("file:") else shown_uri(address)
-    path, quote = found["quoted"] or found["path"], found["quote"] or ""
+def _redact(match: re.Match[str], roots: Sequence[Path]) -> str:
+    if (url := match["url"]) is not None:
+        return HIDDEN if url.startswith("file:") else shown_uri(url)
+    path, quote = match["quoted"] or match["path"], match["quote"] or ""
     inside = any(Path(path).is_relative_to(root) for root in roots) and ".." not in Path(path).parts
     return f"{quote}{path if inside else HIDDEN}{quote}"
 
 
-def _roots(settings: ModelSettings) -> Sequence[Path]:
-    """Folders in which a path is one of the model's own."""
+def _model_folders(settings: ModelSettings) -> Sequence[Path]:
+    """Return the folders that hold files of the model."""
     if not is_on_disk(settings.storage_uri):
         caches = (settings.storage_cache.expanduser(), settings.cache_dir)
         return [cache for cache in caches if cache is not None]

@@ -1,4 +1,4 @@
-"""A model's life in its process: loaded, unloaded and loaded again; and its items, from wherever they come."""
+"""Lifecycle of one model in its process: load, serve, unload and reload."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from hf_runtime.settings import ModelSettings, Task
 from runners.engines.device_errors import BrokenDevice, broken_by, raise_if_broken
 from runners.engines.engine import Engine, engine_for
 from runners.engines.runner import ExecutionPlan
-from runners.failure_reason import foreseen, unforeseen
+from runners.failure_reason import describe_expected, describe_unexpected
 from runners.kernels.fallbacks import Optimization
 from runners.loaded import LoadedModel
 from runners.models.garbage import freeze_gc, gc_paused
-from runners.preload import begin
-from runners.retry_schedule import pauses
+from runners.preload import preload_model
+from runners.retry_schedule import retry_delays
 from runners.start import start_runner
 from runners.storage.source import UnreachableError
 
@@ -37,27 +37,28 @@ logger = logging.getLogger(__name__)
 _Step = Callable[[], Awaitable[None]]
 
 
-class _Reason(NamedTuple):
-    """Why a model could not be loaded.
+class _LoadFailure(NamedTuple):
+    """Failed attempt to load a model.
 
     Attributes:
-        may_pass: its source could not be reached, so that another try may help.
+        is_temporary: the source could not be reached, so another attempt may succeed.
     """
 
-    text: str
-    may_pass: bool = False
+    reason: str
+    is_temporary: bool = False
 
 
 class ModelHost:
-    """Loads one model beside the event loop, then answers its items.
+    """Host that loads one model in a worker thread, then answers its items.
 
     Args:
-        on_broken: is called once the device computes nothing any more in this process, which is to end.
-        pauses: seconds before each further try to load a model whose source could not be reached.
-        sleep: lets them pass.
+        on_broken: called once the device or the engine has failed, so that this process must end.
+        retry_delays: creates the delays, in seconds, before further attempts to load a model whose source could not be
+            reached.
+        sleep: waits for a delay.
 
     Attributes:
-        state: how the model is.
+        state: current state of the model.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class ModelHost:
         metrics: ModelMetrics | None = None,
         on_broken: Callable[[], None] = lambda: None,
         *,
-        pauses: Callable[[], Iterator[float]] = pauses,
+        retry_delays: Callable[[], Iterator[float]] = retry_delays,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._on_broken = on_broken
@@ -79,32 +80,32 @@ class ModelHost:
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._model: LoadedModel | None = None
         self._task = settings.task
-        #: What was asked for: one step after the other, in order, so that none finds another halfway.
-        self._asked: asyncio.Queue[tuple[_Step, asyncio.Future[None]]] = asyncio.Queue()
-        self._changed = asyncio.Event()
-        self._make_pauses, self._sleep = pauses, sleep
-        self._pauses = pauses()
-        #: Seconds until it is loaded again by itself; None if it is not.
+        #: Requested steps. They run one at a time and in order, so that none finds the model half loaded.
+        self._steps: asyncio.Queue[tuple[_Step, asyncio.Future[None]]] = asyncio.Queue()
+        self._state_changed = asyncio.Event()
+        self._create_delays, self._sleep = retry_delays, sleep
+        self._delays = retry_delays()
+        #: Seconds until the next automatic attempt to load the model; None without one.
         self._retry_in: float | None = None
         self.state = ModelState("loading")
 
     async def run(self) -> None:
-        """Load, warm up, serve and do what is asked until cancelled.
+        """Load the model, then run requested steps until cancelled.
 
-        A model that cannot be loaded leaves the state `failed`; loading may be asked for again. Where its source could
-        not be reached, it is tried again by itself, until somebody unloads it.
+        If loading fails, the state is `failed`, and `load` may be called again. If the source could not be reached,
+        loading is retried automatically until the model is ready or is unloaded.
         """
         try:
-            await self._do(self._load)
+            await self._run_step(self._load)
             while True:
-                step, asked = await self._next_step()
-                error = await self._do(step)
-                if asked is None or asked.done():
+                step, done = await self._next_step()
+                error = await self._run_step(step)
+                if done is None or done.done():
                     continue
                 if error is None:
-                    asked.set_result(None)
+                    done.set_result(None)
                 else:
-                    asked.set_exception(error)
+                    done.set_exception(error)
         finally:
             if self._model is not None:
                 await self._model.stop()
@@ -117,13 +118,14 @@ class ModelHost:
         listener: StreamListener | None = None,
         request_context: RequestContext | None = None,
     ) -> asyncio.Future[Any]:
-        """Queue one item; cancel the future if nobody wants the answer any more.
+        """Queue one item and return a future of its answer; cancelling the future cancels the item.
 
         Args:
-            request_context: the HTTP request.
+            listener: receives the deltas of a streamed answer.
+            request_context: identifies the HTTP request in logs and traces.
 
         Raises:
-            InvalidRequest: the task's answers do not come in pieces.
+            InvalidRequest: there is a listener, but the task does not stream.
             ModelNotReady: the model is loading, has failed, or was unloaded.
             Overloaded: the queue is full.
         """
@@ -137,53 +139,57 @@ class ModelHost:
         except ServingError as error:
             trace.failed(error.code)
             raise
-        # After the engine's own callbacks, which may have something to tell the trace.
+        # After the engine's own callbacks, which may still add spans to the trace.
         future.add_done_callback(trace.ended)
         return future
 
     def load(self) -> asyncio.Future[None]:
-        """Load the model if it is not loaded; the future tells when it is ready.
+        """Load the model if it is not loaded, and return a future that is done when it is ready.
 
-        Its error is `ModelNotReady` if the model cannot be loaded. Cancelling it stops nothing: the next who asks
-        would find the model halfway.
+        The future raises `ModelNotReady` if the model cannot be loaded. Cancelling it does not stop the load, so that
+        the next step never finds the model half loaded.
         """
-        return self._ask(self._load)
+        return self._request_step(self._load)
 
     def unload(self) -> asyncio.Future[None]:
-        """Refuse new items, finish those that are here and drop the model; the future tells when that is done."""
-        return self._ask(self._unload)
+        """Refuse new items, finish the running ones and free the model.
+
+        Returns:
+            A future that is done when the model is unloaded.
+        """
+        return self._request_step(self._unload)
 
     async def states(self) -> AsyncIterator[ModelState]:
-        """The state now, then each new one."""
+        """Yield the current state, then each new one."""
         while True:
-            changed = self._changed
+            changed = self._state_changed
             yield self.state
             await changed.wait()
 
-    def _ask(self, step: _Step) -> asyncio.Future[None]:
-        asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._asked.put_nowait((step, asked))
-        return asked
+    def _request_step(self, step: _Step) -> asyncio.Future[None]:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._steps.put_nowait((step, done))
+        return done
 
     async def _next_step(self) -> tuple[_Step, asyncio.Future[None] | None]:
-        """What is asked for next, or another try once its time has come."""
+        """Return the next requested step, or another attempt to load once its delay is over."""
         if self._retry_in is None:
-            return await self._asked.get()
-        asked, pause = asyncio.ensure_future(self._asked.get()), asyncio.ensure_future(self._sleep(self._retry_in))
+            return await self._steps.get()
+        requested, delay = asyncio.ensure_future(self._steps.get()), asyncio.ensure_future(self._sleep(self._retry_in))
         try:
-            await asyncio.wait((asked, pause), return_when=asyncio.FIRST_COMPLETED)
-            return asked.result() if asked.done() else (self._load, None)
+            await asyncio.wait((requested, delay), return_when=asyncio.FIRST_COMPLETED)
+            return requested.result() if requested.done() else (self._load, None)
         finally:
-            asked.cancel()
-            pause.cancel()
+            requested.cancel()
+            delay.cancel()
 
-    async def _do(self, step: _Step) -> ServingError | None:
+    async def _run_step(self, step: _Step) -> ServingError | None:
         try:
             await step()
         except ServingError as error:
             return error
         except Exception:
-            logger.exception("model %s", self._settings.name)
+            logger.exception("Model %s: unexpected error", self._settings.name)
             return InferenceFailed("the server failed; its log has the details")
         return None
 
@@ -193,55 +199,61 @@ class ModelHost:
         if self._broken:
             raise self.state.refusal(self._settings.name)
         if self.state.status == "failed":
-            await self._give_back_memory()
-        self._become(ModelState("loading"))
+            await self._release_memory()
+        self._set_state(ModelState("loading"))
         started = monotonic()
         self._retry_in = None
-        reason = await self._load_or_reason()
-        if reason is not None:
-            # Before it is told: who tries again needs the room.
+        failure = await self._try_load()
+        if failure is not None:
+            # The memory is freed before the failure is reported, because the next attempt needs it.
             if not self._broken:
-                await self._give_back_memory()
-                self._become(self._failed_for(reason))
+                await self._release_memory()
+                self._set_state(self._schedule_retry(failure))
             raise self.state.refusal(self._settings.name)
-        self._pauses = self._make_pauses()
-        took = monotonic() - started
-        logger.info("model %s is ready after %.1f s", self._settings.name, took)
+        self._delays = self._create_delays()
+        seconds = monotonic() - started
+        logger.info("Model %s is ready after %.1f s", self._settings.name, seconds)
         if self._metrics is not None:
-            self._metrics.loaded(took)
-        assert self._model is not None, "this is a bug: there is neither a model nor a reason"
-        self._become(ModelState("ready", signature=self._model.signature, task=self._task))
+            self._metrics.loaded(seconds)
+        assert self._model is not None, "this is a bug: there is neither a model nor a failure"
+        self._set_state(ModelState("ready", signature=self._model.signature, task=self._task))
 
-    def _failed_for(self, reason: _Reason) -> ModelState:
-        if not reason.may_pass:
-            return ModelState("failed", reason.text)
-        self._retry_in = next(self._pauses)
-        again = f"It is tried again in {self._retry_in:.0f} s."
-        logger.warning("model %s: %s", self._settings.name, again)
-        return ModelState("failed", f"{reason.text} {again}", retried=True)
+    def _schedule_retry(self, failure: _LoadFailure) -> ModelState:
+        """Schedule the next attempt if the failure is temporary, and return the new state."""
+        if not failure.is_temporary:
+            return ModelState("failed", failure.reason)
+        self._retry_in = next(self._delays)
+        logger.warning("Model %s: next attempt to load in %.0f s", self._settings.name, self._retry_in)
+        reason = f"{failure.reason} It is tried again in {self._retry_in:.0f} s."
+        return ModelState("failed", reason, retried=True)
 
-    async def _load_or_reason(self) -> _Reason | None:
-        """Why the model could not be loaded; a frame of its own, as errors keep what was loaded before them."""
+    async def _try_load(self) -> _LoadFailure | None:
+        """Load the model, and return the failure if it cannot be loaded.
+
+        This is a frame of its own, because the traceback of an error keeps alive what was loaded before it.
+        """
         try:
-            made = await asyncio.get_running_loop().run_in_executor(self._compute, self._make)
+            loaded = await asyncio.get_running_loop().run_in_executor(self._compute, self._start_runner)
         except (LoadError, ServingError) as error:
-            # Not the error itself: who keeps lines of a log would keep the model.
-            reason = foreseen(error, self._settings)
-            logger.error("model %s: %s", self._settings.name, reason)
-            return _Reason(reason, may_pass=isinstance(error, UnreachableError))
+            # The text is logged, not the error: a kept log record would keep the model in memory.
+            reason = describe_expected(error, self._settings)
+            logger.error("Model %s failed to load: %s", self._settings.name, reason)
+            return _LoadFailure(reason, is_temporary=isinstance(error, UnreachableError))
         except Exception as error:
-            if (broken := _broken_device(error)) is not None:
-                self._break(broken)
-                return _Reason(str(self.state.reason))
-            reason = unforeseen(error, self._settings)
-            logger.error("model %s could not be loaded: %s (LOG_LEVEL=DEBUG shows where)", self._settings.name, reason)
-            logger.debug("where model %s could not be loaded", self._settings.name, exc_info=True)
-            return _Reason(reason)
-        make_engine, signature, execution_plan, example, self._task = made
-        engine = make_engine(max_queue_size=self._settings.max_queue_size, compute=self._compute)
-        self._model = model = LoadedModel(engine, signature, self._failed)
-        if example is not None and (unanswered := await self._unanswered(model, example)) is not None:
-            return unanswered
+            if (broken := _find_broken_device(error)) is not None:
+                self._report_broken_device(broken)
+                return _LoadFailure(str(self.state.reason))
+            reason = describe_unexpected(error, self._settings)
+            logger.error(
+                "Model %s failed to load: %s (LOG_LEVEL=DEBUG shows the traceback)", self._settings.name, reason
+            )
+            logger.debug("Model %s: traceback of the failed load", self._settings.name, exc_info=True)
+            return _LoadFailure(reason)
+        create_engine, signature, execution_plan, example, self._task = loaded
+        engine = create_engine(max_queue_size=self._settings.max_queue_size, compute=self._compute)
+        self._model = model = LoadedModel(engine, signature, self._on_engine_failure)
+        if example is not None and (failure := await self._try_example(model, example)) is not None:
+            return failure
         if self._observer is not None and self._metrics is not None:
             self._observer.begin()
             self._metrics.execution_plan(
@@ -249,69 +261,73 @@ class ModelHost:
             )
         return None
 
-    async def _unanswered(self, model: LoadedModel, example: Item) -> _Reason | None:
-        """Send an example the way that clients' items go; return why it has no answer, with the model stopped."""
+    async def _try_example(self, model: LoadedModel, example: Item) -> _LoadFailure | None:
+        """Answer an example through the engine.
+
+        If that fails, stop the model and return the failure.
+        """
         try:
             await model.submit(example)
         except Exception as error:
-            reason = unforeseen(error, self._settings)
-            logger.error("model %s does not answer an example: %s", self._settings.name, reason)
+            reason = describe_unexpected(error, self._settings)
+            logger.error("Model %s failed to load: its example has no answer: %s", self._settings.name, reason)
             await model.stop()
             self._model = None
-            return _Reason(reason)
+            return _LoadFailure(reason)
         return None
 
     async def _unload(self) -> None:
-        self._retry_in, self._pauses = None, self._make_pauses()
+        self._retry_in, self._delays = None, self._create_delays()
         if self.state.status == "unloaded":
             return
         if self._model is not None:
-            self._become(ModelState("unloading"))
-            await self._model.finish()
+            self._set_state(ModelState("unloading"))
+            await self._model.drain()
             self._model = None
-        await self._give_back_memory()
-        logger.info("model %s is unloaded", self._settings.name)
-        self._become(ModelState("unloaded", "unloaded"))
+        await self._release_memory()
+        logger.info("Model %s is unloaded", self._settings.name)
+        self._set_state(ModelState("unloaded", "unloaded"))
 
-    def _break(self, error: BrokenDevice) -> None:
+    def _report_broken_device(self, error: BrokenDevice) -> None:
         logger.critical(
-            "model %s: its device computes nothing any more in this process, which ends and is started again: %s",
+            "Model %s: the device failed, so the process ends and is restarted: %s",
             self._settings.name, error, exc_info=error.__cause__,
         )  # fmt: skip
-        self._give_up("its device failed, and its runner starts again")
+        self._end_process("its device failed, and its runner starts again")
 
-    def _failed(self, error: BaseException | None) -> None:
+    def _on_engine_failure(self, error: BaseException | None) -> None:
         self._model = None
         if (broken := broken_by(error)) is not None:
-            self._break(broken)
+            self._report_broken_device(broken)
             return
         logger.critical(
-            "model %s stopped, so its process ends and is started again", self._settings.name, exc_info=error
+            "Model %s: the engine stopped, so the process ends and is restarted", self._settings.name, exc_info=error
         )
-        self._give_up("it stopped, and its runner starts again; the server's log has the details")
+        self._end_process("it stopped, and its runner starts again; the server's log has the details")
 
-    def _give_up(self, reason: str) -> None:
-        """Serve nothing any more in this process, and have it end."""
+    def _end_process(self, reason: str) -> None:
+        """Refuse all further items, and request the end of this process."""
         self._broken = True
-        self._become(ModelState("failed", reason, stopped=True))
+        self._set_state(ModelState("failed", reason, stopped=True))
         self._on_broken()
 
-    def _become(self, state: ModelState) -> None:
+    def _set_state(self, state: ModelState) -> None:
         self.state = state
         if self._metrics is not None:
             self._metrics.ready(state.status == "ready")
             if state.status in ("failed", "unloaded"):
                 self._metrics.idle()
-        changed, self._changed = self._changed, asyncio.Event()
+        changed, self._state_changed = self._state_changed, asyncio.Event()
         changed.set()
 
-    async def _give_back_memory(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._compute, _give_back_memory)
+    async def _release_memory(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._compute, _release_memory)
 
-    def _make(self) -> tuple[Callable[..., Engine], Signature, ExecutionPlan, Item | None, Task | None]:
-        with ThreadPoolExecutor(1, thread_name_prefix="ahead") as beside:
-            begun = beside.submit(begin, self._settings)
-            # Imported here, as the first thing in this process that needs torch: it takes seconds.
+    def _start_runner(self) -> tuple[Callable[..., Engine], Signature, ExecutionPlan, Item | None, Task | None]:
+        """Load the model, and return what an engine needs; runs in the compute thread."""
+        with ThreadPoolExecutor(1, thread_name_prefix="ahead") as preloader:
+            compiler = preloader.submit(preload_model, self._settings)
+            # Imported here, while the model is fetched: these are the first imports of torch and take seconds.
             with gc_paused():
                 from runners.models.library_pages import give_back_library_pages
                 from runners.models.memory import give_back_memory
@@ -319,7 +335,7 @@ class ModelHost:
 
         adopt_libraries()
         prepare_torch(self._settings)
-        runner = start_runner(self._settings, begun.result())
+        runner = start_runner(self._settings, compiler.result())
         self._observer = LateObserver(self._metrics) if self._metrics is not None else None
         if self._metrics is not None:
             self._metrics.optimizations(Optimization, runner.fallbacks.failed)
@@ -335,7 +351,7 @@ class ModelHost:
         )
 
 
-def _broken_device(error: Exception) -> BrokenDevice | None:
+def _find_broken_device(error: Exception) -> BrokenDevice | None:
     try:
         raise_if_broken(error)
     except BrokenDevice as broken:
@@ -343,7 +359,7 @@ def _broken_device(error: Exception) -> BrokenDevice | None:
     return None
 
 
-def _give_back_memory() -> None:
+def _release_memory() -> None:
     from runners.models.memory import give_back_dropped
 
     give_back_dropped()

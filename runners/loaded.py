@@ -1,4 +1,4 @@
-"""One loading of a model: its engine at work, until its last answer."""
+"""A loaded model with its running engine."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from runners.engines.engine import Engine
 
 
 class LoadedModel:
-    """Answers items. Whoever drops the last reference to it, after `stop`, drops the model.
+    """Loaded model that answers items until it is stopped.
+
+    The model's memory is freed after `stop`, with the last reference to this object.
 
     Args:
-        signature: what the model takes and gives.
-        on_failure: is called with the error if the engine stops by itself.
+        signature: inputs and outputs of the model.
+        on_failure: called with the error if the engine stops by itself.
     """
 
     def __init__(
@@ -28,36 +30,36 @@ class LoadedModel:
         self.signature = signature
         self._engine = engine
         self._on_failure = on_failure
-        self._unfinished: set[asyncio.Future[Any]] = set()
-        self._working = asyncio.create_task(engine.run())
-        self._working.add_done_callback(self._ended)
+        self._pending: set[asyncio.Future[Any]] = set()
+        self._engine_task = asyncio.create_task(engine.run())
+        self._engine_task.add_done_callback(self._on_engine_end)
 
     def submit(self, item: Item, listener: StreamListener | None = None) -> asyncio.Future[Any]:
-        """As `Engine.submit`."""
+        """Queue an item, as `Engine.submit` does."""
         future = self._engine.submit(item, listener)
-        self._unfinished.add(future)
-        future.add_done_callback(self._unfinished.discard)
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
         return future
 
-    async def finish(self) -> None:
-        """Wait until every item is answered or given up, then stop."""
-        while self._unfinished:
-            await asyncio.wait(set(self._unfinished))
+    async def drain(self) -> None:
+        """Wait until every item is answered or cancelled, then stop."""
+        while self._pending:
+            await asyncio.wait(set(self._pending))
         await self.stop()
 
     async def stop(self) -> None:
-        """Stop, whatever is unfinished."""
-        self._working.cancel()
-        await asyncio.gather(self._working, return_exceptions=True)
+        """Stop the engine without waiting for pending items."""
+        self._engine_task.cancel()
+        await asyncio.gather(self._engine_task, return_exceptions=True)
 
-    def _ended(self, working: asyncio.Task[None]) -> None:
-        if working.cancelled():
+    def _on_engine_end(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
             return
-        error = working.exception()
-        told: ServingError = InferenceFailed("the model stopped; the server's log has the details")
+        error = task.exception()
+        answer: ServingError = InferenceFailed("the model stopped; the server's log has the details")
         if broken_by(error) is not None:
-            told = ModelNotReady("The device of the model failed while it computed.", retry_after=5)
-        for future in list(self._unfinished):
+            answer = ModelNotReady("The device of the model failed while it computed.", retry_after=5)
+        for future in list(self._pending):
             if not future.done():
-                future.set_exception(told)
+                future.set_exception(answer)
         self._on_failure(error)

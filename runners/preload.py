@@ -1,4 +1,7 @@
-"""What can begin before a runner is imported, which takes seconds: its model is fetched, and kernels are compiled."""
+"""Fetching of a model and compilation of its kernels, while the runner is imported.
+
+The import takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -19,29 +22,29 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: What drivers of NVIDIA's and AMD's GPUs make.
-_GPUS = Path("/dev/nvidiactl"), Path("/dev/kfd")
+#: Device files of the NVIDIA and AMD drivers.
+_GPU_DEVICES = Path("/dev/nvidiactl"), Path("/dev/kfd")
 
 
-def begin(settings: ModelSettings) -> Compiler | None:
-    """Fetch a model and begin to compile its kernels.
+def preload_model(settings: ModelSettings) -> Compiler | None:
+    """Fetch a model and start to compile its kernels.
 
     Returns:
-        The compiler; None if it is not known by now that the model computes with kernels.
+        The compiler; None if it is not known yet whether the model uses kernels.
 
     Raises:
-        LoadError: the model cannot be fetched, or its task is not known.
+        LoadError: the model cannot be fetched, or its task is unknown.
     """
     if allowed_pipeline(settings) is not None:
         return None
     settings = resolve_task(settings)
-    gpu = any(device.exists() for device in _GPUS)
+    gpu = any(device.exists() for device in _GPU_DEVICES)
     checkpoint = fetch(settings)
     try:
         return compiler_for(checkpoint, settings, reads_batches=settings.task not in GENERATIVE_TASKS, gpu=gpu)
     except LoadError:
         raise
     except Exception:
-        # It is tried again while the model is loaded, where a failure is reported.
-        logger.debug("compiling kernels did not begin", exc_info=True)
+        # Loading the model tries again and reports a failure.
+        logger.debug("Model %s: compiling kernels ahead of loading failed", settings.name, exc_info=True)
         return None

@@ -1,6 +1,6 @@
 """Create the runner of a model's task.
 
-Runners are imported where the model is, never in the entry service: torch is heavy.
+Runners are imported only in the process of their model, because importing torch takes seconds and memory.
 """
 
 from __future__ import annotations
@@ -17,26 +17,28 @@ from runners.storage.fetch import fetch
 if TYPE_CHECKING:
     from runners.kernels.compiler import Compiler
 
-#: The module for whatever task the model's own code does.
-_CUSTOM = "custom-pipeline"
+#: Module of the runner for models with their own pipeline.
+_CUSTOM_PIPELINE = "custom-pipeline"
 
 
 def create_runner(settings: ModelSettings, compiler: Compiler | None = None) -> Runner[Any, Any, Any, Any]:
-    """The runner of the model's own pipeline, if it has one that may run, else that of its task; nothing is loaded yet.
+    """Create the runner of the model's own pipeline, if allowed, or else of its task.
+
+    The runner has not loaded the model yet.
 
     Args:
-        compiler: that of the model's kernels, if it is at work already.
+        compiler: compiler of the model's kernels, if it has been started already.
 
     Raises:
-        LoadError: there is no such pipeline, and the task is not known.
+        LoadError: there is no such pipeline, and the task is unknown.
     """
     if allowed_pipeline(settings) is not None:
         checkpoint = fetch(settings)
         if find_custom_pipeline(checkpoint.folder, settings) is not None:
-            return _create(_CUSTOM, settings, compiler)
+            return _create(_CUSTOM_PIPELINE, settings, compiler)
         check_asked_task(settings)
     settings = resolve_task(settings)
-    assert settings.task is not None, "this is a bug: a task that is not found raises"
+    assert settings.task is not None, "this is a bug: resolve_task raises if it finds no task"
     return _create(settings.task, settings, compiler)
 
 

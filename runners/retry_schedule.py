@@ -1,23 +1,23 @@
-"""When a model is tried again whose source could not be reached."""
+"""Delays between attempts to load a model whose source is unreachable."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
 
-#: Seconds before the first time, and before any later one at most.
-_FIRST, _LONGEST = 5.0, 300.0
+#: First and longest delay in seconds.
+_FIRST_DELAY, _LONGEST_DELAY = 5.0, 300.0
 
 
-def pauses(chance: Callable[[], float] = random.random) -> Iterator[float]:
-    """Seconds before each try: twice as long each time, up to five minutes.
+def retry_delays(draw: Callable[[], float] = random.random) -> Iterator[float]:
+    """Yield the seconds before each attempt, doubled each time up to five minutes.
 
-    A quarter more or less, so that all who wait for the same source do not ask at once.
+    Each delay varies by up to a quarter, so that runners of the same source do not retry at the same time.
 
     Args:
-        chance: gives a number from 0 to 1.
+        draw: returns a random number from 0 to 1.
     """
-    pause = _FIRST
+    delay = _FIRST_DELAY
     while True:
-        yield pause * (0.75 + chance() / 2)
-        pause = min(2 * pause, _LONGEST)
+        yield delay * (0.75 + draw() / 2)
+        delay = min(2 * delay, _LONGEST_DELAY)

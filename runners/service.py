@@ -1,4 +1,4 @@
-"""A runner as a BentoML service: one process with one model, on its own GPUs."""
+"""BentoML service of a runner: one process with one model, on its own GPUs."""
 
 from __future__ import annotations
 
@@ -21,50 +21,53 @@ from hf_runtime.settings import ModelSettings, ServerSettings
 from runners.kernels.allocator import MEMORY_ENVIRONMENT
 from runners.kernels.cores import THREAD_ENVIRONMENT
 
-#: BentoML's proxy between services closes its session, with calls in flight, after so many requests or seconds.
+#: Requests and seconds after which BentoML's proxy between services closes its session, even with calls in flight.
 _NEVER = 10**9
 
 
 class _GuardedService(LeanService):
-    """Asks for a key of a client or of the entry service, on sockets and ports alike."""
+    """Service that requires a key for all routes but health.
+
+    The key is one of a client or of the entry service. It is required on sockets and ports alike.
+    """
 
     server: ServerSettings
 
     def to_asgi(self, is_main: bool = True) -> Any:
-        """The application, with keys around all of its routes."""
+        """Return the ASGI application, in which all routes but health require a key."""
         app = super().to_asgi(is_main)
         keys = KeyRing(self.server.runner_keys, self.server.api_keys_file)
-        # `/` is BentoML's page about the service here.
+        # Here, `/` is BentoML's page about the service.
         health = HEALTH_PATHS - {"/"}
         app.user_middleware.append(Middleware(Authentication, keys=keys, settings=self.server, health=health))
         return app
 
 
 class RunnerService:
-    """Hosts one model: for the entry service over a WebSocket, for BentoML's own clients as `predict`."""
+    """Model runner with a WebSocket for the entry service and `predict` for BentoML clients."""
 
     settings: ModelSettings
     server: ServerSettings
 
     def __init__(self) -> None:
-        # Imported here: this module is loaded by all processes, and what hosts a model is of use to one of them.
+        # Imported here, because all processes import this module, and only one of them hosts a model.
         from runners.process import RunnerProcess
 
         model = self.settings
         secrets = {*model.secrets, *self.server.runner_keys}
         configure_logging(self.server, secrets, level=model.log_level, model=model.name)
-        # Not among the `envs` below: those are written into a Bento.
+        # Not in `envs` below, which are stored in a Bento.
         os.environ.update({name: v.get_secret_value() for name, v in model.secret_environment.items()})
         self.process = RunnerProcess(model, self.server)
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Begin to load the model."""
+        """Start to load the model."""
         self.process.start()
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        """Stop computing."""
+        """Stop the model."""
         await self.process.stop()
 
     async def __is_ready__(self) -> bool:
@@ -72,20 +75,24 @@ class RunnerService:
 
     @bentoml.api(batchable=True, max_batch_size=64)
     async def predict(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Answer `{"instance": …, "parameters": {…}}` items with `{"result": …}` or `{"error": …}` each."""
+        """Answer a batch of items.
+
+        Each item is `{"instance": …, "parameters": {…}}` and its answer `{"result": …}` or `{"error": …}`.
+        """
         return await self.process.predict(items)
 
 
 def runner_service(
     settings: ModelSettings, number: int, server: ServerSettings, stored_model: str | None = None
 ) -> Any:
-    """The BentoML service of one configured model, or of one replica of it.
+    """Create the BentoML service of one replica of a model.
 
-    It is named by its number, not after the model: a Bento knows its services when it is built, its model only when
-    it is served.
+    The service is named after its number, not after the model, because a Bento fixes the names of its services when it
+    is built, and its model only when it is served.
 
     Args:
-        stored_model: tag of the model in BentoML's store that a Bento holds, whatever is served.
+        number: number of the runner, starting at 1.
+        stored_model: tag of the model in BentoML's model store that a Bento includes; the served model may be another.
     """
     members = {"settings": settings, "server": server, "__doc__": RunnerService.__doc__}
     if stored_model is not None:
@@ -100,7 +107,7 @@ def runner_service(
         resources=_resources(settings),
         runner_connection={"max_requests": _NEVER, "max_age": float(_NEVER)},
         logging={"access": {"enabled": False}},
-        # BentoML takes a variable without a value for one that must be set already.
+        # For BentoML, a variable without a value is one that the operator must set.
         envs=[{"name": name, "value": value} for name, value in environment.items() if value],
     )(service_class)
 
@@ -112,9 +119,9 @@ def runner_service(
 
 
 def _resources(settings: ModelSettings) -> dict[str, float]:
-    """Of one runner, in BentoML's units: cores, GiB, GPUs."""
+    """Return the resources of one runner in BentoML's units: cores, GiB, GPUs."""
     memory = settings.memory_limit / 2**30 if settings.memory_limit else None
-    # BentoML's own choice of GPUs would take the place of the operator's.
+    # Without a GPU count, BentoML does not override the GPUs that the operator chose.
     gpus = settings.gpus if settings.cuda_visible_devices is None else None
-    wanted = {"cpu": settings.cpus, "memory": memory, "gpu": gpus}
-    return {name: amount for name, amount in wanted.items() if amount}
+    resources = {"cpu": settings.cpus, "memory": memory, "gpu": gpus}
+    return {name: amount for name, amount in resources.items() if amount}

@@ -1,4 +1,4 @@
-"""Start a model: load it and have it answer an example; plain, if that fails with optimizations."""
+"""Start of a model: load it and warm it up, without optimizations if they fail."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ logger = logging.getLogger(__name__)
 def start_runner(settings: ModelSettings, compiler: Compiler | None = None) -> Runner[Any, Any, Any, Any]:
     """Create a model's runner, load the model and warm it up.
 
-    Whatever an optimization raises that is not caught where it is made, the model is loaded again without any.
+    If an optimization raises an error that no fallback catches, the model is loaded again without optimizations.
 
     Args:
-        compiler: that of the model's kernels, if it is at work already.
+        compiler: compiler of the model's kernels, if it has been started already.
 
     Raises:
         LoadError: the model cannot be loaded.
-        Exception: it fails without optimizations too.
+        Exception: loading fails without optimizations too.
     """
     try:
         return _start(settings, compiler)
@@ -38,7 +38,7 @@ def start_runner(settings: ModelSettings, compiler: Compiler | None = None) -> R
             raise
         logger.debug("%s failed", Optimization.ALL.doing, exc_info=True)
         reason = reason_of(error)
-    # Out here nothing of the first one is left but what refers to itself.
+    # Outside the except block, nothing refers to the first runner but its own reference cycles.
     from runners.models.memory import give_back_dropped
 
     give_back_dropped()
@@ -53,6 +53,6 @@ def _start(settings: ModelSettings, compiler: Compiler | None) -> Runner[Any, An
     try:
         runner.warm_up()
     except InvalidRequest as error:
-        # It may read so few tokens that nothing fits. Who asks is told so.
-        logger.warning("%s is served without having answered an example: %s", settings.name, error)
+        # The model's maximum length may be too small for any example; requests get the same error.
+        logger.warning("Model %s is served without a warm-up, because it refused the example: %s", settings.name, error)
     return runner

@@ -1,1 +1,1 @@
-"""The tasks, one module each: preprocess, compute rows, postprocess."""
+"""Tasks, one module each: prepare an instance, compute its rows, finish the answer."""

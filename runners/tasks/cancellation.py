@@ -1,8 +1,7 @@
-"""Other people's code ends with its client: at the next forward pass of any model of transformers.
+"""Cancellation of custom pipelines at the next forward pass of a transformers model.
 
-Whatever a pipeline does for long, it calls a model for each token, beam or piece of its input. So that is where it is
-asked whether anybody still waits, whoever calls the model and however it generates; nothing that a pipeline hands to
-`generate` is changed.
+A pipeline that runs for long calls a model for each token, beam or chunk of its input. The check is therefore made
+before each call of a model. It works for all callers and ways to generate, and changes no argument of `generate`.
 """
 
 from __future__ import annotations
@@ -16,37 +15,46 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-_given_up: ContextVar[Callable[[], bool] | None] = ContextVar("given_up", default=None)
+_is_cancelled: ContextVar[Callable[[], bool] | None] = ContextVar("is_cancelled", default=None)
 
 
 class RequestCancelled(BaseException):
-    """Nobody waits for what is computed; no error, so that no code takes it for one of its own."""
+    """The client of the computation has left.
+
+    It is a BaseException, so that a pipeline's `except Exception` does not catch it.
+    """
 
 
 @contextmanager
 def cancel_with(is_cancelled: Callable[[], bool]) -> Iterator[None]:
-    """Have models that are called inside, in this thread, raise `RequestCancelled` once it is true."""
-    _ask_before_each_pass()
-    token = _given_up.set(is_cancelled)
+    """Raise `RequestCancelled` when a model is called in this context after cancellation.
+
+    Only calls in the current thread are checked.
+
+    Args:
+        is_cancelled: returns true once the client has left.
+    """
+    _install_check()
+    token = _is_cancelled.set(is_cancelled)
     try:
         yield
     finally:
-        _given_up.reset(token)
+        _is_cancelled.reset(token)
 
 
-def _ask_before_each_pass() -> None:
-    """Put a question before the calls of all models; once, and for good: most calls are not inside of anything."""
-    kind: Any = PreTrainedModel
-    call = kind.__call__
-    if getattr(call, "asks", False):
+def _install_check() -> None:
+    """Check for cancellation before each call of a model; installed once and never removed."""
+    model_class: Any = PreTrainedModel
+    call = model_class.__call__
+    if getattr(call, "checks_cancellation", False):
         return
 
     @wraps(call)
-    def asking(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # A compiler writes down the model alone.
-        if not torch.compiler.is_compiling() and (is_cancelled := _given_up.get()) is not None and is_cancelled():
+    def checked_call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # torch.compile must trace the model without the check.
+        if not torch.compiler.is_compiling() and (is_cancelled := _is_cancelled.get()) is not None and is_cancelled():
             raise RequestCancelled
         return call(self, *args, **kwargs)
 
-    asking.asks = True  # type: ignore[attr-defined]
-    kind.__call__ = asking
+    checked_call.checks_cancellation = True  # type: ignore[attr-defined]
+    model_class.__call__ = checked_call

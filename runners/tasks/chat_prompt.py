@@ -1,4 +1,4 @@
-"""The prompt of a chat: what the model's chat template makes of it, tools included."""
+"""Prompt of a chat, rendered by the model's chat template, with its tools."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from hf_runtime.contract.errors import InvalidRequest
 
 Turn = dict[str, Any]
 
-#: What a template may raise at turns that it was not written for.
-_REFUSALS = (TemplateError, ValueError, TypeError)
+#: Errors that a template may raise for turns that it does not support.
+_TEMPLATE_ERRORS = (TemplateError, ValueError, TypeError)
 
-#: A stand-in where earlier answers called tools, and the next may not.
-_ANY_TOOL = {"type": "function", "function": {"name": "f", "description": "f", "parameters": {"type": "object"}}}
+#: Placeholder for a chat with earlier tool calls, whose next answer must not call tools.
+_DUMMY_TOOL = {"type": "function", "function": {"name": "f", "description": "f", "parameters": {"type": "object"}}}
 
-#: The words of Qwen's and Hermes' templates, https://huggingface.co/Qwen/Qwen2.5-7B-Instruct.
-_TOOLS = """# Tools
+#: Tool prompt of the templates of Qwen and Hermes, https://huggingface.co/Qwen/Qwen2.5-7B-Instruct.
+_TOOL_PROMPT = """# Tools
 
 You may call one or more functions to assist with the user query.
 
@@ -37,10 +37,10 @@ For each function call, return a json object with function name and arguments wi
 </tool_call>"""
 
 
-def prompt_tokens(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> list[int]:
-    """The prompt that asks for the next turn, or begins with the beginning of it.
+def tokenize_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> list[int]:
+    """Return the tokens of the prompt for the next turn, or for the rest of a begun turn.
 
-    A template that knows no tools is told of them in a system message.
+    If the template does not support tools, a system message describes them.
 
     Raises:
         InvalidRequest: the model has no chat template, or its template does not accept the messages.
@@ -50,11 +50,11 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> list[int]:
     tools: list[Any] = chat.usable_tools
     try:
         template = tokenizer.get_chat_template(tools=tools or None)
-        turns = _turns(chat.messages, template)
-        if (tools or any("tool_calls" in turn or turn["role"] == "tool" for turn in turns)) and not _knows_tools(
-            tokenizer, template, tools or [_ANY_TOOL]
+        turns = _build_turns(chat.messages, template)
+        if (tools or any("tool_calls" in turn or turn["role"] == "tool" for turn in turns)) and not _supports_tools(
+            tokenizer, template, tools or [_DUMMY_TOOL]
         ):
-            turns, tools = _without_tools(turns, tools), []
+            turns, tools = _move_tools_into_text(turns, tools), []
         encoding: Any = tokenizer.apply_chat_template(
             turns,
             tools=tools or None,
@@ -63,7 +63,7 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> list[int]:
             return_dict=True,
             tokenizer_kwargs={"verbose": False},
         )
-    except _REFUSALS as error:
+    except _TEMPLATE_ERRORS as error:
         raise InvalidRequest(f"the model's chat template does not accept them: {error}", field="messages") from None
     input_ids: list[int] = encoding["input_ids"]
     if not input_ids:
@@ -71,12 +71,12 @@ def prompt_tokens(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> list[int]:
     return input_ids
 
 
-def _turns(messages: Sequence[Message], template: str) -> list[Turn]:
-    """Messages in the form that templates expect."""
-    called: dict[str, str] = {}
+def _build_turns(messages: Sequence[Message], template: str) -> list[Turn]:
+    """Convert messages to the format that templates expect."""
+    functions: dict[str, str] = {}  # names by call id
     turns = []
     for message in messages:
-        # Templates join texts, and most fail at one that is none.
+        # Templates concatenate the contents, and most fail if one is None.
         turn: Turn = {**message.turn(), "content": message.text or ""}
         if turn["role"] == "developer" and "developer" not in template:
             turn["role"] = "system"
@@ -84,55 +84,59 @@ def _turns(messages: Sequence[Message], template: str) -> list[Turn]:
             turn.pop("tool_calls", None)
         for call in turn.get("tool_calls", ()):
             if "id" in call:
-                called[call["id"]] = call["function"]["name"]
-                call["id"] = _told_id(call["id"], template)
+                functions[call["id"]] = call["function"]["name"]
+                call["id"] = _shorten_id(call["id"], template)
         if "tool_call_id" in turn:
-            if turn["tool_call_id"] in called:
-                turn.setdefault("name", called[turn["tool_call_id"]])
-            turn["tool_call_id"] = _told_id(turn["tool_call_id"], template)
+            if turn["tool_call_id"] in functions:
+                turn.setdefault("name", functions[turn["tool_call_id"]])
+            turn["tool_call_id"] = _shorten_id(turn["tool_call_id"], template)
         turns.append(turn)
     return turns
 
 
-def _told_id(call_id: str, template: str) -> str:
-    """Mistral's templates refuse the ids of calls unless they have nine letters or digits."""
+def _shorten_id(call_id: str, template: str) -> str:
+    """Return a call id that the template accepts.
+
+    Mistral's templates require nine letters or digits.
+    """
     if "length 9" not in template or (len(call_id) == 9 and call_id.isalnum()):
         return call_id
     return blake2b(call_id.encode("utf-8", "replace")).hexdigest()[:9]
 
 
-def _knows_tools(tokenizer: PreTrainedTokenizerBase, template: str, tools: list[Any]) -> bool:
+def _supports_tools(tokenizer: PreTrainedTokenizerBase, template: str, tools: list[Any]) -> bool:
+    """Return true if the template's output changes with the tools."""
     probe = [{"role": "user", "content": "Hi"}]
     try:
-        told = tokenizer.apply_chat_template(probe, tools=tools, tokenize=False, add_generation_prompt=True)
-        return bool(told != tokenizer.apply_chat_template(probe, tokenize=False, add_generation_prompt=True))
-    except _REFUSALS:
+        with_tools = tokenizer.apply_chat_template(probe, tools=tools, tokenize=False, add_generation_prompt=True)
+        return bool(with_tools != tokenizer.apply_chat_template(probe, tokenize=False, add_generation_prompt=True))
+    except _TEMPLATE_ERRORS:
         return "tools" in template
 
 
-def _without_tools(turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]]) -> list[Turn]:
-    """The same chat in turns of text alone."""
-    told: list[Turn] = []
+def _move_tools_into_text(turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]]) -> list[Turn]:
+    """Rewrite a chat so that tools, calls and their results are text."""
+    rewritten: list[Turn] = []
     for turn in turns:
         if turn["role"] == "tool":
             content = f"<tool_response>\n{turn['content']}\n</tool_response>"
-            if told and told[-1].get("responds"):
-                told[-1]["content"] += f"\n{content}"
+            if rewritten and rewritten[-1].get("responds"):
+                rewritten[-1]["content"] += f"\n{content}"
             else:
-                told.append({"role": "user", "content": content, "responds": True})
+                rewritten.append({"role": "user", "content": content, "responds": True})
             continue
         calls = [_dumps(call["function"]) for call in turn.get("tool_calls", ())]
         parts = [turn["content"], *(f"<tool_call>\n{call}\n</tool_call>" for call in calls)]
-        told.append({"role": turn["role"], "content": "\n".join(part for part in parts if part)})
-    for turn in told:
+        rewritten.append({"role": turn["role"], "content": "\n".join(part for part in parts if part)})
+    for turn in rewritten:
         turn.pop("responds", None)
     if tools:
-        system = _TOOLS.format(tools="\n".join(_dumps(tool) for tool in tools))
-        if told[0]["role"] in ("system", "developer"):
-            told[0]["content"] += f"\n\n{system}"
+        system = _TOOL_PROMPT.format(tools="\n".join(_dumps(tool) for tool in tools))
+        if rewritten[0]["role"] in ("system", "developer"):
+            rewritten[0]["content"] += f"\n\n{system}"
         else:
-            told.insert(0, {"role": "system", "content": system})
-    return told
+            rewritten.insert(0, {"role": "system", "content": system})
+    return rewritten
 
 
 def _dumps(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Base of the tasks that need one forward pass per row: loading, the pass, and rows that share a batch."""
+"""Base class of the tasks that need one forward pass per row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from runners.models.padded_model import Encoding, PaddedModel
 from runners.models.pretrained import Pretrained, load_pretrained
 from runners.storage.checkpoint import Checkpoint
 from runners.storage.fetch import fetch
-from runners.tasks.tokens import refuse_missing
+from runners.tasks.tokens import reject_missing_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -33,18 +33,18 @@ OutputT = TypeVar("OutputT")
 
 
 class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
-    """A runner whose model reads a padded batch once and gives a tensor for each row."""
+    """Runner of a model that computes a batch in one forward pass, with one output per row."""
 
-    #: The AutoModel class of the task.
+    #: AutoModel class of the task.
     auto_class: ClassVar[Any]
-    #: Whether a checkpoint without the task's head is served, with a warning, or refused.
+    #: Whether a checkpoint without the task's head is served with a warning; otherwise it is refused.
     new_head: ClassVar[bool] = False
-    #: Whether the forward pass is the model's own, so that a GPU may be told of it once and for all.
+    #: Whether CUDA graphs may replay the forward pass, because the task adds nothing to it.
     supports_cuda_graphs: ClassVar[bool] = True
 
     checkpoint: Checkpoint
     pretrained: Pretrained
-    _sharing = BatchSharing.ANY
+    _sharing = BatchSharing.ANY_LENGTH
     _plan: BatchPlan | None = None
 
     def load(self) -> None:
@@ -66,9 +66,9 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
 
     def warm_up(self) -> None:
         self._sharing = self._find_batch_sharing()
-        if self._sharing is not BatchSharing.ANY:
+        if self._sharing is not BatchSharing.ANY_LENGTH:
             logger.warning(
-                "%s gives other answers for rows that are padded: a row shares a batch with %s",
+                "Padding changes the outputs of %s: a row shares a batch with %s",
                 self.settings.shown_uri, self._sharing.value,
             )  # fmt: skip
         elif self.settings.acceleration and self.supports_cuda_graphs:
@@ -79,15 +79,17 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
 
     def _find_batch_sharing(self) -> BatchSharing:
         model = self.pretrained.model
-        company = find_batch_sharing(
+        sharing = find_batch_sharing(
             self.outputs,
             self.prepare_item(Item(self.example_instance())).rows[0],
             special=frozenset(self.pretrained.tokenizer.all_special_ids),
             longest=self.pretrained.max_length,
-            # Without padding, rows were compared in float32 when the model was loaded.
+            # Without padding, rows were compared in float32 while the model was loaded.
             exact=model.dtype == torch.float32 and not self.pretrained.unpadded and self.settings.quantization is None,
         )
-        return BatchSharing.EQUAL if company is BatchSharing.ANY and self.padded.switches_attention else company
+        if sharing is BatchSharing.ANY_LENGTH and self.padded.switches_attention:
+            return BatchSharing.EQUAL_LENGTH
+        return sharing
 
     def _calibrate(self) -> BatchPlan | None:
         """Return the plan for batches on this machine, stored at an earlier start or measured now."""
@@ -113,18 +115,18 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
                 )
             finally:
                 if self.pretrained.program is not None:
-                    # Larger batches were measured than requests will make.
+                    # The measured batches are larger than those of requests.
                     self.pretrained.program.forget()
 
         return PlanCache(self.settings.storage_cache).find_guarded(BatchPlan, key, measure, self.fallbacks)
 
     @property
     def _default_plan(self) -> BatchPlan:
-        """How batches are made where nothing has been measured."""
-        lanes, threads = self._worker_options[0]
-        parallelism = Parallelism(lanes, threads, lanes if threads is not None else None)
+        """Plan for batches if none has been measured."""
+        workers, threads = self._worker_options[0]
+        parallelism = Parallelism(workers, threads, workers if threads is not None else None)
         unpadded = self.pretrained.unpadded
-        # Padding costs a CPU more than company gains it; a GPU wants large batches.
+        # On a CPU, padding costs more than a larger batch gains; a GPU needs large batches.
         rows, tokens = (64, 16384) if self.pretrained.model.device.type == "cuda" else (16 if unpadded else 8, 2048)
         return BatchPlan(BatchLimits(rows, tokens, padded=not unpadded), parallelism)
 
@@ -142,18 +144,18 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
     def prepare_item(self, item: Item) -> Job[Encoding, ContextT]:
         job = super().prepare_item(item)
         for row in job.rows if self.pretrained.missing else ():
-            refuse_missing(row.inputs["input_ids"], self.pretrained.missing)
+            reject_missing_tokens(row.inputs["input_ids"], self.pretrained.missing)
         return replace(job, rows=[replace(row, group=self._group_of(row)) for row in job.rows])
 
     def _group_of(self, row: Row[Encoding]) -> Hashable:
         """Return what rows must have in common to share a batch, apart from their key."""
-        if self._sharing is BatchSharing.NONE:
+        if self._sharing is BatchSharing.NO_OTHER_ROW:
             return object()  # equal to no other
-        length = row.length if self._sharing is BatchSharing.EQUAL else None
+        length = row.length if self._sharing is BatchSharing.EQUAL_LENGTH else None
         return length, self.count_marks(row.inputs["input_ids"])
 
     def count_marks(self, token_ids: Sequence[int]) -> int:
-        """Count tokens that must be equally many in all rows of a batch; 0 for most models."""
+        """Count the tokens whose number must be equal in all rows of a batch; 0 for most models."""
         return 0
 
     @property
@@ -170,18 +172,21 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
         return (self._plan or self._default_plan).parallelism
 
     def run_model(self, rows: Sequence[Row[Encoding]]) -> Any:
-        """Return the model's output for rows; it may be valid only until the next call."""
+        """Return the model's output for rows; it is valid only until the next call."""
         return self.padded.compute([row.inputs for row in rows])
 
     def outputs(self, rows: Sequence[Row[Encoding]]) -> Iterable[Any]:
-        """Return what answers are made of, to be compared: the model's outputs, the most important first."""
+        """Return the model's outputs for a comparison of batches, the most important first."""
         return self.run_model(rows).to_tuple()  # type: ignore[no-any-return]
 
     def check_length(self, encoding: Encoding, what: str = "the text") -> None:
-        """Refuse what the model cannot read.
+        """Reject an empty input, or one that is longer than the model's maximum length.
+
+        Args:
+            what: name of the input, for the message.
 
         Raises:
-            InvalidRequest: with both lengths.
+            InvalidRequest: the message contains both lengths.
         """
         length, limit = len(encoding["input_ids"]), self.pretrained.max_length
         if length == 0:

@@ -1,4 +1,4 @@
-"""Feature extraction: a vector for each token of a text, or one for the text."""
+"""Feature extraction: one vector per token of a text, or one for the whole text."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from runners.tasks.encoder import EncoderRunner
 
 logger = logging.getLogger(__name__)
 
-#: Encoder-decoder families whose embedding models leave out the decoder, which AutoModel would then miss.
+#: Encoder-decoder families whose embedding models are saved without the decoder that AutoModel requires.
 _SAVED_WITHOUT_DECODER = frozenset({"t5", "mt5", "umt5"})
 
-#: From one text's token vectors (tokens, hidden) to its own (hidden,).
+#: Reductions of the token vectors (tokens, hidden) of a text to one vector (hidden,).
 _POOL: Mapping[Pooling, Callable[[torch.Tensor], torch.Tensor]] = {
     "mean": lambda tokens: tokens.mean(0),
     "cls": lambda tokens: tokens[0],
@@ -49,22 +49,22 @@ class _Context:
 
 
 @dataclass(frozen=True, slots=True)
-class _Vectors:
-    """Vectors that a model gives.
+class _VectorSpec:
+    """Shape of a model's output.
 
     Attributes:
-        size: values of each.
-        of: what they stand for: one each of the tokens, one of the whole text, or another number of parts of it.
+        size: number of values per vector.
+        unit: part of the text that a vector represents: each token, the whole text, or another number of parts.
     """
 
     size: int
-    of: Literal["tokens", "parts", "text"]
+    unit: Literal["tokens", "parts", "text"]
 
 
 class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Context, npt.NDArray[np.float32]]):
-    """The answer is a float32 array: (1, tokens, hidden) for tokens, (hidden,) for a text.
+    """Runner whose answer is a float32 array: (1, tokens, hidden), or (hidden,) if pooled.
 
-    An instance is a text or its tokens, special ones included.
+    An instance is a text or a list of token ids, special tokens included.
     """
 
     spec = SPEC
@@ -74,23 +74,23 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
     shorter_examples = ("A text", "A")
 
     embedding: SentenceEmbedding
-    #: What a request gets that asks for nothing.
+    #: Defaults for requests without these parameters.
     pooling: Pooling
     normalize: bool
 
     def load(self) -> None:
         self.checkpoint = fetch(self.settings)
         self.embedding = read_sentence_embedding(self.checkpoint.folder)
-        self._choose_defaults()
+        self._set_defaults()
         loaded = load_pretrained(
             self._auto_class(), self.checkpoint, self.settings, self.compiler,
             reads_batches=True, fallbacks=self.fallbacks,
         )  # fmt: skip
-        self.pretrained = _encoder_alone(loaded, self.embedding.max_length)
+        self.pretrained = _keep_encoder(loaded, self.embedding.max_length)
 
     @property
     def signature(self) -> Signature:
-        size = self._vectors.size
+        size = self._vector_spec.size
         if self.pooling == "none":
             outputs: tuple[TensorSpec, ...] = (TensorSpec(ANSWER.name, "FP32", (-1, -1, size)), ATTENTION_MASK)
         else:
@@ -102,18 +102,18 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
         return {"truncation": self.settings.truncates_texts}
 
     @cached_property
-    def _vectors(self) -> _Vectors:
-        """The model's vectors, as it gives them for an example."""
-        encoding = self._encoding(self.example, pooled=False, truncation=True)
+    def _vector_spec(self) -> _VectorSpec:
+        """Shape of the model's output, found with an example."""
+        encoding = self._encode(self.example, pooled=False, truncation=True)
         states: torch.Tensor = self.run_model([Row(encoding, len(encoding["input_ids"]))])[0]
-        one_a_token = states.dim() == 3 and states.shape[1] == len(encoding["input_ids"])
-        return _Vectors(states.shape[-1], "tokens" if one_a_token else "parts" if states.dim() == 3 else "text")
+        per_token = states.dim() == 3 and states.shape[1] == len(encoding["input_ids"])
+        return _VectorSpec(states.shape[-1], "tokens" if per_token else "parts" if states.dim() == 3 else "text")
 
     def prepare(self, instance: Any, parameters: FeatureExtractionParameters) -> Job[Encoding, _Context]:
         pooling = parameters.pooling or self.pooling
         pooled = pooling != "none"
-        if pooled and self._vectors.of != "tokens":
-            has = "one vector for the text" if self._vectors.of == "text" else "fewer vectors than tokens"
+        if pooled and self._vector_spec.unit != "tokens":
+            has = "one vector for the text" if self._vector_spec.unit == "text" else "fewer vectors than tokens"
             raise InvalidRequest(
                 f"this model gives {has}, which cannot be pooled; leave it out", field="parameters.pooling"
             )
@@ -130,23 +130,23 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
             )
         if parameters.dimensions is not None:
             self._check_dimensions(parameters.dimensions, pooled)
-        encoding = self._encoding(instance, pooled, parameters.truncation)
+        encoding = self._encode(instance, pooled, parameters.truncation)
         self.check_length(encoding)
         normalize = self.normalize if parameters.normalize is None else parameters.normalize
         row = Row(encoding, len(encoding["input_ids"]), key=pooling)
         return Job([row], _Context(pooled, normalize and pooled, parameters.dimensions, parameters.details))
 
-    def _encoding(self, instance: Any, pooled: bool, truncation: bool) -> Encoding:
+    def _encode(self, instance: Any, pooled: bool, truncation: bool) -> Encoding:
         if isinstance(instance, list):
             ids = token_ids(instance, self.pretrained.tokens)
             ids = ids[: self.pretrained.max_length] if truncation else ids
             zeros = {"token_type_ids": [0] * len(ids)}
             names = self.pretrained.tokenizer.model_input_names
-            known = {"input_ids": ids, "attention_mask": [1] * len(ids), **zeros}
-            return {name: known[name] for name in known if name in names}
+            inputs = {"input_ids": ids, "attention_mask": [1] * len(ids), **zeros}
+            return {name: inputs[name] for name in inputs if name in names}
         if not isinstance(instance, str):
             raise InvalidRequest("must be a string or a list of token ids")
-        # A prompt belongs to the embedding of a text as the model was trained for it, not to its tokens.
+        # Models with a prompt are trained with it for embeddings of a whole text, not for vectors of tokens.
         text = self.embedding.prompt + instance if pooled else instance
         encoding: Encoding = dict(
             self.pretrained.tokenizer(
@@ -158,17 +158,17 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
         return encoding
 
     def forward(self, rows: Sequence[Row[Encoding]]) -> Sequence[npt.NDArray[np.float32]]:
-        # The first output is the hidden state of the last layer, whatever it is called.
+        # The first output contains the hidden states of the last layer, whatever its name is.
         states = self.run_model(rows)[0].float()
-        if self._vectors.of != "tokens":
-            # Rows of one length, or alone: none of it is padding.
+        if self._vector_spec.unit != "tokens":
+            # Such rows have equal length or are alone in the batch, so there is no padding to remove.
             return [part.cpu().numpy().copy() for part in states]
         tokens = [states[number, : row.length] for number, row in enumerate(rows)]
         pooling = rows[0].key
         if pooling == "none":
             # Copies, because a slice would keep the states of the whole batch alive.
             return [part.cpu().numpy().copy() for part in tokens]
-        pool = _POOL[pooling]  # type: ignore[index]  # the key is what `prepare` put there
+        pool = _POOL[pooling]  # type: ignore[index]  # `prepare` sets the key
         return list(torch.stack([pool(part) for part in tokens]).cpu().numpy())
 
     def finish(self, job: Job[Encoding, _Context], outputs: Sequence[npt.NDArray[np.float32]]) -> Any:
@@ -180,36 +180,40 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
             vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
         return {"embedding": vector, "prompt_tokens": job.rows[0].length} if job.context.details else vector
 
-    def _check_dimensions(self, wanted: int, pooled: bool) -> None:
-        """Only a Matryoshka model was trained so that the first dimensions alone mean something.
+    def _check_dimensions(self, dimensions: int, pooled: bool) -> None:
+        """Reject `dimensions` unless vectors are pooled and can be shortened.
 
-        Source: https://arxiv.org/abs/2205.13147; models say so in config.json, as vLLM reads it.
+        Only the vectors of Matryoshka models (https://arxiv.org/abs/2205.13147) can be shortened. Such models are
+        marked in config.json, which is read as vLLM does.
+
+        Raises:
+            InvalidRequest: the vectors cannot have this number of dimensions.
         """
         config = self.pretrained.model.config
-        size = self._vectors.size
+        size = self._vector_spec.size
         if not pooled:
             raise InvalidRequest(
                 "only the vector of a text is cut; set parameters.pooling", field="parameters.dimensions"
             )
-        if wanted == size:
+        if dimensions == size:
             return
-        chosen: list[int] | None = getattr(config, "matryoshka_dimensions", None)
-        matryoshka = bool(chosen or getattr(config, "is_matryoshka", False))
+        allowed: list[int] | None = getattr(config, "matryoshka_dimensions", None)
+        matryoshka = bool(allowed or getattr(config, "is_matryoshka", False))
         if not (matryoshka if self.settings.matryoshka is None else self.settings.matryoshka):
             raise InvalidRequest(
                 f"this model's vectors have {size} and were not made to be cut (MATRYOSHKA)",
                 field="parameters.dimensions",
             )
-        if wanted > size or (chosen and wanted not in chosen):
-            known = ", ".join(map(str, sorted(chosen))) if chosen else f"up to {size}"
-            raise InvalidRequest(f"{wanted} given, this model has {known}", field="parameters.dimensions")
+        if dimensions > size or (allowed and dimensions not in allowed):
+            known = ", ".join(map(str, sorted(allowed))) if allowed else f"up to {size}"
+            raise InvalidRequest(f"{dimensions} given, this model has {known}", field="parameters.dimensions")
 
-    def _choose_defaults(self) -> None:
-        """The operator's choice, else that of the model's files, else vectors of tokens.
+    def _set_defaults(self) -> None:
+        """Set the default pooling and normalization: the operator's, or the model's, or none.
 
         Raises:
-            LoadError: the files ask for what is not computed here; another vector in its place would look right and
-                be wrong, so only an explicit POOLING gives one.
+            LoadError: the model's files require an unsupported step. Vectors without it would look right but be wrong,
+                so the operator must set POOLING to get them.
         """
         if self.embedding.unsupported is not None:
             uri, what = self.settings.shown_uri, self.embedding.unsupported
@@ -231,20 +235,20 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
         return AutoModelForTextEncoding if config.get("model_type") in _SAVED_WITHOUT_DECODER else self.auto_class
 
 
-def _encoder_alone(loaded: Pretrained, max_length: int | None) -> Pretrained:
-    """The part of a model that reads, with the shorter of the two maximal lengths."""
+def _keep_encoder(loaded: Pretrained, max_length: int | None) -> Pretrained:
+    """Return a model's encoder, with the smaller of the two maximum lengths."""
     model: Any = loaded.model
     if model.config.is_encoder_decoder:
         whole, model = model, model.get_encoder()
         for name in ("config", "dtype", "device"):
-            if not hasattr(model, name):  # FSMT's, which is no model by itself
+            if not hasattr(model, name):  # FSMT's encoder is not a PreTrainedModel
                 setattr(model, name, getattr(whole, name))
     if hasattr(model.config, "use_cache"):
-        # A decoder would keep keys and values for a continuation that never comes.
+        # Without this, a decoder would keep keys and values for tokens that are never generated.
         model.config.use_cache = False
     limits = [limit for limit in (loaded.max_length, max_length) if limit is not None]
     return replace(loaded, model=model, max_length=min(limits, default=None))
 
 
-#: Computes the task.
+#: Runner of this task.
 RUNNER = FeatureExtractionRunner

@@ -1,4 +1,4 @@
-"""What the tasks that write text have in common: parameters, defaults, and rules of length."""
+"""Base class of the generative tasks: parameters, defaults and length limits."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ from runners.engines.generation_request import GenerationRequest, Sampling, Sequ
 from runners.engines.generator import DeltaMaker, GenerativeRunner, Generator
 from runners.engines.rows import BatchLimits, Row
 from runners.engines.runner import ExecutionPlan, Job
-from runners.tasks.tokens import refuse_missing
+from runners.tasks.tokens import reject_missing_tokens
 
 logger = logging.getLogger(__name__)
 
-#: New tokens where nothing bounds them, neither request nor context nor memory.
+#: Maximum number of new tokens if no request, context or memory limits them.
 _UNLIMITED = 4096
 
-#: Below this, sampling is greedy in all but rounding, and logits divided by it overflow at last.
-_LEAST_TEMPERATURE = 1e-5
+#: Below this temperature, sampling is greedy except for rounding, and dividing the logits by it may overflow.
+_MIN_TEMPERATURE = 1e-5
 
-
-#: What a beam search, which is left to `model.generate`, has no place for.
+#: Parameters that beam search does not support, because it runs in `model.generate`.
 _NOT_WITH_BEAMS = ("presence_penalty", "frequency_penalty", "logit_bias", "ignore_eos", "response_format", "logprobs")
 
 ParametersT = TypeVar("ParametersT", bound=GenerationParameters)
@@ -35,20 +34,20 @@ ContextT = TypeVar("ContextT")
 
 
 class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
-    """A runner whose model writes one token after another."""
+    """Runner of a model that generates one token after another."""
 
-    #: Name of the AutoModel class of the task.
+    #: Name of the task's AutoModel class.
     auto_class: ClassVar[str]
     example = "Hello"
-    # Two tokens, whatever the operator's max_length: it may be very large, or too small for the example.
+    # Independent of the operator's max_length, which may be very large, or too small for the example.
     example_parameters: ClassVar[dict[str, Any]] = {"max_new_tokens": 2}
 
     def load(self) -> None:
         self.generator = self.create_generator()
 
     def create_generator(self) -> Generator:
-        """Load the model with the engine that generates."""
-        # Imported here: it needs torch, and another generator may not.
+        """Load the model, and return it with its engine."""
+        # Imported here, because it needs torch, and another generator may not.
         from runners.engines.generate.transformers_generator import TransformersGenerator
 
         return TransformersGenerator(self.auto_class, self.settings, self.compiler, self.fallbacks)
@@ -60,7 +59,7 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
 
     @property
     def limits(self) -> BatchLimits:
-        # The decoder has its own.
+        # Unlimited, because the decoder has its own limits.
         return BatchLimits(max_rows=1 << 30, max_tokens=1 << 60)
 
     @property
@@ -82,7 +81,10 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         return defaults
 
     def weight(self, job: Job[GenerationRequest, ContextT]) -> tuple[int, int]:
-        """As `Runner.weight`; sequences share their prompt, and new tokens are in memory once they are written."""
+        """Return the rows of a job, and the tokens of its prompt.
+
+        All sequences share the prompt, and new tokens take no memory before they are generated.
+        """
         return len(job.rows), len(job.rows[0].inputs.input_ids)
 
     def examples(self) -> Sequence[Any]:
@@ -98,87 +100,90 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         return self.generator.generate([row.inputs for row in rows])
 
     def deltas(self, job: Job[GenerationRequest, ContextT], number: int) -> DeltaMaker:
-        """What makes the pieces of a stream of one of the job's sequences."""
-        echo = self.echo(job.context)
+        """Return the function that makes the deltas of one of the job's sequences."""
+        echo = self.get_echo(job.context)
         sequence = {"sequence": number} if len(job.rows) > 1 else {}
 
-        def delta(text: str, logprobs: list[TokenLogprob], written: SequenceOutput | None) -> dict[str, Any] | None:
+        def make_delta(text: str, logprobs: list[TokenLogprob], output: SequenceOutput | None) -> dict[str, Any] | None:
             nonlocal echo
-            said: dict[str, Any] = {**sequence, "generated_text": echo + text}
+            delta: dict[str, Any] = {**sequence, "generated_text": echo + text}
             echo = ""
             if job.rows[0].inputs.logprobs is not None:
-                said["logprobs"] = logprobs
-            return said if written is None else said | self.counts(job, written)
+                delta["logprobs"] = logprobs
+            return delta if output is None else delta | self.build_usage(job, output)
 
-        return delta
+        return make_delta
 
-    def echo(self, context: ContextT) -> str:
-        """What a stream begins with."""
+    def get_echo(self, context: ContextT) -> str:
+        """Return the text that a stream begins with."""
         return ""
 
-    def counts(self, job: Job[GenerationRequest, ContextT], written: SequenceOutput) -> dict[str, Any]:
-        """Why a sequence has ended, and its numbers of tokens."""
-        stopped_by = {"stop_sequence": written.stop_sequence} if written.stop_sequence is not None else {}
+    def build_usage(self, job: Job[GenerationRequest, ContextT], output: SequenceOutput) -> dict[str, Any]:
+        """Return the finish reason and token counts of a sequence."""
+        stopped_by = {"stop_sequence": output.stop_sequence} if output.stop_sequence is not None else {}
         return {
-            "finish_reason": written.finish_reason,
+            "finish_reason": output.finish_reason,
             **stopped_by,
             "prompt_tokens": len(job.rows[0].inputs.input_ids),
-            "cached_tokens": written.cached_tokens,
-            "generated_tokens": len(written.tokens),
+            "cached_tokens": output.cached_tokens,
+            "generated_tokens": len(output.tokens),
         }
 
-    def details(self, job: Job[GenerationRequest, ContextT], written: SequenceOutput) -> dict[str, Any]:
-        """What `parameters.details` adds to an answer."""
-        logprobs = {"logprobs": written.logprobs} if written.logprobs is not None else {}
-        return {**self.counts(job, written), **logprobs}
+    def build_details(self, job: Job[GenerationRequest, ContextT], output: SequenceOutput) -> dict[str, Any]:
+        """Return the fields that `parameters.details` adds to an answer."""
+        logprobs = {"logprobs": output.logprobs} if output.logprobs is not None else {}
+        return {**self.build_usage(job, output), **logprobs}
 
-    def wanted_tokens(self, parameters: ParametersT, used: int, what: str) -> int:
-        """New tokens that a request asks for, at least one; what the model's context allows is another matter.
+    def resolve_max_new_tokens(self, parameters: ParametersT, used: int, what: str) -> int:
+        """Return the maximum number of new tokens that a request sets, at least one.
+
+        The model's context is not considered, except with `fill_context`.
 
         Args:
-            used: tokens that `max_length` counts before the first new one.
-            what: what they are, for the message.
+            used: tokens before the first new one that `max_length` includes.
+            what: name of these tokens, for the message.
 
         Raises:
-            InvalidRequest: they fill `max_length`, are more than the operator allows, or fewer than `min_new_tokens`.
+            InvalidRequest: `max_length` leaves no new token, or the number is more than the operator allows or less
+                than `min_new_tokens`.
         """
         if parameters.max_new_tokens is not None:
-            wanted = parameters.max_new_tokens
+            max_new_tokens = parameters.max_new_tokens
         elif parameters.max_length is not None and not parameters.fill_context:
-            wanted = parameters.max_length - used
-            if wanted < 1:
+            max_new_tokens = parameters.max_length - used
+            if max_new_tokens < 1:
                 raise InvalidRequest(
                     f"parameters.max_length is {parameters.max_length} tokens and {what} alone takes {used}: "
                     "raise parameters.max_length, or set parameters.max_new_tokens"
                 )
         elif parameters.fill_context:
-            wanted = self._filling(used)
+            max_new_tokens = self._count_free_tokens(used)
         else:
-            wanted = self.settings.max_length
+            max_new_tokens = self.settings.max_length
         allowed = self.settings.max_new_tokens
-        if allowed is not None and wanted > allowed:
+        if allowed is not None and max_new_tokens > allowed:
             if parameters.max_new_tokens is not None:
                 raise InvalidRequest(
-                    f"parameters.max_new_tokens is {wanted} and this server allows {allowed} (MAX_NEW_TOKENS)",
+                    f"parameters.max_new_tokens is {max_new_tokens} and this server allows {allowed} (MAX_NEW_TOKENS)",
                     field="parameters.max_new_tokens",
                     shows_field=False,
                 )
-            wanted = allowed
-        if parameters.min_new_tokens is not None and parameters.min_new_tokens > wanted:
+            max_new_tokens = allowed
+        if parameters.min_new_tokens is not None and parameters.min_new_tokens > max_new_tokens:
             raise InvalidRequest(
-                f"parameters.min_new_tokens is {parameters.min_new_tokens} and the answer may have {wanted}",
+                f"parameters.min_new_tokens is {parameters.min_new_tokens} and the answer may have {max_new_tokens}",
                 field="parameters.min_new_tokens",
                 shows_field=False,
             )
-        return wanted
+        return max_new_tokens
 
-    def _filling(self, used: int) -> int:
+    def _count_free_tokens(self, used: int) -> int:
         limits = [
             limit for limit in (self.generator.max_length, self.generator.max_sequence_tokens) if limit is not None
         ]
         return max(min(limits, default=used + _UNLIMITED) - used, 1)
 
-    def rows(
+    def build_rows(
         self,
         input_ids: list[int],
         max_new_tokens: int,
@@ -188,19 +193,20 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         forced_bos_token_id: int | None = None,
         grammar: Any = None,
     ) -> list[Row[GenerationRequest]]:
-        """The rows of a prompt whose lengths are settled, one for each sequence.
+        """Return the rows of a prompt, one per sequence.
 
         Args:
+            input_ids: prompt, already cut to the model's maximum length.
             continues: the answer continues the prompt's text.
-            forced_bos_token_id: the answer's first token.
-            grammar: what the answer must conform to, if the task and not `response_format` says it.
+            forced_bos_token_id: first token of the answer.
+            grammar: grammar of the answer, if the task defines it instead of `response_format`.
 
         Raises:
-            InvalidRequest: the model lacks a token of the prompt, `num_return_sequences` asks for more answers than
-                there are, a parameter does not go with the model, or the answer needs more memory than there is.
+            InvalidRequest: the model lacks a token of the prompt, `num_return_sequences` is too large, the model does
+                not support a parameter, or the answer does not fit into memory.
         """
-        refuse_missing(input_ids, self.generator.missing_tokens)
-        sampled = parameters.do_sample and parameters.temperature >= _LEAST_TEMPERATURE
+        reject_missing_tokens(input_ids, self.generator.missing_tokens)
+        sampled = parameters.do_sample and parameters.temperature >= _MIN_TEMPERATURE
         count = parameters.num_return_sequences
         self._check_count(count, sampled)
         if count > 1:
@@ -236,15 +242,15 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         )
         seed = secrets.randbits(62) if parameters.seed is None else parameters.seed
         if sampled:
-            # More tokens than there are mean all, and no number of torch's holds some that JSON does.
+            # JSON integers may exceed torch's; more tokens than the vocabulary has mean all tokens.
             top_k = min(parameters.top_k, self.generator.vocabulary)
             sampling = Sampling(parameters.temperature, top_k, parameters.top_p, seed)
             request = replace(request, sampling=sampling)
         requests = [request]
         for number in range(1, parameters.num_return_sequences):
-            # Sequences of one beam search belong together and are told by their common request.
-            beams = self.generator.beams > 1
-            requests.append(request if beams else replace(request, sampling=replace(sampling, seed=seed + number)))
+            # Sequences of one beam search share their request, by which the generator groups them.
+            uses_beams = self.generator.beams > 1
+            requests.append(request if uses_beams else replace(request, sampling=replace(sampling, seed=seed + number)))
         return [Row(request, len(input_ids) + max_new_tokens) for request in requests]
 
     def _check_count(self, count: int, sampled: bool) -> None:

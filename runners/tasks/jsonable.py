@@ -1,4 +1,4 @@
-"""Plain values from what other people's code returns."""
+"""Conversion of a custom pipeline's results to values that can be sent."""
 
 from __future__ import annotations
 
@@ -14,34 +14,36 @@ import torch
 
 from hf_runtime.contract.errors import InferenceFailed, NotFinite, cannot_be_sent
 
-#: What a number may be on its way to a client.
+#: Integers that can be sent to a client: those of 64 bits, signed or unsigned.
 _INTEGERS = range(-(2**63), 2**64)
 
 
-def array_or_jsonable(value: Any) -> Any:
-    """Numbers of an array as a native, contiguous array, which needs no copy on its way; anything else as `jsonable`.
+def to_array_or_jsonable(value: Any) -> Any:
+    """Convert a numeric array or tensor to a contiguous numpy array, anything else to JSON.
+
+    Such an array has the native byte order and is sent without a copy.
 
     Raises:
-        InferenceFailed: as `jsonable`.
+        InferenceFailed: as in `to_jsonable`.
     """
     if isinstance(value, torch.Tensor):
         tensor = value.detach().cpu()
         value = (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
     if isinstance(value, np.ndarray) and value.ndim and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
         return np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("="))
-    return jsonable(value)
+    return to_jsonable(value)
 
 
-def jsonable(value: Any) -> Any:
-    """The same as JSON has it; bytes are base64, images base64 of PNG.
+def to_jsonable(value: Any) -> Any:
+    """Convert a value to what JSON can represent; bytes become base64, images base64 of PNG.
 
     Raises:
-        InferenceFailed: there is something that JSON has no form for; the message names its type, or what it is.
+        InferenceFailed: JSON cannot represent a part of it; the message says which type or value.
     """
     match value:
         case None | bool():
             return value
-        # Plain ones of subclasses, such as numpy's float64, too.
+        # Values of subclasses, such as numpy's float64, become plain ones.
         case int():
             if int(value) not in _INTEGERS:
                 raise cannot_be_sent(OverflowError())
@@ -51,23 +53,23 @@ def jsonable(value: Any) -> Any:
                 raise cannot_be_sent(NotFinite())
             return float(value)
         case str():
-            return _whole(str.__str__(value))
+            return _check_encodable(str.__str__(value))
         case np.ndarray() | np.generic():
             if value.dtype.kind == "f":
-                value = value.astype(np.float64)  # the largest of Python's
+                value = value.astype(np.float64)  # Python's float
             plain = value.dtype.kind in "biu" or (value.dtype.kind == "f" and bool(np.isfinite(value).all()))
-            return value.tolist() if plain else jsonable(value.tolist())
+            return value.tolist() if plain else to_jsonable(value.tolist())
         case torch.Tensor():
             tensor = value.detach().cpu()
-            return jsonable((tensor.float() if tensor.is_floating_point() else tensor).numpy())
+            return to_jsonable((tensor.float() if tensor.is_floating_point() else tensor).numpy())
         case Mapping():
-            return {_whole(str(key)): jsonable(part) for key, part in value.items()}
+            return {_check_encodable(str(key)): to_jsonable(part) for key, part in value.items()}
         case list() | tuple() | set() | frozenset():
-            return [jsonable(part) for part in value]
+            return [to_jsonable(part) for part in value]
         case bytes():
             return base64.b64encode(value).decode()
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: jsonable(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: to_jsonable(getattr(value, field.name)) for field in fields(value)}
     if hasattr(value, "save") and hasattr(value, "getbands"):
         buffer = io.BytesIO()
         value.save(buffer, format="PNG")
@@ -75,7 +77,7 @@ def jsonable(value: Any) -> Any:
     raise InferenceFailed(f"the model's pipeline returns a {type(value).__name__}, which JSON has no form for")
 
 
-def _whole(text: str) -> str:
+def _check_encodable(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -1,7 +1,7 @@
-"""Images and sound from clients: their bytes, and nothing that would have the server open a file or an address.
+"""Decoding of images and audio from clients, without opening files or URLs.
 
-transformers opens strings under many names, and a new version may add one. So names are known that hold texts, and a
-string under any other is media: decoded here, or refused.
+transformers opens strings under many names, and a new version may add more. So this module lists the names of texts,
+and treats a string under any other name as media: it is decoded, or refused.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any, Literal
 
 from hf_runtime.contract.errors import InvalidRequest
 
-#: What becomes of a string: decoded, left as it is, left as it is under any name within, or taken as the name of a
-#: choice, which leads to no file.
-Place = Literal["media", "text", "prose", "choice"]
+#: Treatment of a string. `media` is decoded; `text` is kept; `prose` is kept, and so are strings under any name within;
+#: `choice` is kept unless it may lead to a file or URL.
+StringKind = Literal["media", "text", "prose", "choice"]
 
-#: Parts of a pipeline that open what they are given, as transformers' load_image, load_audio and load_video do.
-_READERS = ("image_processor", "feature_extractor", "video_processor", "processor")
-#: Names that hold media even among choices and within prose.
+#: Parts of a pipeline that open the strings they get, as transformers' load_image, load_audio and load_video do.
+_MEDIA_READERS = ("image_processor", "feature_extractor", "video_processor", "processor")
+#: Names of media, even among choices and within prose.
 _MEDIA = frozenset(
     (
         "image", "images", "image_url", "input_image", "audio", "audios", "audio_url", "input_audio", "video", "videos",
@@ -29,7 +29,7 @@ _MEDIA = frozenset(
         "query_images", "segmentation_maps", "masks", "font", "file", "filename",
     )
 )  # fmt: skip
-#: Names of texts, in pipelines' arguments, messages and their parts, and JSON schemas of tools.
+#: Names of texts: in arguments of pipelines, in messages and their parts, and in JSON schemas of tools.
 _TEXTS = frozenset(
     (
         "text", "text_inputs", "text_pair", "content", "role", "type", "name", "title", "id", "question", "query",
@@ -39,9 +39,9 @@ _TEXTS = frozenset(
         "pattern", "required",
     )
 )  # fmt: skip
-#: Names of what clients give any structure and names of their own; it is written into a prompt and nothing else.
+#: Names of values with a structure of the client's own; they are used only in prompts.
 _PROSE = frozenset(("arguments", "state", "questions", "criteria"))
-#: Names of choices where these are given beside media, and of objects that hold choices.
+#: Names of choices that are arguments next to media, and of objects that hold choices.
 _CHOICES = frozenset(
     (
         "task", "subtask", "language", "lang", "voice_preset", "function_to_apply", "return_type", "return_timestamps",
@@ -50,47 +50,49 @@ _CHOICES = frozenset(
         "audio_kwargs", "preprocess_params", "forward_params",
     )
 )  # fmt: skip
-#: Of files in the folder where the server runs. Bark adds the ending itself.
-_ENDINGS, _LONGEST_NAME = ("", ".npz"), 256
-_ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*://\S+\s*", re.IGNORECASE)
+#: Suffixes and maximum length of names of files in the server's working directory. Bark appends the suffix itself.
+_SUFFIXES, _MAX_NAME_LENGTH = ("", ".npz"), 256
+_URL = re.compile(r"\s*[a-z][a-z0-9+.-]*://\S+\s*", re.IGNORECASE)
 
 
 def opens_files(pipeline: Any) -> bool:
-    """Tell a pipeline that may take a string for the place of an image, a video or a sound."""
-    return any(getattr(pipeline, part, None) is not None for part in _READERS)
+    """Return true if a pipeline may open a string as the path or URL of media."""
+    return any(getattr(pipeline, part, None) is not None for part in _MEDIA_READERS)
 
 
-def opens_texts(pipeline: Any) -> bool:
-    """Tell a pipeline that takes a text which is an address for the image there, as that of Idefics does."""
-    kinds = type(getattr(pipeline, "processor", None)).__mro__
-    return any(kind.__name__ == "IdeficsProcessor" for kind in kinds)
+def opens_text_urls(pipeline: Any) -> bool:
+    """Return true if a pipeline opens texts that are a URL, as Idefics does."""
+    classes = type(getattr(pipeline, "processor", None)).__mro__
+    return any(one.__name__ == "IdeficsProcessor" for one in classes)
 
 
-def decode_media(value: Any, place: Place, path: str = "", *, addresses: bool = True) -> Any:
-    """A client's value with the bytes in place of what encodes them: a PIL image if they are one and PIL is here.
+def decode_media(value: Any, kind: StringKind, path: str = "", *, addresses: bool = True) -> Any:
+    """Replace encoded media in a client's value by bytes or PIL images.
+
+    Images become PIL images if PIL is installed; all other media become bytes.
 
     Args:
-        place: of strings that no known name is given to.
-        path: of the value, for messages.
-        addresses: a text may be nothing but an address.
+        kind: treatment of strings without a known name.
+        path: path of the value, for messages.
+        addresses: whether a text may consist of a URL alone.
 
     Raises:
-        InvalidRequest: a string could lead to a file or an address; the message names it.
+        InvalidRequest: a string could lead to a file or URL; the message names its field.
     """
     match value:
         case str():
             try:
-                return _checked(value, place, addresses)
+                return _decode_or_check(value, kind, addresses)
             except InvalidRequest as error:
                 raise (error.in_field(path[:200]) if path else error) from None
         case list() | tuple():
             return [
-                decode_media(part, place, f"{path}[{number}]", addresses=addresses) for number, part in enumerate(value)
+                decode_media(part, kind, f"{path}[{number}]", addresses=addresses) for number, part in enumerate(value)
             ]
         case dict():
             return {
                 name: decode_media(
-                    part, _place_of(name, place), f"{path}.{name}".removeprefix("."), addresses=addresses
+                    part, _choose_kind(name, kind), f"{path}.{name}".removeprefix("."), addresses=addresses
                 )
                 for name, part in value.items()
             }
@@ -98,36 +100,36 @@ def decode_media(value: Any, place: Place, path: str = "", *, addresses: bool = 
             return value
 
 
-def _place_of(name: str, around: Place) -> Place:
-    """The place of strings under that name; the one around counts only where names are the client's, or choices."""
+def _choose_kind(name: str, parent: StringKind) -> StringKind:
+    """Return the kind of strings under a name; only `prose` and `choice` parents matter."""
     if name in _MEDIA:
         return "media"
-    if around == "prose" or name in _PROSE:
+    if parent == "prose" or name in _PROSE:
         return "prose"
     if name in _TEXTS:
         return "text"
-    return "choice" if around == "choice" or name in _CHOICES else "media"
+    return "choice" if parent == "choice" or name in _CHOICES else "media"
 
 
-def _checked(text: str, place: Place, addresses: bool) -> Any:
-    if place == "media":
-        return _decoded(text)
-    if place == "choice" and _may_be_opened(text):
-        # No known argument is opened here, and one of a processor that nobody has thought of is not either.
+def _decode_or_check(text: str, kind: StringKind, addresses: bool) -> Any:
+    if kind == "media":
+        return _decode(text)
+    if kind == "choice" and _may_be_opened(text):
+        # No known choice is a file, and an unknown argument of a processor must not open one either.
         raise InvalidRequest(f"{text[:100]!r} looks like a file or an address, which are not opened; send base64")
-    if not addresses and _ADDRESS.fullmatch(text):
+    if not addresses and _URL.fullmatch(text):
         raise InvalidRequest("an address is not opened; send an image as base64, or a text that is more than that")
     return text
 
 
 def _may_be_opened(text: str) -> bool:
-    """Tell an address, a path, or the name of a file where the server runs."""
+    """Return true for a URL, a path, or the name of a file in the working directory."""
     if "/" in text or "\\" in text:
         return True
-    return len(text) < _LONGEST_NAME and any(os.path.isfile(text + ending) for ending in _ENDINGS)
+    return len(text) < _MAX_NAME_LENGTH and any(os.path.isfile(text + suffix) for suffix in _SUFFIXES)
 
 
-def _decoded(text: str) -> Any:
+def _decode(text: str) -> Any:
     header, separator, payload = text.partition(";base64,")
     is_uri = text.startswith("data:")
     if is_uri and not separator:
@@ -136,19 +138,23 @@ def _decoded(text: str) -> Any:
         content = base64.b64decode(payload if is_uri else text, validate=True)
     except (binascii.Error, ValueError):
         raise InvalidRequest("must be base64 or a data: URI; files and addresses are not opened") from None
-    return content if is_uri and not header.startswith("data:image") else _image(content, sure=is_uri)
+    return content if is_uri and not header.startswith("data:image") else _decode_image(content, must_be_image=is_uri)
 
 
-def _image(content: bytes, sure: bool) -> Any:
-    """A picture if there is one in `content`, else the bytes, which may be sound, unless they were called an image."""
+def _decode_image(content: bytes, must_be_image: bool) -> Any:
+    """Return a PIL image, or the bytes if they are not an image.
+
+    Raises:
+        InvalidRequest: the bytes are a damaged image, or no image although they must be one.
+    """
     try:
-        from PIL import Image, UnidentifiedImageError  # only pipelines that read images need it
+        from PIL import Image, UnidentifiedImageError  # optional, needed only by pipelines for images
     except ImportError:
         return content
     try:
         return Image.open(io.BytesIO(content)).convert("RGB")
     except UnidentifiedImageError:
-        if not sure:
+        if not must_be_image:
             return content
         raise InvalidRequest("is not an image of a known format") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):

@@ -25,21 +25,21 @@ from runners.engines.rows import Row
 from runners.engines.runner import Job
 from runners.models.padded_model import Encoding
 from runners.tasks.encoder import EncoderRunner
-from runners.tasks.windows import Whole, Window, tokens_of
+from runners.tasks.windows import TokenizedText, Window, count_tokens
 
 _Indices = npt.NDArray[np.int64]
 _Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class _Window:
-    """Where the context is in a row, and in the text.
+class _ContextWindow:
+    """Mapping of one row's tokens to characters of the context.
 
     Attributes:
-        first: position in the row of the first token of the context.
-        starts: character of the context at which an answer starts that starts at a token.
-        ends: character behind the last one of an answer that ends with a token.
-        null: position of the token that stands for "no answer", if the model has one.
+        first: position in the row of the first context token.
+        starts: for each context token, the start of an answer that begins with it, as a character index.
+        ends: for each context token, the end (exclusive) of an answer that ends with it.
+        null: position of the token that means "no answer"; None without one.
     """
 
     first: int
@@ -51,14 +51,15 @@ class _Window:
 @dataclass(frozen=True, slots=True)
 class _Context:
     text: str
-    windows: list[_Window]
+    windows: list[_ContextWindow]
     parameters: QuestionAnsweringParameters
 
 
 class QuestionAnsweringRunner(EncoderRunner[QuestionAnsweringParameters, _Context, _Floats]):
-    """The answer is `{"score", "start", "end", "answer"}`, a list of them, best first, if `top_k` is over 1.
+    """Runner whose answer is `{"score", "start", "end", "answer"}`, or a list if `top_k` > 1.
 
-    `answer` is exactly `context[start:end]`, empty if the model holds the question for unanswerable.
+    A list is sorted by score, best first. `answer` equals `context[start:end]`; it is empty if the model considers the
+    question unanswerable.
     """
 
     spec = SPEC
@@ -76,12 +77,12 @@ class QuestionAnsweringRunner(EncoderRunner[QuestionAnsweringParameters, _Contex
             )
 
     def prepare(self, instance: Any, parameters: QuestionAnsweringParameters) -> Job[Encoding, _Context]:
-        asked = _parse(instance)
+        parsed = _parse(instance)
         self.check_answers(parameters.top_k, "parameters.top_k", f"asks for {parameters.top_k} answers")
         tokenizer = self.pretrained.tokenizer
-        # Models that pad on the left, such as XLNet, learned to read the question behind the context.
+        # Models that pad on the left, such as XLNet, are trained with the question after the context.
         question_first = tokenizer.padding_side == "right"
-        pair = (asked.question, asked.context) if question_first else (asked.context, asked.question)
+        pair = (parsed.question, parsed.context) if question_first else (parsed.context, parsed.question)
         encoded = tokenizer(*pair, return_offsets_mapping=True, verbose=False)
         sequences = encoded.sequence_ids()
         question = [p for p, sequence in enumerate(sequences) if sequence == (0 if question_first else 1)]
@@ -91,33 +92,33 @@ class QuestionAnsweringRunner(EncoderRunner[QuestionAnsweringParameters, _Contex
                 raise InvalidRequest("has no token for the model to read", field=name)
 
         dropped = set(question[parameters.max_question_len :]) if parameters.max_question_len else set()
-        around = [p for p in range(len(sequences)) if sequences[p] != sequences[context[0]] and p not in dropped]
-        head, tail = [p for p in around if p < context[0]], [p for p in around if p > context[-1]]
-        room, stride = self._window(len(around), len(question), parameters)
-        starts = range(0, max(len(context) - stride, 1), room - stride)
+        fixed = [p for p in range(len(sequences)) if sequences[p] != sequences[context[0]] and p not in dropped]
+        head, tail = [p for p in fixed if p < context[0]], [p for p in fixed if p > context[-1]]
+        capacity, stride = self._choose_window(len(fixed), len(question), parameters)
+        starts = range(0, max(len(context) - stride, 1), capacity - stride)
         self.check_rows(
             len(starts),
-            tokens_of(starts, len(around), room, len(context)),
+            count_tokens(starts, len(fixed), capacity, len(context)),
             "context",
-            f"{len(context)} tokens make {len(starts)} windows of {room} with parameters.doc_stride {stride}",
+            f"{len(context)} tokens make {len(starts)} windows of {capacity} with parameters.doc_stride {stride}",
         )
-        characters = _characters(encoded, context, parameters.align_to_words)
+        characters = _answer_bounds(encoded, context, parameters.align_to_words)
         del encoded["offset_mapping"]
-        whole = Whole(encoded, head, context, tail)
-        before, behind = (
+        text = TokenizedText(encoded, head, context, tail)
+        null_in_head, null_in_tail = (
             next((n for n, p in enumerate(part) if sequences[p] is None and ids[n] == tokenizer.cls_token_id), None)
-            for part, ids in ((head, whole.head["input_ids"]), (tail, whole.tail["input_ids"]))
+            for part, ids in ((head, text.head["input_ids"]), (tail, text.tail["input_ids"]))
         )
         rows: list[Row[Encoding]] = []
         windows = []
         for start in starts:
-            stop = min(start + room, len(context))
-            null = before
-            if before is None and behind is not None:
-                null = len(head) + stop - start + behind
-            rows.append(Row(Window(whole, start, stop), len(around) + stop - start))
-            windows.append(_Window(len(head), characters[start:stop, 0], characters[start:stop, 1], null))
-        return Job(rows, _Context(asked.context, windows, parameters))
+            stop = min(start + capacity, len(context))
+            null = null_in_head
+            if null_in_head is None and null_in_tail is not None:
+                null = len(head) + stop - start + null_in_tail
+            rows.append(Row(Window(text, start, stop), len(fixed) + stop - start))
+            windows.append(_ContextWindow(len(head), characters[start:stop, 0], characters[start:stop, 1], null))
+        return Job(rows, _Context(parsed.context, windows, parameters))
 
     def forward(self, rows: Sequence[Row[Encoding]]) -> Sequence[_Floats]:
         output = self.run_model(rows)
@@ -128,9 +129,9 @@ class QuestionAnsweringRunner(EncoderRunner[QuestionAnsweringParameters, _Contex
     def finish(self, job: Job[Encoding, _Context], outputs: Sequence[_Floats]) -> Any:
         """Merge the spans of all windows.
 
-        Pieces of words that grow to the same words are one answer, and their probabilities add up, as in transformers
-        4. There, the same text elsewhere and the same span in the next window were added as well, up to scores over 1;
-        here another place is another answer, and of several windows the surest one counts.
+        Spans of subwords that align to the same words are one answer, and their probabilities are added, as in
+        transformers 4. transformers 4 also adds equal text at other positions and the same span in the next window, so
+        that scores can exceed 1. Here, another position is another answer, and the best window counts.
         """
         text, parameters = job.context.text, job.context.parameters
         best: dict[tuple[int, int], float] = {}
@@ -139,7 +140,7 @@ class QuestionAnsweringRunner(EncoderRunner[QuestionAnsweringParameters, _Contex
             scores, null = _span_scores(logits, window, parameters.max_answer_len)
             null_score = min(null_score, null)
             found: dict[tuple[int, int], float] = {}
-            # Of pieces of words many may be one answer.
+            # Several spans of subwords may be one answer.
             count = parameters.top_k * 2 + 10 if parameters.align_to_words else parameters.top_k
             for first, last, score in _best_spans(scores, count):
                 span = int(window.starts[first]), int(window.ends[last])
@@ -147,7 +148,7 @@ class QuestionAnsweringRunner(EncoderRunner[QuestionAnsweringParameters, _Contex
             for span, score in found.items():
                 best[span] = max(best.get(span, 0.0), score)
             if len(best) > 4 * parameters.top_k + 1000:
-                # Whatever so many are better than already is no answer, however many windows are to come.
+                # Only the best `top_k` spans can become answers, whatever the next windows contain.
                 best = dict(nlargest(parameters.top_k, best.items(), key=itemgetter(1)))
         answers: list[dict[str, Any]] = [
             {"score": score, "start": start, "end": end, "answer": text[start:end]}
@@ -158,31 +159,34 @@ class QuestionAnsweringRunner(EncoderRunner[QuestionAnsweringParameters, _Contex
         answers.sort(key=lambda answer: answer["score"], reverse=True)
         return answers[0] if parameters.top_k == 1 else answers[: parameters.top_k]
 
-    def _window(self, around: int, question: int, parameters: QuestionAnsweringParameters) -> tuple[int, int]:
-        """Tokens of context in a window, and how many of them the next one repeats.
+    def _choose_window(self, fixed: int, question: int, parameters: QuestionAnsweringParameters) -> tuple[int, int]:
+        """Return the context tokens per window, and how many of them the next window repeats.
 
         Args:
-            around: tokens of a window that are not the context's.
+            fixed: tokens of a window that do not belong to the context.
             question: tokens of the question, for the message.
+
+        Raises:
+            InvalidRequest: a window has no room for context, or the stride is too large.
         """
         limits = [parameters.max_seq_len or 384, self.pretrained.max_length]
         window = min(limit for limit in limits if limit is not None)
-        room = window - around
-        if room < 1:
+        capacity = window - fixed
+        if capacity < 1:
             raise InvalidRequest(
                 f"has {question} tokens and a window {window}, which leaves none for the context: "
                 "shorten it, or set parameters.max_question_len or a larger parameters.max_seq_len",
                 field="question",
             )
         if parameters.doc_stride is None:
-            usual = min(window // 2, 128)
-            return room, usual if usual < room else room // 2
-        if parameters.doc_stride >= room:
+            default = min(window // 2, 128)
+            return capacity, default if default < capacity else capacity // 2
+        if parameters.doc_stride >= capacity:
             raise InvalidRequest(
-                f"must be less than {room}, the tokens of context in a window of {window}",
+                f"must be less than {capacity}, the tokens of context in a window of {window}",
                 field="parameters.doc_stride",
             )
-        return room, parameters.doc_stride
+        return capacity, parameters.doc_stride
 
 
 def _parse(instance: Any) -> Question:
@@ -194,15 +198,16 @@ def _parse(instance: Any) -> Question:
         raise invalid_request(error) from None
 
 
-def _characters(encoded: Any, context: list[int], whole_words: bool) -> _Indices:
-    """For each token of the context (tokens, 2) its first character and the one behind its last, or its word's.
+def _answer_bounds(encoded: Any, context: list[int], whole_words: bool) -> _Indices:
+    """Return the start and end of each context token as character indices (tokens, 2).
 
-    Taken from the text as a whole, so that a word that a window cuts is whole all the same.
+    With `whole_words`, these are the bounds of the token's word. They come from the whole text, so that a word is
+    complete even if a window cuts it.
     """
     offsets = [encoded["offset_mapping"][p] for p in context]
     if whole_words:
         word_ids = encoded.word_ids()
-        # A token without a word is its own.
+        # A token that belongs to no word is a word of its own.
         words = [-p if word_ids[p] is None else word_ids[p] for p in context]
         spans: dict[int, tuple[int, int]] = {}
         for word, (start, end) in zip(words, offsets, strict=True):
@@ -211,15 +216,15 @@ def _characters(encoded: Any, context: list[int], whole_words: bool) -> _Indices
     return np.array(offsets, dtype=np.int64)
 
 
-def _span_scores(logits: _Floats, window: _Window, max_answer_len: int) -> tuple[_Floats, float]:
-    """Probabilities of the spans of a window, and of none.
+def _span_scores(logits: _Floats, window: _ContextWindow, max_answer_len: int) -> tuple[_Floats, float]:
+    """Compute the scores of all spans of a window, and of "no answer".
 
     Args:
-        logits: (2, tokens of the row), of start and end.
+        logits: start and end logits (2, tokens of the row).
 
     Returns:
-        For the span of j + 1 tokens from token i of the context on, the product of the probabilities of its start and
-        its end at [i, j], and -1 where it would go past the window.
+        Scores [i, j] of the spans that start at context token i and have j + 1 tokens: the product of the start and
+        end probabilities, or -1 if the span ends outside the window. Then the score of "no answer".
     """
     size = len(window.starts)
     allowed = list(range(window.first, window.first + size))
@@ -230,14 +235,14 @@ def _span_scores(logits: _Floats, window: _Window, max_answer_len: int) -> tuple
     null = float(probabilities[0, size] * probabilities[1, size]) if window.null is not None else 0.0
     start, end = probabilities[:, :size]
     width = min(max_answer_len, size)
-    # The band of the (tokens, tokens) matrix that holds answers: what is outside need not be computed.
+    # Only the band of the (tokens, tokens) matrix that contains answers is computed.
     scores = start[:, np.newaxis] * sliding_window_view(np.pad(end, (0, width - 1)), width)
     beyond = np.arange(size)[:, np.newaxis] + np.arange(width) >= size
     return np.where(beyond, np.float32(-1), scores), null
 
 
 def _best_spans(scores: _Floats, count: int) -> list[tuple[int, int, float]]:
-    """First and last token of the likeliest spans, with their scores, best first."""
+    """Return the first and last token of the best spans with their scores, best first."""
     flat = scores.ravel()
     count = min(count, int((flat >= 0).sum()))
     best = np.argpartition(-flat, count - 1)[:count]
@@ -246,5 +251,5 @@ def _best_spans(scores: _Floats, count: int) -> list[tuple[int, int, float]]:
     return list(zip(first.tolist(), (first + extra).tolist(), flat[best].tolist(), strict=True))
 
 
-#: Computes the task.
+#: Runner of this task.
 RUNNER = QuestionAnsweringRunner

@@ -1,4 +1,4 @@
-"""Text to text: summaries, translations and other answers of encoder-decoder models."""
+"""Text-to-text generation with encoder-decoder models, such as summaries and translations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runners.tasks.generation import GenerationRunner
 
 
 class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, bool]):
-    """The answer is a list of `{"generated_text": str}`, one for each sequence."""
+    """Runner whose answer is a list of `{"generated_text": str}`, one per sequence."""
 
     spec = SPEC
     parameters_type = Text2TextGenerationParameters
@@ -25,46 +25,47 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
 
     def load(self) -> None:
         super().load()
-        self._languages = _languages(self.generator.tokenizer)
-        self._codes = _codes(self._languages)
-        self._own_src_lang = getattr(self.generator.tokenizer, "src_lang", None)
-        # Tokens that may be written: all that the decoder can read, without its start.
+        self._languages = _find_languages(self.generator.tokenizer)
+        self._aliases = _find_aliases(self._languages)
+        self._default_src_lang = getattr(self.generator.tokenizer, "src_lang", None)
+        # New tokens: the decoder's maximum length without its start token.
         limit = self.generator.max_output_length
-        self._room = max(limit - 1, 1) if limit is not None else sys.maxsize
+        self._max_new_tokens = max(limit - 1, 1) if limit is not None else sys.maxsize
 
     def prepare(self, instance: Any, parameters: Text2TextGenerationParameters) -> Job[GenerationRequest, bool]:
-        target = self._language(parameters.tgt_lang, "tgt_lang")
+        target = self._resolve_language(parameters.tgt_lang, "tgt_lang")
         forced = self._languages[target] if target is not None else None
         if isinstance(instance, list) and instance:
-            input_ids = self._fitted(token_ids(instance, self.generator.input_vocabulary), parameters.truncation)
+            input_ids = self._fit_length(token_ids(instance, self.generator.input_vocabulary), parameters.truncation)
         elif isinstance(instance, str):
-            input_ids = self._tokens((parameters.prefix or "") + instance, parameters)
+            input_ids = self._tokenize((parameters.prefix or "") + instance, parameters)
         else:
             raise InvalidRequest("must be a string or a list of token ids")
-        wanted = self.wanted_tokens(parameters, 1, "the decoder's start")
-        rows = self.rows(input_ids, min(wanted, self._room), parameters, forced_bos_token_id=forced)
+        wanted = self.resolve_max_new_tokens(parameters, 1, "the decoder's start")
+        max_new_tokens = min(wanted, self._max_new_tokens)
+        rows = self.build_rows(input_ids, max_new_tokens, parameters, forced_bos_token_id=forced)
         return Job(rows, parameters.details)
 
     def finish(self, job: Job[GenerationRequest, bool], outputs: Sequence[SequenceOutput]) -> Any:
         return [
-            {"generated_text": written.text} | (self.details(job, written) if job.context else {})
-            for written in outputs
+            {"generated_text": output.text} | (self.build_details(job, output) if job.context else {})
+            for output in outputs
         ]
 
-    def _tokens(self, text: str, parameters: Text2TextGenerationParameters) -> list[int]:
+    def _tokenize(self, text: str, parameters: Text2TextGenerationParameters) -> list[int]:
         tokenizer: Any = self.generator.tokenizer
         limit = self.generator.max_length
-        source = self._language(parameters.src_lang, "src_lang") or self._own_src_lang
-        if self._languages and tokenizer.src_lang != source:  # the item before may have left another one behind
+        source = self._resolve_language(parameters.src_lang, "src_lang") or self._default_src_lang
+        if self._languages and tokenizer.src_lang != source:  # the previous item may have set another one
             tokenizer.src_lang = source
         cut = parameters.truncation and limit is not None
-        # Not verbose: it would warn of the length, which is checked here.
+        # Not verbose, because the tokenizer would warn about the length, which is checked here.
         input_ids: list[int] = tokenizer(text, truncation=cut, max_length=limit, verbose=False)["input_ids"]
         if not input_ids:
             raise InvalidRequest("the text is empty: it has no token for the model to read")
-        return self._fitted(input_ids, cut)
+        return self._fit_length(input_ids, cut)
 
-    def _fitted(self, input_ids: list[int], cut: bool) -> list[int]:
+    def _fit_length(self, input_ids: list[int], cut: bool) -> list[int]:
         limit = self.generator.max_length
         if cut:
             return input_ids[:limit]
@@ -75,11 +76,14 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
             )
         return input_ids
 
-    def _language(self, code: str | None, name: str) -> str | None:
-        """The code of a language as the model has it.
+    def _resolve_language(self, code: str | None, name: str) -> str | None:
+        """Return the model's code of a language, or None if none is given.
+
+        Args:
+            name: name of the parameter, for messages.
 
         Raises:
-            InvalidRequest: the model knows no languages by name, or not this one.
+            InvalidRequest: the model has no language codes, or not this one.
         """
         if code is None:
             return None
@@ -87,7 +91,7 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
             raise InvalidRequest("this model has no language codes", field=f"parameters.{name}")
         if code in self._languages:
             return code
-        if (known := self._codes.get(_plain(code))) is None:
+        if (known := self._aliases.get(_normalize(code))) is None:
             some = ", ".join(sorted(self._languages)[:5])
             raise InvalidRequest(
                 f"'{code[:40]}' is none of the model's {len(self._languages)} languages, "
@@ -97,8 +101,8 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
         return known
 
 
-def _languages(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Language codes and their tokens; none if the tokenizer marks no language."""
+def _find_languages(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Return the tokenizer's language codes with their tokens, or an empty dict without any."""
     if not isinstance(getattr(type(tokenizer), "src_lang", None), property):
         return {}
     of_m2m100: dict[str, str] = getattr(tokenizer, "lang_code_to_token", {})
@@ -109,20 +113,23 @@ def _languages(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     return {code: i for code, i in ids.items() if isinstance(i, int) and i != tokenizer.unk_token_id}
 
 
-def _codes(languages: Iterable[str]) -> dict[str, str]:
-    """Other names of languages, and their codes: `python` of `__python__`, `en` of `en_XX`; none that could be two."""
-    claims: dict[str, set[str]] = {}
+def _find_aliases(languages: Iterable[str]) -> dict[str, str]:
+    """Return unambiguous short names of language codes.
+
+    For example, `python` is an alias of `__python__`, and `en` of `en_XX`.
+    """
+    candidates: dict[str, set[str]] = {}
     for code in languages:
-        for name in (_plain(code), _plain(code).split("_")[0]):
-            claims.setdefault(name, set()).add(code)
-    # What a code is in full goes before what another one begins with.
-    whole = {_plain(code): code for code in languages}
-    return {name: codes.pop() for name, codes in claims.items() if len(codes) == 1} | whole
+        for name in (_normalize(code), _normalize(code).split("_")[0]):
+            candidates.setdefault(name, set()).add(code)
+    # A complete code takes precedence over the first part of another one.
+    complete = {_normalize(code): code for code in languages}
+    return {name: codes.pop() for name, codes in candidates.items() if len(codes) == 1} | complete
 
 
-def _plain(code: str) -> str:
+def _normalize(code: str) -> str:
     return code.strip("_").replace("-", "_").casefold()
 
 
-#: Computes the task.
+#: Runner of this task.
 RUNNER = Text2TextGenerationRunner

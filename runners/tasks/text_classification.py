@@ -19,7 +19,7 @@ from runners.engines.rows import Row
 from runners.engines.runner import Job
 from runners.models.padded_model import Encoding
 from runners.tasks.encoder import EncoderRunner
-from runners.tasks.labels import label_of
+from runners.tasks.labels import get_label
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class _Context:
 
 
 class TextClassificationRunner(EncoderRunner[TextClassificationParameters, _Context, npt.NDArray[np.float32]]):
-    """The answer to an instance is a list of `{"label": str, "score": float}`, best first."""
+    """Runner whose answer is a list of `{"label": str, "score": float}`, best first."""
 
     spec = SPEC
     parameters_type = TextClassificationParameters
@@ -61,7 +61,10 @@ class TextClassificationRunner(EncoderRunner[TextClassificationParameters, _Cont
         return Job([row], _Context(parameters.top_k, function))
 
     def count_marks(self, token_ids: Sequence[int]) -> int:
-        """Count ends of text: BART's kin read a text at its last one, and want equally many in all rows."""
+        """Count end-of-sequence tokens.
+
+        BART and related models classify at the last one, and require the same number in all rows.
+        """
         config = self.pretrained.model.config
         return list(token_ids).count(config.eos_token_id) if config.is_encoder_decoder else 0
 
@@ -72,10 +75,10 @@ class TextClassificationRunner(EncoderRunner[TextClassificationParameters, _Cont
         scores = _apply(job.context.function, outputs[0])
         order = np.argsort(-scores, kind="stable")[: job.context.top_k]
         config = self.pretrained.model.config
-        return [{"label": label_of(config, int(i)), "score": float(scores[i])} for i in order]
+        return [{"label": get_label(config, int(i)), "score": float(scores[i])} for i in order]
 
     def _default_function(self) -> Literal["sigmoid", "softmax", "none"]:
-        """As the pipeline chooses: the head's problem type first, then its number of labels."""
+        """Return the function that the transformers pipeline chooses for the model's head."""
         config = self.pretrained.model.config
         if config.problem_type == "regression":
             return "none"
@@ -104,5 +107,5 @@ def _apply(function: str, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.flo
     return values.numpy()
 
 
-#: Computes the task.
+#: Runner of this task.
 RUNNER = TextClassificationRunner

@@ -1,4 +1,4 @@
-"""Text generation: a prompt continued, or a chat answered."""
+"""Text generation: continue a prompt, or answer a chat."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runners.engines.generation_request import GenerationRequest, SequenceOutput
 from runners.engines.generator import DeltaMaker
 from runners.engines.runner import Job
 from runners.storage.fetch import read_config
-from runners.tasks.chat_prompt import prompt_tokens
+from runners.tasks.chat_prompt import tokenize_chat
 from runners.tasks.generation import GenerationRunner
 from runners.tasks.tool_call_reader import ToolCallReader
 from runners.tasks.tool_calls import ToolSyntax
@@ -22,25 +22,26 @@ from runners.tasks.tool_calls import ToolSyntax
 
 @dataclass(frozen=True, slots=True)
 class _Context:
-    """What an answer is made of besides the new text.
+    """Parts of an answer besides the new text.
 
     Attributes:
-        before: what stands before it: a prompt or a chat; None if it was not asked for.
-        echo: what a stream begins with.
-        tools: names of the functions that it may call.
+        prompt: prompt or chat to return before the new text; None without `return_full_text`.
+        echo: text that a stream begins with.
+        details: whether to add the details.
+        tools: names of the functions that the answer may call.
     """
 
-    before: str | Chat | None
+    prompt: str | Chat | None
     echo: str
     details: bool
     tools: tuple[str, ...]
 
 
 class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context]):
-    """The answer is a list of `{"generated_text": str}`, one for each sequence.
+    """Runner whose answer is a list of `{"generated_text": str}`, one per sequence.
 
-    The full text of a chat is the list of its messages, with the assistant's at the end. Calls of a chat's tools are
-    told apart from the text: `"tool_calls": [{"name": str, "arguments": str}]`, the arguments as JSON.
+    The full text of a chat is the list of its messages, with the assistant's at the end. Tool calls are separated from
+    the text as `"tool_calls": [{"name": str, "arguments": str}]`, with the arguments as JSON.
     """
 
     spec = SPEC
@@ -48,7 +49,7 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
     auto_class = "AutoModelForCausalLM"
 
     def load(self) -> None:
-        # Before any weights are fetched; half of such a model would load, and write nonsense.
+        # Checked before any weights are fetched. Half of such a model would load, and generate nonsense.
         config = read_config(self.settings)
         if config is not None and config.get("is_encoder_decoder"):
             raise LoadError(
@@ -61,53 +62,53 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
     def prepare(self, instance: Any, parameters: TextGenerationParameters) -> Job[GenerationRequest, _Context]:
         if _is_tokens(instance):
             input_ids = token_ids(instance, self.generator.input_vocabulary)
-            before: str | Chat = str(self.generator.tokenizer.decode(input_ids, skip_special_tokens=True))
+            prompt: str | Chat = str(self.generator.tokenizer.decode(input_ids, skip_special_tokens=True))
         else:
-            before = _parse(instance)
+            prompt = _parse(instance)
             tokenizer = self.generator.tokenizer
-            input_ids = self._tokens(before) if isinstance(before, str) else prompt_tokens(tokenizer, before)
-        wanted = self.wanted_tokens(parameters, len(input_ids), "the prompt")
-        input_ids, room = self._fitted(input_ids, wanted, parameters.truncation)
-        grammar = self._tool_grammar(before, parameters) if isinstance(before, Chat) else None
-        continues = isinstance(before, str) or before.is_begun
-        rows = self.rows(input_ids, min(wanted, room), parameters, continues=continues, grammar=grammar)
-        asked = parameters.return_full_text
-        full = self.settings.return_full_text if asked is None else asked
+            input_ids = self._tokenize(prompt) if isinstance(prompt, str) else tokenize_chat(tokenizer, prompt)
+        wanted = self.resolve_max_new_tokens(parameters, len(input_ids), "the prompt")
+        input_ids, free = self._fit_context(input_ids, wanted, parameters.truncation)
+        grammar = self._create_tool_grammar(prompt, parameters) if isinstance(prompt, Chat) else None
+        continues = isinstance(prompt, str) or prompt.is_begun
+        rows = self.build_rows(input_ids, min(wanted, free), parameters, continues=continues, grammar=grammar)
+        requested = parameters.return_full_text
+        full = self.settings.return_full_text if requested is None else requested
         context = _Context(
-            before=before if full else None,
-            echo=before if asked and isinstance(before, str) else "",
+            prompt=prompt if full else None,
+            echo=prompt if requested and isinstance(prompt, str) else "",
             details=parameters.details,
-            tools=() if isinstance(before, str) or before.choice == "none" else tuple(before.tool_names),
+            tools=() if isinstance(prompt, str) or prompt.choice == "none" else tuple(prompt.tool_names),
         )
         return Job(rows, context)
 
     def finish(self, job: Job[GenerationRequest, _Context], outputs: Sequence[SequenceOutput]) -> Any:
-        return [self._answer(job, written) for written in outputs]
+        return [self._build_answer(job, output) for output in outputs]
 
     def deltas(self, job: Job[GenerationRequest, _Context], number: int) -> DeltaMaker:
-        said = super().deltas(job, number)
+        make_text_delta = super().deltas(job, number)
         if not job.context.tools:
-            return said
+            return make_text_delta
         reader = self._tool_syntax.reader(job.context.tools)
 
-        def delta(text: str, logprobs: list[TokenLogprob], written: SequenceOutput | None) -> dict[str, Any] | None:
-            content, calls = _read(reader, text, ended=written is not None)
-            if not (content or calls or logprobs or written):
+        def make_delta(text: str, logprobs: list[TokenLogprob], output: SequenceOutput | None) -> dict[str, Any] | None:
+            content, calls = _split_calls(reader, text, ended=output is not None)
+            if not (content or calls or logprobs or output):
                 return None
-            return (said(content, logprobs, written) or {}) | ({"tool_calls": calls} if calls else {})
+            return (make_text_delta(content, logprobs, output) or {}) | ({"tool_calls": calls} if calls else {})
 
-        return delta
+        return make_delta
 
-    def _answer(self, job: Job[GenerationRequest, _Context], written: SequenceOutput) -> dict[str, Any]:
-        context, text, calls = job.context, written.text, {}
+    def _build_answer(self, job: Job[GenerationRequest, _Context], output: SequenceOutput) -> dict[str, Any]:
+        context, text, calls = job.context, output.text, {}
         if context.tools:
-            text, found = _read(self._tool_syntax.reader(context.tools), written.text, ended=True)
+            text, found = _split_calls(self._tool_syntax.reader(context.tools), output.text, ended=True)
             calls = {"tool_calls": found} if found else {}
-        details = self.details(job, written) if context.details else {}
-        return {"generated_text": _joined(context.before, text, calls), **calls, **details}
+        details = self.build_details(job, output) if context.details else {}
+        return {"generated_text": _join_prompt(context.prompt, text, calls), **calls, **details}
 
-    def _tool_grammar(self, chat: Chat, parameters: TextGenerationParameters) -> Any:
-        """What keeps the calls of a chat's tools valid; None if none is to be called."""
+    def _create_tool_grammar(self, chat: Chat, parameters: TextGenerationParameters) -> Any:
+        """Compile the grammar that makes tool calls valid; None if no tool may be called."""
         grammar = self._tool_syntax.grammar(chat.usable_tools, chat.choice, chat.parallel_tool_calls)
         if grammar is None:
             return None
@@ -117,12 +118,12 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
             )
         return self.generator.grammars.compile(grammar, "tools")
 
-    def echo(self, context: _Context) -> str:
+    def get_echo(self, context: _Context) -> str:
         return context.echo
 
-    def _tokens(self, text: str) -> list[int]:
+    def _tokenize(self, text: str) -> list[int]:
         tokenizer = self.generator.tokenizer
-        # Not verbose: it would warn of the length, which is checked later.
+        # Not verbose, because the tokenizer would warn about the length, which is checked later.
         input_ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
         if not input_ids:
             if tokenizer.bos_token_id is None:
@@ -130,11 +131,15 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
             return [tokenizer.bos_token_id]
         return input_ids
 
-    def _fitted(self, input_ids: list[int], wanted: int, truncation: bool) -> tuple[list[int], int]:
-        """The prompt as far as the model can read it, and the number of new tokens for which there is room.
+    def _fit_context(self, input_ids: list[int], wanted: int, truncation: bool) -> tuple[list[int], int]:
+        """Fit the prompt into the model's context, and return it with the free tokens.
+
+        Args:
+            wanted: maximum number of new tokens that the request sets.
+            truncation: cut the prompt if it is too long.
 
         Raises:
-            InvalidRequest: it fills the model's context and must not be cut; with both lengths.
+            InvalidRequest: the prompt fills the context and must not be cut; the message contains both lengths.
         """
         limit = self.generator.max_length
         if limit is None:
@@ -145,7 +150,8 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
                     f"the prompt has {len(input_ids)} tokens and the model's context {limit}, which leaves no room for "
                     "an answer: shorten it, or set parameters.truncation to true"
                 )
-            # The end matters most, and a beginning the model always saw; a long answer must not eat up the prompt.
+            # Keep the end of the prompt, and the token that all training texts begin with. A long answer gets at most
+            # half of the context.
             kept = limit - min(wanted, limit // 2)
             head = input_ids[:1] if input_ids[0] == self.generator.tokenizer.bos_token_id else []
             input_ids = head + input_ids[len(input_ids) - kept + len(head) :]
@@ -164,27 +170,27 @@ def _parse(instance: Any) -> str | Chat:
     return parse_chat(instance)
 
 
-def _read(reader: ToolCallReader, text: str, *, ended: bool) -> tuple[str, list[dict[str, str]]]:
-    """Content and calls of the next part of a text."""
-    found = reader.feed(text)
+def _split_calls(reader: ToolCallReader, text: str, *, ended: bool) -> tuple[str, list[dict[str, str]]]:
+    """Split the next part of a text into content and tool calls."""
+    parts = reader.feed(text)
     if ended:
-        found += reader.end()
-    content = "".join(part for part in found if isinstance(part, str))
-    return content, [asdict(part) for part in found if not isinstance(part, str)]
+        parts += reader.end()
+    content = "".join(part for part in parts if isinstance(part, str))
+    return content, [asdict(part) for part in parts if not isinstance(part, str)]
 
 
-def _joined(before: str | Chat | None, text: str, calls: dict[str, Any]) -> Any:
-    """The generated text as the transformers pipeline presents it."""
-    if before is None:
+def _join_prompt(prompt: str | Chat | None, text: str, calls: dict[str, Any]) -> Any:
+    """Return prompt and text in the format of the transformers pipeline."""
+    if prompt is None:
         return text
-    if isinstance(before, str):
-        return before + text
-    messages = [message.turn() for message in before.messages]
-    if before.is_begun:
+    if isinstance(prompt, str):
+        return prompt + text
+    messages = [message.turn() for message in prompt.messages]
+    if prompt.is_begun:
         messages[-1]["content"] += text
         return messages
     return [*messages, {"role": "assistant", "content": text, **calls}]
 
 
-#: Computes the task.
+#: Runner of this task.
 RUNNER = TextGenerationRunner

@@ -1,8 +1,8 @@
 """Token classification: entities of a text, or a label for each of its tokens.
 
-The decoding is written here rather than borrowed from transformers' pipeline: the pipeline's steps are methods that
-need a whole pipeline around them, go token by token, and leave the library when the pipeline does, as that for question
-answering did. The tests hold the answers against the pipeline's.
+The decoding is implemented here, because the steps of transformers' pipeline are methods that need a complete pipeline,
+process one token at a time, and may be removed with the pipeline, like those for question answering. The tests compare
+the answers with the pipeline's.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from runners.engines.rows import Row
 from runners.engines.runner import Job
 from runners.models.padded_model import Encoding
 from runners.tasks.encoder import EncoderRunner
-from runners.tasks.labels import label_of
-from runners.tasks.windows import Whole, Window, tokens_of
+from runners.tasks.labels import get_label
+from runners.tasks.windows import TokenizedText, Window, count_tokens
 
 Scores = npt.NDArray[np.float32]
 
-#: From the scores (tokens, labels) of a word to its own (labels,); "simple" and "none" know no words of many tokens.
+#: Reductions of the scores (tokens, labels) of a word to (labels,); with "simple", each token is a word.
 _WORD_SCORES: Mapping[AggregationStrategy, Callable[[Scores], Scores]] = {
     "simple": lambda scores: scores[0],
     "first": lambda scores: scores[0],
@@ -38,7 +38,7 @@ _WORD_SCORES: Mapping[AggregationStrategy, Callable[[Scores], Scores]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    """Characters `start` to `end` of the text; both None if the tokenizer does not tell."""
+    """Token and its characters `start` to `end`; both are None without offsets."""
 
     word: str
     start: int | None
@@ -49,7 +49,7 @@ class _Token:
 
 @dataclass(frozen=True, slots=True)
 class _Context:
-    """`windows` holds for each row, as `position`, which of the text's `tokens` it is made of."""
+    """Tokens of the text; the window of each row contains their indices as `position`."""
 
     tokens: list[_Token]
     windows: list[Window]
@@ -58,10 +58,10 @@ class _Context:
 
 
 class TokenClassificationRunner(EncoderRunner[TokenClassificationParameters, _Context, Scores]):
-    """The answer is a list in the order of the text, of the pipeline's own dicts.
+    """Runner whose answer is a list of the pipeline's dicts, in the order of the text.
 
-    Without aggregation these are `{"entity", "score", "index", "word", "start", "end"}`, one a token, otherwise
-    `{"entity_group", "score", "word", "start", "end"}`, one an entity.
+    Without aggregation there is one `{"entity", "score", "index", "word", "start", "end"}` per token, otherwise one
+    `{"entity_group", "score", "word", "start", "end"}` per entity.
     """
 
     spec = SPEC
@@ -70,7 +70,7 @@ class TokenClassificationRunner(EncoderRunner[TokenClassificationParameters, _Co
     example = "A first text."
     shorter_examples = ("A text", "A")
 
-    #: Whether the vocabulary marks the tokens that continue a word, as WordPiece does with ##.
+    #: Whether the vocabulary marks tokens that continue a word, as WordPiece does with ##.
     marks_subwords: bool
 
     def load(self) -> None:
@@ -102,8 +102,8 @@ class TokenClassificationRunner(EncoderRunner[TokenClassificationParameters, _Co
             verbose=False,
         )
         special, offsets = encoded.pop("special_tokens_mask"), encoded.pop("offset_mapping", None)
-        rows, windows = self._windows(encoded, parameters.stride)
-        tokens = self._tokens(instance, encoded["input_ids"], special, offsets)
+        rows, windows = self._split_windows(encoded, parameters.stride)
+        tokens = self._describe_tokens(instance, encoded["input_ids"], special, offsets)
         ignored = frozenset(parameters.ignore_labels)
         return Job(rows, _Context(tokens, windows, parameters.aggregation_strategy, ignored))
 
@@ -121,14 +121,17 @@ class TokenClassificationRunner(EncoderRunner[TokenClassificationParameters, _Co
             if not kept:
                 continue
             if context.strategy == "none":
-                found += self._labelled(context.tokens, kept, scores)
+                found += self._label_tokens(context.tokens, kept, scores)
             else:
-                found += self._entities([context.tokens[positions[n]] for n in kept], scores[kept], context.strategy)
+                found += self._aggregate([context.tokens[positions[n]] for n in kept], scores[kept], context.strategy)
         found = [e for e in found if e.get("entity", e.get("entity_group")) not in context.ignored]
-        return found if len(outputs) == 1 else _without_overlaps(found)
+        return found if len(outputs) == 1 else _resolve_overlaps(found)
 
     def _check_combination(self, parameters: TokenClassificationParameters) -> None:
-        """What the pipeline refuses too: windows of plain tokens would give those in the overlap twice."""
+        """Refuse the combinations that the transformers pipeline refuses.
+
+        For example, windows without aggregation would return the tokens in the overlap twice.
+        """
         tokenizer, strategy = self.pretrained.tokenizer, parameters.aggregation_strategy
         if not tokenizer.is_fast and strategy not in ("none", "simple"):
             raise InvalidRequest(
@@ -145,42 +148,42 @@ class TokenClassificationRunner(EncoderRunner[TokenClassificationParameters, _Co
                 field="parameters.stride",
             )
         if (limit := self.pretrained.max_length) is not None:
-            room = limit - tokenizer.num_special_tokens_to_add()
-            if parameters.stride >= room:
+            capacity = limit - tokenizer.num_special_tokens_to_add()
+            if parameters.stride >= capacity:
                 raise InvalidRequest(
-                    f"must be less than {room}, the tokens of text that the model reads at once",
+                    f"must be less than {capacity}, the tokens of text that the model reads at once",
                     field="parameters.stride",
                 )
 
-    def _windows(self, encoded: Any, stride: int | None) -> tuple[list[Row[Encoding]], list[Window]]:
-        """The row of each window and positions of its tokens; every window has the special tokens at both ends.
+    def _split_windows(self, encoded: Any, stride: int | None) -> tuple[list[Row[Encoding]], list[Window]]:
+        """Return the row of each window, and the positions of its tokens in the text.
 
-        The same windows as the tokenizer's own, but with the offsets of the whole text: a tokenizer that adds a space
-        to texts counts it in at the start of every window.
+        Every window has the special tokens at both ends. The windows equal those of the tokenizer, but have the offsets
+        of the whole text: a tokenizer that adds a space to a text would count it at the start of every window.
         """
         length, limit = len(encoded["input_ids"]), self.pretrained.max_length
         positions = {"position": range(length)}
         if stride is None or limit is None or length <= limit:
             encoding = dict(encoded)
             self.check_length(encoding)
-            return [Row(encoding, length)], [Window(Whole(positions, (), range(length), ()), 0, length)]
-        inside = [p for p, sequence in enumerate(encoded.sequence_ids()) if sequence is not None]
-        head, tail = range(inside[0]), range(inside[-1] + 1, length)
-        room = limit - len(head) - len(tail)
-        starts = range(0, len(inside) - stride, room - stride)
-        around = len(head) + len(tail)
+            return [Row(encoding, length)], [Window(TokenizedText(positions, (), range(length), ()), 0, length)]
+        body = [p for p, sequence in enumerate(encoded.sequence_ids()) if sequence is not None]
+        head, tail = range(body[0]), range(body[-1] + 1, length)
+        fixed = len(head) + len(tail)
+        capacity = limit - fixed
+        starts = range(0, len(body) - stride, capacity - stride)
         self.check_rows(
             len(starts),
-            tokens_of(starts, around, room, len(inside)),
+            count_tokens(starts, fixed, capacity, len(body)),
             "parameters.stride",
             f"{stride} makes {len(starts)} windows of {length} tokens of text",
         )
-        texts, places = Whole(encoded, head, inside, tail), Whole(positions, head, inside, tail)
-        spans = [(start, min(start + room, len(inside))) for start in starts]
-        rows: list[Row[Encoding]] = [Row(Window(texts, start, stop), around + stop - start) for start, stop in spans]
-        return rows, [Window(places, start, stop) for start, stop in spans]
+        text, indices = TokenizedText(encoded, head, body, tail), TokenizedText(positions, head, body, tail)
+        spans = [(start, min(start + capacity, len(body))) for start in starts]
+        rows: list[Row[Encoding]] = [Row(Window(text, start, stop), fixed + stop - start) for start, stop in spans]
+        return rows, [Window(indices, start, stop) for start, stop in spans]
 
-    def _tokens(
+    def _describe_tokens(
         self, text: str, ids: list[int], special: list[int], offsets: list[tuple[int, int]] | None
     ) -> list[_Token]:
         tokenizer = self.pretrained.tokenizer
@@ -189,7 +192,7 @@ class TokenClassificationRunner(EncoderRunner[TokenClassificationParameters, _Co
             return [_Token(word, None, None, False, bool(mask)) for word, mask in zip(words, special, strict=True)]
         tokens = []
         for word, token_id, (start, end), mask in zip(words, ids, offsets, special, strict=True):
-            # The pipeline's rules, kept with their faults so that words are cut as people know them.
+            # The rules of the transformers pipeline, with their faults, so that words are split the same way.
             if token_id == tokenizer.unk_token_id:
                 word, is_subword = text[start:end], False
             elif self.marks_subwords:
@@ -199,11 +202,11 @@ class TokenClassificationRunner(EncoderRunner[TokenClassificationParameters, _Co
             tokens.append(_Token(word, start, end, is_subword, bool(mask)))
         return tokens
 
-    def _labelled(self, tokens: list[_Token], kept: list[int], scores: Scores) -> list[dict[str, Any]]:
+    def _label_tokens(self, tokens: list[_Token], kept: list[int], scores: Scores) -> list[dict[str, Any]]:
         config = self.pretrained.model.config
         return [
             {
-                "entity": label_of(config, int(best)),
+                "entity": get_label(config, int(best)),
                 "score": float(scores[index, best]),
                 "index": index,
                 "word": tokens[index].word,
@@ -213,12 +216,12 @@ class TokenClassificationRunner(EncoderRunner[TokenClassificationParameters, _Co
             for index, best in zip(kept, scores[kept].argmax(axis=1), strict=True)
         ]
 
-    def _entities(self, tokens: list[_Token], scores: Scores, strategy: AggregationStrategy) -> list[dict[str, Any]]:
-        """Tokens make words, which have one label each, and neighbouring words of one tag make an entity."""
+    def _aggregate(self, tokens: list[_Token], scores: Scores, strategy: AggregationStrategy) -> list[dict[str, Any]]:
+        """Group tokens into words with one label each, and adjacent words of one tag into entities."""
         words = [n for n, token in enumerate(tokens) if n == 0 or strategy == "simple" or not token.is_subword]
         word_scores = np.stack([_WORD_SCORES[strategy](part) for part in np.split(scores, words[1:])])
         config = self.pretrained.model.config
-        labels = [str(label_of(config, int(best))) for best in word_scores.argmax(axis=1)]
+        labels = [str(get_label(config, int(best))) for best in word_scores.argmax(axis=1)]
         values = word_scores.max(axis=1)
         begins = [n for n, label in enumerate(labels) if n == 0 or _begins_entity(label, labels[n - 1])]
         entities = []
@@ -228,7 +231,7 @@ class TokenClassificationRunner(EncoderRunner[TokenClassificationParameters, _Co
                 {
                     "entity_group": labels[begin].split("-", 1)[-1],
                     "score": float(values[begin:end].mean()),
-                    # All tokens at once: the pipeline decodes words, then words of words, and loses spaces and accents.
+                    # Decoded in one call: the pipeline decodes words one by one, and loses spaces and accents.
                     "word": self.pretrained.tokenizer.convert_tokens_to_string([token.word for token in part]),
                     "start": part[0].start,
                     "end": part[-1].end,
@@ -238,7 +241,10 @@ class TokenClassificationRunner(EncoderRunner[TokenClassificationParameters, _Co
 
 
 def _begins_entity(label: str, previous: str) -> bool:
-    """Labels without B- or I- go on, as the pipeline has it."""
+    """Return true if a word begins a new entity.
+
+    As in the pipeline, a label without B- or I- continues the previous entity.
+    """
     return label.startswith("B-") or _tag(label) != _tag(previous)
 
 
@@ -246,20 +252,20 @@ def _tag(label: str) -> str:
     return label[2:] if label.startswith(("B-", "I-")) else label
 
 
-def _without_overlaps(entities: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of entities that windows share or cut, the longest, and of equally long ones the surest."""
-    chosen: list[dict[str, Any]] = []
+def _resolve_overlaps(entities: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Keep the longest of overlapping entities, and of equally long ones the best-scored."""
+    kept: list[dict[str, Any]] = []
     for entity in sorted(entities, key=lambda e: e["start"]):
-        if not chosen or entity["start"] >= chosen[-1]["end"]:
-            chosen.append(entity)
-        elif _rank(entity) > _rank(chosen[-1]):
-            chosen[-1] = entity
-    return chosen
+        if not kept or entity["start"] >= kept[-1]["end"]:
+            kept.append(entity)
+        elif _rank(entity) > _rank(kept[-1]):
+            kept[-1] = entity
+    return kept
 
 
 def _rank(entity: dict[str, Any]) -> tuple[int, float]:
     return entity["end"] - entity["start"], entity["score"]
 
 
-#: Computes the task.
+#: Runner of this task.
 RUNNER = TokenClassificationRunner

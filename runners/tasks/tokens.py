@@ -1,4 +1,4 @@
-"""Checks of token ids that a model would fail on."""
+"""Check of token ids that would make a model fail."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from collections.abc import Iterable, Mapping
 from hf_runtime.contract.errors import InvalidRequest
 
 
-def refuse_missing(token_ids: Iterable[int], missing: Mapping[int, str], field: str | None = None) -> None:
-    """Refuse an input with a token that the model lacks.
+def reject_missing_tokens(token_ids: Iterable[int], missing: Mapping[int, str], field: str | None = None) -> None:
+    """Reject an input with a token that the model lacks.
 
-    On a GPU such a token makes the device fail for all later requests.
+    On a GPU, such a token makes the device fail for all later requests.
+
+    Args:
+        missing: tokens of the tokenizer that the model lacks, by id.
+        field: field of the request that the tokens come from; None for the instance.
 
     Raises:
         InvalidRequest: names the token.

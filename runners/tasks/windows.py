@@ -1,6 +1,6 @@
-"""Windows of a text: rows that overlap, each cut out of the whole when it is computed.
+"""Overlapping windows of a text, each cut out of the text when it is computed.
 
-As lists of their own, the windows of 9 KB of text would take 40 MB, where each repeats all but one token of the last.
+Stored as lists, the windows of 9 KB of text would take 40 MB if each repeats all but one token of the previous one.
 """
 
 from __future__ import annotations
@@ -8,54 +8,54 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
-class Whole:
-    """All tokens of a text, of which windows are cut.
+class TokenizedText:
+    """Tokens of a text that is split into windows.
 
     Args:
-        values: of each token, by name.
-        head, tail: positions of the tokens that every window has before and behind its own.
-        inside: positions of those that are divided among windows.
+        values: values of each token, by name of the model input.
+        head, tail: positions of the tokens at the start and the end of every window.
+        body: positions of the tokens that are divided among windows.
     """
 
     def __init__(
-        self, values: Mapping[str, Sequence[int]], head: Iterable[int], inside: Iterable[int], tail: Iterable[int]
+        self, values: Mapping[str, Sequence[int]], head: Iterable[int], body: Iterable[int], tail: Iterable[int]
     ) -> None:
-        head, inside, tail = list(head), list(inside), list(tail)
-        self.head = {name: [given[p] for p in head] for name, given in values.items()}
-        self.inside = {name: [given[p] for p in inside] for name, given in values.items()}
-        self.tail = {name: [given[p] for p in tail] for name, given in values.items()}
+        head, body, tail = list(head), list(body), list(tail)
+        self.head = {name: [column[p] for p in head] for name, column in values.items()}
+        self.body = {name: [column[p] for p in body] for name, column in values.items()}
+        self.tail = {name: [column[p] for p in tail] for name, column in values.items()}
 
 
 class Window(Mapping[str, list[int]]):
-    """A row: values of the tokens of one window, by name.
+    """Values of the tokens of one window, by name of the model input.
 
     Args:
-        start, stop: which of the tokens inside of the whole are its own.
+        start, stop: range of the text's body tokens that the window contains.
     """
 
-    __slots__ = ("_start", "_stop", "_whole")
+    __slots__ = ("_start", "_stop", "_text")
 
-    def __init__(self, whole: Whole, start: int, stop: int) -> None:
-        self._whole, self._start, self._stop = whole, start, stop
+    def __init__(self, text: TokenizedText, start: int, stop: int) -> None:
+        self._text, self._start, self._stop = text, start, stop
 
     def __getitem__(self, name: str) -> list[int]:
-        whole = self._whole
-        return [*whole.head[name], *whole.inside[name][self._start : self._stop], *whole.tail[name]]
+        text = self._text
+        return [*text.head[name], *text.body[name][self._start : self._stop], *text.tail[name]]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._whole.inside)
+        return iter(self._text.body)
 
     def __len__(self) -> int:
-        return len(self._whole.inside)
+        return len(self._text.body)
 
 
-def tokens_of(starts: Sequence[int], around: int, room: int, inside: int) -> int:
-    """Tokens of all windows together.
+def count_tokens(starts: Sequence[int], fixed: int, capacity: int, body: int) -> int:
+    """Count the tokens of all windows.
 
     Args:
-        starts: of the windows, at least one; all but the last are full.
-        around: tokens of each window that are not its own.
-        room: for its own.
-        inside: tokens that are divided among windows.
+        starts: starts of the windows in the body, at least one; all windows but the last are full.
+        fixed: head and tail tokens of each window.
+        capacity: body tokens of a full window.
+        body: body tokens of the text.
     """
-    return len(starts) * around + (len(starts) - 1) * room + min(inside - starts[-1], room)
+    return len(starts) * fixed + (len(starts) - 1) * capacity + min(body - starts[-1], capacity)

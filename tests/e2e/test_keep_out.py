@@ -126,7 +126,7 @@ def test_a_runner_of_its_own_answers_bentomls_clients_with_a_key_and_nobody_else
     server = Server(variables, ["service:Runner"], bento=None)
     items = [{"instance": "a", "parameters": {"max_new_tokens": 2}}]
     try:
-        server.wait_for("model model is ready after")
+        server.wait_for("Model model is ready after")
         with bentoml.SyncHTTPClient(server.url, token="fixed-key") as client:
             (answer,) = client.predict(items=items)
             assert "result" in answer

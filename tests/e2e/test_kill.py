@@ -35,7 +35,7 @@ def test_a_runner_that_is_killed_under_load_comes_back_and_meanwhile_its_clients
             (runner,) = plain_server.runner_processes()
             runner.kill()
             load.wait_for("503")
-            plain_server.wait_for("model model is ready after", times=times)
+            plain_server.wait_for("Model model is ready after", times=times)
             load.wait_for("200", 100)
         assert load.faults == []
         assert set(load.outcomes) == {"200", "503"}

@@ -121,7 +121,7 @@ def test_hostile_bodies_are_4xx_and_the_server_lives(server: Server, body: bytes
 
 def test_a_runner_that_is_killed_comes_back_and_meanwhile_the_model_is_not_ready(server: Server) -> None:
     (runner,) = server.runner_processes()
-    served = server.count("model model is ready after")
+    served = server.count("Model model is ready after")
     runner.kill()
     runner.wait(30)
     with requests.Session() as session:
@@ -129,7 +129,7 @@ def test_a_runner_that_is_killed_comes_back_and_meanwhile_the_model_is_not_ready
         assert response.status_code == 503
         assert response.headers["Retry-After"]
         assert requests.get(f"{server.url}/livez", timeout=5).status_code == 200
-        server.wait_for("model model is ready after", times=served + 1)
+        server.wait_for("Model model is ready after", times=served + 1)
         response = _predict(session, server, {"instances": ["text"]})
         assert response.status_code in (200, 503)
 

@@ -105,7 +105,7 @@ def _crash(server: Server) -> None:
     """Let a runner die of a request, and wait for the next one."""
     body = {"instances": [f"crash {PROMPT}"]}
     assert _post(server, "/v1/models/pipeline:predict", body, "crashed").status_code == 503
-    server.wait_for("model pipeline is ready", times=2)
+    server.wait_for("Model pipeline is ready", times=2)
 
 
 def _written(answer: requests.Response) -> list[str]:

@@ -109,7 +109,7 @@ def test_a_runner_that_was_killed_leaves_nothing_behind(server: Server) -> None:
         (runner,) = (process for process in server.runner_processes() if "runner-3" in process.cmdline())
         runner.kill()
         runner.wait(60)
-    server.wait_for("model writer is ready", times=2)
+    server.wait_for("Model writer is ready", times=2)
     samples = Samples(server)
     assert samples.sums("running_sequences", "model_name") == {}
     assert samples.sums("queue_size", "model_name") == {}

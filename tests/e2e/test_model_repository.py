@@ -72,7 +72,7 @@ def test_a_model_is_unloaded_and_loaded_again_under_load(tmp_path: Path) -> None
     settings = {"STORAGE_URI": str(_model(tmp_path)), "TASK": "text-classification", "MODEL_MANAGEMENT": "true"}
     with serving(settings, API_WORKERS="2", REPLICAS="2") as server:
         triton = InferenceServerClient(f"127.0.0.1:{server.port}")
-        server.wait_for("model model is ready after", times=2)
+        server.wait_for("Model model is ready after", times=2)
         server.wait_until_all_say(200)
         with requests.Session() as session:
             before = _ask(session, server, CORPUS).json()["predictions"]
@@ -82,7 +82,7 @@ def test_a_model_is_unloaded_and_loaded_again_under_load(tmp_path: Path) -> None
                 loaded = _memory(server)
                 triton.unload_model("model", unload_dependents=True)
                 triton.unload_model("model")
-                server.wait_for("model model is unloaded", times=2 * rounds)
+                server.wait_for("Model model is unloaded", times=2 * rounds)
                 unloaded = _memory(server)
                 assert len(loaded) == len(unloaded) == 2
                 assert all(less < more - _FALL for more, less in zip(loaded, unloaded, strict=True))

@@ -141,7 +141,7 @@ def test_a_stream_whose_runner_dies_ends_in_an_error_and_the_next_is_served(mort
     assert {one["index"], other["index"]} == {0, 1}
     assert {one["finish_reason"], other["finish_reason"]} == {"error"}
     assert "stopped" in one["error"]
-    mortal.wait_for("model model is ready after", times=2)
+    mortal.wait_for("Model model is ready after", times=2)
     mortal.wait_until_all_say(200)
     (line,) = _lines(_post(mortal, ["Paris"], max_new_tokens=1, ignore_eos=True, stream=True))[-1:]
     assert line["finish_reason"] == "length"

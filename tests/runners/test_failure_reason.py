@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hf_runtime.settings import ModelSettings
-from runners.failure_reason import foreseen, unforeseen
+from runners.failure_reason import describe_expected, describe_unexpected
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _told(error: Exception, uri: str | Path = "hf://owner/model", **options: Any) -> str:
-    return unforeseen(error, ModelSettings(storage_uri=str(uri), **options))
+    return describe_unexpected(error, ModelSettings(storage_uri=str(uri), **options))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,8 @@ def test_a_reason_holds_no_secret() -> None:
     uri = "https://user:word@host/model.zip?sig=signed"
     told = _told(RuntimeError(f"hf_abc, aws/abc, 'B c' at {uri} and word"), uri, **secrets)
     assert told == "RuntimeError: [hidden], [hidden], '[hidden]' at https://host/model.zip and [hidden]"
-    assert foreseen(RuntimeError("says hf_abc"), ModelSettings(storage_uri=uri, hf_token="hf_abc")) == "says [hidden]"
+    settings = ModelSettings(storage_uri=uri, hf_token="hf_abc")
+    assert describe_expected(RuntimeError("says hf_abc"), settings) == "says [hidden]"
 
 
 @pytest.mark.parametrize(

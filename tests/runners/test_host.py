@@ -23,7 +23,7 @@ from hf_runtime.rpc.messages import ModelState, ModelStatus
 from hf_runtime.settings import ModelSettings
 from runners.host import ModelHost
 from runners.kernels.fallbacks import Optimization
-from runners.retry_schedule import pauses
+from runners.retry_schedule import retry_delays
 from runners.storage.source import UnreachableError
 from tests.scripted import ScriptedRunner
 from tests.tiny import llama_model
@@ -56,7 +56,7 @@ class Storage:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Have a host make its runners here."""
         monkeypatch.setattr("runners.start.create_runner", self.runner)
-        monkeypatch.setattr("runners.host.begin", lambda _: None)
+        monkeypatch.setattr("runners.host.preload_model", lambda _: None)
 
     @property
     def living(self) -> list[ScriptedRunner]:
@@ -381,7 +381,7 @@ def _retried(steps: Callable[[ModelHost, Clock], Awaitable[None]]) -> None:
     async def scenario() -> None:
         clock = Clock()
         settings = ModelSettings(storage_uri="nowhere", task="text-classification", model_name="x")
-        host = ModelHost(settings, pauses=lambda: iter(map(float, count(1))), sleep=clock.sleep)
+        host = ModelHost(settings, retry_delays=lambda: iter(map(float, count(1))), sleep=clock.sleep)
         running = asyncio.create_task(host.run())
         try:
             await _until(host, "failed")
@@ -403,7 +403,7 @@ def test_a_model_whose_source_could_not_be_reached_is_tried_again_until_it_is_re
             assert storage.loads == tries
             assert host.state == ModelState("failed", f"the hub is away. It is tried again in {tries} s.", retried=True)
             assert not host.state.is_final
-            assert f"model x: It is tried again in {tries} s." in caplog.messages
+            assert f"Model x: next attempt to load in {tries} s" in caplog.messages
             with pytest.raises(ModelNotReady, match=rf"It could not be loaded: the hub is away\. .* in {tries} s"):
                 host.submit("a", {})
             if tries == 3:
@@ -483,9 +483,9 @@ def test_unloading_ends_the_tries(storage: Storage) -> None:
 
 
 def test_pauses_grow_to_five_minutes_and_are_not_the_same_for_all() -> None:
-    assert list(islice(pauses(lambda: 0.5), 9)) == [5, 10, 20, 40, 80, 160, 300, 300, 300]
-    assert next(pauses(lambda: 0.0)) == 3.75
-    assert next(pauses(lambda: 1.0)) == 6.25
+    assert list(islice(retry_delays(lambda: 0.5), 9)) == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+    assert next(retry_delays(lambda: 0.0)) == 3.75
+    assert next(retry_delays(lambda: 1.0)) == 6.25
 
 
 class Heard:

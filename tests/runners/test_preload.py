@@ -16,7 +16,7 @@ from hf_runtime.contract.tasks import GENERATIVE_TASKS, TASKS
 from hf_runtime.settings import ModelSettings, Task
 from runners import preload
 from runners.kernels.host_cpu import computes_tiles
-from runners.preload import begin
+from runners.preload import preload_model
 from runners.registry import create_runner
 from runners.tasks.generation import GenerationRunner
 from tests.tiny import bert_config, llama_model, save, wordpiece_tokenizer
@@ -24,7 +24,7 @@ from tests.tiny import bert_config, llama_model, save, wordpiece_tokenizer
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preload, "_GPUS", ())
+    monkeypatch.setattr(preload, "_GPU_DEVICES", ())
 
 
 def _bert(folder: Path) -> Path:
@@ -46,7 +46,7 @@ def test_all_that_a_model_computes_with_is_compiled_before_it_is_loaded(
 
     monkeypatch.setattr(subprocess, "run", note)
     settings = ModelSettings(storage_uri=str(make(tmp_path / "model")), task=task, storage_cache=tmp_path / "cache")
-    compiler = begin(settings)
+    compiler = preload_model(settings)
     assert compiler is not None
     runner = create_runner(settings, compiler)
     runner.load()
@@ -57,17 +57,18 @@ def test_all_that_a_model_computes_with_is_compiled_before_it_is_loaded(
 @pytest.mark.parametrize("options", [{"acceleration": False}, {"device_map": "auto"}])
 def test_nothing_is_compiled_for_a_model_that_computes_without_kernels(tmp_path: Path, options: dict[str, Any]) -> None:
     folder = _bert(tmp_path / "model")
-    assert begin(ModelSettings(storage_uri=str(folder), storage_cache=tmp_path / "cache", **options)) is None
+    assert preload_model(ModelSettings(storage_uri=str(folder), storage_cache=tmp_path / "cache", **options)) is None
 
 
 def test_nothing_is_compiled_where_a_gpu_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preload, "_GPUS", (tmp_path,))
-    assert begin(ModelSettings(storage_uri=str(_bert(tmp_path / "model")), storage_cache=tmp_path / "cache")) is None
+    monkeypatch.setattr(preload, "_GPU_DEVICES", (tmp_path,))
+    settings = ModelSettings(storage_uri=str(_bert(tmp_path / "model")), storage_cache=tmp_path / "cache")
+    assert preload_model(settings) is None
 
 
 def test_a_model_that_is_not_there_is_told_of(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match="nowhere"):
-        begin(ModelSettings(storage_uri=str(tmp_path / "nowhere"), task="fill-mask"))
+        preload_model(ModelSettings(storage_uri=str(tmp_path / "nowhere"), task="fill-mask"))
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -191,7 +191,7 @@ def test_any_other_model_gets_texts_of_all_lengths(tmp_path: Path) -> None:
     tokenizer = wordpiece_tokenizer()
     save(tmp_path, BertModel, bert_config(tokenizer), tokenizer)
     runner: Any = start_runner(ModelSettings(storage_uri=str(tmp_path), task="feature-extraction"))
-    assert runner._sharing is BatchSharing.ANY
+    assert runner._sharing is BatchSharing.ANY_LENGTH
 
 
 def test_batches_of_two_lanes_fill_in_their_own_masks(tmp_path: Path) -> None:

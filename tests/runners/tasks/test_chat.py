@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_runtime.contract.chat import parse_chat
 from hf_runtime.contract.errors import InvalidRequest
-from runners.tasks.chat_prompt import prompt_tokens
+from runners.tasks.chat_prompt import tokenize_chat
 from tests.tiny import byte_level_tokenizer
 
 PLAIN = (
@@ -40,7 +40,7 @@ def _tokenizer(template: Any = PLAIN) -> PreTrainedTokenizerFast:
 
 def _prompt(instance: Any, template: Any = PLAIN) -> str:
     tokenizer = _tokenizer(template)
-    return str(tokenizer.decode(prompt_tokens(tokenizer, parse_chat(instance))))
+    return str(tokenizer.decode(tokenize_chat(tokenizer, parse_chat(instance))))
 
 
 # The instance

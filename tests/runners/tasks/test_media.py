@@ -29,7 +29,7 @@ from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
 from runners.tasks.custom_pipeline import CustomPipelineRunner
-from runners.tasks.media import Place, decode_media, opens_texts
+from runners.tasks.media import StringKind, decode_media, opens_text_urls
 from tests.tiny import byte_level_tokenizer, save
 
 CODE = """from transformers import pipeline
@@ -217,7 +217,7 @@ def test_bytes_that_are_no_image_arrive_as_bytes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "path"),
+    ("kind", "value", "path"),
     [
         ("media", _chat({"type": "image_url", "image_url": {"url": "http://a"}}), "[0].content[0].image_url.url: "),
         ("media", {"assets": {"img": {"data_base64": "http://a"}}}, "assets.img.data_base64: "),
@@ -227,9 +227,9 @@ def test_bytes_that_are_no_image_arrive_as_bytes() -> None:
         ("prose", {"url": "http://a"}, "url: "),
     ],
 )
-def test_a_refusal_names_the_field(place: Place, value: Any, path: str) -> None:
+def test_a_refusal_names_the_field(kind: StringKind, value: Any, path: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        decode_media(value, place)
+        decode_media(value, kind)
     assert refused.value.message.startswith(path)
 
 
@@ -265,8 +265,8 @@ def test_an_address_in_place_of_a_text_is_refused_where_it_would_be_opened() -> 
         def __init__(self, processor: Any) -> None:
             self.processor = processor
 
-    assert opens_texts(Pipe(IdeficsProcessor()))
-    assert not opens_texts(Pipe(object()))
+    assert opens_text_urls(Pipe(IdeficsProcessor()))
+    assert not opens_text_urls(Pipe(object()))
     texts = {"text": ["User:", "look at http://a.example/b.png"]}
     assert decode_media(texts, "media", addresses=False) == texts
     with pytest.raises(InvalidRequest, match=r"text\[1\]: an address is not opened; send an image as base64"):

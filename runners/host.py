@@ -214,7 +214,7 @@ class ModelHost:
         seconds = monotonic() - started
         logger.info("Model %s is ready after %.1f s", self._settings.name, seconds)
         if self._metrics is not None:
-            self._metrics.loaded(seconds)
+            self._metrics.record_load_time(seconds)
         assert self._model is not None, "this is a bug: there is neither a model nor a failure"
         self._set_state(ModelState("ready", signature=self._model.signature, task=self._task))
 
@@ -256,7 +256,7 @@ class ModelHost:
             return failure
         if self._observer is not None and self._metrics is not None:
             self._observer.begin()
-            self._metrics.execution_plan(
+            self._metrics.record_execution_plan(
                 execution_plan.rows, execution_plan.tokens, execution_plan.workers, execution_plan.threads
             )
         return None
@@ -314,9 +314,9 @@ class ModelHost:
     def _set_state(self, state: ModelState) -> None:
         self.state = state
         if self._metrics is not None:
-            self._metrics.ready(state.status == "ready")
+            self._metrics.record_ready(state.status == "ready")
             if state.status in ("failed", "unloaded"):
-                self._metrics.idle()
+                self._metrics.reset_activity()
         changed, self._state_changed = self._state_changed, asyncio.Event()
         changed.set()
 
@@ -338,7 +338,7 @@ class ModelHost:
         runner = start_runner(self._settings, compiler.result())
         self._observer = LateObserver(self._metrics) if self._metrics is not None else None
         if self._metrics is not None:
-            self._metrics.optimizations(Optimization, runner.fallbacks.failed)
+            self._metrics.record_failed_optimizations(Optimization, runner.fallbacks.failed)
         freeze_gc()
         give_back_memory()
         give_back_library_pages()

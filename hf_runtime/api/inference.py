@@ -31,7 +31,7 @@ class Models:
     """Models of this server by name.
 
     Args:
-        tasks: the task of each model, as far as it is known.
+        tasks: the task of each model, if it is known.
     """
 
     def __init__(self, clients: Mapping[str, ModelClient], tasks: Mapping[str, Task] | None = None) -> None:

@@ -11,13 +11,13 @@ class EngineObserver(Protocol):
     The methods are called from the event loop and from the computing thread.
     """
 
-    def waiting(self, items: int) -> None:
+    def record_waiting(self, items: int) -> None:
         """Record the number of items that wait for their first forward pass, after a change."""
 
-    def started(self, seconds: float) -> None:
+    def record_queue_wait(self, seconds: float) -> None:
         """Record the start of an item's first forward pass, `seconds` after the item's arrival."""
 
-    def batch(self, rows: int, tokens: int, padding: int) -> None:
+    def record_batch(self, rows: int, tokens: int, padding: int) -> None:
         """Record a forward pass.
 
         Args:
@@ -25,23 +25,23 @@ class EngineObserver(Protocol):
             padding: tokens that were added to make the rows equally long.
         """
 
-    def read(self, tokens: int, cached: int = 0) -> None:
+    def record_prefill(self, tokens: int, cached: int = 0) -> None:
         """Record that an item's input tokens were prefilled or encoded.
 
         Args:
             cached: how many of them were in the prefix cache, so that they were not computed.
         """
 
-    def first_token(self, seconds: float) -> None:
+    def record_first_token(self, seconds: float) -> None:
         """Record the first token of a sequence, `seconds` after its item's arrival."""
 
-    def next_token(self, seconds: float) -> None:
+    def record_next_token(self, seconds: float) -> None:
         """Record a further token, `seconds` after the previous one."""
 
-    def written(self, tokens: int) -> None:
+    def record_generated(self, tokens: int) -> None:
         """Record new tokens of a sequence; beam search reports all of them in one call."""
 
-    def running(self, sequences: int, cache_usage: float) -> None:
+    def record_running(self, sequences: int, cache_usage: float) -> None:
         """Record the state after a step.
 
         Args:
@@ -49,38 +49,38 @@ class EngineObserver(Protocol):
             cache_usage: used share of the KV cache, from 0 to 1.
         """
 
-    def only_nan(self, only: bool) -> None:
+    def record_only_nan(self, only: bool) -> None:
         """Record whether the model computes nothing but NaN, after a change."""
 
 
 class Unobserved:
     """Observer that ignores all reports."""
 
-    def waiting(self, items: int) -> None:
+    def record_waiting(self, items: int) -> None:
         """Ignore the report."""
 
-    def started(self, seconds: float) -> None:
+    def record_queue_wait(self, seconds: float) -> None:
         """Ignore the report."""
 
-    def batch(self, rows: int, tokens: int, padding: int) -> None:
+    def record_batch(self, rows: int, tokens: int, padding: int) -> None:
         """Ignore the report."""
 
-    def read(self, tokens: int, cached: int = 0) -> None:
+    def record_prefill(self, tokens: int, cached: int = 0) -> None:
         """Ignore the report."""
 
-    def first_token(self, seconds: float) -> None:
+    def record_first_token(self, seconds: float) -> None:
         """Ignore the report."""
 
-    def next_token(self, seconds: float) -> None:
+    def record_next_token(self, seconds: float) -> None:
         """Ignore the report."""
 
-    def written(self, tokens: int) -> None:
+    def record_generated(self, tokens: int) -> None:
         """Ignore the report."""
 
-    def running(self, sequences: int, cache_usage: float) -> None:
+    def record_running(self, sequences: int, cache_usage: float) -> None:
         """Ignore the report."""
 
-    def only_nan(self, only: bool) -> None:
+    def record_only_nan(self, only: bool) -> None:
         """Ignore the report."""
 
 

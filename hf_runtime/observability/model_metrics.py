@@ -31,69 +31,69 @@ class ModelMetrics:
                 if family is not self._failures
             }
         )
-        self.ready(False)
-        self.only_nan(False)
-        self.idle()
+        self.record_ready(False)
+        self.record_only_nan(False)
+        self.reset_activity()
 
-    def waiting(self, items: int) -> None:
+    def record_waiting(self, items: int) -> None:
         """Implement `EngineObserver.waiting`."""
         self._metrics.waiting.set(items)
 
-    def started(self, seconds: float) -> None:
+    def record_queue_wait(self, seconds: float) -> None:
         """Implement `EngineObserver.started`."""
         self._metrics.queue.observe(seconds)
 
-    def batch(self, rows: int, tokens: int, padding: int) -> None:
+    def record_batch(self, rows: int, tokens: int, padding: int) -> None:
         """Implement `EngineObserver.batch`."""
         self._metrics.rows.observe(rows)
         self._metrics.tokens.observe(tokens)
         self._metrics.padding.inc(padding)
 
-    def read(self, tokens: int, cached: int = 0) -> None:
+    def record_prefill(self, tokens: int, cached: int = 0) -> None:
         """Implement `EngineObserver.read`."""
         self._metrics.prompt.inc(tokens)
         self._metrics.cached.inc(cached)
 
-    def first_token(self, seconds: float) -> None:
+    def record_first_token(self, seconds: float) -> None:
         """Implement `EngineObserver.first_token`."""
         self._metrics.first.observe(seconds)
 
-    def next_token(self, seconds: float) -> None:
+    def record_next_token(self, seconds: float) -> None:
         """Implement `EngineObserver.next_token`."""
         self._metrics.next.observe(seconds)
 
-    def written(self, tokens: int) -> None:
+    def record_generated(self, tokens: int) -> None:
         """Implement `EngineObserver.written`."""
         self._metrics.generated.inc(tokens)
 
-    def running(self, sequences: int, cache_usage: float) -> None:
+    def record_running(self, sequences: int, cache_usage: float) -> None:
         """Implement `EngineObserver.running`."""
         self._metrics.running.set(sequences)
         self._metrics.cache.set(cache_usage)
 
-    def only_nan(self, only: bool) -> None:
+    def record_only_nan(self, only: bool) -> None:
         """Implement `EngineObserver.only_nan`."""
         self._metrics.nan.set(only)
 
-    def loaded(self, seconds: float) -> None:
+    def record_load_time(self, seconds: float) -> None:
         """Record that the model is loaded, `seconds` after loading began."""
         self._metrics.load.set(seconds)
 
-    def execution_plan(self, rows: int, tokens: int, lanes: int, threads: int | None) -> None:
+    def record_execution_plan(self, rows: int, tokens: int, workers: int, threads: int | None) -> None:
         """Record the execution plan.
 
         Args:
             rows: most rows, or sequences, of a batch.
             tokens: most tokens of a batch.
-            lanes: batches that are computed in parallel.
+            workers: batches that are computed in parallel.
             threads: CPU threads per batch; None if a library chooses.
         """
         self._metrics.limit_rows.set(rows)
         self._metrics.limit_tokens.set(tokens)
-        self._metrics.lanes.set(lanes)
+        self._metrics.workers.set(workers)
         self._metrics.threads.set(threads or 0)
 
-    def optimizations(self, known: Iterable[str], failed: Container[str]) -> None:
+    def record_failed_optimizations(self, known: Iterable[str], failed: Container[str]) -> None:
         """Count optimizations that failed while the model was loaded; it is served without them.
 
         Args:
@@ -103,18 +103,18 @@ class ModelMetrics:
         for name in known:
             self._failures.labels(self._model_name, str(name)).inc(name in failed)
 
-    def idle(self) -> None:
+    def reset_activity(self) -> None:
         """Reset the queue and running gauges when no engine exists that would report them."""
-        self.waiting(0)
-        self.running(0, 0.0)
+        self.record_waiting(0)
+        self.record_running(0, 0.0)
 
-    def ready(self, ready: bool) -> None:
+    def record_ready(self, ready: bool) -> None:
         """Record whether the model can answer, after a change."""
         self._metrics.ready.set(ready)
 
 
 _GAUGES = frozenset(
-    ("waiting", "running", "cache", "load", "ready", "nan", "limit_rows", "limit_tokens", "lanes", "threads")
+    ("waiting", "running", "cache", "load", "ready", "nan", "limit_rows", "limit_tokens", "workers", "threads")
 )
 
 
@@ -145,7 +145,7 @@ def _families() -> Any:
             "batch_limit_tokens",
             "Maximum number of tokens in a forward pass. The server measured it, or the operator set it.",
         ),
-        lanes=gauge("compute_lanes", "Number of workers. Each worker computes one forward pass at a time."),
+        workers=gauge("compute_lanes", "Number of workers. Each worker computes one forward pass at a time."),
         threads=gauge("compute_threads", "Number of CPU threads of each worker. 0 if a library chooses the number."),
         waiting=gauge("queue_size", "Number of instances that wait for their first forward pass."),
         queue=histogram(

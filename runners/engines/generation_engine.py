@@ -179,11 +179,11 @@ class GenerationEngine:
         queued, sequence = generated.queued, update.sequence
         if generated.last_token is None:
             if all(other.last_token is None for other in queued.sequences):
-                self._observer.read(len(sequence.request.input_ids), sequence.cached_tokens)
-            self._observer.first_token(update.time - queued.arrived)
+                self._observer.record_prefill(len(sequence.request.input_ids), sequence.cached_tokens)
+            self._observer.record_first_token(update.time - queued.arrived)
         else:
-            self._observer.next_token(update.time - generated.last_token)
-        self._observer.written(update.tokens - generated.tokens)
+            self._observer.record_next_token(update.time - generated.last_token)
+        self._observer.record_generated(update.tokens - generated.tokens)
         generated.tokens = update.tokens
         generated.first_token = generated.first_token or update.time
         generated.last_token = update.time

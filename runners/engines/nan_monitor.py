@@ -38,13 +38,13 @@ class NanMonitor:
         if not only_nan:
             if only_nan is not None and self._in_a_row:
                 if self._in_a_row >= _THRESHOLD:
-                    self._observer.only_nan(False)
+                    self._observer.record_only_nan(False)
                 self._in_a_row = 0
             return
         self._in_a_row += 1
         if self._in_a_row != _THRESHOLD:
             return
-        self._observer.only_nan(True)
+        self._observer.record_only_nan(True)
         if not self._warned:
             self._warned = True
             logger.warning(

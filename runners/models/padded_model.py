@@ -46,7 +46,8 @@ class PaddedModel:
     def compute(self, batch: Sequence[Encoding]) -> Any:
         """Return the model's output for rows that are padded on the right.
 
-        They are padded to the longest of them, or to a longer shape that has a graph. The output may be valid only until the next call.
+        They are padded to the longest of them, or to a longer shape that has a graph. The output may be valid only
+        until the next call.
         """
         model: Any = self._pretrained.model
         length = max(len(row["input_ids"]) for row in batch)

@@ -206,8 +206,8 @@ class BatchEngine:
         tokens = sum(lengths)
         self._workers.record_duration(worker, tokens, seconds)
         padding = max(lengths) * len(lengths) - tokens if self._runner.limits.padded else 0
-        self._observer.batch(len(batch), tokens, padding)
-        self._observer.read(tokens)
+        self._observer.record_batch(len(batch), tokens, padding)
+        self._observer.record_prefill(tokens)
         self._nan_monitor.saw(only_nan(computed.outputs))
         traces = {waiting.entry: trace for waiting in batch if (trace := waiting.entry.item.trace) is not None}
         for trace in traces.values():

@@ -106,7 +106,7 @@ class Intake:
         if not entry.started and not entry.future.done():
             entry.started = True
             self._change_unstarted(-1)
-            self._observer.started(at - entry.arrived)
+            self._observer.record_queue_wait(at - entry.arrived)
 
     def _remove(self, entry: QueuedItem) -> None:
         self._unfinished -= 1
@@ -120,7 +120,7 @@ class Intake:
 
     def _change_unstarted(self, change: int) -> None:
         self._unstarted += change
-        self._observer.waiting(self._unstarted)
+        self._observer.record_waiting(self._unstarted)
 
     def learn_speed(self, seconds_per_item: float) -> None:
         """Update the moving average of the seconds per item."""

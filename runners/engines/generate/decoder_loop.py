@@ -81,7 +81,7 @@ class DecoderLoop(TokenEngine):
             while self._inbox:
                 decoder.add(self._inbox.popleft())
             if not decoder.busy:
-                self._observer.running(decoder.running, decoder.cache_usage)
+                self._observer.record_running(decoder.running, decoder.cache_usage)
                 return
             try:
                 self._step()
@@ -105,7 +105,7 @@ class DecoderLoop(TokenEngine):
 
     def _record_batch(self, rows: int, tokens: int, padding: int) -> None:
         self._step_tokens += tokens
-        self._observer.batch(rows, tokens, padding)
+        self._observer.record_batch(rows, tokens, padding)
 
     def _record_start(self, sequence: SequenceState) -> None:
         if not self._stopping:
@@ -113,7 +113,7 @@ class DecoderLoop(TokenEngine):
 
     def _publish(self, sequences: list[SequenceState]) -> None:
         now = monotonic()
-        self._observer.running(self._decoder.running, self._decoder.cache_usage)
+        self._observer.record_running(self._decoder.running, self._decoder.cache_usage)
         updates = [
             SequenceUpdate(
                 sequence,

@@ -70,28 +70,28 @@ class Counts(Unobserved):
         self.ran: list[int] = []
         self.idle = threading.Event()
 
-    def waiting(self, items: int) -> None:
+    def record_waiting(self, items: int) -> None:
         self.queue.append(items)
 
-    def started(self, seconds: float) -> None:
+    def record_queue_wait(self, seconds: float) -> None:
         self.waits.append(seconds)
 
-    def batch(self, rows: int, tokens: int, padding: int) -> None:
+    def record_batch(self, rows: int, tokens: int, padding: int) -> None:
         self.steps.append((rows, tokens, padding))
 
-    def read(self, tokens: int, cached: int = 0) -> None:
+    def record_prefill(self, tokens: int, cached: int = 0) -> None:
         self.prompts.append(tokens)
 
-    def first_token(self, seconds: float) -> None:
+    def record_first_token(self, seconds: float) -> None:
         self.first.append(seconds)
 
-    def next_token(self, seconds: float) -> None:
+    def record_next_token(self, seconds: float) -> None:
         self.next.append(seconds)
 
-    def written(self, tokens: int) -> None:
+    def record_generated(self, tokens: int) -> None:
         self.tokens += tokens
 
-    def running(self, sequences: int, cache_usage: float) -> None:
+    def record_running(self, sequences: int, cache_usage: float) -> None:
         assert 0 <= cache_usage <= 1
         self.ran.append(sequences)
         (self.idle.set if sequences == 0 else self.idle.clear)()

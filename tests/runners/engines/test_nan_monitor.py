@@ -34,7 +34,7 @@ class _Told(Unobserved):
     def __init__(self) -> None:
         self.only: list[bool] = []
 
-    def only_nan(self, only: bool) -> None:
+    def record_only_nan(self, only: bool) -> None:
         self.only.append(only)
 
 

@@ -66,13 +66,13 @@ class _Counts(Unobserved):
         self.waits: list[float] = []
         self.batches: list[tuple[int, int, int]] = []
 
-    def waiting(self, items: int) -> None:
+    def record_waiting(self, items: int) -> None:
         self.queue.append(items)
 
-    def started(self, seconds: float) -> None:
+    def record_queue_wait(self, seconds: float) -> None:
         self.waits.append(seconds)
 
-    def batch(self, rows: int, tokens: int, padding: int) -> None:
+    def record_batch(self, rows: int, tokens: int, padding: int) -> None:
         self.batches.append((rows, tokens, padding))
 
 

@@ -13,17 +13,17 @@ from starlette.routing import Route
 
 from hf_runtime.api.http.api_keys import KeyRing
 from hf_runtime.api.http.authentication import Authentication
-from hf_runtime.bento.arguments import Arguments, given_arguments, image
-from hf_runtime.bento.http_server import limit_heads
+from hf_runtime.bento.arguments import Arguments, image, read_arguments
+from hf_runtime.bento.http_server import install_http_protocol
 from hf_runtime.bento.lean_service import LeanService
-from hf_runtime.bento.metrics_directory import own_metrics_directory
+from hf_runtime.bento.metrics_directory import use_private_metrics_directory
 from hf_runtime.bento.supervisor import supervise
 from hf_runtime.contract.errors import LoadError
 from hf_runtime.observability.setup import configure_logging
-from hf_runtime.settings import ModelSettings, ServerSettings, Settings, SettingsError, load_settings, with_runner_key
+from hf_runtime.settings import ModelSettings, ServerSettings, Settings, SettingsError, ensure_runner_key, load_settings
 from runners.models.architecture import resolve_task
 from runners.service import runner_service
-from runners.storage.custom_code import allowed_pipeline
+from runners.storage.custom_code import find_allowed_pipeline
 from runners.storage.fetch import check_uri
 from runners.storage.source import UnreachableError
 
@@ -38,15 +38,15 @@ def _load_configuration() -> tuple[Arguments, Settings]:
         SystemExit: one of them is invalid; the message is one line.
     """
     try:
-        own_metrics_directory()
-        arguments = given_arguments()
+        use_private_metrics_directory()
+        arguments = read_arguments()
         settings = load_settings(arguments.config, arguments.model_uri)
         for model in settings.models:
             check_uri(model)
         if settings.server.exit_on_failure:
             supervise()
         models = tuple(map(_resolve_task, settings.models))
-        server = with_runner_key(settings.server)
+        server = ensure_runner_key(settings.server)
         return arguments, settings.model_copy(update={"models": models, "server": server})
     except (SettingsError, LoadError) as error:
         raise SystemExit(f"Error: {error}") from None
@@ -54,7 +54,7 @@ def _load_configuration() -> tuple[Arguments, Settings]:
 
 def _resolve_task(model: ModelSettings) -> ModelSettings:
     try:
-        return resolve_task(model, own_code=allowed_pipeline(model) is not None)
+        return resolve_task(model, own_code=find_allowed_pipeline(model) is not None)
     except UnreachableError:
         # The failure may be temporary: the model's process resolves the task again, and other models are served.
         return model
@@ -169,7 +169,7 @@ def _create_runners(
     }
 
 
-limit_heads()
+install_http_protocol()
 _ARGUMENTS, _SETTINGS = _load_configuration()
 _RUNNERS = _create_runners(_models_or_placeholder(_SETTINGS), _SETTINGS.server, _ARGUMENTS.model)
 

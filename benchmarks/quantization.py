@@ -83,7 +83,7 @@ def _in_a_process(settings: dict[str, Any]) -> dict[str, float]:
 def _measure(settings: ModelSettings) -> dict[str, float]:
     """Bytes that the model takes, and seconds of one item, in this process."""
     from hf_runtime.contract.item import Item
-    from runners.models.memory import give_back_memory
+    from runners.models.memory import trim_heap
     from runners.models.pretrained import prepare_torch
     from runners.registry import create_runner
 
@@ -95,7 +95,7 @@ def _measure(settings: ModelSettings) -> dict[str, float]:
     runner.load()
     # Weights are read from the file when they are used first.
     runner.predict([Item("A text.", {"max_new_tokens": 2} if settings.task == "text-generation" else {})])
-    give_back_memory()
+    trim_heap()
     memory = psutil.Process().memory_info().rss - before
     item = Item(_TEXT, {"max_new_tokens": 16} if settings.task == "text-generation" else {})
     seconds = []

@@ -17,12 +17,12 @@ from pydantic import AliasChoices, ByteSize, SecretStr
 
 from hf_runtime.contract.errors import LoadError
 from hf_runtime.settings import ModelSettings, SettingsError, load_settings
-from hf_runtime.settings.uri import is_on_disk
+from hf_runtime.settings.uri import is_local
 from runners.models.architecture import resolve_task
-from runners.models.memory import Footprint, expected_footprint, footprint, free_device_memory, precision_name
+from runners.models.memory import Footprint, estimate_footprint, footprint, format_precision, measure_free_device_memory
 from runners.storage.checkpoint import ADAPTER_CONFIG
-from runners.storage.custom_code import allowed_pipeline
-from runners.storage.disk import shown_size
+from runners.storage.custom_code import find_allowed_pipeline
+from runners.storage.disk import format_size
 from runners.storage.fetch import RemoteFile, check_uri, fetch, list_files, read_config
 from runners.storage.files import choose_weights
 
@@ -69,9 +69,9 @@ def describe(model: ModelSettings) -> Iterator[tuple[str, str]]:
     check_uri(model)
     files = list_files(model)
     yield "files", _describe_files(files)
-    own_code = allowed_pipeline(model)
+    own_code = find_allowed_pipeline(model)
     if own_code is not None and own_code in [file.path for file in files]:
-        yield "task", f"{model.asked_task or 'that'} of {own_code}, which is the model's own code"
+        yield "task", f"{model.requested_task or 'that'} of {own_code}, which is the model's own code"
     else:
         resolved = resolve_task(model, own_code=own_code is not None)
         yield "task", f"{resolved.task}{'' if model.task else ', by its config'}"
@@ -96,7 +96,7 @@ def _format_value(value: Any) -> str:
         case SecretStr():
             return "[hidden]"
         case ByteSize():
-            return shown_size(value)
+            return format_size(value)
         case _:
             return str(value)
 
@@ -105,8 +105,8 @@ def _describe_files(files: list[RemoteFile]) -> str:
     sizes = [file.size for file in files]
     known = sum(size for size in sizes if size is not None)
     missing = sum(file.size or 0 for file in files if not file.cached)
-    where = f"{shown_size(missing)} to fetch" if missing else "all here"
-    return f"{len(files)}, {'at least ' if None in sizes else ''}{shown_size(known)}, {where}"
+    where = f"{format_size(missing)} to fetch" if missing else "all here"
+    return f"{len(files)}, {'at least ' if None in sizes else ''}{format_size(known)}, {where}"
 
 
 def _describe_device(model: ModelSettings) -> str:
@@ -116,7 +116,7 @@ def _describe_device(model: ModelSettings) -> str:
     else:
         device = "the CPU" + (f" (GPUS={model.gpus:g}, and none is here)" if model.gpus else "")
     replicas = f", {model.replicas} runners" if model.replicas > 1 else ""
-    return f"{device}, in {precision_name(model)}{replicas}"
+    return f"{device}, in {format_precision(model)}{replicas}"
 
 
 def _describe_memory(model: ModelSettings, files: list[RemoteFile]) -> Iterator[tuple[str, str]]:
@@ -126,17 +126,17 @@ def _describe_memory(model: ModelSettings, files: list[RemoteFile]) -> Iterator[
     if size.parameters is not None:
         yield "weights", f"{size.parameters / 1e6:.1f} million"
     if size.memory is None:
-        yield "memory", f"more than the {shown_size(size.disk)} of its files, which are unpacked"
+        yield "memory", f"more than the {format_size(size.disk)} of its files, which are unpacked"
         return
-    free = free_device_memory(model)
-    yield "memory", f"about {shown_size(size.memory)} of {shown_size(free)} that are free"
+    free = measure_free_device_memory(model)
+    yield "memory", f"about {format_size(size.memory)} of {format_size(free)} that are free"
     if size.memory > free and model.device_map is None:
         raise LoadError("it does not fit; use a smaller TORCH_DTYPE, LOAD_IN_8BIT or LOAD_IN_4BIT, or more memory.")
 
 
 def _expected_footprint(model: ModelSettings, files: list[RemoteFile]) -> Footprint | None:
     """Return the memory that the model needs; None for a remote archive."""
-    if is_on_disk(model.storage_uri):
+    if is_local(model.storage_uri):
         return footprint(fetch(model), model)
     weights = choose_weights([file.path for file in files], model.gguf_file)
     size = sum(file.size or 0 for file in files if file.path in weights)
@@ -144,7 +144,7 @@ def _expected_footprint(model: ModelSettings, files: list[RemoteFile]) -> Footpr
         return None
     if weights[0].endswith(".gguf"):
         return Footprint(None, size, None)
-    return expected_footprint(size, read_config(model) or {}, model)
+    return estimate_footprint(size, read_config(model) or {}, model)
 
 
 if __name__ == "__main__":

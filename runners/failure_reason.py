@@ -10,7 +10,7 @@ from pathlib import Path
 from hf_runtime.contract.errors import LoadError
 from hf_runtime.observability.setup import HIDDEN, hide
 from hf_runtime.settings import ModelSettings
-from hf_runtime.settings.uri import is_on_disk, shown_uri
+from hf_runtime.settings.uri import is_local, shown_uri
 from runners.storage.fetch import fetch
 
 #: Maximum length of a reason in characters.
@@ -51,7 +51,7 @@ def _redact(match: re.Match[str], roots: Sequence[Path]) -> str:
 
 def _model_folders(settings: ModelSettings) -> Sequence[Path]:
     """Return the folders that hold files of the model."""
-    if not is_on_disk(settings.storage_uri):
+    if not is_local(settings.storage_uri):
         caches = (settings.storage_cache.expanduser(), settings.cache_dir)
         return [cache for cache in caches if cache is not None]
     with suppress(LoadError, OSError):

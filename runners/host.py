@@ -14,14 +14,14 @@ from hf_runtime.contract.item import Item
 from hf_runtime.contract.listener import StreamListener
 from hf_runtime.contract.request_context import RequestContext
 from hf_runtime.contract.signature import Signature
-from hf_runtime.observability.engine_observer import EngineObserver, LateObserver
+from hf_runtime.observability.engine_observer import DeferredObserver, EngineObserver
 from hf_runtime.observability.item_spans import ItemTracing
 from hf_runtime.observability.model_metrics import ModelMetrics
-from hf_runtime.observability.setup import adopt_libraries
+from hf_runtime.observability.setup import redirect_library_logs
 from hf_runtime.rpc.messages import ModelState
 from hf_runtime.settings import ModelSettings, Task
-from runners.engines.device_errors import BrokenDevice, broken_by, raise_if_broken
-from runners.engines.engine import Engine, engine_for
+from runners.engines.device_errors import BrokenDevice, find_broken_device, raise_if_broken
+from runners.engines.engine import Engine, get_engine_factory
 from runners.engines.runner import ExecutionPlan
 from runners.failure_reason import describe_expected, describe_unexpected
 from runners.kernels.fallbacks import Optimization
@@ -74,7 +74,7 @@ class ModelHost:
         self._on_broken = on_broken
         self._broken = False
         self._metrics = metrics
-        self._observer: LateObserver | None = None
+        self._observer: DeferredObserver | None = None
         self._settings = settings
         self._tracing = tracing
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
@@ -297,7 +297,7 @@ class ModelHost:
 
     def _on_engine_failure(self, error: BaseException | None) -> None:
         self._model = None
-        if (broken := broken_by(error)) is not None:
+        if (broken := find_broken_device(error)) is not None:
             self._report_broken_device(broken)
             return
         logger.critical(
@@ -329,24 +329,24 @@ class ModelHost:
             compiler = preloader.submit(preload_model, self._settings)
             # Imported here, while the model is fetched: these are the first imports of torch and take seconds.
             with gc_paused():
-                from runners.models.library_pages import give_back_library_pages
-                from runners.models.memory import give_back_memory
+                from runners.models.library_pages import drop_library_pages
+                from runners.models.memory import trim_heap
                 from runners.models.pretrained import prepare_torch
 
-        adopt_libraries()
+        redirect_library_logs()
         prepare_torch(self._settings)
         runner = start_runner(self._settings, compiler.result())
-        self._observer = LateObserver(self._metrics) if self._metrics is not None else None
+        self._observer = DeferredObserver(self._metrics) if self._metrics is not None else None
         if self._metrics is not None:
             self._metrics.record_failed_optimizations(Optimization, runner.fallbacks.failed)
         freeze_gc()
-        give_back_memory()
-        give_back_library_pages()
+        trim_heap()
+        drop_library_pages()
         return (
-            engine_for(runner, cast("EngineObserver | None", self._observer)),
+            get_engine_factory(runner, cast("EngineObserver | None", self._observer)),
             runner.signature,
             runner.execution_plan,
-            runner.example_item(),
+            runner.create_example_item(),
             runner.settings.task,
         )
 
@@ -360,6 +360,6 @@ def _find_broken_device(error: Exception) -> BrokenDevice | None:
 
 
 def _release_memory() -> None:
-    from runners.models.memory import give_back_dropped
+    from runners.models.memory import release_dropped_model
 
-    give_back_dropped()
+    release_dropped_model()

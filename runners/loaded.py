@@ -10,7 +10,7 @@ from hf_runtime.contract.errors import InferenceFailed, ModelNotReady, ServingEr
 from hf_runtime.contract.item import Item
 from hf_runtime.contract.listener import StreamListener
 from hf_runtime.contract.signature import Signature
-from runners.engines.device_errors import broken_by
+from runners.engines.device_errors import find_broken_device
 from runners.engines.engine import Engine
 
 
@@ -57,7 +57,7 @@ class LoadedModel:
             return
         error = task.exception()
         answer: ServingError = InferenceFailed("the model stopped; the server's log has the details")
-        if broken_by(error) is not None:
+        if find_broken_device(error) is not None:
             answer = ModelNotReady("The device of the model failed while it computed.", retry_after=5)
         for future in list(self._pending):
             if not future.done():

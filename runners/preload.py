@@ -14,7 +14,7 @@ from hf_runtime.contract.tasks import GENERATIVE_TASKS
 from hf_runtime.settings import ModelSettings
 from runners.models.architecture import resolve_task
 from runners.models.compiling import compiler_for
-from runners.storage.custom_code import allowed_pipeline
+from runners.storage.custom_code import find_allowed_pipeline
 from runners.storage.fetch import fetch
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def preload_model(settings: ModelSettings) -> Compiler | None:
     Raises:
         LoadError: the model cannot be fetched, or its task is unknown.
     """
-    if allowed_pipeline(settings) is not None:
+    if find_allowed_pipeline(settings) is not None:
         return None
     settings = resolve_task(settings)
     gpu = any(device.exists() for device in _GPU_DEVICES)

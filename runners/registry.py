@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hf_runtime.settings import ModelSettings
 from runners.engines.runner import Runner
-from runners.models.architecture import check_asked_task, resolve_task
-from runners.storage.custom_code import allowed_pipeline, find_custom_pipeline
+from runners.models.architecture import check_requested_task, resolve_task
+from runners.storage.custom_code import find_allowed_pipeline, find_custom_pipeline
 from runners.storage.fetch import fetch
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ def create_runner(settings: ModelSettings, compiler: Compiler | None = None) -> 
     Raises:
         LoadError: there is no such pipeline, and the task is unknown.
     """
-    if allowed_pipeline(settings) is not None:
+    if find_allowed_pipeline(settings) is not None:
         checkpoint = fetch(settings)
         if find_custom_pipeline(checkpoint.folder, settings) is not None:
             return _create(_CUSTOM_PIPELINE, settings, compiler)
-        check_asked_task(settings)
+        check_requested_task(settings)
     settings = resolve_task(settings)
     assert settings.task is not None, "this is a bug: resolve_task raises if it finds no task"
     return _create(settings.task, settings, compiler)

@@ -39,9 +39,9 @@ def start_runner(settings: ModelSettings, compiler: Compiler | None = None) -> R
         logger.debug("%s failed", Optimization.ALL.doing, exc_info=True)
         reason = reason_of(error)
     # Outside the except block, nothing refers to the first runner but its own reference cycles.
-    from runners.models.memory import give_back_dropped
+    from runners.models.memory import release_dropped_model
 
-    give_back_dropped()
+    release_dropped_model()
     runner = _start(settings.model_copy(update={"acceleration": False}), None)
     runner.fallbacks.report(Optimization.ALL, reason)
     return runner

@@ -19,7 +19,7 @@ from commands.precisions.sentences import SENTENCES
 from commands.precisions.trials import TRIALS, read_instances
 from hf_runtime.contract.errors import InvalidRequest, LoadError
 from hf_runtime.settings import ModelSettings, SettingsError, load_settings
-from runners.models.architecture import check_asked_task, resolve_task
+from runners.models.architecture import check_requested_task, resolve_task
 from runners.storage.custom_code import find_custom_pipeline
 from runners.storage.fetch import check_uri, fetch
 
@@ -107,7 +107,7 @@ def _resolve(model: ModelSettings) -> ModelSettings:
     pipeline = find_custom_pipeline(fetch(model).folder, model)
     if pipeline is not None:
         raise LoadError(f"the code in its {pipeline.name} chooses its precision, so there is none to compare.")
-    check_asked_task(model)
+    check_requested_task(model)
     return resolve_task(model)
 
 

@@ -99,7 +99,7 @@ def measure(settings: ModelSettings, instances: Sequence[Any] | None, seconds: f
     import torch
 
     from hf_runtime.contract.item import Item
-    from runners.models.memory import give_back_memory
+    from runners.models.memory import trim_heap
     from runners.models.pretrained import prepare_torch
     from runners.registry import create_runner
 
@@ -110,7 +110,7 @@ def measure(settings: ModelSettings, instances: Sequence[Any] | None, seconds: f
     before = psutil.Process().memory_info().rss
     runner.load()
     runner.warm_up()
-    give_back_memory()
+    trim_heap()
     memory = psutil.Process().memory_info().rss - before
     if torch.cuda.is_available():
         memory = sum(map(torch.cuda.memory_allocated, range(torch.cuda.device_count())))

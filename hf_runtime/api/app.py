@@ -26,8 +26,8 @@ from hf_runtime.api.openapi import routes as openapi
 from hf_runtime.contract.errors import MethodNotAllowed, RouteNotFound
 from hf_runtime.draining import Drain
 from hf_runtime.observability.request_record import Observer
-from hf_runtime.observability.request_spans import TracedRequests
-from hf_runtime.observability.requests import ObservedRequests
+from hf_runtime.observability.request_spans import TracingMiddleware
+from hf_runtime.observability.requests import RequestObserverMiddleware
 from hf_runtime.observability.tracing import Tracing
 from hf_runtime.settings import ServerSettings
 
@@ -77,11 +77,11 @@ def create_app(
         routes=[*routes, *openapi.make_routes(models, settings, routes)],
         exception_handlers=make_exception_handlers(describe_error),
         middleware=[
-            Middleware(ObservedRequests, observers=observers),
-            *([Middleware(TracedRequests, tracing=tracing)] if tracing is not None else []),
+            Middleware(RequestObserverMiddleware, observers=observers),
+            *([Middleware(TracingMiddleware, tracing=tracing)] if tracing is not None else []),
             Middleware(DrainMiddleware, drain=drain or Drain()),
             Middleware(Authentication, keys=keys or KeyRing(()), settings=settings),
-            Middleware(BodyMemory, limit=settings.bodies_size),
+            Middleware(BodyMemory, limit=settings.effective_max_bodies_size),
         ],
         lifespan=lifespan,
     )

@@ -87,11 +87,11 @@ class EntryApp:
 
     async def _log_models(self) -> None:
         """Log an example request for each model, once all models are ready or have failed."""
-        states = {name: await client.wait_settled() for name, client in self._clients.items()}
+        states = {name: await client.wait_until_loaded() for name, client in self._clients.items()}
         for model in self._settings.models:
             state = states[model.name]
             if state.status == "ready":
-                task = model.task or model.asked_task or "custom pipeline"
+                task = model.task or model.requested_task or "custom pipeline"
                 example = make_curl_example(model, self._service.url)
                 logger.info("%s (%s) is served. Try:\n%s", model.name, task, example)
             else:

@@ -58,7 +58,7 @@ class Arguments(BaseModel):
         return f"bentoml://{self.model}" if self.model is not None else None
 
 
-def given_arguments() -> Arguments:
+def read_arguments() -> Arguments:
     """Return the arguments of this process.
 
     Raises:

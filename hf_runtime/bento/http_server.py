@@ -39,7 +39,7 @@ _MAX_DROPPED_AFTER_HEAD = 2**20
 _READ_TIMEOUT, _READ_TIMEOUT_AT_STOP = 60.0, 3.0
 
 
-def limit_heads() -> None:
+def install_http_protocol() -> None:
     """Make uvicorn use this protocol by default.
 
     BentoML, which starts uvicorn, has no setting for it.

@@ -17,7 +17,7 @@ from hf_runtime.settings import SettingsError
 _INITIAL_SIZE = 1 << 20
 
 
-def own_metrics_directory() -> None:
+def use_private_metrics_directory() -> None:
     """Set a separate metrics directory for this server, and delete it at exit.
 
     BentoML has one directory for all servers of a user and empties it at each start. Servers that already run would

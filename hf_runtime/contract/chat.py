@@ -11,7 +11,7 @@ import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.validation import field_error, invalid_request
+from hf_runtime.contract.validation import make_field_error, make_invalid_request
 
 
 class ChatModel(BaseModel):
@@ -93,9 +93,9 @@ class Message(ChatModel):
     @model_validator(mode="after")
     def _check_fields(self) -> Message:
         if self.tool_calls and self.role != "assistant":
-            raise field_error("tool_calls", f"only an assistant calls tools, this is a turn of role {self.role}")
+            raise make_field_error("tool_calls", f"only an assistant calls tools, this is a turn of role {self.role}")
         if self.content is None and not self.tool_calls:
-            raise field_error("content", "field required")
+            raise make_field_error("content", "field required")
         return self
 
     @property
@@ -167,15 +167,15 @@ class Chat(ChatModel):
     def _check_tools(self) -> Chat:
         names = self.tool_names
         if twice := next((i for i, name in enumerate(names) if name in names[:i]), None):
-            raise field_error(f"tools[{twice}].function.name", f"there is another tool {names[twice]}")
+            raise make_field_error(f"tools[{twice}].function.name", f"there is another tool {names[twice]}")
         if self.tool_choice == "required" and not names:
-            raise field_error("tool_choice", "there are no tools to choose from")
+            raise make_field_error("tool_choice", "there are no tools to choose from")
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
-            raise field_error("tool_choice", f"there is no tool {self.tool_choice.function.name}")
+            raise make_field_error("tool_choice", f"there is no tool {self.tool_choice.function.name}")
         return self
 
     @property
-    def is_begun(self) -> bool:
+    def continues_answer(self) -> bool:
         """True if the last message is the beginning of an answer, which the model continues."""
         return self.messages[-1].role == "assistant" and not self.messages[-1].tool_calls
 
@@ -215,4 +215,4 @@ def parse_chat(instance: Any) -> Chat:
     try:
         return Chat.model_validate(instance)
     except ValidationError as error:
-        raise invalid_request(error) from None
+        raise make_invalid_request(error) from None

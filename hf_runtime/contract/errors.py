@@ -204,7 +204,7 @@ class InferenceFailed(ServingError):
     code = "inference_failed"
 
 
-def cannot_be_sent(error: Exception) -> InferenceFailed:
+def make_encoding_error(error: Exception) -> InferenceFailed:
     """Return the error for an answer that cannot be encoded.
 
     The error does not quote the answer.
@@ -216,14 +216,14 @@ def cannot_be_sent(error: Exception) -> InferenceFailed:
         what = "a whole number of more than 64 bits"
     elif isinstance(error, RecursionError) or "Recursion limit" in message:
         what = "too many levels"
-    elif isinstance(error, NotFinite):
+    elif isinstance(error, NonFiniteError):
         what = "NaN or infinity"
     else:
         what = "what cannot be written"
     return InferenceFailed(f"the model's answer cannot be sent: it holds {what}")
 
 
-class NotFinite(ValueError):
+class NonFiniteError(ValueError):
     """Error for NaN and infinity, which JSON cannot express."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.validation import invalid_request
+from hf_runtime.contract.validation import make_invalid_request
 
 
 class Parameters(BaseModel):
@@ -44,7 +44,7 @@ def parse_parameters(kind: type[ParametersT], given: Mapping[str, Any], defaults
     try:
         return kind.model_validate({**defaults, **given})
     except ValidationError as error:
-        raise invalid_request(error, "parameters") from None
+        raise make_invalid_request(error, "parameters") from None
 
 
 def token_ids(instance: list[Any], vocabulary: int) -> list[int]:

@@ -10,12 +10,12 @@ from hf_runtime.contract.errors import InvalidRequest
 _FIELD_ERROR = "field_error"
 
 
-def field_error(field: str, reason: str) -> PydanticCustomError:
+def make_field_error(field: str, reason: str) -> PydanticCustomError:
     """Return an error of one field, for a validator of its model to raise."""
     return PydanticCustomError(_FIELD_ERROR, "{reason}", {"field": field, "reason": reason})
 
 
-def invalid_request(error: ValidationError, root: str = "", *, show_input: bool = False) -> InvalidRequest:
+def make_invalid_request(error: ValidationError, root: str = "", *, show_input: bool = False) -> InvalidRequest:
     """Return the first error in pydantic's error.
 
     Args:

@@ -53,7 +53,7 @@ class EngineObserver(Protocol):
         """Record whether the model computes nothing but NaN, after a change."""
 
 
-class Unobserved:
+class NullObserver:
     """Observer that ignores all reports."""
 
     def record_waiting(self, items: int) -> None:
@@ -84,7 +84,7 @@ class Unobserved:
         """Ignore the report."""
 
 
-class LateObserver:
+class DeferredObserver:
     """Observer that forwards reports only after `begin`: earlier work is warm-up.
 
     Args:
@@ -93,7 +93,7 @@ class LateObserver:
 
     def __init__(self, observer: EngineObserver) -> None:
         self._observer = observer
-        self._current: EngineObserver = Unobserved()
+        self._current: EngineObserver = NullObserver()
 
     def begin(self) -> None:
         """Forward all reports from now on."""

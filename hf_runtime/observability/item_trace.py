@@ -12,7 +12,7 @@ from hf_runtime.contract.request_context import request_context
 
 
 @contextmanager
-def working_on(item: Item, step: Literal["prepare", "finish"]) -> Iterator[None]:
+def trace_step(item: Item, step: Literal["prepare", "finish"]) -> Iterator[None]:
     """Report the duration of a step of one item, and bind its request to log records."""
     with request_context(item.request_context):
         if item.trace is None:

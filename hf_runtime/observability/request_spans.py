@@ -19,17 +19,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hf_runtime.contract.request_context import RequestContext, bind_request_context
 from hf_runtime.observability.request_record import RequestRecord
-from hf_runtime.observability.requests import record_of
+from hf_runtime.observability.requests import get_request_record
 from hf_runtime.observability.tracing import Tracing
 
 _REQUEST_ID = "http.request.header.x-request-id"
 _MODEL = "gen_ai.request.model"
 
 
-class TracedRequests:
+class TracingMiddleware:
     """ASGI middleware that records a span per request, as a child of the client's span.
 
-    It must be inside `ObservedRequests`. The attributes follow
+    It must be inside `RequestObserverMiddleware`. The attributes follow
     https://opentelemetry.io/docs/specs/semconv/http/http-spans/.
     """
 
@@ -40,7 +40,7 @@ class TracedRequests:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        record = record_of(scope)
+        record = get_request_record(scope)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         span = self._tracing.tracer.start_span(
             record.method,

@@ -20,16 +20,16 @@ _KEY = "request_record"
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-def record_of(scope: Scope) -> RequestRecord:
+def get_request_record(scope: Scope) -> RequestRecord:
     """Return the record of the request with this scope.
 
-    Outside `ObservedRequests`, return a new record that is not observed.
+    Outside `RequestObserverMiddleware`, return a new record that is not observed.
     """
     record = scope.get(_KEY)
     return record if isinstance(record, RequestRecord) else _new_record(scope)
 
 
-class ObservedRequests:
+class RequestObserverMiddleware:
     """ASGI middleware that records each request until the last byte of its response.
 
     Args:

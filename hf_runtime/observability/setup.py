@@ -55,7 +55,7 @@ def configure_logging(
         )
 
 
-def adopt_libraries() -> None:
+def redirect_library_logs() -> None:
     """Make the Hugging Face libraries log through the handlers of this process.
 
     To be called after they are imported, because they install their own handlers.

@@ -18,7 +18,7 @@ from hf_runtime.contract.errors import (
     ModelNotReady,
     RequestTooLarge,
     ServingError,
-    cannot_be_sent,
+    make_encoding_error,
 )
 from hf_runtime.contract.listener import StreamListener
 from hf_runtime.contract.request_context import current_request_context
@@ -97,8 +97,8 @@ class RunnerClient:
         if not self.ready:
             raise self.state.refusal(self.name)
 
-    async def wait_settled(self) -> ModelState:
-        """Implement `ModelClient.wait_settled`."""
+    async def wait_until_loaded(self) -> ModelState:
+        """Implement `ModelClient.wait_until_loaded`."""
         async with self._state_changed:
             while self.state.status == "loading":
                 await self._state_changed.wait()
@@ -234,7 +234,7 @@ class RunnerClient:
         self._listeners.pop(item_id, None)
         future = self._pending.pop(item_id, None)
         if future is not None and not future.done():
-            future.set_exception(cannot_be_sent(error))
+            future.set_exception(make_encoding_error(error))
             assert self._outbox is not None, "this is a bug: a message arrived without a connection"
             self._outbox.put(Cancel(item_id))
 

@@ -30,7 +30,7 @@ class ModelClient(Protocol):
     def check_ready(self) -> None:
         """Raise `ModelNotReady` unless items can be answered now."""
 
-    async def wait_settled(self) -> ModelState:
+    async def wait_until_loaded(self) -> ModelState:
         """Wait while the model is loading."""
 
     async def wait_final(self) -> None:

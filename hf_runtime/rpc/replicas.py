@@ -50,9 +50,9 @@ class Replicas:
         if not any(client.ready for client in self._clients):
             raise self.state.refusal(self.name)
 
-    async def wait_settled(self) -> ModelState:
+    async def wait_until_loaded(self) -> ModelState:
         """Wait while any replica is loading."""
-        await asyncio.gather(*(client.wait_settled() for client in self._clients))
+        await asyncio.gather(*(client.wait_until_loaded() for client in self._clients))
         return self.state
 
     async def wait_final(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, ServingError, cannot_be_sent
+from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, ServingError, make_encoding_error
 from hf_runtime.contract.listener import StreamListener
 from hf_runtime.contract.request_context import RequestContext, request_context
 from hf_runtime.rpc.messages import (
@@ -162,7 +162,7 @@ class _Reply:
         except Exception as error:
             self._closed = True
             logger.error("An answer cannot be sent: %s", type(error).__name__)
-            self._outbox.put(_failure(self._item_id, cannot_be_sent(error)))
+            self._outbox.put(_failure(self._item_id, make_encoding_error(error)))
             if self._future is not None:
                 self._future.cancel()
 

@@ -7,7 +7,7 @@ No other package reads the environment; each receives the frozen objects that ar
 from hf_runtime.settings.errors import SettingsError
 from hf_runtime.settings.load import Settings, load_settings
 from hf_runtime.settings.model import ModelSettings, Task, TorchDtype
-from hf_runtime.settings.server import ServerSettings, with_runner_key
+from hf_runtime.settings.server import ServerSettings, ensure_runner_key
 
 __all__ = [
     "ModelSettings",
@@ -16,6 +16,6 @@ __all__ = [
     "SettingsError",
     "Task",
     "TorchDtype",
+    "ensure_runner_key",
     "load_settings",
-    "with_runner_key",
 ]

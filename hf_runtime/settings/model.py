@@ -138,7 +138,9 @@ class ModelSettings(BaseSettings):
     task: Task | None = Field(
         None, validation_alias="TASK", description="Task of the model. If unset, the model's `config.json` decides."
     )
-    asked_task: str | None = Field(None, validation_alias=AliasChoices("TASK"), description="TASK exactly as given.")
+    requested_task: str | None = Field(
+        None, validation_alias=AliasChoices("TASK"), description="TASK exactly as given."
+    )
 
     torch_dtype: TorchDtype | None = Field(
         None,
@@ -454,7 +456,7 @@ class ModelSettings(BaseSettings):
         return shown_uri(self.storage_uri)
 
     @property
-    def truncates_texts(self) -> bool:
+    def truncates_inputs(self) -> bool:
         """True if texts that are too long are truncated in tasks that do not generate."""
         return self.max_model_len is not None if self.truncation is None else self.truncation
 

@@ -187,7 +187,7 @@ class ServerSettings(BaseSettings):
         return [] if self.api_keys is None else _split_commas(self.api_keys.get_secret_value())
 
     @property
-    def bodies_size(self) -> int:
+    def effective_max_bodies_size(self) -> int:
         """Most bytes of all request bodies in one entry process."""
         return self.max_bodies_size or max(256 * 2**20, 4 * self.max_body_size)
 
@@ -197,7 +197,7 @@ class ServerSettings(BaseSettings):
         return self.keys if self.runner_key is None else [*self.keys, self.runner_key.get_secret_value()]
 
     @property
-    def needs_keys(self) -> bool:
+    def requires_api_key(self) -> bool:
         """True if clients need an API key."""
         return self.api_keys is not None or self.api_keys_file is not None
 
@@ -254,14 +254,14 @@ class ServerSettings(BaseSettings):
             yield f"OTEL_TRACES_EXPORTER={','.join(unknown)}: only otlp is here"
 
 
-def with_runner_key(server: ServerSettings) -> ServerSettings:
+def ensure_runner_key(server: ServerSettings) -> ServerSettings:
     """Return the settings with a RUNNER_KEY, if clients need keys.
 
     Runners accept the entry service by this key. If it is not set, the first process creates a random one and stores it
     in its environment, which child processes and their replacements inherit. The key is never in a file or on a command
     line.
     """
-    if not server.needs_keys or server.runner_key is not None:
+    if not server.requires_api_key or server.runner_key is not None:
         return server
     key = secrets.token_urlsafe(32)
     os.environ["RUNNER_KEY"] = key

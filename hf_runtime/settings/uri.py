@@ -20,7 +20,7 @@ def scheme_of(uri: str) -> str:
     return uri.split("://", 1)[0] if "://" in uri else ""
 
 
-def is_on_disk(uri: str) -> bool:
+def is_local(uri: str) -> bool:
     """Return whether the model is on this machine or on a mounted volume."""
     return scheme_of(uri) in ("", "file", "pvc", "bentoml")
 
@@ -30,7 +30,7 @@ def shown_uri(uri: str) -> str:
 
     Each of the removed parts may be a secret.
     """
-    if is_on_disk(uri):
+    if is_local(uri):
         return uri
     # The part before the @ of an abfs:// URI is the container, not a user.
     return _QUERY.sub("", uri if scheme_of(uri) in ("abfs", "abfss") else _USER.sub("", uri))
@@ -51,7 +51,7 @@ class _UnsignedUrls(logging.Filter):
         return True
 
 
-def hide_signatures(*loggers: str) -> None:
+def redact_logged_urls(*loggers: str) -> None:
     """Remove users and queries from the URLs that these loggers log.
 
     A signed link grants access as a password does.

@@ -63,7 +63,7 @@ def raise_if_broken(error: BaseException) -> None:
         raise BrokenDevice(message) from error
 
 
-def broken_by(error: BaseException | None) -> BrokenDevice | None:
+def find_broken_device(error: BaseException | None) -> BrokenDevice | None:
     """Return the `BrokenDevice` among an error, its causes and its exception groups, or None."""
     return next((one for one in _iterate_chain(error) if isinstance(one, BrokenDevice)), None)
 

@@ -40,7 +40,9 @@ class Engine(Protocol):
         """Process items until cancelled."""
 
 
-def engine_for(runner: Runner[Any, Any, Any, Any], observer: EngineObserver | None = None) -> Callable[..., Engine]:
+def get_engine_factory(
+    runner: Runner[Any, Any, Any, Any], observer: EngineObserver | None = None
+) -> Callable[..., Engine]:
     """Return a constructor of the engine for a runner.
 
     The caller passes it the size of the queue and the thread that computes.

@@ -11,8 +11,8 @@ from typing import Any
 from hf_runtime.contract.item import Item
 from hf_runtime.contract.listener import StreamListener
 from hf_runtime.contract.request_context import request_context
-from hf_runtime.observability.engine_observer import EngineObserver, Unobserved
-from hf_runtime.observability.item_trace import working_on
+from hf_runtime.observability.engine_observer import EngineObserver, NullObserver
+from hf_runtime.observability.item_trace import trace_step
 from runners.engines.batch.intake import Intake, QueuedItem, guarded
 from runners.engines.generation_request import SequenceOutput
 from runners.engines.generator import GenerativeRunner, RunningSequence, SequenceUpdate
@@ -75,7 +75,7 @@ class GenerationEngine:
         observer: EngineObserver | None = None,
     ) -> None:
         self._runner = runner
-        self._observer = observer or Unobserved()
+        self._observer = observer or NullObserver()
         self._intake = Intake(runner, max_queue_size, self._observer)
         self._tokens = runner.generator.create_engine(compute, self._observer)
         self._tokens.on_start, self._tokens.on_updates = self._record_start, self._handle_updates
@@ -165,13 +165,13 @@ class GenerationEngine:
 
     def _finish(self, queued: _GenerationItem) -> None:
         now = monotonic()
-        self._intake.learn_speed(min(now - self._last_end, now - queued.arrived))
+        self._intake.record_speed(min(now - self._last_end, now - queued.arrived))
         self._last_end = now
         if queued.listener is not None:
             queued.settle(None)
         else:
             outputs = [generated.output for generated in queued.sequences]
-            with working_on(queued.item, "finish"):
+            with trace_step(queued.item, "finish"):
                 result = guarded("finishing", self._runner.finish, queued.job, outputs)
             queued.settle(result)
 

@@ -196,16 +196,16 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
 
     def warm_up(self) -> None:
         """Answer one example, so that lazy initialisation does not delay the first request."""
-        if (example := self.example_item()) is not None:
+        if (example := self.create_example_item()) is not None:
             (result,) = self.predict([example])
             if isinstance(result, ServingError):
                 raise result
 
-    def example_item(self) -> Item | None:
+    def create_example_item(self) -> Item | None:
         """Return an item that the model must answer before it is ready, or None if there is none."""
-        return Item(self.example_instance(), self.example_parameters)
+        return Item(self.choose_example(), self.example_parameters)
 
-    def example_instance(self) -> Any:
+    def choose_example(self) -> Any:
         """Return the first example that fits the model, or else the last and shortest one."""
         *longer, shortest = self.examples()
         for example in longer:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hf_runtime.atomic_write import make_folder, write_whole
+from hf_runtime.atomic_write import make_folder, write_atomically
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -86,7 +86,7 @@ class PrivateFolder:
         for folder in (Path(os.path.realpath(self._folder)), file.parent):
             with _open_checked(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY):
                 pass
-        write_whole(file, data)
+        write_atomically(file, data)
 
 
 @contextmanager

@@ -57,15 +57,15 @@ def resolve_task(settings: ModelSettings, *, own_code: bool = False) -> ModelSet
     return settings.model_copy(update={"task": task})
 
 
-def check_asked_task(settings: ModelSettings) -> None:
+def check_requested_task(settings: ModelSettings) -> None:
     """Refuse a TASK that needs a custom pipeline if the model has none.
 
     Raises:
         LoadError: the message lists the tasks.
     """
-    if settings.task is None and settings.asked_task is not None:
+    if settings.task is None and settings.requested_task is not None:
         raise LoadError(
-            f"TASK: {settings.shown_uri} has no custom pipeline for {settings.asked_task}; "
+            f"TASK: {settings.shown_uri} has no custom pipeline for {settings.requested_task}; "
             f"without one, TASK is one of {_join_task_names()}."
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hf_runtime.settings import ModelSettings
-from runners.storage.checkpoint import Checkpoint, local_config
+from runners.storage.checkpoint import Checkpoint, read_local_config
 
 if TYPE_CHECKING:
     from runners.kernels.compiler import Compiler
@@ -32,7 +32,7 @@ def compiler_for(checkpoint: Checkpoint, settings: ModelSettings, *, reads_batch
 
     compiler = Compiler(settings.storage_cache.expanduser() / "kernels")
     sources = likely_sources(
-        local_config(checkpoint) or {},
+        read_local_config(checkpoint) or {},
         settings.torch_dtype or "float32",
         reads_batches=reads_batches,
         int8=settings.quantization == "int8",

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from hf_runtime.contract.errors import LoadError
 from hf_runtime.settings import ModelSettings
-from runners.storage.custom_code import FILE, allowed_pipeline
+from runners.storage.custom_code import FILE, find_allowed_pipeline
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _MODEL = "model"
 
 def warn_of_unused_pipeline(folder: Path, settings: ModelSettings) -> None:
     """Log a warning if the model has a custom pipeline that the settings do not allow."""
-    if (folder / FILE).is_file() and allowed_pipeline(settings) is None:
+    if (folder / FILE).is_file() and find_allowed_pipeline(settings) is None:
         logger.warning(
             "%s has a %s, which is not run; set TRUST_REMOTE_CODE=true, or CUSTOM_PIPELINE=%s, if you trust it.",
             settings.shown_uri, FILE, FILE,

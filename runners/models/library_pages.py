@@ -11,7 +11,7 @@ from pathlib import PurePath
 import psutil
 
 
-def give_back_library_pages() -> None:
+def drop_library_pages() -> None:
     """Drop the unchanged pages of shared libraries from this process's memory.
 
     Importing PyTorch and transformers and compiling a model touch 170 MB of library code; serving touches 40 MB. A

@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from hf_runtime.contract.errors import LoadError
 from hf_runtime.settings import ModelSettings
 from runners.models.garbage import collect_everything
-from runners.storage.checkpoint import Checkpoint, local_config
-from runners.storage.disk import shown_size
+from runners.storage.checkpoint import Checkpoint, read_local_config
+from runners.storage.disk import format_size
 
 #: Bytes per element of the types that safetensors and config.json name.
 _WIDTHS = {
@@ -79,7 +79,7 @@ def footprint(checkpoint: Checkpoint, settings: ModelSettings) -> Footprint:
     disk = sum(file.stat().st_size for file in files)
     if not files or checkpoint.gguf_file is not None:
         return Footprint(None, disk, None)
-    config = local_config(checkpoint) or {}
+    config = read_local_config(checkpoint) or {}
     tensors = list(_read_tensors(files, _find_stored_width(config)))
     if "quantization_config" in config:
         # Packed weights: their shapes do not give the number of parameters, and loading converts nothing.
@@ -88,7 +88,7 @@ def footprint(checkpoint: Checkpoint, settings: ModelSettings) -> Footprint:
     return Footprint(sum(tensor.size for tensor in tensors), disk, int(memory))
 
 
-def expected_footprint(weights: int, config: Mapping[str, Any], settings: ModelSettings) -> Footprint:
+def estimate_footprint(weights: int, config: Mapping[str, Any], settings: ModelSettings) -> Footprint:
     """Return the estimated size of a model that is not on this machine.
 
     With LOAD_IN_8BIT or LOAD_IN_4BIT every weight counts as quantized, so the true size may be larger.
@@ -119,25 +119,25 @@ def check_fits(checkpoint: Checkpoint, settings: ModelSettings) -> None:
         # A packed format has at most 32 bits per element, so its unpacked weights take at least this.
         unpacked = size.disk * _WIDTHS.get(choose_dtype_name(settings), 2) // 4
         needed = unpacked if size.memory is None else size.memory
-        free = free_device_memory(settings)
+        free = measure_free_device_memory(settings)
         if needed > free:
-            precision = precision_name(settings).replace("auto", "its own precision")
+            precision = format_precision(settings).replace("auto", "its own precision")
             raise LoadError(
-                f"{settings.shown_uri} does not fit in memory: it needs about {shown_size(needed)} in "
-                f"{precision} and {shown_size(free)} are free; use a smaller TORCH_DTYPE, LOAD_IN_8BIT "
+                f"{settings.shown_uri} does not fit in memory: it needs about {format_size(needed)} in "
+                f"{precision} and {format_size(free)} are free; use a smaller TORCH_DTYPE, LOAD_IN_8BIT "
                 "or LOAD_IN_4BIT, or more memory."
             )
 
 
-def free_device_memory(settings: ModelSettings) -> int:
+def measure_free_device_memory(settings: ModelSettings) -> int:
     """Return the free bytes for weights, on the first GPU if there is one."""
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         return min(free, int(total * (settings.cuda_memory_fraction or 1)))
-    return free_memory(settings.memory_limit)
+    return measure_free_memory(settings.memory_limit)
 
 
-def free_memory(limit: int | None = None) -> int:
+def measure_free_memory(limit: int | None = None) -> int:
     """Return the free bytes of the machine, the container or `limit`, whichever is least."""
     free = psutil.virtual_memory().available
     for limit_file, usage_file, statistics_file in _CGROUPS:
@@ -158,18 +158,18 @@ def _sum_cached_files(statistics: str) -> int:
     return sum(int(match[1]) for match in matches)
 
 
-def give_back_memory() -> None:
+def trim_heap() -> None:
     """Return freed heap memory to the system after a model was loaded; glibc would keep it."""
     with suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def give_back_dropped() -> None:
+def release_dropped_model() -> None:
     """Free a dropped model and the caches of its device, and return the memory to the system."""
     collect_everything()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    give_back_memory()
+    trim_heap()
 
 
 def choose_dtype_name(settings: ModelSettings) -> str:
@@ -177,7 +177,7 @@ def choose_dtype_name(settings: ModelSettings) -> str:
     return settings.torch_dtype or ("auto" if torch.cuda.is_available() else "float32")
 
 
-def precision_name(settings: ModelSettings) -> str:
+def format_precision(settings: ModelSettings) -> str:
     """Return the precision for messages: the type, or the bits of a quantized model."""
     return "8 bit" if settings.load_in_8bit else "4 bit" if settings.load_in_4bit else choose_dtype_name(settings)
 

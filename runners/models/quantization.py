@@ -10,7 +10,7 @@ from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
 
 from hf_runtime.contract.errors import LoadError
 from hf_runtime.settings import ModelSettings
-from runners.storage.checkpoint import Checkpoint, local_config
+from runners.storage.checkpoint import Checkpoint, read_local_config
 
 
 def make_quantization_options(auto_class: Any, checkpoint: Checkpoint, settings: ModelSettings) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def make_quantization_options(auto_class: Any, checkpoint: Checkpoint, settings:
     """
     if not (settings.load_in_8bit or settings.load_in_4bit):
         return {}
-    own = (local_config(checkpoint) or {}).get("quantization_config") or {}
+    own = (read_local_config(checkpoint) or {}).get("quantization_config") or {}
     method = "gguf" if checkpoint.gguf_file else own.get("quant_method")
     if method is not None:
         raise LoadError(

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from hf_runtime.contract.errors import LoadError
-from runners.storage.disk import count_free_bytes, is_disk_full, make_no_space_error, shown_size
+from runners.storage.disk import count_free_bytes, format_size, is_disk_full, make_no_space_error
 
 #: Limit of files and folders in one archive.
 MAX_MEMBERS = 100_000
@@ -74,7 +74,7 @@ class _ByteBudget:
         if free <= limit:
             self._error = make_no_space_error(folder, f"what {shown} holds")
         else:
-            self._error = LoadError(f"{shown} grows to more than {shown_size(limit)} when unpacked; it is no model.")
+            self._error = LoadError(f"{shown} grows to more than {format_size(limit)} when unpacked; it is no model.")
 
     def spend(self, size: int) -> None:
         self._left -= size

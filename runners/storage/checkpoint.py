@@ -67,7 +67,7 @@ def find_checkpoint(path: Path, settings: ModelSettings) -> Checkpoint:
     raise LoadError(f"{path} holds no config.json and no .gguf file; it is not a Hugging Face model folder.")
 
 
-def local_config(checkpoint: Checkpoint, name: str = CONFIG) -> dict[str, Any] | None:
+def read_local_config(checkpoint: Checkpoint, name: str = CONFIG) -> dict[str, Any] | None:
     """Read the model's config.json, or another JSON file of its folder.
 
     Returns:

@@ -10,7 +10,7 @@ from hf_runtime.settings import ModelSettings
 FILE = "custom_pipeline.py"
 
 
-def allowed_pipeline(settings: ModelSettings) -> str | None:
+def find_allowed_pipeline(settings: ModelSettings) -> str | None:
     """Return the name of the custom pipeline file that the settings allow to run."""
     return settings.custom_pipeline or (FILE if settings.trust_remote_code else None)
 

@@ -45,9 +45,9 @@ def make_no_space_error(folder: Path, what: str, needed: int | None = None) -> L
         what: name of the files in the message.
         needed: bytes; None if unknown.
     """
-    free = shown_size(count_free_bytes(folder))
+    free = format_size(count_free_bytes(folder))
     return LoadError(
-        f"{what} needs {shown_size(needed) + ' in' if needed is not None else 'more room than is free in'} {folder}, "
+        f"{what} needs {format_size(needed) + ' in' if needed is not None else 'more room than is free in'} {folder}, "
         f"where {free} are free: make room, or choose another folder."
     )
 
@@ -57,7 +57,7 @@ def is_disk_full(error: OSError) -> bool:
     return error.errno in _FULL
 
 
-def shown_size(size: int) -> str:
+def format_size(size: int) -> str:
     """Format a number of bytes with a unit, such as 1.5 GiB."""
     value = float(size)
     for unit in ("B", "KiB", "MiB", "GiB"):

@@ -11,7 +11,7 @@ from typing import Any
 from hf_runtime.contract.errors import LoadError
 from hf_runtime.settings import ModelSettings
 from hf_runtime.settings.uri import scheme_of
-from runners.storage.checkpoint import CONFIG, Checkpoint, find_checkpoint, local_config, parse_config
+from runners.storage.checkpoint import CONFIG, Checkpoint, find_checkpoint, parse_config, read_local_config
 from runners.storage.files import choose_model_files
 from runners.storage.local import find_on_volume, find_path
 from runners.storage.model_store import find_in_model_store
@@ -105,7 +105,7 @@ def _make_local_scheme(find: Callable[[ModelSettings], Path]) -> Scheme:
         check=fetch,
         fetch=find,
         list_files=lambda settings: _list_local_files(find(settings), settings),
-        read_config=lambda settings, name: local_config(fetch(settings), name),
+        read_config=lambda settings, name: read_local_config(fetch(settings), name),
     )
 
 
@@ -144,7 +144,7 @@ def _make_copying_scheme(
                 pass
             else:
                 return None if content is None else parse_config(content, f"{source.shown}/{name}")
-        return local_config(fetch(settings), name)
+        return read_local_config(fetch(settings), name)
 
     return Scheme(check, fetch_copy, list_copied, read_remote)
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from hf_runtime.contract.errors import LoadError
 from hf_runtime.settings import ModelSettings
-from runners.storage.custom_code import allowed_pipeline
+from runners.storage.custom_code import find_allowed_pipeline
 
 #: Weights that transformers loads, best first. The names are exact, because a repository may contain the same weights
 #: again as consolidated.safetensors, in another precision, or in a folder.
@@ -43,7 +43,7 @@ def choose_model_files(settings: ModelSettings, files: Iterable[str]) -> list[st
         LoadError: as `choose_files`.
     """
     files = list(files)
-    return choose_files(files, settings.gguf_file, everything=allowed_pipeline(settings) in files)
+    return choose_files(files, settings.gguf_file, everything=find_allowed_pipeline(settings) in files)
 
 
 def choose_files(files: Iterable[str], gguf_file: str | None = None, *, everything: bool = False) -> list[str]:

@@ -42,7 +42,7 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from hf_runtime.contract.errors import LoadError
 from hf_runtime.settings import ModelSettings
-from hf_runtime.settings.uri import hide_signatures
+from hf_runtime.settings.uri import redact_logged_urls
 from runners.storage.disk import check_space, is_disk_full, make_no_space_error
 from runners.storage.files import choose_model_files
 from runners.storage.progress import Progress
@@ -51,7 +51,7 @@ from runners.storage.source import UnreachableError
 logger = logging.getLogger(__name__)
 
 # These loggers log every URL, and the URL of a file is signed.
-hide_signatures("httpx2", "huggingface_hub.file_download", "huggingface_hub.utils._http")
+redact_logged_urls("httpx2", "huggingface_hub.file_download", "huggingface_hub.utils._http")
 
 _URI = re.compile(r"hf://(?P<repo>[\w.-]+(?:/[\w.-]+)?)(?::(?P<revision>[^\s:]*[^\s:/]))?/?")
 

@@ -8,7 +8,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Self
 
-from runners.storage.disk import shown_size
+from runners.storage.disk import format_size
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Progress:
         self._lock = Lock()
         self._started = self._logged_at = monotonic()
         self._logged = 0
-        logger.info("%s: downloading %s", name, "a file of unknown size" if total is None else shown_size(total))
+        logger.info("%s: downloading %s", name, "a file of unknown size" if total is None else format_size(total))
 
     def add(self, size: int) -> None:
         """Count received bytes; a negative size is for bytes that must be downloaded again."""
@@ -46,9 +46,11 @@ class Progress:
             self._logged_at, self._logged = now, self._done
             if self._total:
                 share = 100 * self._done // self._total
-                logger.info("%s: %s of %s (%d %%)", self._name, shown_size(self._done), shown_size(self._total), share)
+                logger.info(
+                    "%s: %s of %s (%d %%)", self._name, format_size(self._done), format_size(self._total), share
+                )
             else:
-                logger.info("%s: %s", self._name, shown_size(self._done))
+                logger.info("%s: %s", self._name, format_size(self._done))
 
     def __enter__(self) -> Self:
         return self
@@ -58,4 +60,4 @@ class Progress:
     ) -> None:
         if kind is None:
             seconds = monotonic() - self._started
-            logger.info("%s: downloaded %s in %.1f s", self._name, shown_size(self._done), seconds)
+            logger.info("%s: downloaded %s in %.1f s", self._name, format_size(self._done), seconds)

@@ -16,10 +16,10 @@ from pydantic import SecretStr
 from requests import PreparedRequest, Response
 
 from hf_runtime.contract.errors import LoadError
-from hf_runtime.settings.uri import hide_signatures, shown_uri, unsigned_uri
+from hf_runtime.settings.uri import redact_logged_urls, shown_uri, unsigned_uri
 from runners.storage.source import ChangedError, InterruptedReadError, SourceFile, UnreachableError
 
-hide_signatures("urllib3.connectionpool")
+redact_logged_urls("urllib3.connectionpool")
 
 #: Bytes of one chunk; if the answer is cut off, the incomplete chunk is lost.
 _CHUNK = 2**16

@@ -58,8 +58,8 @@ def tokenize_chat(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> list[int]:
         encoding: Any = tokenizer.apply_chat_template(
             turns,
             tools=tools or None,
-            add_generation_prompt=not chat.is_begun,
-            continue_final_message=chat.is_begun,
+            add_generation_prompt=not chat.continues_answer,
+            continue_final_message=chat.continues_answer,
             return_dict=True,
             tokenizer_kwargs={"verbose": False},
         )

@@ -14,7 +14,7 @@ import torch
 from pydantic import ConfigDict
 from transformers import Pipeline
 
-from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, ServingError, cannot_be_sent
+from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, ServingError, make_encoding_error
 from hf_runtime.contract.item import Item
 from hf_runtime.contract.parameters import Parameters
 from hf_runtime.contract.signature import Signature
@@ -137,7 +137,7 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
         if isinstance(result, Exception):
             logger.warning("Model %s did not answer an example: %s", self.settings.name, _first_line(result))
 
-    def example_item(self) -> None:
+    def create_example_item(self) -> None:
         """Return None, because no item is valid for every pipeline."""
 
     def _compute_one(self, instance: Any, parameters: Mapping[str, Any]) -> Any:
@@ -162,7 +162,7 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
         try:
             return _call(self._build_answer, result)
         except (RecursionError, ServingError) as error:
-            refusal = error if isinstance(error, ServingError) else cannot_be_sent(error)
+            refusal = error if isinstance(error, ServingError) else make_encoding_error(error)
         logger.error("Model %s: answer cannot be sent: %s", self.settings.name, refusal.message)
         return refusal
 

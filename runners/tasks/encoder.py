@@ -72,7 +72,7 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
                 self.settings.shown_uri, self._sharing.value,
             )  # fmt: skip
         elif self.settings.acceleration and self.supports_cuda_graphs:
-            self.padded.use_graphs(self.prepare_item(Item(self.example_instance())).rows[0].inputs, self.fallbacks)
+            self.padded.use_graphs(self.prepare_item(Item(self.choose_example())).rows[0].inputs, self.fallbacks)
         if self.settings.calibration_seconds and self._sharing is BatchSharing.ANY_LENGTH:
             self._plan = self._calibrate()
         super().warm_up()
@@ -81,7 +81,7 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
         model = self.pretrained.model
         sharing = find_batch_sharing(
             self.outputs,
-            self.prepare_item(Item(self.example_instance())).rows[0],
+            self.prepare_item(Item(self.choose_example())).rows[0],
             special=frozenset(self.pretrained.tokenizer.all_special_ids),
             longest=self.pretrained.max_length,
             # Without padding, rows were compared in float32 while the model was loaded.
@@ -106,7 +106,7 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
             try:
                 return calibrate(
                     self.forward,
-                    self.prepare_item(Item(self.example_instance())).rows[0],
+                    self.prepare_item(Item(self.choose_example())).rows[0],
                     self._default_plan,
                     rows=CPU_ROWS if model.device.type == "cpu" else GPU_ROWS,
                     workers=self._worker_options,

@@ -22,7 +22,7 @@ from runners.engines.runner import Job
 from runners.models.padded_model import Encoding
 from runners.models.pretrained import Pretrained, load_pretrained
 from runners.models.sentence_transformers import SentenceEmbedding, read_sentence_embedding
-from runners.storage.checkpoint import local_config
+from runners.storage.checkpoint import read_local_config
 from runners.storage.fetch import fetch
 from runners.tasks.encoder import EncoderRunner
 
@@ -99,7 +99,7 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
 
     @property
     def defaults(self) -> dict[str, Any]:
-        return {"truncation": self.settings.truncates_texts}
+        return {"truncation": self.settings.truncates_inputs}
 
     @cached_property
     def _vector_spec(self) -> _VectorSpec:
@@ -231,7 +231,7 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
             logger.warning("NORMALIZE has no effect on requests without pooling; set POOLING for one vector a text.")
 
     def _auto_class(self) -> Any:
-        config = local_config(self.checkpoint) or {}
+        config = read_local_config(self.checkpoint) or {}
         return AutoModelForTextEncoding if config.get("model_type") in _SAVED_WITHOUT_DECODER else self.auto_class
 
 

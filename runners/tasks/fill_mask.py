@@ -70,7 +70,7 @@ class FillMaskRunner(EncoderRunner[FillMaskParameters, _Context, npt.NDArray[np.
 
     @property
     def defaults(self) -> dict[str, Any]:
-        return {"truncation": self.settings.truncates_texts}
+        return {"truncation": self.settings.truncates_inputs}
 
     def examples(self) -> Sequence[Any]:
         mask = self.pretrained.tokenizer.mask_token

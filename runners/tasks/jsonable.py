@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_runtime.contract.errors import InferenceFailed, NotFinite, cannot_be_sent
+from hf_runtime.contract.errors import InferenceFailed, NonFiniteError, make_encoding_error
 
 #: Integers that can be sent to a client: those of 64 bits, signed or unsigned.
 _INTEGERS = range(-(2**63), 2**64)
@@ -46,11 +46,11 @@ def to_jsonable(value: Any) -> Any:
         # Values of subclasses, such as numpy's float64, become plain ones.
         case int():
             if int(value) not in _INTEGERS:
-                raise cannot_be_sent(OverflowError())
+                raise make_encoding_error(OverflowError())
             return int(value)
         case float():
             if not math.isfinite(value):
-                raise cannot_be_sent(NotFinite())
+                raise make_encoding_error(NonFiniteError())
             return float(value)
         case str():
             return _check_encodable(str.__str__(value))
@@ -81,5 +81,5 @@ def _check_encodable(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise cannot_be_sent(error) from None
+        raise make_encoding_error(error) from None
     return text

@@ -20,7 +20,7 @@ from transformers import AutoModelForQuestionAnswering
 
 from hf_runtime.contract.errors import InvalidRequest, LoadError
 from hf_runtime.contract.tasks.question_answering import SPEC, Question, QuestionAnsweringParameters
-from hf_runtime.contract.validation import invalid_request
+from hf_runtime.contract.validation import make_invalid_request
 from runners.engines.rows import Row
 from runners.engines.runner import Job
 from runners.models.padded_model import Encoding
@@ -195,7 +195,7 @@ def _parse(instance: Any) -> Question:
     try:
         return Question.model_validate(instance)
     except ValidationError as error:
-        raise invalid_request(error) from None
+        raise make_invalid_request(error) from None
 
 
 def _answer_bounds(encoded: Any, context: list[int], whole_words: bool) -> _Indices:

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.contract.tasks.text_classification import SPEC, TextClassificationParameters, TextPair
-from hf_runtime.contract.validation import invalid_request
+from hf_runtime.contract.validation import make_invalid_request
 from runners.engines.rows import Row
 from runners.engines.runner import Job
 from runners.models.padded_model import Encoding
@@ -41,7 +41,7 @@ class TextClassificationRunner(EncoderRunner[TextClassificationParameters, _Cont
 
     @property
     def defaults(self) -> dict[str, Any]:
-        defaults: dict[str, Any] = {"truncation": self.settings.truncates_texts}
+        defaults: dict[str, Any] = {"truncation": self.settings.truncates_inputs}
         if self.settings.return_probabilities or self.settings.return_raw_logits:
             defaults["top_k"] = None
         if self.settings.return_raw_logits:
@@ -94,7 +94,7 @@ def _parse(instance: Any) -> TextPair:
         return TextPair.model_validate(instance)
     except ValidationError as error:
         if isinstance(instance, dict):
-            raise invalid_request(error) from None
+            raise make_invalid_request(error) from None
         raise InvalidRequest("must be a string or an object with text and, optionally, text_pair") from None
 
 

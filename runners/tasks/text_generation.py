@@ -70,7 +70,7 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
         wanted = self.resolve_max_new_tokens(parameters, len(input_ids), "the prompt")
         input_ids, free = self._fit_context(input_ids, wanted, parameters.truncation)
         grammar = self._create_tool_grammar(prompt, parameters) if isinstance(prompt, Chat) else None
-        continues = isinstance(prompt, str) or prompt.is_begun
+        continues = isinstance(prompt, str) or prompt.continues_answer
         rows = self.build_rows(input_ids, min(wanted, free), parameters, continues=continues, grammar=grammar)
         requested = parameters.return_full_text
         full = self.settings.return_full_text if requested is None else requested
@@ -186,7 +186,7 @@ def _join_prompt(prompt: str | Chat | None, text: str, calls: dict[str, Any]) ->
     if isinstance(prompt, str):
         return prompt + text
     messages = [message.turn() for message in prompt.messages]
-    if prompt.is_begun:
+    if prompt.continues_answer:
         messages[-1]["content"] += text
         return messages
     return [*messages, {"role": "assistant", "content": text, **calls}]

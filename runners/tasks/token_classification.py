@@ -86,7 +86,10 @@ class TokenClassificationRunner(EncoderRunner[TokenClassificationParameters, _Co
 
     @property
     def defaults(self) -> dict[str, Any]:
-        return {"aggregation_strategy": self.settings.aggregation_strategy, "truncation": self.settings.truncates_texts}
+        return {
+            "aggregation_strategy": self.settings.aggregation_strategy,
+            "truncation": self.settings.truncates_inputs,
+        }
 
     def prepare(self, instance: Any, parameters: TokenClassificationParameters) -> Job[Encoding, _Context]:
         if not isinstance(instance, str):

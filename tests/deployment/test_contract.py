@@ -39,7 +39,7 @@ def test_the_server_starts_with_what_is_set(place: str, monkeypatch: pytest.Monk
         monkeypatch.setenv(name, value.replace("{{.Name}}", "bert"))
     settings = load_settings()
     assert len(settings.models) == 1
-    assert not settings.server.needs_keys
+    assert not settings.server.requires_api_key
     assert settings.notes == ()
 
 

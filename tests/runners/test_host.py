@@ -209,7 +209,7 @@ def test_optimizations_that_failed_are_counted(storage: Storage, monkeypatch: py
         await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(scenario())
-    metrics.optimizations.assert_called_once_with(Optimization, [Optimization.PACK])
+    metrics.record_failed_optimizations.assert_called_once_with(Optimization, [Optimization.PACK])
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_an_engine_that_stops_fails_its_items_and_its_process_is_to_end(
                 host.submit("late", {})
             assert late.value.retry_after
 
-    monkeypatch.setattr("runners.host.engine_for", lambda *_: Stopping)
+    monkeypatch.setattr("runners.host.get_engine_factory", lambda *_: Stopping)
     asyncio.run(scenario())
     assert len(ended) == 1
 

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from hf_runtime.rpc import ITEMS_PATH
-from hf_runtime.settings import ModelSettings, ServerSettings, load_settings, with_runner_key
+from hf_runtime.settings import ModelSettings, ServerSettings, ensure_runner_key, load_settings
 from runners.service import runner_service
 
 SERVICE = """
@@ -132,19 +132,19 @@ def test_a_runner_without_keys_asks_for_none_and_with_the_entry_services_alone_f
 def test_the_entry_services_key_is_made_once_for_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNNER_KEY", "")  # to be taken back
     monkeypatch.setenv("API_KEYS", "client-key")
-    first = with_runner_key(ServerSettings()).runner_key
+    first = ensure_runner_key(ServerSettings()).runner_key
     assert first is not None
     assert len(first.get_secret_value()) > 40
     assert os.environ["RUNNER_KEY"] == first.get_secret_value()
     # What a child reads, which has the environment of its parent.
-    assert with_runner_key(ServerSettings()).runner_key == first
-    assert with_runner_key(ServerSettings(runner_key="set")).runner_keys == ["client-key", "set"]
-    assert first.get_secret_value() not in repr(with_runner_key(ServerSettings()))
+    assert ensure_runner_key(ServerSettings()).runner_key == first
+    assert ensure_runner_key(ServerSettings(runner_key="set")).runner_keys == ["client-key", "set"]
+    assert first.get_secret_value() not in repr(ensure_runner_key(ServerSettings()))
 
 
 def test_no_key_is_made_where_clients_need_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RUNNER_KEY", raising=False)
-    assert with_runner_key(ServerSettings()).runner_key is None
+    assert ensure_runner_key(ServerSettings()).runner_key is None
     assert "RUNNER_KEY" not in os.environ
 
 

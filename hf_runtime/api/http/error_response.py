@@ -16,7 +16,7 @@ from hf_runtime.api.answer_type import answer_type
 from hf_runtime.api.call import ClientLeft
 from hf_runtime.api.http.json_body import json_response
 from hf_runtime.contract.errors import HTTP_STATUS, InferenceFailed, MethodNotAllowed, RouteNotFound, ServingError
-from hf_runtime.observability.requests import record_of
+from hf_runtime.observability.requests import get_request_record
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def make_exception_handlers(describe: Callable[[ServingError], Any]) -> dict[Any
     """
 
     def respond(request: Request, error: ServingError) -> Response:
-        record_of(request.scope).error = error.code
+        get_request_record(request.scope).error = error.code
         return error_response(error, describe(error))
 
     async def handle_serving_error(request: Request, error: Exception) -> Response:
@@ -67,7 +67,7 @@ def make_exception_handlers(describe: Callable[[ServingError], Any]) -> dict[Any
         logger.error("%s failed", request.url.path, exc_info=error)
         response = respond(request, InferenceFailed("the server failed; its log has the details"))
         # Starlette calls this handler outside the middleware that adds the request id.
-        response.headers["X-Request-Id"] = record_of(request.scope).request_id
+        response.headers["X-Request-Id"] = get_request_record(request.scope).request_id
         return response
 
     return {

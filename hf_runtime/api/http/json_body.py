@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from hf_runtime.contract.errors import InvalidRequest, NotFinite, cannot_be_sent
+from hf_runtime.contract.errors import InvalidRequest, NonFiniteError, make_encoding_error
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -38,10 +38,10 @@ def encode(content: Any) -> bytes:
     try:
         encoded = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
     except orjson.JSONEncodeError as error:
-        raise cannot_be_sent(error) from None
+        raise make_encoding_error(error) from None
     # orjson writes null for NaN and infinity, and for None.
     if b"null" in encoded and not _is_finite(content):
-        raise cannot_be_sent(NotFinite())
+        raise make_encoding_error(NonFiniteError())
     return encoded
 
 

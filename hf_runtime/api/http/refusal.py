@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 from hf_runtime.api.http.error_response import describe_error, error_response
 from hf_runtime.api.openai.errors import describe_openai_error
 from hf_runtime.contract.errors import ServingError
-from hf_runtime.observability.requests import record_of
+from hf_runtime.observability.requests import get_request_record
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send, error: ServingError, headers: Mapping[str, str]) -> None:
@@ -17,6 +17,6 @@ async def refuse(scope: Scope, receive: Receive, send: Send, error: ServingError
     if scope["type"] == "websocket":
         # uvicorn would log a response with a body as an error of this server.
         return await send({"type": "websocket.close", "code": 1008})
-    record_of(scope).error = error.code
+    get_request_record(scope).error = error.code
     describe = describe_openai_error if scope["path"].startswith("/openai/") else describe_error
     await error_response(error, describe(error), headers)(scope, receive, send)

@@ -7,7 +7,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hf_runtime.api.http.json_body import read_object
-from hf_runtime.contract.validation import invalid_request
+from hf_runtime.contract.validation import make_invalid_request
 
 
 class RequestModel(BaseModel):
@@ -28,4 +28,4 @@ def parse_document(kind: type[DocumentT], body: bytes) -> DocumentT:
     try:
         return kind.model_validate(read_object(body))
     except ValidationError as error:
-        raise invalid_request(error) from None
+        raise make_invalid_request(error) from None

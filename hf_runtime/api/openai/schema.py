@@ -11,7 +11,7 @@ from pydantic_core import CoreSchema
 
 from hf_runtime.api.http.json_body import read_object
 from hf_runtime.contract.errors import InvalidRequest, RequestTooLarge, ServingError
-from hf_runtime.contract.validation import invalid_request
+from hf_runtime.contract.validation import make_invalid_request
 from hf_runtime.settings import Task
 
 #: Documented fields that are accepted and change nothing: user ids, storage, and hints for OpenAI's models.
@@ -118,7 +118,7 @@ def parse_request(kind: type[RequestT], body: bytes, max_items: int) -> RequestT
     try:
         parsed = kind.model_validate(document)
     except ValidationError as error:
-        raise invalid_request(error, show_input=True) from None
+        raise make_invalid_request(error, show_input=True) from None
     field, size = parsed.item_count
     if size > max_items:
         raise RequestTooLarge(f"makes {size} instances, {max_items} allowed (MAX_INSTANCES)", field=field)

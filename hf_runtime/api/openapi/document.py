@@ -78,14 +78,14 @@ def make_document(models: Models, settings: ServerSettings, routes: Sequence[Bas
             "responses": responses,
             "headers": dict(HEADERS),
             "parameters": {REQUEST_ID["name"]: REQUEST_ID},
-            **({"securitySchemes": _KEYS} if settings.needs_keys else {}),
+            **({"securitySchemes": _KEYS} if settings.requires_api_key else {}),
         },
     }
 
 
 def _add_security(path: str, described: Json, settings: ServerSettings) -> Json:
     """Return a route's description with the API key, if the route needs one."""
-    if not settings.needs_keys or path in list_public_paths(settings):
+    if not settings.requires_api_key or path in list_public_paths(settings):
         return described
     refused = errors(openai.ERRORS if path.startswith("/openai/") else "", (401,))
     return {**described, "security": [{name: []} for name in _KEYS], "responses": described["responses"] | refused}

@@ -20,8 +20,8 @@ from hf_runtime.contract.errors import InvalidRequest, ServingError
 from hf_runtime.contract.item import Item
 from hf_runtime.contract.listener import StreamListener
 from hf_runtime.contract.request_context import request_context
-from hf_runtime.observability.engine_observer import EngineObserver, Unobserved
-from hf_runtime.observability.item_trace import working_on
+from hf_runtime.observability.engine_observer import EngineObserver, NullObserver
+from hf_runtime.observability.item_trace import trace_step
 from runners.engines.batch.bisect import error_for_item, retry_in_halves
 from runners.engines.batch.intake import Intake, QueuedItem, guarded
 from runners.engines.batch.workers import Worker, WorkerPool
@@ -80,7 +80,7 @@ class BatchEngine:
         observer: EngineObserver | None = None,
     ) -> None:
         self._runner = runner
-        self._observer = observer or Unobserved()
+        self._observer = observer or NullObserver()
         self._intake = Intake(runner, max_queue_size, self._observer)
         self._workers = WorkerPool(compute, runner.parallelism, runner.use_threads)
         self._nan_monitor = NanMonitor(runner.settings.name, self._observer)
@@ -201,7 +201,7 @@ class BatchEngine:
         batch, started, ended = computed.rows, computed.started, computed.ended
         seconds = ended - started
         items = sum(1 / len(waiting.entry.job.rows) for waiting in batch)
-        self._intake.learn_speed(seconds / items / self._workers.size)
+        self._intake.record_speed(seconds / items / self._workers.size)
         lengths = [waiting.row.length for waiting in batch]
         tokens = sum(lengths)
         self._workers.record_duration(worker, tokens, seconds)
@@ -225,7 +225,7 @@ class BatchEngine:
         return [self._finish_one(entry) for entry in entries]
 
     def _finish_one(self, entry: _RowsEntry) -> Any:
-        with self._intake.tokenizer_lock, working_on(entry.item, "finish"):
+        with self._intake.tokenizer_lock, trace_step(entry.item, "finish"):
             return guarded("finishing", self._runner.finish, entry.job, entry.outputs)
 
     def _answer_single_item(self, entry: _RowsEntry) -> tuple[Any, _ComputedBatch | None] | None:

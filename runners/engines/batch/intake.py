@@ -16,7 +16,7 @@ from typing import Any
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, Overloaded, ServingError
 from hf_runtime.contract.item import Item
 from hf_runtime.observability.engine_observer import EngineObserver
-from hf_runtime.observability.item_trace import working_on
+from hf_runtime.observability.item_trace import trace_step
 from runners.engines.admission import Admission, Reservation
 from runners.engines.runner import Job, Runner
 
@@ -122,7 +122,7 @@ class Intake:
         self._unstarted += change
         self._observer.record_waiting(self._unstarted)
 
-    def learn_speed(self, seconds_per_item: float) -> None:
+    def record_speed(self, seconds_per_item: float) -> None:
         """Update the moving average of the seconds per item."""
         self._seconds_per_item += 0.1 * (seconds_per_item - self._seconds_per_item)
 
@@ -167,7 +167,7 @@ class Intake:
 
         Call it from any thread except that of the event loop.
         """
-        with self.tokenizer_lock, working_on(entry.item, "prepare"):
+        with self.tokenizer_lock, trace_step(entry.item, "prepare"):
             self.admission.begin_preparing(entry.reservation)
             return guarded("preparing", self._prepare_within_limits, entry.item)  # type: ignore[no-any-return]
 

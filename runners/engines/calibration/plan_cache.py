@@ -14,7 +14,7 @@ import transformers
 from pydantic import TypeAdapter, ValidationError
 from transformers import PreTrainedModel
 
-from hf_runtime.atomic_write import write_whole
+from hf_runtime.atomic_write import write_atomically
 from hf_runtime.settings import ModelSettings
 from hf_runtime.version import __version__
 from runners.kernels.cores import cpu_name
@@ -94,7 +94,7 @@ class PlanCache:
         """Store a plan atomically; an error of the file system is logged only."""
         file = self._path_for(type(plan), key)
         try:
-            write_whole(file, TypeAdapter(type(plan)).dump_json(plan))
+            write_atomically(file, TypeAdapter(type(plan)).dump_json(plan))
         except OSError as error:
             logger.debug("calibration plan not stored: %s", error)
 

@@ -22,7 +22,7 @@ from runners.engines.generate.static import StaticDecoder
 from runners.engines.generate.trial import TrialSteps
 from runners.engines.rows import BatchLimits
 from runners.kernels.fallbacks import Fallbacks, Optimization
-from runners.models.memory import free_memory
+from runners.models.memory import measure_free_memory
 
 logger = logging.getLogger(__name__)
 
@@ -113,5 +113,5 @@ def _compute_budget(layers: Sequence[LayerShape], device: torch.device, settings
     elif device.type == "cuda":
         memory = _GPU_SHARE * sum(torch.cuda.mem_get_info(gpu)[0] for gpu in {layer.device for layer in layers})
     else:
-        memory = _CPU_SHARE * free_memory(settings.memory_limit)
+        memory = _CPU_SHARE * measure_free_memory(settings.memory_limit)
     return max(int(memory / sum(layer.token_bytes for layer in layers)), 256)

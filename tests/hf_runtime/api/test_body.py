@@ -107,7 +107,7 @@ def _held(answers: asyncio.Event, **settings: Any) -> BodyMemory:
             response = Response(error.message, HTTP_STATUS[type(error)], headers)
         await response(scope, receive, send)
 
-    return BodyMemory(app, server.bodies_size)
+    return BodyMemory(app, server.effective_max_bodies_size)
 
 
 def test_bodies_that_are_too_much_together_are_refused_until_one_is_answered() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from bentoml._internal.configuration.containers import BentoMLContainer
 
-from hf_runtime.bento.arguments import UV, given_arguments, image
+from hf_runtime.bento.arguments import UV, image, read_arguments
 from hf_runtime.settings import SettingsError
 from tests.project import ROOT
 
@@ -26,14 +26,14 @@ def given() -> Iterator[dict[str, Any]]:
 
 
 def test_nothing_need_be_given(given: dict[str, Any]) -> None:
-    arguments = given_arguments()
+    arguments = read_arguments()
     assert (arguments.config, arguments.model_uri, arguments.torch) == (None, None, "cpu")
 
 
 def test_a_model_is_one_of_the_store(given: dict[str, Any]) -> None:
     given |= {"model": "bert:abc", "config": "models.yaml"}
-    assert given_arguments().model_uri == "bentoml://bert:abc"
-    assert given_arguments().config == Path("models.yaml")
+    assert read_arguments().model_uri == "bentoml://bert:abc"
+    assert read_arguments().config == Path("models.yaml")
 
 
 @pytest.mark.parametrize("tag", ["bert", "bert:latest", "hf://owner/bert", "a b:c", ":v", "bert:"])
@@ -42,20 +42,20 @@ def test_a_model_without_a_version_is_refused_as_the_newest_may_be_another_tomor
 ) -> None:
     given["model"] = tag
     with pytest.raises(SettingsError, match=r"^--arg model: must be a tag with its version"):
-        given_arguments()
+        read_arguments()
 
 
 @pytest.mark.parametrize("torch", ["", "gpu", "cuda", "cpu\n[pip]", "cu130; rm"])
 def test_an_unknown_build_of_torch_is_refused(given: dict[str, Any], torch: str) -> None:
     given["torch"] = torch
     with pytest.raises(SettingsError, match=r"^--arg torch: must be cpu, a version of CUDA"):
-        given_arguments()
+        read_arguments()
 
 
 def test_an_unknown_argument_is_refused_with_those_that_are_known(given: dict[str, Any]) -> None:
     given["modle"] = "bert:abc"
     with pytest.raises(SettingsError, match=r"^--arg modle: is not an argument .* known are config, model, torch$"):
-        given_arguments()
+        read_arguments()
 
 
 @pytest.mark.parametrize(

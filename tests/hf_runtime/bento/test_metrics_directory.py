@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from hf_runtime.bento.metrics_directory import own_metrics_directory
+from hf_runtime.bento.metrics_directory import use_private_metrics_directory
 from hf_runtime.settings import SettingsError
 
 
@@ -20,4 +20,4 @@ class _Usage(NamedTuple):
 def test_a_full_disk_is_refused_before_a_process_is_killed_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: _Usage(2**30, 2**30 - 4096, 4096))
     with pytest.raises(SettingsError, match=r"^BENTOML_HOME: 4 KiB are free in .*, where processes keep their metrics"):
-        own_metrics_directory()
+        use_private_metrics_directory()

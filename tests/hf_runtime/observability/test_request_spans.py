@@ -20,8 +20,8 @@ from hf_runtime.api.app import create_app
 from hf_runtime.api.inference import Models
 from hf_runtime.contract.request_context import RequestContext, current_request_context
 from hf_runtime.observability.request_record import RequestRecord
-from hf_runtime.observability.request_spans import TracedRequests
-from hf_runtime.observability.requests import ObservedRequests
+from hf_runtime.observability.request_spans import TracingMiddleware
+from hf_runtime.observability.requests import RequestObserverMiddleware
 from hf_runtime.observability.tracing import Tracing
 from hf_runtime.settings import ServerSettings
 
@@ -43,8 +43,8 @@ def _client(tracing: Tracing, records: list[RequestRecord], contexts: list[Reque
 
     route = Route("/v1/{name:str}:ask", answer)
     middleware = [
-        Middleware(ObservedRequests, observers=[records.append]),
-        Middleware(TracedRequests, tracing=tracing),
+        Middleware(RequestObserverMiddleware, observers=[records.append]),
+        Middleware(TracingMiddleware, tracing=tracing),
     ]
     app = Starlette(routes=[route, Mount("/openai", Starlette(routes=[route]))], middleware=middleware)
     return TestClient(app, raise_server_exceptions=False)
@@ -85,5 +85,5 @@ def test_requests_pass_through_no_tracing_unless_it_is_asked_for() -> None:
         app = create_app(Models({}), ServerSettings(), nothing, tracing=tracing)
         return [layer.cls for layer in app.user_middleware]
 
-    assert TracedRequests not in layers(None)
-    assert layers(Tracing("http://nowhere"))[:2] == [ObservedRequests, TracedRequests]
+    assert TracingMiddleware not in layers(None)
+    assert layers(Tracing("http://nowhere"))[:2] == [RequestObserverMiddleware, TracingMiddleware]

@@ -17,7 +17,7 @@ from hf_runtime.api.app import create_app
 from hf_runtime.api.inference import Models
 from hf_runtime.contract.errors import InferenceFailed
 from hf_runtime.observability.request_record import RequestRecord
-from hf_runtime.observability.requests import ObservedRequests, record_of
+from hf_runtime.observability.requests import RequestObserverMiddleware, get_request_record
 from hf_runtime.rpc.messages import ModelState
 from hf_runtime.settings import ServerSettings
 from tests.hf_runtime.api.openai_server import ScriptedClient, written
@@ -25,10 +25,10 @@ from tests.hf_runtime.api.openai_server import ScriptedClient, written
 
 def _client(records: list[RequestRecord]) -> TestClient:
     async def answer(request: Request) -> Response:
-        record_of(request.scope).model_name = "x"
+        get_request_record(request.scope).model_name = "x"
         return PlainTextResponse("", 418)
 
-    middleware = [Middleware(ObservedRequests, observers=[records.append])]
+    middleware = [Middleware(RequestObserverMiddleware, observers=[records.append])]
     return TestClient(Starlette(routes=[Route("/here", answer)], middleware=middleware))
 
 
@@ -63,7 +63,9 @@ def test_a_bug_is_recorded_as_what_its_client_is_answered() -> None:
         raise KeyError
 
     records: list[RequestRecord] = []
-    app = Starlette(routes=[Route("/", bug)], middleware=[Middleware(ObservedRequests, observers=[records.append])])
+    app = Starlette(
+        routes=[Route("/", bug)], middleware=[Middleware(RequestObserverMiddleware, observers=[records.append])]
+    )
     assert TestClient(app, raise_server_exceptions=False).get("/").status_code == 500
     assert [(record.status, record.error) for record in records] == [(500, "inference_failed")]
 

@@ -152,7 +152,7 @@ async def _connected(host: ScriptedHost, path: Path) -> AsyncIterator[RunnerClie
         client = RunnerClient("x", lambda: f"file://{path}")
         running = asyncio.create_task(client.run())
         try:
-            await asyncio.wait_for(client.wait_settled(), 30)
+            await asyncio.wait_for(client.wait_until_loaded(), 30)
             yield client
         finally:
             running.cancel()
@@ -323,7 +323,7 @@ def test_a_runner_that_stops_fails_its_items_clearly_and_is_found_again(tmp_path
         running = asyncio.create_task(client.run())
         host = ScriptedHost()
         async with _serving(_app(host), path):
-            await asyncio.wait_for(client.wait_settled(), 30)
+            await asyncio.wait_for(client.wait_until_loaded(), 30)
             open_item = client.submit({"open": "a"}, {})
             await host.wait_open("a")
         with pytest.raises(ModelNotReady, match="stopped while it computed") as stopped:
@@ -332,7 +332,7 @@ def test_a_runner_that_stops_fails_its_items_clearly_and_is_found_again(tmp_path
         with pytest.raises(ModelNotReady, match="Model with name x is not ready"):
             client.submit("now", {})
         async with _serving(_app(ScriptedHost()), path):
-            await asyncio.wait_for(client.wait_settled(), 30)
+            await asyncio.wait_for(client.wait_until_loaded(), 30)
             assert await client.submit("again", {}) == {"echo": "again"}
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
@@ -375,7 +375,7 @@ def test_every_entry_process_hears_of_it(tmp_path: Path) -> None:
         async with _connected(host, path) as ours:
             theirs = RunnerClient("x", lambda: f"file://{path}")
             running = asyncio.create_task(theirs.run())
-            await asyncio.wait_for(theirs.wait_settled(), 30)
+            await asyncio.wait_for(theirs.wait_until_loaded(), 30)
             await ours.unload()
             async with asyncio.timeout(30), theirs._state_changed:
                 await theirs._state_changed.wait_for(lambda: theirs.state.status == "unloaded")

@@ -111,13 +111,13 @@ def test_variables_of_object_stores_are_kept_as_they_are_and_out_of_sight(monkey
 
 def test_a_task_of_its_own_is_for_models_that_bring_code(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model(monkeypatch, TASK="image-classification", TRUST_REMOTE_CODE="true")
-    assert (model.task, model.asked_task) == (None, "image-classification")
+    assert (model.task, model.requested_task) == (None, "image-classification")
 
 
 def test_texts_are_cut_where_their_length_is_limited_by_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not _model(monkeypatch).truncates_texts
-    assert _model(monkeypatch, MAX_MODEL_LEN="128").truncates_texts
-    assert not _model(monkeypatch, MAX_MODEL_LEN="128", TRUNCATION="false").truncates_texts
+    assert not _model(monkeypatch).truncates_inputs
+    assert _model(monkeypatch, MAX_MODEL_LEN="128").truncates_inputs
+    assert not _model(monkeypatch, MAX_MODEL_LEN="128", TRUNCATION="false").truncates_inputs
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 
 from hf_runtime.contract.errors import InferenceFailed, Overloaded
 from runners.engines.batch.bisect import error_for_item, retry_in_halves
-from runners.engines.device_errors import BrokenDevice, broken_by, raise_if_broken
+from runners.engines.device_errors import BrokenDevice, find_broken_device, raise_if_broken
 
 _NOTE = "\nCUDA kernel errors might be asynchronously reported at some other API call."
 
@@ -119,6 +119,6 @@ def test_a_gpu_that_fails_again_when_it_is_asked_is_broken_whatever_the_first_er
 
 def test_a_broken_device_is_found_in_groups_of_tasks() -> None:
     broken = BrokenDevice("x")
-    assert broken_by(ExceptionGroup("a", [ExceptionGroup("b", [KeyError(), broken])])) is broken
-    assert broken_by(KeyError()) is None
-    assert broken_by(None) is None
+    assert find_broken_device(ExceptionGroup("a", [ExceptionGroup("b", [KeyError(), broken])])) is broken
+    assert find_broken_device(KeyError()) is None
+    assert find_broken_device(None) is None

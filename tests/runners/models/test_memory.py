@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, BertForSequenceClas
 from hf_runtime.contract.errors import LoadError
 from hf_runtime.settings import ModelSettings
 from runners.models import memory
-from runners.models.memory import Footprint, check_fits, footprint, free_memory
+from runners.models.memory import Footprint, check_fits, footprint, measure_free_memory
 from runners.models.pretrained import load_pretrained
 from runners.storage.checkpoint import Checkpoint
 from tests.tiny import bert_config, save, wordpiece_tokenizer
@@ -88,8 +88,8 @@ def test_gguf_that_is_larger_than_memory_before_it_is_unpacked_is_refused(
 
 
 def test_a_limit_counts_what_the_process_takes_already(folder: Path) -> None:
-    assert free_memory(1) == 0
-    assert free_memory() > free_memory(2**34) - 2**34
+    assert measure_free_memory(1) == 0
+    assert measure_free_memory() > measure_free_memory(2**34) - 2**34
     with pytest.raises(LoadError, match="does not fit in memory"):
         check_fits(Checkpoint(folder), _settings(folder, memory_limit=2**20))
 
@@ -102,9 +102,9 @@ def test_the_limit_of_a_container_is_heeded(
     (tmp_path / "current").write_text("2000\n")
     (tmp_path / "stat").write_text("anon 2000\nfile 0\n")
     monkeypatch.setattr(memory, "_CGROUPS", (tuple(str(tmp_path / name) for name in ("max", "current", "stat")),))
-    assert free_memory() == free
+    assert measure_free_memory() == free
     (tmp_path / "max").write_text("max\n")
-    assert free_memory() > 3000
+    assert measure_free_memory() > 3000
 
 
 @pytest.mark.parametrize(
@@ -121,4 +121,4 @@ def test_files_that_a_download_left_in_the_cache_do_not_count_as_taken(
     for name, content in (("max", "3000"), ("current", "2000"), ("stat", statistics)):
         (tmp_path / name).write_text(content)
     monkeypatch.setattr(memory, "_CGROUPS", (tuple(str(tmp_path / name) for name in ("max", "current", "stat")),))
-    assert free_memory() == 3000 - 500
+    assert measure_free_memory() == 3000 - 500

@@ -50,12 +50,12 @@ def test_a_list_of_messages_is_a_chat() -> None:
     chat = parse_chat([{"role": "developer", "content": "Be brief."}, USER, CALLING, RESULT])
     assert [message.role for message in chat.messages] == ["developer", "user", "assistant", "tool"]
     assert chat.choice == "none"
-    assert not chat.is_begun
+    assert not chat.continues_answer
 
 
 def test_a_chat_that_ends_with_words_of_the_assistant_is_begun() -> None:
-    assert parse_chat([USER, {"role": "assistant", "content": "Well"}]).is_begun
-    assert not parse_chat([USER, CALLING]).is_begun
+    assert parse_chat([USER, {"role": "assistant", "content": "Well"}]).continues_answer
+    assert not parse_chat([USER, CALLING]).continues_answer
 
 
 def test_arguments_are_an_object_or_one_as_json() -> None:

@@ -146,7 +146,7 @@ def test_the_warm_up_uses_the_models_own_mask_token(tmp_path: Path) -> None:
     tokenizer = wordpiece_tokenizer()
     tokenizer.mask_token = "[SEP]"
     runner = _runner(save(tmp_path, BertForMaskedLM, bert_config(tokenizer), tokenizer))
-    assert runner.example_instance() == "A first [SEP]."
+    assert runner.choose_example() == "A first [SEP]."
     runner.warm_up()
 
 

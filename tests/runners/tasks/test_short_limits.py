@@ -71,7 +71,7 @@ def test_a_limit_below_the_example_of_the_warm_up_lets_a_model_load(
         (refused,) = runner.predict([Item(long, parameters)])
         assert isinstance(refused, InvalidRequest)
         if limit >= 5:
-            (answer,) = runner.predict([Item(runner.example_instance(), runner.example_parameters)])
+            (answer,) = runner.predict([Item(runner.choose_example(), runner.example_parameters)])
             assert not isinstance(answer, Exception)
 
 

@@ -84,7 +84,7 @@ def describe(model: ModelSettings) -> Iterator[tuple[str, str]]:
 
 def _explicit_settings(model: ModelSettings) -> Iterator[str]:
     """Yield the explicit settings as variables, except the ones with their own line."""
-    for name in sorted(model.model_fields_set - {"name", "storage_uri", "asked_task"}):
+    for name in sorted(model.model_fields_set - {"name", "storage_uri", "requested_task"}):
         alias = type(model).model_fields[name].validation_alias
         if alias is not None:
             variable = str(alias.choices[0]) if isinstance(alias, AliasChoices) else alias

@@ -38,11 +38,6 @@ class BatchSharing(Enum):
     EQUAL_LENGTH = "rows of equal length only"
     NO_OTHER_ROW = "no other row"
 
-    # Earlier names of the members.
-    ANY = ANY_LENGTH
-    EQUAL = EQUAL_LENGTH
-    NONE = NO_OTHER_ROW
-
 
 def _lengthen_row(
     row: Row[Mapping[str, list[int]]], more: int, special: frozenset[int]

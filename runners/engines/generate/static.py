@@ -108,9 +108,9 @@ class StaticDecoder(Decoder):
 
     def _batch_key(self, request: GenerationRequest, count: int) -> Hashable:
         """Return a key; requests with equal keys can share a call and keep their results."""
-        if self._sharing is BatchSharing.NONE:
+        if self._sharing is BatchSharing.NO_OTHER_ROW:
             return object()  # equal to no other
-        length = None if self._sharing is BatchSharing.ANY else len(request.input_ids)
+        length = None if self._sharing is BatchSharing.ANY_LENGTH else len(request.input_ids)
         limit = self._model.rope_limit
         if limit is not None and len(request.input_ids) + request.max_new_tokens > limit:
             return object()  # equal to no other

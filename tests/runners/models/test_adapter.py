@@ -27,6 +27,7 @@ from runners.models.pretrained import Pretrained, load_pretrained
 from runners.registry import create_runner
 from runners.storage.fetch import fetch
 from tests.e2e.checkpoints import text_generation
+from tests.generators import pretrained_of
 from tests.tiny import bert_config, llama_model, save, wordpiece_tokenizer
 
 TEXT = "I love this movie!"
@@ -99,7 +100,7 @@ def test_a_text_generating_adapter_is_served_by_its_task_and_writes_what_peft_wr
     runner = create_runner(settings)
     runner.load()
     (answer,) = runner.predict([Item("Hello world", {"max_new_tokens": 8, "return_full_text": False})])
-    tokenizer = runner.pretrained.tokenizer  # type: ignore[attr-defined]
+    tokenizer: Any = pretrained_of(runner).tokenizer
     inputs = tokenizer("Hello world", return_tensors="pt")
     tokens = expected.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert answer[0]["generated_text"] == tokenizer.decode(tokens, skip_special_tokens=True)

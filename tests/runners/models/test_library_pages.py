@@ -16,7 +16,7 @@ _GIVEN_BACK = """
 import json
 import psutil
 import torch
-from runners.models.library_pages import give_back_library_pages
+from runners.models.library_pages import drop_library_pages
 
 def compute():
     torch.manual_seed(0)
@@ -27,7 +27,7 @@ def of_files():
 
 answer = compute()
 before = of_files()
-give_back_library_pages()
+drop_library_pages()
 print(json.dumps({"before": before, "after": of_files(), "same": compute() == answer}))
 """
 

@@ -68,7 +68,7 @@ def test_gguf_counts_on_disk_alone(tmp_path: Path) -> None:
 def test_a_model_that_does_not_fit_is_refused_with_both_sizes_and_what_to_do(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "free_device_memory", lambda _: 2**20)
+    monkeypatch.setattr(memory, "measure_free_device_memory", lambda _: 2**20)
     with pytest.raises(LoadError) as error:
         check_fits(Checkpoint(folder), _settings(folder))
     assert "does not fit in memory: it needs about 6.5 MiB in float32 and 1.0 MiB are free" in str(error.value)
@@ -81,7 +81,7 @@ def test_gguf_that_is_larger_than_memory_before_it_is_unpacked_is_refused(
 ) -> None:
     (tmp_path / "m.gguf").write_bytes(b"x" * 100)
     checkpoint = Checkpoint(tmp_path, "m.gguf")
-    monkeypatch.setattr(memory, "free_device_memory", lambda _: 60)
+    monkeypatch.setattr(memory, "measure_free_device_memory", lambda _: 60)
     with pytest.raises(LoadError, match="does not fit in memory"):
         check_fits(checkpoint, _settings(tmp_path))
     check_fits(checkpoint, _settings(tmp_path, torch_dtype="bfloat16"))

@@ -152,7 +152,8 @@ def test_where_a_pipeline_failed_is_told_at_debug_alone(tmp_path: Path, caplog: 
         pytest.raises(LoadError),
     ):
         runner.load()
-    assert [record.levelno for record in caplog.records if record.exc_info] == [logging.DEBUG]
+    shown = [record.levelno for record in caplog.records if record.exc_info or record.exc_text]
+    assert shown == [logging.DEBUG]
 
 
 def test_modules_and_files_beside_it_are_found(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
-from runners.engines.engine import engine_for
+from runners.engines.engine import get_engine_factory
 from runners.engines.generation_request import SequenceOutput
 from runners.engines.generator import Generator, SequenceUpdate, TokenEngine
 from runners.engines.runner import ExecutionPlan
@@ -118,7 +118,7 @@ async def scenario():
     runner.load()
     runner.warm_up()
     with ThreadPoolExecutor(1) as compute:
-        engine = engine_for(runner)(max_queue_size=10, compute=compute)
+        engine = get_engine_factory(runner)(max_queue_size=10, compute=compute)
         running = asyncio.create_task(engine.run())
         listener = Listener()
         answer = await engine.submit(Item(CHAT, {"return_full_text": False, "details": True}))

@@ -1,7 +1,7 @@
 """Linear layers in float32; with few rows their time is the time to read the weights.
 
-MKL's kernels are made for many rows: 30 layers of SmolLM2 with 16 rows take 26 ms here and 37 ms with MKL on two cores
-of an Intel Xeon. On two cores of an AMD EPYC without AVX-512, a layer of 768 to 768 takes 0.6 of PyTorch's time.
+Libraries' kernels are made for many rows: 30 layers of SmolLM2 with 16 rows take 26 ms here and 37 ms with MKL on two
+cores of an Intel Xeon. On two cores of an AMD EPYC without AVX-512, a layer of 768 to 768 takes 0.6 of PyTorch's time.
 """
 
 from __future__ import annotations

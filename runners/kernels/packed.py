@@ -9,7 +9,6 @@ from torch import nn
 from torch.nn.functional import pad
 
 from runners.kernels.instructions import computes_bfloat16, has_onednn
-from runners.kernels.mkl import mkl
 from runners.kernels.tiles import fill_panels, whole_panels
 
 if TYPE_CHECKING:
@@ -74,41 +73,6 @@ class OneDnnLinear(PackedLinear):
         return outputs
 
 
-class MklLinear(PackedLinear):
-    """Linear layer in MKL's layout, which works for any number of rows.
-
-    24 layers of SmolLM2 with 16 rows take 27 ms on two cores of an Intel Xeon; PyTorch's take 43 ms, oneDNN's 32 ms.
-
-    Attributes:
-        packed: weights as `Mkl.pack` returns them.
-    """
-
-    packed: torch.Tensor
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        super().__init__(weight, bias)
-        library = mkl()
-        assert library is not None, "this is a bug: there is no MKL"
-        self._mkl = library
-        self.register_buffer("packed", library.pack(weight), persistent=False)
-        # A single value with the shape of the weights, as only the shape is used and a copy would double the memory.
-        self.register_buffer("weight", weight.new_zeros(()).expand(weight.shape), persistent=False)
-
-    @staticmethod
-    def computes(dtype: torch.dtype) -> bool:
-        return dtype == torch.float32 and mkl() is not None
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Map shape (..., in_features) to (..., out_features)."""
-        inputs = inputs.contiguous()
-        outputs = inputs.new_empty(*inputs.shape[:-1], self.out_features)
-        if self.bias is not None:
-            outputs.copy_(self.bias)
-        if rows := inputs.numel() // self.in_features:
-            self._mkl.multiply(rows, inputs, self.packed, outputs, add=self.bias is not None)
-        return outputs
-
-
 class TiledLinear(PackedLinear):
     """Linear layer in panels, the layout of our own kernels.
 
@@ -121,7 +85,7 @@ class TiledLinear(PackedLinear):
         self._kernels = kernels
         self._bias = fill_panels(weight.new_zeros(self.out_features) if self.bias is None else self.bias)
         self.register_buffer("packed", kernels.pack_weights(weight), persistent=False)
-        # A single value, as in `MklLinear`.
+        # A single value with the shape of the weights, as only the shape is used and a copy would double the memory.
         self.register_buffer("weight", weight.new_zeros(()).expand(weight.shape), persistent=False)
 
     packed: torch.Tensor
@@ -173,15 +137,6 @@ class Tiled:
     def fits(self, weight: torch.Tensor) -> bool:
         """Return whether a layer with these weights can have the form."""
         return self._kernels.fit(len(weight))
-
-
-#: Forms that are measured.
-FORMS: tuple[type[PackedLinear], ...] = (OneDnnLinear, MklLinear)
-
-
-def can_pack(dtype: torch.dtype) -> bool:
-    """Return whether there is a form for layers of a type."""
-    return any(form.computes(dtype) for form in FORMS)
 
 
 def round_up_rows(rows: int) -> int:

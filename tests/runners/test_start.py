@@ -33,7 +33,7 @@ from runners.kernels import CompileError, linear
 from runners.kernels.fallbacks import Optimization
 from runners.kernels.float32_kernels import Float32Kernels
 from runners.kernels.instructions import computes_int8
-from runners.kernels.packed import MklLinear, OneDnnLinear, TiledLinear
+from runners.kernels.packed import OneDnnLinear, TiledLinear
 from runners.start import start_runner
 from tests.generators import pretrained_of
 from tests.tiny import CORPUS, bert_config, byte_level_tokenizer, save, wordpiece_tokenizer
@@ -143,7 +143,7 @@ def _no_compiler(*_: Any) -> Any:
 
 
 def _packs_wrongly(patch: pytest.MonkeyPatch) -> None:
-    for form in (TiledLinear, OneDnnLinear, MklLinear):
+    for form in (TiledLinear, OneDnnLinear):
         patch.setattr(form, "forward", _wrong(form.forward))
 
 

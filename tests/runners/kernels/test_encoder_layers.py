@@ -27,7 +27,7 @@ from runners.kernels import encoder_layers, linear
 from runners.kernels.attention_kernels import AttentionKernels
 from runners.kernels.encoder_layers import EncoderLayers
 from runners.kernels.instructions import computes_int8
-from runners.kernels.packed import FORMS, Form, PackedLinear, Tiled, TiledLinear
+from runners.kernels.packed import Form, OneDnnLinear, PackedLinear, Tiled, TiledLinear
 from runners.models.pretrained import load_pretrained
 from runners.storage.fetch import fetch
 from tests.tiny import save, wordpiece_tokenizer
@@ -80,7 +80,7 @@ def _outputs(model: Any) -> list[torch.Tensor]:
     return [*(row[:length] for row, length in zip(batch, LENGTHS, strict=True)), *equal, *alone]
 
 
-@pytest.mark.parametrize("form", [TiledLinear, *FORMS])
+@pytest.mark.parametrize("form", [TiledLinear, OneDnnLinear])
 @pytest.mark.parametrize("kind", PROGRAMS)
 def test_a_program_gives_what_the_model_gives_without_acceleration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, form: type[PackedLinear]

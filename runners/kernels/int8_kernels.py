@@ -20,7 +20,7 @@ from runners.kernels.instructions import computes_int8
 from runners.kernels.program import ROWS as RUN_ROWS
 from runners.kernels.program import FromRows, KernelCall, Scratch
 from runners.kernels.source import INT8
-from runners.kernels.tiles import divide_layer, in_panels, whole_tiles, worth_filling
+from runners.kernels.tiles import divide_layer, whole_tiles, worth_filling
 
 #: int8 values in 32 bits.
 _DEPTH = 4
@@ -48,11 +48,6 @@ class Int8Kernels:
     def fit(out_features: int, in_features: int) -> bool:
         """Return whether outputs almost fill whole panels, and inputs fill whole steps."""
         return worth_filling(out_features) and in_features % _DEPTH == 0
-
-    @staticmethod
-    def pack_weights(weight: torch.Tensor) -> torch.Tensor:
-        """Pack weights, int8 of shape (out_features, in_features), into panels."""
-        return in_panels(weight)
 
     def linear(
         self, inputs: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, bias: torch.Tensor

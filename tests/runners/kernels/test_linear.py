@@ -12,7 +12,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from runners.kernels import linear
-from runners.kernels.float32_kernels import Float32Kernels
+from runners.kernels.host_cpu import computes_tiles
 from runners.kernels.linear import forms_to_pack, linear_layers, pack, weight_and_bias
 from runners.kernels.packed import Form, OneDnnLinear, PackedLinear, Tiled, TiledLinear, round_up_rows
 from tests.runners.kernels.compiled import float32_kernels
@@ -24,7 +24,7 @@ def _tiled(weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLinear:
     return Tiled(float32_kernels())(weight, bias)
 
 
-needs_tiles = pytest.mark.skipif(not Float32Kernels.compute(), reason="this CPU has no AVX2")
+needs_tiles = pytest.mark.skipif(not computes_tiles(), reason="this CPU has no AVX2")
 forms = pytest.mark.parametrize("form", [OneDnnLinear, pytest.param(_tiled, marks=needs_tiles)])
 
 

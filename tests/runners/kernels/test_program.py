@@ -13,7 +13,7 @@ from torch import nn
 
 from runners.kernels import program
 from runners.kernels.compiler import Compiler
-from runners.kernels.float32_kernels import Float32Kernels
+from runners.kernels.host_cpu import computes_tiles
 from runners.kernels.instructions import computes_int8
 from runners.kernels.int8 import OneDnnInt8Linear, VnniInt8Linear
 from runners.kernels.int8_kernels import Int8Kernels
@@ -95,7 +95,7 @@ def test_layers_give_in_a_program_what_they_give_alone(form: str, rows: int, bia
     plain = nn.Linear(64, 96, bias=bias)
     layer: nn.Module
     if form == "tiles":
-        if not Float32Kernels.compute():
+        if not computes_tiles():
             pytest.skip("this CPU has no AVX2")
         layer = Tiled(float32_kernels())(plain.weight, plain.bias)
     else:

@@ -58,12 +58,24 @@ def write_json(facts: Mapping[str, Any], rounds: Sequence[Mapping[str, float]]) 
         "date": date.today().isoformat(),
         "machine": {**machine(), **facts},
         "median": _rounded(_medians(rounds)),
-        "rounds": [_rounded(figures) for figures in rounds],
+        "spread": _rounded({name: spread([figures[name] for figures in rounds]) for name in rounds[0]}),
     }
     path = ROOT / _PATH
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json_lines(document) + "\n", encoding="utf-8")
     return _PATH
+
+
+def json_lines(value: Any) -> str:
+    """Return JSON with a line for each object that holds no other."""
+    if not isinstance(value, dict) or not any(isinstance(inner, dict) for inner in value.values()):
+        return json.dumps(value)
+    return "{\n" + ",\n".join(f"{json.dumps(key)}: {json_lines(inner)}" for key, inner in value.items()) + "\n}"
+
+
+def spread(values: Sequence[float]) -> float:
+    """Return the distance of the largest value from the smallest one, as a share of the median."""
+    return (max(values) - min(values)) / (median(values) or 1)
 
 
 def gpu_name() -> str:

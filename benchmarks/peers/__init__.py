@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from benchmarks.peers.fastapi_pipeline import FastAPIPipeline
 from benchmarks.peers.infinity import Infinity
-from benchmarks.peers.kserve import HuggingFaceServer
 from benchmarks.peers.litserve import LitServe
 from benchmarks.peers.mlserver import MLServer
-from benchmarks.peers.peer import Peer, PeerUnavailable
+from benchmarks.peers.peer import Peer
 from benchmarks.peers.transformers_serve import TransformersServe
 from benchmarks.peers.vllm import VLLM
 
+#: KServe's huggingfaceserver is missing, because PyPI has no package of its name.
 PEERS: tuple[Peer, ...] = (
     FastAPIPipeline(),
     LitServe(),
@@ -18,7 +18,4 @@ PEERS: tuple[Peer, ...] = (
     Infinity(),
     TransformersServe(),
     VLLM(),
-    HuggingFaceServer(),
 )
-
-__all__ = ["PEERS", "Peer", "PeerUnavailable"]

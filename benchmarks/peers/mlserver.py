@@ -26,9 +26,6 @@ class MLServer(Peer):
     # With it, a package is imported that asks torch for what torch has dropped.
     removed = ("onnxruntime",)
     workloads = frozenset({"classification", "embedding", "generation"})
-    pooled = False
-    normalized = False
-    echoes = True
 
     def command(self, workload: str, model: Path, port: int, threads: int, folder: Path) -> list[str]:
         generation = {"max_new_tokens": _NEW_TOKENS, "eos_token_id": None, "do_sample": False}
@@ -88,6 +85,7 @@ class MLServer(Peer):
             # after the other where the number of the padding token is 0, which it takes for none.
             rows = [vector(row) for row in one(said, 0)]
             return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+        # Its pipeline begins the text with the prompt, so `answers` counts none of its texts as the same.
         return str(one(said, 0, "generated_text") if isinstance(said, list) else one(said, "generated_text")), None
 
 

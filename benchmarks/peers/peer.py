@@ -49,9 +49,6 @@ class Peer(ABC):
         module: what is imported to see that the installation works.
         removed: packages that it names as its needs and that do not go with the rest; it works without.
         workloads: of "classification", "embedding" and "generation", those that it serves.
-        pooled: whether an embedding is one vector made by the server; else `check` pools what it answers.
-        normalized: whether that vector has length 1.
-        echoes: whether a text that it writes begins with its prompt.
     """
 
     name: ClassVar[str]
@@ -60,9 +57,6 @@ class Peer(ABC):
     module: ClassVar[str]
     removed: ClassVar[tuple[str, ...]] = ()
     workloads: ClassVar[frozenset[str]]
-    pooled: ClassVar[bool] = True
-    normalized: ClassVar[bool] = True
-    echoes: ClassVar[bool] = False
 
     def install(self) -> None:
         """Make its environment, unless the one that is there was made from the same requirements.

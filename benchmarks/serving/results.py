@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.processes import ROOT, BenchmarkError
+from benchmarks.report import json_lines, spread
 from benchmarks.serving.bounds import bound_key
 from benchmarks.serving.contest import Contest
 from benchmarks.serving.workloads import NEW_TOKENS
@@ -47,11 +48,14 @@ def result_of(contest: Contest) -> dict[str, Any]:
         "targets": targets,
     }
     add_ratios(result)
-    return {**result, "rounds": _rounded(contest.rounds)}
+    return result
 
 
 def middle(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of several rounds as one; those of a round that failed are left out, unless all did."""
+    """Join the figures of several rounds, with the spread of their speeds as a share of the median.
+
+    Rounds that failed are left out, unless all did.
+    """
     whole = [figures for figures in rounds if "failed" not in figures]
     if not whole:
         return dict(rounds[0])
@@ -64,6 +68,7 @@ def middle(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             joined[name] = next(filter(None, values), "")
         else:
             joined[name] = (max if name in _LARGEST else sum if name in _SUMS else median)(values)
+    joined["spread"] = spread([figures["requests_per_second"] for figures in whole])
     return joined
 
 
@@ -101,7 +106,7 @@ def write(folder: Path, machine: Mapping[str, Any], options: Mapping[str, Any], 
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json_lines(document) + "\n", encoding="utf-8")
     return path
 
 

@@ -13,7 +13,6 @@ from runners.kernels.layout import fill_registers
 from runners.kernels.source import (
     FLOAT32_MULTIPLY,
     INT8,
-    MKL,
     RUN,
     KernelSource,
     layer_kernel,
@@ -39,7 +38,7 @@ def likely_sources(
     names = ("add_layer_norm", "gelu") if reads_batches else ("rms_norm", "add_rms_norm", "rotate", "keep", "gate")
     sources = [layer_kernel(name, dtype) for name in names]
     if in_float32:
-        sources += [RUN, FLOAT32_MULTIPLY, *MKL]
+        sources += [RUN, FLOAT32_MULTIPLY]
     if int8 and compiles_for("avx512vnni"):
         sources += INT8
     return sources + _attention_sources(config, dtype, reads_batches)

@@ -19,6 +19,7 @@ from torch.nn.functional import gelu
 from runners.kernels.int8 import has_int8_layers
 from runners.kernels.kernels import Kernels
 from runners.kernels.merged import LinearPart
+from runners.kernels.parallel import bits
 from runners.kernels.program import ROWS, Given, KernelCall, Program, ProgramRunner
 from runners.kernels.unpadded import compare, outputs
 from runners.kernels.writer import Forwards, Part, Writer, install_if_equivalent, one_for_all
@@ -173,7 +174,7 @@ class _LayerParts:
         query, key, value = (projected.data_ptr() + number * width * projected.itemsize for number in range(3))
         arguments = (
             query, key, value, attended.data_ptr(), Given("sequences"), heads, 1, 3 * width, 3 * width, 3 * width,
-            width, 0, self._kernels.bits(self._layer.scale),
+            width, 0, bits(self._layer.scale),
         )  # fmt: skip
         return KernelCall(kernel, Given("units"), arguments)
 
@@ -182,7 +183,7 @@ class _LayerParts:
         width, (factors, added) = sums.shape[1], self._norm_weights[norm]
         arguments = (
             more.data_ptr(), sums.data_ptr(), factors.data_ptr(), added.data_ptr(), sums.data_ptr(), width,
-            self._kernels.bits(norm.eps),
+            bits(norm.eps),
         )  # fmt: skip
         return KernelCall(self._kernels.add_layer_norm, ROWS, arguments, self._writer.large(width))
 

@@ -1,7 +1,7 @@
 """Linear layers in float32; with few rows their time is the time to read the weights.
 
-MKL's kernels are made for many rows: 30 layers of SmolLM2 with 16 rows take 26 ms here and 37 ms with MKL on two cores
-of an Intel Xeon. On two cores of an AMD EPYC without AVX-512, a layer of 768 to 768 takes 0.6 of PyTorch's time.
+Libraries' kernels are made for many rows: 30 layers of SmolLM2 with 16 rows take 26 ms here and 37 ms with MKL on two
+cores of an Intel Xeon. On two cores of an AMD EPYC without AVX-512, a layer of 768 to 768 takes 0.6 of PyTorch's time.
 """
 
 from __future__ import annotations
@@ -9,33 +9,17 @@ from __future__ import annotations
 import torch
 
 from runners.kernels.compiler import Compiler
-from runners.kernels.host_cpu import computes_tiles
 from runners.kernels.layout import GROUP
 from runners.kernels.program import FromRows, KernelCall
 from runners.kernels.source import FLOAT32_MULTIPLY
-from runners.kernels.tiles import divide_layer, in_panels, whole_tiles, worth_filling
+from runners.kernels.tiles import divide_layer, whole_tiles
 
 
 class Float32Kernels:
-    """Kernels for float32 layers; create them only if `compute` returns true."""
+    """Kernels for float32 layers; create them only if `computes_tiles` returns true."""
 
     def __init__(self, compiler: Compiler) -> None:
         self._multiply = compiler.kernel(FLOAT32_MULTIPLY)
-
-    @staticmethod
-    def compute() -> bool:
-        """Return whether the CPU has the instructions that the kernels need."""
-        return computes_tiles()
-
-    @staticmethod
-    def fit(out_features: int) -> bool:
-        """Return whether a layer's outputs fill whole panels, or almost."""
-        return worth_filling(out_features)
-
-    @staticmethod
-    def pack_weights(weight: torch.Tensor) -> torch.Tensor:
-        """Pack weights of shape (out_features, in_features) into panels."""
-        return in_panels(weight.detach().contiguous())
 
     def linear(self, inputs: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """Compute a layer.

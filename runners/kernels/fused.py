@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.functional import gelu
 
 from runners.kernels.merged import merged_pair
+from runners.kernels.parallel import bits
 
 if TYPE_CHECKING:
     from runners.kernels.kernels import Kernels
@@ -70,7 +71,7 @@ class FusedNorm:
     """
 
     def __init__(self, plain: Callable[..., Any], factors: torch.Tensor, eps: float, kernels: Kernels) -> None:
-        self.factors, self.eps = factors, kernels.bits(eps)
+        self.factors, self.eps = factors, bits(eps)
         self._plain, self._kernel, self._dtype = plain, kernels.rms_norm, kernels.dtype
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -130,7 +131,7 @@ class FusedGate:
 
     def __init__(self, module: Any, linear: float, cubic: float, kernels: Kernels) -> None:
         self._gate, self._up, self.down, self._act = module.gate_proj, module.up_proj, module.down_proj, module.act_fn
-        self.factors = kernels.bits(linear), kernels.bits(cubic)
+        self.factors = bits(linear), bits(cubic)
         self.kernel, self._dtype = kernels.gate, kernels.dtype
         # Called directly, without going through the two `LinearPart` modules.
         self.both = merged_pair(self._gate, self._up)

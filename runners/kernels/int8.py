@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from runners.kernels.linear import CLEARLY_FASTER, linear_layers, pick_fastest, sample_layers, weight_and_bias
 from runners.kernels.packed import round_up_rows
-from runners.kernels.tiles import fill_panels, whole_panels
+from runners.kernels.tiles import fill_panels, in_panels, whole_panels
 
 if TYPE_CHECKING:
     from runners.kernels.int8_kernels import Int8Kernels
@@ -112,7 +112,7 @@ class VnniInt8Linear(Int8Linear):
     def _store(self, weight: torch.Tensor, scales: torch.Tensor) -> None:
         bias = torch.zeros(self.out_features) if self.bias is None else self.bias
         zeros = _ZERO * weight.sum(1, dtype=torch.int32)
-        self._layer = self._kernels.pack_weights(weight), fill_panels(scales), fill_panels(zeros), fill_panels(bias)
+        self._layer = in_panels(weight), fill_panels(scales), fill_panels(zeros), fill_panels(bias)
 
     def _compute(self, inputs: torch.Tensor) -> torch.Tensor:
         inputs = inputs if inputs.stride(1) == 1 else inputs.contiguous()

@@ -5,8 +5,7 @@ The instruction multiplies 64 values and sums the products in groups of four.
 oneDNN's kernels are made for many rows, and PyTorch needs about six operations to round inputs for them. With few rows
 the time of a layer is the time to read its weights, so two kernels round and multiply, and weights are read once.
 
-15 layers of SmolLM2 with 16 rows take 5.6 ms on two cores of an Intel Xeon; oneDNN with rounding takes 24 ms, and MKL
-in float32 18 ms.
+15 layers of SmolLM2 with 16 rows take 5.6 ms on two cores of an Intel Xeon; oneDNN with rounding takes 24 ms.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from runners.kernels.instructions import computes_int8
 from runners.kernels.program import ROWS as RUN_ROWS
 from runners.kernels.program import FromRows, KernelCall, Scratch
 from runners.kernels.source import INT8
-from runners.kernels.tiles import divide_layer, in_panels, whole_tiles, worth_filling
+from runners.kernels.tiles import divide_layer, whole_tiles, worth_filling
 
 #: int8 values in 32 bits.
 _DEPTH = 4
@@ -49,11 +48,6 @@ class Int8Kernels:
     def fit(out_features: int, in_features: int) -> bool:
         """Return whether outputs almost fill whole panels, and inputs fill whole steps."""
         return worth_filling(out_features) and in_features % _DEPTH == 0
-
-    @staticmethod
-    def pack_weights(weight: torch.Tensor) -> torch.Tensor:
-        """Pack weights, int8 of shape (out_features, in_features), into panels."""
-        return in_panels(weight)
 
     def linear(
         self, inputs: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, bias: torch.Tensor

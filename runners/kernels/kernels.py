@@ -13,10 +13,11 @@ from functools import cached_property
 
 import torch
 
-from runners.kernels.attention_kernels import AttentionKernels
 from runners.kernels.compiler import Compiler
-from runners.kernels.parallel import ParallelKernel, bits, type_name
-from runners.kernels.source import layer_kernel, step_attention
+from runners.kernels.host_cpu import computes_tiles
+from runners.kernels.layout import fill_registers
+from runners.kernels.parallel import ParallelKernel, type_name
+from runners.kernels.source import layer_kernel, step_attention, text_attention
 
 
 class Kernels:
@@ -32,13 +33,9 @@ class Kernels:
         dtype, compiler: as passed in.
     """
 
-    #: Convert a float to an argument of a kernel.
-    bits = staticmethod(bits)
-
     def __init__(self, dtype: torch.dtype, compiler: Compiler) -> None:
         self.dtype = dtype
         self.compiler = compiler
-        self._attention = AttentionKernels(dtype, compiler) if AttentionKernels.compute() else None
 
     @cached_property
     def rms_norm(self) -> ParallelKernel:
@@ -79,15 +76,24 @@ class Kernels:
         return self.compiler.kernel(step_attention(size, value_size, shared, type_name(self.dtype)))
 
     def texts(self, size: int, value_size: int) -> ParallelKernel | None:
-        """Return the kernel of `AttentionKernels` for a head size, or None.
+        """Return the kernel for attention over whole sequences or prefill chunks; it is compiled on first use.
 
-        It is compiled on first use.
+        PyTorch's attention is made for long sequences, and needs one call for each. This kernel computes all of them as
+        matrix products of tiles: a unit is one head of one sequence. Its arguments:
+
+        - addresses of queries, keys, values and outputs;
+        - address of `SEQUENCE_FIELDS` integers for each sequence;
+        - number of heads, and query heads per key head;
+        - distances between tokens, in elements, in queries, keys, values and outputs;
+        - window of attention in tokens, 0 if there is no limit;
+        - scale of the scores.
+
+        Returns:
+            None if the CPU lacks instructions, or heads do not fill whole registers.
         """
-        return (
-            self._attention.kernel(size, value_size)
-            if self._attention and self._attention.fit(size, value_size)
-            else None
-        )
+        if not computes_tiles() or not fill_registers(size, value_size):
+            return None
+        return self.compiler.kernel(text_attention(size, value_size, type_name(self.dtype)))
 
     @staticmethod
     def compute(dtype: torch.dtype) -> bool:

@@ -27,9 +27,6 @@ GROUP = 4 // PANELS * PANELS
 #: number of keys, and the number of keys that the first token attends to (each next token attends to one more).
 SEQUENCE_FIELDS = 5
 
-#: CBLAS constants: CblasRowMajor, CblasNoTrans, CblasPacked.
-MKL_ROW_MAJOR, MKL_NOT_TRANSPOSED, MKL_PACKED = 101, 111, 151
-
 #: The name of a kernel's function in its machine code.
 ENTRY = "kernel"
 

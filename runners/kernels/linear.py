@@ -14,7 +14,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from runners.kernels.embedding import SharedTables
-from runners.kernels.packed import FORMS, Form, Tiled, TiledLinear, can_pack
+from runners.kernels.packed import Form, OneDnnLinear, Tiled, TiledLinear
 
 FormT = TypeVar("FormT")
 
@@ -61,7 +61,7 @@ def forms_to_pack(model: nn.Module, rows: Sequence[int], tiled: Tiled | None = N
     tried = {
         shape: _fastest_form(layers, rows, tiled)
         for shape, layers in sample_layers(linear_layers(model)).items()
-        if layers[0].weight.device.type == "cpu" and can_pack(layers[0].weight.dtype)
+        if layers[0].weight.device.type == "cpu"
     }
     return {shape: form for shape, form in tried.items() if form is not None}
 
@@ -81,8 +81,10 @@ def _fastest_form(plain: Sequence[nn.Module], rows: Sequence[int], tiled: Tiled 
     """Return the fastest form of layers of one shape, or None for the plain form."""
     weight, _ = weight_and_bias(plain[0])
     own: list[Form | None] = [tiled] if tiled is not None and tiled.fits(weight) else []
+    forms = [form for form in (*own, None, OneDnnLinear) if form is None or form.computes(weight.dtype)]
+    if forms == [None]:
+        return None
     plain = [_sample_outputs(layer) for layer in plain]
-    forms = [form for form in [*own, None, *FORMS] if form is None or form.computes(weight.dtype)]
     tried = {form: plain if form is None else [form(*weight_and_bias(layer)) for layer in plain] for form in forms}
     return pick_fastest(tried, rows, CLEARLY_FASTER if forms[0] is not None else 1)
 

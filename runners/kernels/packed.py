@@ -9,8 +9,7 @@ from torch import nn
 from torch.nn.functional import pad
 
 from runners.kernels.instructions import computes_bfloat16, has_onednn
-from runners.kernels.mkl import mkl
-from runners.kernels.tiles import fill_panels, whole_panels
+from runners.kernels.tiles import fill_panels, in_panels, whole_panels, worth_filling
 
 if TYPE_CHECKING:
     from runners.kernels.float32_kernels import Float32Kernels
@@ -39,15 +38,6 @@ class PackedLinear(nn.Module):
         self.out_features, self.in_features = weight.shape
         self.register_buffer("bias", None if bias is None else bias.detach().clone(), persistent=False)
 
-    @staticmethod
-    def computes(dtype: torch.dtype) -> bool:
-        """Return whether this CPU has fast instructions for such layers of a type."""
-        raise NotImplementedError
-
-    def extra_repr(self) -> str:
-        """Return the same description as `nn.Linear`."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-
 
 class OneDnnLinear(PackedLinear):
     """Linear layer in oneDNN's layout, which reaches 0.98 of the peak of two AMD EPYC cores."""
@@ -59,6 +49,7 @@ class OneDnnLinear(PackedLinear):
 
     @staticmethod
     def computes(dtype: torch.dtype) -> bool:
+        """Return whether this CPU has fast instructions for such layers of a type."""
         return has_onednn() if dtype == torch.float32 else dtype == torch.bfloat16 and computes_bfloat16()
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -74,54 +65,19 @@ class OneDnnLinear(PackedLinear):
         return outputs
 
 
-class MklLinear(PackedLinear):
-    """Linear layer in MKL's layout, which works for any number of rows.
-
-    24 layers of SmolLM2 with 16 rows take 27 ms on two cores of an Intel Xeon; PyTorch's take 43 ms, oneDNN's 32 ms.
-
-    Attributes:
-        packed: weights as `Mkl.pack` returns them.
-    """
-
-    packed: torch.Tensor
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        super().__init__(weight, bias)
-        library = mkl()
-        assert library is not None, "this is a bug: there is no MKL"
-        self._mkl = library
-        self.register_buffer("packed", library.pack(weight), persistent=False)
-        # A single value with the shape of the weights, as only the shape is used and a copy would double the memory.
-        self.register_buffer("weight", weight.new_zeros(()).expand(weight.shape), persistent=False)
-
-    @staticmethod
-    def computes(dtype: torch.dtype) -> bool:
-        return dtype == torch.float32 and mkl() is not None
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Map shape (..., in_features) to (..., out_features)."""
-        inputs = inputs.contiguous()
-        outputs = inputs.new_empty(*inputs.shape[:-1], self.out_features)
-        if self.bias is not None:
-            outputs.copy_(self.bias)
-        if rows := inputs.numel() // self.in_features:
-            self._mkl.multiply(rows, inputs, self.packed, outputs, add=self.bias is not None)
-        return outputs
-
-
 class TiledLinear(PackedLinear):
     """Linear layer in panels, the layout of our own kernels.
 
     Attributes:
-        packed: weights as `Float32Kernels.pack_weights` returns them.
+        packed: weights as `in_panels` returns them.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, kernels: Float32Kernels) -> None:
         super().__init__(weight, bias)
         self._kernels = kernels
         self._bias = fill_panels(weight.new_zeros(self.out_features) if self.bias is None else self.bias)
-        self.register_buffer("packed", kernels.pack_weights(weight), persistent=False)
-        # A single value, as in `MklLinear`.
+        self.register_buffer("packed", in_panels(weight.detach().contiguous()), persistent=False)
+        # A single value with the shape of the weights, as only the shape is used and a copy would double the memory.
         self.register_buffer("weight", weight.new_zeros(()).expand(weight.shape), persistent=False)
 
     packed: torch.Tensor
@@ -154,7 +110,7 @@ class Form(Protocol):
     def __call__(self, weight: torch.Tensor, bias: torch.Tensor | None, /) -> PackedLinear: ...
 
     def computes(self, dtype: torch.dtype) -> bool:
-        """Return the same as `PackedLinear.computes`."""
+        """Return whether this CPU has fast instructions for such layers of a type."""
         ...
 
 
@@ -172,16 +128,7 @@ class Tiled:
 
     def fits(self, weight: torch.Tensor) -> bool:
         """Return whether a layer with these weights can have the form."""
-        return self._kernels.fit(len(weight))
-
-
-#: Forms that are measured.
-FORMS: tuple[type[PackedLinear], ...] = (OneDnnLinear, MklLinear)
-
-
-def can_pack(dtype: torch.dtype) -> bool:
-    """Return whether there is a form for layers of a type."""
-    return any(form.computes(dtype) for form in FORMS)
+        return worth_filling(len(weight))
 
 
 def round_up_rows(rows: int) -> int:

@@ -33,12 +33,6 @@ INT8 = (
     KernelSource("runners.kernels.sources.int8_tiles:multiply"),
 )
 
-#: Linear layer in float32 by MKL: multiply, and fill the outputs with the bias.
-MKL = (
-    KernelSource("runners.kernels.sources.mkl_calls:multiply"),
-    KernelSource("runners.kernels.sources.mkl_calls:fill"),
-)
-
 
 def layer_kernel(name: str, dtype: str) -> KernelSource:
     """Return the source of a kernel in `runners.kernels.sources.layers`.

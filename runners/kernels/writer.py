@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from runners.kernels.fused import LARGE
+from runners.kernels.int8 import VnniInt8Linear
 from runners.kernels.kernels import Kernels
-from runners.kernels.linear_calls import LinearCalls
-from runners.kernels.packed import round_up_rows
+from runners.kernels.packed import TiledLinear, round_up_rows
 from runners.kernels.program import FromRows, KernelCall, Scratch
 
 #: A part of a program.
@@ -29,7 +29,6 @@ class Writer:
 
     def __init__(self, kernels: Kernels, rows: int) -> None:
         self._dtype, self._scratch = kernels.dtype, Scratch(rows)
-        self._linear = LinearCalls(kernels.compiler, self._scratch)
 
     def rows(self, name: str, width: int) -> torch.Tensor:
         """Return memory of shape (rows, width); the same arguments return the same tensor."""
@@ -37,7 +36,7 @@ class Writer:
 
     def linear(self, layer: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> list[Part]:
         """Return the parts that compute a linear layer, by kernels if possible."""
-        calls = self._linear.layer_calls(layer, inputs, outputs)
+        calls = linear_calls(layer, inputs, outputs, self._scratch)
         return [self.python(layer, inputs, outputs)] if calls is None else list(calls)
 
     @staticmethod
@@ -49,6 +48,22 @@ class Writer:
     def large(width: int) -> FromRows:
         """Return an argument that is 1 if rows of this width are enough work for all threads."""
         return FromRows(("large", width), lambda rows: rows * width >= LARGE)
+
+
+def linear_calls(layer: Any, inputs: torch.Tensor, outputs: torch.Tensor, scratch: Scratch) -> list[KernelCall] | None:
+    """Return the calls that compute a linear layer, or None if only Python can compute it.
+
+    Args:
+        inputs, outputs: contiguous, shape (rows, size), with as many rows as the scratch has.
+        scratch: memory for intermediate results of the calls.
+    """
+    if inputs.dtype != torch.float32:
+        return None
+    addresses = inputs.data_ptr(), outputs.data_ptr()
+    if isinstance(layer, TiledLinear):
+        return layer.calls(*addresses)
+    # Not for `PreciseInt8Linear`, which computes its inputs in two parts.
+    return layer.calls(*addresses, scratch) if type(layer) is VnniInt8Linear else None
 
 
 Forwards = dict[nn.Module, Callable[..., torch.Tensor]]

@@ -212,8 +212,9 @@ def _make_tiled(model: PreTrainedModel, compiler: Compiler | None) -> Tiled | No
     if compiler is None or model.dtype != torch.float32:
         return None
     from runners.kernels.float32_kernels import Float32Kernels
+    from runners.kernels.host_cpu import computes_tiles
 
-    return Tiled(Float32Kernels(compiler)) if Float32Kernels.compute() else None
+    return Tiled(Float32Kernels(compiler)) if computes_tiles() else None
 
 
 def _make_int8_kernels(compiler: Compiler | None) -> Int8Kernels | None:

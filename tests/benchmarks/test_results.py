@@ -16,7 +16,7 @@ def test_rounds_become_medians_sums_and_the_worst_of_neighbours() -> None:
     rounds = [load(10.0, foreign_cores=0.5), load(30.0, errors=2, error="503"), load(20.0)]
     joined = middle(rounds)
     assert (joined["requests_per_second"], joined["errors"], joined["requests"]) == (20.0, 2, 270)
-    assert (joined["foreign_cores"], joined["error"]) == (0.5, "503")
+    assert (joined["foreign_cores"], joined["error"], joined["spread"]) == (0.5, "503", 1.0)
 
 
 def test_a_round_that_failed_is_left_out() -> None:
@@ -40,7 +40,8 @@ def test_ratios_are_to_the_bound_and_to_the_fastest_peer() -> None:
 
 
 def test_results_can_be_read_again(tmp_path: Path) -> None:
-    results.write(tmp_path, {"cores": 2}, {"rounds": 3}, document()["workloads"])
+    path = results.write(tmp_path, {"cores": 2}, {"rounds": 3}, document()["workloads"])
+    assert path.read_text().count('\n"16": {"requests_per_second": ') == 2
     assert results.read(tmp_path)["workloads"] == document()["workloads"]
 
 

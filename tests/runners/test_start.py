@@ -31,14 +31,14 @@ from runners.engines.rows import BatchLimits, Parallelism
 from runners.engines.runner import Runner
 from runners.kernels import CompileError, linear
 from runners.kernels.fallbacks import Optimization
-from runners.kernels.float32_kernels import Float32Kernels
+from runners.kernels.host_cpu import computes_tiles
 from runners.kernels.instructions import computes_int8
-from runners.kernels.packed import MklLinear, OneDnnLinear, TiledLinear
+from runners.kernels.packed import OneDnnLinear, TiledLinear
 from runners.start import start_runner
 from tests.generators import pretrained_of
 from tests.tiny import CORPUS, bert_config, byte_level_tokenizer, save, wordpiece_tokenizer
 
-pytestmark = pytest.mark.skipif(not Float32Kernels.compute(), reason="this CPU has no AVX2")
+pytestmark = pytest.mark.skipif(not computes_tiles(), reason="this CPU has no AVX2")
 
 _MASKED = [text.replace("the", "[MASK]", 1) for text in CORPUS if "the" in text]
 _NEW = 8
@@ -143,7 +143,7 @@ def _no_compiler(*_: Any) -> Any:
 
 
 def _packs_wrongly(patch: pytest.MonkeyPatch) -> None:
-    for form in (TiledLinear, OneDnnLinear, MklLinear):
+    for form in (TiledLinear, OneDnnLinear):
         patch.setattr(form, "forward", _wrong(form.forward))
 
 
@@ -235,7 +235,7 @@ _FAULTS: list[tuple[str, str, str, Patch]] = [
             ("merge", model, "is wrong", _merges_wrongly),
             ("pack", model, "raises", _raises("runners.kernels.weights.pack")),
             ("pack", model, "raises while forms are tried", _raises("runners.kernels.weights.forms_to_pack")),
-            ("pack", model, "raises in panels", _raises("runners.kernels.float32_kernels.in_panels")),
+            ("pack", model, "raises in panels", _raises("runners.kernels.packed.in_panels")),
             ("pack", model, "is wrong", _packs_wrongly),
             ("all", model, "raises", _steps_raise_with_optimizations),
         )

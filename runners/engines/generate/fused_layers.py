@@ -20,6 +20,7 @@ from runners.engines.generate.step import Step
 from runners.kernels.fused import MOST_ROWS, FusedGate, FusedNorm
 from runners.kernels.kernels import Kernels
 from runners.kernels.merged import LinearPart
+from runners.kernels.parallel import bits
 from runners.kernels.program import ROWS, Element, Given, KernelCall, Numbers, Program, ProgramRunner
 from runners.kernels.writer import Forwards, Part, Writer, one_for_all
 
@@ -236,7 +237,7 @@ class FusedLayers:
                 Given(("queries", number)), Element(("keys", number), layer), Element(("values", number), layer),
                 Given(("attended", number)), Given(("indices", number)), Given(("positions", number)),
                 Given(("capacity", number)), key_heads, Given(("heads per unit", number)), rotated.shape[1],
-                window or 0, self._kernels.bits(scale),
+                window or 0, bits(scale),
             )  # fmt: skip
             kernel = self._kernels.attend(size, value_size, heads // key_heads)
             parts.append(KernelCall(kernel, Given(("units", number)), decode, Given(("large", number))))
@@ -246,7 +247,7 @@ class FusedLayers:
                 rotated.data_ptr(),
                 Element(("prefill keys", number), layer), Element(("prefill values", number), layer),
                 self._attended.data_ptr(), Given(("descriptors", number)), heads, heads // key_heads, rotated.shape[1],
-                key_heads * size, key_heads * value_size, heads * value_size, window or 0, self._kernels.bits(scale),
+                key_heads * size, key_heads * value_size, heads * value_size, window or 0, bits(scale),
             )  # fmt: skip
             parts.append(KernelCall(self._prefill_kernel, Given(("chunks", number)), prefill))
         return [*parts, partial(self._attend_by_pytorch, layer)] if shape.by_pytorch else parts

@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from runners.engines.generate.cache import CacheSlot, Slab
+from runners.kernels.parallel import bits
 
 if TYPE_CHECKING:
     from runners.kernels.kernels import Kernels
@@ -271,7 +272,7 @@ class Step:
             query.data_ptr() + first * stride * query.itemsize, keys.data_ptr(), values.data_ptr(),
             out.data_ptr() + first * heads * value_size * out.itemsize,
             group.indices.data_ptr(), group.positions.data_ptr(), group.slab.capacity,
-            key_heads, heads_per_unit, stride, window or 0, self._kernels.bits(scale),
+            key_heads, heads_per_unit, stride, window or 0, bits(scale),
             large=group.attended_tokens * heads * size >= LARGE,
         )  # fmt: skip
         return True
@@ -291,7 +292,7 @@ class Step:
             len(group.descriptors) * heads,
             query.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(), group.descriptors.data_ptr(),
             heads, heads // key_heads, query.stride(0), key_heads * size, key_heads * value_size, heads * value_size,
-            window or 0, self._kernels.bits(scale),
+            window or 0, bits(scale),
         )  # fmt: skip
         return True
 

@@ -40,7 +40,7 @@ _ALIGNED = 64
 def attention(size: int, value_size: int, dtype: str) -> Kernel:
     """Return the kernel for a head size.
 
-    `runners.kernels.attention_kernels` documents its arguments.
+    `runners.kernels.kernels.Kernels.texts` documents its arguments.
     """
     like = LIKE[dtype]
 

@@ -7,7 +7,6 @@ from functools import cache
 import torch
 
 from hf_runtime.settings import ModelSettings
-from runners.kernels.attention_kernels import AttentionKernels
 from runners.kernels.compiler import Compiler
 from runners.kernels.float32_kernels import Float32Kernels
 from runners.kernels.int8_kernels import Int8Kernels
@@ -23,12 +22,6 @@ COMPILER = Compiler(FOLDER)
 def kernels_of(dtype: torch.dtype) -> Kernels:
     """Kernels for numbers of a type."""
     return Kernels(dtype, COMPILER)
-
-
-@cache
-def attention_kernels(dtype: torch.dtype) -> AttentionKernels:
-    """Kernels for attention of texts."""
-    return AttentionKernels(dtype, COMPILER)
 
 
 @cache

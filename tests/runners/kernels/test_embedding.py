@@ -11,12 +11,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from runners.kernels import linear
 from runners.kernels.embedding import TiledEmbedding
-from runners.kernels.float32_kernels import Float32Kernels
+from runners.kernels.host_cpu import computes_tiles
 from runners.kernels.packed import Form, Tiled
 from runners.kernels.weights import speed_up_weights
 from tests.runners.kernels.compiled import float32_kernels
 
-pytestmark = pytest.mark.skipif(not Float32Kernels.compute(), reason="this CPU has no AVX2")
+pytestmark = pytest.mark.skipif(not computes_tiles(), reason="this CPU has no AVX2")
 
 
 class _Scaled(nn.Embedding):

@@ -24,15 +24,15 @@ from transformers import (
 
 from hf_runtime.settings import ModelSettings
 from runners.kernels import encoder_layers, linear
-from runners.kernels.attention_kernels import AttentionKernels
 from runners.kernels.encoder_layers import EncoderLayers
+from runners.kernels.host_cpu import computes_tiles
 from runners.kernels.instructions import computes_int8
-from runners.kernels.packed import FORMS, Form, PackedLinear, Tiled, TiledLinear
+from runners.kernels.packed import Form, OneDnnLinear, PackedLinear, Tiled, TiledLinear
 from runners.models.pretrained import load_pretrained
 from runners.storage.fetch import fetch
 from tests.tiny import save, wordpiece_tokenizer
 
-pytestmark = pytest.mark.skipif(not AttentionKernels.compute(), reason="this CPU has no AVX2")
+pytestmark = pytest.mark.skipif(not computes_tiles(), reason="this CPU has no AVX2")
 
 SIZES = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 96, "num_hidden_layers": 3}
 PROGRAMS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
@@ -80,16 +80,16 @@ def _outputs(model: Any) -> list[torch.Tensor]:
     return [*(row[:length] for row, length in zip(batch, LENGTHS, strict=True)), *equal, *alone]
 
 
-@pytest.mark.parametrize("form", [TiledLinear, *FORMS])
+@pytest.mark.parametrize("form", [TiledLinear, OneDnnLinear])
 @pytest.mark.parametrize("kind", PROGRAMS)
 def test_a_program_gives_what_the_model_gives_without_acceleration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, form: type[PackedLinear]
 ) -> None:
-    if not (form is TiledLinear or form.computes(torch.float32)):
+    if form is OneDnnLinear and not OneDnnLinear.computes(torch.float32):
         pytest.skip("this PyTorch does not compute such layers")
 
     def fastest(_layers: object, _rows: object, tiled: Tiled | None) -> Form | None:
-        return tiled if form is TiledLinear else form
+        return tiled if form is TiledLinear else OneDnnLinear
 
     monkeypatch.setattr(linear, "_fastest_form", fastest)
     folder = _saved(tmp_path, PROGRAMS[kind])

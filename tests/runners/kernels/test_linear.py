@@ -12,32 +12,20 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from runners.kernels import linear
-from runners.kernels.float32_kernels import Float32Kernels
+from runners.kernels.host_cpu import computes_tiles
 from runners.kernels.linear import forms_to_pack, linear_layers, pack, weight_and_bias
-from runners.kernels.packed import (
-    FORMS,
-    Form,
-    MklLinear,
-    OneDnnLinear,
-    PackedLinear,
-    Tiled,
-    TiledLinear,
-    can_pack,
-    round_up_rows,
-)
+from runners.kernels.packed import Form, OneDnnLinear, PackedLinear, Tiled, TiledLinear, round_up_rows
 from tests.runners.kernels.compiled import float32_kernels
 
-pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="this PyTorch has no oneDNN")
+pytestmark = pytest.mark.skipif(not OneDnnLinear.computes(torch.float32), reason="this PyTorch has no oneDNN")
 
 
 def _tiled(weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLinear:
     return Tiled(float32_kernels())(weight, bias)
 
 
-needs_tiles = pytest.mark.skipif(not Float32Kernels.compute(), reason="this CPU has no AVX2")
-forms = pytest.mark.parametrize(
-    "form", [*(form for form in FORMS if form.computes(torch.float32)), pytest.param(_tiled, marks=needs_tiles)]
-)
+needs_tiles = pytest.mark.skipif(not computes_tiles(), reason="this CPU has no AVX2")
+forms = pytest.mark.parametrize("form", [OneDnnLinear, pytest.param(_tiled, marks=needs_tiles)])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +79,7 @@ def test_gpt2s_transposed_layers_are_packed_too(form: Form) -> None:
     torch.testing.assert_close(packed(inputs), plain(inputs))
 
 
-@pytest.mark.skipif(not can_pack(torch.bfloat16), reason="this CPU does not compute bfloat16")
+@pytest.mark.skipif(not OneDnnLinear.computes(torch.bfloat16), reason="this CPU does not compute bfloat16")
 @torch.inference_mode()
 def test_bfloat16_stays_bfloat16() -> None:
     plain = nn.Linear(64, 32).bfloat16()
@@ -150,13 +138,6 @@ def test_a_shape_is_packed_where_that_is_faster_over_all_numbers_of_rows_and_muc
     assert not isinstance(model[0], PackedLinear)
 
 
-@pytest.mark.skipif(not MklLinear.computes(torch.float32), reason="this PyTorch has no MKL")
-def test_of_several_forms_the_fastest_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    took: dict[type[nn.Module], float] = {nn.Linear: 1.0, OneDnnLinear: 0.8, MklLinear: 0.7}
-    monkeypatch.setattr(linear, "_measure_layers", lambda layers, _: took[type(layers[0])])
-    assert forms_to_pack(nn.Sequential(nn.Linear(33, 17)), (1, 10)) == {(17, 33): MklLinear}
-
-
 @needs_tiles
 @torch.inference_mode()
 def test_a_token_gets_from_tiles_what_it_gets_alone_to_the_last_bit_by_any_number_of_threads() -> None:
@@ -182,6 +163,8 @@ def test_layers_that_fill_whole_registers_are_tried_in_tiles(monkeypatch: pytest
     model = nn.Sequential(nn.Linear(33, 48), nn.Linear(48, 17))
     assert forms_to_pack(model, (1, 10), tiled) == {(48, 33): tiled}
     assert forms_to_pack(model.bfloat16(), (1, 10), tiled) == {}
+    monkeypatch.setattr(OneDnnLinear, "computes", lambda _: False)
+    assert forms_to_pack(model.float(), (1, 10), tiled) == {(48, 33): tiled}
 
 
 @needs_tiles
@@ -208,8 +191,8 @@ def test_what_is_slower_than_tiles_is_tried_twice_and_with_few_rows_alone(monkey
     monkeypatch.setattr(linear, "_measure_layers", seconds)
     tiled = Tiled(float32_kernels())
     assert forms_to_pack(nn.Sequential(nn.Linear(33, 48)), (1, 10), tiled) == {(48, 33): tiled}
-    others = 1 + sum(form.computes(torch.float32) for form in FORMS)
-    assert sorted(tried) == sorted([(True, 1), *[(False, 1)] * others] * 2)
+    # Tiles, plain layers and oneDNN, twice.
+    assert sorted(tried) == sorted([(True, 1), (False, 1), (False, 1)] * 2)
 
 
 def test_a_form_that_was_disturbed_five_times_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

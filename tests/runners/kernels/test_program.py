@@ -13,16 +13,15 @@ from torch import nn
 
 from runners.kernels import program
 from runners.kernels.compiler import Compiler
-from runners.kernels.float32_kernels import Float32Kernels
+from runners.kernels.host_cpu import computes_tiles
 from runners.kernels.instructions import computes_int8
 from runners.kernels.int8 import OneDnnInt8Linear, VnniInt8Linear
 from runners.kernels.int8_kernels import Int8Kernels
-from runners.kernels.linear_calls import LinearCalls
-from runners.kernels.mkl import mkl
-from runners.kernels.packed import MklLinear, Tiled
+from runners.kernels.packed import Tiled
 from runners.kernels.parallel import ParallelKernel
 from runners.kernels.program import ROWS, Element, FromRows, Given, KernelCall, Program, ProgramRunner, Scratch
 from runners.kernels.source import KernelSource
+from runners.kernels.writer import linear_calls
 from tests.runners.kernels.compiled import COMPILER, float32_kernels, int8_kernels
 
 _COUNT = KernelSource("tests.runners.kernels.sources:add_always", (1,))
@@ -90,17 +89,13 @@ def test_every_unit_is_computed_once_by_threads_or_without(
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("rows", [1, 3, 16, 40])
-@pytest.mark.parametrize("form", ["MKL", "tiles", "int8"])
+@pytest.mark.parametrize("form", ["tiles", "int8"])
 @torch.inference_mode()
 def test_layers_give_in_a_program_what_they_give_alone(form: str, rows: int, bias: bool) -> None:
     plain = nn.Linear(64, 96, bias=bias)
     layer: nn.Module
-    if form == "MKL":
-        if mkl() is None:
-            pytest.skip("this PyTorch has no MKL")
-        layer = MklLinear(plain.weight, plain.bias)
-    elif form == "tiles":
-        if not Float32Kernels.compute():
+    if form == "tiles":
+        if not computes_tiles():
             pytest.skip("this CPU has no AVX2")
         layer = Tiled(float32_kernels())(plain.weight, plain.bias)
     else:
@@ -111,7 +106,7 @@ def test_layers_give_in_a_program_what_they_give_alone(form: str, rows: int, bia
     inputs, outputs = (scratch.rows_of(name, width, torch.float32) for name, width in (("in", 64), ("out", 96)))
     inputs.normal_()
     outputs.fill_(torch.nan)
-    calls = LinearCalls(COMPILER, scratch).layer_calls(layer, inputs, outputs)
+    calls = linear_calls(layer, inputs, outputs, scratch)
     assert calls is not None
     written = Program(calls, ProgramRunner(COMPILER))
     written.run(rows, {}, None)
@@ -122,9 +117,8 @@ def test_layers_give_in_a_program_what_they_give_alone(form: str, rows: int, bia
 def test_other_layers_are_left_to_python() -> None:
     scratch, plain = Scratch(8), nn.Linear(64, 96)
     inputs, outputs = torch.zeros(8, 64), torch.zeros(8, 96)
-    calls = LinearCalls(COMPILER, scratch)
-    assert calls.layer_calls(plain, inputs, outputs) is None
-    assert calls.layer_calls(OneDnnInt8Linear(plain.weight, None), inputs, outputs) is None
+    assert linear_calls(plain, inputs, outputs, scratch) is None
+    assert linear_calls(OneDnnInt8Linear(plain.weight, None), inputs, outputs, scratch) is None
 
 
 def test_a_folder_that_cannot_be_written_to_keeps_no_program_from_running(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,13 @@ from transformers import (
 from hf_runtime.settings import ModelSettings
 from runners.kernels import linear
 from runners.kernels.fallbacks import Fallbacks, Optimization
-from runners.kernels.packed import FORMS, OneDnnLinear, PackedLinear, can_pack
+from runners.kernels.packed import OneDnnLinear, PackedLinear
 from runners.kernels.weights import speed_up_weights
 from runners.models.pretrained import load_pretrained
 from runners.storage.fetch import fetch
 from tests.tiny import wordpiece_tokenizer
 
-pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="this PyTorch has no oneDNN")
+pytestmark = pytest.mark.skipif(not OneDnnLinear.computes(torch.float32), reason="this PyTorch has no oneDNN")
 
 _BERT: dict[str, Any] = {
     "hidden_size": 32,
@@ -43,15 +42,10 @@ _BERT: dict[str, Any] = {
 }
 
 
-@pytest.fixture(autouse=True, params=[form for form in FORMS if form.computes(torch.float32)])
-def _packing_pays(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _packing_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also for models so small, on any processor."""
-
-    def fastest(layers: Sequence[Any], *_: Any) -> type[PackedLinear]:
-        form: type[PackedLinear] = request.param
-        return form if form.computes(layers[0].weight.dtype) else OneDnnLinear
-
-    monkeypatch.setattr(linear, "_fastest_form", fastest)
+    monkeypatch.setattr(linear, "_fastest_form", lambda *_: OneDnnLinear)
 
 
 def _packed(model: PreTrainedModel) -> int:

@@ -26,7 +26,7 @@ WORDS = {
     r"\beight bits\b|\bin eight bit\b": "int8",
     r"\btakeover\b|\btake[ns]? over\b": "replace, install",
     r"\b(in|of|with|without|its|whose|their) company\b": "other rows of the batch",
-    r"\bas it is\b": "unchanged",
+    r"\bas it is[,.;:)]": "unchanged",
     r"\bwhat (is|are|was|were) (written|read|kept|known|chosen|told|asked|given|left|there)\b": "name the thing",
 }
 

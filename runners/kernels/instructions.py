@@ -15,11 +15,6 @@ def has_onednn() -> bool:
     return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
-def has_avx2() -> bool:
-    """Return whether the CPU has AVX2, which our own kernels need to multiply."""
-    return bool(_CPU._is_avx2_supported())
-
-
 def computes_int8() -> bool:
     """Return whether the CPU multiplies int8 without saturating sums (VNNI)."""
     return has_onednn() and bool(_CPU._is_vnni_supported())

@@ -76,10 +76,10 @@ class Kernels:
         return self.compiler.kernel(step_attention(size, value_size, shared, type_name(self.dtype)))
 
     def texts(self, size: int, value_size: int) -> ParallelKernel | None:
-        """Return the kernel for attention over sequences or prefill chunks, compiled on first use.
+        """Return the kernel for attention over whole sequences or prefill chunks.
 
-        PyTorch's attention is made for long sequences, and needs one call for each. This kernel computes all of them as
-        matrix products of tiles: a unit is one head of one sequence. Its arguments:
+        It is compiled on first use. PyTorch's attention is made for long sequences, and needs one call for each. This
+        kernel computes all of them as matrix products of tiles: a unit is one head of one sequence. Its arguments:
 
         - addresses of queries, keys, values and outputs;
         - address of `SEQUENCE_FIELDS` integers for each sequence;

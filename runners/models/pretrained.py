@@ -19,7 +19,7 @@ from hf_runtime.settings import ModelSettings
 from runners.kernels.allocator import keep_freed_memory, large_tensors_apart
 from runners.kernels.cores import available_cores
 from runners.kernels.fallbacks import Fallbacks, Optimization, OptimizationFailed, attempt
-from runners.kernels.instructions import computes_int8, has_avx2
+from runners.kernels.instructions import computes_int8
 from runners.kernels.packed import Tiled
 from runners.kernels.unpadded import without_padding
 from runners.kernels.weights import speed_up_weights
@@ -174,7 +174,7 @@ def _load_optimized(
     speed_up_weights(loaded.model, rows=rows, int8=int8, kernels=kernels, tiled=tiled, int8_kernels=int8_kernels)
     release_mapped_files(loaded.model)
     # In bfloat16 the linear layers are PyTorch's, so a program is slower: 106 instead of 71 ms for 32 inputs of MiniLM.
-    if not (unpadded and loaded.model.dtype == torch.float32 and has_avx2()):
+    if not (unpadded and loaded.model.dtype == torch.float32):
         return replace(loaded, kernels=kernels)
     with fallbacks.guard(Optimization.PROGRAM):
         return replace(loaded, kernels=kernels, program=_make_program(loaded.model, compiler))

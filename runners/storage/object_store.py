@@ -66,7 +66,7 @@ class ObjectSource:
     @property
     def is_folder(self) -> bool:
         """True if the path is not named like an archive or a GGUF file; `ModelSource.is_folder`."""
-        return not _names_one_file(self._location.path)
+        return not self._location.path.lower().endswith(_SINGLE_FILE_SUFFIXES)
 
     def list(self) -> Sequence[SourceFile]:
         """List the files below the path, or the file that it names; `ModelSource.list`."""
@@ -185,10 +185,6 @@ _HINTS: Mapping[str, str] = {
     "azure": "set AZURE_STORAGE_ACCESS_KEY, AZURE_STORAGE_SAS_TOKEN or AZURE_CLIENT_ID, AZURE_TENANT_ID and "
     "AZURE_CLIENT_SECRET so that it may be read",
 }
-
-
-def _names_one_file(path: str) -> bool:
-    return path.lower().endswith(_SINGLE_FILE_SUFFIXES)
 
 
 def _iterate_chunks(result: GetResult) -> Iterator[bytes]:

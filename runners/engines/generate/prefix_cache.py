@@ -9,6 +9,9 @@ from runners.engines.generate.cache import CacheSlot, KVCache
 #: The shortest prefix in tokens that is worth a search.
 MIN_PREFIX = 16
 
+#: Share of the KV cache's budget for finished sequences; running sequences can evict them at any time.
+_SHARE = 0.25
+
 
 def common_prefix_length(one: Sequence[int], other: Sequence[int]) -> int:
     """Return the length of the common prefix in tokens; 0 if it is shorter than `MIN_PREFIX`."""
@@ -25,15 +28,11 @@ def common_prefix_length(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 class PrefixCache:
-    """Cache of the keys and values of finished sequences, the most recently used last.
+    """Cache of the keys and values of finished sequences, the most recently used last."""
 
-    Args:
-        share: share of the KV cache's budget that it may use; running sequences can evict entries at any time.
-    """
-
-    def __init__(self, cache: KVCache, share: float = 0.25) -> None:
+    def __init__(self, cache: KVCache) -> None:
         self._cache = cache
-        self._max_tokens = int(share * cache.budget)
+        self._max_tokens = int(_SHARE * cache.budget)
         self._entries: list[tuple[list[int], CacheSlot]] = []
 
     def store(self, ids: list[int], slot: CacheSlot) -> None:

@@ -81,7 +81,7 @@ def _check_outputs(runner: Any, plain: Any, task: Task) -> None:
         for computed, row in zip(first, batch, strict=True):
             right = _alone(plain, row)
             if task == "fill-mask":
-                right = right[runner._mask_positions(row.inputs)[0]]
+                right = right[runner._find_masks(row.inputs)[0]]
             if task not in ("text-classification", "fill-mask"):
                 computed = computed[: len(right)]  # without what stands for padding
             assert _close(computed, right), (computed, right)
@@ -105,7 +105,7 @@ def _try(plain: Any, task: Task, folder: Path) -> None:
 
 @torch.inference_mode()
 def _check_texts(runner: Any, plain: Any) -> None:
-    beams = runner.model.beams
+    beams = runner.generator.beams
     parameters = {"max_new_tokens": _NEW, **({"ignore_eos": True} if beams == 1 else {})}
     if beams == 1:
         plain.generation_config.eos_token_id = None

@@ -1,4 +1,4 @@
-"""What is inside the runner of a generative task that computes with transformers."""
+"""Access to the generator and the checkpoint inside a runner."""
 
 from __future__ import annotations
 

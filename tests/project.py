@@ -1,4 +1,4 @@
-"""Where the project is."""
+"""Path of the project's root folder."""
 
 from pathlib import Path
 

@@ -14,7 +14,6 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from typing_extensions import TypedDict
 
-from hf_runtime.api.answer_type import answer_type
 from hf_runtime.api.cloud_events import read_event, render_event
 from hf_runtime.api.http.body import read_body
 from hf_runtime.api.http.call import make_call_context
@@ -22,6 +21,7 @@ from hf_runtime.api.http.json_body import encode, encode_event, json_response, r
 from hf_runtime.api.http.streaming_body import StreamingBody
 from hf_runtime.api.inference import Models, infer, render_answers
 from hf_runtime.api.streaming import AnswerStreams, Chunk
+from hf_runtime.contract.answer_type import answer_type
 from hf_runtime.contract.errors import DeadlineExceeded, InvalidRequest, NotSupported, RequestTooLarge, ServingError
 from hf_runtime.settings import ServerSettings
 

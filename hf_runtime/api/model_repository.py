@@ -14,12 +14,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from typing_extensions import TypedDict
 
-from hf_runtime.api.answer_type import answer_type
 from hf_runtime.api.call import CallContext
 from hf_runtime.api.http.body import read_body
 from hf_runtime.api.http.call import make_call_context
 from hf_runtime.api.http.json_body import json_response, read_object
 from hf_runtime.api.inference import Models, mark_error_retrieved, wait_in_time
+from hf_runtime.contract.answer_type import answer_type
 from hf_runtime.contract.errors import Forbidden, InvalidRequest
 from hf_runtime.rpc.messages import ModelState, ModelStatus
 from hf_runtime.settings import ServerSettings

@@ -8,19 +8,13 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, model_validator
 
 from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.validation import make_field_error, make_invalid_request
+from hf_runtime.contract.validation import StrictModel, make_field_error, make_invalid_request
 
 
-class ChatModel(BaseModel):
-    """Base of all parts of a chat. Unknown fields and wrong types are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class TextPart(ChatModel):
+class TextPart(StrictModel):
     """Text part of a message. Text models accept no other kind of part."""
 
     type: Literal["text"]
@@ -52,14 +46,14 @@ def _parse_object(value: Any) -> Any:
     return parsed
 
 
-class FunctionCall(ChatModel):
+class FunctionCall(StrictModel):
     """Called function. `arguments` is an object, or a string with an object in JSON."""
 
     name: str
     arguments: Annotated[dict[str, Any], BeforeValidator(_parse_object, json_schema_input_type=str | dict[str, Any])]
 
 
-class ToolCall(ChatModel):
+class ToolCall(StrictModel):
     """Tool call of an earlier answer."""
 
     id: str | None = None
@@ -67,7 +61,7 @@ class ToolCall(ChatModel):
     function: FunctionCall
 
 
-class Message(ChatModel):
+class Message(StrictModel):
     """One turn of a chat.
 
     The message in an answer of this server is accepted unchanged. Only the assistant calls tools.
@@ -109,7 +103,7 @@ class Message(ChatModel):
         return turn if self.content is None else {**turn, "content": self.text}
 
 
-class Function(ChatModel):
+class Function(StrictModel):
     """Function that the answer may call. `parameters` is the JSON schema of its arguments."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
@@ -118,20 +112,20 @@ class Function(ChatModel):
     strict: bool | None = None
 
 
-class Tool(ChatModel):
+class Tool(StrictModel):
     """Tool that the client runs for the model."""
 
     type: Literal["function"]
     function: Function
 
 
-class NamedFunction(ChatModel):
+class NamedFunction(StrictModel):
     """Name of a function."""
 
     name: str
 
 
-class NamedTool(ChatModel):
+class NamedTool(StrictModel):
     """Tool that the answer must call."""
 
     type: Literal["function"]
@@ -155,7 +149,7 @@ _Choice = Literal["none", "auto", "required"] | NamedTool
 ToolChoice = Annotated[_Choice, PlainValidator(_parse_tool_choice, json_schema_input_type=_Choice)]
 
 
-class Chat(ChatModel):
+class Chat(StrictModel):
     """Messages of a chat and the tools that the answer may call."""
 
     messages: list[Message] = Field(min_length=1)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import BeforeValidator, ConfigDict, Field, with_config
+from pydantic import BeforeValidator, Field
 from typing_extensions import TypedDict
 
+from hf_runtime.contract.answer_type import answer_type
 from hf_runtime.contract.parameters import Parameters, Truncation
-
-_STRICT = ConfigDict(extra="forbid")
 
 #: More tokens than any model generates. A typing error must not occupy a model that has no limit.
 MAX_TOKENS = 1_000_000
@@ -108,7 +107,7 @@ class GenerationParameters(Parameters):
     )
 
 
-@with_config(_STRICT)
+@answer_type
 class CalledTool(TypedDict):
     """Call of a tool. The arguments are JSON."""
 
@@ -116,7 +115,7 @@ class CalledTool(TypedDict):
     arguments: str
 
 
-@with_config(_STRICT)
+@answer_type
 class LikelyToken(TypedDict):
     """Token with its log probability.
 
@@ -130,7 +129,7 @@ class LikelyToken(TypedDict):
     special: bool
 
 
-@with_config(_STRICT)
+@answer_type
 class ScoredToken(LikelyToken):
     """Generated token, with the most likely tokens at its position."""
 
@@ -146,7 +145,7 @@ class _Details(TypedDict):
     tool_calls: NotRequired[list[CalledTool]]
 
 
-@with_config(_STRICT)
+@answer_type
 class GeneratedText(_Details):
     """Generated text, or the whole chat if the full text is requested."""
 
@@ -154,7 +153,7 @@ class GeneratedText(_Details):
     finish_reason: NotRequired[Literal["stop", "length"]]
 
 
-@with_config(_STRICT)
+@answer_type
 class GeneratedDelta(_Details):
     """Object of a stream. The last object of a sequence has a `finish_reason`."""
 

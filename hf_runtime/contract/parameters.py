@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.validation import make_invalid_request
+from hf_runtime.contract.validation import StrictModel, make_invalid_request
 
 
-class Parameters(BaseModel):
+class Parameters(StrictModel):
     """Base of the parameters of all tasks. Unknown names and wrong types are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 #: Type of the field `truncation`, which most tasks have.

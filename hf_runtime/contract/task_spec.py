@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hf_runtime.contract.parameters import Parameters
@@ -38,4 +38,4 @@ class TaskSpec:
     generative: bool = False
     heads: tuple[str, ...] = ()
     adapter_type: str | None = None
-    kserve_names: tuple[str, ...] = field(default=())
+    kserve_names: tuple[str, ...] = ()

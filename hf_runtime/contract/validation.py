@@ -1,13 +1,19 @@
-"""Conversion of pydantic's errors to errors of a request, with the path of the field."""
+"""Strict validation of requests, with pydantic's errors as errors of a request."""
 
 from __future__ import annotations
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticCustomError
 
 from hf_runtime.contract.errors import InvalidRequest
 
 _FIELD_ERROR = "field_error"
+
+
+class StrictModel(BaseModel):
+    """Base of the values that clients send. Unknown fields and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 def make_field_error(field: str, reason: str) -> PydanticCustomError:

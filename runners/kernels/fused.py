@@ -1,8 +1,8 @@
 """Replace norms, gated feed-forwards and rotary embeddings of a model by one kernel each.
 
 A module is recognized by its results on trial inputs, not by its name. It keeps its type and its weights and gets
-another `forward`. That calls the model's own one for inputs that do not fit the kernel, and for so many rows that
-PyTorch's operations with all threads are faster.
+another `forward`. The new one calls the original for inputs that do not fit the kernel, and for large batches, for
+which PyTorch's operations with all threads are faster.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class CustomPipelineRunner(Runner[AnyParameters, Any, None, Any]):
                 return self._call_pipeline(rows)
         except RequestCancelled:
             logger.debug("Model %s: pipeline call cancelled", self.settings.name)
-            return [InferenceFailed("nobody waits for it any more")] * len(rows)
+            return [InferenceFailed("its client has left")] * len(rows)
 
     def _call_pipeline(self, rows: Sequence[Row[Any]]) -> Sequence[Any]:
         instances = [row.inputs[0] for row in rows]

@@ -15,7 +15,14 @@ from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.contract.item import Item
 from hf_runtime.contract.parameters import Parameters
 from runners.engines.batch.batch_invariance import BatchSharing, find_batch_sharing
-from runners.engines.calibration.encoders import CPU_ROWS, GPU_ROWS, BatchPlan, calibrate, worker_options
+from runners.engines.calibration.encoders import (
+    CPU_ROWS,
+    GPU_ROWS,
+    BatchPlan,
+    calibrate,
+    guard_calibration,
+    worker_options,
+)
 from runners.engines.calibration.plan_cache import PlanCache, model_key
 from runners.engines.rows import BatchLimits, Parallelism, Row
 from runners.engines.runner import Job, Runner
@@ -74,7 +81,8 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
         elif self.settings.acceleration and self.supports_cuda_graphs:
             self.padded.use_graphs(self.prepare_item(Item(self.choose_example())).rows[0].inputs, self.fallbacks)
         if self.settings.calibration_seconds and self._sharing is BatchSharing.ANY_LENGTH:
-            self._plan = self._calibrate()
+            with guard_calibration(self.fallbacks):
+                self._plan = self._calibrate()
         super().warm_up()
 
     def _find_batch_sharing(self) -> BatchSharing:
@@ -118,7 +126,7 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
                     # The measured batches are larger than those of requests.
                     self.pretrained.program.forget()
 
-        return PlanCache(self.settings.storage_cache).find_guarded(BatchPlan, key, measure, self.fallbacks)
+        return PlanCache(self.settings.storage_cache).find_or_measure(BatchPlan, key, measure)
 
     @property
     def _default_plan(self) -> BatchPlan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,8 +16,6 @@ from runners.engines.generator import DeltaMaker, GenerativeRunner, Generator
 from runners.engines.rows import BatchLimits, Row
 from runners.engines.runner import ExecutionPlan, Job
 from runners.tasks.tokens import reject_missing_tokens
-
-logger = logging.getLogger(__name__)
 
 #: Maximum number of new tokens if no request, context or memory limits them.
 _UNLIMITED = 4096

@@ -12,9 +12,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from hf_runtime.api.answer_type import answer_type
 from hf_runtime.api.call import ClientLeft
 from hf_runtime.api.http.json_body import json_response
+from hf_runtime.contract.answer_type import answer_type
 from hf_runtime.contract.errors import HTTP_STATUS, InferenceFailed, MethodNotAllowed, RouteNotFound, ServingError
 from hf_runtime.observability.requests import get_request_record
 

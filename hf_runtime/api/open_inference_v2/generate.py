@@ -12,10 +12,10 @@ from uuid import uuid4
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from hf_runtime.api.answer_type import answer_type
 from hf_runtime.api.http.json_body import clamp_logprob, encode_event
 from hf_runtime.api.open_inference_v2.schema import RequestModel
 from hf_runtime.api.streaming import Chunk
+from hf_runtime.contract.answer_type import answer_type
 from hf_runtime.contract.errors import InvalidRequest, ServingError
 
 #: Parameters that have an effect only when tokens are sampled.

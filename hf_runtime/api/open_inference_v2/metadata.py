@@ -6,8 +6,8 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from hf_runtime.api.answer_type import answer_type
 from hf_runtime.api.open_inference_v2.request import Datatype
+from hf_runtime.contract.answer_type import answer_type
 from hf_runtime.contract.signature import Signature, TensorSpec
 from hf_runtime.version import __version__
 

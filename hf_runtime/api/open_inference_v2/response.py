@@ -10,10 +10,10 @@ from pydantic import GetPydanticSchema
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from hf_runtime.api.answer_type import answer_type
 from hf_runtime.api.http.json_body import encode, json_response
 from hf_runtime.api.open_inference_v2.request import HEADER_LENGTH, Datatype, InferRequest
 from hf_runtime.api.open_inference_v2.tensors import Tensor, to_binary, to_json
+from hf_runtime.contract.answer_type import answer_type
 
 #: Sent as a flat list.
 _Elements = Annotated[

@@ -11,7 +11,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 from typing_extensions import TypedDict
 
-from hf_runtime.api.answer_type import answer_type
 from hf_runtime.api.call import CallContext
 from hf_runtime.api.http.body import read_body
 from hf_runtime.api.http.call import make_call_context
@@ -27,6 +26,7 @@ from hf_runtime.api.open_inference_v2.request import HEADER_LENGTH, parse_reques
 from hf_runtime.api.open_inference_v2.response import render_response
 from hf_runtime.api.open_inference_v2.schema import parse_document
 from hf_runtime.api.streaming import AnswerStreams
+from hf_runtime.contract.answer_type import answer_type
 from hf_runtime.contract.errors import InvalidRequest, ModelNotReady, NotSupported, RequestTooLarge, ServingError
 from hf_runtime.contract.signature import Signature
 from hf_runtime.contract.tasks import GENERATIVE_TASKS

@@ -11,10 +11,10 @@ from uuid import uuid4
 from pydantic import Field, model_validator
 from typing_extensions import TypedDict
 
-from hf_runtime.api.answer_type import answer_type
 from hf_runtime.api.openai.generation import FinishReason, GeneratedAnswer, SamplingRequest
 from hf_runtime.api.openai.logprobs import ChatLogprobs, render_chat_logprobs
 from hf_runtime.api.openai.usage import TokenUsage, UsageCounter
+from hf_runtime.contract.answer_type import answer_type
 from hf_runtime.contract.chat import Message, NamedTool, Tool, ToolChoice
 from hf_runtime.contract.errors import InvalidRequest
 

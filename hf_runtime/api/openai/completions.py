@@ -11,11 +11,11 @@ from uuid import uuid4
 from pydantic import Field, model_validator
 from typing_extensions import TypedDict
 
-from hf_runtime.api.answer_type import answer_type
 from hf_runtime.api.openai.generation import FinishReason, GeneratedAnswer, SamplingRequest
 from hf_runtime.api.openai.logprobs import CompletionLogprobs, CompletionLogprobsRenderer
 from hf_runtime.api.openai.text import TextsField
 from hf_runtime.api.openai.usage import TokenUsage, UsageCounter
+from hf_runtime.contract.answer_type import answer_type
 from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.contract.tasks import GENERATIVE_TASKS
 from hf_runtime.settings import Task

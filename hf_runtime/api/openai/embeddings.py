@@ -11,10 +11,10 @@ import numpy.typing as npt
 from pydantic import Field, GetPydanticSchema
 from typing_extensions import TypedDict
 
-from hf_runtime.api.answer_type import answer_type
 from hf_runtime.api.openai.schema import OpenAIRequest
 from hf_runtime.api.openai.text import TextsField
 from hf_runtime.api.openai.usage import TokenUsage
+from hf_runtime.contract.answer_type import answer_type
 from hf_runtime.settings import Task
 
 #: Sent as a list of numbers.

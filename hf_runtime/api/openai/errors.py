@@ -10,7 +10,7 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
-from hf_runtime.api.answer_type import answer_type
+from hf_runtime.contract.answer_type import answer_type
 from hf_runtime.contract.errors import HTTP_STATUS, ModelNotFound, Overloaded, ServingError, Unauthenticated
 
 _ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]

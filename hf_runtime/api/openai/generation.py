@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import TypedDict
 
-from hf_runtime.api.openai.schema import OpenAIModel, OpenAIRequest
+from hf_runtime.api.openai.schema import OpenAIRequest
 from hf_runtime.contract.errors import InvalidRequest
+from hf_runtime.contract.validation import StrictModel
 from hf_runtime.settings import Task
 
 #: Runners accept seeds below this number.
@@ -27,7 +28,7 @@ class GeneratedAnswer(TypedDict):
     system_fingerprint: None
 
 
-class StreamOptions(OpenAIModel):
+class StreamOptions(StrictModel):
     """Options of a stream; `include_obfuscation` is accepted and changes nothing."""
 
     include_usage: bool = False

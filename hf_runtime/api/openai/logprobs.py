@@ -8,8 +8,8 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from hf_runtime.api.answer_type import answer_type
 from hf_runtime.api.http.json_body import clamp_logprob
+from hf_runtime.contract.answer_type import answer_type
 
 
 @answer_type

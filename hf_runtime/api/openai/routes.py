@@ -11,7 +11,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 from typing_extensions import TypedDict
 
-from hf_runtime.api.answer_type import answer_type
 from hf_runtime.api.call import CallContext
 from hf_runtime.api.http.body import read_body
 from hf_runtime.api.http.call import make_call_context
@@ -26,6 +25,7 @@ from hf_runtime.api.openai.errors import describe_openai_error
 from hf_runtime.api.openai.schema import OpenAIRequest, parse_request
 from hf_runtime.api.openai.stream import Deltas, EventStream
 from hf_runtime.api.streaming import AnswerStreams
+from hf_runtime.contract.answer_type import answer_type
 from hf_runtime.contract.errors import InvalidRequest, ServingError
 from hf_runtime.rpc.model_client import ModelClient
 from hf_runtime.settings import ServerSettings

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
+from pydantic import GetJsonSchemaHandler, ValidationError
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from hf_runtime.api.http.json_body import read_object
 from hf_runtime.contract.errors import InvalidRequest, RequestTooLarge, ServingError
-from hf_runtime.contract.validation import make_invalid_request
+from hf_runtime.contract.validation import StrictModel, make_invalid_request
 from hf_runtime.settings import Task
 
 #: Documented fields that are accepted and change nothing: user ids, storage, and hints for OpenAI's models.
@@ -42,13 +42,7 @@ NOT_OFFERED: Mapping[str, str] = {
 }
 
 
-class OpenAIModel(BaseModel):
-    """Base of everything that a client sends: unknown fields and wrong types are refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class OpenAIRequest(OpenAIModel):
+class OpenAIRequest(StrictModel):
     """A request that a model answers."""
 
     #: Tasks of the models that can answer it.

@@ -10,7 +10,7 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from hf_runtime.api.answer_type import answer_type
+from hf_runtime.contract.answer_type import answer_type
 
 
 @answer_type

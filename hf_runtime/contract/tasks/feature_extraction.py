@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field, with_config
+from pydantic import Field
 from typing_extensions import TypedDict
 
+from hf_runtime.contract.answer_type import answer_type
 from hf_runtime.contract.parameters import Parameters, Truncation
 from hf_runtime.contract.signature import TEXT_OR_TOKENS_TO_JSON
 from hf_runtime.contract.task_spec import TaskSpec
@@ -40,7 +41,7 @@ class FeatureExtractionParameters(Parameters):
     details: bool = Field(False, description="Return an object with the vector and the number of input tokens.")
 
 
-@with_config(ConfigDict(extra="forbid"))
+@answer_type
 class Embedding(TypedDict):
     """Vector of a text and its number of tokens, for requests with `details`."""
 

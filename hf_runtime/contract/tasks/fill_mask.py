@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field, with_config
+from pydantic import BeforeValidator, Field
 from typing_extensions import TypedDict
 
+from hf_runtime.contract.answer_type import answer_type
 from hf_runtime.contract.parameters import Parameters, Truncation
 from hf_runtime.contract.task_spec import TaskSpec
 
@@ -27,7 +28,7 @@ class FillMaskParameters(Parameters):
     truncation: Truncation = False
 
 
-@with_config(ConfigDict(extra="forbid"))
+@answer_type
 class FilledMask(TypedDict):
     """Token for a mask, and the text with this token."""
 

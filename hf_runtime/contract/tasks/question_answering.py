@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, with_config
+from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
+from hf_runtime.contract.answer_type import answer_type
 from hf_runtime.contract.parameters import Parameters
 from hf_runtime.contract.signature import ANSWER, Signature, TensorSpec
 from hf_runtime.contract.task_spec import TaskSpec
+from hf_runtime.contract.validation import StrictModel
 
 
 def _refuse_blank(text: str) -> str:
@@ -18,10 +20,8 @@ def _refuse_blank(text: str) -> str:
     return text
 
 
-class Question(BaseModel):
+class Question(StrictModel):
     """Question and the context in which to find the answer."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     question: Annotated[str, AfterValidator(_refuse_blank)]
     context: Annotated[str, AfterValidator(_refuse_blank)]
@@ -66,7 +66,7 @@ class QuestionAnsweringParameters(Parameters):
     align_to_words: bool = Field(True, description="Let answers start and end at word boundaries.")
 
 
-@with_config(ConfigDict(extra="forbid"))
+@answer_type
 class Span(TypedDict):
     """Answer, which is `context[start:end]`. It is empty if the model finds none."""
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, with_config
+from pydantic import Field
 from typing_extensions import TypedDict
 
+from hf_runtime.contract.answer_type import answer_type
 from hf_runtime.contract.parameters import Parameters, Truncation
 from hf_runtime.contract.signature import ANSWER, TEXT, Signature, TensorSpec
 from hf_runtime.contract.task_spec import TaskSpec
+from hf_runtime.contract.validation import StrictModel
 
 
-class TextPair(BaseModel):
+class TextPair(StrictModel):
     """Two texts that the model classifies as one input, such as a premise and a hypothesis."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     text: str
     text_pair: str | None = None
@@ -33,7 +33,7 @@ class TextClassificationParameters(Parameters):
     truncation: Truncation = False
 
 
-@with_config(ConfigDict(extra="forbid"))
+@answer_type
 class Label(TypedDict):
     """Label with its score."""
 

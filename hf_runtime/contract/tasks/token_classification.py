@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field, with_config
+from pydantic import Field
 from typing_extensions import TypedDict
 
+from hf_runtime.contract.answer_type import answer_type
 from hf_runtime.contract.parameters import Parameters, Truncation
 from hf_runtime.contract.task_spec import TaskSpec
 
@@ -31,7 +32,7 @@ class TokenClassificationParameters(Parameters):
     truncation: Truncation = False
 
 
-@with_config(ConfigDict(extra="forbid"))
+@answer_type
 class TokenLabel(TypedDict):
     """Token with its label.
 
@@ -46,7 +47,7 @@ class TokenLabel(TypedDict):
     end: int | None
 
 
-@with_config(ConfigDict(extra="forbid"))
+@answer_type
 class EntityGroup(TypedDict):
     """Entity of one or more tokens, for requests with an aggregation strategy."""
 

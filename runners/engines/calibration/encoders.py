@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from runners.engines.calibration.choice import Measurement, choose_measurement, 
 from runners.engines.calibration.stopwatch import Stopwatch, watch_cpu_share
 from runners.engines.rows import BatchLimits, Parallelism, Row
 from runners.kernels.cores import available_cores, use_threads
+from runners.kernels.fallbacks import Fallbacks, Optimization
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,11 @@ class _Case:
     @property
     def cost(self) -> int:
         return self.workers * self.rows
+
+
+def guard_calibration(fallbacks: Fallbacks) -> AbstractContextManager[None]:
+    """Return a context in which an error is reported as a failed optimization, and suppressed."""
+    return fallbacks.guard(Optimization.CALIBRATION)
 
 
 def worker_options(threads: int | None, cpus: float | None) -> list[tuple[int, int]]:

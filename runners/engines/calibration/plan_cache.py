@@ -18,7 +18,6 @@ from hf_runtime.atomic_write import write_atomically
 from hf_runtime.settings import ModelSettings
 from hf_runtime.version import __version__
 from runners.kernels.cores import cpu_name
-from runners.kernels.fallbacks import Fallbacks, Optimization
 
 logger = logging.getLogger(__name__)
 
@@ -68,18 +67,6 @@ class PlanCache:
             adapter.validate_json(adapter.dump_json(plan))
             self.store(plan, key)
         return plan
-
-    def find_guarded(
-        self,
-        kind: type[PlanT],
-        key: Mapping[str, Any],
-        measure: Callable[[], PlanT | None],
-        fallbacks: Fallbacks,
-    ) -> PlanT | None:
-        """As `find_or_measure`; a calibration that fails is reported as a fallback, and gives None."""
-        with fallbacks.guard(Optimization.CALIBRATION):
-            return self.find_or_measure(kind, key, measure)
-        return None
 
     def find(self, kind: type[PlanT], key: Mapping[str, Any]) -> PlanT | None:
         """Return the plan that this version stored for this key and processor, or None."""

@@ -88,7 +88,7 @@ def _check_size(schema: Mapping[str, Any], field: str) -> None:
     patterns = {value for node in nodes for key in ("pattern", "format") if isinstance(value := node.get(key), str)}
     if len(patterns) > _MAX_INTERSECTED_PATTERNS and any(_intersects(node) for node in nodes):
         raise InvalidRequest(
-            f"has {len(patterns)} patterns and formats; beside allOf, or a reference with more keywords, "
+            f"has {len(patterns)} patterns and formats; next to allOf, or a reference with more keywords, "
             f"there can be {_MAX_INTERSECTED_PATTERNS}",
             field=field,
         )

@@ -29,7 +29,7 @@ LARGE = 1 << 17
 #: Attention scores per head up to which a prefill chunk is short.
 _SHORT_CHUNK = 1 << 15
 
-#: Prompts of at most so many tokens are prefilled together; longer ones with prompts up to twice as long.
+#: Prompts up to this number of tokens are prefilled together; a longer prompt with prompts up to twice as long.
 _SHORT_PROMPT = 16
 
 

@@ -7,14 +7,14 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from hf_runtime.contract.errors import InferenceFailed, LoadError, ServingError
+from hf_runtime.contract.errors import InferenceFailed, LoadError, ModelNotReady, ServingError
 from hf_runtime.contract.item import Item
 from hf_runtime.contract.listener import StreamListener
 from hf_runtime.contract.request_context import RequestContext
-from hf_runtime.contract.signature import Signature
-from hf_runtime.observability.engine_observer import DeferredObserver, EngineObserver
+from hf_runtime.contract.signature import TEXT_TO_JSON, Signature
+from hf_runtime.observability.engine_observer import DeferredObserver
 from hf_runtime.observability.item_spans import ItemTracing
 from hf_runtime.observability.model_metrics import ModelMetrics
 from hf_runtime.observability.setup import redirect_library_logs
@@ -25,7 +25,6 @@ from runners.engines.engine import Engine, get_engine_factory
 from runners.engines.runner import ExecutionPlan
 from runners.failure_reason import describe_expected, describe_unexpected
 from runners.kernels.fallbacks import Optimization
-from runners.loaded import LoadedModel
 from runners.models.garbage import freeze_gc, gc_paused
 from runners.preload import preload_model
 from runners.retry_schedule import retry_delays
@@ -78,7 +77,11 @@ class ModelHost:
         self._settings = settings
         self._tracing = tracing
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
-        self._model: LoadedModel | None = None
+        self._engine: Engine | None = None
+        self._engine_task: asyncio.Task[None] | None = None
+        self._signature = TEXT_TO_JSON
+        #: Answers of all queued items that are not done.
+        self._pending: set[asyncio.Future[Any]] = set()
         self._task = settings.task
         #: Requested steps. They run one at a time and in order, so that none finds the model half loaded.
         self._steps: asyncio.Queue[tuple[_Step, asyncio.Future[None]]] = asyncio.Queue()
@@ -107,8 +110,7 @@ class ModelHost:
                 else:
                     done.set_exception(error)
         finally:
-            if self._model is not None:
-                await self._model.stop()
+            await self._stop_engine()
             self._compute.shutdown(wait=False, cancel_futures=True)
 
     def submit(
@@ -129,18 +131,19 @@ class ModelHost:
             ModelNotReady: the model is loading, has failed, or was unloaded.
             Overloaded: the queue is full.
         """
-        if self._model is None or self.state.status != "ready":
+        if self._engine is None or self.state.status != "ready":
             raise self.state.refusal(self._settings.name)
-        if self._tracing is None:
-            return self._model.submit(Item(instance, parameters, request_context), listener)
-        trace = self._tracing.item(request_context)
+        trace = self._tracing.item(request_context) if self._tracing is not None else None
         try:
-            future = self._model.submit(Item(instance, parameters, request_context, trace), listener)
+            future = self._engine.submit(Item(instance, parameters, request_context, trace), listener)
         except ServingError as error:
-            trace.failed(error.code)
+            if trace is not None:
+                trace.failed(error.code)
             raise
-        # After the engine's own callbacks, which may still add spans to the trace.
-        future.add_done_callback(trace.ended)
+        self._track(future)
+        if trace is not None:
+            # After the engine's own callbacks, which may still add spans to the trace.
+            future.add_done_callback(trace.ended)
         return future
 
     def load(self) -> asyncio.Future[None]:
@@ -194,7 +197,7 @@ class ModelHost:
         return None
 
     async def _load(self) -> None:
-        if self._model is not None:
+        if self._engine is not None:
             return
         if self._broken:
             raise self.state.refusal(self._settings.name)
@@ -215,8 +218,7 @@ class ModelHost:
         logger.info("Model %s is ready after %.1f s", self._settings.name, seconds)
         if self._metrics is not None:
             self._metrics.record_load_time(seconds)
-        assert self._model is not None, "this is a bug: there is neither a model nor a failure"
-        self._set_state(ModelState("ready", signature=self._model.signature, task=self._task))
+        self._set_state(ModelState("ready", signature=self._signature, task=self._task))
 
     def _schedule_retry(self, failure: _LoadFailure) -> ModelState:
         """Schedule the next attempt if the failure is temporary, and return the new state."""
@@ -249,10 +251,11 @@ class ModelHost:
             )
             logger.debug("Model %s: traceback of the failed load", self._settings.name, exc_info=True)
             return _LoadFailure(reason)
-        create_engine, signature, execution_plan, example, self._task = loaded
-        engine = create_engine(max_queue_size=self._settings.max_queue_size, compute=self._compute)
-        self._model = model = LoadedModel(engine, signature, self._on_engine_failure)
-        if example is not None and (failure := await self._try_example(model, example)) is not None:
+        create_engine, self._signature, execution_plan, example, self._task = loaded
+        self._engine = engine = create_engine(max_queue_size=self._settings.max_queue_size, compute=self._compute)
+        self._engine_task = asyncio.create_task(engine.run())
+        self._engine_task.add_done_callback(self._on_engine_end)
+        if example is not None and (failure := await self._try_example(engine, example)) is not None:
             return failure
         if self._observer is not None and self._metrics is not None:
             self._observer.begin()
@@ -261,29 +264,42 @@ class ModelHost:
             )
         return None
 
-    async def _try_example(self, model: LoadedModel, example: Item) -> _LoadFailure | None:
+    async def _try_example(self, engine: Engine, example: Item) -> _LoadFailure | None:
         """Answer an example through the engine.
 
-        If that fails, stop the model and return the failure.
+        If that fails, stop the engine and return the failure.
         """
         try:
-            await model.submit(example)
+            await self._track(engine.submit(example))
         except Exception as error:
             reason = describe_unexpected(error, self._settings)
             logger.error("Model %s failed to load: its example has no answer: %s", self._settings.name, reason)
-            await model.stop()
-            self._model = None
+            await self._stop_engine()
             return _LoadFailure(reason)
         return None
+
+    def _track(self, future: asyncio.Future[Any]) -> asyncio.Future[Any]:
+        """Store the future of an item until it is done, and return it."""
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
+        return future
+
+    async def _stop_engine(self) -> None:
+        """Stop the engine, if there is one, without waiting for pending items."""
+        task, self._engine, self._engine_task = self._engine_task, None, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _unload(self) -> None:
         self._retry_in, self._delays = None, self._create_delays()
         if self.state.status == "unloaded":
             return
-        if self._model is not None:
+        if self._engine is not None:
             self._set_state(ModelState("unloading"))
-            await self._model.drain()
-            self._model = None
+            while self._pending:
+                await asyncio.wait(set(self._pending))
+            await self._stop_engine()
         await self._release_memory()
         logger.info("Model %s is unloaded", self._settings.name)
         self._set_state(ModelState("unloaded", "unloaded"))
@@ -295,9 +311,20 @@ class ModelHost:
         )  # fmt: skip
         self._end_process("its device failed, and its runner starts again")
 
-    def _on_engine_failure(self, error: BaseException | None) -> None:
-        self._model = None
-        if (broken := find_broken_device(error)) is not None:
+    def _on_engine_end(self, task: asyncio.Task[None]) -> None:
+        """Fail all pending items and end the process, if the engine stopped by itself."""
+        if task.cancelled():
+            return
+        error = task.exception()
+        broken = find_broken_device(error)
+        answer: ServingError = InferenceFailed("the model stopped; the server's log has the details")
+        if broken is not None:
+            answer = ModelNotReady("The device of the model failed while it computed.", retry_after=5)
+        for future in list(self._pending):
+            if not future.done():
+                future.set_exception(answer)
+        self._engine = self._engine_task = None
+        if broken is not None:
             self._report_broken_device(broken)
             return
         logger.critical(
@@ -343,7 +370,7 @@ class ModelHost:
         trim_heap()
         drop_library_pages()
         return (
-            get_engine_factory(runner, cast("EngineObserver | None", self._observer)),
+            get_engine_factory(runner, self._observer),
             runner.signature,
             runner.execution_plan,
             runner.create_example_item(),

@@ -17,8 +17,8 @@ from hf_runtime.api import kserve_v1, model_repository
 from hf_runtime.api.http.api_keys import KeyRing
 from hf_runtime.api.http.authentication import Authentication
 from hf_runtime.api.http.body import BodyMemory
-from hf_runtime.api.http.drain_middleware import DrainMiddleware
 from hf_runtime.api.http.error_response import describe_error, make_exception_handlers
+from hf_runtime.api.http.in_progress import InProgressMiddleware
 from hf_runtime.api.inference import Models
 from hf_runtime.api.open_inference_v2 import routes as open_inference_v2
 from hf_runtime.api.openai.routes import create_openai_app
@@ -73,15 +73,15 @@ def create_app(
         *(_make_catch_all(f"/{version}/{{path:path}}") for version in ("v1", "v2")),
         Mount("/openai", create_openai_app(models, settings)),
     ]
+    bodies = BodyMemory(settings.effective_max_bodies_size)
     return Starlette(
         routes=[*routes, *openapi.make_routes(models, settings, routes)],
         exception_handlers=make_exception_handlers(describe_error),
         middleware=[
             Middleware(RequestObserverMiddleware, observers=observers),
             *([Middleware(TracingMiddleware, tracing=tracing)] if tracing is not None else []),
-            Middleware(DrainMiddleware, drain=drain or Drain()),
+            Middleware(InProgressMiddleware, drain=drain or Drain(), bodies=bodies),
             Middleware(Authentication, keys=keys or KeyRing(()), settings=settings),
-            Middleware(BodyMemory, limit=settings.effective_max_bodies_size),
         ],
         lifespan=lifespan,
     )

@@ -1,12 +1,10 @@
-"""Interface through which engines report their work to metrics."""
+"""Base class through which engines report their work to metrics."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
 
-
-class EngineObserver(Protocol):
-    """Receiver of an engine's reports.
+class EngineObserver:
+    """Receiver of an engine's reports, which ignores them; subclasses override what they record.
 
     The methods are called from the event loop and from the computing thread.
     """
@@ -53,39 +51,8 @@ class EngineObserver(Protocol):
         """Record whether the model computes nothing but NaN, after a change."""
 
 
-class NullObserver:
-    """Observer that ignores all reports."""
-
-    def record_waiting(self, items: int) -> None:
-        """Ignore the report."""
-
-    def record_queue_wait(self, seconds: float) -> None:
-        """Ignore the report."""
-
-    def record_batch(self, rows: int, tokens: int, padding: int) -> None:
-        """Ignore the report."""
-
-    def record_prefill(self, tokens: int, cached: int = 0) -> None:
-        """Ignore the report."""
-
-    def record_first_token(self, seconds: float) -> None:
-        """Ignore the report."""
-
-    def record_next_token(self, seconds: float) -> None:
-        """Ignore the report."""
-
-    def record_generated(self, tokens: int) -> None:
-        """Ignore the report."""
-
-    def record_running(self, sequences: int, cache_usage: float) -> None:
-        """Ignore the report."""
-
-    def record_only_nan(self, only: bool) -> None:
-        """Ignore the report."""
-
-
-class DeferredObserver:
-    """Observer that forwards reports only after `begin`: earlier work is warm-up.
+class DeferredObserver(EngineObserver):
+    """Observer that passes reports to another one after `begin`: earlier work is warm-up.
 
     Args:
         observer: receives all reports after `begin`.
@@ -93,11 +60,10 @@ class DeferredObserver:
 
     def __init__(self, observer: EngineObserver) -> None:
         self._observer = observer
-        self._current: EngineObserver = NullObserver()
 
     def begin(self) -> None:
-        """Forward all reports from now on."""
-        self._current = self._observer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._current, name)
+        """Pass on all reports from now on."""
+        # The bound methods of the other observer replace those of this one, so that a report takes a single call.
+        for name in vars(EngineObserver):
+            if name.startswith("record_"):
+                setattr(self, name, getattr(self._observer, name))

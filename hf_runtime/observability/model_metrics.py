@@ -7,6 +7,8 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+from hf_runtime.observability.engine_observer import EngineObserver
+
 _WAIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _NEXT_TOKEN_SECONDS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5)
@@ -14,8 +16,8 @@ _BATCH_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _BATCH_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 
 
-class ModelMetrics:
-    """Metrics of one runner, as an `EngineObserver` and for its host.
+class ModelMetrics(EngineObserver):
+    """Metrics of one runner, which its engine and its host report.
 
     Counters and histograms of a model's replicas are summed. Gauges have a label for the runner, and the most recent
     process of a runner sets their value, because a process that was killed cannot reset it.
@@ -36,43 +38,34 @@ class ModelMetrics:
         self.reset_activity()
 
     def record_waiting(self, items: int) -> None:
-        """Implement `EngineObserver.waiting`."""
         self._metrics.waiting.set(items)
 
     def record_queue_wait(self, seconds: float) -> None:
-        """Implement `EngineObserver.started`."""
         self._metrics.queue.observe(seconds)
 
     def record_batch(self, rows: int, tokens: int, padding: int) -> None:
-        """Implement `EngineObserver.batch`."""
         self._metrics.rows.observe(rows)
         self._metrics.tokens.observe(tokens)
         self._metrics.padding.inc(padding)
 
     def record_prefill(self, tokens: int, cached: int = 0) -> None:
-        """Implement `EngineObserver.read`."""
         self._metrics.prompt.inc(tokens)
         self._metrics.cached.inc(cached)
 
     def record_first_token(self, seconds: float) -> None:
-        """Implement `EngineObserver.first_token`."""
         self._metrics.first.observe(seconds)
 
     def record_next_token(self, seconds: float) -> None:
-        """Implement `EngineObserver.next_token`."""
         self._metrics.next.observe(seconds)
 
     def record_generated(self, tokens: int) -> None:
-        """Implement `EngineObserver.written`."""
         self._metrics.generated.inc(tokens)
 
     def record_running(self, sequences: int, cache_usage: float) -> None:
-        """Implement `EngineObserver.running`."""
         self._metrics.running.set(sequences)
         self._metrics.cache.set(cache_usage)
 
     def record_only_nan(self, only: bool) -> None:
-        """Implement `EngineObserver.only_nan`."""
         self._metrics.nan.set(only)
 
     def record_load_time(self, seconds: float) -> None:

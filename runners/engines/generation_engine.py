@@ -11,7 +11,7 @@ from typing import Any
 from hf_runtime.contract.item import Item
 from hf_runtime.contract.listener import StreamListener
 from hf_runtime.contract.request_context import request_context
-from hf_runtime.observability.engine_observer import EngineObserver, NullObserver
+from hf_runtime.observability.engine_observer import EngineObserver
 from hf_runtime.observability.item_trace import trace_step
 from runners.engines.batch.intake import Intake, QueuedItem, guarded
 from runners.engines.generation_request import SequenceOutput
@@ -75,7 +75,7 @@ class GenerationEngine:
         observer: EngineObserver | None = None,
     ) -> None:
         self._runner = runner
-        self._observer = observer or NullObserver()
+        self._observer = observer or EngineObserver()
         self._intake = Intake(runner, max_queue_size, self._observer)
         self._tokens = runner.generator.create_engine(compute, self._observer)
         self._tokens.on_start, self._tokens.on_updates = self._record_start, self._handle_updates

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from hf_runtime.contract.errors import InvalidRequest, ServingError
@@ -120,7 +121,7 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
         """Instances and answers as named tensors; final once the model is loaded."""
         return TEXT_TO_JSON if self.spec is None else self.spec.signature
 
-    @property
+    @cached_property
     def defaults(self) -> dict[str, Any]:
         """Parameters set by the operator; parameters of a request override them."""
         return {}

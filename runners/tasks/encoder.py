@@ -128,7 +128,7 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
 
         return PlanCache(self.settings.storage_cache).find_or_measure(BatchPlan, key, measure)
 
-    @property
+    @cached_property
     def _default_plan(self) -> BatchPlan:
         """Plan for batches if none has been measured."""
         workers, threads = self._worker_options[0]
@@ -138,7 +138,7 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
         rows, tokens = (64, 16384) if self.pretrained.model.device.type == "cuda" else (16 if unpadded else 8, 2048)
         return BatchPlan(BatchLimits(rows, tokens, padded=not unpadded), parallelism)
 
-    @property
+    @cached_property
     def _worker_options(self) -> Sequence[tuple[int, int | None]]:
         """Pairs of workers and threads to measure, the default first."""
         if (

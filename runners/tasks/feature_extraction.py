@@ -97,7 +97,7 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
             outputs = (TensorSpec(ANSWER.name, "FP32", (-1, size)),)
         return Signature(TEXT_OR_TOKENS_TO_JSON.inputs, TEXT_OR_TOKENS_TO_JSON.instances, outputs)
 
-    @property
+    @cached_property
     def defaults(self) -> dict[str, Any]:
         return {"truncation": self.settings.truncates_inputs}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -68,7 +69,7 @@ class FillMaskRunner(EncoderRunner[FillMaskParameters, _Context, npt.NDArray[np.
         if layer is not None:
             layer.register_forward_pre_hook(self._selector.select)
 
-    @property
+    @cached_property
     def defaults(self) -> dict[str, Any]:
         return {"truncation": self.settings.truncates_inputs}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 from transformers import PreTrainedTokenizerBase
@@ -63,7 +64,7 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
     def execution_plan(self) -> ExecutionPlan:
         return self.generator.execution_plan
 
-    @property
+    @cached_property
     def defaults(self) -> dict[str, Any]:
         settings = self.settings
         defaults = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -39,7 +40,7 @@ class TextClassificationRunner(EncoderRunner[TextClassificationParameters, _Cont
     example = "A first text."
     shorter_examples = ("A text", "A")
 
-    @property
+    @cached_property
     def defaults(self) -> dict[str, Any]:
         defaults: dict[str, Any] = {"truncation": self.settings.truncates_inputs}
         if self.settings.return_probabilities or self.settings.return_raw_logits:

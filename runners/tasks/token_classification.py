@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -84,7 +85,7 @@ class TokenClassificationRunner(EncoderRunner[TokenClassificationParameters, _Co
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self.marks_subwords = bool(backend and getattr(backend.model, "continuing_subword_prefix", None))
 
-    @property
+    @cached_property
     def defaults(self) -> dict[str, Any]:
         return {
             "aggregation_strategy": self.settings.aggregation_strategy,

@@ -79,7 +79,9 @@ class Authentication:
             if found is None:
                 return await refuse(scope, receive, send, Unauthenticated(_NEEDED), {"WWW-Authenticate": "Bearer"})
             key = found
-        scope[_KEY] = self._callers.setdefault(key, Caller(self._max_streams))
+        if (caller := self._callers.get(key)) is None:
+            caller = self._callers[key] = Caller(self._max_streams)
+        scope[_KEY] = caller
         await self._app(scope, receive, send)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
 from hf_runtime.contract.errors import BodyTooSlow, InvalidRequest, RequestTooLarge, ServerBusy, UnsupportedMediaType
 from hf_runtime.settings import ServerSettings
@@ -61,7 +62,7 @@ class BodyShare:
 
 
 class BodyMemory:
-    """ASGI middleware that bounds the memory of the bodies of all requests of this process.
+    """Memory of the bodies of all requests of this process.
 
     A body counts until its request is answered, because the objects parsed from it take as much memory or more.
 
@@ -70,17 +71,16 @@ class BodyMemory:
         held: bytes of bodies at present.
     """
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self._app = app
+    def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
+    @contextmanager
+    def share_for(self, scope: Scope) -> Iterator[None]:
+        """Store the share of a request in its scope, and release the share at the end of the context."""
         share = scope[_KEY] = BodyShare(self)
         try:
-            await self._app(scope, receive, send)
+            yield
         finally:
             share.release()
 

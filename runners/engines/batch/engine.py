@@ -20,7 +20,7 @@ from hf_runtime.contract.errors import InvalidRequest, ServingError
 from hf_runtime.contract.item import Item
 from hf_runtime.contract.listener import StreamListener
 from hf_runtime.contract.request_context import request_context
-from hf_runtime.observability.engine_observer import EngineObserver, NullObserver
+from hf_runtime.observability.engine_observer import EngineObserver
 from hf_runtime.observability.item_trace import trace_step
 from runners.engines.batch.bisect import error_for_item, retry_in_halves
 from runners.engines.batch.intake import Intake, QueuedItem, guarded
@@ -80,7 +80,7 @@ class BatchEngine:
         observer: EngineObserver | None = None,
     ) -> None:
         self._runner = runner
-        self._observer = observer or NullObserver()
+        self._observer = observer or EngineObserver()
         self._intake = Intake(runner, max_queue_size, self._observer)
         self._workers = WorkerPool(compute, runner.parallelism, runner.use_threads)
         self._nan_monitor = NanMonitor(runner.settings.name, self._observer)

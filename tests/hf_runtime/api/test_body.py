@@ -15,9 +15,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp
 
 from hf_runtime.api.http.body import BodyMemory, read_body
+from hf_runtime.api.http.in_progress import InProgressMiddleware
 from hf_runtime.contract.errors import HTTP_STATUS, BodyTooSlow, ServingError
+from hf_runtime.draining import Drain
 from hf_runtime.settings import ServerSettings
 
 
@@ -93,8 +96,8 @@ class _Client:
         return self.sent[0]["status"] if self.sent else None
 
 
-def _held(answers: asyncio.Event, **settings: Any) -> BodyMemory:
-    """An application that reads bodies and answers once it may."""
+def _held(answers: asyncio.Event, **settings: Any) -> tuple[ASGIApp, BodyMemory]:
+    """The memory of bodies, and an application that reads bodies and answers once it may."""
     server = ServerSettings(**settings)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -107,13 +110,14 @@ def _held(answers: asyncio.Event, **settings: Any) -> BodyMemory:
             response = Response(error.message, HTTP_STATUS[type(error)], headers)
         await response(scope, receive, send)
 
-    return BodyMemory(app, server.effective_max_bodies_size)
+    bodies = BodyMemory(server.effective_max_bodies_size)
+    return InProgressMiddleware(app, Drain(), bodies), bodies
 
 
 def test_bodies_that_are_too_much_together_are_refused_until_one_is_answered() -> None:
     async def scenario() -> None:
         answers = asyncio.Event()
-        app = _held(answers, MAX_BODIES_SIZE=1000)
+        app, bodies = _held(answers, MAX_BODIES_SIZE=1000)
         whole, half = _Client(app), _Client(app)
         await whole.give(b"x" * 500, more=False)
         await half.give(b"x" * 400)
@@ -124,10 +128,10 @@ def test_bodies_that_are_too_much_together_are_refused_until_one_is_answered() -
         assert b"1000 may be held together (MAX_BODIES_SIZE)" in packed.sent[1]["body"]
         await half.give(b"x" * 200)
         assert half.status == 503
-        assert app.held == 500
+        assert bodies.held == 500
         answers.set()
         await whole.answered
-        assert (whole.status, app.held) == (200, 0)
+        assert (whole.status, bodies.held) == (200, 0)
         after = _Client(app)
         await after.give(b"x" * 900, more=False)
         assert after.status == 200
@@ -137,7 +141,7 @@ def test_bodies_that_are_too_much_together_are_refused_until_one_is_answered() -
 
 def test_a_body_that_no_memory_is_enough_for_is_refused_for_good() -> None:
     async def scenario() -> None:
-        client = _Client(_held(asyncio.Event(), MAX_BODIES_SIZE=1000))
+        client = _Client(_held(asyncio.Event(), MAX_BODIES_SIZE=1000)[0])
         await client.give(b"x" * 1001)
         assert client.status == 413
         assert client.sent[1]["body"] == b"the body is larger than 1000 bytes (MAX_BODIES_SIZE)"
@@ -147,20 +151,20 @@ def test_a_body_that_no_memory_is_enough_for_is_refused_for_good() -> None:
 
 def test_whoever_leaves_within_a_body_gives_its_memory_back() -> None:
     async def scenario() -> None:
-        app = _held(asyncio.Event(), MAX_BODIES_SIZE=1000)
+        app, bodies = _held(asyncio.Event(), MAX_BODIES_SIZE=1000)
         client = _Client(app)
         await client.give(b"x" * 800)
-        assert app.held == 800
+        assert bodies.held == 800
         client.answered.cancel()
         await asyncio.gather(client.answered, return_exceptions=True)
-        assert app.held == 0
+        assert bodies.held == 0
 
     asyncio.run(scenario())
 
 
 def test_a_body_that_is_not_received_in_time_is_refused() -> None:
     async def scenario() -> None:
-        client = _Client(_held(asyncio.Event(), BODY_TIMEOUT=0.01))
+        client = _Client(_held(asyncio.Event(), BODY_TIMEOUT=0.01)[0])
         await client.give(b"x")
         await client.answered
         assert client.status == HTTP_STATUS[BodyTooSlow] == 408
@@ -171,7 +175,7 @@ def test_a_body_that_is_not_received_in_time_is_refused() -> None:
 
 def test_a_body_in_tiny_pieces_takes_no_more_than_its_size() -> None:
     async def scenario() -> None:
-        client = _Client(_held(asyncio.Event()))
+        client = _Client(_held(asyncio.Event())[0])
         await client.give(b"ab")
         tracemalloc.start()
         for _ in range(20_000):

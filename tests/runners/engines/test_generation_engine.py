@@ -15,7 +15,7 @@ import pytest
 
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, Overloaded
 from hf_runtime.contract.item import Item
-from hf_runtime.observability.engine_observer import EngineObserver, NullObserver
+from hf_runtime.observability.engine_observer import EngineObserver
 from hf_runtime.settings import ModelSettings
 from runners.engines.generate import decoder_loop
 from runners.engines.generate.transformers_generator import TransformersGenerator
@@ -58,7 +58,7 @@ class Listener:
         return "".join(delta["generated_text"] for delta in self.told[1:])
 
 
-class Counts(NullObserver):
+class Counts(EngineObserver):
     def __init__(self) -> None:
         self.first: list[float] = []
         self.next: list[float] = []

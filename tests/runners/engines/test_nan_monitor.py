@@ -14,7 +14,7 @@ import torch
 
 from hf_runtime.contract.errors import InferenceFailed
 from hf_runtime.contract.item import Item
-from hf_runtime.observability.engine_observer import NullObserver
+from hf_runtime.observability.engine_observer import EngineObserver
 from hf_runtime.settings import ModelSettings
 from runners.engines.batch.engine import BatchEngine
 from runners.engines.generation_engine import GenerationEngine
@@ -30,7 +30,7 @@ from tests.tiny import llama_model
 NAN = float("nan")
 
 
-class _Told(NullObserver):
+class _Told(EngineObserver):
     def __init__(self) -> None:
         self.only: list[bool] = []
 

@@ -13,7 +13,7 @@ import pytest
 
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, Overloaded
 from hf_runtime.contract.item import Item
-from hf_runtime.observability.engine_observer import EngineObserver, NullObserver
+from hf_runtime.observability.engine_observer import EngineObserver
 from runners.engines.batch.engine import BatchEngine
 from runners.engines.rows import Parallelism, Row
 from runners.engines.runner import Job
@@ -60,7 +60,7 @@ def test_items_that_arrive_while_the_model_is_busy_are_computed_together() -> No
     asyncio.run(scenario())
 
 
-class _Counts(NullObserver):
+class _Counts(EngineObserver):
     def __init__(self) -> None:
         self.queue: list[int] = []
         self.waits: list[float] = []

@@ -1,9 +1,10 @@
-"""Middleware that finishes running requests and refuses new ones while the server stops."""
+"""Middleware that keeps account of the requests in progress and of the memory of their bodies."""
 
 from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from hf_runtime.api.http.body import BodyMemory
 from hf_runtime.api.http.refusal import refuse
 from hf_runtime.contract.errors import ModelNotReady
 from hf_runtime.draining import Drain
@@ -12,12 +13,15 @@ from hf_runtime.draining import Drain
 _LIVE_PATHS = frozenset({"/", "/v2/health/live"})
 
 
-class DrainMiddleware:
-    """ASGI middleware that counts requests until they end, and refuses new ones during a stop."""
+class InProgressMiddleware:
+    """ASGI middleware that counts requests and the bytes of their bodies until they end.
 
-    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+    New requests are refused while the server stops.
+    """
+
+    def __init__(self, app: ASGIApp, drain: Drain, bodies: BodyMemory) -> None:
         self._app = app
-        self._drain = drain
+        self._drain, self._bodies = drain, bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -25,5 +29,5 @@ class DrainMiddleware:
         if self._drain.stopping and scope["path"] not in _LIVE_PATHS:
             error = ModelNotReady("the server is stopping", retry_after=1)
             return await refuse(scope, receive, send, error, {"Connection": "close"})
-        with self._drain.one_more():
+        with self._drain.one_more(), self._bodies.share_for(scope):
             await self._app(scope, receive, send)

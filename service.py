@@ -22,7 +22,7 @@ from hf_runtime.contract.errors import LoadError
 from hf_runtime.observability.setup import configure_logging
 from hf_runtime.settings import ModelSettings, ServerSettings, Settings, SettingsError, ensure_runner_key, load_settings
 from runners.models.architecture import resolve_task
-from runners.service import runner_service
+from runners.service import create_runner_service
 from runners.storage.custom_code import find_allowed_pipeline
 from runners.storage.fetch import check_uri
 from runners.storage.source import UnreachableError
@@ -164,7 +164,7 @@ def _create_runners(
     """Create one service for each replica of each model."""
     numbers = itertools.count(1)
     return {
-        model.name: [runner_service(model, next(numbers), server, stored_model) for _ in range(model.replicas)]
+        model.name: [create_runner_service(model, next(numbers), server, stored_model) for _ in range(model.replicas)]
         for model in models
     }
 

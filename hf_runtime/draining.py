@@ -35,7 +35,7 @@ class Drain:
         self._stop_task: asyncio.Task[None] | None = None
 
     @contextmanager
-    def one_more(self) -> Iterator[None]:
+    def count_work(self) -> Iterator[None]:
         """Count one piece of work in progress inside the context."""
         self._count += 1
         self._idle.clear()

@@ -133,17 +133,17 @@ class ModelHost:
         """
         if self._engine is None or self.state.status != "ready":
             raise self.state.refusal(self._settings.name)
-        trace = self._tracing.item(request_context) if self._tracing is not None else None
+        trace = self._tracing.start_item(request_context) if self._tracing is not None else None
         try:
             future = self._engine.submit(Item(instance, parameters, request_context, trace), listener)
         except ServingError as error:
             if trace is not None:
-                trace.failed(error.code)
+                trace.fail(error.code)
             raise
         self._track(future)
         if trace is not None:
             # After the engine's own callbacks, which may still add spans to the trace.
-            future.add_done_callback(trace.ended)
+            future.add_done_callback(trace.end)
         return future
 
     def load(self) -> asyncio.Future[None]:

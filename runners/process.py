@@ -52,7 +52,7 @@ class RunnerProcess:
 
     async def serve(self, websocket: WebSocket) -> None:
         """Answer one entry process until it disconnects."""
-        with self._connections.one_more():
+        with self._connections.count_work():
             await serve_connection(websocket, self._host)
 
     async def stop(self) -> None:

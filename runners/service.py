@@ -82,7 +82,7 @@ class RunnerService:
         return await self.process.predict(items)
 
 
-def runner_service(
+def create_runner_service(
     settings: ModelSettings, number: int, server: ServerSettings, stored_model: str | None = None
 ) -> Any:
     """Create the BentoML service of one replica of a model.

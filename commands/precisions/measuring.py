@@ -136,7 +136,7 @@ def _measure_time(work: Callable[[], T], seconds: float) -> tuple[T, float]:
 def _raise_errors(answers: list[Any]) -> list[Any]:
     for number, answer in enumerate(answers, 1):
         if isinstance(answer, ServingError):
-            raise answer.located(f"instance {number}")
+            raise answer.with_path(f"instance {number}")
     return answers
 
 

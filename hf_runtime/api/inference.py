@@ -132,7 +132,7 @@ async def infer(
                 futures.append(client.submit(instance, parameters))
                 futures[-1].add_done_callback(size.add)
             except ServingError as error:
-                raise error.located(locate(index)) from None
+                raise error.with_path(locate(index)) from None
             record.instances += 1
         gathered = asyncio.gather(*futures)
         # Its error is not retrieved if the client leaves.
@@ -188,7 +188,7 @@ def _get_answers(
         return gathered.result()
     for index, future in enumerate(futures):
         if future.done() and not future.cancelled() and isinstance(error := future.exception(), ServingError):
-            raise error.located(locate(index))
+            raise error.with_path(locate(index))
     return gathered.result()
 
 
@@ -213,7 +213,7 @@ def render_answers(
         try:
             render([answer])
         except InferenceFailed as error:
-            raise error.located(locate(index)) from None
+            raise error.with_path(locate(index)) from None
     raise failed
 
 

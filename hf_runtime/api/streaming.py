@@ -97,7 +97,7 @@ class AnswerStreams:
             try:
                 end = client.submit(instance, parameters, _Listener(index, self._events))
             except ServingError as error:
-                raise error.located(self._locate(index)) from None
+                raise error.with_path(self._locate(index)) from None
             self._ends.append(end)
             self._record.instances += 1
             self._open.add(index)
@@ -108,7 +108,7 @@ class AnswerStreams:
             if event is _ACCEPTED:
                 waiting.discard(index)
             elif isinstance(event, ServingError) and index in waiting:
-                raise event.located(self._locate(index))
+                raise event.with_path(self._locate(index))
             else:
                 waiting.discard(index)
                 self._early.append((index, event))
@@ -184,7 +184,7 @@ class AnswerStreams:
             except Exception as error:
                 sent = error if isinstance(error, InferenceFailed) else _make_bug_error()
                 logger.error("a chunk of an answer cannot be written: %s", sent.message, exc_info=sent is not error)
-                sent = sent.located(self._locate(chunk.index))
+                sent = sent.with_path(self._locate(chunk.index))
                 self._abandon(chunk.index, sent)
                 rendered.append(render([Chunk(chunk.index, sent)]))
         return b"".join(rendered)
@@ -219,10 +219,10 @@ class _Listener:
         self._index = index
         self._events = events
 
-    def accepted(self) -> None:
+    def on_accepted(self) -> None:
         self._events.put_nowait((self._index, _ACCEPTED))
 
-    def delta(self, value: Any) -> None:
+    def on_delta(self, value: Any) -> None:
         self._events.put_nowait((self._index, value))
 
 

@@ -62,15 +62,15 @@ class ServingError(Exception):
         in_parameters = self.field is not None and self.field.split(".")[0] == "parameters"
         return self.retry_after is None and not in_parameters
 
-    def located(self, place: str) -> Self:
+    def with_path(self, place: str) -> Self:
         """Return the error with the path of its instance, unless it concerns no instance."""
         return self._copy_with(place=place) if self.concerns_instance else self
 
-    def in_field(self, field: str) -> Self:
+    def with_field(self, field: str) -> Self:
         """Return the error with another field."""
         return self._copy_with(field=field)
 
-    def renamed(self, name_of: Callable[[str], str]) -> Self:
+    def with_parameter_names(self, name_of: Callable[[str], str]) -> Self:
         """Return the error with a protocol's names of parameters.
 
         Args:
@@ -79,7 +79,7 @@ class ServingError(Exception):
         field = None if self.field is None else _PARAMETER.sub(lambda found: name_of(found[1]), self.field)
         return self._copy_with(reason=_PARAMETER.sub(lambda found: name_of(found[1]), self.reason), field=field)
 
-    def as_field_of(self, fields: Mapping[str, object]) -> Self:
+    def with_known_field(self, fields: Mapping[str, object]) -> Self:
         """Return the error for a request with these fields.
 
         The field of the returned error is in one of them or is None. Another field becomes part of the reason.

@@ -12,10 +12,10 @@ from hf_runtime.contract.request_context import RequestContext
 class ItemTrace(Protocol):
     """Recorder of the steps of one item. Times are in seconds, from `time.monotonic`."""
 
-    def step(self, name: Literal["prepare", "finish"], started: float, ended: float) -> None:
+    def record_step(self, name: Literal["prepare", "finish"], started: float, ended: float) -> None:
         """Record a step that the engine computes for this item only."""
 
-    def batch(self, started: float, ended: float, *, rows: int, tokens: int, padding: int) -> None:
+    def record_batch(self, started: float, ended: float, *, rows: int, tokens: int, padding: int) -> None:
         """Record a forward pass that contains rows of the item.
 
         Args:
@@ -24,7 +24,7 @@ class ItemTrace(Protocol):
             padding: padding tokens of the batch.
         """
 
-    def sequence(
+    def record_sequence(
         self,
         started: float,
         ended: float,

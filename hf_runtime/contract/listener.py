@@ -11,8 +11,8 @@ from typing import Any, Protocol
 class StreamListener(Protocol):
     """Receiver of an answer while it is generated. Its methods run in the event loop."""
 
-    def accepted(self) -> None:
+    def on_accepted(self) -> None:
         """Handle that the item is valid and queued."""
 
-    def delta(self, value: Any) -> None:
+    def on_delta(self, value: Any) -> None:
         """Handle the next part of the answer."""

@@ -39,7 +39,7 @@ class ItemTracing:
         if (operation := _OPERATIONS.get(task)) is not None:
             self._attributes["gen_ai.operation.name"] = operation
 
-    def item(self, request_context: RequestContext | None) -> ItemSpans:
+    def start_item(self, request_context: RequestContext | None) -> ItemSpans:
         """Start the span of an item that arrives now, as a child of its request's span."""
         parent = _parent_context(request_context) if request_context is not None else Context()
         return ItemSpans(self._tracing, parent, self._name, self._attributes)
@@ -62,18 +62,18 @@ class ItemSpans:
         self._context = set_span_in_context(self._span)
         self._is_queued = True
 
-    def step(self, name: Literal["prepare", "finish"], started: float, ended: float) -> None:
-        """Implement `ItemTrace.step`."""
+    def record_step(self, name: Literal["prepare", "finish"], started: float, ended: float) -> None:
+        """Implement `ItemTrace.record_step`."""
         self._add_span(name, started, ended)
 
-    def batch(self, started: float, ended: float, *, rows: int, tokens: int, padding: int) -> None:
-        """Implement `ItemTrace.batch`."""
+    def record_batch(self, started: float, ended: float, *, rows: int, tokens: int, padding: int) -> None:
+        """Implement `ItemTrace.record_batch`."""
         self._end_queue_span(started)
         self._add_span(
             "forward", started, ended, {"batch.rows": rows, "batch.tokens": tokens, "batch.padding_tokens": padding}
         )
 
-    def sequence(
+    def record_sequence(
         self,
         started: float,
         ended: float,
@@ -84,7 +84,7 @@ class ItemSpans:
         cached_tokens: int,
         finish_reason: str | None,
     ) -> None:
-        """Implement `ItemTrace.sequence`."""
+        """Implement `ItemTrace.record_sequence`."""
         self._end_queue_span(started)
         attributes: dict[str, AttributeValue] = {
             "gen_ai.usage.input_tokens": prompt_tokens,
@@ -95,16 +95,16 @@ class ItemSpans:
         events = {"first_token": first_token} if first_token is not None else {}
         self._add_span("forward", started, ended, attributes, events)
 
-    def ended(self, future: asyncio.Future[object]) -> None:
+    def end(self, future: asyncio.Future[object]) -> None:
         """End the spans with the outcome of the item's future: answered, failed or cancelled."""
         if future.cancelled():
-            self.failed("cancelled")
+            self.fail("cancelled")
         elif (error := future.exception()) is not None:
-            self.failed(error.code if isinstance(error, ServingError) else InferenceFailed.code)
+            self.fail(error.code if isinstance(error, ServingError) else InferenceFailed.code)
         else:
             self._end()
 
-    def failed(self, code: str) -> None:
+    def fail(self, code: str) -> None:
         """End the spans with an error.
 
         Args:

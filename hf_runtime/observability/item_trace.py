@@ -22,4 +22,4 @@ def trace_step(item: Item, step: Literal["prepare", "finish"]) -> Iterator[None]
         try:
             yield
         finally:
-            item.trace.step(step, started, monotonic())
+            item.trace.record_step(step, started, monotonic())

@@ -221,10 +221,10 @@ class RunnerClient:
                 await self._set_state(message)
             case Accepted():
                 if (listener := self._listeners.get(message.id)) is not None:
-                    listener.accepted()
+                    listener.on_accepted()
             case Delta():
                 if (listener := self._listeners.get(message.id)) is not None:
-                    listener.delta(message.value)
+                    listener.on_delta(message.value)
             case Result() | Failure():
                 self._complete_item(message, size)
 

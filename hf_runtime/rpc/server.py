@@ -123,10 +123,10 @@ class _Reply:
         self._future: asyncio.Future[Any] | None = None
         self._closed = False
 
-    def accepted(self) -> None:
+    def on_accepted(self) -> None:
         self._send(Accepted(self._item_id))
 
-    def delta(self, value: Any) -> None:
+    def on_delta(self, value: Any) -> None:
         self._send(Delta(self._item_id, value))
 
     def fail(self, error: ServingError) -> None:

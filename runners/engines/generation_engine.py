@@ -13,7 +13,7 @@ from hf_runtime.contract.listener import StreamListener
 from hf_runtime.contract.request_context import request_context
 from hf_runtime.observability.engine_observer import EngineObserver
 from hf_runtime.observability.item_trace import trace_step
-from runners.engines.batch.intake import Intake, QueuedItem, guarded
+from runners.engines.batch.intake import Intake, QueuedItem, call_guarded
 from runners.engines.generation_request import SequenceOutput
 from runners.engines.generator import GenerativeRunner, RunningSequence, SequenceUpdate
 
@@ -52,7 +52,7 @@ class _ItemSequence:
         """Record the sequence in the item's trace, at its end."""
         trace, sequence = self.queued.item.trace, self.sequence
         if trace is not None and sequence.started is not None:
-            trace.sequence(
+            trace.record_sequence(
                 sequence.started,
                 self.last_token or sequence.started,
                 first_token=self.first_token,
@@ -111,12 +111,12 @@ class GenerationEngine:
             if queued.future.done():
                 continue
             with request_context(queued.item.request_context):
-                error = guarded("starting", self._start_sequences, queued)
+                error = call_guarded("starting", self._start_sequences, queued)
             if error is not None:
                 queued.settle(error)
 
     def _start_sequences(self, queued: _GenerationItem) -> None:
-        makers = [self._runner.deltas(queued.job, number) for number in range(len(queued.job.rows))]
+        makers = [self._runner.create_delta_maker(queued.job, number) for number in range(len(queued.job.rows))]
         sequences = self._tokens.add(
             [row.inputs for row in queued.job.rows], queued.item.request_context, streamed=queued.listener is not None
         )
@@ -124,7 +124,7 @@ class GenerationEngine:
         self._sequences.update((generated.sequence, generated) for generated in queued.sequences)
         queued.unfinished = len(queued.sequences)
         if queued.listener is not None:
-            queued.listener.accepted()
+            queued.listener.on_accepted()
 
     def _release(self, queued: _GenerationItem) -> None:
         for generated in queued.sequences:
@@ -147,7 +147,7 @@ class GenerationEngine:
                 continue
             self._measure(generated, update)
             with request_context(queued.item.request_context):
-                error = guarded("streaming", self._send_delta, generated, update)
+                error = call_guarded("streaming", self._send_delta, generated, update)
             if error is not None:
                 queued.settle(error)
             elif update.output is not None:
@@ -161,7 +161,7 @@ class GenerationEngine:
         if listener is not None and update.delta is not None:
             delta = generated.make_delta(*update.delta, update.output)
             if delta is not None:
-                listener.delta(delta)
+                listener.on_delta(delta)
 
     def _finish(self, queued: _GenerationItem) -> None:
         now = monotonic()
@@ -172,7 +172,7 @@ class GenerationEngine:
         else:
             outputs = [generated.output for generated in queued.sequences]
             with trace_step(queued.item, "finish"):
-                result = guarded("finishing", self._runner.finish, queued.job, outputs)
+                result = call_guarded("finishing", self._runner.finish, queued.job, outputs)
             queued.settle(result)
 
     def _measure(self, generated: _ItemSequence, update: SequenceUpdate) -> None:

@@ -191,5 +191,5 @@ class GenerativeRunner(Runner[ParametersT, GenerationRequest, ContextT, Sequence
     generator: Generator
 
     @abstractmethod
-    def deltas(self, job: Job[GenerationRequest, ContextT], number: int) -> DeltaMaker:
+    def create_delta_maker(self, job: Job[GenerationRequest, ContextT], number: int) -> DeltaMaker:
         """Return the function that makes the deltas of one of the job's sequences."""

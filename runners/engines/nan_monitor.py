@@ -29,7 +29,7 @@ class NanMonitor:
         self._in_a_row = 0
         self._warned = False
 
-    def saw(self, only_nan: bool | None) -> None:
+    def record(self, only_nan: bool | None) -> None:
         """Record the result of one batch.
 
         Args:

@@ -97,7 +97,7 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         """
         return self.generator.generate([row.inputs for row in rows])
 
-    def deltas(self, job: Job[GenerationRequest, ContextT], number: int) -> DeltaMaker:
+    def create_delta_maker(self, job: Job[GenerationRequest, ContextT], number: int) -> DeltaMaker:
         """Return the function that makes the deltas of one of the job's sequences."""
         echo = self.get_echo(job.context)
         sequence = {"sequence": number} if len(job.rows) > 1 else {}

@@ -84,7 +84,7 @@ def decode_media(value: Any, kind: StringKind, path: str = "", *, addresses: boo
             try:
                 return _decode_or_check(value, kind, addresses)
             except InvalidRequest as error:
-                raise (error.in_field(path[:200]) if path else error) from None
+                raise (error.with_field(path[:200]) if path else error) from None
         case list() | tuple():
             return [
                 decode_media(part, kind, f"{path}[{number}]", addresses=addresses) for number, part in enumerate(value)

@@ -85,8 +85,8 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
     def finish(self, job: Job[GenerationRequest, _Context], outputs: Sequence[SequenceOutput]) -> Any:
         return [self._build_answer(job, output) for output in outputs]
 
-    def deltas(self, job: Job[GenerationRequest, _Context], number: int) -> DeltaMaker:
-        make_text_delta = super().deltas(job, number)
+    def create_delta_maker(self, job: Job[GenerationRequest, _Context], number: int) -> DeltaMaker:
+        make_text_delta = super().create_delta_maker(job, number)
         if not job.context.tools:
             return make_text_delta
         reader = self._tool_syntax.reader(job.context.tools)

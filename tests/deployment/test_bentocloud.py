@@ -14,7 +14,7 @@ from bentoml._internal.cloud.schemas.schemasv2 import CreateDeploymentSchema
 from cattrs import ClassValidationError, Converter
 
 from hf_runtime.settings import ModelSettings, ServerSettings
-from runners.service import runner_service
+from runners.service import create_runner_service
 from tests.deployment.files import document
 from tests.project import ROOT
 
@@ -54,5 +54,5 @@ def test_the_entry_service_and_its_runner_share_a_key_that_is_a_secret() -> None
 def test_the_services_are_those_of_the_bento() -> None:
     bentofile = yaml.safe_load((ROOT / "bentofile.yaml").read_text(encoding="utf-8"))
     entry = bentofile["service"].split(":")[1]
-    runner = runner_service(ModelSettings(storage_uri="/model"), 1, ServerSettings())
+    runner = create_runner_service(ModelSettings(storage_uri="/model"), 1, ServerSettings())
     assert list(document("bentocloud.yaml")["services"]) == [entry, runner.name]

@@ -31,8 +31,8 @@ def test_it_waits_for_what_was_begun() -> None:
     async def scenario(passed_on: asyncio.Event) -> None:
         drain = Drain()
         drain.hold_signals()
-        with drain.one_more():
-            with drain.one_more():
+        with drain.count_work():
+            with drain.count_work():
                 signal.raise_signal(signal.SIGTERM)
                 assert drain.stopping
             for _ in range(100):
@@ -57,7 +57,7 @@ def test_after_its_time_what_is_left_is_given_up() -> None:
         is_cancelled = asyncio.Event()
         drain = Drain(0.01, is_cancelled.set)
         drain.hold_signals()
-        with drain.one_more():
+        with drain.count_work():
             signal.raise_signal(signal.SIGTERM)
             await is_cancelled.wait()
             assert not passed_on.is_set()
@@ -70,7 +70,7 @@ def test_a_second_signal_stops_at_once() -> None:
     async def scenario(passed_on: asyncio.Event) -> None:
         drain = Drain()
         drain.hold_signals()
-        with drain.one_more():
+        with drain.count_work():
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)
             await passed_on.wait()

@@ -494,10 +494,10 @@ class Heard:
     def __init__(self) -> None:
         self.text = ""
 
-    def accepted(self) -> None:
+    def on_accepted(self) -> None:
         pass
 
-    def delta(self, value: Any) -> None:
+    def on_delta(self, value: Any) -> None:
         self.text += value["generated_text"]
 
 

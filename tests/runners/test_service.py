@@ -13,7 +13,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from hf_runtime.rpc import ITEMS_PATH
 from hf_runtime.settings import ModelSettings, ServerSettings, ensure_runner_key, load_settings
-from runners.service import runner_service
+from runners.service import create_runner_service
 
 SERVICE = """
 apiVersion: serving.kserve.io/v1beta1
@@ -34,7 +34,9 @@ spec:
 
 def _service(**options: Any) -> tuple[dict[str, Any], dict[str, str]]:
     """Resources and environment of the process."""
-    service = runner_service(ModelSettings(storage_uri="/model", task="fill-mask", **options), 1, ServerSettings())
+    service = create_runner_service(
+        ModelSettings(storage_uri="/model", task="fill-mask", **options), 1, ServerSettings()
+    )
     return service.config["resources"], {variable.name: variable.value for variable in service.envs}
 
 
@@ -53,7 +55,7 @@ def test_variables_reach_the_process_and_secrets_stay_out_of_what_a_bento_writes
     config = tmp_path / "m.yaml"
     config.write_text(SERVICE)
     (model,) = load_settings(config).models
-    service = runner_service(model, 1, ServerSettings())
+    service = create_runner_service(model, 1, ServerSettings())
     environment = {variable.name: variable.value for variable in service.envs}
     assert environment["TORCH_CUDA_ARCH_LIST"] == "8.0"
     assert "PASSPHRASE" not in environment
@@ -70,7 +72,9 @@ GUARDED = [
 
 def _client(**settings: Any) -> TestClient:
     """Of a runner whose model is not loaded, as no process has started it."""
-    service = runner_service(ModelSettings(storage_uri="/model", task="fill-mask"), 1, ServerSettings(**settings))
+    service = create_runner_service(
+        ModelSettings(storage_uri="/model", task="fill-mask"), 1, ServerSettings(**settings)
+    )
     return TestClient(service.to_asgi(is_main=True), raise_server_exceptions=False)
 
 
@@ -149,7 +153,7 @@ def test_no_key_is_made_where_clients_need_none(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_no_key_is_in_what_a_bento_or_openapi_says_of_a_runner() -> None:
-    service = runner_service(ModelSettings(storage_uri="/model", task="fill-mask"), 1, ServerSettings(**KEYS))
+    service = create_runner_service(ModelSettings(storage_uri="/model", task="fill-mask"), 1, ServerSettings(**KEYS))
     said = json.dumps([service.schema(), service.openapi_spec.asdict(), service.config, [e.name for e in service.envs]])
     assert "client-key" not in said
     assert "entry-key" not in said

@@ -29,5 +29,5 @@ class InProgressMiddleware:
         if self._drain.stopping and scope["path"] not in _LIVE_PATHS:
             error = ModelNotReady("the server is stopping", retry_after=1)
             return await refuse(scope, receive, send, error, {"Connection": "close"})
-        with self._drain.one_more(), self._bodies.share_for(scope):
+        with self._drain.count_work(), self._bodies.share_for(scope):
             await self._app(scope, receive, send)

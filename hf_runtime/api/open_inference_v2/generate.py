@@ -146,7 +146,7 @@ class GenerateRequest(RequestModel):
 
 def translate_error(error: ServingError) -> ServingError:
     """Return a runner's error with the protocol's names of parameters."""
-    return error.renamed(lambda name: f"parameters.{'max_tokens' if name == 'max_new_tokens' else name}")
+    return error.with_parameter_names(lambda name: f"parameters.{'max_tokens' if name == 'max_new_tokens' else name}")
 
 
 def _render_details(generated: Mapping[str, Any]) -> GenerateDetails:

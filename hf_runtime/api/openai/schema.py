@@ -77,7 +77,7 @@ class OpenAIRequest(StrictModel):
     def translate_error(self, error: ServingError) -> ServingError:
         """Return a runner's error with the request's names of parameters and fields."""
         names = self.field_names
-        return error.renamed(lambda name: names.get(name, name)).as_field_of(type(self).model_fields)
+        return error.with_parameter_names(lambda name: names.get(name, name)).with_known_field(type(self).model_fields)
 
     @property
     def item_count(self) -> tuple[str, int]:

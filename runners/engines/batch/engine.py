@@ -22,8 +22,8 @@ from hf_runtime.contract.listener import StreamListener
 from hf_runtime.contract.request_context import request_context
 from hf_runtime.observability.engine_observer import EngineObserver
 from hf_runtime.observability.item_trace import trace_step
-from runners.engines.batch.bisect import error_for_item, retry_in_halves
-from runners.engines.batch.intake import Intake, QueuedItem, guarded
+from runners.engines.batch.intake import Intake, QueuedItem, call_guarded
+from runners.engines.batch.retry import error_for_item, retry_in_halves
 from runners.engines.batch.workers import Worker, WorkerPool
 from runners.engines.nan_monitor import NanMonitor, only_nan
 from runners.engines.rows import Row, select_batch
@@ -208,10 +208,10 @@ class BatchEngine:
         padding = max(lengths) * len(lengths) - tokens if self._runner.limits.padded else 0
         self._observer.record_batch(len(batch), tokens, padding)
         self._observer.record_prefill(tokens)
-        self._nan_monitor.saw(only_nan(computed.outputs))
+        self._nan_monitor.record(only_nan(computed.outputs))
         traces = {waiting.entry: trace for waiting in batch if (trace := waiting.entry.item.trace) is not None}
         for trace in traces.values():
-            trace.batch(started, ended, rows=len(batch), tokens=tokens, padding=padding)
+            trace.record_batch(started, ended, rows=len(batch), tokens=tokens, padding=padding)
         if logger.isEnabledFor(logging.DEBUG):
             with _batch_context(batch):
                 logger.debug(
@@ -226,7 +226,7 @@ class BatchEngine:
 
     def _finish_one(self, entry: _RowsEntry) -> Any:
         with self._intake.tokenizer_lock, trace_step(entry.item, "finish"):
-            return guarded("finishing", self._runner.finish, entry.job, entry.outputs)
+            return call_guarded("finishing", self._runner.finish, entry.job, entry.outputs)
 
     def _answer_single_item(self, entry: _RowsEntry) -> tuple[Any, _ComputedBatch | None] | None:
         """Prepare, compute and finish an item of one row.

@@ -169,7 +169,7 @@ class Intake:
         """
         with self.tokenizer_lock, trace_step(entry.item, "prepare"):
             self.admission.begin_preparing(entry.reservation)
-            return guarded("preparing", self._prepare_within_limits, entry.item)  # type: ignore[no-any-return]
+            return call_guarded("preparing", self._prepare_within_limits, entry.item)  # type: ignore[no-any-return]
 
     def _prepare_within_limits(self, item: Item) -> Job[Any, Any]:
         job = self._runner.prepare_item(item)
@@ -177,7 +177,7 @@ class Intake:
         return job
 
 
-def guarded(what: str, step: Any, *arguments: Any) -> Any:
+def call_guarded(what: str, step: Any, *arguments: Any) -> Any:
     """Call a step for one item, and return its result or the item's `ServingError`.
 
     Args:

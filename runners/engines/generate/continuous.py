@@ -13,7 +13,7 @@ import torch
 
 from hf_runtime.contract.errors import InferenceFailed
 from hf_runtime.contract.request_context import request_context
-from runners.engines.batch.bisect import error_for_item, retry_in_halves
+from runners.engines.batch.retry import error_for_item, retry_in_halves
 from runners.engines.generate.cache import CacheSlot, KVCache
 from runners.engines.generate.decoder import Decoder
 from runners.engines.generate.incremental_model import IncrementalModel

@@ -51,7 +51,7 @@ class DecoderLoop(TokenEngine):
         self._stopping = False
         self._threads = ThreadChoice(threads) if threads is not None else None
         self._step_tokens = 0
-        decoder.on_nan_check = NanMonitor(name, observer).saw
+        decoder.on_nan_check = NanMonitor(name, observer).record
         decoder.on_start, decoder.on_batch, decoder.on_tokens = self._record_start, self._record_batch, self._publish
 
     def add(

@@ -53,7 +53,7 @@ class GrammarCompiler:
         """
         vocabulary = self._load_vocabulary()
         if isinstance(vocabulary, InvalidRequest):
-            raise vocabulary.in_field(field)
+            raise vocabulary.with_field(field)
         if len(grammar) > _MAX_GRAMMAR:
             raise InvalidRequest(f"its grammar has {len(grammar)} characters of at most {_MAX_GRAMMAR}", field=field)
         matcher = LLMatcher(vocabulary.tokenizer, grammar, log_level=0, limits=LIMITS)

@@ -51,11 +51,11 @@ class Sampler:
         tokens = choose_tokens(logits, [s.request.sampling for s in sequences], [s.random_number() for s in sequences])
         for i, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
             if not sequence.finished:
-                with sequence.guarded():
+                with sequence.catch_errors():
                     sequence.accept(token, self._report_logprob(token, raw[i], sequence) if i in raw else None)
 
     def _apply_rules(self, sequence: SequenceState, logits: torch.Tensor) -> None:
-        with sequence.guarded():
+        with sequence.catch_errors():
             if sequence.rules:
                 ids: Any = torch.tensor(
                     [self._model.start_tokens(sequence.request) + sequence.tokens], device=logits.device

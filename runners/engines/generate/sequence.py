@@ -105,7 +105,7 @@ class SequenceState:
         return self._number
 
     @contextmanager
-    def guarded(self) -> Iterator[None]:
+    def catch_errors(self) -> Iterator[None]:
         """End only this sequence if an error is raised within the context.
 
         Raises:

@@ -16,7 +16,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from hf_runtime.contract.request_context import request_context
 from runners.engines.batch.batch_invariance import BatchSharing, find_batch_sharing
-from runners.engines.batch.bisect import error_for_item, retry_in_halves
+from runners.engines.batch.retry import error_for_item, retry_in_halves
 from runners.engines.generate.decoder import Decoder
 from runners.engines.generate.model import GenerationModel
 from runners.engines.generate.sampling import Sampler
@@ -217,7 +217,7 @@ class StaticDecoder(Decoder):
             )
         rows = output[:, start:].tolist()
         for sequence, tokens in zip(sequences, rows, strict=True):
-            with sequence.guarded():
+            with sequence.catch_errors():
                 for token in tokens:
                     if not sequence.finished:
                         sequence.accept(token)

@@ -55,19 +55,19 @@ class ScriptedClient(RunnerClient):
         elif answer is not None:
             self._follow(answer, listener, future)
         elif listener is not None:
-            listener.accepted()
+            listener.on_accepted()
         return future
 
     def _follow(self, answer: Any, listener: StreamListener | None, future: asyncio.Future[Any]) -> None:
         if listener is None:
             future.set_result(answer)
             return
-        listener.accepted()
+        listener.on_accepted()
         for delta in answer:
             if isinstance(delta, ServingError):
                 future.set_exception(delta)
                 return
-            listener.delta(delta)
+            listener.on_delta(delta)
         future.set_result(None)
 
     @property

@@ -31,9 +31,9 @@ class _Streaming(ScriptedClient):
         if listener is None or instance == "wrong":
             return super().submit(instance, parameters, listener)
         end: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        listener.accepted()
+        listener.on_accepted()
         for letter in instance:
-            listener.delta({"generated_text": letter})
+            listener.on_delta({"generated_text": letter})
         if instance:
             end.set_result(None)
         else:

@@ -86,9 +86,9 @@ class _Model(ScriptedClient):
         if listener is None:
             future.set_result([{"generated_text": text.upper(), **(counts | logprobs if detailed else {})}])
         else:
-            listener.accepted()
-            listener.delta({"generated_text": text.upper(), **logprobs})
-            listener.delta({"generated_text": "", **counts})
+            listener.on_accepted()
+            listener.on_delta({"generated_text": text.upper(), **logprobs})
+            listener.on_delta({"generated_text": "", **counts})
             future.set_result(None)
         return future
 

@@ -44,9 +44,9 @@ async def _computed(runner: ScriptedRunner, tracing: ItemTracing, texts: dict[st
         await asyncio.to_thread(runner.entered.wait, 30)
         futures: list[asyncio.Future[Any]] = []
         for trace, text in texts.items():
-            spans = tracing.item(_request_context(trace))
+            spans = tracing.start_item(_request_context(trace))
             futures.append(engine.submit(Item(text, request_context=_request_context(trace), trace=spans)))
-            futures[-1].add_done_callback(spans.ended)
+            futures[-1].add_done_callback(spans.end)
         with pytest.raises(ServingError):
             await engine.submit(Item("bad"))  # the last to be prepared: now all others wait for the model
         runner.gate.set()
@@ -100,9 +100,9 @@ def test_an_item_given_up_ends_its_span(tracing: tuple[Tracing, InMemorySpanExpo
     ours, exporter = tracing
 
     async def scenario() -> None:
-        spans = ItemTracing(ours, "x", "text-generation").item(_request_context(TRACES[0]))
+        spans = ItemTracing(ours, "x", "text-generation").start_item(_request_context(TRACES[0]))
         future = asyncio.get_running_loop().create_future()
-        future.add_done_callback(spans.ended)
+        future.add_done_callback(spans.end)
         future.cancel()
         await asyncio.sleep(0)
 

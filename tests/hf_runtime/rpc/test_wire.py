@@ -86,9 +86,9 @@ class ScriptedHost:
                 future.set_exception(InvalidRequest(bytes(text).decode("utf-8", "surrogateescape")))
             case {"stream": deltas}:
                 assert listener is not None
-                listener.accepted()
+                listener.on_accepted()
                 for delta in deltas:
-                    listener.delta(ANSWERS.get(delta, delta))
+                    listener.on_delta(ANSWERS.get(delta, delta))
                 future.set_result(None)
             case "origin":
                 future.set_result(request_context.request_id if request_context is not None else None)
@@ -429,10 +429,10 @@ class Heard:
     def __init__(self) -> None:
         self.told: list[Any] = []
 
-    def accepted(self) -> None:
+    def on_accepted(self) -> None:
         self.told.append("accepted")
 
-    def delta(self, value: Any) -> None:
+    def on_delta(self, value: Any) -> None:
         self.told.append(value)
 
 
@@ -504,11 +504,11 @@ def test_a_piece_whose_listener_fails_ends_its_stream_alone_and_the_runner_gives
             request_context: RequestContext | None = None,
         ) -> asyncio.Future[Any]:
             if listener is not None:
-                listener.delta("a")
+                listener.on_delta("a")
             return super().submit(instance, parameters)
 
     class Failing(Heard):
-        def delta(self, value: Any) -> None:
+        def on_delta(self, value: Any) -> None:
             raise LookupError(value)
 
     async def scenario() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hf_runtime.contract.errors import InferenceFailed, Overloaded
-from runners.engines.batch.bisect import error_for_item, retry_in_halves
+from runners.engines.batch.retry import error_for_item, retry_in_halves
 from runners.engines.device_errors import BrokenDevice, find_broken_device, raise_if_broken
 
 _NOTE = "\nCUDA kernel errors might be asynchronously reported at some other API call."

@@ -36,10 +36,10 @@ class Listener:
         self.told: list[Any] = []
         self.news = asyncio.Event()
 
-    def accepted(self) -> None:
+    def on_accepted(self) -> None:
         self._add("accepted")
 
-    def delta(self, value: Any) -> None:
+    def on_delta(self, value: Any) -> None:
         self._add(value)
 
     def _add(self, value: Any) -> None:
@@ -329,11 +329,11 @@ def test_a_listener_that_fails_ends_its_own_stream_alone(llama: TextGenerationRu
             super().__init__()
             self._at = at
 
-        def accepted(self) -> None:
+        def on_accepted(self) -> None:
             if self._at == "accepted":
                 raise RuntimeError("gone")
 
-        def delta(self, value: Any) -> None:
+        def on_delta(self, value: Any) -> None:
             raise RuntimeError("gone")
 
     async def scenario() -> None:

@@ -66,15 +66,15 @@ def test_several_batches_in_a_row_are_told_of_once_and_so_is_the_end_of_them(cap
     told = _Told()
     watch = NanMonitor("x", told)
     for only in (True, True, False, True, None, True):
-        watch.saw(only)
+        watch.record(only)
     assert (told.only, _warnings(caplog)) == ([], [])
     for _ in range(10):
-        watch.saw(True)
+        watch.record(True)
     assert told.only == [True]
-    watch.saw(False)
+    watch.record(False)
     assert told.only == [True, False]
     for _ in range(10):
-        watch.saw(True)
+        watch.record(True)
     assert told.only == [True, False, True]
     [warning] = _warnings(caplog)
     assert "model x" in warning

@@ -102,10 +102,10 @@ class Listener:
     def __init__(self):
         self.deltas = []
 
-    def accepted(self):
+    def on_accepted(self):
         self.deltas.append("accepted")
 
-    def delta(self, value):
+    def on_delta(self, value):
         self.deltas.append(value)
 
 

@@ -450,7 +450,7 @@ def test_calls_are_told_apart_from_text_whole_and_streamed(chatting: TextGenerat
     expected = [{"name": "weather", "arguments": '{"city": "Paris"}'}]
     (answer,) = chatting.finish(job, [written])
     assert (answer["generated_text"], answer["tool_calls"]) == ("I will look.", expected)
-    delta = chatting.deltas(job, 0)
+    delta = chatting.create_delta_maker(job, 0)
     deltas = [delta(text[i : i + 3], [], None) for i in range(0, len(text), 3)] + [delta("", [], written)]
     told = [delta for delta in deltas if delta is not None]
     assert "".join(delta["generated_text"] for delta in told) == "I will look."

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 
 class EngineObserver:
-    """Receiver of an engine's reports, which ignores them; subclasses override what they record.
+    """Receiver of an engine's reports that ignores them.
 
-    The methods are called from the event loop and from the computing thread.
+    Subclasses override the reports that they record. The methods are called from the event loop and from the computing thread.
     """
 
     def record_waiting(self, items: int) -> None:

@@ -1,1 +1,1 @@
-"""HTTP below the protocols: authentication, body limits, requests in progress and the payload log."""
+"""HTTP below the protocols: authentication, limits of bodies and the payload log."""

@@ -77,7 +77,7 @@ class BodyMemory:
 
     @contextmanager
     def share_for(self, scope: Scope) -> Iterator[None]:
-        """Store the share of a request in its scope, and release the share at the end of the context."""
+        """Store the share of a request in its scope until the end of the context."""
         share = scope[_KEY] = BodyShare(self)
         try:
             yield

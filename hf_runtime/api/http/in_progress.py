@@ -1,4 +1,4 @@
-"""Middleware that keeps account of the requests in progress and of the memory of their bodies."""
+"""Middleware that counts requests in progress and the memory of their bodies."""
 
 from __future__ import annotations
 

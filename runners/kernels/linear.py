@@ -14,7 +14,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from runners.kernels.embedding import SharedTables
-from runners.kernels.packed import Form, OneDnnLinear, Tiled, TiledLinear
+from runners.kernels.packed import Form, OneDnnLinear, TiledForm, TiledLinear
 
 FormT = TypeVar("FormT")
 
@@ -25,21 +25,21 @@ Shape = tuple[int, int]
 _SAMPLE_BYTES = 32 << 20
 
 #: The outputs of a part of a layer are a multiple of this: whole registers in all forms.
-_LEAST_OUTPUTS = 64
+_MIN_OUTPUTS = 64
 
 #: Lowest speed of a form, relative to the first one, for any number of rows. The measured weights fit into caches that
 #: a whole model does not fit into, which favours packed weights.
-_LEAST_SPEED = 0.7
+_MIN_SPEED = 0.7
 
 #: Fewest runs of each form, and longest time in seconds to repeat them until the three shortest times agree. With
 #: fewer weights the time is shorter: times of small layers vary too much to agree, and matter little.
-_LEAST_TRIES, _MOST_SECONDS = 5, 0.1
+_MIN_TRIES, _MAX_SECONDS = 5, 0.1
 
 #: Runs after which a slower form is dropped: the first run also compiles code and allocates memory.
 _FEW_TRIES = 2
 
 #: Largest ratio of the third shortest time to the shortest one for times that agree.
-_AGREE = 1.05
+_MAX_SPREAD = 1.05
 
 #: Factor by which a library must be faster than our own kernels, averaged over the numbers of rows. Our kernels are
 #: usually the fastest, and measurements are wrong while another process computes: SmolLM2 then got forms with which
@@ -48,7 +48,7 @@ CLEARLY_FASTER = 1.25
 
 
 @torch.inference_mode()
-def forms_to_pack(model: nn.Module, rows: Sequence[int], tiled: Tiled | None = None) -> dict[Shape, Form]:
+def choose_forms(model: nn.Module, rows: Sequence[int], tiled: TiledForm | None = None) -> dict[Shape, Form]:
     """Measure some layers of each shape, and return the fastest packed forms.
 
     Shapes that are fastest with plain layers are left out. On AMD CPUs most layers are faster packed. On Intel CPUs,
@@ -59,8 +59,8 @@ def forms_to_pack(model: nn.Module, rows: Sequence[int], tiled: Tiled | None = N
         tiled: a form that is used unless a library's form is clearly faster.
     """
     tried = {
-        shape: _fastest_form(layers, rows, tiled)
-        for shape, layers in sample_layers(linear_layers(model)).items()
+        shape: _pick_fastest_form(layers, rows, tiled)
+        for shape, layers in sample_layers(find_linear_layers(model)).items()
         if layers[0].weight.device.type == "cpu"
     }
     return {shape: form for shape, form in tried.items() if form is not None}
@@ -70,22 +70,22 @@ def sample_layers(layers: Iterable[tuple[nn.Module, str, nn.Module]]) -> dict[Sh
     """Select enough layers of each shape for a measurement: more than a core's cache holds."""
     samples: defaultdict[Shape, list[Any]] = defaultdict(list)
     for _, _, layer in layers:
-        weight, _ = weight_and_bias(layer)
+        weight, _ = get_weight_and_bias(layer)
         same = samples[weight.shape[0], weight.shape[1]]
         if not same or (len(same) + 1) * weight.nbytes <= _SAMPLE_BYTES:
             same.append(layer)
     return dict(samples)
 
 
-def _fastest_form(plain: Sequence[nn.Module], rows: Sequence[int], tiled: Tiled | None) -> Form | None:
+def _pick_fastest_form(plain: Sequence[nn.Module], rows: Sequence[int], tiled: TiledForm | None) -> Form | None:
     """Return the fastest form of layers of one shape, or None for the plain form."""
-    weight, _ = weight_and_bias(plain[0])
+    weight, _ = get_weight_and_bias(plain[0])
     own: list[Form | None] = [tiled] if tiled is not None and tiled.fits(weight) else []
-    forms = [form for form in (*own, None, OneDnnLinear) if form is None or form.computes(weight.dtype)]
+    forms = [form for form in (*own, None, OneDnnLinear) if form is None or form.supports(weight.dtype)]
     if forms == [None]:
         return None
     plain = [_sample_outputs(layer) for layer in plain]
-    tried = {form: plain if form is None else [form(*weight_and_bias(layer)) for layer in plain] for form in forms}
+    tried = {form: plain if form is None else [form(*get_weight_and_bias(layer)) for layer in plain] for form in forms}
     return pick_fastest(tried, rows, CLEARLY_FASTER if forms[0] is not None else 1)
 
 
@@ -94,12 +94,12 @@ def _sample_outputs(layer: Any) -> Any:
 
     An output head may be gigabytes, and each form copies it.
     """
-    weight, bias = weight_and_bias(layer)
-    outputs = max(_SAMPLE_BYTES // (weight[0].nbytes or 1), _LEAST_OUTPUTS)
+    weight, bias = get_weight_and_bias(layer)
+    outputs = max(_SAMPLE_BYTES // (weight[0].nbytes or 1), _MIN_OUTPUTS)
     if outputs >= len(weight):
         return layer
-    outputs -= outputs % _LEAST_OUTPUTS
-    return plain_linear(weight[:outputs], None if bias is None else bias[:outputs])
+    outputs -= outputs % _MIN_OUTPUTS
+    return create_linear(weight[:outputs], None if bias is None else bias[:outputs])
 
 
 def pick_fastest(tried: Mapping[FormT, Sequence[nn.Module]], rows: Sequence[int], factor: float = 1) -> FormT:
@@ -114,12 +114,12 @@ def pick_fastest(tried: Mapping[FormT, Sequence[nn.Module]], rows: Sequence[int]
             it is more than 1, a form is dropped as soon as it is slower than the first, which saves most of the time.
     """
     first, layers = next(iter(tried.items()))
-    weight, _ = weight_and_bias(layers[0])
-    most_seconds = _MOST_SECONDS * min(len(layers) * weight.nbytes / _SAMPLE_BYTES, 1)
+    weight, _ = get_weight_and_bias(layers[0])
+    max_seconds = _MAX_SECONDS * min(len(layers) * weight.nbytes / _SAMPLE_BYTES, 1)
     left, seconds = dict(tried), defaultdict[FormT, list[float]](list)
     for n in rows:
         inputs = torch.randn(n, weight.shape[1], dtype=weight.dtype)
-        shortest = _measure_forms(left, inputs, most_seconds, drop_slower=factor > 1)
+        shortest = _measure_forms(left, inputs, max_seconds, drop_slower=factor > 1)
         left = {form: left[form] for form in shortest}
         for form, time in shortest.items():
             seconds[form].append(time)
@@ -131,21 +131,21 @@ def pick_fastest(tried: Mapping[FormT, Sequence[nn.Module]], rows: Sequence[int]
 
 
 def _is_fast_enough(seconds: float, of_first: float) -> bool:
-    return _LEAST_SPEED * seconds <= of_first
+    return _MIN_SPEED * seconds <= of_first
 
 
 def _measure_forms(
-    tried: Mapping[FormT, Sequence[nn.Module]], inputs: torch.Tensor, most_seconds: float, *, drop_slower: bool
+    tried: Mapping[FormT, Sequence[nn.Module]], inputs: torch.Tensor, max_seconds: float, *, drop_slower: bool
 ) -> dict[FormT, float]:
     """Measure the shortest time of each form in seconds.
 
     Args:
         drop_slower: drop a form as soon as it is measured to be slower than the first.
     """
-    end = perf_counter() + most_seconds
+    end = perf_counter() + max_seconds
     taken: dict[FormT, list[float]] = {form: [] for form in tried}
     first = taken[next(iter(tried))]
-    while len(first) < _LEAST_TRIES or (perf_counter() < end and not all(map(_agree, taken.values()))):
+    while len(first) < _MIN_TRIES or (perf_counter() < end and not all(map(_are_stable, taken.values()))):
         # By turns, so that a disturbance affects all forms alike.
         for form, times in taken.items():
             times.append(_measure_layers(tried[form], inputs))
@@ -156,9 +156,9 @@ def _measure_forms(
     return {form: min(times) for form, times in taken.items()}
 
 
-def _agree(times: Sequence[float]) -> bool:
+def _are_stable(times: Sequence[float]) -> bool:
     shortest, _, third = nsmallest(3, times)
-    return third <= _AGREE * shortest
+    return third <= _MAX_SPREAD * shortest
 
 
 def _measure_layers(layers: Sequence[nn.Module], inputs: torch.Tensor) -> float:
@@ -169,7 +169,7 @@ def _measure_layers(layers: Sequence[nn.Module], inputs: torch.Tensor) -> float:
     return perf_counter() - started
 
 
-def pack(model: nn.Module, forms: Mapping[Shape, Form]) -> int:
+def pack_layers(model: nn.Module, forms: Mapping[Shape, Form]) -> int:
     """Replace linear layers of a model on the CPU by packed ones.
 
     Layers are replaced one after the other, so at most one layer's weights exist twice. Embeddings that share their
@@ -181,19 +181,19 @@ def pack(model: nn.Module, forms: Mapping[Shape, Form]) -> int:
     Returns:
         The number of replaced layers.
     """
-    layers, tables, packed = list(linear_layers(model)), SharedTables(_find_modules(model, nn.Embedding)), 0
+    layers, tables, packed = list(find_linear_layers(model)), SharedTables(_find_modules(model, nn.Embedding)), 0
     while layers:
         # `pop` drops the reference to the plain layer, so its memory is freed.
         packed += _pack_layer(*layers.pop(), forms, tables)
     return packed
 
 
-def linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+def find_linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
     """Find each plain linear layer, with its parent module and its name in the parent."""
     return _find_modules(model, nn.Linear, Conv1D)
 
 
-def weight_and_bias(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+def get_weight_and_bias(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return weights of shape (out, in) and bias of shape (out,).
 
     GPT-2's `Conv1D` stores the weights transposed.
@@ -201,7 +201,7 @@ def weight_and_bias(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     return (layer.weight.t() if type(layer) is Conv1D else layer.weight), layer.bias
 
 
-def plain_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
+def create_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
     """Create a linear layer from weights without copying them."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     layer.weight = nn.Parameter(weight, requires_grad=False)
@@ -221,9 +221,9 @@ def _find_modules(model: nn.Module, *kinds: type[nn.Module]) -> Iterator[tuple[n
 def _pack_layer(
     parent: nn.Module, name: str, layer: nn.Module, forms: Mapping[Shape, Form], tables: SharedTables
 ) -> int:
-    weight, bias = weight_and_bias(layer)
+    weight, bias = get_weight_and_bias(layer)
     form = forms.get((weight.shape[0], weight.shape[1]))
-    if form is None or weight.device.type != "cpu" or not form.computes(weight.dtype):
+    if form is None or weight.device.type != "cpu" or not form.supports(weight.dtype):
         return 0
     packed = form(weight, bias)
     setattr(parent, name, packed)

@@ -13,7 +13,7 @@ _ROUNDING = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 2e-1}
 _ROUNDING_INT8 = 0.3
 
 
-def is_rounding(
+def is_within_rounding(
     results: Sequence[torch.Tensor], right: Sequence[torch.Tensor], dtype: torch.dtype, *, int8: bool = False
 ) -> bool:
     """Return whether the root mean square of the difference is as small as rounding.

@@ -215,7 +215,7 @@ def rotate(dtype: str) -> Kernel:
     return kernel
 
 
-def keep(dtype: str) -> Kernel:
+def copy_to_slots(dtype: str) -> Kernel:
     """Return a kernel that copies rows to slots of a tensor of shape (slots, size).
 
     A unit is a row.

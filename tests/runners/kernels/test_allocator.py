@@ -10,14 +10,14 @@ import pytest
 from tests.project import ROOT
 
 #: Bytes of the largest tensor of the batch that is computed below.
-_LARGEST = 2000 * 1536 * 4
+_HEAP_LIMIT = 2000 * 1536 * 4
 
 #: Free bytes that the C library has at hand once a warm model has computed batches of several sizes. The system's count
 #: of page faults would say more, but sandboxes do not count them.
 _MALLINFO = """\
 import ctypes, sys, torch
 from torch import nn
-from runners.kernels.allocator import keep_freed_memory, large_tensors_apart
+from runners.kernels.allocator import keep_freed_memory, separate_large_tensors
 
 class Mallinfo2(ctypes.Structure):
     names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
@@ -48,13 +48,13 @@ def test_what_a_batch_frees_is_not_taken_from_the_system_again() -> None:
         int(subprocess.check_output([sys.executable, "-c", _FREE, how], cwd=ROOT)) for how in ("kept", "usual")
     )
     # By itself the C library keeps up to twice the largest block that it has seen freed.
-    assert given_back < 2 * _LARGEST < kept
+    assert given_back < 2 * _HEAP_LIMIT < kept
 
 
 #: Free bytes within the heap, once every second of the tensors that were made while a model was loaded is gone.
 _HOLES = f"""{_MALLINFO}
 keep_freed_memory()
-with large_tensors_apart():
+with separate_large_tensors():
     tensors = [torch.zeros(400, 400) for _ in range(40)]
     del tensors[::2]
 loaded = mallinfo2().fordblks

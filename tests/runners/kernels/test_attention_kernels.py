@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from runners.kernels.host_cpu import computes_tiles
-from runners.kernels.parallel import bits
+from runners.kernels.host_cpu import supports_tiles
+from runners.kernels.parallel import encode_float
 from tests.runners.kernels.compiled import kernels_of
 
-pytestmark = pytest.mark.skipif(not computes_tiles(), reason="this CPU has no AVX2")
+pytestmark = pytest.mark.skipif(not supports_tiles(), reason="this CPU has no AVX2")
 
 TYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.bfloat16, 8e-3)], ids=str)
 
@@ -41,13 +41,13 @@ def test_each_token_of_a_piece_sees_its_sequence_up_to_itself(
     query = torch.randn(5 + tokens, heads + 1, size).to(dtype)
     out = torch.full((5 + tokens, heads + 1, value_size), -1, dtype=dtype)
     texts = torch.tensor([[5, capacity, tokens, end, start + 1]])
-    attention = kernels_of(dtype).texts(size, value_size)
+    attention = kernels_of(dtype).get_sequence_attention(size, value_size)
     assert attention is not None
     attention(
         heads,
         query.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(), texts.data_ptr(), heads, shared,
         query.stride(0), key_heads * size, key_heads * value_size, out.stride(0), window or 0,
-        bits(scale),
+        encode_float(scale),
     )  # fmt: skip
     columns, rows = torch.arange(end), torch.arange(start, end)[:, None]
     right = scaled_dot_product_attention(
@@ -77,7 +77,7 @@ def test_texts_side_by_side_see_themselves_alone_and_all_of_it(
     texts = torch.tensor([(s, s, n, n, n) for s, n in zip(starts, lengths, strict=True)])
     query, key, value = rows.view(-1, 3, heads, size).unbind(1)
     out = torch.full((len(rows), heads, size), -1, dtype=dtype)
-    attention = kernels_of(dtype).texts(size, size)
+    attention = kernels_of(dtype).get_sequence_attention(size, size)
     assert attention is not None
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -85,7 +85,7 @@ def test_texts_side_by_side_see_themselves_alone_and_all_of_it(
         attention(
             len(lengths) * heads,
             query.data_ptr(), key.data_ptr(), value.data_ptr(), out.data_ptr(), texts.data_ptr(), heads, 1,
-            query.stride(0), key.stride(0), value.stride(0), out.stride(0), 0, bits(0.3),
+            query.stride(0), key.stride(0), value.stride(0), out.stride(0), 0, encode_float(0.3),
         )  # fmt: skip
     finally:
         torch.set_num_threads(before)
@@ -101,5 +101,5 @@ def test_texts_side_by_side_see_themselves_alone_and_all_of_it(
 
 def test_heads_that_fill_no_register_are_left_to_pytorch() -> None:
     kernels = kernels_of(torch.float32)
-    assert kernels.texts(64, 32) is not None
-    assert kernels.texts(24, 32) is kernels.texts(32, 8) is None
+    assert kernels.get_sequence_attention(64, 32) is not None
+    assert kernels.get_sequence_attention(24, 32) is kernels.get_sequence_attention(32, 8) is None

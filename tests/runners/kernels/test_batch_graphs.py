@@ -11,7 +11,7 @@ from transformers import BertForQuestionAnswering, BertForSequenceClassification
 
 from hf_runtime.contract.item import Item
 from hf_runtime.settings import ModelSettings
-from runners.kernels.batch_graphs import batch_graphs
+from runners.kernels.batch_graphs import capture_batch_graphs
 from runners.tasks.encoder import EncoderRunner
 from runners.tasks.feature_extraction import FeatureExtractionRunner
 from runners.tasks.question_answering import QuestionAnsweringRunner
@@ -73,7 +73,7 @@ def test_a_model_that_looks_at_its_own_numbers_is_computed_as_it_is(tmp_path: Pa
     example = runner.prepare_item(Item(CORPUS[0])).rows[0].inputs
     before = runner.predict([Item(text) for text in CORPUS])
     with pytest.raises(RuntimeError):
-        batch_graphs(model, example, 64)
+        capture_batch_graphs(model, example, 64)
     runner.padded.graphs = None
     for answer, right in zip(runner.predict([Item(text) for text in CORPUS]), before, strict=True):
         assert [entry["score"] for entry in answer] == pytest.approx([entry["score"] for entry in right], abs=1e-4)

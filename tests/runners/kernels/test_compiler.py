@@ -15,7 +15,7 @@ import torch
 
 from runners.kernels import CompileError, compiler
 from runners.kernels.compiler import Compiler
-from runners.kernels.source import KernelSource
+from runners.kernels.kernel_source import KernelSource
 
 ONE, TWO = (KernelSource("tests.runners.kernels.sources:add_always", (number,)) for number in (1, 2))
 
@@ -36,16 +36,16 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def _added(compiler: Compiler, source: KernelSource) -> int:
     place = torch.zeros(1, dtype=torch.int64)
-    compiler.kernel(source)(1, place.data_ptr())
+    compiler.get_kernel(source)(1, place.data_ptr())
     return int(place)
 
 
 def test_kernels_are_compiled_together_and_once(tmp_path: Path, processes: list[Any]) -> None:
     first = Compiler(tmp_path)
-    first.start([ONE, TWO])
-    first.start([TWO])
+    first.start_compiling([ONE, TWO])
+    first.start_compiling([TWO])
     assert (_added(first, ONE), _added(first, TWO)) == (1, 2)
-    assert first.kernel(ONE) is first.kernel(ONE)
+    assert first.get_kernel(ONE) is first.get_kernel(ONE)
     assert len(processes) == 1
     assert _added(Compiler(tmp_path), TWO) == 2
     assert len(processes) == 1
@@ -59,19 +59,19 @@ def test_what_another_processor_or_a_part_of_a_file_is_kept_for_is_compiled_anew
     file.write_bytes(file.read_bytes()[:-9])
     assert _added(Compiler(tmp_path), ONE) == 1
     assert len(processes) == 2
-    monkeypatch.setattr(compiler, "name_and_features", lambda: ("another", ""))
-    compiler._source_version.cache_clear()
+    monkeypatch.setattr(compiler, "get_name_and_features", lambda: ("another", ""))
+    compiler._hash_sources.cache_clear()
     try:
         assert _added(Compiler(tmp_path), ONE) == 1
     finally:
-        compiler._source_version.cache_clear()
+        compiler._hash_sources.cache_clear()
     assert len(processes) == 3
 
 
 @pytest.fixture(scope="module")
 def code() -> bytes:
     """Of a kernel that adds one."""
-    return compiler._compile([ONE])[0]
+    return compiler._compile_sources([ONE])[0]
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def compiled(code: bytes, monkeypatch: pytest.MonkeyPatch) -> list[KernelSource]
         asked.extend(sources)
         return [code for _ in sources]
 
-    monkeypatch.setattr(compiler, "_compile", compile_at_once)
+    monkeypatch.setattr(compiler, "_compile_sources", compile_at_once)
     return asked
 
 
@@ -132,7 +132,7 @@ def test_kernels_that_others_could_exchange_are_compiled_anew_not_kept_and_told_
     open_up({"file": file, "version": file.parent, "folder": folder, "parent": folder.parent}[depth], monkeypatch)
     before = sorted(path.name for path in folder.rglob("*"))
     distrusting = Compiler(folder)
-    distrusting.start([ONE])
+    distrusting.start_compiling([ONE])
     assert (_added(distrusting, ONE), _added(distrusting, TWO)) == (1, 1)
     assert compiled == [ONE, ONE, TWO]
     [warning] = _told(caplog)
@@ -195,23 +195,23 @@ def test_folders_of_kernels_are_made_for_this_user_alone_whatever_others_are_mad
 @pytest.mark.parametrize("name", ["array", "library"])
 def test_what_would_need_more_than_a_kernel_has_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(CompileError, match=f"{name} needs "):
-        Compiler(tmp_path).kernel(KernelSource(f"tests.runners.kernels.sources:{name}"))
+        Compiler(tmp_path).get_kernel(KernelSource(f"tests.runners.kernels.sources:{name}"))
 
 
 def test_a_compiler_that_dies_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(CompileError, match="the compiler ended with 1"):
-        Compiler(tmp_path).kernel(ONE)
+        Compiler(tmp_path).get_kernel(ONE)
 
 
 def test_a_runner_does_not_load_what_compiles(tmp_path: Path) -> None:
     """It takes a second and 80 MB."""
-    Compiler(tmp_path).kernel(ONE)
+    Compiler(tmp_path).get_kernel(ONE)
     code = (
         "import sys; from pathlib import Path; "
-        "from runners.kernels.compiler import Compiler; from runners.kernels.source import KernelSource; "
+        "from runners.kernels.compiler import Compiler; from runners.kernels.kernel_source import KernelSource; "
         "import runners.kernels.encoder_layers, runners.engines.generate.fused_layers; "
-        f"Compiler(Path({str(tmp_path)!r})).kernel(KernelSource({ONE.name!r}, (1,))); print('numba' in sys.modules)"
+        f"Compiler(Path({str(tmp_path)!r})).get_kernel(KernelSource({ONE.name!r}, (1,))); print('numba' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -11,12 +11,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from runners.kernels import linear
 from runners.kernels.embedding import TiledEmbedding
-from runners.kernels.host_cpu import computes_tiles
-from runners.kernels.packed import Form, Tiled
-from runners.kernels.weights import speed_up_weights
+from runners.kernels.host_cpu import supports_tiles
+from runners.kernels.packed import Form, TiledForm
+from runners.kernels.weights import optimize_weights
 from tests.runners.kernels.compiled import float32_kernels
 
-pytestmark = pytest.mark.skipif(not computes_tiles(), reason="this CPU has no AVX2")
+pytestmark = pytest.mark.skipif(not supports_tiles(), reason="this CPU has no AVX2")
 
 
 class _Scaled(nn.Embedding):
@@ -28,10 +28,10 @@ class _Scaled(nn.Embedding):
 
 @pytest.fixture(autouse=True)
 def _tiles_pay(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fastest(_layers: object, _rows: object, tiled: Tiled) -> Form:
+    def fastest(_layers: object, _rows: object, tiled: TiledForm) -> Form:
         return tiled
 
-    monkeypatch.setattr(linear, "_fastest_form", fastest)
+    monkeypatch.setattr(linear, "_pick_fastest_form", fastest)
 
 
 def _model(vocabulary: int = 112, **options: Any) -> Any:
@@ -47,11 +47,11 @@ def _model(vocabulary: int = 112, **options: Any) -> Any:
 
 
 def _speed_up(model: Any) -> None:
-    speed_up_weights(model, rows=(1, 16), tiled=Tiled(float32_kernels()))
+    optimize_weights(model, rows=(1, 16), tiled=TiledForm(float32_kernels()))
 
 
 def _kept(model: Any) -> int:
-    """Numbers of all tensors that have memory of their own."""
+    """IntArray of all tensors that have memory of their own."""
     storages = {one.untyped_storage().data_ptr(): one for one in (*model.parameters(), *model.buffers())}
     return sum(one.untyped_storage().nbytes() // one.itemsize for one in storages.values())
 

@@ -24,15 +24,15 @@ from transformers import (
 
 from hf_runtime.settings import ModelSettings
 from runners.kernels import encoder_layers, linear
-from runners.kernels.encoder_layers import EncoderLayers
-from runners.kernels.host_cpu import computes_tiles
-from runners.kernels.instructions import computes_int8
-from runners.kernels.packed import Form, OneDnnLinear, PackedLinear, Tiled, TiledLinear
+from runners.kernels.encoder_layers import EncoderProgram
+from runners.kernels.host_cpu import supports_tiles
+from runners.kernels.instructions import supports_int8
+from runners.kernels.packed import Form, OneDnnLinear, PackedLinear, TiledForm, TiledLinear
 from runners.models.pretrained import load_pretrained
 from runners.storage.fetch import fetch
 from tests.tiny import save, wordpiece_tokenizer
 
-pytestmark = pytest.mark.skipif(not computes_tiles(), reason="this CPU has no AVX2")
+pytestmark = pytest.mark.skipif(not supports_tiles(), reason="this CPU has no AVX2")
 
 SIZES = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 96, "num_hidden_layers": 3}
 PROGRAMS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
@@ -63,7 +63,7 @@ def _saved(folder: Path, made: tuple[Any, Any, dict[str, Any]]) -> Path:
 def _in_program(model: Any) -> int:
     forwards = [vars(module).get("forward") for module in model.modules()]
     return sum(
-        isinstance(f, partial) and isinstance(getattr(f.func, "__self__", None), EncoderLayers) for f in forwards
+        isinstance(f, partial) and isinstance(getattr(f.func, "__self__", None), EncoderProgram) for f in forwards
     )
 
 
@@ -85,13 +85,13 @@ def _outputs(model: Any) -> list[torch.Tensor]:
 def test_a_program_gives_what_the_model_gives_without_acceleration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, form: type[PackedLinear]
 ) -> None:
-    if form is OneDnnLinear and not OneDnnLinear.computes(torch.float32):
+    if form is OneDnnLinear and not OneDnnLinear.supports(torch.float32):
         pytest.skip("this PyTorch does not compute such layers")
 
-    def fastest(_layers: object, _rows: object, tiled: Tiled | None) -> Form | None:
+    def fastest(_layers: object, _rows: object, tiled: TiledForm | None) -> Form | None:
         return tiled if form is TiledLinear else OneDnnLinear
 
-    monkeypatch.setattr(linear, "_fastest_form", fastest)
+    monkeypatch.setattr(linear, "_pick_fastest_form", fastest)
     folder = _saved(tmp_path, PROGRAMS[kind])
     model, plain = _load(folder), _load(folder, acceleration=False)
     assert (_in_program(model), _in_program(plain)) == (3, 0)
@@ -106,9 +106,9 @@ def test_memory_that_a_thread_gives_back_is_taken_again_by_its_next_batch(tmp_pa
     assert loaded.program is not None
     before = _outputs(loaded.model)
     mapped = _mapped_bytes()
-    loaded.program.forget()
+    loaded.program.free_memory()
     # Rows of hidden states, sums and what is attended, of projections, and of the feed-forward.
-    assert mapped - _mapped_bytes() >= encoder_layers.MOST_ROWS * 4 * (3 * 64 + 3 * 64 + 96)
+    assert mapped - _mapped_bytes() >= encoder_layers.MAX_ROWS * 4 * (3 * 64 + 3 * 64 + 96)
     for output, right in zip(_outputs(loaded.model), before, strict=True):
         torch.testing.assert_close(output, right, atol=0, rtol=0)
 
@@ -117,7 +117,7 @@ def _mapped_bytes() -> int:
     return psutil.Process().memory_info().vms
 
 
-@pytest.mark.skipif(not computes_int8(), reason="this CPU has no VNNI")
+@pytest.mark.skipif(not supports_int8(), reason="this CPU has no VNNI")
 def test_eight_bits_are_a_program_too(tmp_path: Path) -> None:
     folder = _saved(tmp_path, PROGRAMS["BERT"])
     model, plain = _load(folder, quantization="int8"), _load(folder, acceleration=False)
@@ -145,7 +145,7 @@ def test_batches_of_many_tokens_are_computed_by_the_model_s_own_layers(
 ) -> None:
     model = _load(_saved(tmp_path, PROGRAMS["BERT"]))
     right = _outputs(model)
-    monkeypatch.setattr(encoder_layers, "MOST_ROWS", 12)
+    monkeypatch.setattr(encoder_layers, "MAX_ROWS", 12)
     for output, expected in zip(_outputs(model), right, strict=True):
         torch.testing.assert_close(output, expected, atol=2e-5, rtol=2e-5)
 

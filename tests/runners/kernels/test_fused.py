@@ -24,7 +24,7 @@ from transformers import (
 from transformers.models.llama import modeling_llama
 
 from runners.kernels import fused
-from runners.kernels.fused import fuse
+from runners.kernels.fused import fuse_modules
 from tests.runners.kernels.compiled import kernels_of
 
 SIZES: dict[str, Any] = {
@@ -78,7 +78,7 @@ def test_a_model_computes_the_same(kind: str, shape: tuple[int, int]) -> None:
     model = _model(kind)
     ids = torch.randint(50, (shape[0], min(shape[1], 64) if kind.startswith("GPT-2") else shape[1]))
     right = _logits(model, ids)
-    assert fuse(model, kernels_of(torch.float32)) == MODELS[kind][3]
+    assert fuse_modules(model, kernels_of(torch.float32)) == MODELS[kind][3]
     torch.testing.assert_close(_logits(model, ids), right, rtol=1e-4, atol=1e-4)
 
 
@@ -88,23 +88,23 @@ def test_a_model_in_bfloat16_computes_the_same(kind: str) -> None:
     ids = torch.randint(50, (1, 9))
     right = _logits(model, ids)
     # T5 keeps some of its weights in float32.
-    assert fuse(model, kernels_of(torch.bfloat16)) == MODELS[kind][3]
+    assert fuse_modules(model, kernels_of(torch.bfloat16)) == MODELS[kind][3]
     torch.testing.assert_close(_logits(model, ids), right, rtol=0.1, atol=0.05 * float(right.abs().max()))
 
 
 def test_kernels_compute_few_rows_and_pytorch_many(monkeypatch: pytest.MonkeyPatch) -> None:
     module = modeling_llama.LlamaRMSNorm(16)
-    assert fuse(module, kernels_of(torch.float32)) == 1
+    assert fuse_modules(module, kernels_of(torch.float32)) == 1
     monkeypatch.setattr(module.forward, "_kernel", lambda *_, **__: pytest.fail("a kernel computes"))
-    module(torch.randn(1, fused.MOST_ROWS + 1, 16))
+    module(torch.randn(1, fused.MAX_ROWS + 1, 16))
     assert module(torch.empty(1, 0, 16)).shape == (1, 0, 16)
     with pytest.raises(pytest.fail.Exception):
-        module(torch.randn(1, fused.MOST_ROWS, 16))
+        module(torch.randn(1, fused.MAX_ROWS, 16))
 
 
 def test_another_model_of_the_same_kind_keeps_its_rotation() -> None:
     rotation = modeling_llama.apply_rotary_pos_emb
-    fuse(_model("Llama"), kernels_of(torch.float32))
+    fuse_modules(_model("Llama"), kernels_of(torch.float32))
     assert modeling_llama.apply_rotary_pos_emb is rotation
     attention = _model("Llama").model.layers[0].self_attn
     assert attention.forward.__func__ is modeling_llama.LlamaAttention.forward
@@ -135,14 +135,14 @@ class GateWithMore(nn.Module):
 
 
 def test_what_looks_the_same_and_computes_something_else_is_left_alone() -> None:
-    assert fuse(LayerNormByAnotherName(), kernels_of(torch.float32)) == 0
-    assert fuse(GateWithMore(), kernels_of(torch.float32)) == 0
+    assert fuse_modules(LayerNormByAnotherName(), kernels_of(torch.float32)) == 0
+    assert fuse_modules(GateWithMore(), kernels_of(torch.float32)) == 0
 
 
 def test_what_somebody_else_has_changed_is_left_alone() -> None:
     norm: Any = modeling_llama.LlamaRMSNorm(16)
     own = norm.forward = norm.forward
-    assert fuse(norm, kernels_of(torch.float32)) == 0
+    assert fuse_modules(norm, kernels_of(torch.float32)) == 0
     assert norm.forward is own
 
 
@@ -158,7 +158,7 @@ def test_what_somebody_else_has_changed_is_left_alone() -> None:
 )
 def test_what_does_not_fit_a_kernel_is_turned_as_ever(change: Any) -> None:
     attention = _model("Llama").model.layers[0].self_attn
-    fuse(attention, kernels_of(torch.float32))
+    fuse_modules(attention, kernels_of(torch.float32))
     rotate = attention.forward.__func__.__globals__["apply_rotary_pos_emb"]
     q, k, cos, sin = torch.randn(1, 4, 5, 8), torch.randn(1, 2, 5, 8), torch.randn(1, 5, 8), torch.randn(1, 5, 8)
     given = change(q, k, cos, sin)

@@ -20,18 +20,18 @@ from transformers.pytorch_utils import Conv1D
 from hf_runtime.contract.errors import LoadError
 from hf_runtime.settings import ModelSettings
 from runners.kernels import int8 as int8_module
-from runners.kernels.instructions import computes_int8
-from runners.kernels.int8 import Int8Linear, OneDnnInt8Linear, PreciseInt8Linear, VnniInt8Linear, quantize
+from runners.kernels.instructions import supports_int8
+from runners.kernels.int8 import Int8Linear, OneDnnInt8Linear, PreciseInt8Linear, VnniInt8Linear, quantize_layers
 from runners.kernels.int8_kernels import Int8Kernels
-from runners.kernels.linear import weight_and_bias
+from runners.kernels.linear import get_weight_and_bias
 from runners.models import pretrained as loading_pretrained
 from runners.models.pretrained import load_pretrained
 from runners.storage.fetch import fetch
 from tests.runners.kernels.compiled import int8_kernels
 from tests.tiny import bert_config, save, wordpiece_tokenizer
 
-needs_vnni = pytest.mark.skipif(not computes_int8(), reason="this CPU has no VNNI")
-needs_kernels = pytest.mark.skipif(not Int8Kernels.compute(), reason="this CPU has no AVX-512 VNNI")
+needs_vnni = pytest.mark.skipif(not supports_int8(), reason="this CPU has no VNNI")
+needs_kernels = pytest.mark.skipif(not Int8Kernels.is_supported(), reason="this CPU has no AVX-512 VNNI")
 
 
 def _own(weight: torch.Tensor, bias: torch.Tensor | None) -> Int8Linear:
@@ -58,7 +58,7 @@ def test_eight_bits_move_a_layers_outputs_by_a_hundredth(
 ) -> None:
     plain = nn.Linear(64, outputs, bias=bias)
     inputs = torch.randn(shape)
-    expected, output = plain(inputs), form(*weight_and_bias(plain))(inputs)
+    expected, output = plain(inputs), form(*get_weight_and_bias(plain))(inputs)
     assert output.shape == expected.shape
     assert torch.dist(output, expected) <= 0.02 * expected.norm()
 
@@ -80,7 +80,7 @@ def test_gpt2s_transposed_layers_are_rounded_too(form: Any) -> None:
     plain = Conv1D(96, 64)  # type: ignore[no-untyped-call]
     inputs = torch.randn(5, 64)
     expected = plain(inputs)
-    assert torch.dist(form(*weight_and_bias(plain))(inputs), expected) <= 0.02 * expected.norm()
+    assert torch.dist(form(*get_weight_and_bias(plain))(inputs), expected) <= 0.02 * expected.norm()
 
 
 @needs_vnni
@@ -148,7 +148,7 @@ def test_the_head_of_a_vocabulary_is_precise() -> None:
     model: Any = LlamaForCausalLM(config)
     ids = torch.arange(3, 20)[None]
     expected = model(ids).logits
-    assert quantize(model, (1, 16), int8_kernels()) == 7
+    assert quantize_layers(model, (1, 16), int8_kernels()) == 7
     assert type(model.lm_head) is PreciseInt8Linear
     assert torch.dist(model(ids).logits, expected) <= 0.03 * expected.norm()
 
@@ -174,9 +174,9 @@ def test_layers_get_the_form_that_was_faster_and_those_without_kernels_that_of_o
 
     monkeypatch.setattr(int8_module, "pick_fastest", fastest)
     model = BertForSequenceClassification(bert_config(wordpiece_tokenizer(), hidden_size=32, intermediate_size=52))
-    assert Int8Kernels.fit(32, 52)
-    assert not Int8Kernels.fit(52, 32)
-    assert quantize(model, (1, 16), int8_kernels())
+    assert Int8Kernels.fits(32, 52)
+    assert not Int8Kernels.fits(52, 32)
+    assert quantize_layers(model, (1, 16), int8_kernels())
     layer: Any = model.bert.encoder.layer[0]
     assert type(layer.attention.output.dense) is type(layer.output.dense) is form
     assert type(layer.intermediate.dense) is OneDnnInt8Linear
@@ -209,7 +209,7 @@ def test_a_model_in_eight_bits_answers_nearly_the_same_and_its_head_keeps_its_pr
 
 
 def test_eight_bits_are_refused_where_they_cannot_be_computed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading_pretrained, "computes_int8", lambda: False)
+    monkeypatch.setattr(loading_pretrained, "supports_int8", lambda: False)
     with pytest.raises(LoadError, match="needs a CPU with VNNI"):
         _load(folder, quantization="int8")
     with pytest.raises(LoadError, match="is for CPUs"):

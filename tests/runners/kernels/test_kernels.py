@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
 
 from runners.kernels.kernels import Kernels
-from runners.kernels.parallel import bits
+from runners.kernels.parallel import encode_float
 from tests.runners.kernels.compiled import kernels_of
 
 #: Rounded once, to the type.
@@ -28,7 +28,7 @@ def test_rms_norm_is_that_of_pytorch(dtype: torch.dtype, size: int) -> None:
     x, weight = torch.randn(7, size).to(dtype), torch.randn(size)
     out = torch.empty_like(x)
     kernel = kernels_of(dtype).rms_norm
-    kernel(7, x.data_ptr(), weight.data_ptr(), out.data_ptr(), 1, size, size, size, bits(1e-5))
+    kernel(7, x.data_ptr(), weight.data_ptr(), out.data_ptr(), 1, size, size, size, encode_float(1e-5))
     _check(out, rms_norm(x.float(), (size,), weight, 1e-5))
 
 
@@ -38,7 +38,7 @@ def test_heads_are_normed_in_place_and_their_neighbours_are_left_alone(dtype: to
     x, weight = torch.randn(tokens, distance).to(dtype), torch.randn(size)
     before = x.clone()
     kernel = kernels_of(dtype).rms_norm
-    kernel(tokens, x.data_ptr(), weight.data_ptr(), x.data_ptr(), heads, size, distance, distance, bits(1e-5))
+    kernel(tokens, x.data_ptr(), weight.data_ptr(), x.data_ptr(), heads, size, distance, distance, encode_float(1e-5))
     own = before[:, : heads * size].float().view(tokens, heads, size)
     _check(x[:, : heads * size], rms_norm(own, (size,), weight, 1e-5).flatten(1))
     assert torch.equal(x[:, heads * size :], before[:, heads * size :])
@@ -49,7 +49,7 @@ def test_a_sum_is_kept_and_normed(dtype: torch.dtype) -> None:
     x, more, weight = torch.randn(4, 40).to(dtype), torch.randn(4, 40).to(dtype), torch.randn(40)
     right, out = x + more, torch.empty_like(x)
     kernel = kernels_of(dtype).add_rms_norm
-    kernel(4, x.data_ptr(), more.data_ptr(), weight.data_ptr(), out.data_ptr(), 40, bits(1e-6))
+    kernel(4, x.data_ptr(), more.data_ptr(), weight.data_ptr(), out.data_ptr(), 40, encode_float(1e-6))
     _check(more, right)
     _check(out, rms_norm(right.float(), (40,), weight, 1e-6))
 
@@ -60,7 +60,7 @@ def test_halves_of_a_gate_may_stand_side_by_side(dtype: torch.dtype) -> None:
     out = torch.empty(2, 401, dtype=dtype)
     up = both.data_ptr() + 401 * both.itemsize
     gate = kernels_of(dtype).gate
-    gate(2, both.data_ptr(), up, out.data_ptr(), 401, 802, bits(1.0), bits(0.0))
+    gate(2, both.data_ptr(), up, out.data_ptr(), 401, 802, encode_float(1.0), encode_float(0.0))
     _check(out, silu(both[:, :401].float()) * both[:, 401:].float())
 
 
@@ -97,10 +97,10 @@ def test_each_sequence_attends_to_its_own_place_up_to_its_token(
     keys[2] = values[2] = math.nan
     query = torch.randn(3, key_heads * shared, size).to(dtype)
     out = torch.empty(3, key_heads * shared, value_size, dtype=dtype)
-    kernels_of(dtype).attend(size, value_size, shared)(
+    kernels_of(dtype).get_decode_attention(size, value_size, shared)(
         3 * key_heads // at_once,
         query.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(), indices.data_ptr(), positions.data_ptr(),
-        capacity, key_heads, at_once, query.stride(0), window or 0, bits(scale),
+        capacity, key_heads, at_once, query.stride(0), window or 0, encode_float(scale),
         large=large,
     )  # fmt: skip
     for number, (index, position) in enumerate(zip(indices, positions, strict=True)):
@@ -120,7 +120,7 @@ def test_each_sequence_attends_to_its_own_place_up_to_its_token(
 def test_what_is_kept_goes_to_its_places_alone(dtype: torch.dtype) -> None:
     kept, new = torch.zeros(9, 6, dtype=dtype), torch.randn(5, 8).to(dtype)
     which, places = torch.tensor([4, 0, 2]), torch.tensor([8, 0, 4])
-    kernels_of(dtype).keep(3, new.data_ptr(), kept.data_ptr(), which.data_ptr(), places.data_ptr(), 6, 8)
+    kernels_of(dtype).copy_to_slots(3, new.data_ptr(), kept.data_ptr(), which.data_ptr(), places.data_ptr(), 6, 8)
     right = torch.zeros_like(kept)
     right[places] = new[which, :6]
     assert torch.equal(kept, right)
@@ -133,13 +133,13 @@ def test_a_row_that_overflowed_says_so_and_harms_no_other(dtype: torch.dtype, nu
     x[1, 2] = number
     out, weight = torch.empty_like(x), torch.ones(16)
     kernels = kernels_of(dtype)
-    kernels.rms_norm(3, x.data_ptr(), weight.data_ptr(), out.data_ptr(), 1, 16, 16, 16, bits(1e-5))
+    kernels.rms_norm(3, x.data_ptr(), weight.data_ptr(), out.data_ptr(), 1, 16, 16, 16, encode_float(1e-5))
     assert not out[1].isfinite().all()
     _check(out[[0, 2]], rms_norm(x[[0, 2]].float(), (16,), None, 1e-5))
-    kernels.gate(3, x.data_ptr(), x.data_ptr(), out.data_ptr(), 16, 16, bits(1.0), bits(0.0))
+    kernels.gate(3, x.data_ptr(), x.data_ptr(), out.data_ptr(), 16, 16, encode_float(1.0), encode_float(0.0))
     assert not out[1].isfinite().all()
     _check(out[[0, 2]], silu(x[[0, 2]].float()) * x[[0, 2]].float())
 
 
 def test_there_are_kernels_for_the_types_that_models_are_served_in() -> None:
-    assert [Kernels.compute(dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)] == [True, True, False]
+    assert [Kernels.supports(dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)] == [True, True, False]

@@ -12,19 +12,19 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from runners.kernels import linear
-from runners.kernels.host_cpu import computes_tiles
-from runners.kernels.linear import forms_to_pack, linear_layers, pack, weight_and_bias
-from runners.kernels.packed import Form, OneDnnLinear, PackedLinear, Tiled, TiledLinear, round_up_rows
+from runners.kernels.host_cpu import supports_tiles
+from runners.kernels.linear import choose_forms, find_linear_layers, get_weight_and_bias, pack_layers
+from runners.kernels.packed import Form, OneDnnLinear, PackedLinear, TiledForm, TiledLinear, round_up_rows
 from tests.runners.kernels.compiled import float32_kernels
 
-pytestmark = pytest.mark.skipif(not OneDnnLinear.computes(torch.float32), reason="this PyTorch has no oneDNN")
+pytestmark = pytest.mark.skipif(not OneDnnLinear.supports(torch.float32), reason="this PyTorch has no oneDNN")
 
 
 def _tiled(weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLinear:
-    return Tiled(float32_kernels())(weight, bias)
+    return TiledForm(float32_kernels())(weight, bias)
 
 
-needs_tiles = pytest.mark.skipif(not computes_tiles(), reason="this CPU has no AVX2")
+needs_tiles = pytest.mark.skipif(not supports_tiles(), reason="this CPU has no AVX2")
 forms = pytest.mark.parametrize("form", [OneDnnLinear, pytest.param(_tiled, marks=needs_tiles)])
 
 
@@ -40,7 +40,7 @@ def test_a_packed_layer_gives_what_the_plain_one_gives(
     form: Form, shape: tuple[int, ...], outputs: int, bias: bool
 ) -> None:
     plain = nn.Linear(33, outputs, bias=bias)
-    packed = form(*weight_and_bias(plain))
+    packed = form(*get_weight_and_bias(plain))
     inputs = torch.randn(shape)
     torch.testing.assert_close(packed(inputs), plain(inputs))
 
@@ -50,7 +50,7 @@ def test_a_packed_layer_gives_what_the_plain_one_gives(
 def test_any_number_of_rows_and_threads_computes_with_what_was_packed_once(form: Form) -> None:
     before = torch.get_num_threads()
     plain = nn.Linear(200, 307)
-    packed = form(*weight_and_bias(plain))
+    packed = form(*get_weight_and_bias(plain))
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
@@ -65,7 +65,7 @@ def test_any_number_of_rows_and_threads_computes_with_what_was_packed_once(form:
 @torch.inference_mode()
 def test_inputs_may_lie_in_memory_in_any_order(form: Form) -> None:
     plain = nn.Linear(33, 32)
-    packed = form(*weight_and_bias(plain))
+    packed = form(*get_weight_and_bias(plain))
     for inputs in (torch.randn(33, 4).t(), torch.randn(16, 66)[:, ::2], torch.randn(2, 33, 3).transpose(1, 2)):
         torch.testing.assert_close(packed(inputs), plain(inputs))
 
@@ -74,17 +74,17 @@ def test_inputs_may_lie_in_memory_in_any_order(form: Form) -> None:
 @torch.inference_mode()
 def test_gpt2s_transposed_layers_are_packed_too(form: Form) -> None:
     plain = Conv1D(32, 33)  # type: ignore[no-untyped-call]
-    packed = form(*weight_and_bias(plain))
+    packed = form(*get_weight_and_bias(plain))
     inputs = torch.randn(2, 5, 33)
     torch.testing.assert_close(packed(inputs), plain(inputs))
 
 
-@pytest.mark.skipif(not OneDnnLinear.computes(torch.bfloat16), reason="this CPU does not compute bfloat16")
+@pytest.mark.skipif(not OneDnnLinear.supports(torch.bfloat16), reason="this CPU does not compute bfloat16")
 @torch.inference_mode()
 def test_bfloat16_stays_bfloat16() -> None:
     plain = nn.Linear(64, 32).bfloat16()
     inputs = torch.randn(5, 64).bfloat16()
-    torch.testing.assert_close(OneDnnLinear(*weight_and_bias(plain))(inputs), plain(inputs), atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(OneDnnLinear(*get_weight_and_bias(plain))(inputs), plain(inputs), atol=2e-2, rtol=2e-2)
 
 
 @forms
@@ -99,8 +99,8 @@ def test_layers_that_compute_something_else_stay() -> None:
             return 2 * super().forward(input)
 
     module = nn.Sequential(nn.Linear(4, 4), Doubled(4, 4), nn.Sequential(nn.Linear(4, 4)))
-    assert [name for _, name, _ in linear_layers(module)] == ["0", "0"]
-    assert pack(module, {(4, 4): OneDnnLinear}) == 2
+    assert [name for _, name, _ in find_linear_layers(module)] == ["0", "0"]
+    assert pack_layers(module, {(4, 4): OneDnnLinear}) == 2
     assert [type(layer).__name__ for layer in module] == ["OneDnnLinear", "Doubled", "Sequential"]
 
 
@@ -114,7 +114,7 @@ def test_few_numbers_of_rows_are_computed_with_and_little_more_than_asked_for() 
 
 def test_layers_of_the_shapes_that_are_named_are_packed_and_others_stay() -> None:
     module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 6), nn.Linear(6, 4))
-    assert pack(module, {(6, 4): OneDnnLinear}) == 1
+    assert pack_layers(module, {(6, 4): OneDnnLinear}) == 1
     assert [type(layer).__name__ for layer in module] == ["Linear", "OneDnnLinear", "Linear"]
 
 
@@ -134,7 +134,7 @@ def test_a_shape_is_packed_where_that_is_faster_over_all_numbers_of_rows_and_muc
 
     monkeypatch.setattr(linear, "_measure_layers", seconds)
     model = nn.Sequential(nn.Linear(33, 17), nn.ReLU(), nn.Linear(17, 5))
-    assert forms_to_pack(model, (1, 10)) == ({(17, 33): OneDnnLinear} if pays else {})
+    assert choose_forms(model, (1, 10)) == ({(17, 33): OneDnnLinear} if pays else {})
     assert not isinstance(model[0], PackedLinear)
 
 
@@ -159,12 +159,12 @@ def test_a_token_gets_from_tiles_what_it_gets_alone_to_the_last_bit_by_any_numbe
 @needs_tiles
 def test_layers_that_fill_whole_registers_are_tried_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "_measure_layers", lambda layers, _: 0.5 if isinstance(layers[0], TiledLinear) else 1.0)
-    tiled = Tiled(float32_kernels())
+    tiled = TiledForm(float32_kernels())
     model = nn.Sequential(nn.Linear(33, 48), nn.Linear(48, 17))
-    assert forms_to_pack(model, (1, 10), tiled) == {(48, 33): tiled}
-    assert forms_to_pack(model.bfloat16(), (1, 10), tiled) == {}
-    monkeypatch.setattr(OneDnnLinear, "computes", lambda _: False)
-    assert forms_to_pack(model.float(), (1, 10), tiled) == {(48, 33): tiled}
+    assert choose_forms(model, (1, 10), tiled) == {(48, 33): tiled}
+    assert choose_forms(model.bfloat16(), (1, 10), tiled) == {}
+    monkeypatch.setattr(OneDnnLinear, "supports", lambda _: False)
+    assert choose_forms(model.float(), (1, 10), tiled) == {(48, 33): tiled}
 
 
 @needs_tiles
@@ -175,8 +175,8 @@ def test_tiles_give_way_only_to_what_is_clearly_faster(
     monkeypatch.setattr(
         linear, "_measure_layers", lambda layers, _: 1.0 if isinstance(layers[0], TiledLinear) else others
     )
-    tiled = Tiled(float32_kernels())
-    assert forms_to_pack(nn.Sequential(nn.Linear(33, 48)), (1, 10), tiled) == ({(48, 33): tiled} if stay else {})
+    tiled = TiledForm(float32_kernels())
+    assert choose_forms(nn.Sequential(nn.Linear(33, 48)), (1, 10), tiled) == ({(48, 33): tiled} if stay else {})
 
 
 @needs_tiles
@@ -189,8 +189,8 @@ def test_what_is_slower_than_tiles_is_tried_twice_and_with_few_rows_alone(monkey
         return 1.0 if tiles else 1.1
 
     monkeypatch.setattr(linear, "_measure_layers", seconds)
-    tiled = Tiled(float32_kernels())
-    assert forms_to_pack(nn.Sequential(nn.Linear(33, 48)), (1, 10), tiled) == {(48, 33): tiled}
+    tiled = TiledForm(float32_kernels())
+    assert choose_forms(nn.Sequential(nn.Linear(33, 48)), (1, 10), tiled) == {(48, 33): tiled}
     # Tiles, plain layers and oneDNN, twice.
     assert sorted(tried) == sorted([(True, 1), (False, 1), (False, 1)] * 2)
 
@@ -202,9 +202,9 @@ def test_a_form_that_was_disturbed_five_times_is_tried_again(monkeypatch: pytest
         return next(disturbed) if isinstance(layers[0], OneDnnLinear) else 1.0
 
     monkeypatch.setattr(linear, "_measure_layers", seconds)
-    monkeypatch.setattr(linear, "_MOST_SECONDS", 60)
+    monkeypatch.setattr(linear, "_MAX_SECONDS", 60)
     monkeypatch.setattr(linear, "_SAMPLE_BYTES", 1)
-    assert forms_to_pack(nn.Sequential(nn.Linear(33, 17)), (10,)) == {(17, 33): OneDnnLinear}
+    assert choose_forms(nn.Sequential(nn.Linear(33, 17)), (10,)) == {(17, 33): OneDnnLinear}
 
 
 def test_the_head_alone_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,9 +214,9 @@ def test_the_head_alone_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None
     def never(layers: Sequence[nn.Module], *_: Any) -> None:
         tried.append(len(layers))
 
-    monkeypatch.setattr(linear, "_fastest_form", never)
+    monkeypatch.setattr(linear, "_pick_fastest_form", never)
     model = nn.Sequential(nn.Linear(8, 1000), nn.Sequential(*(nn.Linear(8, 8) for _ in range(6))))
-    assert forms_to_pack(model, (1,)) == {}
+    assert choose_forms(model, (1,)) == {}
     assert tried == [1, 3]
 
 
@@ -230,7 +230,7 @@ def test_of_a_large_layer_a_part_is_tried(monkeypatch: pytest.MonkeyPatch, bias:
         return 0.5 if isinstance(layers[0], OneDnnLinear) else 1.0
 
     monkeypatch.setattr(linear, "_measure_layers", seconds)
-    assert forms_to_pack(nn.Sequential(nn.Linear(33, 200, bias=bias)), (1, 10)) == {(200, 33): OneDnnLinear}
+    assert choose_forms(nn.Sequential(nn.Linear(33, 200, bias=bias)), (1, 10)) == {(200, 33): OneDnnLinear}
     assert outputs == {128}
 
 
@@ -243,12 +243,12 @@ def test_a_large_head_of_any_number_of_outputs_is_packed_in_the_form_that_a_part
     """Vocabularies are rarely multiples of 16: GPT-2 has 50,257 tokens, BERT 30,522."""
     monkeypatch.setattr(linear, "_SAMPLE_BYTES", 33 * 4 * 150)
     monkeypatch.setattr(linear, "_measure_layers", lambda layers, _: 0.5 if isinstance(layers[0], TiledLinear) else 1.0)
-    tiled = Tiled(float32_kernels())
+    tiled = TiledForm(float32_kernels())
     head = nn.Linear(33, outputs)
     model, inputs = nn.Sequential(head), torch.randn(5, 33)
-    forms = forms_to_pack(model, (1, 10), tiled)
+    forms = choose_forms(model, (1, 10), tiled)
     assert forms == {(outputs, 33): tiled}
-    assert pack(model, forms) == 1
+    assert pack_layers(model, forms) == 1
     torch.testing.assert_close(model(inputs), head(inputs))
 
 
@@ -256,9 +256,9 @@ def test_a_large_head_of_any_number_of_outputs_is_packed_in_the_form_that_a_part
 def test_no_layer_of_few_outputs_is_filled_up_to_a_whole_panel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "_measure_layers", lambda layers, _: 0.5 if isinstance(layers[0], TiledLinear) else 1.0)
     model = nn.Sequential(nn.Linear(33, 1), nn.Linear(33, 2), nn.Linear(33, 17), nn.Linear(33, 65))
-    assert forms_to_pack(model, (1, 10), Tiled(float32_kernels())) == {}
+    assert choose_forms(model, (1, 10), TiledForm(float32_kernels())) == {}
 
 
 def test_whether_packing_pays_can_be_tried_with_any_model() -> None:
-    assert forms_to_pack(nn.Sequential(nn.Linear(33, 17), nn.Linear(17, 5)), (1, 16)).keys() <= {(17, 33), (5, 17)}
-    assert not forms_to_pack(nn.ReLU(), (1, 16))
+    assert choose_forms(nn.Sequential(nn.Linear(33, 17), nn.Linear(17, 5)), (1, 16)).keys() <= {(17, 33), (5, 17)}
+    assert not choose_forms(nn.ReLU(), (1, 16))

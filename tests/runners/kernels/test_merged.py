@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5Model
 
-from runners.kernels.merged import LinearPart, find_shared_inputs, merge
+from runners.kernels.merged import LinearPart, find_shared_inputs, merge_layers
 
 
 class _Attention(nn.Module):
@@ -30,7 +30,7 @@ class _Attention(nn.Module):
 
 def _merged(model: nn.Module, inputs: torch.Tensor) -> list[tuple[str, ...]]:
     groups, _ = find_shared_inputs(model, lambda: model(inputs.clone()))
-    merge(groups)
+    merge_layers(groups)
     return [names for _, names in groups]
 
 
@@ -90,6 +90,6 @@ def test_decoders_of_both_kinds_give_what_they_gave(model: Any, parts: int) -> N
     ids = torch.tensor([[7, 8, 9]])
     inputs = {"input_ids": ids, **({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})}
     groups, expected = find_shared_inputs(model, lambda: model(**inputs)[0])
-    merge(groups)
+    merge_layers(groups)
     assert sum(isinstance(module, LinearPart) for module in model.modules()) == parts
     torch.testing.assert_close(model(**inputs)[0], expected, atol=1e-5, rtol=1e-4)

@@ -13,15 +13,24 @@ from torch import nn
 
 from runners.kernels import program
 from runners.kernels.compiler import Compiler
-from runners.kernels.host_cpu import computes_tiles
-from runners.kernels.instructions import computes_int8
+from runners.kernels.host_cpu import supports_tiles
+from runners.kernels.instructions import supports_int8
 from runners.kernels.int8 import OneDnnInt8Linear, VnniInt8Linear
 from runners.kernels.int8_kernels import Int8Kernels
-from runners.kernels.packed import Tiled
+from runners.kernels.kernel_source import KernelSource
+from runners.kernels.packed import TiledForm
 from runners.kernels.parallel import ParallelKernel
-from runners.kernels.program import ROWS, Element, FromRows, Given, KernelCall, Program, ProgramRunner, Scratch
-from runners.kernels.source import KernelSource
-from runners.kernels.writer import linear_calls
+from runners.kernels.program import (
+    ROW_COUNT,
+    KernelCall,
+    Program,
+    ProgramRunner,
+    RunElement,
+    RunValue,
+    Scratch,
+    ValueFromRows,
+)
+from runners.kernels.program_builder import build_linear_calls
 from tests.runners.kernels.compiled import COMPILER, float32_kernels, int8_kernels
 
 _COUNT = KernelSource("tests.runners.kernels.sources:add_always", (1,))
@@ -29,7 +38,7 @@ _COUNT = KernelSource("tests.runners.kernels.sources:add_always", (1,))
 
 @pytest.fixture(scope="module")
 def note() -> ParallelKernel:
-    return COMPILER.kernel(KernelSource("tests.runners.kernels.sources:note"))
+    return COMPILER.get_kernel(KernelSource("tests.runners.kernels.sources:note"))
 
 
 def test_calls_and_python_take_turns_in_order(note: ParallelKernel) -> None:
@@ -55,13 +64,13 @@ def test_calls_and_python_take_turns_in_order(note: ParallelKernel) -> None:
 
 def test_each_run_says_what_has_changed(note: ParallelKernel) -> None:
     numbers = torch.zeros(4, dtype=torch.int64)
-    twice = FromRows("twice", lambda rows: 2 * rows)
+    twice = ValueFromRows("twice", lambda rows: 2 * rows)
     written = Program(
         [
-            KernelCall(note, 1, (Given("numbers"), 0, ROWS)),
-            KernelCall(note, 1, (Given("numbers", 8), 0, twice)),
-            KernelCall(note, 1, (Given("numbers"), 2, Element("each", 1))),
-            KernelCall(note, 1, (Given("numbers", 8), 2, Element("each", 0))),
+            KernelCall(note, 1, (RunValue("numbers"), 0, ROW_COUNT)),
+            KernelCall(note, 1, (RunValue("numbers", 8), 0, twice)),
+            KernelCall(note, 1, (RunValue("numbers"), 2, RunElement("each", 1))),
+            KernelCall(note, 1, (RunValue("numbers", 8), 2, RunElement("each", 0))),
         ],
         ProgramRunner(COMPILER),
     )
@@ -78,10 +87,10 @@ def test_every_unit_is_computed_once_by_threads_or_without(
     monkeypatch: pytest.MonkeyPatch, large: int, openmp: bool
 ) -> None:
     if not openmp:
-        monkeypatch.setattr(program, "parallel_region", lambda: None)
+        monkeypatch.setattr(program, "find_parallel_region", lambda: None)
     places = torch.zeros(1001, dtype=torch.int64)
     written = Program(
-        [KernelCall(COMPILER.kernel(_COUNT), ROWS, (places.data_ptr(),), large)] * 3, ProgramRunner(COMPILER)
+        [KernelCall(COMPILER.get_kernel(_COUNT), ROW_COUNT, (places.data_ptr(),), large)] * 3, ProgramRunner(COMPILER)
     )
     written.run(1000, {}, None)
     assert places.tolist() == [3] * 1000 + [0]
@@ -95,36 +104,38 @@ def test_layers_give_in_a_program_what_they_give_alone(form: str, rows: int, bia
     plain = nn.Linear(64, 96, bias=bias)
     layer: nn.Module
     if form == "tiles":
-        if not computes_tiles():
+        if not supports_tiles():
             pytest.skip("this CPU has no AVX2")
-        layer = Tiled(float32_kernels())(plain.weight, plain.bias)
+        layer = TiledForm(float32_kernels())(plain.weight, plain.bias)
     else:
-        if not Int8Kernels.compute():
+        if not Int8Kernels.is_supported():
             pytest.skip("this CPU has no AVX-512 VNNI")
         layer = VnniInt8Linear(plain.weight, plain.bias, int8_kernels())
     scratch = Scratch(40)
-    inputs, outputs = (scratch.rows_of(name, width, torch.float32) for name, width in (("in", 64), ("out", 96)))
+    inputs, outputs = (scratch.get_rows(name, width, torch.float32) for name, width in (("in", 64), ("out", 96)))
     inputs.normal_()
     outputs.fill_(torch.nan)
-    calls = linear_calls(layer, inputs, outputs, scratch)
+    calls = build_linear_calls(layer, inputs, outputs, scratch)
     assert calls is not None
     written = Program(calls, ProgramRunner(COMPILER))
     written.run(rows, {}, None)
     torch.testing.assert_close(outputs[:rows], layer(inputs[:rows]))
 
 
-@pytest.mark.skipif(not computes_int8(), reason="the CPU has no instructions for eight bits")
+@pytest.mark.skipif(not supports_int8(), reason="the CPU has no instructions for eight bits")
 def test_other_layers_are_left_to_python() -> None:
     scratch, plain = Scratch(8), nn.Linear(64, 96)
     inputs, outputs = torch.zeros(8, 64), torch.zeros(8, 96)
-    assert linear_calls(plain, inputs, outputs, scratch) is None
-    assert linear_calls(OneDnnInt8Linear(plain.weight, None), inputs, outputs, scratch) is None
+    assert build_linear_calls(plain, inputs, outputs, scratch) is None
+    assert build_linear_calls(OneDnnInt8Linear(plain.weight, None), inputs, outputs, scratch) is None
 
 
 def test_a_folder_that_cannot_be_written_to_keeps_no_program_from_running(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     places = torch.zeros(2, dtype=torch.int64)
     compiler = Compiler(tmp_path / "file")
-    written = Program([KernelCall(compiler.kernel(_COUNT), ROWS, (places.data_ptr(),))], ProgramRunner(compiler))
+    written = Program(
+        [KernelCall(compiler.get_kernel(_COUNT), ROW_COUNT, (places.data_ptr(),))], ProgramRunner(compiler)
+    )
     written.run(2, {}, None)
     assert places.tolist() == [1, 1]

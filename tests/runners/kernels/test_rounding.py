@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from runners.kernels.rounding import is_rounding
+from runners.kernels.rounding import is_within_rounding
 
 RIGHT = torch.randn(4, 1000)
 
@@ -29,13 +29,13 @@ def _moved(by: float) -> torch.Tensor:
 def test_each_type_may_be_off_by_its_own_rounding(
     dtype: torch.dtype, int8: bool, rounding: float, too_much: float
 ) -> None:
-    assert is_rounding([_moved(rounding)], [RIGHT], dtype, int8=int8)
-    assert not is_rounding([_moved(too_much)], [RIGHT], dtype, int8=int8)
+    assert is_within_rounding([_moved(rounding)], [RIGHT], dtype, int8=int8)
+    assert not is_within_rounding([_moved(too_much)], [RIGHT], dtype, int8=int8)
 
 
 def test_one_of_five_that_is_another_is_no_rounding() -> None:
     right = [*RIGHT, torch.randn(1000)]
-    assert not is_rounding([*right[:4], torch.randn(1000)], right, torch.bfloat16)
+    assert not is_within_rounding([*right[:4], torch.randn(1000)], right, torch.bfloat16)
 
 
 def test_a_number_that_is_largest_may_be_a_third_off_where_the_others_are_not() -> None:
@@ -43,17 +43,17 @@ def test_a_number_that_is_largest_may_be_a_third_off_where_the_others_are_not() 
     right[0, 0] = right.abs().max() * 2
     off = right.clone()
     off[0, 0] *= 4 / 3
-    assert is_rounding([off], [right], torch.bfloat16)
-    assert not is_rounding([off], [right], torch.float32)
+    assert is_within_rounding([off], [right], torch.bfloat16)
+    assert not is_within_rounding([off], [right], torch.float32)
 
 
 @pytest.mark.parametrize("number", [torch.nan, torch.inf])
 def test_what_is_no_number_is_no_rounding(number: float) -> None:
     off = RIGHT.clone()
     off[1, 2] = number
-    assert not is_rounding([off], [RIGHT], torch.bfloat16)
+    assert not is_within_rounding([off], [RIGHT], torch.bfloat16)
 
 
 def test_nothing_is_as_it_should_be_where_nought_is_right() -> None:
-    assert is_rounding([torch.zeros(3)], [torch.zeros(3)], torch.float32)
-    assert not is_rounding([torch.ones(3)], [torch.zeros(3)], torch.float32)
+    assert is_within_rounding([torch.zeros(3)], [torch.zeros(3)], torch.float32)
+    assert not is_within_rounding([torch.ones(3)], [torch.zeros(3)], torch.float32)

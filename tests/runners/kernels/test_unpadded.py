@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from runners.kernels.unpadded import NAME, without_padding
+from runners.kernels.unpadded import ATTENTION_NAME, install_unpadded
 
 _SIZES: dict[str, Any] = {
     "hidden_size": 32,
@@ -50,7 +50,7 @@ def test_every_text_of_a_batch_gets_what_it_gets_alone(architecture: str, head: 
     model = _model(architecture, head, **_SIZES, **_IDS)
     batch = _batch()
     alone = [model(input_ids=batch["input_ids"][row : row + 1, :n])[0][0] for row, n in enumerate(_LENGTHS)]
-    assert without_padding(model)
+    assert install_unpadded(model)
     outputs = model(**batch)[0]
     for output, expected, length in zip(outputs, alone, _LENGTHS, strict=True):
         given = output[:length] if output.shape[0] == max(_LENGTHS) else output
@@ -63,7 +63,7 @@ def test_texts_of_any_length_get_what_the_plain_model_gives(lengths: tuple[int, 
     model = _model("Bert", "Model", **_SIZES, **_IDS)
     batch = _batch(lengths)
     expected = model(**batch).last_hidden_state
-    assert without_padding(model)
+    assert install_unpadded(model)
     outputs = model(**batch).last_hidden_state
     for output, right, length in zip(outputs, expected, lengths, strict=True):
         torch.testing.assert_close(output[:length], right[:length], atol=1e-5, rtol=1e-4)
@@ -76,7 +76,7 @@ def test_a_text_alone_gets_what_the_plain_model_gives_in_bfloat16_too(length: in
         model = _model("Bert", "Model", **_SIZES, **_IDS).to(dtype)
         batch = _batch((length,))
         expected = model(**batch).last_hidden_state
-        assert without_padding(model)
+        assert install_unpadded(model)
         output = model(**batch).last_hidden_state
         assert output.shape == expected.shape
         torch.testing.assert_close(output, expected, atol=tolerance, rtol=tolerance)
@@ -87,14 +87,14 @@ def test_distilbert_is_computed_without_padding() -> None:
     model = _model("DistilBert", "ForSequenceClassification", **_DISTILBERT)
     batch = _batch()
     expected = model(**batch).logits
-    assert without_padding(model)
+    assert install_unpadded(model)
     torch.testing.assert_close(model(**batch).logits, expected, atol=1e-5, rtol=1e-4)
 
 
 @torch.inference_mode()
 def test_padding_is_not_computed() -> None:
     model = _model("Bert", "Model", **_SIZES, **_IDS)
-    assert without_padding(model)
+    assert install_unpadded(model)
     seen: list[int] = []
     model.encoder.layers.layer[0].intermediate.register_forward_hook(
         lambda _, inputs, __: seen.append(inputs[0].shape[:-1].numel())
@@ -119,6 +119,6 @@ def test_a_model_that_cannot_be_is_left_as_it_was(model: Any) -> None:
     batch = _batch()
     expected = model(**batch)[0]
     attention = model.config._attn_implementation
-    assert not without_padding(model)
-    assert model.config._attn_implementation == attention != NAME
+    assert not install_unpadded(model)
+    assert model.config._attn_implementation == attention != ATTENTION_NAME
     torch.testing.assert_close(model(**batch)[0], expected)

@@ -26,12 +26,12 @@ from hf_runtime.settings import ModelSettings
 from runners.kernels import linear
 from runners.kernels.fallbacks import Fallbacks, Optimization
 from runners.kernels.packed import OneDnnLinear, PackedLinear
-from runners.kernels.weights import speed_up_weights
+from runners.kernels.weights import optimize_weights
 from runners.models.pretrained import load_pretrained
 from runners.storage.fetch import fetch
 from tests.tiny import wordpiece_tokenizer
 
-pytestmark = pytest.mark.skipif(not OneDnnLinear.computes(torch.float32), reason="this PyTorch has no oneDNN")
+pytestmark = pytest.mark.skipif(not OneDnnLinear.supports(torch.float32), reason="this PyTorch has no oneDNN")
 
 _BERT: dict[str, Any] = {
     "hidden_size": 32,
@@ -45,7 +45,7 @@ _BERT: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def _packing_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also for models so small, on any processor."""
-    monkeypatch.setattr(linear, "_fastest_form", lambda *_: OneDnnLinear)
+    monkeypatch.setattr(linear, "_pick_fastest_form", lambda *_: OneDnnLinear)
 
 
 def _packed(model: PreTrainedModel) -> int:
@@ -73,7 +73,7 @@ def test_a_model_with_packed_weights_gives_what_it_gave(model: PreTrainedModel) 
     ids = torch.tensor([[7, 8, 9, model.config.eos_token_id or 5]])
     inputs = {"input_ids": ids, **({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})}
     expected = model(**inputs)[0]
-    speed_up_weights(model, rows=(1, 16))
+    optimize_weights(model, rows=(1, 16))
     assert _packed(model) > 5
     torch.testing.assert_close(model(**inputs)[0], expected, atol=1e-4, rtol=1e-4)
 
@@ -117,7 +117,7 @@ def test_weights_stay_as_they_are_where_acceleration_is_off(tmp_path: Path) -> N
 def test_weights_stay_as_they_are_where_another_layout_is_no_faster(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linear, "_fastest_form", lambda *_: None)
+    monkeypatch.setattr(linear, "_pick_fastest_form", lambda *_: None)
     settings = _save(BertModel(BertConfig(**_BERT)), tmp_path)
     assert _packed(load_pretrained(AutoModel, fetch(settings), settings).model) == 0
 

@@ -74,10 +74,10 @@ class _AllocatedProgram:
 
 
 class EncoderProgram:
-    """New `forward` functions that compute all layers as one program.
+    """Program that computes all layers of an encoder.
 
-    The first layer's `forward` runs the program, and later layers return their input. For batches of many tokens and
-    for inputs with an attention mask, every layer calls its own `forward`.
+    The first layer's new `forward` runs the program, and the ones of later layers return their input. For batches of
+    many tokens and for inputs with an attention mask, every layer calls its own `forward`.
     """
 
     def __init__(self, layers: Sequence[EncoderLayer], kernels: Kernels) -> None:

@@ -270,10 +270,10 @@ class _Rotations:
         q, k = heads[:, :, :4].transpose(1, 2), heads[:, :, 4:].transpose(1, 2)
         cos, sin = torch.randn(2, 1, 3, 8).to(self._kernels.dtype)
 
-        def both(rotate: Callable[..., Any]) -> torch.Tensor:
+        def rotate_both(rotate: Callable[..., Any]) -> torch.Tensor:
             return torch.cat(rotate(q, k, cos, sin), 1)
 
-        return rotation if _compute_same(partial(both, plain), partial(both, rotation)) else None
+        return rotation if _compute_same(partial(rotate_both, plain), partial(rotate_both, rotation)) else None
 
 
 def _compute_same(plain: Callable[[], torch.Tensor], fused: Callable[[], torch.Tensor]) -> bool:

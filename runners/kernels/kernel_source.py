@@ -21,13 +21,13 @@ class KernelSource:
     parameters: tuple[int | str, ...] = ()
 
 
-#: Run the kernel calls of a program.
+#: Kernel that runs the kernel calls of a program.
 RUN_CALLS = KernelSource("runners.kernels.sources.program_loop:run_calls")
 
-#: Linear layer in float32.
+#: Kernel of a linear layer in float32.
 FLOAT32_LAYER = KernelSource("runners.kernels.sources.float32_tiles:multiply")
 
-#: Linear layer in int8: round the inputs, then multiply.
+#: Kernels of a linear layer in int8: round the inputs, then multiply.
 INT8_LAYER = (
     KernelSource("runners.kernels.sources.int8_tiles:round_rows"),
     KernelSource("runners.kernels.sources.int8_tiles:multiply"),

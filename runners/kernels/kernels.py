@@ -39,31 +39,31 @@ class Kernels:
 
     @cached_property
     def rms_norm(self) -> ParallelKernel:
-        return self._kernel("rms_norm")
+        return self._get_kernel("rms_norm")
 
     @cached_property
     def add_rms_norm(self) -> ParallelKernel:
-        return self._kernel("add_rms_norm")
+        return self._get_kernel("add_rms_norm")
 
     @cached_property
     def add_layer_norm(self) -> ParallelKernel:
-        return self._kernel("add_layer_norm")
+        return self._get_kernel("add_layer_norm")
 
     @cached_property
     def gelu(self) -> ParallelKernel:
-        return self._kernel("gelu")
+        return self._get_kernel("gelu")
 
     @cached_property
     def gate(self) -> ParallelKernel:
-        return self._kernel("gate")
+        return self._get_kernel("gate")
 
     @cached_property
     def rotate(self) -> ParallelKernel:
-        return self._kernel("rotate")
+        return self._get_kernel("rotate")
 
     @cached_property
     def copy_to_slots(self) -> ParallelKernel:
-        return self._kernel("copy_to_slots")
+        return self._get_kernel("copy_to_slots")
 
     def get_decode_attention(self, size: int, value_size: int, shared: int) -> ParallelKernel:
         """Return the decode attention kernel for a head size; it is compiled on first use.
@@ -102,5 +102,5 @@ class Kernels:
         """Return whether there are kernels for values of a type."""
         return dtype in (torch.float32, torch.bfloat16)
 
-    def _kernel(self, name: str) -> ParallelKernel:
+    def _get_kernel(self, name: str) -> ParallelKernel:
         return self.compiler.get_kernel(get_layer_source(name, get_type_name(self.dtype)))

@@ -58,12 +58,12 @@ def choose_forms(model: nn.Module, rows: Sequence[int], tiled: TiledForm | None 
         rows: the most frequent numbers of rows; each has the same weight.
         tiled: a form that is used unless a library's form is clearly faster.
     """
-    tried = {
+    fastest = {
         shape: _pick_fastest_form(layers, rows, tiled)
         for shape, layers in sample_layers(find_linear_layers(model)).items()
         if layers[0].weight.device.type == "cpu"
     }
-    return {shape: form for shape, form in tried.items() if form is not None}
+    return {shape: form for shape, form in fastest.items() if form is not None}
 
 
 def sample_layers(layers: Iterable[tuple[nn.Module, str, nn.Module]]) -> dict[Shape, list[Any]]:
@@ -85,8 +85,10 @@ def _pick_fastest_form(plain: Sequence[nn.Module], rows: Sequence[int], tiled: T
     if forms == [None]:
         return None
     plain = [_sample_outputs(layer) for layer in plain]
-    tried = {form: plain if form is None else [form(*get_weight_and_bias(layer)) for layer in plain] for form in forms}
-    return pick_fastest(tried, rows, CLEARLY_FASTER if forms[0] is not None else 1)
+    layers_by_form = {
+        form: plain if form is None else [form(*get_weight_and_bias(layer)) for layer in plain] for form in forms
+    }
+    return pick_fastest(layers_by_form, rows, CLEARLY_FASTER if forms[0] is not None else 1)
 
 
 def _sample_outputs(layer: Any) -> Any:
@@ -102,21 +104,21 @@ def _sample_outputs(layer: Any) -> Any:
     return create_linear(weight[:outputs], None if bias is None else bias[:outputs])
 
 
-def pick_fastest(tried: Mapping[FormT, Sequence[nn.Module]], rows: Sequence[int], factor: float = 1) -> FormT:
+def pick_fastest(forms: Mapping[FormT, Sequence[nn.Module]], rows: Sequence[int], factor: float = 1) -> FormT:
     """Measure forms and return the fastest one over all numbers of rows.
 
     A form that is much slower than the first one for any number of rows is not returned.
 
     Args:
-        tried: the same layers in each form.
+        forms: the same layers in each form.
         rows: numbers of rows to measure.
         factor: how much faster than the first form another must be, as the geometric mean over the numbers of rows. If
             it is more than 1, a form is dropped as soon as it is slower than the first, which saves most of the time.
     """
-    first, layers = next(iter(tried.items()))
+    first, layers = next(iter(forms.items()))
     weight, _ = get_weight_and_bias(layers[0])
     max_seconds = _MAX_SECONDS * min(len(layers) * weight.nbytes / _SAMPLE_BYTES, 1)
-    left, seconds = dict(tried), defaultdict[FormT, list[float]](list)
+    left, seconds = dict(forms), defaultdict[FormT, list[float]](list)
     for n in rows:
         inputs = torch.randn(n, weight.shape[1], dtype=weight.dtype)
         shortest = _measure_forms(left, inputs, max_seconds, drop_slower=factor > 1)
@@ -130,12 +132,12 @@ def pick_fastest(tried: Mapping[FormT, Sequence[nn.Module]], rows: Sequence[int]
     return best if factor ** len(rows) * math.prod(seconds[best]) < math.prod(seconds[first]) else first
 
 
-def _is_fast_enough(seconds: float, of_first: float) -> bool:
-    return _MIN_SPEED * seconds <= of_first
+def _is_fast_enough(seconds: float, first_seconds: float) -> bool:
+    return _MIN_SPEED * seconds <= first_seconds
 
 
 def _measure_forms(
-    tried: Mapping[FormT, Sequence[nn.Module]], inputs: torch.Tensor, max_seconds: float, *, drop_slower: bool
+    forms: Mapping[FormT, Sequence[nn.Module]], inputs: torch.Tensor, max_seconds: float, *, drop_slower: bool
 ) -> dict[FormT, float]:
     """Measure the shortest time of each form in seconds.
 
@@ -143,17 +145,19 @@ def _measure_forms(
         drop_slower: drop a form as soon as it is measured to be slower than the first.
     """
     end = perf_counter() + max_seconds
-    taken: dict[FormT, list[float]] = {form: [] for form in tried}
-    first = taken[next(iter(tried))]
-    while len(first) < _MIN_TRIES or (perf_counter() < end and not all(map(_are_stable, taken.values()))):
+    times_by_form: dict[FormT, list[float]] = {form: [] for form in forms}
+    first = times_by_form[next(iter(forms))]
+    while len(first) < _MIN_TRIES or (perf_counter() < end and not all(map(_are_stable, times_by_form.values()))):
         # By turns, so that a disturbance affects all forms alike.
-        for form, times in taken.items():
-            times.append(_measure_layers(tried[form], inputs))
+        for form, times in times_by_form.items():
+            times.append(_measure_layers(forms[form], inputs))
         if drop_slower and len(first) == _FEW_TRIES:
-            taken = {form: times for form, times in taken.items() if times is first or min(times) < min(first)}
-            if len(taken) == 1:
+            times_by_form = {
+                form: times for form, times in times_by_form.items() if times is first or min(times) < min(first)
+            }
+            if len(times_by_form) == 1:
                 break
-    return {form: min(times) for form, times in taken.items()}
+    return {form: min(times) for form, times in times_by_form.items()}
 
 
 def _are_stable(times: Sequence[float]) -> bool:

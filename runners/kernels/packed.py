@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from runners.kernels.program import KernelCall
 
 #: Number of rows that oneDNN chooses a layout for. The layout for 256 rows is as fast as any other from 1 to 512 rows.
-_ROWS = 256
+_LAYOUT_ROWS = 256
 
 
 class PackedLinear(nn.Module):
@@ -44,7 +44,7 @@ class OneDnnLinear(PackedLinear):
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__(weight, bias)
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _ROWS)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _LAYOUT_ROWS)
         self.register_buffer("weight", packed, persistent=False)
 
     @staticmethod

@@ -14,7 +14,7 @@ import torch
 
 from runners.kernels.layout import CALL_LENGTH
 
-_Call = ctypes.c_int64 * CALL_LENGTH
+_CallArray = ctypes.c_int64 * CALL_LENGTH
 
 
 def encode_float(number: float) -> int:
@@ -58,7 +58,7 @@ class ParallelKernel:
             arguments: arguments of the kernel.
             large: share the work among PyTorch's threads, and release Python's lock.
         """
-        call = _Call(0, units, *arguments)
+        call = _CallArray(0, units, *arguments)
         if not large:
             self._small(call)
         elif self._parallel is not None and (threads := min(torch.get_num_threads(), units)) > 1:

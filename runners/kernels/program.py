@@ -28,7 +28,7 @@ IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class RunValue:
-    """Argument that each run sets: the value with a name, plus an offset."""
+    """Argument that each run sets: a named value plus a fixed offset."""
 
     name: Hashable
     offset: int = 0
@@ -39,7 +39,8 @@ class ValueFromRows:
     """Argument that is computed from the number of rows of a run.
 
     Attributes:
-        name: unique for each different `compute`.
+        name: identifies `compute`; arguments of equal names are computed once.
+        compute: computes the argument from the number of rows.
     """
 
     name: Hashable
@@ -48,7 +49,7 @@ class ValueFromRows:
 
 @dataclass(frozen=True, slots=True)
 class RunElement:
-    """Argument that each run sets: one element of the array with a name."""
+    """Argument that each run sets: one element of a named array."""
 
     name: Hashable
     index: int
@@ -131,8 +132,8 @@ class Program:
         self._arguments = self._records.reshape(-1)
         positions: defaultdict[RunValue | RunElement | ValueFromRows, list[int]] = defaultdict(list)
         for number, call in enumerate(calls):
-            values = call.kernel.address, call.large, 0, call.units, *call.arguments
-            for position, argument in enumerate(values, number * RECORD_LENGTH):
+            fields = call.kernel.address, call.large, 0, call.units, *call.arguments
+            for position, argument in enumerate(fields, number * RECORD_LENGTH):
                 if isinstance(argument, int):
                     self._arguments[position] = argument
                 else:
@@ -140,11 +141,11 @@ class Program:
         self._from_rows = {
             argument: np.array(at) for argument, at in positions.items() if isinstance(argument, ValueFromRows)
         }
-        #: For each name, the positions of its arguments, and their offsets or their indices in the name's array.
-        self._given = _group_by_name(
+        #: By name: the positions of the arguments, and the offset or array index of each.
+        self._run_values = _group_by_name(
             (one.name, one.offset, at) for one, at in positions.items() if isinstance(one, RunValue)
         )
-        self._elements = _group_by_name(
+        self._run_elements = _group_by_name(
             (one.name, one.index, at) for one, at in positions.items() if isinstance(one, RunElement)
         )
         self._rows = 0
@@ -155,22 +156,22 @@ class Program:
             self._steps += [(address + done * RECORD_LENGTH * 8, len(run))] if is_call else run
             done += len(run) if is_call else 0
 
-    def run(self, rows: int, given: Mapping[Hashable, int | IntArray], context: Any) -> None:
+    def run(self, rows: int, values: Mapping[Hashable, int | IntArray], context: Any) -> None:
         """Run all parts.
 
         Args:
             rows: number of rows.
-            given: value or array of each name.
+            values: value of each `RunValue` and array of each `RunElement`, by name.
             context: passed to Python functions.
         """
         if rows != self._rows:
             for argument, positions in self._from_rows.items():
                 self._arguments[positions] = argument.compute(rows)
             self._rows = rows
-        for name, (positions, offsets) in self._given.items():
-            self._arguments[positions] = given[name] + offsets
-        for name, (positions, indices) in self._elements.items():
-            self._arguments[positions] = cast(IntArray, given[name])[indices]
+        for name, (positions, offsets) in self._run_values.items():
+            self._arguments[positions] = values[name] + offsets
+        for name, (positions, indices) in self._run_elements.items():
+            self._arguments[positions] = cast(IntArray, values[name])[indices]
         for step in self._steps:
             if isinstance(step, tuple):
                 self._runner(*step)

@@ -52,7 +52,7 @@ class _Tile(TileBuilder):
     def __init__(self, builder: Any, shape: tuple[int, int], arguments: Any) -> None:
         x, weights, out, bias, size, width, panel, ahead, stride = arguments
         super().__init__(
-            builder, shape, x, weights, out, builder.mul(size, self.constant(4)), width, panel, ahead, stride
+            builder, shape, x, weights, out, builder.mul(size, self.build_constant(4)), width, panel, ahead, stride
         )
         self._bias = builder.add(bias, self.first_offset)
 

@@ -15,8 +15,8 @@ from runners.kernels.sources.language import BITS_LIKE, BYTE_LIKE, FLOAT_LIKE, C
 from runners.kernels.sources.prefetch import choose_prefetch, locate_unit, take_following_unit
 from runners.kernels.sources.tile_builder import TileBuilder
 
-#: `_ROUNDED` added to a float of at most 22 bits leaves the rounded value plus 128 in the lowest bits.
-_ROUNDED, _LARGEST = np.float32((3 << 22) + 128), np.float32(127)
+#: `_ROUNDING_OFFSET` added to a float of at most 22 bits leaves the rounded value plus 128 in the lowest bits.
+_ROUNDING_OFFSET, _LARGEST = np.float32((3 << 22) + 128), np.float32(127)
 
 #: All bits of a float except its sign, and the bits of 1e-30, so that no scale is zero.
 _NO_SIGN, _TINY_BITS = np.uint32(0x7FFFFFFF), np.float32(1e-30).view(np.uint32)
@@ -41,7 +41,7 @@ def round_rows(call: Any) -> None:
         largest = np.uint32(largest_bits).view(np.float32)
         factor = _LARGEST / largest
         for i in range(size):
-            result[i] = np.uint8(np.float32(inputs[i] * factor + _ROUNDED).view(np.uint32))
+            result[i] = np.uint8(np.float32(inputs[i] * factor + _ROUNDING_OFFSET).view(np.uint32))
         row_at(row_scales, row, 1, FLOAT_LIKE)[0] = largest / _LARGEST
         row = take_unit(call)
 
@@ -101,7 +101,7 @@ class _Tile(TileBuilder):
         outputs = []
         for row, total in enumerate(sums):
             row_scale = self.build_broadcast(
-                self.build_load(builder.add(self._row_scales, self.constant(4 * row)), self.FLOAT, 4), self.FLOATS
+                self.build_load(builder.add(self._row_scales, self.build_constant(4 * row)), self.FLOAT, 4), self.FLOATS
             )
             product = builder.fmul(builder.sitofp(builder.sub(total, zeros), self.FLOATS), scales)
             outputs.append(builder.fadd(builder.fmul(product, row_scale), bias))

@@ -42,7 +42,7 @@ def take_unit(_context: Any, call: Any) -> Code:
 
 
 @intrinsic
-def as_float(_context: Any, bits: Any) -> Code:
+def decode_float(_context: Any, bits: Any) -> Code:
     """Convert an argument that has the bits of a float64 to the float."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -19,8 +19,8 @@ from runners.kernels.sources.language import (
     Code,
     Kernel,
     allocate,
-    as_float,
     declare_function,
+    decode_float,
     exp,
     get,
     put,
@@ -49,7 +49,7 @@ def attention(size: int, value_size: int, dtype: str) -> Kernel:
         query, keys, values, out, sequences = arguments[2], arguments[3], arguments[4], arguments[5], arguments[6]
         heads, shared, distance, key_distance = arguments[7], arguments[8], arguments[9], arguments[10]
         value_distance, out_distance, window = arguments[11], arguments[12], arguments[13]
-        scale = np.float32(as_float(arguments[14]))
+        scale = np.float32(decode_float(arguments[14]))
         unit, capacity, memory = take_unit(call), 0, 0
         while unit < arguments[1]:
             fields, head = row_at(sequences, unit // heads * SEQUENCE_FIELDS, SEQUENCE_FIELDS, INT_LIKE), unit % heads

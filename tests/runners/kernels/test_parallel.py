@@ -1,4 +1,4 @@
-"""Promises of shared kernels: every unit is computed, once, by however many threads there are."""
+"""Promises of parallel kernels: every unit is computed exactly once, by any number of threads."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def test_every_unit_is_computed_once(
     if not openmp:
         monkeypatch.setattr(parallel, "find_parallel_region", lambda: None)
     threads(number)
-    places = torch.zeros(1001, dtype=torch.int64)
-    # Kernels find out what is there when they are made.
-    kernel = Compiler(FOLDER).get_kernel(KernelSource("tests.runners.kernels.sources:add"))
-    kernel(units, places.data_ptr(), encode_float(1.5), 4, large=large)
-    assert places.tolist() == [6] * units + [0] * (1001 - units)
+    values = torch.zeros(1001, dtype=torch.int64)
+    # A kernel looks for OpenMP when it is created.
+    kernel = Compiler(FOLDER).get_kernel(KernelSource("tests.runners.kernels.sources:add_product"))
+    kernel(units, values.data_ptr(), encode_float(1.5), 4, large=large)
+    assert values.tolist() == [6] * units + [0] * (1001 - units)
 
 
-def test_pytorch_has_the_openmp_that_threads_are_shared_with() -> None:
-    """Here; elsewhere one thread computes."""
+def test_pytorch_uses_gnu_openmp() -> None:
+    """With another OpenMP, one thread would compute."""
     assert parallel.find_parallel_region() is not None

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from benchmarks.processes import ROOT
-from runners.kernels.cores import cpu_name
+from runners.kernels.cores import read_cpu_name
 
 _PATH = Path("benchmarks/results/generation.json")
 
@@ -88,7 +88,7 @@ def gpu_name() -> str:
 def machine() -> dict[str, Any]:
     """What figures depend on besides the code."""
     return {
-        "cpu": cpu_name(),
+        "cpu": read_cpu_name(),
         "cores": psutil.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "python": platform.python_version(),

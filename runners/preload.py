@@ -13,7 +13,7 @@ from hf_runtime.contract.errors import LoadError
 from hf_runtime.contract.tasks import GENERATIVE_TASKS
 from hf_runtime.settings import ModelSettings
 from runners.models.architecture import resolve_task
-from runners.models.compiling import compiler_for
+from runners.models.compiling import start_compiler
 from runners.storage.custom_code import find_allowed_pipeline
 from runners.storage.fetch import fetch
 
@@ -41,7 +41,7 @@ def preload_model(settings: ModelSettings) -> Compiler | None:
     gpu = any(device.exists() for device in _GPU_DEVICES)
     checkpoint = fetch(settings)
     try:
-        return compiler_for(checkpoint, settings, reads_batches=settings.task not in GENERATIVE_TASKS, gpu=gpu)
+        return start_compiler(checkpoint, settings, reads_batches=settings.task not in GENERATIVE_TASKS, gpu=gpu)
     except LoadError:
         raise
     except Exception:

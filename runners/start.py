@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hf_runtime.contract.errors import InvalidRequest, LoadError
 from hf_runtime.settings import ModelSettings
 from runners.engines.runner import Runner
-from runners.kernels.fallbacks import Optimization, reason_of
+from runners.kernels.fallbacks import Optimization, describe_error
 from runners.registry import create_runner
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def start_runner(settings: ModelSettings, compiler: Compiler | None = None) -> R
     except Exception as error:
         if not settings.acceleration:
             raise
-        logger.debug("%s failed", Optimization.ALL.doing, exc_info=True)
-        reason = reason_of(error)
+        logger.debug("%s failed", Optimization.ALL.description, exc_info=True)
+        reason = describe_error(error)
     # Outside the except block, nothing refers to the first runner but its own reference cycles.
     from runners.models.memory import release_dropped_model
 

@@ -53,7 +53,7 @@ class ScriptedRunner(Runner[ScriptedParameters, str, int, str]):
     def parallelism(self) -> Parallelism:
         return self._parallelism
 
-    def use_threads(self, number: int) -> None:
+    def set_thread_count(self, number: int) -> None:
         self.threads.append((threading.current_thread().name, number))
 
     def prepare(self, instance: Any, parameters: ScriptedParameters) -> Job[str, int]:

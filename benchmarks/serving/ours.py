@@ -94,9 +94,9 @@ class OursBfloat16(Ours):
     settings: ClassVar[dict[str, str]] = {"TORCH_DTYPE": "bfloat16"}
 
     def install(self) -> None:
-        from runners.kernels.instructions import computes_bfloat16
+        from runners.kernels.instructions import supports_bfloat16
 
-        if not computes_bfloat16():
+        if not supports_bfloat16():
             raise PeerUnavailable("this CPU has no instructions for bfloat16")
 
 

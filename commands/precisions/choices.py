@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hf_runtime.settings import ModelSettings
-from runners.kernels.instructions import computes_bfloat16, computes_int8
+from runners.kernels.instructions import supports_bfloat16, supports_int8
 
 #: Defaults for the model's own precision settings. Calibration is off, because it would not pay off for one trial.
 _DEFAULTS: Mapping[str, Any] = {
@@ -43,11 +43,11 @@ def device() -> str:
 
 
 def _cpu_lacks_bfloat16() -> str | None:
-    return None if computes_bfloat16() else "this CPU has no instructions for it"
+    return None if supports_bfloat16() else "this CPU has no instructions for it"
 
 
 def _cpu_lacks_int8() -> str | None:
-    return None if computes_int8() else "this CPU has no instructions for it (VNNI)"
+    return None if supports_int8() else "this CPU has no instructions for it (VNNI)"
 
 
 def _gpu_lacks_bfloat16() -> str | None:

@@ -21,7 +21,7 @@ from hf_runtime.contract.task_spec import TaskSpec
 from hf_runtime.settings import ModelSettings
 from runners.engines.admission import Admission
 from runners.engines.rows import BatchLimits, Parallelism, Row, select_batch
-from runners.kernels.cores import use_threads
+from runners.kernels.cores import set_thread_count
 from runners.kernels.fallbacks import Fallbacks
 
 if TYPE_CHECKING:
@@ -112,9 +112,9 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
         limits, parallelism = self.limits, self.parallelism
         return ExecutionPlan(limits.max_rows, limits.max_tokens, parallelism.workers, parallelism.threads)
 
-    def use_threads(self, number: int) -> None:
+    def set_thread_count(self, number: int) -> None:
         """Set the number of threads for later computations of the calling thread."""
-        use_threads(number)
+        set_thread_count(number)
 
     @property
     def signature(self) -> Signature:

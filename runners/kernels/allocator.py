@@ -14,13 +14,13 @@ MEMORY_ENVIRONMENT: Mapping[str, str] = {"MALLOC_ARENA_MAX": "1"}
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 
 #: Size in bytes from which a tensor is not taken from the heap: the largest value that glibc chooses by itself.
-_LARGEST = 32 << 20
+_HEAP_LIMIT = 32 << 20
 
 #: The same while a model is loaded, so that its weights are not on the heap.
-_LARGEST_OF_LOADING = 1 << 18
+_HEAP_LIMIT_LOADING = 1 << 18
 
 #: Free bytes at the end of a heap that are kept. A thread's heap has at most 64 MiB.
-_KEPT, _KEPT_OF_THREADS = 256 << 20, 64 << 20
+_FREE_BYTES, _FREE_BYTES_THREADS = 256 << 20, 64 << 20
 
 
 def keep_freed_memory() -> None:
@@ -30,11 +30,11 @@ def keep_freed_memory() -> None:
     immediately, and the system fills each page with zeros when it is allocated again: on an Intel Xeon 8 % of a
     batch's time in float32, and 22 % in bfloat16. Does nothing if the C library is not glibc.
     """
-    _set({_MMAP_THRESHOLD: _LARGEST, _TRIM_THRESHOLD: _KEPT, _TOP_PAD: _KEPT_OF_THREADS})
+    _set_parameters({_MMAP_THRESHOLD: _HEAP_LIMIT, _TRIM_THRESHOLD: _FREE_BYTES, _TOP_PAD: _FREE_BYTES_THREADS})
 
 
 @contextmanager
-def large_tensors_apart() -> Iterator[None]:
+def separate_large_tensors() -> Iterator[None]:
     """Allocate large tensors outside the heap inside the `with`.
 
     Afterwards `keep_freed_memory` is called.
@@ -42,14 +42,14 @@ def large_tensors_apart() -> Iterator[None]:
     It is used while a model is loaded: temporary tensors are freed between the weights, and the heap would keep these
     gaps, 10 to 40 MB with MiniLM.
     """
-    _set({_MMAP_THRESHOLD: _LARGEST_OF_LOADING})
+    _set_parameters({_MMAP_THRESHOLD: _HEAP_LIMIT_LOADING})
     try:
         yield
     finally:
         keep_freed_memory()
 
 
-def _set(parameters: Mapping[int, int]) -> None:
+def _set_parameters(parameters: Mapping[int, int]) -> None:
     with suppress(OSError, AttributeError):  # only glibc has `mallopt`
         mallopt = ctypes.CDLL(None).mallopt
         for parameter, value in parameters.items():

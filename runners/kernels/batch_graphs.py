@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from runners.kernels.capture import Buffers, Recorder, capturing, on_one_gpu
+from runners.kernels.capture import Buffers, Recorder, is_on_one_gpu, prepare_capture
 from runners.kernels.fallbacks import DifferentResults
-from runners.kernels.rounding import is_rounding
+from runners.kernels.rounding import is_within_rounding
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 #: Most tokens of a graph, padding included. In larger batches launching is hidden, and the padding costs more than a
 #: graph gains: 1,168 tokens of BERT-base take an H200 13 ms in float32, 15 ms padded; in bfloat16 1.4 in place of 5.
-_TOKENS, _TOKENS_FLOAT32 = 4096, 1024
+_MAX_TOKENS, _MAX_TOKENS_FLOAT32 = 4096, 1024
 
 #: Rows and length of a batch.
 Shape = tuple[int, int]
@@ -41,8 +41,8 @@ class BatchGraphs:
         longest: longest input in tokens; None if the model has no limit.
 
     Attributes:
-        names: as passed in.
-        tokens: tokens of the largest batch, padding included.
+        input_names: `names` as a set.
+        max_tokens: tokens of the largest batch, padding included.
 
     Raises:
         RuntimeError: the forward pass cannot be captured.
@@ -51,36 +51,36 @@ class BatchGraphs:
 
     def __init__(self, model: PreTrainedModel, names: Sequence[str], longest: int | None) -> None:
         self._model: Any = model
-        self.names = frozenset(names)
+        self.input_names = frozenset(names)
         self._buffers = Buffers(model.device)
         lengths = sorted({min(length, longest or length) for length in _LENGTHS})
-        self.tokens = _TOKENS_FLOAT32 if model.dtype == torch.float32 else _TOKENS
-        shapes = [shape for shape in product(_ROWS, lengths) if shape[0] * shape[1] <= self.tokens]
+        self.max_tokens = _MAX_TOKENS_FLOAT32 if model.dtype == torch.float32 else _MAX_TOKENS
+        shapes = [shape for shape in product(_ROWS, lengths) if shape[0] * shape[1] <= self.max_tokens]
         self._graphs: dict[Shape, tuple[torch.cuda.CUDAGraph, Any]] = {}
-        with capturing(model.device) as pool:
+        with prepare_capture(model.device) as pool:
             # The largest shape first, so that the others reuse its memory.
             for shape in sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape[0]), reverse=True):
-                self._graphs[shape] = self._capture(shape, pool)
+                self._graphs[shape] = self._capture_shape(shape, pool)
         self._shapes = sorted(shapes, key=lambda shape: shape[0] * shape[1])
 
-    def shape(self, rows: int, length: int) -> Shape | None:
+    def find_shape(self, rows: int, length: int) -> Shape | None:
         """Return the smallest shape that a batch fits into, or None."""
         return next((shape for shape in self._shapes if shape[0] >= rows and shape[1] >= length), None)
 
     def compute(self, inputs: Mapping[str, torch.Tensor]) -> Any:
         """Run the graph for the inputs' shape; the output is valid until the next call."""
         rows, length = inputs["input_ids"].shape
-        for name in self.names:
-            self._input(name, (rows, length)).copy_(inputs[name])
+        for name in self.input_names:
+            self._get_input(name, (rows, length)).copy_(inputs[name])
         graph, output = self._graphs[rows, length]
         graph.replay()
         return output
 
-    def _input(self, name: str, shape: Shape) -> torch.Tensor:
+    def _get_input(self, name: str, shape: Shape) -> torch.Tensor:
         return self._buffers.get(name, shape, torch.long)
 
-    def _capture(self, shape: Shape, pool: Any) -> tuple[torch.cuda.CUDAGraph, Any]:
-        inputs = {name: self._input(name, shape).zero_() for name in self.names}
+    def _capture_shape(self, shape: Shape, pool: Any) -> tuple[torch.cuda.CUDAGraph, Any]:
+        inputs = {name: self._get_input(name, shape).zero_() for name in self.input_names}
         if (mask := inputs.get("attention_mask")) is not None:
             mask[:, : shape[1] - 1] = 1
             mask[0] = 1
@@ -89,14 +89,14 @@ class BatchGraphs:
         with Recorder(pool) as recorder:
             output = self._model(**inputs)
             outputs = {
-                name: self._buffers.keep(("output", name), value)
+                name: self._buffers.store(("output", name), value)
                 for name, value in output.items()
                 if isinstance(value, torch.Tensor)
             }
             return recorder.end(), type(output)(**outputs)
 
 
-def batch_graphs(
+def capture_batch_graphs(
     model: PreTrainedModel, example: Mapping[str, Sequence[int]], longest: int | None
 ) -> BatchGraphs | None:
     """Capture graphs of a model and verify their results; None if the model is not on one GPU.
@@ -108,17 +108,19 @@ def batch_graphs(
     Raises:
         Exception: the model cannot be captured, or the graphs compute other results (`DifferentResults`).
     """
-    if not on_one_gpu(model):
+    if not is_on_one_gpu(model):
         return None
     started = monotonic()
     graphs = BatchGraphs(model, list(example), longest)
-    _compare(model, graphs, example)
-    logger.info("CUDA graphs captured for batches of up to %d tokens in %.1f s", graphs.tokens, monotonic() - started)
+    _verify_graphs(model, graphs, example)
+    logger.info(
+        "CUDA graphs captured for batches of up to %d tokens in %.1f s", graphs.max_tokens, monotonic() - started
+    )
     return graphs
 
 
 @torch.inference_mode()
-def _compare(model: Any, graphs: BatchGraphs, example: Mapping[str, Sequence[int]]) -> None:
+def _verify_graphs(model: Any, graphs: BatchGraphs, example: Mapping[str, Sequence[int]]) -> None:
     """Compare graphs with the model on a padded batch: the example and its first half.
 
     Raises:
@@ -126,7 +128,7 @@ def _compare(model: Any, graphs: BatchGraphs, example: Mapping[str, Sequence[int
     """
     whole = len(example["input_ids"])
     half = max(whole // 2, 1)
-    shape = graphs.shape(2, whole)
+    shape = graphs.find_shape(2, whole)
     if shape is None:
         return
     inputs = {}
@@ -140,5 +142,5 @@ def _compare(model: Any, graphs: BatchGraphs, example: Mapping[str, Sequence[int
         # Outputs of padding are not compared.
         seen = slice(length) if expected.dim() > 2 or expected.shape[1] == shape[1] else slice(None)
         right, computed = expected[row][seen], output[row][seen]
-        if not is_rounding([computed], [right], model.dtype):
+        if not is_within_rounding([computed], [right], model.dtype):
             raise DifferentResults

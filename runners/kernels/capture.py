@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 
-def on_one_gpu(model: nn.Module) -> bool:
+def is_on_one_gpu(model: nn.Module) -> bool:
     """Return whether one GPU has the whole model; access to other memory cannot be captured."""
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     return len(devices) == 1 and devices.pop().type == "cuda"
@@ -39,7 +39,7 @@ class Buffers:
         assert len(buffer) >= size, f"this is a bug: {name} has been smaller before"
         return buffer[:size].view(shape)
 
-    def keep(self, name: Hashable, tensor: torch.Tensor) -> torch.Tensor:
+    def store(self, name: Hashable, tensor: torch.Tensor) -> torch.Tensor:
         """Copy a tensor into the buffer of a name, and return the copy."""
         copy = self.get(name, tuple(tensor.shape), tensor.dtype)
         copy.copy_(tensor)
@@ -80,7 +80,7 @@ class Recorder:
 
 
 @contextmanager
-def capturing(device: torch.device) -> Iterator[Any]:
+def prepare_capture(device: torch.device) -> Iterator[Any]:
     """Prepare a stream and a memory pool to capture graphs inside the `with`.
 
     Raises:

@@ -24,10 +24,10 @@ import msgspec
 from llvmlite import binding
 
 from runners.kernels import CompileError
-from runners.kernels.host_cpu import name_and_features
-from runners.kernels.layout import ENTRY
+from runners.kernels.host_cpu import get_name_and_features
+from runners.kernels.kernel_source import KernelSource
+from runners.kernels.layout import ENTRY_NAME
 from runners.kernels.private_folder import NotPrivateError, PrivateFolder
-from runners.kernels.source import KernelSource
 
 if TYPE_CHECKING:
     from runners.kernels.parallel import ParallelKernel
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Timeout of the compiler; it needs a tenth of it on a slow core.
-_MOST_SECONDS = 300
+_TIMEOUT_SECONDS = 300
 
 _PROJECT = Path(__file__).resolve().parents[2]
 
@@ -56,10 +56,10 @@ class Compiler:
         self._compiled: dict[KernelSource, Future[bytes]] = {}
         self._kernels: dict[KernelSource, ParallelKernel] = {}
 
-    def start(self, sources: Iterable[KernelSource]) -> None:
+    def start_compiling(self, sources: Iterable[KernelSource]) -> None:
         """Start to compile the kernels that are not cached, in one process.
 
-        `kernel` waits for them.
+        `get_kernel` waits for them.
         """
         with self._lock:
             new = [one for one in sources if one not in self._compiled and self._read_cached(one) is None]
@@ -68,9 +68,9 @@ class Compiler:
             compiled: dict[KernelSource, Future[bytes]] = {source: Future() for source in new}
             self._compiled.update(compiled)
         # A daemon, so that the process can exit while kernels are still compiled.
-        Thread(target=self._compile, args=(compiled,), name="kernels", daemon=True).start()
+        Thread(target=self._compile_and_cache, args=(compiled,), name="kernels", daemon=True).start()
 
-    def kernel(self, source: KernelSource) -> ParallelKernel:
+    def get_kernel(self, source: KernelSource) -> ParallelKernel:
         """Return a kernel; compile it first if it is not cached.
 
         Raises:
@@ -80,14 +80,14 @@ class Compiler:
             if source not in self._kernels:
                 code = self._read_cached(source)
                 if code is None:
-                    self.start([source])
+                    self.start_compiling([source])
                     code = self._compiled[source].result()
-                self._kernels[source] = _load(code)
+                self._kernels[source] = _load_kernel(code)
             return self._kernels[source]
 
-    def _compile(self, compiled: dict[KernelSource, Future[bytes]]) -> None:
+    def _compile_and_cache(self, compiled: dict[KernelSource, Future[bytes]]) -> None:
         try:
-            codes = _compile(list(compiled))
+            codes = _compile_sources(list(compiled))
         except Exception as error:
             for future in compiled.values():
                 future.set_exception(error)
@@ -100,7 +100,7 @@ class Compiler:
         if (folder := self._folder) is None:
             return None
         try:
-            data = folder.read(_file_name(source))
+            data = folder.read(_build_file_name(source))
         except NotPrivateError as error:
             self._stop_using_folder(error)
             return None
@@ -114,7 +114,7 @@ class Compiler:
         if (folder := self._folder) is None:
             return
         try:
-            folder.write(_file_name(source), hashlib.sha256(code).digest() + code)
+            folder.write(_build_file_name(source), hashlib.sha256(code).digest() + code)
         except NotPrivateError as error:
             self._stop_using_folder(error)
         except OSError as error:
@@ -133,19 +133,19 @@ class Compiler:
             )
 
 
-def _file_name(source: KernelSource) -> str:
+def _build_file_name(source: KernelSource) -> str:
     module, _, function = source.name.partition(":")
     name = "-".join(map(str, (module, function, *source.parameters)))
-    return f"{_source_version(module)}/{name}.o"
+    return f"{_hash_sources(module)}/{name}.o"
 
 
-def _compile(sources: Sequence[KernelSource]) -> list[bytes]:
+def _compile_sources(sources: Sequence[KernelSource]) -> list[bytes]:
     """Compile kernels in another process, and return the machine code of each."""
     request = json.dumps([[source.name, source.parameters] for source in sources])
     command = [sys.executable, "-m", "runners.kernels.sources"]
     try:
         process = subprocess.run(
-            command, input=request.encode(), capture_output=True, cwd=_PROJECT, timeout=_MOST_SECONDS, check=False
+            command, input=request.encode(), capture_output=True, cwd=_PROJECT, timeout=_TIMEOUT_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CompileError(f"kernels cannot be compiled: {error}") from error
@@ -157,7 +157,7 @@ def _compile(sources: Sequence[KernelSource]) -> list[bytes]:
     return msgspec.msgpack.decode(process.stdout, type=list[bytes])
 
 
-def _load(code: bytes) -> ParallelKernel:
+def _load_kernel(code: bytes) -> ParallelKernel:
     """Load machine code into memory."""
     # Imported here, because it imports PyTorch, and compiling can start before that.
     from runners.kernels.parallel import ParallelKernel
@@ -168,17 +168,17 @@ def _load(code: bytes) -> ParallelKernel:
     engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
     engine.add_object_file(binding.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    return ParallelKernel(engine.get_function_address(ENTRY), engine)
+    return ParallelKernel(engine.get_function_address(ENTRY_NAME), engine)
 
 
 @cache
-def _source_version(module: str) -> str:
+def _hash_sources(module: str) -> str:
     """Return a hash of the kernels' source, the compiler's versions and the CPU."""
     spec = find_spec(module)
     files = sorted(Path(__file__).parent.rglob("*.py"))
     if spec is not None and spec.origin is not None:
         files.append(Path(spec.origin))
-    digest = hashlib.sha256(repr((version("numba"), version("llvmlite"), *name_and_features())).encode())
+    digest = hashlib.sha256(repr((version("numba"), version("llvmlite"), *get_name_and_features())).encode())
     for file in files:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

@@ -24,7 +24,7 @@ _CGROUP_2 = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_1 = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
 
 
-def available_cores(limit: float | None = None) -> int:
+def count_available_cores(limit: float | None = None) -> int:
     """Count the cores that this process may use.
 
     This is the smallest of its CPU affinity, its container's limit and `limit`. More threads would not compute faster:
@@ -33,10 +33,10 @@ def available_cores(limit: float | None = None) -> int:
     Source: https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(math.ceil(min(bound, _container_cores(), limit or bound)), 1)
+    return max(math.ceil(min(bound, _read_container_limit(), limit or bound)), 1)
 
 
-def cpu_name() -> str:
+def read_cpu_name() -> str:
     """Return the name of the CPU from the operating system."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -46,7 +46,7 @@ def cpu_name() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def use_threads(number: int) -> None:
+def set_thread_count(number: int) -> None:
     """Set the number of threads for what the calling thread computes from now on."""
     import torch  # imported here: other functions of this module must not load PyTorch
 
@@ -55,7 +55,7 @@ def use_threads(number: int) -> None:
         torch.set_num_threads(number)
 
 
-def _container_cores() -> float:
+def _read_container_limit() -> float:
     # Ignored errors: there is no such file, or no limit ("max" or -1).
     with suppress(OSError, ValueError):
         quota, period = _CGROUP_2.read_text().split()

@@ -17,7 +17,7 @@ from runners.kernels.packed import TiledLinear
 from runners.kernels.tiles import gather_rows
 
 
-def embedding_rows(model: Any) -> int | None:
+def count_embedding_rows(model: Any) -> int | None:
     """Return the number of rows of a model's embedding, or None if it has no table.
 
     Character models have no table.

@@ -19,13 +19,13 @@ from torch.nn.functional import gelu
 from runners.kernels.int8 import has_int8_layers
 from runners.kernels.kernels import Kernels
 from runners.kernels.merged import LinearPart
-from runners.kernels.parallel import bits
-from runners.kernels.program import ROWS, Given, KernelCall, Program, ProgramRunner
-from runners.kernels.unpadded import compare, outputs
-from runners.kernels.writer import Forwards, Part, Writer, install_if_equivalent, one_for_all
+from runners.kernels.parallel import encode_float
+from runners.kernels.program import ROW_COUNT, KernelCall, Program, ProgramRunner, RunValue
+from runners.kernels.program_builder import Forwards, Part, ProgramBuilder, build_forwards, install_if_equivalent
+from runners.kernels.unpadded import compare_outputs, compute_trial_outputs
 
 #: Largest number of tokens of a batch for the program. In larger batches operations take longer than Python's overhead.
-MOST_ROWS = 4096
+MAX_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +73,11 @@ class _AllocatedProgram:
     owners: Sequence[Any]
 
 
-class EncoderLayers:
-    """New `forward` functions that compute all layers as one program.
+class EncoderProgram:
+    """Program that computes all layers of an encoder.
 
-    The first layer's `forward` runs the program, and later layers return their input. For batches of many tokens and
-    for inputs with an attention mask, every layer calls its own `forward`.
+    The first layer's new `forward` runs the program, and the ones of later layers return their input. For batches of
+    many tokens and for inputs with an attention mask, every layer calls its own `forward`.
     """
 
     def __init__(self, layers: Sequence[EncoderLayer], kernels: Kernels) -> None:
@@ -86,31 +86,31 @@ class EncoderLayers:
         self._runner = ProgramRunner(kernels.compiler)
         self._thread = _ThreadState()
 
-    def forwards(self, modules: Sequence[Any]) -> Forwards:
+    def build_forwards(self, modules: Sequence[Any]) -> Forwards:
         """Return a new `forward` for each layer."""
-        return one_for_all(modules, self._first, self._pass_on)
+        return build_forwards(modules, self._compute_all_layers, self._pass_through)
 
-    def forget(self) -> None:
+    def free_memory(self) -> None:
         """Free the memory of the calling thread's program; its next batch allocates it again."""
         self._thread.allocated = self._thread.result = None
 
-    def _first(
+    def _compute_all_layers(
         self,
         plain: Callable[..., torch.Tensor],
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         *positional: Any,
-        text_lengths: list[int] | None = None,
+        unpadded_lengths: list[int] | None = None,
         **others: Any,
     ) -> torch.Tensor:
         state = self._thread
         if attention_mask is not None or not self._fits(hidden_states):
             state.result = None
-            return plain(hidden_states, attention_mask, *positional, text_lengths=text_lengths, **others)
+            return plain(hidden_states, attention_mask, *positional, unpadded_lengths=unpadded_lengths, **others)
         batch, length, width = hidden_states.shape
-        sequences = _sequence_records([length] * batch if text_lengths is None else text_lengths)
+        sequences = _describe_sequences([length] * batch if unpadded_lengths is None else unpadded_lengths)
         if state.allocated is None:
-            state.allocated = self._write()
+            state.allocated = self._allocate_program()
         rows = batch * length
         computed = state.allocated.hidden[:rows]
         computed.copy_(hidden_states.view(rows, width))
@@ -121,76 +121,78 @@ class EncoderLayers:
         state.result = computed.clone().view(hidden_states.shape)
         return state.result
 
-    def _pass_on(
+    def _pass_through(
         self, plain: Callable[..., torch.Tensor], hidden_states: torch.Tensor, *positional: Any, **others: Any
     ) -> torch.Tensor:
-        passes_on = hidden_states is self._thread.result
-        return hidden_states if passes_on else plain(hidden_states, *positional, **others)
+        is_computed = hidden_states is self._thread.result
+        return hidden_states if is_computed else plain(hidden_states, *positional, **others)
 
     def _fits(self, hidden_states: torch.Tensor) -> bool:
         return (
             hidden_states.dtype == self._kernels.dtype
-            and 0 < hidden_states.shape[0] * hidden_states.shape[1] <= MOST_ROWS
+            and 0 < hidden_states.shape[0] * hidden_states.shape[1] <= MAX_ROWS
             and hidden_states.is_contiguous()
         )
 
-    def _write(self) -> _AllocatedProgram:
-        writer = Writer(self._kernels, MOST_ROWS)
-        layers = [_LayerParts(layer, self._kernels, writer) for layer in self._layers]
-        program = Program([part for layer in layers for part in layer.parts()], self._runner)
-        return _AllocatedProgram(program, writer.rows("hidden", self._width), [writer, layers])
+    def _allocate_program(self) -> _AllocatedProgram:
+        builder = ProgramBuilder(self._kernels, MAX_ROWS)
+        layers = [_LayerBuilder(layer, self._kernels, builder) for layer in self._layers]
+        program = Program([part for layer in layers for part in layer.build()], self._runner)
+        return _AllocatedProgram(program, builder.get_rows("hidden", self._width), [builder, layers])
 
 
-class _LayerParts:
-    """Program parts of one layer, which reads and overwrites `hidden`."""
+class _LayerBuilder:
+    """Builder of the program parts of one layer, which reads and overwrites `hidden`."""
 
-    def __init__(self, layer: EncoderLayer, kernels: Kernels, writer: Writer) -> None:
-        self._layer, self._kernels, self._writer = layer, kernels, writer
+    def __init__(self, layer: EncoderLayer, kernels: Kernels, builder: ProgramBuilder) -> None:
+        self._layer, self._kernels, self._builder = layer, kernels, builder
         norms = layer.norm, layer.next_norm
         self._norm_weights = {norm: (norm.weight.float(), norm.bias.float()) for norm in norms}
 
-    def parts(self) -> list[Part]:
+    def build(self) -> list[Part]:
         """Return the parts in order."""
-        layer, writer = self._layer, self._writer
+        layer, builder = self._layer, self._builder
         width = layer.projections.in_features
-        hidden, sums, attended = (writer.rows(name, width) for name in ("hidden", "sums", "attended"))
-        projected = writer.rows("projected", layer.projections.out_features)
-        inner = writer.rows("inner", layer.inner.out_features)
+        hidden, sums, attended = (builder.get_rows(name, width) for name in ("hidden", "sums", "attended"))
+        projected = builder.get_rows("projected", layer.projections.out_features)
+        inner = builder.get_rows("inner", layer.inner.out_features)
         return [
-            *writer.linear(layer.projections, hidden, projected),
-            self._attention(projected, attended),
-            *writer.linear(layer.out, attended, sums),
-            self._add_norm(layer.norm, hidden, sums),
-            *writer.linear(layer.inner, sums, inner),
-            self._activation(inner),
-            *writer.linear(layer.last, inner, hidden),
-            self._add_norm(layer.next_norm, sums, hidden),
+            *builder.build_linear(layer.projections, hidden, projected),
+            self._build_attention(projected, attended),
+            *builder.build_linear(layer.out, attended, sums),
+            self._build_add_norm(layer.norm, hidden, sums),
+            *builder.build_linear(layer.inner, sums, inner),
+            self._build_activation(inner),
+            *builder.build_linear(layer.last, inner, hidden),
+            self._build_add_norm(layer.next_norm, sums, hidden),
         ]
 
-    def _attention(self, projected: torch.Tensor, attended: torch.Tensor) -> KernelCall:
+    def _build_attention(self, projected: torch.Tensor, attended: torch.Tensor) -> KernelCall:
         width, heads = attended.shape[1], self._layer.heads
-        kernel = self._kernels.texts(width // heads, width // heads)
+        kernel = self._kernels.get_sequence_attention(width // heads, width // heads)
         assert kernel is not None, "this is a bug: there is no kernel for heads of this size"
         query, key, value = (projected.data_ptr() + number * width * projected.itemsize for number in range(3))
         arguments = (
-            query, key, value, attended.data_ptr(), Given("sequences"), heads, 1, 3 * width, 3 * width, 3 * width,
-            width, 0, bits(self._layer.scale),
+            query, key, value, attended.data_ptr(), RunValue("sequences"), heads, 1, 3 * width, 3 * width, 3 * width,
+            width, 0, encode_float(self._layer.scale),
         )  # fmt: skip
-        return KernelCall(kernel, Given("units"), arguments)
+        return KernelCall(kernel, RunValue("units"), arguments)
 
-    def _add_norm(self, norm: nn.LayerNorm, more: torch.Tensor, sums: torch.Tensor) -> KernelCall:
+    def _build_add_norm(self, norm: nn.LayerNorm, more: torch.Tensor, sums: torch.Tensor) -> KernelCall:
         """Return the call that stores the layer norm of `more` + `sums` in `sums`."""
         width, (factors, added) = sums.shape[1], self._norm_weights[norm]
         arguments = (
             more.data_ptr(), sums.data_ptr(), factors.data_ptr(), added.data_ptr(), sums.data_ptr(), width,
-            bits(norm.eps),
+            encode_float(norm.eps),
         )  # fmt: skip
-        return KernelCall(self._kernels.add_layer_norm, ROWS, arguments, self._writer.large(width))
+        return KernelCall(self._kernels.add_layer_norm, ROW_COUNT, arguments, self._builder.build_large_flag(width))
 
-    def _activation(self, values: torch.Tensor) -> Part:
+    def _build_activation(self, values: torch.Tensor) -> Part:
         width, activation = values.shape[1], self._layer.activation
         if _is_gelu(activation):
-            return KernelCall(self._kernels.gelu, ROWS, (values.data_ptr(), width), self._writer.large(width))
+            return KernelCall(
+                self._kernels.gelu, ROW_COUNT, (values.data_ptr(), width), self._builder.build_large_flag(width)
+            )
         return partial(_apply_in_place, activation, values)
 
 
@@ -198,7 +200,7 @@ def _apply_in_place(activation: Any, values: torch.Tensor, rows: int, _: None) -
     values[:rows] = activation(values[:rows])
 
 
-def _sequence_records(lengths: Sequence[int]) -> torch.Tensor:
+def _describe_sequences(lengths: Sequence[int]) -> torch.Tensor:
     """Return the attention kernel's `SEQUENCE_FIELDS` for each sequence.
 
     Every token attends to all tokens of its own sequence.
@@ -214,7 +216,7 @@ def _is_gelu(activation: Any) -> bool:
 
 
 @torch.inference_mode()
-def as_program(model: Any, kernels: Kernels) -> EncoderLayers | None:
+def install_program(model: Any, kernels: Kernels) -> EncoderProgram | None:
     """Install one program for all layers of a model that computes batches without padding.
 
     Returns:
@@ -232,10 +234,13 @@ def as_program(model: Any, kernels: Kernels) -> EncoderLayers | None:
         or not _have_same_shape(layers, kernels)
     ):
         return None
-    expected = outputs(model)
-    program = EncoderLayers(layers, kernels)
+    expected = compute_trial_outputs(model)
+    program = EncoderProgram(layers, kernels)
     int8 = has_int8_layers(model)
-    install_if_equivalent(program.forwards(modules), lambda: compare(outputs(model), expected, model.dtype, int8=int8))
+    install_if_equivalent(
+        program.build_forwards(modules),
+        lambda: compare_outputs(compute_trial_outputs(model), expected, model.dtype, int8=int8),
+    )
     return program
 
 
@@ -244,23 +249,31 @@ def _have_same_shape(layers: Sequence[EncoderLayer], kernels: Kernels) -> bool:
     if len(widths) != 1:
         return False
     width, projected, heads = widths.pop()
-    return projected == 3 * width and width % heads == 0 and kernels.texts(width // heads, width // heads) is not None
+    return (
+        projected == 3 * width
+        and width % heads == 0
+        and kernels.get_sequence_attention(width // heads, width // heads) is not None
+    )
 
 
 def _find_layer(module: Any) -> EncoderLayer | None:
     """Return the parts of a layer, or None if the module is not a layer of a known kind."""
     children = {name for name, _ in module.named_children()}
     if {"attention", "intermediate", "output"} == children:
-        return _bert_layer(module)
-    return _distilbert_layer(module) if {"attention", "sa_layer_norm", "ffn", "output_layer_norm"} == children else None
+        return _read_bert_layer(module)
+    return (
+        _read_distilbert_layer(module)
+        if {"attention", "sa_layer_norm", "ffn", "output_layer_norm"} == children
+        else None
+    )
 
 
-def _bert_layer(module: Any) -> EncoderLayer | None:
+def _read_bert_layer(module: Any) -> EncoderLayer | None:
     try:
         own, out, inner, last = module.attention.self, module.attention.output, module.intermediate, module.output
         if {name for name, _ in own.named_children()} - {"dropout"} != {"query", "key", "value"}:
             return None
-        merged = _merged_projections(own.query, own.key, own.value)
+        merged = _find_merged_projections(own.query, own.key, own.value)
         if merged is None:
             return None
         layer = EncoderLayer(
@@ -272,10 +285,10 @@ def _bert_layer(module: Any) -> EncoderLayer | None:
     return layer if _are_norms(layer.norm, layer.next_norm) else None
 
 
-def _distilbert_layer(module: Any) -> EncoderLayer | None:
+def _read_distilbert_layer(module: Any) -> EncoderLayer | None:
     try:
         own, inner = module.attention, module.ffn
-        merged = _merged_projections(own.q_lin, own.k_lin, own.v_lin)
+        merged = _find_merged_projections(own.q_lin, own.k_lin, own.v_lin)
         if merged is None:
             return None
         layer = EncoderLayer(
@@ -287,7 +300,7 @@ def _distilbert_layer(module: Any) -> EncoderLayer | None:
     return layer if _are_norms(layer.norm, layer.next_norm) else None
 
 
-def _merged_projections(*projections: Any) -> Any | None:
+def _find_merged_projections(*projections: Any) -> Any | None:
     """Return the merged layer of queries, keys and values in this order, or None."""
     if not all(isinstance(one, LinearPart) for one in projections):
         return None

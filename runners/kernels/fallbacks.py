@@ -12,24 +12,24 @@ from runners.kernels import CompileError
 logger = logging.getLogger(__name__)
 
 #: Longest reason in characters.
-_REASON = 300
+_MAX_REASON = 300
 
 
 class Optimization(StrEnum):
     """Optional step of loading that makes a model faster; the value is its name in metrics.
 
     Attributes:
-        doing: description of the step for the log.
-        lost: consequence of its failure for the log.
+        description: description of the step for the log.
+        consequence: consequence of its failure for the log.
     """
 
-    doing: str
-    lost: str
+    description: str
+    consequence: str
 
-    def __new__(cls, value: str, doing: str, lost: str) -> Optimization:
+    def __new__(cls, value: str, description: str, consequence: str) -> Optimization:
         """Create a member with its descriptions."""
         member = str.__new__(cls, value)
-        member._value_, member.doing, member.lost = value, doing, lost
+        member._value_, member.description, member.consequence = value, description, consequence
         return member
 
     KERNELS = "kernels", "preparing compiled kernels", "it computes with PyTorch's operations, and slower"
@@ -63,7 +63,7 @@ class OptimizationFailed(Exception):
     """
 
     def __init__(self, optimization: Optimization, reason: str) -> None:
-        super().__init__(f"{optimization.doing}: {reason}")
+        super().__init__(f"{optimization.description}: {reason}")
         self.optimization, self.reason = optimization, reason
 
 
@@ -85,7 +85,9 @@ class Fallbacks:
         """Record that an optimization failed, and log it; repeated reports are ignored."""
         if optimization not in self.failed:
             self.failed.append(optimization)
-            logger.warning("%s: %s failed, so %s: %s", self._model, optimization.doing, optimization.lost, reason)
+            logger.warning(
+                "%s: %s failed, so %s: %s", self._model, optimization.description, optimization.consequence, reason
+            )
 
     @contextmanager
     def guard(self, optimization: Optimization, *, refusals: tuple[type[Exception], ...] = ()) -> Iterator[None]:
@@ -99,8 +101,8 @@ class Fallbacks:
         except refusals:
             raise
         except Exception as error:
-            logger.debug("%s: %s failed", self._model, optimization.doing, exc_info=True)
-            self.report(optimization, reason_of(error))
+            logger.debug("%s: %s failed", self._model, optimization.description, exc_info=True)
+            self.report(optimization, describe_error(error))
 
 
 @contextmanager
@@ -114,12 +116,12 @@ def attempt(optimization: Optimization) -> Iterator[None]:
     except CompileError as error:
         raise OptimizationFailed(Optimization.KERNELS, str(error)) from error
     except Exception as error:
-        logger.debug("%s failed", optimization.doing, exc_info=True)
-        raise OptimizationFailed(optimization, reason_of(error)) from error
+        logger.debug("%s failed", optimization.description, exc_info=True)
+        raise OptimizationFailed(optimization, describe_error(error)) from error
 
 
-def reason_of(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Describe an error in one line."""
     line = next(iter(str(error).splitlines()), "")
     name = "" if isinstance(error, DifferentResults) else type(error).__name__
-    return ": ".join(part for part in (name, line) if part)[:_REASON]
+    return ": ".join(part for part in (name, line) if part)[:_MAX_REASON]

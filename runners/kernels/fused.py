@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu
 
-from runners.kernels.merged import merged_pair
-from runners.kernels.parallel import bits
+from runners.kernels.merged import find_merged_pair
+from runners.kernels.parallel import encode_float
 
 if TYPE_CHECKING:
     from runners.kernels.kernels import Kernels
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LARGE = 1 << 14
 
 #: Largest number of rows for which a kernel is faster than PyTorch's operations.
-MOST_ROWS = 512
+MAX_ROWS = 512
 
 #: Name of the function for rotary embeddings in all models of transformers that have one.
 _ROTATION = "apply_rotary_pos_emb"
@@ -39,7 +39,7 @@ _ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
 @torch.inference_mode()
-def fuse(model: nn.Module, kernels: Kernels) -> int:
+def fuse_modules(model: nn.Module, kernels: Kernels) -> int:
     """Install kernels in the modules of a CPU model that compute the same with them.
 
     Returns:
@@ -51,10 +51,10 @@ def fuse(model: nn.Module, kernels: Kernels) -> int:
         if "forward" in vars(module):
             continue  # other code has replaced it already
         forward = (
-            _find_norm(module, kernels)
-            or _find_gate(module, kernels)
-            or _find_activation(module)
-            or rotations.rotating_forward(module)
+            _fuse_norm(module, kernels)
+            or _fuse_gate(module, kernels)
+            or _fuse_activation(module)
+            or rotations.build_forward(module)
         )
         if forward is not None:
             setattr(module, "forward", forward)  # noqa: B010  # `forward` is not a method any more
@@ -71,7 +71,7 @@ class FusedNorm:
     """
 
     def __init__(self, plain: Callable[..., Any], factors: torch.Tensor, eps: float, kernels: Kernels) -> None:
-        self.factors, self.eps = factors, bits(eps)
+        self.factors, self.eps = factors, encode_float(eps)
         self._plain, self._kernel, self._dtype = plain, kernels.rms_norm, kernels.dtype
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -85,7 +85,7 @@ class FusedNorm:
         """
         size = len(self.factors)
         rows = inputs.numel() // size
-        if not 0 < rows <= MOST_ROWS or inputs.dtype != self._dtype:
+        if not 0 < rows <= MAX_ROWS or inputs.dtype != self._dtype:
             return self._plain(inputs)  # type: ignore[no-any-return]
         if inputs.is_contiguous():
             tokens, distance = rows, size
@@ -102,7 +102,7 @@ class FusedNorm:
         return outputs
 
 
-def _find_norm(module: nn.Module, kernels: Kernels) -> FusedNorm | None:
+def _fuse_norm(module: nn.Module, kernels: Kernels) -> FusedNorm | None:
     weights = list(module.parameters())
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if len(weights) != 1 or weights[0].ndim != 1 or not isinstance(eps, float):
@@ -114,7 +114,7 @@ def _find_norm(module: nn.Module, kernels: Kernels) -> FusedNorm | None:
     inputs = torch.randn(3, len(weight)).add(1).to(weight.dtype)
     for factors in (weight.float().clone(), 1 + weight.float()):
         fused = FusedNorm(module.forward, factors, eps, kernels)
-        if _same(partial(module, inputs), partial(fused, inputs)):
+        if _compute_same(partial(module, inputs), partial(fused, inputs)):
             return fused
     return None
 
@@ -124,26 +124,26 @@ class FusedGate:
 
     Attributes:
         kernel: computes act(gate) * up.
-        both: the merged layer that computes gate(x) and up(x); None if they are not merged.
+        merged: the merged layer that computes gate(x) and up(x); None if they are not merged.
         factors: constants of the activation as arguments of the kernel.
         down: the model's own layer.
     """
 
     def __init__(self, module: Any, linear: float, cubic: float, kernels: Kernels) -> None:
         self._gate, self._up, self.down, self._act = module.gate_proj, module.up_proj, module.down_proj, module.act_fn
-        self.factors = bits(linear), bits(cubic)
+        self.factors = encode_float(linear), encode_float(cubic)
         self.kernel, self._dtype = kernels.gate, kernels.dtype
         # Called directly, without going through the two `LinearPart` modules.
-        self.both = merged_pair(self._gate, self._up)
+        self.merged = find_merged_pair(self._gate, self._up)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Compute the feed-forward of inputs of shape (..., size)."""
-        gate, up = (self._gate(inputs), self._up(inputs)) if self.both is None else self.both(inputs).chunk(2, -1)
+        gate, up = (self._gate(inputs), self._up(inputs)) if self.merged is None else self.merged(inputs).chunk(2, -1)
         gates, ups = gate.flatten(0, -2), up.flatten(0, -2)
         rows, size = gates.shape
         distance = gates.stride(0)
         fits = gates.dtype == ups.dtype == self._dtype and gates.stride() == ups.stride() == (distance, 1)
-        if not 0 < rows <= MOST_ROWS or not fits:
+        if not 0 < rows <= MAX_ROWS or not fits:
             return self.down(self._act(gate) * up)  # type: ignore[no-any-return]
         gated = gate.new_empty(gate.shape)
         self.kernel(
@@ -153,7 +153,7 @@ class FusedGate:
         return self.down(gated)  # type: ignore[no-any-return]
 
 
-def _find_gate(module: Any, kernels: Kernels) -> FusedGate | None:
+def _fuse_gate(module: Any, kernels: Kernels) -> FusedGate | None:
     if any(getattr(module, name, None) is None for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
         return None
     weight = getattr(module.gate_proj, "weight", None)
@@ -163,18 +163,18 @@ def _find_gate(module: Any, kernels: Kernels) -> FusedGate | None:
     inputs = torch.randn(1, 3, weight.shape[1]).to(kernels.dtype)
     for linear, cubic in _GATES:
         gated = values * torch.sigmoid(values * (linear + cubic * values**2))
-        if _same(partial(module.act_fn, values), gated.clone):
+        if _compute_same(partial(module.act_fn, values), gated.clone):
             fused = FusedGate(module, linear, cubic, kernels)
-            return fused if _same(partial(module, inputs), partial(fused, inputs)) else None
+            return fused if _compute_same(partial(module, inputs), partial(fused, inputs)) else None
     return None
 
 
-def _find_activation(module: nn.Module) -> Callable[..., torch.Tensor] | None:
+def _fuse_activation(module: nn.Module) -> Callable[..., torch.Tensor] | None:
     """Return PyTorch's GELU (tanh) if a module computes it in eight operations."""
     if type(module).__module__ != "transformers.activations":
         return None
     values, one_operation = torch.linspace(-8, 8, 257), partial(gelu, approximate="tanh")
-    return one_operation if _same(partial(module, values), partial(one_operation, values)) else None
+    return one_operation if _compute_same(partial(module, values), partial(one_operation, values)) else None
 
 
 class _Rotation:
@@ -201,13 +201,13 @@ class _Rotation:
             or not (self._fits_angles(cos, sin) and self._fits_heads(q, cos) and self._fits_heads(k, cos))
         ):
             return self._plain(q, k, cos, sin, *others, **named)  # type: ignore[no-any-return]
-        return self._rotate(q, cos, sin), self._rotate(k, cos, sin)
+        return self._rotate_heads(q, cos, sin), self._rotate_heads(k, cos, sin)
 
     def _fits_angles(self, *angles: torch.Tensor) -> bool:
         return all(
             angle.ndim == 3
             and len(angle) == 1
-            and angle.shape[1] <= MOST_ROWS
+            and angle.shape[1] <= MAX_ROWS
             and angle.dtype == self._dtype
             and angle.is_contiguous()
             for angle in angles
@@ -221,7 +221,7 @@ class _Rotation:
             and (heads.stride(1), heads.stride(3)) == (size, 1)
         )
 
-    def _rotate(self, heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    def _rotate_heads(self, heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         _, number, tokens, size = heads.shape
         rotated = heads.new_empty(1, tokens, number, size)
         self._kernel(
@@ -239,7 +239,7 @@ class _Rotations:
         self._rotations: dict[Any, _Rotation | None] = {}
         self._forwards: dict[FunctionType, FunctionType] = {}
 
-    def rotating_forward(self, module: nn.Module) -> Callable[..., Any] | None:
+    def build_forward(self, module: nn.Module) -> Callable[..., Any] | None:
         """Return a module's `forward` with the kernel for its rotary embedding.
 
         Returns:
@@ -270,13 +270,13 @@ class _Rotations:
         q, k = heads[:, :, :4].transpose(1, 2), heads[:, :, 4:].transpose(1, 2)
         cos, sin = torch.randn(2, 1, 3, 8).to(self._kernels.dtype)
 
-        def both(rotate: Callable[..., Any]) -> torch.Tensor:
+        def rotate_both(rotate: Callable[..., Any]) -> torch.Tensor:
             return torch.cat(rotate(q, k, cos, sin), 1)
 
-        return rotation if _same(partial(both, plain), partial(both, rotation)) else None
+        return rotation if _compute_same(partial(rotate_both, plain), partial(rotate_both, rotation)) else None
 
 
-def _same(plain: Callable[[], torch.Tensor], fused: Callable[[], torch.Tensor]) -> bool:
+def _compute_same(plain: Callable[[], torch.Tensor], fused: Callable[[], torch.Tensor]) -> bool:
     """Return whether two functions compute the same except for rounding."""
     try:
         expected, result = plain(), fused()

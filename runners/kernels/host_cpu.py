@@ -8,17 +8,17 @@ from llvmlite import binding
 
 
 @cache
-def name_and_features() -> tuple[str, str]:
+def get_name_and_features() -> tuple[str, str]:
     """Return the CPU's name and features as arguments for LLVM."""
     return binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
 
 
 @cache
-def compiles_for(feature: str) -> bool:
+def has_feature(feature: str) -> bool:
     """Return whether the CPU has a feature and LLVM knows it."""
     return bool(binding.get_host_cpu_features().get(feature))
 
 
-def computes_tiles() -> bool:
+def supports_tiles() -> bool:
     """Return whether the CPU has AVX2 and FMA, which float32 tiles need."""
-    return compiles_for("avx2") and compiles_for("fma")
+    return has_feature("avx2") and has_feature("fma")

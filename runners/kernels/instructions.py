@@ -15,12 +15,12 @@ def has_onednn() -> bool:
     return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
-def computes_int8() -> bool:
+def supports_int8() -> bool:
     """Return whether the CPU multiplies int8 without saturating sums (VNNI)."""
     return has_onednn() and bool(_CPU._is_vnni_supported())
 
 
-def computes_bfloat16() -> bool:
+def supports_bfloat16() -> bool:
     """Return whether the CPU multiplies in bfloat16."""
     if not has_onednn() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from runners.kernels.linear import CLEARLY_FASTER, linear_layers, pick_fastest, sample_layers, weight_and_bias
+from runners.kernels.linear import CLEARLY_FASTER, find_linear_layers, get_weight_and_bias, pick_fastest, sample_layers
 from runners.kernels.packed import round_up_rows
-from runners.kernels.tiles import fill_panels, in_panels, whole_panels
+from runners.kernels.tiles import pack_panels, pad_to_panels, round_up_to_panels
 
 if TYPE_CHECKING:
     from runners.kernels.int8_kernels import Int8Kernels
@@ -29,7 +29,7 @@ _ZERO = 128
 _TINY = 1e-30
 
 
-def _round(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _round_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Round rows of shape (rows, size) to uint8 with the zero point `_ZERO`.
 
     Returns:
@@ -66,18 +66,18 @@ class Int8Linear(nn.Module):
         weight = weight.detach().float()
         scales = (weight.abs().amax(1) / _LARGEST).clamp(min=_TINY)
         # Contiguous, because oneDNN's packing ignores the strides of the transposed weights of GPT-2's `Conv1D`.
-        self._store((weight / scales[:, None]).round().to(torch.int8).contiguous(), scales)
+        self._store_weights((weight / scales[:, None]).round().to(torch.int8).contiguous(), scales)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Map shape (..., in_features) to (..., out_features)."""
-        outputs = self._compute(inputs.reshape(-1, self.in_features).float())
+        outputs = self._compute_rows(inputs.reshape(-1, self.in_features).float())
         return outputs.to(inputs.dtype).view(*inputs.shape[:-1], self.out_features)
 
-    def _store(self, weight: torch.Tensor, scales: torch.Tensor) -> None:
+    def _store_weights(self, weight: torch.Tensor, scales: torch.Tensor) -> None:
         """Store int8 weights and the scale of each output."""
         raise NotImplementedError
 
-    def _compute(self, inputs: torch.Tensor) -> torch.Tensor:
+    def _compute_rows(self, inputs: torch.Tensor) -> torch.Tensor:
         """Map shape (rows, in_features) to (rows, out_features), both float32."""
         raise NotImplementedError
 
@@ -88,13 +88,13 @@ class OneDnnInt8Linear(Int8Linear):
     Only oneDNN uses the matrix instructions of some CPUs for many rows.
     """
 
-    def _store(self, weight: torch.Tensor, scales: torch.Tensor) -> None:
+    def _store_weights(self, weight: torch.Tensor, scales: torch.Tensor) -> None:
         self._packed = torch.ops.onednn.qlinear_prepack(weight, [round_up_rows(256), self.in_features])
         self._scales = scales / _LARGEST
         self._zeros = torch.zeros(self.out_features, dtype=torch.int32)
 
-    def _compute(self, inputs: torch.Tensor) -> torch.Tensor:
-        rounded, largest = _round(inputs)
+    def _compute_rows(self, inputs: torch.Tensor) -> torch.Tensor:
+        rounded, largest = _round_rows(inputs)
         outputs: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
             rounded, 1.0, _ZERO, self._packed, self._scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
@@ -109,16 +109,16 @@ class VnniInt8Linear(Int8Linear):
         self._kernels = kernels
         super().__init__(weight, bias)
 
-    def _store(self, weight: torch.Tensor, scales: torch.Tensor) -> None:
+    def _store_weights(self, weight: torch.Tensor, scales: torch.Tensor) -> None:
         bias = torch.zeros(self.out_features) if self.bias is None else self.bias
         zeros = _ZERO * weight.sum(1, dtype=torch.int32)
-        self._layer = in_panels(weight), fill_panels(scales), fill_panels(zeros), fill_panels(bias)
+        self._layer = pack_panels(weight), pad_to_panels(scales), pad_to_panels(zeros), pad_to_panels(bias)
 
-    def _compute(self, inputs: torch.Tensor) -> torch.Tensor:
+    def _compute_rows(self, inputs: torch.Tensor) -> torch.Tensor:
         inputs = inputs if inputs.stride(1) == 1 else inputs.contiguous()
-        return self._kernels.linear(inputs, *self._layer)[:, : self.out_features]
+        return self._kernels.compute_linear(inputs, *self._layer)[:, : self.out_features]
 
-    def calls(self, inputs: int, outputs: int, scratch: Scratch) -> list[KernelCall] | None:
+    def build_calls(self, inputs: int, outputs: int, scratch: Scratch) -> list[KernelCall] | None:
         """Return the calls that compute the layer in a program.
 
         Args:
@@ -128,9 +128,9 @@ class VnniInt8Linear(Int8Linear):
         Returns:
             None if outputs do not fill whole panels: the kernel would write past the end of each row.
         """
-        if self.out_features != whole_panels(self.out_features):
+        if self.out_features != round_up_to_panels(self.out_features):
             return None
-        return self._kernels.calls(inputs, outputs, self._layer, (self.out_features, self.in_features), scratch)
+        return self._kernels.build_calls(inputs, outputs, self._layer, (self.out_features, self.in_features), scratch)
 
 
 class PreciseInt8Linear(VnniInt8Linear):
@@ -140,16 +140,16 @@ class PreciseInt8Linear(VnniInt8Linear):
     many rows, which costs nothing if there are few.
     """
 
-    def _compute(self, inputs: torch.Tensor) -> torch.Tensor:
+    def _compute_rows(self, inputs: torch.Tensor) -> torch.Tensor:
         scale = inputs.abs().amax(1, keepdim=True).clamp_(min=_TINY) / _LARGEST
         rounded = (inputs / scale).round_().mul_(scale)
-        both = super()._compute(torch.cat([rounded, inputs - rounded]))
+        both = super()._compute_rows(torch.cat([rounded, inputs - rounded]))
         total: torch.Tensor = both[: len(inputs)].add_(both[len(inputs) :])
         # Both parts include the bias.
         return total if self.bias is None else total.sub_(self.bias)
 
 
-def quantize(model: PreTrainedModel, rows: Sequence[int], kernels: Int8Kernels | None = None) -> int:
+def quantize_layers(model: PreTrainedModel, rows: Sequence[int], kernels: Int8Kernels | None = None) -> int:
     """Replace the linear layers of a model on the CPU by int8 layers, one after the other.
 
     A classifier's head is not replaced: it is small, and the result depends on it most. A language model's head, which
@@ -164,32 +164,32 @@ def quantize(model: PreTrainedModel, rows: Sequence[int], kernels: Int8Kernels |
         The number of replaced layers, without the head.
     """
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    body = [entry for entry in linear_layers(model.base_model) if entry[2] is not head]
-    forms = {shape: _fastest_form(layers, rows, kernels) for shape, layers in sample_layers(body).items()}
-    heads = [entry for entry in linear_layers(model) if entry[2] is head] if kernels is not None and body else []
+    body = [entry for entry in find_linear_layers(model.base_model) if entry[2] is not head]
+    forms = {shape: _pick_fastest_form(layers, rows, kernels) for shape, layers in sample_layers(body).items()}
+    heads = [entry for entry in find_linear_layers(model) if entry[2] is head] if kernels is not None and body else []
     for parent, name, layer in heads:
-        weight, bias = weight_and_bias(layer)
-        if kernels is not None and kernels.fit(*weight.shape):
+        weight, bias = get_weight_and_bias(layer)
+        if kernels is not None and kernels.fits(*weight.shape):
             setattr(parent, name, PreciseInt8Linear(weight, bias, kernels))
     quantized = len(body)
     while body:
         # `pop` drops the reference to the plain layer, so its memory is freed.
         parent, name, layer = body.pop()
-        weight, bias = weight_and_bias(layer)
+        weight, bias = get_weight_and_bias(layer)
         setattr(parent, name, forms[weight.shape[0], weight.shape[1]](weight, bias))
     return quantized
 
 
-def _fastest_form(
+def _pick_fastest_form(
     plain: Sequence[nn.Module], rows: Sequence[int], kernels: Int8Kernels | None
 ) -> Callable[[torch.Tensor, torch.Tensor | None], Int8Linear]:
-    weight, _ = weight_and_bias(plain[0])
-    if kernels is None or not kernels.fit(*weight.shape):
+    weight, _ = get_weight_and_bias(plain[0])
+    if kernels is None or not kernels.fits(*weight.shape):
         return OneDnnInt8Linear
     own = partial(VnniInt8Linear, kernels=kernels)
     forms: Sequence[Callable[[torch.Tensor, torch.Tensor | None], Int8Linear]] = own, OneDnnInt8Linear
     return pick_fastest(
-        {form: [form(*weight_and_bias(layer)) for layer in plain] for form in forms}, rows, CLEARLY_FASTER
+        {form: [form(*get_weight_and_bias(layer)) for layer in plain] for form in forms}, rows, CLEARLY_FASTER
     )
 
 

@@ -15,12 +15,11 @@ from collections.abc import Sequence
 import torch
 
 from runners.kernels.compiler import Compiler
-from runners.kernels.host_cpu import compiles_for
-from runners.kernels.instructions import computes_int8
-from runners.kernels.program import ROWS as RUN_ROWS
-from runners.kernels.program import FromRows, KernelCall, Scratch
-from runners.kernels.source import INT8
-from runners.kernels.tiles import divide_layer, whole_tiles, worth_filling
+from runners.kernels.host_cpu import has_feature
+from runners.kernels.instructions import supports_int8
+from runners.kernels.kernel_source import INT8_LAYER
+from runners.kernels.program import ROW_COUNT, KernelCall, Scratch, ValueFromRows
+from runners.kernels.tiles import divide_layer, is_worth_padding, round_up_to_tiles
 
 #: int8 values in 32 bits.
 _DEPTH = 4
@@ -30,26 +29,26 @@ _LARGE = 1 << 15
 
 
 class Int8Kernels:
-    """Kernels for int8 layers; create them only if `compute` returns true."""
+    """Kernels for int8 layers; create them only if `is_supported` returns true."""
 
     def __init__(self, compiler: Compiler) -> None:
-        compiler.start(INT8)
-        self._round, self._multiply = map(compiler.kernel, INT8)
+        compiler.start_compiling(INT8_LAYER)
+        self._round, self._multiply = map(compiler.get_kernel, INT8_LAYER)
 
     @staticmethod
-    def compute() -> bool:
+    def is_supported() -> bool:
         """Return whether the CPU has VNNI and LLVM knows it.
 
         If not, LLVM would abort the process.
         """
-        return computes_int8() and compiles_for("avx512vnni")
+        return supports_int8() and has_feature("avx512vnni")
 
     @staticmethod
-    def fit(out_features: int, in_features: int) -> bool:
+    def fits(out_features: int, in_features: int) -> bool:
         """Return whether outputs almost fill whole panels, and inputs fill whole steps."""
-        return worth_filling(out_features) and in_features % _DEPTH == 0
+        return is_worth_padding(out_features) and in_features % _DEPTH == 0
 
-    def linear(
+    def compute_linear(
         self, inputs: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
         """Compute a layer.
@@ -57,16 +56,16 @@ class Int8Kernels:
         Args:
             inputs: shape (rows, in_features), float32, each row contiguous.
             packed: the layer's weights.
-            scales: scale of each output's weights, shape (whole_panels(out_features),), float32.
+            scales: scale of each output's weights, shape (round_up_to_panels(out_features),), float32.
             zeros: sum of each output's weights times 128, same shape, int32.
             bias: same shape, float32.
 
         Returns:
-            Shape (rows, whole_panels(out_features)).
+            Shape (rows, round_up_to_panels(out_features)).
         """
         rows, size = inputs.shape
         out_features = len(scales)
-        filled = whole_tiles(rows)
+        filled = round_up_to_tiles(rows)
         # Rounded inputs, followed by the scale of each row.
         buffer = torch.empty(filled * (size + 4), dtype=torch.uint8)
         rounded = buffer.data_ptr()
@@ -81,32 +80,32 @@ class Int8Kernels:
         )  # fmt: skip
         return outputs[:rows]
 
-    def calls(
+    def build_calls(
         self, inputs: int, outputs: int, layer: Sequence[torch.Tensor], shape: tuple[int, int], scratch: Scratch
     ) -> list[KernelCall]:
         """Return the calls that compute a layer in a program.
 
         Args:
             inputs, outputs: addresses of contiguous rows; `outputs` has as many rows as `scratch`.
-            layer: packed weights, scales, zeros and bias, as `linear` takes them.
+            layer: packed weights, scales, zeros and bias, as `compute_linear` takes them.
             shape: (out_features, in_features).
             scratch: memory for the rounded inputs.
         """
         out_features, size = shape
         packed, scales, zeros, bias = (tensor.data_ptr() for tensor in layer)
-        rounded = scratch.rows_of("rounded", size, torch.uint8).data_ptr()
-        row_scales = scratch.rows_of("row scales", 1, torch.float32).data_ptr()
+        rounded = scratch.get_rows("rounded", size, torch.uint8).data_ptr()
+        row_scales = scratch.get_rows("row scales", 1, torch.float32).data_ptr()
         block, groups = divide_layer(size, out_features)
-        tiles = FromRows(("tiles", shape), lambda rows: -(-whole_tiles(rows) // block) * groups)
-        large = FromRows(("rounded by all", size), lambda rows: rows * size >= _LARGE)
+        tiles = ValueFromRows(("tiles", shape), lambda rows: -(-round_up_to_tiles(rows) // block) * groups)
+        large = ValueFromRows(("rounded by all", size), lambda rows: rows * size >= _LARGE)
         return [
-            KernelCall(self._round, RUN_ROWS, (inputs, rounded, row_scales, size, size), large),
+            KernelCall(self._round, ROW_COUNT, (inputs, rounded, row_scales, size, size), large),
             KernelCall(
                 self._multiply,
                 tiles,
                 (
                     rounded, row_scales, packed, outputs, zeros, scales, bias,
-                    FromRows("rows of whole tiles", whole_tiles), size, out_features, block, groups,
+                    ValueFromRows("rows of whole tiles", round_up_to_tiles), size, out_features, block, groups,
                 ),
             ),
         ]  # fmt: skip

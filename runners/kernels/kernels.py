@@ -14,10 +14,10 @@ from functools import cached_property
 import torch
 
 from runners.kernels.compiler import Compiler
-from runners.kernels.host_cpu import computes_tiles
-from runners.kernels.layout import fill_registers
-from runners.kernels.parallel import ParallelKernel, type_name
-from runners.kernels.source import layer_kernel, step_attention, text_attention
+from runners.kernels.host_cpu import supports_tiles
+from runners.kernels.kernel_source import get_decode_attention_source, get_layer_source, get_sequence_attention_source
+from runners.kernels.layout import fits_registers
+from runners.kernels.parallel import ParallelKernel, get_type_name
 
 
 class Kernels:
@@ -39,33 +39,33 @@ class Kernels:
 
     @cached_property
     def rms_norm(self) -> ParallelKernel:
-        return self._kernel("rms_norm")
+        return self._get_kernel("rms_norm")
 
     @cached_property
     def add_rms_norm(self) -> ParallelKernel:
-        return self._kernel("add_rms_norm")
+        return self._get_kernel("add_rms_norm")
 
     @cached_property
     def add_layer_norm(self) -> ParallelKernel:
-        return self._kernel("add_layer_norm")
+        return self._get_kernel("add_layer_norm")
 
     @cached_property
     def gelu(self) -> ParallelKernel:
-        return self._kernel("gelu")
+        return self._get_kernel("gelu")
 
     @cached_property
     def gate(self) -> ParallelKernel:
-        return self._kernel("gate")
+        return self._get_kernel("gate")
 
     @cached_property
     def rotate(self) -> ParallelKernel:
-        return self._kernel("rotate")
+        return self._get_kernel("rotate")
 
     @cached_property
-    def keep(self) -> ParallelKernel:
-        return self._kernel("keep")
+    def copy_to_slots(self) -> ParallelKernel:
+        return self._get_kernel("copy_to_slots")
 
-    def attend(self, size: int, value_size: int, shared: int) -> ParallelKernel:
+    def get_decode_attention(self, size: int, value_size: int, shared: int) -> ParallelKernel:
         """Return the decode attention kernel for a head size; it is compiled on first use.
 
         Args:
@@ -73,9 +73,11 @@ class Kernels:
             value_size: elements of a value.
             shared: query heads per key head.
         """
-        return self.compiler.kernel(step_attention(size, value_size, shared, type_name(self.dtype)))
+        return self.compiler.get_kernel(
+            get_decode_attention_source(size, value_size, shared, get_type_name(self.dtype))
+        )
 
-    def texts(self, size: int, value_size: int) -> ParallelKernel | None:
+    def get_sequence_attention(self, size: int, value_size: int) -> ParallelKernel | None:
         """Return the kernel for attention over whole sequences or prefill chunks.
 
         It is compiled on first use. PyTorch's attention is made for long sequences, and needs one call for each. This
@@ -91,14 +93,14 @@ class Kernels:
         Returns:
             None if the CPU lacks instructions, or heads do not fill whole registers.
         """
-        if not computes_tiles() or not fill_registers(size, value_size):
+        if not supports_tiles() or not fits_registers(size, value_size):
             return None
-        return self.compiler.kernel(text_attention(size, value_size, type_name(self.dtype)))
+        return self.compiler.get_kernel(get_sequence_attention_source(size, value_size, get_type_name(self.dtype)))
 
     @staticmethod
-    def compute(dtype: torch.dtype) -> bool:
+    def supports(dtype: torch.dtype) -> bool:
         """Return whether there are kernels for values of a type."""
         return dtype in (torch.float32, torch.bfloat16)
 
-    def _kernel(self, name: str) -> ParallelKernel:
-        return self.compiler.kernel(layer_kernel(name, type_name(self.dtype)))
+    def _get_kernel(self, name: str) -> ParallelKernel:
+        return self.compiler.get_kernel(get_layer_source(name, get_type_name(self.dtype)))

@@ -16,7 +16,7 @@ from weakref import ref
 import torch
 from torch import nn
 
-from runners.kernels.linear import linear_layers, plain_linear, weight_and_bias
+from runners.kernels.linear import create_linear, find_linear_layers, get_weight_and_bias
 
 #: A module, and the names of its layers that have the same input.
 Group = tuple[nn.Module, tuple[str, ...]]
@@ -31,16 +31,16 @@ class MergedLinear(nn.Module):
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
-        weights, biases = zip(*map(weight_and_bias, layers), strict=True)
+        weights, biases = zip(*map(get_weight_and_bias, layers), strict=True)
         self._sizes = [len(weight) for weight in weights]
         merged = None
         if any(bias is not None for bias in biases):
             pairs = zip(weights, biases, strict=True)
             merged = torch.cat([weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in pairs])
-        self.linear = plain_linear(torch.cat(weights), merged)
+        self.linear = create_linear(torch.cat(weights), merged)
         self._last_outputs = _LastOutputs()
 
-    def part(self, number: int, inputs: torch.Tensor) -> torch.Tensor:
+    def compute_part(self, number: int, inputs: torch.Tensor) -> torch.Tensor:
         """Return the outputs of one of the layers.
 
         The first call for an input computes the outputs of all layers.
@@ -79,17 +79,17 @@ class LinearPart(nn.Module):
         super().__init__()
         self.merged = merged
         self.number = number
-        weight, bias = weight_and_bias(layer)
+        weight, bias = get_weight_and_bias(layer)
         self.out_features, self.in_features = weight.shape
         self.register_buffer("weight", torch.empty_like(weight, device="meta"), persistent=False)
         self.register_buffer("bias", None if bias is None else torch.empty_like(bias, device="meta"), persistent=False)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Map shape (..., in_features) to (..., out_features)."""
-        return self.merged.part(self.number, inputs)
+        return self.merged.compute_part(self.number, inputs)
 
 
-def merged_pair(first: nn.Module, second: nn.Module) -> nn.Module | None:
+def find_merged_pair(first: nn.Module, second: nn.Module) -> nn.Module | None:
     """Return the layer that two layers were merged into, or None if it has other outputs too.
 
     Both must have the same number of outputs. The first one's outputs come first.
@@ -119,7 +119,7 @@ def find_shared_inputs(model: nn.Module, compute: Callable[[], torch.Tensor]) ->
         # The same tensor may have been changed in place.
         sums[layer].append(float(inputs[0].double().sum()))
 
-    layers = list(linear_layers(model))
+    layers = list(find_linear_layers(model))
     hooks = [layer.register_forward_pre_hook(record_input) for layer in {layer for _, _, layer in layers}]
     try:
         computed = compute()
@@ -129,7 +129,7 @@ def find_shared_inputs(model: nn.Module, compute: Callable[[], torch.Tensor]) ->
     uses = Counter(layer for _, _, layer in layers)
     groups: defaultdict[Any, list[str]] = defaultdict(list)
     for parent, name, layer in layers:
-        weight, _ = weight_and_bias(layer)
+        weight, _ = get_weight_and_bias(layer)
         if layer in inputs_of and uses[layer] == 1 and weight.device.type == "cpu":
             # `inputs_of` keeps the inputs alive, so different inputs have different ids.
             inputs = *map(id, inputs_of[layer]), *sums[layer]
@@ -139,7 +139,7 @@ def find_shared_inputs(model: nn.Module, compute: Callable[[], torch.Tensor]) ->
 
 @torch.inference_mode(mode=False)
 @torch.no_grad()
-def merge(groups: Sequence[Group]) -> int:
+def merge_layers(groups: Sequence[Group]) -> int:
     """Merge the layers of each group.
 
     Groups are merged one after the other, so at most one group's weights exist twice.

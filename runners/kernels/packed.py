@@ -8,15 +8,15 @@ import torch
 from torch import nn
 from torch.nn.functional import pad
 
-from runners.kernels.instructions import computes_bfloat16, has_onednn
-from runners.kernels.tiles import fill_panels, in_panels, whole_panels, worth_filling
+from runners.kernels.instructions import has_onednn, supports_bfloat16
+from runners.kernels.tiles import is_worth_padding, pack_panels, pad_to_panels, round_up_to_panels
 
 if TYPE_CHECKING:
     from runners.kernels.float32_kernels import Float32Kernels
     from runners.kernels.program import KernelCall
 
 #: Number of rows that oneDNN chooses a layout for. The layout for 256 rows is as fast as any other from 1 to 512 rows.
-_ROWS = 256
+_LAYOUT_ROWS = 256
 
 
 class PackedLinear(nn.Module):
@@ -44,13 +44,13 @@ class OneDnnLinear(PackedLinear):
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__(weight, bias)
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _ROWS)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _LAYOUT_ROWS)
         self.register_buffer("weight", packed, persistent=False)
 
     @staticmethod
-    def computes(dtype: torch.dtype) -> bool:
+    def supports(dtype: torch.dtype) -> bool:
         """Return whether this CPU has fast instructions for such layers of a type."""
-        return has_onednn() if dtype == torch.float32 else dtype == torch.bfloat16 and computes_bfloat16()
+        return has_onednn() if dtype == torch.float32 else dtype == torch.bfloat16 and supports_bfloat16()
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Map shape (..., in_features) to (..., out_features)."""
@@ -69,14 +69,14 @@ class TiledLinear(PackedLinear):
     """Linear layer in panels, the layout of our own kernels.
 
     Attributes:
-        packed: weights as `in_panels` returns them.
+        packed: weights as `pack_panels` returns them.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, kernels: Float32Kernels) -> None:
         super().__init__(weight, bias)
         self._kernels = kernels
-        self._bias = fill_panels(weight.new_zeros(self.out_features) if self.bias is None else self.bias)
-        self.register_buffer("packed", in_panels(weight.detach().contiguous()), persistent=False)
+        self._bias = pad_to_panels(weight.new_zeros(self.out_features) if self.bias is None else self.bias)
+        self.register_buffer("packed", pack_panels(weight.detach().contiguous()), persistent=False)
         # A single value with the shape of the weights, as only the shape is used and a copy would double the memory.
         self.register_buffer("weight", weight.new_zeros(()).expand(weight.shape), persistent=False)
 
@@ -87,10 +87,12 @@ class TiledLinear(PackedLinear):
 
         There may be gaps between the rows of the result.
         """
-        outputs = self._kernels.linear(inputs.reshape(-1, self.in_features).contiguous(), self.packed, self._bias)
+        outputs = self._kernels.compute_linear(
+            inputs.reshape(-1, self.in_features).contiguous(), self.packed, self._bias
+        )
         return outputs[:, : self.out_features].view(*inputs.shape[:-1], self.out_features)
 
-    def calls(self, inputs: int, outputs: int) -> list[KernelCall] | None:
+    def build_calls(self, inputs: int, outputs: int) -> list[KernelCall] | None:
         """Return the calls that compute the layer in a program.
 
         Args:
@@ -99,9 +101,9 @@ class TiledLinear(PackedLinear):
         Returns:
             None if outputs do not fill whole panels: the kernel would write past the end of each row.
         """
-        if self.out_features != whole_panels(self.out_features):
+        if self.out_features != round_up_to_panels(self.out_features):
             return None
-        return self._kernels.calls(inputs, outputs, self.packed, self._bias, self.in_features)
+        return self._kernels.build_calls(inputs, outputs, self.packed, self._bias, self.in_features)
 
 
 class Form(Protocol):
@@ -109,12 +111,12 @@ class Form(Protocol):
 
     def __call__(self, weight: torch.Tensor, bias: torch.Tensor | None, /) -> PackedLinear: ...
 
-    def computes(self, dtype: torch.dtype) -> bool:
+    def supports(self, dtype: torch.dtype) -> bool:
         """Return whether this CPU has fast instructions for such layers of a type."""
         ...
 
 
-class Tiled:
+class TiledForm:
     """Form that creates `TiledLinear` layers."""
 
     def __init__(self, kernels: Float32Kernels) -> None:
@@ -123,12 +125,12 @@ class Tiled:
     def __call__(self, weight: torch.Tensor, bias: torch.Tensor | None, /) -> PackedLinear:
         return TiledLinear(weight, bias, self._kernels)
 
-    def computes(self, dtype: torch.dtype) -> bool:
+    def supports(self, dtype: torch.dtype) -> bool:
         return dtype == torch.float32
 
     def fits(self, weight: torch.Tensor) -> bool:
         """Return whether a layer with these weights can have the form."""
-        return worth_filling(len(weight))
+        return is_worth_padding(len(weight))
 
 
 def round_up_rows(rows: int) -> int:

@@ -12,17 +12,17 @@ from typing import Any
 
 import torch
 
-from runners.kernels.layout import ARGUMENTS
+from runners.kernels.layout import CALL_LENGTH
 
-_Call = ctypes.c_int64 * ARGUMENTS
+_CallArray = ctypes.c_int64 * CALL_LENGTH
 
 
-def bits(number: float) -> int:
+def encode_float(number: float) -> int:
     """Convert a float to an argument of a call."""
     return int.from_bytes(struct.pack("=d", number), "little", signed=True)
 
 
-def type_name(dtype: torch.dtype) -> str:
+def get_type_name(dtype: torch.dtype) -> str:
     """Return a type's name in kernel sources, such as `float32`."""
     return str(dtype).removeprefix("torch.")
 
@@ -48,7 +48,7 @@ class ParallelKernel:
         # Keeps Python's lock: releasing and acquiring it takes longer than a small call.
         self._small = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(address)
         self._single = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
-        self._parallel = parallel_region()
+        self._parallel = find_parallel_region()
 
     def __call__(self, units: int, *arguments: int, large: bool = True) -> None:
         """Compute all units.
@@ -58,7 +58,7 @@ class ParallelKernel:
             arguments: arguments of the kernel.
             large: share the work among PyTorch's threads, and release Python's lock.
         """
-        call = _Call(0, units, *arguments)
+        call = _CallArray(0, units, *arguments)
         if not large:
             self._small(call)
         elif self._parallel is not None and (threads := min(torch.get_num_threads(), units)) > 1:
@@ -67,7 +67,7 @@ class ParallelKernel:
             self._single(call)
 
 
-def parallel_region() -> Any | None:
+def find_parallel_region() -> Any | None:
     """Return GNU OpenMP's function that runs a function in all threads.
 
     None if PyTorch uses another OpenMP.

@@ -46,7 +46,7 @@ class PrivateFolder:
             _check_owner(link, link.lstat())
         folder = Path(os.path.realpath(folder))
         if folder.exists():
-            _check(folder, folder.stat())
+            _check_owner_and_mode(folder, folder.stat())
         for parent in folder.parents:
             if parent.exists():
                 _check_parent(parent)
@@ -99,13 +99,13 @@ def _open_checked(path: Path, flags: int, folder: int | None = None) -> Iterator
         status = os.fstat(descriptor)
         if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
             raise NotPrivateError(f"{path} is no file")
-        _check(path, status)
+        _check_owner_and_mode(path, status)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _check(path: Path, status: os.stat_result) -> None:
+def _check_owner_and_mode(path: Path, status: os.stat_result) -> None:
     _check_owner(path, status)
     if status.st_mode & _OTHERS_WRITE:
         raise NotPrivateError(f"others may write to {path}, mode {stat.S_IMODE(status.st_mode):04o}")
@@ -116,7 +116,7 @@ def _check_parent(path: Path) -> None:
     if status.st_mode & stat.S_ISVTX or path.is_mount():
         _check_owner(path, status)
     else:
-        _check(path, status)
+        _check_owner_and_mode(path, status)
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:

@@ -18,28 +18,29 @@ import numpy as np
 import torch
 
 from runners.kernels.compiler import Compiler
-from runners.kernels.layout import RECORD
-from runners.kernels.parallel import ParallelKernel, parallel_region
-from runners.kernels.source import RUN
+from runners.kernels.kernel_source import RUN_CALLS
+from runners.kernels.layout import RECORD_LENGTH
+from runners.kernels.parallel import ParallelKernel, find_parallel_region
 
 #: Array of int64.
-Numbers = np.ndarray[Any, np.dtype[np.int64]]
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """Argument that each run sets: the value with a name, plus an offset."""
+class RunValue:
+    """Argument that each run sets: a named value plus a fixed offset."""
 
     name: Hashable
     offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class FromRows:
+class ValueFromRows:
     """Argument that is computed from the number of rows of a run.
 
     Attributes:
-        name: unique for each different `compute`.
+        name: identifies `compute`; arguments of equal names are computed once.
+        compute: computes the argument from the number of rows.
     """
 
     name: Hashable
@@ -47,17 +48,17 @@ class FromRows:
 
 
 @dataclass(frozen=True, slots=True)
-class Element:
-    """Argument that each run sets: one element of the array with a name."""
+class RunElement:
+    """Argument that each run sets: one element of a named array."""
 
     name: Hashable
     index: int
 
 
-Argument = int | Given | Element | FromRows
+Argument = int | RunValue | RunElement | ValueFromRows
 
 #: The number of rows itself.
-ROWS = FromRows("rows", int)
+ROW_COUNT = ValueFromRows("rows", int)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class Scratch:
         self.rows = rows
         self._tensors: dict[tuple[str, int, torch.dtype], torch.Tensor] = {}
 
-    def rows_of(self, name: str, width: int, dtype: torch.dtype) -> torch.Tensor:
+    def get_rows(self, name: str, width: int, dtype: torch.dtype) -> torch.Tensor:
         """Return a tensor of shape (rows, width); the same arguments return the same tensor."""
         kind = name, width, dtype
         if kind not in self._tensors:
@@ -102,8 +103,8 @@ class ProgramRunner:
     """Compiled loop that runs the calls of a program."""
 
     def __init__(self, compiler: Compiler) -> None:
-        self._kernel = compiler.kernel(RUN)
-        region = parallel_region()
+        self._kernel = compiler.get_kernel(RUN_CALLS)
+        region = find_parallel_region()
         self._region: int = 0 if region is None else ctypes.cast(region, ctypes.c_void_p).value or 0
 
     def __call__(self, records: int, number: int) -> None:
@@ -127,50 +128,50 @@ class Program:
     def __init__(self, parts: Sequence[KernelCall | Callable[[int, Any], None]], runner: ProgramRunner) -> None:
         self._runner = runner
         calls = [part for part in parts if isinstance(part, KernelCall)]
-        self._records = np.zeros((len(calls), RECORD), np.int64)
+        self._records = np.zeros((len(calls), RECORD_LENGTH), np.int64)
         self._arguments = self._records.reshape(-1)
-        positions: defaultdict[Given | Element | FromRows, list[int]] = defaultdict(list)
+        positions: defaultdict[RunValue | RunElement | ValueFromRows, list[int]] = defaultdict(list)
         for number, call in enumerate(calls):
-            values = call.kernel.address, call.large, 0, call.units, *call.arguments
-            for position, argument in enumerate(values, number * RECORD):
+            fields = call.kernel.address, call.large, 0, call.units, *call.arguments
+            for position, argument in enumerate(fields, number * RECORD_LENGTH):
                 if isinstance(argument, int):
                     self._arguments[position] = argument
                 else:
                     positions[argument].append(position)
         self._from_rows = {
-            argument: np.array(at) for argument, at in positions.items() if isinstance(argument, FromRows)
+            argument: np.array(at) for argument, at in positions.items() if isinstance(argument, ValueFromRows)
         }
-        #: For each name, the positions of its arguments, and their offsets or their indices in the name's array.
-        self._given = _group_by_name(
-            (one.name, one.offset, at) for one, at in positions.items() if isinstance(one, Given)
+        #: By name: the positions of the arguments, and the offset or array index of each.
+        self._run_values = _group_by_name(
+            (one.name, one.offset, at) for one, at in positions.items() if isinstance(one, RunValue)
         )
-        self._elements = _group_by_name(
-            (one.name, one.index, at) for one, at in positions.items() if isinstance(one, Element)
+        self._run_elements = _group_by_name(
+            (one.name, one.index, at) for one, at in positions.items() if isinstance(one, RunElement)
         )
         self._rows = 0
         self._steps: list[tuple[int, int] | Callable[[int, Any], None]] = []
         address, done = self._records.ctypes.data, 0
         for is_call, group in groupby(parts, lambda part: isinstance(part, KernelCall)):
             run: list[Any] = list(group)
-            self._steps += [(address + done * RECORD * 8, len(run))] if is_call else run
+            self._steps += [(address + done * RECORD_LENGTH * 8, len(run))] if is_call else run
             done += len(run) if is_call else 0
 
-    def run(self, rows: int, given: Mapping[Hashable, int | Numbers], context: Any) -> None:
+    def run(self, rows: int, values: Mapping[Hashable, int | IntArray], context: Any) -> None:
         """Run all parts.
 
         Args:
             rows: number of rows.
-            given: value or array of each name.
+            values: value of each `RunValue` and array of each `RunElement`, by name.
             context: passed to Python functions.
         """
         if rows != self._rows:
             for argument, positions in self._from_rows.items():
                 self._arguments[positions] = argument.compute(rows)
             self._rows = rows
-        for name, (positions, offsets) in self._given.items():
-            self._arguments[positions] = given[name] + offsets
-        for name, (positions, indices) in self._elements.items():
-            self._arguments[positions] = cast(Numbers, given[name])[indices]
+        for name, (positions, offsets) in self._run_values.items():
+            self._arguments[positions] = values[name] + offsets
+        for name, (positions, indices) in self._run_elements.items():
+            self._arguments[positions] = cast(IntArray, values[name])[indices]
         for step in self._steps:
             if isinstance(step, tuple):
                 self._runner(*step)
@@ -178,7 +179,7 @@ class Program:
                 step(rows, context)
 
 
-def _group_by_name(arguments: Iterable[tuple[Hashable, int, list[int]]]) -> dict[Hashable, tuple[Numbers, Numbers]]:
+def _group_by_name(arguments: Iterable[tuple[Hashable, int, list[int]]]) -> dict[Hashable, tuple[IntArray, IntArray]]:
     """Group arguments by name; return their positions, and the offset or index of each."""
     found: defaultdict[Hashable, list[tuple[int, int]]] = defaultdict(list)
     for name, number, positions in arguments:

@@ -13,20 +13,20 @@ _ROUNDING = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 2e-1}
 _ROUNDING_INT8 = 0.3
 
 
-def is_rounding(
-    results: Sequence[torch.Tensor], right: Sequence[torch.Tensor], dtype: torch.dtype, *, int8: bool = False
+def is_within_rounding(
+    outputs: Sequence[torch.Tensor], expected_outputs: Sequence[torch.Tensor], dtype: torch.dtype, *, int8: bool = False
 ) -> bool:
     """Return whether the root mean square of the difference is as small as rounding.
 
     The largest difference is not used: in bfloat16, the first token of a sequence may differ by a third.
 
     Args:
-        results, right: outputs of the same shapes.
+        outputs, expected_outputs: outputs of the same shapes.
         dtype: type that the model computes in.
         int8: linear layers are computed in int8.
     """
-    expected = torch.cat([one.float().flatten() for one in right])
-    difference = torch.cat([one.float().flatten() for one in results]) - expected
+    expected = torch.cat([one.float().flatten() for one in expected_outputs])
+    difference = torch.cat([one.float().flatten() for one in outputs]) - expected
     tolerance = _ROUNDING_INT8 if int8 else _ROUNDING.get(dtype, 1e-1)
     # False if the difference is NaN.
     return bool(difference.norm() <= tolerance * expected.norm())

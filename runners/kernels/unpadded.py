@@ -18,19 +18,19 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from runners.kernels.fallbacks import DifferentResults
 from runners.kernels.packed import round_up_rows
-from runners.kernels.rounding import is_rounding
+from runners.kernels.rounding import is_within_rounding
 
 logger = logging.getLogger(__name__)
 
-#: Name under which `attend` and `keep_mask` are registered in transformers.
-NAME = "unpadded"
+#: Name under which `attend_unpadded` and `return_mask` are registered in transformers.
+ATTENTION_NAME = "unpadded"
 
 #: Lengths of the sequences in the trial batch.
 _TRIAL_LENGTHS = (9, 4, 6)
 
 #: Longest sequence, in tokens, for which three plain operations in float32 are faster than PyTorch's fused attention:
 #: 40 tokens with 12 heads of 32 take 54 against 98 microseconds on one core, and 192 tokens 1,681 against 629.
-_SHORT = {torch.float32: 96, torch.bfloat16: 48}
+_MAX_PLAIN_LENGTH = {torch.float32: 96, torch.bfloat16: 48}
 
 
 class UnsupportedLayers(Exception):
@@ -65,7 +65,7 @@ class UnpaddedLayers(nn.Module):
         row = padded if tokens is None else padded[tokens]
         # Rows of zeros round the number of rows up to a size that the kernels have seen before.
         row = pad(row, (0, 0, 0, round_up_rows(len(row)) - len(row)))
-        output = self.layers(row[None], attention_mask=None, text_lengths=lengths, **others)
+        output = self.layers(row[None], attention_mask=None, unpadded_lengths=lengths, **others)
         computed = output[0][0, : sum(lengths)]
         if tokens is not None:
             computed = computed.new_zeros(len(padded), computed.shape[-1]).index_copy_(0, tokens, computed)
@@ -73,22 +73,22 @@ class UnpaddedLayers(nn.Module):
         return output
 
 
-def attend(
+def attend_unpadded(
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
-    text_lengths: list[int] | None = None,
+    unpadded_lengths: list[int] | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Compute attention of one layer; transformers calls it.
 
     Args:
         query, key, value: shape (1, heads, tokens, size), sequences one after the other, then optional rows of zeros;
-            without `text_lengths`, shape (batch, heads, length, size), sequences of equal length.
-        text_lengths: tokens of each sequence.
+            without `unpadded_lengths`, shape (batch, heads, length, size), sequences of equal length.
+        unpadded_lengths: tokens of each sequence.
 
     Raises:
         UnsupportedLayers: the layer's attention has a feature that is not supported here.
@@ -99,23 +99,23 @@ def attend(
     if attention_mask is not None:
         raise UnsupportedLayers("its layers have a mask of their own")
     causal = bool(getattr(module, "is_causal", False))
-    if text_lengths is None:
-        return _attend(query, key, value, scaling, causal).transpose(1, 2), None
+    if unpadded_lengths is None:
+        return _attend_sequences(query, key, value, scaling, causal).transpose(1, 2), None
     attended = value.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1])
     start = 0
-    for length in text_lengths:
+    for length in unpadded_lengths:
         sequence = slice(start, start + length)
         q, k, v = query[:, :, sequence], key[:, :, sequence], value[:, :, sequence]
-        attended[:, sequence] = _attend(q, k, v, scaling, causal).transpose(1, 2)
+        attended[:, sequence] = _attend_sequences(q, k, v, scaling, causal).transpose(1, 2)
         start += length
     return attended, None
 
 
-def _attend(
+def _attend_sequences(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, causal: bool
 ) -> torch.Tensor:
     """Compute attention within each sequence; shapes (batch, heads, length, size)."""
-    short = query.shape[2] <= _SHORT.get(query.dtype, 0) and key.shape == query.shape
+    short = query.shape[2] <= _MAX_PLAIN_LENGTH.get(query.dtype, 0) and key.shape == query.shape
     if causal or not short:
         return scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scaling)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -124,7 +124,7 @@ def _attend(
     return torch.bmm(weights, v).view(query.shape).to(query.dtype)
 
 
-def keep_mask(*, attention_mask: torch.Tensor | None = None, **_: Any) -> torch.Tensor | None:
+def return_mask(*, attention_mask: torch.Tensor | None = None, **_: Any) -> torch.Tensor | None:
     """Return the tokenizer's mask of shape (batch, length) unchanged.
 
     transformers calls it, and passes the result to the layers.
@@ -132,12 +132,12 @@ def keep_mask(*, attention_mask: torch.Tensor | None = None, **_: Any) -> torch.
     return attention_mask
 
 
-AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, keep_mask)
+AttentionInterface.register(ATTENTION_NAME, attend_unpadded)
+AttentionMaskInterface.register(ATTENTION_NAME, return_mask)
 
 
 @torch.inference_mode()
-def without_padding(model: PreTrainedModel) -> bool:
+def install_unpadded(model: PreTrainedModel) -> bool:
     """Make a model compute batches without padding, and verify its results.
 
     Padding must be on the right.
@@ -154,15 +154,15 @@ def without_padding(model: PreTrainedModel) -> bool:
     parent, name, layers = found
     previous = model.config._attn_implementation
     try:
-        expected = outputs(model)
+        expected = compute_trial_outputs(model)
     except Exception:
         # Some classifiers accept no batch if their config has no padding token.
         logger.debug("Batches are computed with padding: the model fails on a padded trial batch", exc_info=True)
         return False
     try:
         setattr(parent, name, UnpaddedLayers(layers))
-        model.set_attn_implementation(NAME)
-        compare(outputs(model), expected, model.dtype)
+        model.set_attn_implementation(ATTENTION_NAME)
+        compare_outputs(compute_trial_outputs(model), expected, model.dtype)
     except Exception as error:
         setattr(parent, name, layers)
         model.set_attn_implementation(previous)
@@ -188,7 +188,7 @@ def _find_layers(model: PreTrainedModel) -> tuple[nn.Module, str, nn.Module] | N
     return None
 
 
-def outputs(model: Any) -> list[torch.Tensor]:
+def compute_trial_outputs(model: Any) -> list[torch.Tensor]:
     """Run a trial batch, and return the first output of each sequence.
 
     The last element is the output for the first sequence in a batch of its own.
@@ -209,7 +209,7 @@ def outputs(model: Any) -> list[torch.Tensor]:
     return [*rows, alone]
 
 
-def compare(
+def compare_outputs(
     computed: list[torch.Tensor], expected: list[torch.Tensor], dtype: torch.dtype, *, int8: bool = False
 ) -> None:
     """Compare the outputs of each sequence.
@@ -218,5 +218,5 @@ def compare(
         DifferentResults: outputs differ by more than rounding.
     """
     pairs = zip(computed, expected, strict=True)
-    if not all(is_rounding([output], [target], dtype, int8=int8) for output, target in pairs):
+    if not all(is_within_rounding([output], [target], dtype, int8=int8) for output, target in pairs):
         raise DifferentResults

@@ -12,33 +12,33 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedModel
 
-from runners.kernels.embedding import embedding_rows
+from runners.kernels.embedding import count_embedding_rows
 from runners.kernels.fallbacks import DifferentResults, Optimization, OptimizationFailed, attempt
-from runners.kernels.fused import fuse
-from runners.kernels.int8 import quantize
-from runners.kernels.linear import forms_to_pack, pack
-from runners.kernels.merged import find_shared_inputs, merge
-from runners.kernels.rounding import is_rounding
+from runners.kernels.fused import fuse_modules
+from runners.kernels.int8 import quantize_layers
+from runners.kernels.linear import choose_forms, pack_layers
+from runners.kernels.merged import find_shared_inputs, merge_layers
+from runners.kernels.rounding import is_within_rounding
 
 if TYPE_CHECKING:
     from runners.kernels.int8_kernels import Int8Kernels
     from runners.kernels.kernels import Kernels
-    from runners.kernels.packed import Tiled
+    from runners.kernels.packed import TiledForm
 
 logger = logging.getLogger(__name__)
 
 #: First id and number of the trial tokens. Any tokens would do, but the first ids are often special.
-_FIRST, _LENGTH = 5, 8
+_FIRST_TOKEN, _TOKEN_COUNT = 5, 8
 
 
 @torch.inference_mode()
-def speed_up_weights(
+def optimize_weights(
     model: PreTrainedModel,
     *,
     rows: Sequence[int],
     int8: bool = False,
     kernels: Kernels | None = None,
-    tiled: Tiled | None = None,
+    tiled: TiledForm | None = None,
     int8_kernels: Int8Kernels | None = None,
 ) -> None:
     """Convert a model's weights to the fastest form on the CPU.
@@ -57,27 +57,31 @@ def speed_up_weights(
             layers. The model must then be loaded again, unless the step was to compute a trial input.
     """
     with attempt(Optimization.TRIAL):
-        groups, expected = find_shared_inputs(model, lambda: _output(model))
+        groups, expected = find_shared_inputs(model, lambda: _compute_trial_output(model))
 
-    def change(optimization: Optimization, replace: Callable[[], int], *, quantized: bool) -> int:
+    def apply_step(optimization: Optimization, replace: Callable[[], int], *, quantized: bool) -> int:
         with attempt(optimization):
             replaced = replace()
-            if replaced and not is_rounding([_output(model)], [expected], expected.dtype, int8=quantized):
+            if replaced and not is_within_rounding(
+                [_compute_trial_output(model)], [expected], expected.dtype, int8=quantized
+            ):
                 raise DifferentResults
         return replaced
 
-    change(Optimization.MERGE, lambda: merge(groups), quantized=False)
-    if int8 and not change(Optimization.INT8, lambda: quantize(model, rows, int8_kernels), quantized=True):
+    apply_step(Optimization.MERGE, lambda: merge_layers(groups), quantized=False)
+    if int8 and not apply_step(Optimization.INT8, lambda: quantize_layers(model, rows, int8_kernels), quantized=True):
         raise OptimizationFailed(Optimization.INT8, "it has no linear layer for int8")
-    packed = change(Optimization.PACK, lambda: pack(model, forms_to_pack(model, rows, tiled)), quantized=int8)
-    fused = change(Optimization.FUSE, lambda: fuse(model, kernels) if kernels is not None else 0, quantized=int8)
+    packed = apply_step(Optimization.PACK, lambda: pack_layers(model, choose_forms(model, rows, tiled)), quantized=int8)
+    fused = apply_step(
+        Optimization.FUSE, lambda: fuse_modules(model, kernels) if kernels is not None else 0, quantized=int8
+    )
     logger.debug("Linear layers packed: %d, modules with kernels: %d", packed, fused)
 
 
-def _output(model: Any) -> torch.Tensor:
+def _compute_trial_output(model: Any) -> torch.Tensor:
     """Return the model's first output for a few tokens."""
-    vocabulary = embedding_rows(model) or _FIRST + _LENGTH
-    tokens = [number % vocabulary for number in range(_FIRST, _FIRST + _LENGTH)]
+    vocabulary = count_embedding_rows(model) or _FIRST_TOKEN + _TOKEN_COUNT
+    tokens = [number % vocabulary for number in range(_FIRST_TOKEN, _FIRST_TOKEN + _TOKEN_COUNT)]
     # Some classifiers use the output at the end token.
     end = model.config.eos_token_id
     tokens += [end] if isinstance(end, int) and 0 <= end < vocabulary else []

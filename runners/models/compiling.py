@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from runners.kernels.compiler import Compiler
 
 
-def compiler_for(checkpoint: Checkpoint, settings: ModelSettings, *, reads_batches: bool, gpu: bool) -> Compiler | None:
+def start_compiler(
+    checkpoint: Checkpoint, settings: ModelSettings, *, reads_batches: bool, gpu: bool
+) -> Compiler | None:
     """Start and return a compiler for the kernels that this model probably uses on a CPU.
 
     Args:
@@ -27,16 +29,16 @@ def compiler_for(checkpoint: Checkpoint, settings: ModelSettings, *, reads_batch
     if gpu or not settings.acceleration or settings.device_map is not None:
         return None
     # Imported here: other models do not need LLVM.
-    from runners.kernels.ahead import likely_sources
     from runners.kernels.compiler import Compiler
+    from runners.kernels.kernel_prediction import predict_sources
 
     compiler = Compiler(settings.storage_cache.expanduser() / "kernels")
-    sources = likely_sources(
+    sources = predict_sources(
         read_local_config(checkpoint) or {},
         settings.torch_dtype or "float32",
         reads_batches=reads_batches,
         int8=settings.quantization == "int8",
     )
     # One process: on two cores a second one costs as much time to start as it saves.
-    compiler.start(sources)
+    compiler.start_compiling(sources)
     return compiler

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from runners.kernels.batch_graphs import BatchGraphs, Shape, batch_graphs
+from runners.kernels.batch_graphs import BatchGraphs, Shape, capture_batch_graphs
 from runners.kernels.fallbacks import Fallbacks, Optimization
 from runners.models.padding import Padding
 from runners.models.pretrained import Pretrained
@@ -40,7 +40,7 @@ class PaddedModel:
     def use_graphs(self, example: Encoding, fallbacks: Fallbacks) -> None:
         """Capture CUDA graphs if the model is on a GPU that has room for them."""
         with fallbacks.guard(Optimization.GRAPHS):
-            self.graphs = batch_graphs(self._pretrained.model, example, self._pretrained.max_length)
+            self.graphs = capture_batch_graphs(self._pretrained.model, example, self._pretrained.max_length)
 
     @torch.inference_mode()
     def compute(self, batch: Sequence[Encoding]) -> Any:
@@ -51,8 +51,8 @@ class PaddedModel:
         """
         model: Any = self._pretrained.model
         length = max(len(row["input_ids"]) for row in batch)
-        graphs = self.graphs if self.graphs is not None and batch[0].keys() == self.graphs.names else None
-        shape = graphs.shape(len(batch), length) if graphs is not None else None
+        graphs = self.graphs if self.graphs is not None and batch[0].keys() == self.graphs.input_names else None
+        shape = graphs.find_shape(len(batch), length) if graphs is not None else None
         pad = self._padding.choose_token(batch)
         inputs = {name: self._pad(name, batch, shape or (len(batch), length), pad) for name in batch[0]}
         if graphs is None or shape is None:

@@ -16,15 +16,15 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_runtime.contract.errors import LoadError
 from hf_runtime.settings import ModelSettings
-from runners.kernels.allocator import keep_freed_memory, large_tensors_apart
-from runners.kernels.cores import available_cores
+from runners.kernels.allocator import keep_freed_memory, separate_large_tensors
+from runners.kernels.cores import count_available_cores
 from runners.kernels.fallbacks import Fallbacks, Optimization, OptimizationFailed, attempt
-from runners.kernels.instructions import computes_int8
-from runners.kernels.packed import Tiled
-from runners.kernels.unpadded import without_padding
-from runners.kernels.weights import speed_up_weights
+from runners.kernels.instructions import supports_int8
+from runners.kernels.packed import TiledForm
+from runners.kernels.unpadded import install_unpadded
+from runners.kernels.weights import optimize_weights
 from runners.models.adapter import Adapter, read_adapter
-from runners.models.compiling import compiler_for
+from runners.models.compiling import start_compiler
 from runners.models.computed_weights import find_computed_weights
 from runners.models.custom_code import warn_of_unused_pipeline
 from runners.models.failures import make_load_error
@@ -40,7 +40,7 @@ from runners.storage.source import UnreachableError
 
 if TYPE_CHECKING:
     from runners.kernels.compiler import Compiler
-    from runners.kernels.encoder_layers import EncoderLayers
+    from runners.kernels.encoder_layers import EncoderProgram
     from runners.kernels.int8_kernels import Int8Kernels
     from runners.kernels.kernels import Kernels
 
@@ -77,7 +77,7 @@ class Pretrained:
     missing: Mapping[int, str]
     unpadded: bool = False
     kernels: Kernels | None = None
-    program: EncoderLayers | None = None
+    program: EncoderProgram | None = None
 
 
 def prepare_torch(settings: ModelSettings) -> None:
@@ -86,7 +86,7 @@ def prepare_torch(settings: ModelSettings) -> None:
     if not sys.stderr.isatty():
         # In a file a progress bar is one line of a hundred thousand characters.
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    torch.set_num_threads(settings.torch_threads or available_cores(settings.cpus))
+    torch.set_num_threads(settings.torch_threads or count_available_cores(settings.cpus))
     keep_freed_memory()
     # cuDNN plans its attention again for each new shape, which takes most of a batch's time in bfloat16 on an H200. The
     # other fused kernels are as fast and need no plan per shape.
@@ -126,14 +126,14 @@ def load_pretrained(
     # A failed optimization leaves the model unusable, so load it again without that optimization.
     while True:
         try:
-            with large_tensors_apart():
+            with separate_large_tensors():
                 return _load_optimized(
                     auto_class, checkpoint, settings, new_head, reads_batches, started_compiler, fallbacks
                 )
         except OptimizationFailed as error:
             failed, reason = error.optimization, error.reason
         # Outside of `except`, so that nothing of the failed attempt stays in memory.
-        assert failed not in fallbacks.failed, f"this is a bug: {failed.doing} has failed before"
+        assert failed not in fallbacks.failed, f"this is a bug: {failed.description} has failed before"
         fallbacks.report(failed, reason)
 
 
@@ -165,13 +165,13 @@ def _load_optimized(
     if Optimization.KERNELS not in fallbacks.failed:
         with attempt(Optimization.KERNELS):
             gpu = torch.cuda.is_available()
-            compiler = started_compiler or compiler_for(checkpoint, settings, reads_batches=reads_batches, gpu=gpu)
+            compiler = started_compiler or start_compiler(checkpoint, settings, reads_batches=reads_batches, gpu=gpu)
             # For batches, PyTorch's operations between the layers are as fast, because there are many rows.
             kernels = None if reads_batches else _make_kernels(loaded.model, compiler)
             tiled = _make_tiled(loaded.model, compiler)
             int8_kernels = _make_int8_kernels(compiler) if int8 else None
     rows = _BATCH_ROWS if reads_batches else _STEP_ROWS
-    speed_up_weights(loaded.model, rows=rows, int8=int8, kernels=kernels, tiled=tiled, int8_kernels=int8_kernels)
+    optimize_weights(loaded.model, rows=rows, int8=int8, kernels=kernels, tiled=tiled, int8_kernels=int8_kernels)
     release_mapped_files(loaded.model)
     # In bfloat16 the linear layers are PyTorch's, so a program is slower: 106 instead of 71 ms for 32 inputs of MiniLM.
     if not (unpadded and loaded.model.dtype == torch.float32):
@@ -185,7 +185,7 @@ def _remove_padding(model: PreTrainedModel, settings: ModelSettings, fallbacks: 
     free_to_choose = settings.acceleration and settings.attn_implementation is None
     if free_to_choose and model.device.type == "cpu" and Optimization.UNPADDED not in fallbacks.failed:
         with fallbacks.guard(Optimization.UNPADDED):
-            return without_padding(model)
+            return install_unpadded(model)
     return False
 
 
@@ -197,24 +197,24 @@ def _can_accelerate(model: PreTrainedModel, settings: ModelSettings) -> bool:
 def _make_kernels(model: PreTrainedModel, compiler: Compiler | None) -> Kernels | None:
     from runners.kernels.kernels import Kernels
 
-    return Kernels(model.dtype, compiler) if compiler is not None and Kernels.compute(model.dtype) else None
+    return Kernels(model.dtype, compiler) if compiler is not None and Kernels.supports(model.dtype) else None
 
 
-def _make_program(model: PreTrainedModel, compiler: Compiler | None) -> EncoderLayers | None:
-    from runners.kernels.encoder_layers import as_program
+def _make_program(model: PreTrainedModel, compiler: Compiler | None) -> EncoderProgram | None:
+    from runners.kernels.encoder_layers import install_program
 
     kernels = _make_kernels(model, compiler)
-    return as_program(model, kernels) if kernels is not None else None
+    return install_program(model, kernels) if kernels is not None else None
 
 
-def _make_tiled(model: PreTrainedModel, compiler: Compiler | None) -> Tiled | None:
+def _make_tiled(model: PreTrainedModel, compiler: Compiler | None) -> TiledForm | None:
     """Return kernels for float32 linear layers, if this CPU supports them."""
     if compiler is None or model.dtype != torch.float32:
         return None
     from runners.kernels.float32_kernels import Float32Kernels
-    from runners.kernels.host_cpu import computes_tiles
+    from runners.kernels.host_cpu import supports_tiles
 
-    return Tiled(Float32Kernels(compiler)) if computes_tiles() else None
+    return TiledForm(Float32Kernels(compiler)) if supports_tiles() else None
 
 
 def _make_int8_kernels(compiler: Compiler | None) -> Int8Kernels | None:
@@ -222,7 +222,7 @@ def _make_int8_kernels(compiler: Compiler | None) -> Int8Kernels | None:
         return None
     from runners.kernels.int8_kernels import Int8Kernels
 
-    return Int8Kernels(compiler) if Int8Kernels.compute() else None
+    return Int8Kernels(compiler) if Int8Kernels.is_supported() else None
 
 
 def _check_int8(model: PreTrainedModel, settings: ModelSettings) -> None:
@@ -230,7 +230,7 @@ def _check_int8(model: PreTrainedModel, settings: ModelSettings) -> None:
         raise LoadError(
             f"{settings.shown_uri}: QUANTIZATION=int8 is for CPUs; leave it out, or choose LOAD_IN_8BIT on a GPU."
         )
-    if not computes_int8():
+    if not supports_int8():
         raise LoadError(f"{settings.shown_uri}: QUANTIZATION=int8 needs a CPU with VNNI, and this one has none.")
     if _is_quantized(model):
         raise LoadError(f"{settings.shown_uri} is quantized already; leave out QUANTIZATION.")

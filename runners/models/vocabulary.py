@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from runners.kernels.embedding import embedding_rows
+from runners.kernels.embedding import count_embedding_rows
 
 
 def count_known_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the size of a model's input vocabulary: usually the rows of its embedding."""
-    rows = embedding_rows(model)
+    rows = count_embedding_rows(model)
     # Models on characters and bytes hash their ids, or have another kind of table.
     return rows if rows is not None else int(getattr(model.config, "vocab_size", None) or len(tokenizer))
 
@@ -24,7 +24,7 @@ def find_missing_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     Returns:
         Each token by its id, in the order of ids; empty for most models.
     """
-    rows = embedding_rows(model)
+    rows = count_embedding_rows(model)
     # Return early, because listing a large vocabulary takes a tenth of a second.
     if rows is None or max((len(tokenizer) - 1, *tokenizer.added_tokens_decoder)) < rows:
         return {}

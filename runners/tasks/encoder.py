@@ -124,7 +124,7 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
             finally:
                 if self.pretrained.program is not None:
                     # The measured batches are larger than those of requests.
-                    self.pretrained.program.forget()
+                    self.pretrained.program.free_memory()
 
         return PlanCache(self.settings.storage_cache).find_or_measure(BatchPlan, key, measure)
 

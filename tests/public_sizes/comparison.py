@@ -19,12 +19,12 @@ from hf_runtime.settings import ModelSettings
 from runners.engines.generate.continuous import ContinuousDecoder
 from runners.engines.rows import Row
 from runners.engines.runner import Runner
-from runners.kernels.host_cpu import computes_tiles
-from runners.kernels.instructions import computes_int8
+from runners.kernels.host_cpu import supports_tiles
+from runners.kernels.instructions import supports_int8
 from runners.kernels.int8 import Int8Linear
-from runners.kernels.layout import fill_registers
+from runners.kernels.layout import fits_registers
 from runners.kernels.packed import PackedLinear
-from runners.kernels.rounding import is_rounding
+from runners.kernels.rounding import is_within_rounding
 from runners.registry import create_runner
 from runners.tasks.encoder import EncoderRunner
 from tests.generators import generator_of, pretrained_of
@@ -116,7 +116,7 @@ def settings(model: PublicModel, folder: Path, mode: str) -> ModelSettings:
 
 def unable(mode: str) -> str | None:
     """Why this machine cannot serve a model so; None if it can."""
-    return "the CPU has no VNNI" if mode == "int8" and not computes_int8() else None
+    return "the CPU has no VNNI" if mode == "int8" and not supports_int8() else None
 
 
 # The model alone
@@ -284,13 +284,13 @@ class _Check:
             self._hold(not packed, "a layer is packed")
         if self._int8:
             self._hold(any(issubclass(kind, Int8Linear) for kind in kinds), "no layer is in eight bits")
-        if self._mode != "accelerated" or not computes_tiles():
+        if self._mode != "accelerated" or not supports_tiles():
             return
         self._hold(packed or not self._model.packs, "no layer is packed")
         kind, size = served.config.model_type, served.config.hidden_size // served.config.num_attention_heads
         if isinstance(runner, EncoderRunner):
             program = pretrained_of(runner).program is not None
-            self._hold(program or kind not in _IN_ONE or not fill_registers(size), "its layers are no program")
+            self._hold(program or kind not in _IN_ONE or not fits_registers(size), "its layers are no program")
         elif self._model.task == "text-generation":
             joins = isinstance(generator_of(runner).decoder, ContinuousDecoder)
             self._hold(joins or kind in _TOGETHER, "its sequences wait for one another")
@@ -441,7 +441,9 @@ class _Check:
         for ours, true in parts:
             off = _deviation(ours, true)
             self.deviation = max(self.deviation, off)
-            self._hold(is_rounding(ours, true, self._dtype, int8=self._int8), f"{what}: off by {off:.1e} of their size")
+            self._hold(
+                is_within_rounding(ours, true, self._dtype, int8=self._int8), f"{what}: off by {off:.1e} of their size"
+            )
 
     def _hold(self, right: bool, what: str) -> None:
         if not right:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runners.kernels.host_cpu import compiles_for
+from runners.kernels.host_cpu import has_feature
 from tests.public_sizes.avx2_only import environment
 from tests.public_sizes.checkpoint import make
 from tests.public_sizes.comparison import MODES, Expected, compare, expect, forget, unable
@@ -55,10 +55,13 @@ def test_a_model_answers_as_transformers_does(made: _Made, mode: str) -> None:
         forget()
 
 
-_CPU = "from runners.kernels import host_cpu, layout; print(host_cpu.name_and_features()[0], layout.ROWS, flush=True)"
+_CPU = (
+    "from runners.kernels import host_cpu, layout; "
+    "print(host_cpu.get_name_and_features()[0], layout.TILE_ROWS, flush=True)"
+)
 
 
-@pytest.mark.skipif(not compiles_for("avx2"), reason="the CPU has no AVX2")
+@pytest.mark.skipif(not has_feature("avx2"), reason="the CPU has no AVX2")
 def test_a_process_can_be_limited_to_avx2_with_those_that_it_starts() -> None:
     torch_too = "import torch; print(torch.backends.cpu.get_cpu_capability(), flush=True)"
     as_compiler = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {_CPU!r}], check=True)"
@@ -67,7 +70,7 @@ def test_a_process_can_be_limited_to_avx2_with_those_that_it_starts() -> None:
     assert done.stdout.split() == ["haswell", "4", "AVX2", "haswell", "4"]
 
 
-@pytest.mark.skipif(not compiles_for("avx512f"), reason="without AVX-512, all other tests compute so")
+@pytest.mark.skipif(not has_feature("avx512f"), reason="without AVX-512, all other tests compute so")
 def test_models_answer_as_transformers_does_with_avx2_alone() -> None:
     tests = [
         f"{Path(__file__)}::{test_a_model_answers_as_transformers_does.__name__}[{model.hub_id}-accelerated]"

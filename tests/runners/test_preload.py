@@ -15,7 +15,7 @@ from hf_runtime.contract.errors import LoadError
 from hf_runtime.contract.tasks import GENERATIVE_TASKS, TASKS
 from hf_runtime.settings import ModelSettings, Task
 from runners import preload
-from runners.kernels.host_cpu import computes_tiles
+from runners.kernels.host_cpu import supports_tiles
 from runners.preload import preload_model
 from runners.registry import create_runner
 from runners.tasks.generation import GenerationRunner
@@ -32,7 +32,7 @@ def _bert(folder: Path) -> Path:
     return save(folder, BertModel, bert_config(tokenizer, hidden_size=64, num_attention_heads=4), tokenizer)
 
 
-@pytest.mark.skipif(not computes_tiles(), reason="this CPU has no AVX2")
+@pytest.mark.skipif(not supports_tiles(), reason="this CPU has no AVX2")
 @pytest.mark.parametrize(("make", "task"), [(_bert, "feature-extraction"), (llama_model, "text-generation")])
 def test_all_that_a_model_computes_with_is_compiled_before_it_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Path], task: Task

@@ -31,14 +31,14 @@ from runners.engines.rows import BatchLimits, Parallelism
 from runners.engines.runner import Runner
 from runners.kernels import CompileError, linear
 from runners.kernels.fallbacks import Optimization
-from runners.kernels.host_cpu import computes_tiles
-from runners.kernels.instructions import computes_int8
+from runners.kernels.host_cpu import supports_tiles
+from runners.kernels.instructions import supports_int8
 from runners.kernels.packed import OneDnnLinear, TiledLinear
 from runners.start import start_runner
 from tests.generators import pretrained_of
 from tests.tiny import CORPUS, bert_config, byte_level_tokenizer, save, wordpiece_tokenizer
 
-pytestmark = pytest.mark.skipif(not computes_tiles(), reason="this CPU has no AVX2")
+pytestmark = pytest.mark.skipif(not supports_tiles(), reason="this CPU has no AVX2")
 
 _MASKED = [text.replace("the", "[MASK]", 1) for text in CORPUS if "the" in text]
 _NEW = 8
@@ -88,7 +88,7 @@ def _generating(folder: Path, task: str, auto_class: Any) -> _Model:
 @pytest.fixture(autouse=True)
 def _tiles_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also for models so small, on any processor; without kernels, another form does."""
-    monkeypatch.setattr(linear, "_fastest_form", lambda _, __, tiled: tiled or OneDnnLinear)
+    monkeypatch.setattr(linear, "_pick_fastest_form", lambda _, __, tiled: tiled or OneDnnLinear)
 
 
 @pytest.fixture(scope="module")
@@ -151,30 +151,30 @@ def _fuses_wrongly(patch: pytest.MonkeyPatch) -> None:
     from runners.kernels.fused import FusedNorm
 
     patch.setattr(FusedNorm, "__call__", _wrong(FusedNorm.__call__))
-    patch.setattr("runners.kernels.fused._same", lambda *_: True)
+    patch.setattr("runners.kernels.fused._compute_same", lambda *_: True)
 
 
 def _generates_wrong_logits(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("runners.engines.generate.incremental_model.on_one_gpu", lambda _: True)
+    patch.setattr("runners.engines.generate.incremental_model.is_on_one_gpu", lambda _: True)
     wrong = SimpleNamespace(compute=lambda step, wanted: torch.zeros(len(wanted), 10_000))
     patch.setattr("runners.engines.generate.incremental_model.StepGraphs", lambda *_, **__: wrong)
 
 
 def _captures_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("runners.engines.generate.incremental_model.on_one_gpu", lambda _: True)
+    patch.setattr("runners.engines.generate.incremental_model.is_on_one_gpu", lambda _: True)
     patch.setattr("runners.engines.generate.incremental_model.StepGraphs", _raise)
 
 
 def _program_raises(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("runners.kernels.encoder_layers.EncoderLayers._write", _raise)
+    patch.setattr("runners.kernels.encoder_layers.EncoderProgram._allocate_program", _raise)
     patch.setattr("runners.engines.generate.fused_layers.FusedLayers._build_program", _raise)
 
 
 def _program_computes_wrongly(patch: pytest.MonkeyPatch) -> None:
     from runners.engines.generate.fused_layers import FusedLayers
-    from runners.kernels.encoder_layers import EncoderLayers
+    from runners.kernels.encoder_layers import EncoderProgram
 
-    patch.setattr(EncoderLayers, "_first", _wrong(EncoderLayers._first))
+    patch.setattr(EncoderProgram, "_compute_all_layers", _wrong(EncoderProgram._compute_all_layers))
     patch.setattr(FusedLayers, "_compute_layers", _wrong(FusedLayers._compute_layers))
 
 
@@ -189,13 +189,13 @@ def _attention_kernels(fault: Callable[..., Any]) -> Patch:
 
 def _graphs_of_the_encoder_raise(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("runners.tasks.fill_mask.FillMaskRunner.supports_cuda_graphs", True)
-    patch.setattr("runners.models.padded_model.batch_graphs", _raise)
+    patch.setattr("runners.models.padded_model.capture_batch_graphs", _raise)
 
 
 def _merges_wrongly(patch: pytest.MonkeyPatch) -> None:
     from runners.kernels.merged import MergedLinear
 
-    patch.setattr(MergedLinear, "part", _wrong(MergedLinear.part))
+    patch.setattr(MergedLinear, "compute_part", _wrong(MergedLinear.compute_part))
 
 
 def _quantizes_wrongly(patch: pytest.MonkeyPatch) -> None:
@@ -228,14 +228,17 @@ _FAULTS: list[tuple[str, str, str, Patch]] = [
         fault
         for model in ("encoder", "decoder", "seq2seq")
         for fault in (
-            ("kernels", model, "is not compiled", _replaces("runners.kernels.compiler.Compiler.kernel", _no_compiler)),
-            ("kernels", model, "raises", _raises("runners.models.pretrained.compiler_for")),
-            ("trial", model, "raises", _raises("runners.kernels.weights._output")),
-            ("merge", model, "raises", _raises("runners.kernels.weights.merge")),
+            (
+                "kernels", model, "is not compiled",
+                _replaces("runners.kernels.compiler.Compiler.get_kernel", _no_compiler),
+            ),
+            ("kernels", model, "raises", _raises("runners.models.pretrained.start_compiler")),
+            ("trial", model, "raises", _raises("runners.kernels.weights._compute_trial_output")),
+            ("merge", model, "raises", _raises("runners.kernels.weights.merge_layers")),
             ("merge", model, "is wrong", _merges_wrongly),
-            ("pack", model, "raises", _raises("runners.kernels.weights.pack")),
-            ("pack", model, "raises while forms are tried", _raises("runners.kernels.weights.forms_to_pack")),
-            ("pack", model, "raises in panels", _raises("runners.kernels.packed.in_panels")),
+            ("pack", model, "raises", _raises("runners.kernels.weights.pack_layers")),
+            ("pack", model, "raises while forms are tried", _raises("runners.kernels.weights.choose_forms")),
+            ("pack", model, "raises in panels", _raises("runners.kernels.packed.pack_panels")),
             ("pack", model, "is wrong", _packs_wrongly),
             ("all", model, "raises", _steps_raise_with_optimizations),
         )
@@ -244,12 +247,15 @@ _FAULTS: list[tuple[str, str, str, Patch]] = [
         fault
         for model in ("decoder", "seq2seq")
         for fault in (
-            ("fuse", model, "raises", _raises("runners.kernels.weights.fuse")),
+            ("fuse", model, "raises", _raises("runners.kernels.weights.fuse_modules")),
             ("fuse", model, "is wrong", _fuses_wrongly),
         )
     ),
-    ("unpadded", "encoder", "raises", _raises("runners.kernels.unpadded._attend")),
-    ("unpadded", "encoder", "is wrong", _replaces("runners.kernels.unpadded._attend", lambda q, k, v, *_: v + 1)),
+    ("unpadded", "encoder", "raises", _raises("runners.kernels.unpadded._attend_sequences")),
+    (
+        "unpadded", "encoder", "is wrong",
+        _replaces("runners.kernels.unpadded._attend_sequences", lambda q, k, v, *_: v + 1),
+    ),
     *(
         ("program", model, how, patch)
         for model in ("encoder", "decoder")
@@ -313,15 +319,15 @@ def test_what_fails_is_left_out_with_a_warning_and_answers_stay_those_of_transfo
     also = [Optimization.ATTENTION] if optimization is Optimization.CONTINUOUS else []
     assert runner.fallbacks.failed == [*also, optimization]
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    said = f"tested: {optimization.doing} failed, so {optimization.lost}: "
+    said = f"tested: {optimization.description} failed, so {optimization.consequence}: "
     assert sum(text.startswith(said) for text in warnings) == 1
     assert not any("\n" in text for text in warnings)
     _check(runner, model)
 
 
-@pytest.mark.skipif(not computes_int8(), reason="this CPU has no VNNI")
+@pytest.mark.skipif(not supports_int8(), reason="this CPU has no VNNI")
 @pytest.mark.parametrize(
-    "patch", [_raises("runners.kernels.weights.quantize"), _quantizes_wrongly], ids=["raises", "wrong"]
+    "patch", [_raises("runners.kernels.weights.quantize_layers"), _quantizes_wrongly], ids=["raises", "wrong"]
 )
 @pytest.mark.parametrize("name", ["encoder", "decoder", "seq2seq"])
 def test_a_model_that_int8_fails_on_is_served_in_full_precision(

@@ -82,7 +82,7 @@ class BatchEngine:
         self._runner = runner
         self._observer = observer or EngineObserver()
         self._intake = Intake(runner, max_queue_size, self._observer)
-        self._workers = WorkerPool(compute, runner.parallelism, runner.use_threads)
+        self._workers = WorkerPool(compute, runner.parallelism, runner.set_thread_count)
         self._nan_monitor = NanMonitor(runner.settings.name, self._observer)
         self._waiting: list[_WaitingRow] = []
         self._has_waiting = asyncio.Event()

@@ -23,13 +23,13 @@ class Worker:
         index: position in the pool, from 0.
         threads: threads to compute the batch with; None keeps the current number.
         executor: the thread that calls `forward`.
-        use_threads: sets the number of threads of the calling thread.
+        set_thread_count: sets the number of threads of the calling thread.
     """
 
     index: int
     threads: int | None
     executor: ThreadPoolExecutor
-    use_threads: Callable[[int], None]
+    set_thread_count: Callable[[int], None]
 
     async def run(self, compute: Callable[[ArgumentT], ResultT], batch: ArgumentT) -> ResultT:
         """Compute a batch in the worker's thread."""
@@ -37,7 +37,7 @@ class Worker:
 
     def _run(self, compute: Callable[[ArgumentT], ResultT], batch: ArgumentT) -> ResultT:
         if self.threads is not None:
-            self.use_threads(self.threads)
+            self.set_thread_count(self.threads)
         return compute(batch)
 
 
@@ -48,15 +48,17 @@ class WorkerPool:
         first: thread of the first worker. Only this worker ever uses several threads. Libraries keep a thread pool per
             calling thread, and when there are more threads than cores, they sleep while they wait for each other.
         parallelism: number of workers and their threads.
-        use_threads: sets the number of threads for computations that the calling thread starts.
+        set_thread_count: sets the number of threads for computations that the calling thread starts.
     """
 
-    def __init__(self, first: ThreadPoolExecutor, parallelism: Parallelism, use_threads: Callable[[int], None]) -> None:
+    def __init__(
+        self, first: ThreadPoolExecutor, parallelism: Parallelism, set_thread_count: Callable[[int], None]
+    ) -> None:
         others = [ThreadPoolExecutor(1, f"compute-{index}") for index in range(1, parallelism.workers)]
         self.size = parallelism.workers
         self._executors = [first, *others]
         self._parallelism = parallelism
-        self._use_threads = use_threads
+        self._set_thread_count = set_thread_count
         threads_alone = parallelism.threads_alone
         self._thread_choice = ThreadChoice(threads_alone) if threads_alone is not None else None
         self._only_busy: Worker | None = None
@@ -86,7 +88,7 @@ class WorkerPool:
             self._has_idle.clear()
         choice = self._thread_choice if alone else None
         threads = choice.choose() if choice is not None else self._parallelism.threads
-        worker = Worker(index, threads, self._executors[index], self._use_threads)
+        worker = Worker(index, threads, self._executors[index], self._set_thread_count)
         self._only_busy = worker if alone else None
         return worker
 

@@ -14,7 +14,7 @@ import torch
 from runners.engines.calibration.choice import Measurement, choose_measurement, choose_threads_alone
 from runners.engines.calibration.stopwatch import Stopwatch, watch_cpu_share
 from runners.engines.rows import BatchLimits, Parallelism, Row
-from runners.kernels.cores import available_cores, use_threads
+from runners.kernels.cores import count_available_cores, set_thread_count
 from runners.kernels.fallbacks import Fallbacks, Optimization
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def worker_options(threads: int | None, cpus: float | None) -> list[tuple[int, i
         threads: threads of the runner; None for those of its cores.
         cpus: cores that it may use; None for all.
     """
-    cores = threads or available_cores(cpus)
+    cores = threads or count_available_cores(cpus)
     return [(cores, 1), (1, cores)] if cores > 1 else [(1, 1)]
 
 
@@ -162,7 +162,7 @@ def _make_row(example: Row[Mapping[str, list[int]]], length: int) -> Row[dict[st
 
 def _compute(forward: Callable[[Sequence[Row[Any]]], Any], batch: Sequence[Row[Any]], threads: int | None) -> None:
     if threads is not None:
-        use_threads(threads)
+        set_thread_count(threads)
     try:
         forward(batch)
     except torch.OutOfMemoryError as error:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from hf_runtime.atomic_write import write_atomically
 from hf_runtime.settings import ModelSettings
 from hf_runtime.version import __version__
-from runners.kernels.cores import cpu_name
+from runners.kernels.cores import read_cpu_name
 
 logger = logging.getLogger(__name__)
 
@@ -103,4 +103,4 @@ def _processor() -> str:
     """Return the name of the GPU or the CPU."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return cpu_name()
+    return read_cpu_name()

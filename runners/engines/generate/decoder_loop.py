@@ -20,7 +20,7 @@ from runners.engines.generate.sequence import SequenceState
 from runners.engines.generation_request import GenerationRequest
 from runners.engines.generator import SequenceUpdate, TokenEngine
 from runners.engines.nan_monitor import NanMonitor
-from runners.kernels.cores import use_threads
+from runners.kernels.cores import set_thread_count
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class DecoderLoop(TokenEngine):
             self._decoder.step()
             return
         threads, started, self._step_tokens = self._threads.choose(), monotonic(), 0
-        use_threads(threads)
+        set_thread_count(threads)
         self._decoder.step()
         self._threads.learn(threads, self._step_tokens, monotonic() - started)
 

@@ -17,12 +17,12 @@ from torch import nn
 from runners.engines.generate.cache import LayerShape
 from runners.engines.generate.step import LARGE as LARGE_ATTENTION
 from runners.engines.generate.step import Step
-from runners.kernels.fused import MOST_ROWS, FusedGate, FusedNorm
+from runners.kernels.fused import MAX_ROWS, FusedGate, FusedNorm
 from runners.kernels.kernels import Kernels
 from runners.kernels.merged import LinearPart
-from runners.kernels.parallel import bits
-from runners.kernels.program import ROWS, Element, Given, KernelCall, Numbers, Program, ProgramRunner
-from runners.kernels.writer import Forwards, Part, Writer, one_for_all
+from runners.kernels.parallel import encode_float
+from runners.kernels.program import ROW_COUNT, IntArray, KernelCall, Program, ProgramRunner, RunElement, RunValue
+from runners.kernels.program_builder import Forwards, Part, ProgramBuilder, build_forwards
 
 _CHILDREN = {"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"}
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -61,24 +61,24 @@ class FusedLayers:
         self._layers, self._specs, self._kernels = layers, specs, kernels
         self._key_heads, self._size, self._value_size = shape.heads, shape.key_size, shape.value_size
         self._heads = specs[0][0]
-        self._writer = Writer(kernels, MOST_ROWS)
+        self._builder = ProgramBuilder(kernels, MAX_ROWS)
         self._runner = ProgramRunner(kernels.compiler)
         self._programs: dict[_StepShape, Program] = {}
         width = len(layers[0].input_layernorm.forward.factors)
         self._hidden, self._sums, self._normed = (
-            self._writer.rows(name, width) for name in ("hidden", "sums", "normed")
+            self._builder.get_rows(name, width) for name in ("hidden", "sums", "normed")
         )
         heads = self._heads + self._key_heads
-        self._rotated = self._writer.rows("rotated", heads * self._size)
-        self._attended = self._writer.rows("attended", self._heads * self._value_size)
-        self._projected = self._writer.rows("projected", heads * self._size + self._key_heads * self._value_size)
-        self._prefill_kernel = kernels.texts(self._size, self._value_size)
+        self._rotated = self._builder.get_rows("rotated", heads * self._size)
+        self._attended = self._builder.get_rows("attended", self._heads * self._value_size)
+        self._projected = self._builder.get_rows("projected", heads * self._size + self._key_heads * self._value_size)
+        self._prefill_kernel = kernels.get_sequence_attention(self._size, self._value_size)
         self._result: torch.Tensor | None = None
         self._angles: Any = None
 
     def forwards(self) -> Forwards:
         """Return a new `forward` for each layer."""
-        return one_for_all(self._layers, self._run_first, self._pass_through)
+        return build_forwards(self._layers, self._run_first, self._pass_through)
 
     def _run_first(
         self,
@@ -110,7 +110,7 @@ class FusedLayers:
         tensors = hidden_states, *angles
         return (
             len(hidden_states) == 1
-            and hidden_states.shape[1] <= MOST_ROWS
+            and hidden_states.shape[1] <= MAX_ROWS
             and all(angle.shape == shape for angle in angles)
             and all(tensor.dtype == self._kernels.dtype and tensor.is_contiguous() for tensor in tensors)
         )
@@ -131,10 +131,10 @@ class FusedLayers:
         program.run(tokens, self._make_arguments(angles, step), step)
         return torch.add(self._hidden[:tokens], self._sums[:tokens])[None]
 
-    def _make_arguments(self, angles: tuple[torch.Tensor, torch.Tensor], step: Step) -> dict[Hashable, int | Numbers]:
+    def _make_arguments(self, angles: tuple[torch.Tensor, torch.Tensor], step: Step) -> dict[Hashable, int | IntArray]:
         """Return the arguments of the program for one step, by name."""
         cos, sin = angles
-        arguments: dict[Hashable, int | Numbers] = {"cos": cos.data_ptr(), "sin": sin.data_ptr()}
+        arguments: dict[Hashable, int | IntArray] = {"cos": cos.data_ptr(), "sin": sin.data_ptr()}
         for number, write in enumerate(step.cache_writes):
             arguments |= {
                 ("stored tokens", number): len(write.tokens),
@@ -177,7 +177,7 @@ class FusedLayers:
             parts.append(self._add_norm_call(norm, self._sums, self._hidden) if number else self._norm_call(norm))
             parts += self._projection_calls(layer.self_attn)
             parts += self._attention_calls(shape, number)
-            parts += self._writer.linear(layer.self_attn.o_proj, self._attended, self._sums)
+            parts += self._builder.build_linear(layer.self_attn.o_proj, self._attended, self._sums)
             parts.append(self._add_norm_call(layer.post_attention_layernorm.forward, self._hidden, self._sums))
             parts += self._feed_forward_calls(layer.mlp)
         return Program(parts, self._runner)
@@ -185,13 +185,15 @@ class FusedLayers:
     def _norm_call(self, norm: FusedNorm) -> KernelCall:
         width = len(norm.factors)
         arguments = self._hidden.data_ptr(), norm.factors.data_ptr(), self._normed.data_ptr(), 1, width, width, width
-        return KernelCall(self._kernels.rms_norm, ROWS, (*arguments, norm.eps), self._writer.large(width))
+        return KernelCall(
+            self._kernels.rms_norm, ROW_COUNT, (*arguments, norm.eps), self._builder.build_large_flag(width)
+        )
 
     def _add_norm_call(self, norm: FusedNorm, more: torch.Tensor, sums: torch.Tensor) -> KernelCall:
         """Add `more` to `sums` in place, and normalize the sum as the next input."""
         width = len(norm.factors)
         arguments = more.data_ptr(), sums.data_ptr(), norm.factors.data_ptr(), self._normed.data_ptr(), width, norm.eps
-        return KernelCall(self._kernels.add_rms_norm, ROWS, arguments, self._writer.large(width))
+        return KernelCall(self._kernels.add_rms_norm, ROW_COUNT, arguments, self._builder.build_large_flag(width))
 
     def _projection_calls(self, attention: Any) -> list[Part]:
         """Project queries, keys and values, and apply rotary embeddings.
@@ -199,20 +201,27 @@ class FusedLayers:
         Heads are normalized where the model does that.
         """
         heads, key_heads, size = self._heads, self._key_heads, self._size
-        parts = self._writer.linear(attention.q_proj.merged.linear, self._normed, self._projected)
+        parts = self._builder.build_linear(attention.q_proj.merged.linear, self._normed, self._projected)
         stride = self._projected.shape[1]
         for name, start, number in (("q_norm", 0, heads), ("k_norm", heads, key_heads)):
             norm: FusedNorm | None = vars(getattr(attention, name, None) or nn.Identity()).get("forward")
             if norm is not None:
                 address = self._projected.data_ptr() + start * size * self._projected.itemsize
                 arguments = address, norm.factors.data_ptr(), address, number, size, stride, stride, norm.eps
-                parts.append(KernelCall(self._kernels.rms_norm, ROWS, arguments, self._writer.large(number * size)))
+                parts.append(
+                    KernelCall(
+                        self._kernels.rms_norm, ROW_COUNT, arguments, self._builder.build_large_flag(number * size)
+                    )
+                )
         both = heads + key_heads
         rotated = (
-            self._projected.data_ptr(), Given("cos"), Given("sin"), self._rotated.data_ptr(),
+            self._projected.data_ptr(), RunValue("cos"), RunValue("sin"), self._rotated.data_ptr(),
             both, size, stride, both * size,
         )  # fmt: skip
-        return [*parts, KernelCall(self._kernels.rotate, ROWS, rotated, self._writer.large(both * size))]
+        return [
+            *parts,
+            KernelCall(self._kernels.rotate, ROW_COUNT, rotated, self._builder.build_large_flag(both * size)),
+        ]
 
     def _attention_calls(self, shape: _StepShape, layer: int) -> list[Part]:
         """Store keys and values, and compute attention."""
@@ -225,31 +234,38 @@ class FusedLayers:
         for number in range(shape.slabs):
             for name, rows, start, width in stored:
                 write = (
-                    rows.data_ptr() + start * rows.itemsize, Element((name, number), layer),
-                    Given(("stored indices", number)), Given(("stored rows", number)), width, rows.shape[1],
+                    rows.data_ptr() + start * rows.itemsize, RunElement((name, number), layer),
+                    RunValue(("stored indices", number)), RunValue(("stored rows", number)), width, rows.shape[1],
                 )  # fmt: skip
                 parts.append(
-                    KernelCall(self._kernels.keep, Given(("stored tokens", number)), write, self._writer.large(width))
+                    KernelCall(
+                        self._kernels.copy_to_slots,
+                        RunValue(("stored tokens", number)),
+                        write,
+                        self._builder.build_large_flag(width),
+                    )
                 )
         _, scale, window = self._specs[layer]
         for number in range(shape.groups):
             decode = (
-                Given(("queries", number)), Element(("keys", number), layer), Element(("values", number), layer),
-                Given(("attended", number)), Given(("indices", number)), Given(("positions", number)),
-                Given(("capacity", number)), key_heads, Given(("heads per unit", number)), rotated.shape[1],
-                window or 0, bits(scale),
+                RunValue(("queries", number)),
+                RunElement(("keys", number), layer), RunElement(("values", number), layer),
+                RunValue(("attended", number)), RunValue(("indices", number)), RunValue(("positions", number)),
+                RunValue(("capacity", number)), key_heads, RunValue(("heads per unit", number)), rotated.shape[1],
+                window or 0, encode_float(scale),
             )  # fmt: skip
-            kernel = self._kernels.attend(size, value_size, heads // key_heads)
-            parts.append(KernelCall(kernel, Given(("units", number)), decode, Given(("large", number))))
+            kernel = self._kernels.get_decode_attention(size, value_size, heads // key_heads)
+            parts.append(KernelCall(kernel, RunValue(("units", number)), decode, RunValue(("large", number))))
         for number in range(shape.short):
             assert self._prefill_kernel is not None
             prefill = (
                 rotated.data_ptr(),
-                Element(("prefill keys", number), layer), Element(("prefill values", number), layer),
-                self._attended.data_ptr(), Given(("descriptors", number)), heads, heads // key_heads, rotated.shape[1],
-                key_heads * size, key_heads * value_size, heads * value_size, window or 0, bits(scale),
+                RunElement(("prefill keys", number), layer), RunElement(("prefill values", number), layer),
+                self._attended.data_ptr(), RunValue(("descriptors", number)), heads, heads // key_heads,
+                rotated.shape[1], key_heads * size, key_heads * value_size, heads * value_size, window or 0,
+                encode_float(scale),
             )  # fmt: skip
-            parts.append(KernelCall(self._prefill_kernel, Given(("chunks", number)), prefill))
+            parts.append(KernelCall(self._prefill_kernel, RunValue(("chunks", number)), prefill))
         return [*parts, partial(self._attend_by_pytorch, layer)] if shape.by_pytorch else parts
 
     def _attend_by_pytorch(self, layer: int, tokens: int, step: Step) -> None:
@@ -262,17 +278,17 @@ class FusedLayers:
 
     def _feed_forward_calls(self, mlp: Any) -> list[Part]:
         gate = mlp.forward
-        if not isinstance(gate, FusedGate) or gate.both is None:
-            return [self._writer.python(mlp, self._normed, self._hidden)]
-        both: Any = gate.both
+        if not isinstance(gate, FusedGate) or gate.merged is None:
+            return [self._builder.build_python_call(mlp, self._normed, self._hidden)]
+        both: Any = gate.merged
         size = both.out_features // 2
-        gates, gated = self._writer.rows("gates", 2 * size), self._writer.rows("gated", size)
+        gates, gated = self._builder.get_rows("gates", 2 * size), self._builder.get_rows("gated", size)
         first, second = gates.data_ptr(), gates.data_ptr() + size * gates.itemsize
         arguments = first, second, gated.data_ptr(), size, 2 * size, *gate.factors
         return [
-            *self._writer.linear(both, self._normed, gates),
-            KernelCall(gate.kernel, ROWS, arguments, self._writer.large(size)),
-            *self._writer.linear(gate.down, gated, self._hidden),
+            *self._builder.build_linear(both, self._normed, gates),
+            KernelCall(gate.kernel, ROW_COUNT, arguments, self._builder.build_large_flag(size)),
+            *self._builder.build_linear(gate.down, gated, self._hidden),
         ]
 
 

@@ -15,10 +15,10 @@ from runners.engines.generate.cache import CacheSlot, KVCache, LayerShape
 from runners.engines.generate.model import GenerationModel
 from runners.engines.generate.step import Step
 from runners.engines.generate.step_graphs import SIZES, StepGraphs
-from runners.kernels.capture import on_one_gpu
+from runners.kernels.capture import is_on_one_gpu
 from runners.kernels.fallbacks import DifferentResults, Fallbacks, Optimization
 from runners.kernels.int8 import has_int8_layers
-from runners.kernels.rounding import is_rounding
+from runners.kernels.rounding import is_within_rounding
 
 if TYPE_CHECKING:
     from runners.kernels.kernels import Kernels
@@ -80,7 +80,7 @@ class IncrementalModel:
             except BaseException:
                 self._model.set_attn_implementation(previous)
                 raise
-            if graphs and on_one_gpu(self._model):
+            if graphs and is_on_one_gpu(self._model):
                 self._use_graphs(max_logits, prompts, expected)
 
     @property
@@ -130,7 +130,7 @@ class IncrementalModel:
             return
         # Imported here because these modules need the kernel compiler.
         from runners.engines.generate.fused_layers import fused_layers
-        from runners.kernels.writer import install_if_equivalent
+        from runners.kernels.program_builder import install_if_equivalent
 
         with self._fallbacks.guard(Optimization.PROGRAM):
             found = fused_layers(self._model, self.layers, self._specs, self._kernels)
@@ -184,5 +184,5 @@ class IncrementalModel:
         for slot, tokens in [*decoding, *prefill]:
             slot.length += 1 if isinstance(tokens, int) else len(tokens)
             expected_rows.append(expected[slot.index][slot.length - 1])
-        if not is_rounding(list(logits), expected_rows, self._model.dtype, int8=self._int8):
+        if not is_within_rounding(list(logits), expected_rows, self._model.dtype, int8=self._int8):
             raise DifferentResults

@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from runners.engines.generate.cache import CacheSlot, Slab
-from runners.kernels.parallel import bits
+from runners.kernels.parallel import encode_float
 
 if TYPE_CHECKING:
     from runners.kernels.kernels import Kernels
@@ -242,7 +242,7 @@ class Step:
         keys, values = write.slab.keys[layer], write.slab.values[layer]
         if self._kernels is not None and self._fits(key) and self._fits(value):
             for new, stored in ((key, keys), (value, values)):
-                self._kernels.keep(
+                self._kernels.copy_to_slots(
                     len(write.tokens),
                     new.data_ptr(), stored.data_ptr(), write.tokens.data_ptr(), write.rows.data_ptr(),
                     new.shape[1] * new.shape[2], new.stride(0), large=False,
@@ -267,12 +267,12 @@ class Step:
         key_heads, value_size = keys.shape[2], values.shape[-1]
         units, heads_per_unit = group.split_units(key_heads)
         stride = query.stride(0)
-        self._kernels.attend(size, value_size, heads // key_heads)(
+        self._kernels.get_decode_attention(size, value_size, heads // key_heads)(
             units,
             query.data_ptr() + first * stride * query.itemsize, keys.data_ptr(), values.data_ptr(),
             out.data_ptr() + first * heads * value_size * out.itemsize,
             group.indices.data_ptr(), group.positions.data_ptr(), group.slab.capacity,
-            key_heads, heads_per_unit, stride, window or 0, bits(scale),
+            key_heads, heads_per_unit, stride, window or 0, encode_float(scale),
             large=group.attended_tokens * heads * size >= LARGE,
         )  # fmt: skip
         return True
@@ -285,14 +285,14 @@ class Step:
             return False
         keys, values = group.slab.keys[layer], group.slab.values[layer]
         heads, (key_heads, size), value_size = query.shape[1], keys.shape[2:], values.shape[-1]
-        kernel = self._kernels.texts(size, value_size)
+        kernel = self._kernels.get_sequence_attention(size, value_size)
         if kernel is None:
             return False
         kernel(
             len(group.descriptors) * heads,
             query.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(), group.descriptors.data_ptr(),
             heads, heads // key_heads, query.stride(0), key_heads * size, key_heads * value_size, heads * value_size,
-            window or 0, bits(scale),
+            window or 0, encode_float(scale),
         )  # fmt: skip
         return True
 

@@ -17,7 +17,7 @@ import torch
 
 from runners.engines.generate.attention import Attention
 from runners.engines.generate.step import Step
-from runners.kernels.capture import Buffers, Recorder, capturing
+from runners.kernels.capture import Buffers, Recorder, prepare_capture
 
 #: Tokens of the captured steps; smaller steps are padded to the next size. Larger steps keep the GPU busy anyway.
 SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
@@ -49,7 +49,7 @@ class StepGraphs:
         self._max_logits = wanted
         self._buffers = Buffers(device)
         self._graphs: dict[int, _Graph] = {}
-        with capturing(device) as pool:
+        with prepare_capture(device) as pool:
             # The largest first, so that the smaller ones reuse its memory.
             for size in reversed(self._sizes):
                 inputs = self._input_buffers(size)
@@ -126,7 +126,7 @@ class _SegmentRecorder:
 
     def _copy_to_buffer(self, name: str, states: torch.Tensor) -> torch.Tensor:
         """Copy a tensor of shape (heads, tokens, size) to a buffer of shape (tokens, heads, size)."""
-        return self._buffers.keep((name, states.shape[0], states.shape[2]), states.transpose(0, 1))
+        return self._buffers.store((name, states.shape[0], states.shape[2]), states.transpose(0, 1))
 
 
 class _Graph:
@@ -148,6 +148,6 @@ class _Graph:
 def _capture_graph(forward: Forward, inputs: _Inputs, buffers: Buffers, pool: Any) -> _Graph:
     with Recorder(pool) as recorder:
         segments = _SegmentRecorder(buffers, recorder)
-        logits = buffers.keep("logits", forward(segments, *inputs))
+        logits = buffers.store("logits", forward(segments, *inputs))
         segments.graphs.append(recorder.end())
     return _Graph(segments, logits)

@@ -19,7 +19,7 @@ from runners.engines.generate.sequence import SequenceState
 from runners.engines.generation_request import GenerationRequest, SequenceOutput
 from runners.engines.generator import Generator
 from runners.engines.runner import ExecutionPlan
-from runners.kernels.cores import available_cores
+from runners.kernels.cores import count_available_cores
 from runners.kernels.fallbacks import Fallbacks
 from runners.models.lengths import find_output_limit
 from runners.models.pretrained import Pretrained, load_pretrained
@@ -79,7 +79,7 @@ class TransformersGenerator(Generator):
         """Threads of one step; None leaves the number to the library."""
         if self.model.device.type != "cpu" or not self._settings.acceleration:
             return None
-        return self._settings.torch_threads or available_cores(self._settings.cpus)
+        return self._settings.torch_threads or count_available_cores(self._settings.cpus)
 
     def min_new_tokens(self, prompt_length: int) -> int:
         """As `Generator`."""

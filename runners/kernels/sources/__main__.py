@@ -15,8 +15,8 @@ import msgspec
 from llvmlite import binding
 from numba import njit, types
 
-from runners.kernels.host_cpu import name_and_features
-from runners.kernels.layout import ENTRY
+from runners.kernels.host_cpu import get_name_and_features
+from runners.kernels.layout import ENTRY_NAME
 from runners.kernels.sources.language import OPTIONS, Kernel
 
 #: External functions that a kernel may call.
@@ -49,10 +49,10 @@ def compile_kernel(name: str, parameters: list[Any], machine: binding.TargetMach
     signature = types.void(types.CPointer(types.int64))
     compiled = njit(signature, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(kernel)
     [[argument_types, overload]] = compiled.overloads.items()
-    entry = _ENTRY.format(entry=ENTRY, name=overload.fndesc.llvm_func_name)
+    entry = _ENTRY.format(entry=ENTRY_NAME, name=overload.fndesc.llvm_func_name)
     module = binding.parse_assembly(compiled.inspect_llvm(argument_types) + entry)
     for function in module.functions:
-        if not function.is_declaration and function.name != ENTRY:
+        if not function.is_declaration and function.name != ENTRY_NAME:
             function.linkage = binding.Linkage.internal
     passes = binding.create_new_module_pass_manager()
     passes.add_global_dead_code_eliminate_pass()
@@ -68,7 +68,7 @@ def main() -> None:
     """Compile the kernels that standard input names."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
-    cpu, features = name_and_features()
+    cpu, features = get_name_and_features()
     machine = binding.Target.from_default_triple().create_target_machine(cpu=cpu, features=features, opt=3, jit=True)
     codes = [compile_kernel(name, parameters, machine) for name, parameters in json.load(sys.stdin)]
     sys.stdout.buffer.write(msgspec.msgpack.encode(codes))

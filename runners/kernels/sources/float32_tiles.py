@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from runners.kernels.layout import GROUP, PANEL_STEP, PANELS, ROWS
+from runners.kernels.layout import GROUP_PANELS, PANEL_STEP_BYTES, TILE_PANELS, TILE_ROWS
 from runners.kernels.sources.language import Code, declare_function, take_unit
 from runners.kernels.sources.prefetch import choose_prefetch, locate_unit, take_following_unit
 from runners.kernels.sources.tile_builder import TileBuilder
@@ -23,26 +23,26 @@ def multiply(call: Any) -> None:
     arguments = carray(call, 11)
     x, weights, out, bias, rows = arguments[2], arguments[3], arguments[4], arguments[5], arguments[6]
     size, width, block, groups = arguments[7], arguments[8], arguments[9], arguments[10]
-    row_bytes, group_bytes = size * 4, GROUP * size * PANEL_STEP
+    row_bytes, group_bytes = size * 4, GROUP_PANELS * size * PANEL_STEP_BYTES
     unit, cold = take_unit(call), 1
     while unit < arguments[1]:
-        first, tiles, panel, last = locate_unit(unit, rows, block, groups, GROUP, width)
+        first, tiles, panel, last = locate_unit(unit, rows, block, groups, GROUP_PANELS, width)
         next_one, distance = take_following_unit(call, unit, arguments[1], tiles, groups)
         for index in range(tiles):
-            row = first + index * ROWS
+            row = first + index * TILE_ROWS
             inputs, result = x + row * row_bytes, out + row * width * 4
             ahead, stride = choose_prefetch(weights, weights + distance * group_bytes, row_bytes, index, tiles, cold)
-            if last - panel < GROUP:
+            if last - panel < GROUP_PANELS:
                 for one in range(panel, last):
                     if rows == 1:
-                        _narrow_row(inputs, weights, result, bias, size, width, one, ahead, stride)
+                        _compute_narrow_row(inputs, weights, result, bias, size, width, one, ahead, stride)
                     else:
-                        narrow_tile(inputs, weights, result, bias, size, width, one, ahead, stride)
+                        compute_narrow_tile(inputs, weights, result, bias, size, width, one, ahead, stride)
             elif rows == 1:
-                _row(inputs, weights, result, bias, size, width, panel, ahead, stride)
+                _compute_row(inputs, weights, result, bias, size, width, panel, ahead, stride)
             else:
-                for one in range(panel, last, PANELS):
-                    tile(inputs, weights, result, bias, size, width, one, ahead, stride)
+                for one in range(panel, last, TILE_PANELS):
+                    compute_tile(inputs, weights, result, bias, size, width, one, ahead, stride)
         unit, cold = take_unit(call) if next_one == unit else next_one, 0
 
 
@@ -52,22 +52,22 @@ class _Tile(TileBuilder):
     def __init__(self, builder: Any, shape: tuple[int, int], arguments: Any) -> None:
         x, weights, out, bias, size, width, panel, ahead, stride = arguments
         super().__init__(
-            builder, shape, x, weights, out, builder.mul(size, self.constant(4)), width, panel, ahead, stride
+            builder, shape, x, weights, out, builder.mul(size, self.build_constant(4)), width, panel, ahead, stride
         )
-        self._bias = builder.add(bias, self.first)
+        self._bias = builder.add(bias, self.first_offset)
 
-    def add_products(self, total: Any, inputs: Any, weights: Any) -> Any:
+    def build_sum(self, total: Any, inputs: Any, weights: Any) -> Any:
         kind = ir.FunctionType(self.FLOATS, [self.FLOATS] * 3)
         return self.builder.call(declare_function(self.builder, "llvm.fma.v16f32", kind), [inputs, weights, total])
 
-    def finish(self, sums: list[Any], offset: Any) -> list[Any]:
-        bias = self.load(self.builder.add(self._bias, offset), self.FLOATS, 4)
+    def build_outputs(self, sums: list[Any], offset: Any) -> list[Any]:
+        bias = self.build_load(self.builder.add(self._bias, offset), self.FLOATS, 4)
         return [self.builder.fadd(total, bias) for total in sums]
 
 
-def _tile_of(shape: tuple[int, int]) -> Callable[..., Any]:
+def _build_tile(shape: tuple[int, int]) -> Callable[..., Any]:
     @intrinsic
-    def tile(
+    def compute_tile(
         _context: Any, x: Any, weights: Any, out: Any, bias: Any, size: Any, width: Any, panel: Any, ahead: Any,
         stride: Any,
     ) -> Code:  # fmt: skip
@@ -77,8 +77,8 @@ def _tile_of(shape: tuple[int, int]) -> Callable[..., Any]:
 
         return types.void(x, weights, out, bias, size, width, panel, ahead, stride), build
 
-    return tile  # type: ignore[no-any-return]
+    return compute_tile  # type: ignore[no-any-return]
 
 
-tile, narrow_tile = _tile_of((ROWS, PANELS)), _tile_of((ROWS, 1))
-_row, _narrow_row = _tile_of((1, GROUP)), _tile_of((1, 1))
+compute_tile, compute_narrow_tile = _build_tile((TILE_ROWS, TILE_PANELS)), _build_tile((TILE_ROWS, 1))
+_compute_row, _compute_narrow_row = _build_tile((1, GROUP_PANELS)), _build_tile((1, 1))

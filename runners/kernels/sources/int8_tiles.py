@@ -10,13 +10,13 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from runners.kernels.layout import PANEL_STEP, PANELS, ROWS, STEP
+from runners.kernels.layout import PANEL_STEP_BYTES, STEP_BYTES, TILE_PANELS, TILE_ROWS
 from runners.kernels.sources.language import BITS_LIKE, BYTE_LIKE, FLOAT_LIKE, Code, declare_function, row_at, take_unit
 from runners.kernels.sources.prefetch import choose_prefetch, locate_unit, take_following_unit
 from runners.kernels.sources.tile_builder import TileBuilder
 
-#: `_ROUNDED` added to a float of at most 22 bits leaves the rounded value plus 128 in the lowest bits.
-_ROUNDED, _LARGEST = np.float32((3 << 22) + 128), np.float32(127)
+#: `_ROUNDING_OFFSET` added to a float of at most 22 bits leaves the rounded value plus 128 in the lowest bits.
+_ROUNDING_OFFSET, _LARGEST = np.float32((3 << 22) + 128), np.float32(127)
 
 #: All bits of a float except its sign, and the bits of 1e-30, so that no scale is zero.
 _NO_SIGN, _TINY_BITS = np.uint32(0x7FFFFFFF), np.float32(1e-30).view(np.uint32)
@@ -41,7 +41,7 @@ def round_rows(call: Any) -> None:
         largest = np.uint32(largest_bits).view(np.float32)
         factor = _LARGEST / largest
         for i in range(size):
-            result[i] = np.uint8(np.float32(inputs[i] * factor + _ROUNDED).view(np.uint32))
+            result[i] = np.uint8(np.float32(inputs[i] * factor + _ROUNDING_OFFSET).view(np.uint32))
         row_at(row_scales, row, 1, FLOAT_LIKE)[0] = largest / _LARGEST
         row = take_unit(call)
 
@@ -55,20 +55,22 @@ def multiply(call: Any) -> None:
     x, row_scales, weights, out, zeros = arguments[2], arguments[3], arguments[4], arguments[5], arguments[6]
     scales, bias, rows, size, width = arguments[7], arguments[8], arguments[9], arguments[10], arguments[11]
     block, groups = arguments[12], arguments[13]
-    group_bytes = PANELS * (size // STEP) * PANEL_STEP
+    group_bytes = TILE_PANELS * (size // STEP_BYTES) * PANEL_STEP_BYTES
     unit, cold = take_unit(call), 1
     while unit < arguments[1]:
-        first, tiles, panel, last = locate_unit(unit, rows, block, groups, PANELS, width)
+        first, tiles, panel, last = locate_unit(unit, rows, block, groups, TILE_PANELS, width)
         next_one, distance = take_following_unit(call, unit, arguments[1], tiles, groups)
         for index in range(tiles):
-            row = first + index * ROWS
+            row = first + index * TILE_ROWS
             inputs, row_scale, result = x + row * size, row_scales + row * 4, out + row * width * 4
             ahead, stride = choose_prefetch(weights, weights + distance * group_bytes, size, index, tiles, cold)
-            if last - panel == PANELS:
-                _tile(inputs, row_scale, weights, result, zeros, scales, bias, size, width, panel, ahead, stride)
+            if last - panel == TILE_PANELS:
+                _compute_tile(
+                    inputs, row_scale, weights, result, zeros, scales, bias, size, width, panel, ahead, stride
+                )
             else:
                 for one in range(panel, last):
-                    _narrow_tile(
+                    _compute_narrow_tile(
                         inputs, row_scale, weights, result, zeros, scales, bias, size, width, one, ahead, stride
                     )
         unit, cold = take_unit(call) if next_one == unit else next_one, 0
@@ -84,41 +86,41 @@ class _Tile(TileBuilder):
     def __init__(self, builder: Any, shape: tuple[int, int], arguments: Any) -> None:
         x, self._row_scales, weights, out, zeros, scales, bias, size, width, panel, ahead, stride = arguments
         super().__init__(builder, shape, x, weights, out, size, width, panel, ahead, stride)
-        self._zeros, self._scales, self._bias = (builder.add(a, self.first) for a in (zeros, scales, bias))
+        self._zeros, self._scales, self._bias = (builder.add(a, self.first_offset) for a in (zeros, scales, bias))
 
-    def add_products(self, total: Any, inputs: Any, weights: Any) -> Any:
+    def build_sum(self, total: Any, inputs: Any, weights: Any) -> Any:
         kind = ir.FunctionType(self.INTS, [self.INTS, self._BYTES, self._BYTES])
         called = declare_function(self.builder, "llvm.x86.avx512.vpdpbusd.512", kind)
         return self.builder.call(called, [total, *(self.builder.bitcast(n, self._BYTES) for n in (inputs, weights))])
 
-    def finish(self, sums: list[Any], offset: Any) -> list[Any]:
+    def build_outputs(self, sums: list[Any], offset: Any) -> list[Any]:
         builder = self.builder
-        zeros = self.load(builder.add(self._zeros, offset), self.INTS, 4)
-        scales = self.load(builder.add(self._scales, offset), self.FLOATS, 4)
-        bias = self.load(builder.add(self._bias, offset), self.FLOATS, 4)
+        zeros = self.build_load(builder.add(self._zeros, offset), self.INTS, 4)
+        scales = self.build_load(builder.add(self._scales, offset), self.FLOATS, 4)
+        bias = self.build_load(builder.add(self._bias, offset), self.FLOATS, 4)
         outputs = []
         for row, total in enumerate(sums):
-            row_scale = self.broadcast(
-                self.load(builder.add(self._row_scales, self.constant(4 * row)), self.FLOAT, 4), self.FLOATS
+            row_scale = self.build_broadcast(
+                self.build_load(builder.add(self._row_scales, self.build_constant(4 * row)), self.FLOAT, 4), self.FLOATS
             )
             product = builder.fmul(builder.sitofp(builder.sub(total, zeros), self.FLOATS), scales)
             outputs.append(builder.fadd(builder.fmul(product, row_scale), bias))
         return outputs
 
 
-def _tile_of(panels: int) -> Callable[..., Any]:
+def _build_tile(panels: int) -> Callable[..., Any]:
     @intrinsic
-    def tile(
+    def compute_tile(
         _context: Any, x: Any, row_scales: Any, weights: Any, out: Any, zeros: Any, scales: Any, bias: Any, size: Any,
         width: Any, panel: Any, ahead: Any, stride: Any,
     ) -> Code:  # fmt: skip
         def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _Tile(builder, (ROWS, panels), arguments).build()
+            _Tile(builder, (TILE_ROWS, panels), arguments).build()
             return context.get_dummy_value()
 
         return types.void(x, row_scales, weights, out, zeros, scales, bias, size, width, panel, ahead, stride), build
 
-    return tile  # type: ignore[no-any-return]
+    return compute_tile  # type: ignore[no-any-return]
 
 
-_tile, _narrow_tile = _tile_of(PANELS), _tile_of(1)
+_compute_tile, _compute_narrow_tile = _build_tile(TILE_PANELS), _build_tile(1)

@@ -42,7 +42,7 @@ def take_unit(_context: Any, call: Any) -> Code:
 
 
 @intrinsic
-def as_float(_context: Any, bits: Any) -> Code:
+def decode_float(_context: Any, bits: Any) -> Code:
     """Convert an argument that has the bits of a float64 to the float."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -86,7 +86,7 @@ def declare_function(builder: Any, name: str, kind: Any) -> Any:
 
 
 @intrinsic
-def _pointer(_context: Any, address: Any, start: Any, like: Any) -> Code:
+def _point_at(_context: Any, address: Any, start: Any, like: Any) -> Code:
     """Return a pointer to the element `start` of the array at an address."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -102,7 +102,7 @@ def row_at(address: Any, start: Any, size: Any, like: Any) -> Any:
 
     Indices then begin with 0 and are never negative, so the compiler adds no code for negative ones.
     """
-    return carray(_pointer(address, start, like), size)
+    return carray(_point_at(address, start, like), size)
 
 
 def get(values: Any, index: int) -> np.float32:

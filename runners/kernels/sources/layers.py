@@ -17,7 +17,7 @@ from runners.kernels.sources.language import (
     LIKE,
     Kernel,
     allocate,
-    as_float,
+    decode_float,
     exp,
     get,
     put,
@@ -42,7 +42,7 @@ def rms_norm(dtype: str) -> Kernel:
         x, weight, out, rows, size, distance, out_distance = (
             arguments[2], arguments[3], arguments[4], arguments[5], arguments[6], arguments[7], arguments[8],
         )  # fmt: skip
-        factors, eps = row_at(weight, 0, size, FLOAT_LIKE), np.float32(as_float(arguments[9]))
+        factors, eps = row_at(weight, 0, size, FLOAT_LIKE), np.float32(decode_float(arguments[9]))
         token = take_unit(call)
         while token < arguments[1]:
             for row in range(rows):
@@ -72,7 +72,7 @@ def add_rms_norm(dtype: str) -> Kernel:
     def kernel(call: Any) -> None:
         arguments = carray(call, 8)
         x, more, weight, out, size = arguments[2], arguments[3], arguments[4], arguments[5], arguments[6]
-        factors, eps = row_at(weight, 0, size, FLOAT_LIKE), np.float32(as_float(arguments[7]))
+        factors, eps = row_at(weight, 0, size, FLOAT_LIKE), np.float32(decode_float(arguments[7]))
         row = take_unit(call)
         while row < arguments[1]:
             inputs, sums = row_at(x, row * size, size, like), row_at(more, row * size, size, like)
@@ -103,7 +103,7 @@ def add_layer_norm(dtype: str) -> Kernel:
         arguments = carray(call, 9)
         x, more, out, size = arguments[2], arguments[3], arguments[6], arguments[7]
         factors, added = row_at(arguments[4], 0, size, FLOAT_LIKE), row_at(arguments[5], 0, size, FLOAT_LIKE)
-        eps, buffer = np.float32(as_float(arguments[8])), allocate(size * 4)
+        eps, buffer = np.float32(decode_float(arguments[8])), allocate(size * 4)
         sums = row_at(buffer, 0, size, FLOAT_LIKE)
         row = take_unit(call)
         while row < arguments[1]:
@@ -169,7 +169,7 @@ def gate(dtype: str) -> Kernel:
     def kernel(call: Any) -> None:
         arguments = carray(call, 9)
         gate, up, out, size, distance = arguments[2], arguments[3], arguments[4], arguments[5], arguments[6]
-        linear, cubic = np.float32(as_float(arguments[7])), np.float32(as_float(arguments[8]))
+        linear, cubic = np.float32(decode_float(arguments[7])), np.float32(decode_float(arguments[8]))
         rows, row = arguments[1], take_unit(call)
         while row < rows:
             gates, ups = row_at(gate, row * distance, size, like), row_at(up, row * distance, size, like)
@@ -215,7 +215,7 @@ def rotate(dtype: str) -> Kernel:
     return kernel
 
 
-def keep(dtype: str) -> Kernel:
+def copy_to_slots(dtype: str) -> Kernel:
     """Return a kernel that copies rows to slots of a tensor of shape (slots, size).
 
     A unit is a row.

@@ -10,8 +10,8 @@ from typing import Any
 
 from numba import njit
 
-from runners.kernels.host_cpu import compiles_for
-from runners.kernels.layout import LANES, PANEL_STEP, ROWS, STEP
+from runners.kernels.host_cpu import has_feature
+from runners.kernels.layout import LANES, PANEL_STEP_BYTES, STEP_BYTES, TILE_ROWS
 from runners.kernels.sources.language import OPTIONS, take_unit
 
 #: Distance in bytes at which a tile prefetches its own weights if no tile before has prefetched them.
@@ -19,7 +19,7 @@ AHEAD = 1024
 
 #: With at most this number of tiles, a unit takes less time than its weights take to be read. Prefetching the next
 #: unit's weights as well made layers of 8 rows up to a fifth slower without AVX-512 (AMD EPYC).
-_FEW_TILES = 1 if compiles_for("avx512f") else 4
+_FEW_TILES = 1 if has_feature("avx512f") else 4
 
 
 @njit(inline="always", **OPTIONS)
@@ -33,7 +33,7 @@ def locate_unit(unit: Any, rows: Any, block: Any, groups: Any, group: Any, width
         width: outputs of a row.
     """
     first, panel = unit // groups * block, unit % groups * group
-    return first, -(-min(block, rows - first) // ROWS), panel, min(panel + group, width // LANES)
+    return first, -(-min(block, rows - first) // TILE_ROWS), panel, min(panel + group, width // LANES)
 
 
 @njit(inline="always", **OPTIONS)
@@ -64,6 +64,6 @@ def choose_prefetch(weights: Any, next_weights: Any, row_bytes: Any, tile: Any, 
         An address to use in place of `weights`, and the bytes of each panel that are prefetched with each step.
     """
     if tiles <= _FEW_TILES or tile < cold:
-        return weights + AHEAD, PANEL_STEP
-    stride = -(-PANEL_STEP // (tiles - cold))
-    return next_weights + (tile - cold) * (row_bytes // STEP) * stride, stride
+        return weights + AHEAD, PANEL_STEP_BYTES
+    stride = -(-PANEL_STEP_BYTES // (tiles - cold))
+    return next_weights + (tile - cold) * (row_bytes // STEP_BYTES) * stride, stride

@@ -135,12 +135,12 @@ def test_all_threads_write_but_one_alone_where_others_keep_the_cores_busy(
 ) -> None:
     now, threads = [0.0], [0]
 
-    def use_threads(number: int) -> None:
+    def set_thread_count(number: int) -> None:
         threads.append(number)
         now[0] += 9.0 if number == 4 else 1.0  # what the step that follows takes
 
     monkeypatch.setattr(TransformersGenerator, "_threads", 4)
-    monkeypatch.setattr(decoder_loop, "use_threads", use_threads)
+    monkeypatch.setattr(decoder_loop, "set_thread_count", set_thread_count)
     monkeypatch.setattr(decoder_loop, "monotonic", lambda: now[0])
 
     async def scenario() -> None:

@@ -12,25 +12,25 @@ from runners.kernels.float32_kernels import Float32Kernels
 from runners.kernels.int8_kernels import Int8Kernels
 from runners.kernels.kernels import Kernels
 
-#: That of served models, so that kernels are compiled once on a machine.
+#: The default folder of served models, so that kernels are compiled once on a machine.
 FOLDER = ModelSettings.model_fields["storage_cache"].default.expanduser() / "kernels"
 
 COMPILER = Compiler(FOLDER)
 
 
 @cache
-def kernels_of(dtype: torch.dtype) -> Kernels:
-    """Kernels for numbers of a type."""
+def get_kernels(dtype: torch.dtype) -> Kernels:
+    """Return the kernels for values of a type."""
     return Kernels(dtype, COMPILER)
 
 
 @cache
-def float32_kernels() -> Float32Kernels:
-    """Kernels for layers of float32."""
+def get_float32_kernels() -> Float32Kernels:
+    """Return the kernels for float32 layers."""
     return Float32Kernels(COMPILER)
 
 
 @cache
-def int8_kernels() -> Int8Kernels:
-    """Kernels for layers of eight bits."""
+def get_int8_kernels() -> Int8Kernels:
+    """Return the kernels for int8 layers."""
     return Int8Kernels(COMPILER)

@@ -1,4 +1,4 @@
-"""The promises of the allocator: memory that one layer has freed is there for the next, and weights leave no holes."""
+"""Promises of the allocator: layers reuse freed memory, and loading leaves no gaps in the heap."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import pytest
 
 from tests.project import ROOT
 
-#: Bytes of the largest tensor of the batch that is computed below.
-_LARGEST = 2000 * 1536 * 4
+#: Bytes of the largest tensor of the batch in `_FREE_SCRIPT`.
+_LARGEST_TENSOR = 2000 * 1536 * 4
 
-#: Free bytes that the C library has at hand once a warm model has computed batches of several sizes. The system's count
-#: of page faults would say more, but sandboxes do not count them.
-_MALLINFO = """\
+#: Start of the scripts. Free bytes of the C library are measured, because sandboxes do not count page faults.
+_MALLINFO_SCRIPT = """\
 import ctypes, sys, torch
 from torch import nn
-from runners.kernels.allocator import keep_freed_memory, large_tensors_apart
+from runners.kernels.allocator import keep_freed_memory, separate_large_tensors
 
 class Mallinfo2(ctypes.Structure):
     names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
@@ -27,7 +26,8 @@ mallinfo2 = ctypes.CDLL(None).mallinfo2
 mallinfo2.restype = Mallinfo2
 """
 
-_FREE = f"""{_MALLINFO}
+#: Prints the free bytes at the end of the heap after batches of several sizes.
+_FREE_SCRIPT = f"""{_MALLINFO_SCRIPT}
 if sys.argv[1] == "kept":
     keep_freed_memory()
 torch.set_num_threads(1)
@@ -42,19 +42,19 @@ print(mallinfo2().keepcost)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's alone")
-def test_what_a_batch_frees_is_not_taken_from_the_system_again() -> None:
-    kept, given_back = (
-        int(subprocess.check_output([sys.executable, "-c", _FREE, how], cwd=ROOT)) for how in ("kept", "usual")
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has these settings")
+def test_memory_freed_by_a_batch_is_reused_without_returning_to_the_system() -> None:
+    kept, default = (
+        int(subprocess.check_output([sys.executable, "-c", _FREE_SCRIPT, how], cwd=ROOT)) for how in ("kept", "default")
     )
-    # By itself the C library keeps up to twice the largest block that it has seen freed.
-    assert given_back < 2 * _LARGEST < kept
+    # By default the C library keeps up to twice the largest block that was freed.
+    assert default < 2 * _LARGEST_TENSOR < kept
 
 
-#: Free bytes within the heap, once every second of the tensors that were made while a model was loaded is gone.
-_HOLES = f"""{_MALLINFO}
+#: Prints the free bytes inside the heap after half of the tensors are freed: those created during loading, then others.
+_GAPS_SCRIPT = f"""{_MALLINFO_SCRIPT}
 keep_freed_memory()
-with large_tensors_apart():
+with separate_large_tensors():
     tensors = [torch.zeros(400, 400) for _ in range(40)]
     del tensors[::2]
 loaded = mallinfo2().fordblks
@@ -64,7 +64,7 @@ print(loaded, mallinfo2().fordblks)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's alone")
-def test_what_is_freed_while_a_model_is_loaded_leaves_no_holes_as_it_does_later() -> None:
-    loaded, later = map(int, subprocess.check_output([sys.executable, "-c", _HOLES], cwd=ROOT).split())
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has these settings")
+def test_tensors_freed_during_loading_leave_no_gaps_in_the_heap() -> None:
+    loaded, later = map(int, subprocess.check_output([sys.executable, "-c", _GAPS_SCRIPT], cwd=ROOT).split())
     assert later - loaded > 10 * 400 * 400 * 4

@@ -1,4 +1,4 @@
-"""Promises of attention by tiles: that of PyTorch for each text, and nothing of one text to another."""
+"""Promises of attention by tiles: it computes the same as PyTorch, and sequences do not affect each other."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from runners.kernels.host_cpu import computes_tiles
-from runners.kernels.parallel import bits
-from tests.runners.kernels.compiled import kernels_of
+from runners.kernels.host_cpu import supports_tiles
+from runners.kernels.parallel import encode_float
+from tests.runners.kernels.compiled import get_kernels
 
-pytestmark = pytest.mark.skipif(not computes_tiles(), reason="this CPU has no AVX2")
+pytestmark = pytest.mark.skipif(not supports_tiles(), reason="this CPU has no AVX2")
 
 TYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.bfloat16, 8e-3)], ids=str)
 
@@ -21,7 +21,7 @@ TYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), 
 @pytest.mark.parametrize("window", [None, 4, 70])
 @pytest.mark.parametrize(("start", "tokens"), [(0, 1), (0, 19), (3, 16), (40, 7), (0, 64), (9, 130)])
 @pytest.mark.parametrize(("size", "value_size", "shared"), [(16, 16, 1), (32, 64, 3)])
-def test_each_token_of_a_piece_sees_its_sequence_up_to_itself(
+def test_each_token_of_a_prefill_chunk_attends_to_its_sequence_up_to_itself(
     dtype: torch.dtype,
     tolerance: float,
     size: int,
@@ -35,19 +35,19 @@ def test_each_token_of_a_piece_sees_its_sequence_up_to_itself(
     heads = key_heads * shared
     keys = torch.randn(3, capacity, key_heads, size).to(dtype)
     values = torch.randn(3, capacity, key_heads, value_size).to(dtype)
-    # What stands behind the piece, or is another's, is nothing to it.
-    for kept in (keys, values):
-        kept[1, end:] = kept[0] = kept[2] = math.nan
+    # NaN after the chunk and in other slots: the chunk must not read these values.
+    for cache in (keys, values):
+        cache[1, end:] = cache[0] = cache[2] = math.nan
     query = torch.randn(5 + tokens, heads + 1, size).to(dtype)
     out = torch.full((5 + tokens, heads + 1, value_size), -1, dtype=dtype)
-    texts = torch.tensor([[5, capacity, tokens, end, start + 1]])
-    attention = kernels_of(dtype).texts(size, value_size)
+    sequences = torch.tensor([[5, capacity, tokens, end, start + 1]])
+    attention = get_kernels(dtype).get_sequence_attention(size, value_size)
     assert attention is not None
     attention(
         heads,
-        query.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(), texts.data_ptr(), heads, shared,
+        query.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(), sequences.data_ptr(), heads, shared,
         query.stride(0), key_heads * size, key_heads * value_size, out.stride(0), window or 0,
-        bits(scale),
+        encode_float(scale),
     )  # fmt: skip
     columns, rows = torch.arange(end), torch.arange(start, end)[:, None]
     right = scaled_dot_product_attention(
@@ -66,26 +66,26 @@ def test_each_token_of_a_piece_sees_its_sequence_up_to_itself(
 
 @TYPES
 @pytest.mark.parametrize("threads", [1, 2])
-def test_texts_side_by_side_see_themselves_alone_and_all_of_it(
+def test_each_sequence_of_a_batch_attends_to_all_of_itself_and_nothing_else(
     dtype: torch.dtype, tolerance: float, threads: int
 ) -> None:
     lengths, heads, size = (7, 1, 70, 16), 3, 32
     rows = torch.randn(sum(lengths) + 2, 3 * heads * size).to(dtype)
-    # One that overflowed harms itself alone.
+    # A sequence with NaN must not affect the others.
     rows[7] = math.nan
     starts = [sum(lengths[:number]) for number in range(len(lengths))]
-    texts = torch.tensor([(s, s, n, n, n) for s, n in zip(starts, lengths, strict=True)])
+    sequences = torch.tensor([(s, s, n, n, n) for s, n in zip(starts, lengths, strict=True)])
     query, key, value = rows.view(-1, 3, heads, size).unbind(1)
     out = torch.full((len(rows), heads, size), -1, dtype=dtype)
-    attention = kernels_of(dtype).texts(size, size)
+    attention = get_kernels(dtype).get_sequence_attention(size, size)
     assert attention is not None
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         attention(
             len(lengths) * heads,
-            query.data_ptr(), key.data_ptr(), value.data_ptr(), out.data_ptr(), texts.data_ptr(), heads, 1,
-            query.stride(0), key.stride(0), value.stride(0), out.stride(0), 0, bits(0.3),
+            query.data_ptr(), key.data_ptr(), value.data_ptr(), out.data_ptr(), sequences.data_ptr(), heads, 1,
+            query.stride(0), key.stride(0), value.stride(0), out.stride(0), 0, encode_float(0.3),
         )  # fmt: skip
     finally:
         torch.set_num_threads(before)
@@ -99,7 +99,7 @@ def test_texts_side_by_side_see_themselves_alone_and_all_of_it(
     assert (out[sum(lengths) :] == -1).all()
 
 
-def test_heads_that_fill_no_register_are_left_to_pytorch() -> None:
-    kernels = kernels_of(torch.float32)
-    assert kernels.texts(64, 32) is not None
-    assert kernels.texts(24, 32) is kernels.texts(32, 8) is None
+def test_heads_that_do_not_fill_registers_have_no_kernel() -> None:
+    kernels = get_kernels(torch.float32)
+    assert kernels.get_sequence_attention(64, 32) is not None
+    assert kernels.get_sequence_attention(24, 32) is kernels.get_sequence_attention(32, 8) is None

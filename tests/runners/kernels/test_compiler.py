@@ -1,4 +1,4 @@
-"""Promises of the compiler: it compiles once for a machine, in another process, and what fails there harms nobody."""
+"""Promises of the compiler: kernels are compiled once per machine, in another process, and errors are reported."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import torch
 
 from runners.kernels import CompileError, compiler
 from runners.kernels.compiler import Compiler
-from runners.kernels.source import KernelSource
+from runners.kernels.kernel_source import KernelSource
 
-ONE, TWO = (KernelSource("tests.runners.kernels.sources:add_always", (number,)) for number in (1, 2))
+ONE, TWO = (KernelSource("tests.runners.kernels.sources:add_constant", (number,)) for number in (1, 2))
 
 
 @pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What was started, call by call."""
+    """Record the processes that are started."""
     run: Callable[..., Any] = subprocess.run
     started: list[Any] = []
 
@@ -34,134 +34,134 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return started
 
 
-def _added(compiler: Compiler, source: KernelSource) -> int:
-    place = torch.zeros(1, dtype=torch.int64)
-    compiler.kernel(source)(1, place.data_ptr())
-    return int(place)
+def _run_kernel(compiler: Compiler, source: KernelSource) -> int:
+    value = torch.zeros(1, dtype=torch.int64)
+    compiler.get_kernel(source)(1, value.data_ptr())
+    return int(value)
 
 
-def test_kernels_are_compiled_together_and_once(tmp_path: Path, processes: list[Any]) -> None:
+def test_kernels_are_compiled_in_one_process_and_only_once(tmp_path: Path, processes: list[Any]) -> None:
     first = Compiler(tmp_path)
-    first.start([ONE, TWO])
-    first.start([TWO])
-    assert (_added(first, ONE), _added(first, TWO)) == (1, 2)
-    assert first.kernel(ONE) is first.kernel(ONE)
+    first.start_compiling([ONE, TWO])
+    first.start_compiling([TWO])
+    assert (_run_kernel(first, ONE), _run_kernel(first, TWO)) == (1, 2)
+    assert first.get_kernel(ONE) is first.get_kernel(ONE)
     assert len(processes) == 1
-    assert _added(Compiler(tmp_path), TWO) == 2
+    assert _run_kernel(Compiler(tmp_path), TWO) == 2
     assert len(processes) == 1
 
 
-def test_what_another_processor_or_a_part_of_a_file_is_kept_for_is_compiled_anew(
+def test_a_kernel_is_recompiled_for_another_cpu_or_a_truncated_file(
     tmp_path: Path, processes: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert _added(Compiler(tmp_path), ONE) == 1
+    assert _run_kernel(Compiler(tmp_path), ONE) == 1
     [file] = tmp_path.rglob("*.o")
     file.write_bytes(file.read_bytes()[:-9])
-    assert _added(Compiler(tmp_path), ONE) == 1
+    assert _run_kernel(Compiler(tmp_path), ONE) == 1
     assert len(processes) == 2
-    monkeypatch.setattr(compiler, "name_and_features", lambda: ("another", ""))
-    compiler._source_version.cache_clear()
+    monkeypatch.setattr(compiler, "get_name_and_features", lambda: ("another", ""))
+    compiler._hash_sources.cache_clear()
     try:
-        assert _added(Compiler(tmp_path), ONE) == 1
+        assert _run_kernel(Compiler(tmp_path), ONE) == 1
     finally:
-        compiler._source_version.cache_clear()
+        compiler._hash_sources.cache_clear()
     assert len(processes) == 3
 
 
 @pytest.fixture(scope="module")
 def code() -> bytes:
-    """Of a kernel that adds one."""
-    return compiler._compile([ONE])[0]
+    """Compile a kernel that adds one, and return its machine code."""
+    return compiler._compile_sources([ONE])[0]
 
 
 @pytest.fixture
 def compiled(code: bytes, monkeypatch: pytest.MonkeyPatch) -> list[KernelSource]:
-    """What was compiled, which takes no time and adds one whatever it is."""
-    asked: list[KernelSource] = []
+    """Replace the compiler by one that always returns `code`; return the sources that it was called with."""
+    requested: list[KernelSource] = []
 
-    def compile_at_once(sources: Sequence[KernelSource]) -> list[bytes]:
-        asked.extend(sources)
+    def return_code(sources: Sequence[KernelSource]) -> list[bytes]:
+        requested.extend(sources)
         return [code for _ in sources]
 
-    monkeypatch.setattr(compiler, "_compile", compile_at_once)
-    return asked
+    monkeypatch.setattr(compiler, "_compile_sources", return_code)
+    return requested
 
 
-def _told(caplog: pytest.LogCaptureFixture) -> list[str]:
+def _read_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
 
-def _give_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make it somebody else's."""
-    mine = os.geteuid()
-    if mine == 0:
+def _change_owner(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the path belong to another user."""
+    own = os.geteuid()
+    if own == 0:
         os.chown(path, 4242, -1, follow_symlinks=False)
     else:
-        monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
+        monkeypatch.setattr(os, "geteuid", lambda: own + 1)
 
 
-def _group_may_write(path: Path, _: pytest.MonkeyPatch) -> None:
+def _allow_group_write(path: Path, _: pytest.MonkeyPatch) -> None:
     path.chmod(path.stat().st_mode | 0o020)
 
 
-def _all_may_write(path: Path, _: pytest.MonkeyPatch) -> None:
+def _allow_all_write(path: Path, _: pytest.MonkeyPatch) -> None:
     path.chmod(path.stat().st_mode | 0o002)
 
 
-def _link_to_another(path: Path, _: pytest.MonkeyPatch) -> None:
+def _replace_by_link(path: Path, _: pytest.MonkeyPatch) -> None:
     moved = path.rename(path.with_name(f"moved-{path.name}"))
     path.symlink_to(moved)
 
 
-@pytest.mark.parametrize("open_up", [_give_away, _group_may_write, _all_may_write, _link_to_another])
+@pytest.mark.parametrize("make_unsafe", [_change_owner, _allow_group_write, _allow_all_write, _replace_by_link])
 @pytest.mark.parametrize("depth", ["file", "version", "folder", "parent"])
-def test_kernels_that_others_could_exchange_are_compiled_anew_not_kept_and_told_of_once(
+def test_kernels_that_other_users_could_replace_are_recompiled_not_cached_and_reported_once(
     tmp_path: Path,
     compiled: list[KernelSource],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    open_up: Callable[[Path, pytest.MonkeyPatch], None],
+    make_unsafe: Callable[[Path, pytest.MonkeyPatch], None],
     depth: str,
 ) -> None:
-    if open_up is _link_to_another and depth in ("folder", "parent"):
-        pytest.skip("where a link leads is looked at")
+    if make_unsafe is _replace_by_link and depth in ("folder", "parent"):
+        pytest.skip("links to the folder itself are followed")
     folder = tmp_path / "cache" / "kernels"
-    assert _added(Compiler(folder), ONE) == 1
-    assert _told(caplog) == []
+    assert _run_kernel(Compiler(folder), ONE) == 1
+    assert _read_warnings(caplog) == []
     [file] = folder.rglob("*.o")
-    open_up({"file": file, "version": file.parent, "folder": folder, "parent": folder.parent}[depth], monkeypatch)
+    make_unsafe({"file": file, "version": file.parent, "folder": folder, "parent": folder.parent}[depth], monkeypatch)
     before = sorted(path.name for path in folder.rglob("*"))
-    distrusting = Compiler(folder)
-    distrusting.start([ONE])
-    assert (_added(distrusting, ONE), _added(distrusting, TWO)) == (1, 1)
+    suspicious = Compiler(folder)
+    suspicious.start_compiling([ONE])
+    assert (_run_kernel(suspicious, ONE), _run_kernel(suspicious, TWO)) == (1, 1)
     assert compiled == [ONE, ONE, TWO]
-    [warning] = _told(caplog)
+    [warning] = _read_warnings(caplog)
     assert "STORAGE_CACHE" in warning
     assert str(tmp_path) in warning
     assert sorted(path.name for path in folder.rglob("*")) == before
 
 
-def test_a_link_to_a_folder_that_is_ours_alone_leads_there_and_one_to_anybodys_nowhere(
+def test_a_link_to_a_private_folder_is_followed_and_a_link_to_a_public_one_is_not(
     tmp_path: Path, compiled: list[KernelSource], caplog: pytest.LogCaptureFixture
 ) -> None:
-    mine, anybodys = tmp_path / "mine", tmp_path / "anybodys"
-    mine.mkdir(0o700)
-    anybodys.mkdir()
-    anybodys.chmod(0o777)
-    for target in (mine, anybodys):
+    private, public = tmp_path / "private", tmp_path / "public"
+    private.mkdir(0o700)
+    public.mkdir()
+    public.chmod(0o777)
+    for target in (private, public):
         link = tmp_path / f"to-{target.name}"
         link.symlink_to(target)
-        assert _added(Compiler(link), ONE) == 1
-    assert len(list(mine.rglob("*.o"))) == 1
-    assert not list(anybodys.iterdir())
-    assert len(_told(caplog)) == 1
+        assert _run_kernel(Compiler(link), ONE) == 1
+    assert len(list(private.rglob("*.o"))) == 1
+    assert not list(public.iterdir())
+    assert len(_read_warnings(caplog)) == 1
     assert len(compiled) == 2
 
 
-def test_a_folder_in_one_where_nobody_can_exchange_what_is_others_is_used(
+def test_a_private_folder_is_used_inside_a_sticky_folder_or_a_volume(
     tmp_path: Path, compiled: list[KernelSource], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """/tmp, and a volume of Kubernetes, which the containers of one pod may write to."""
+    """Such as /tmp, and a Kubernetes volume, which all containers of a pod may write to."""
     sticky, volume = tmp_path / "sticky", tmp_path / "volume"
     for shared, mode in ((sticky, 0o1777), (volume, 0o777)):
         shared.mkdir()
@@ -170,19 +170,17 @@ def test_a_folder_in_one_where_nobody_can_exchange_what_is_others_is_used(
     monkeypatch.setattr(Path, "is_mount", lambda path: path == volume or is_mount(path))
     for shared in (sticky, volume):
         for _ in range(2):
-            assert _added(Compiler(shared / "kernels"), ONE) == 1
+            assert _run_kernel(Compiler(shared / "kernels"), ONE) == 1
     assert len(compiled) == 2
-    assert _told(caplog) == []
+    assert _read_warnings(caplog) == []
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o002, 0o022, 0o077])
-def test_folders_of_kernels_are_made_for_this_user_alone_whatever_others_are_made_like(
-    tmp_path: Path, compiled: list[KernelSource], umask: int
-) -> None:
+def test_kernel_folders_are_private_with_every_umask(tmp_path: Path, compiled: list[KernelSource], umask: int) -> None:
     before = os.umask(umask)
     try:
         for _ in range(2):
-            assert _added(Compiler(tmp_path / "a" / "b"), ONE) == 1
+            assert _run_kernel(Compiler(tmp_path / "a" / "b"), ONE) == 1
     finally:
         os.umask(before)
     assert len(compiled) == 1
@@ -192,26 +190,26 @@ def test_folders_of_kernels_are_made_for_this_user_alone_whatever_others_are_mad
     assert not file.stat().st_mode & 0o022
 
 
-@pytest.mark.parametrize("name", ["array", "library"])
-def test_what_would_need_more_than_a_kernel_has_is_refused(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["create_array", "call_erf"])
+def test_a_kernel_that_needs_numba_or_another_library_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(CompileError, match=f"{name} needs "):
-        Compiler(tmp_path).kernel(KernelSource(f"tests.runners.kernels.sources:{name}"))
+        Compiler(tmp_path).get_kernel(KernelSource(f"tests.runners.kernels.sources:{name}"))
 
 
-def test_a_compiler_that_dies_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crashed_compiler_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(CompileError, match="the compiler ended with 1"):
-        Compiler(tmp_path).kernel(ONE)
+        Compiler(tmp_path).get_kernel(ONE)
 
 
-def test_a_runner_does_not_load_what_compiles(tmp_path: Path) -> None:
-    """It takes a second and 80 MB."""
-    Compiler(tmp_path).kernel(ONE)
+def test_a_runner_does_not_import_numba(tmp_path: Path) -> None:
+    """The import takes a second and 80 MB."""
+    Compiler(tmp_path).get_kernel(ONE)
     code = (
         "import sys; from pathlib import Path; "
-        "from runners.kernels.compiler import Compiler; from runners.kernels.source import KernelSource; "
+        "from runners.kernels.compiler import Compiler; from runners.kernels.kernel_source import KernelSource; "
         "import runners.kernels.encoder_layers, runners.engines.generate.fused_layers; "
-        f"Compiler(Path({str(tmp_path)!r})).kernel(KernelSource({ONE.name!r}, (1,))); print('numba' in sys.modules)"
+        f"Compiler(Path({str(tmp_path)!r})).get_kernel(KernelSource({ONE.name!r}, (1,))); print('numba' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

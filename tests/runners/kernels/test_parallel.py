@@ -1,4 +1,4 @@
-"""Promises of shared kernels: every unit is computed, once, by however many threads there are."""
+"""Promises of parallel kernels: every unit is computed exactly once, by any number of threads."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 from runners.kernels import parallel
 from runners.kernels.compiler import Compiler
-from runners.kernels.parallel import bits
-from runners.kernels.source import KernelSource
+from runners.kernels.kernel_source import KernelSource
+from runners.kernels.parallel import encode_float
 from tests.runners.kernels.compiled import FOLDER
 
 
@@ -34,15 +34,15 @@ def test_every_unit_is_computed_once(
     openmp: bool,
 ) -> None:
     if not openmp:
-        monkeypatch.setattr(parallel, "parallel_region", lambda: None)
+        monkeypatch.setattr(parallel, "find_parallel_region", lambda: None)
     threads(number)
-    places = torch.zeros(1001, dtype=torch.int64)
-    # Kernels find out what is there when they are made.
-    kernel = Compiler(FOLDER).kernel(KernelSource("tests.runners.kernels.sources:add"))
-    kernel(units, places.data_ptr(), bits(1.5), 4, large=large)
-    assert places.tolist() == [6] * units + [0] * (1001 - units)
+    values = torch.zeros(1001, dtype=torch.int64)
+    # A kernel looks for OpenMP when it is created.
+    kernel = Compiler(FOLDER).get_kernel(KernelSource("tests.runners.kernels.sources:add_product"))
+    kernel(units, values.data_ptr(), encode_float(1.5), 4, large=large)
+    assert values.tolist() == [6] * units + [0] * (1001 - units)
 
 
-def test_pytorch_has_the_openmp_that_threads_are_shared_with() -> None:
-    """Here; elsewhere one thread computes."""
-    assert parallel.parallel_region() is not None
+def test_pytorch_uses_gnu_openmp() -> None:
+    """With another OpenMP, one thread would compute."""
+    assert parallel.find_parallel_region() is not None

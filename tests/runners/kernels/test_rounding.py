@@ -1,17 +1,17 @@
-"""Promise: rounding is told from another result, for each type by its own measure."""
+"""Promise: differences by rounding are accepted and other differences are not, for each type."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from runners.kernels.rounding import is_rounding
+from runners.kernels.rounding import is_within_rounding
 
 RIGHT = torch.randn(4, 1000)
 
 
-def _moved(by: float) -> torch.Tensor:
-    """What is off by a part of its size."""
+def _add_noise(by: float) -> torch.Tensor:
+    """Return `RIGHT` with noise of a relative size."""
     noise = torch.randn_like(RIGHT)
     return RIGHT + noise * float(by * RIGHT.norm() / noise.norm())
 
@@ -26,34 +26,32 @@ def _moved(by: float) -> torch.Tensor:
     ],
     ids=str,
 )
-def test_each_type_may_be_off_by_its_own_rounding(
-    dtype: torch.dtype, int8: bool, rounding: float, too_much: float
-) -> None:
-    assert is_rounding([_moved(rounding)], [RIGHT], dtype, int8=int8)
-    assert not is_rounding([_moved(too_much)], [RIGHT], dtype, int8=int8)
+def test_each_type_has_its_own_tolerance(dtype: torch.dtype, int8: bool, rounding: float, too_much: float) -> None:
+    assert is_within_rounding([_add_noise(rounding)], [RIGHT], dtype, int8=int8)
+    assert not is_within_rounding([_add_noise(too_much)], [RIGHT], dtype, int8=int8)
 
 
-def test_one_of_five_that_is_another_is_no_rounding() -> None:
+def test_one_wrong_output_of_five_is_not_rounding() -> None:
     right = [*RIGHT, torch.randn(1000)]
-    assert not is_rounding([*right[:4], torch.randn(1000)], right, torch.bfloat16)
+    assert not is_within_rounding([*right[:4], torch.randn(1000)], right, torch.bfloat16)
 
 
-def test_a_number_that_is_largest_may_be_a_third_off_where_the_others_are_not() -> None:
+def test_in_bfloat16_one_large_value_may_differ_by_a_third() -> None:
     right = RIGHT.clone()
     right[0, 0] = right.abs().max() * 2
     off = right.clone()
     off[0, 0] *= 4 / 3
-    assert is_rounding([off], [right], torch.bfloat16)
-    assert not is_rounding([off], [right], torch.float32)
+    assert is_within_rounding([off], [right], torch.bfloat16)
+    assert not is_within_rounding([off], [right], torch.float32)
 
 
 @pytest.mark.parametrize("number", [torch.nan, torch.inf])
-def test_what_is_no_number_is_no_rounding(number: float) -> None:
+def test_nan_and_infinity_are_not_rounding(number: float) -> None:
     off = RIGHT.clone()
     off[1, 2] = number
-    assert not is_rounding([off], [RIGHT], torch.bfloat16)
+    assert not is_within_rounding([off], [RIGHT], torch.bfloat16)
 
 
-def test_nothing_is_as_it_should_be_where_nought_is_right() -> None:
-    assert is_rounding([torch.zeros(3)], [torch.zeros(3)], torch.float32)
-    assert not is_rounding([torch.ones(3)], [torch.zeros(3)], torch.float32)
+def test_only_zeros_match_expected_zeros() -> None:
+    assert is_within_rounding([torch.zeros(3)], [torch.zeros(3)], torch.float32)
+    assert not is_within_rounding([torch.ones(3)], [torch.zeros(3)], torch.float32)

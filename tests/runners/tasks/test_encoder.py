@@ -48,13 +48,13 @@ def test_any_other_model_gets_texts_of_all_lengths(tmp_path: Path) -> None:
 class _LargerShapes:
     """In place of graphs: computes batches in fixed shapes, and every output in the same memory."""
 
-    names = frozenset({"input_ids", "attention_mask", "token_type_ids"})
+    input_names = frozenset({"input_ids", "attention_mask", "token_type_ids"})
 
     def __init__(self, model: Any) -> None:
         self._model = model
         self.computed: list[tuple[int, ...]] = []
 
-    def shape(self, rows: int, length: int) -> tuple[int, int] | None:
+    def find_shape(self, rows: int, length: int) -> tuple[int, int] | None:
         return (4, 32) if rows <= 4 and length <= 32 else None
 
     def compute(self, inputs: Mapping[str, torch.Tensor]) -> Any:

@@ -89,8 +89,8 @@ def test_pieces_of_many_tokens_are_read_by_the_model_s_own_layers(
 ) -> None:
     plain = _texts(_runner(tmp_path, FUSED["Llama"], acceleration=False))
     runner = _runner(tmp_path, FUSED["Llama"])
-    monkeypatch.setattr("runners.engines.generate.fused_layers.MOST_ROWS", 4)
-    monkeypatch.setattr("runners.kernels.fused.MOST_ROWS", 4)
+    monkeypatch.setattr("runners.engines.generate.fused_layers.MAX_ROWS", 4)
+    monkeypatch.setattr("runners.kernels.fused.MAX_ROWS", 4)
     assert _texts(runner) == plain
 
 

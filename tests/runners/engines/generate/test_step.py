@@ -12,7 +12,7 @@ from runners.engines.generate import step as step_module
 from runners.engines.generate.cache import CacheSlot, KVCache, LayerShape
 from runners.engines.generate.step import Step
 from runners.kernels.kernels import Kernels
-from tests.runners.kernels.compiled import kernels_of
+from tests.runners.kernels.compiled import get_kernels
 
 HEADS, SHARED, SIZE = 2, 3, 8
 LAYERS = [LayerShape(HEADS, SIZE, SIZE, torch.float32, torch.device("cpu"))] * 2
@@ -82,7 +82,7 @@ def test_each_token_sees_its_own_sequence(
     monkeypatch.setattr(step_module, "_ONE_BY_ONE", one_by_one)
     monkeypatch.setattr(step_module, "LARGE", large)
     states = States()
-    step, order = _step(_places(states, 1), kernels_of(torch.float32) if large is not None else None)
+    step, order = _step(_places(states, 1), get_kernels(torch.float32) if large is not None else None)
     news = [[tensor[:, SEQUENCES[number][0] :] for tensor in states.all[number]] for number in order]
     query, key, value = (torch.cat([new[part] for new in news], dim=1) for part in range(3))
     attended = step.attend(1, query, key, value, SCALE, window)

@@ -8,20 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runners.kernels.host_cpu import compiles_for, computes_tiles
-from runners.kernels.layout import fill_registers
-from runners.kernels.source import (
-    FLOAT32_MULTIPLY,
-    INT8,
-    RUN,
+from runners.kernels.host_cpu import has_feature, supports_tiles
+from runners.kernels.kernel_source import (
+    FLOAT32_LAYER,
+    INT8_LAYER,
+    RUN_CALLS,
     KernelSource,
-    layer_kernel,
-    step_attention,
-    text_attention,
+    get_decode_attention_source,
+    get_layer_source,
+    get_sequence_attention_source,
 )
+from runners.kernels.layout import fits_registers
 
 
-def likely_sources(
+def predict_sources(
     config: Mapping[str, Any], dtype: str, *, reads_batches: bool, int8: bool = False
 ) -> list[KernelSource]:
     """Return the sources of the kernels that a model probably needs.
@@ -32,27 +32,33 @@ def likely_sources(
         reads_batches: the model is an encoder, not a generative model.
         int8: linear layers will be computed in int8.
     """
-    in_float32 = dtype == "float32" and computes_tiles()
+    in_float32 = dtype == "float32" and supports_tiles()
     if dtype not in ("float32", "bfloat16") or (reads_batches and not in_float32):
         return []
-    names = ("add_layer_norm", "gelu") if reads_batches else ("rms_norm", "add_rms_norm", "rotate", "keep", "gate")
-    sources = [layer_kernel(name, dtype) for name in names]
+    names = (
+        ("add_layer_norm", "gelu") if reads_batches else ("rms_norm", "add_rms_norm", "rotate", "copy_to_slots", "gate")
+    )
+    sources = [get_layer_source(name, dtype) for name in names]
     if in_float32:
-        sources += [RUN, FLOAT32_MULTIPLY]
-    if int8 and compiles_for("avx512vnni"):
-        sources += INT8
-    return sources + _attention_sources(config, dtype, reads_batches)
+        sources += [RUN_CALLS, FLOAT32_LAYER]
+    if int8 and has_feature("avx512vnni"):
+        sources += INT8_LAYER
+    return sources + _predict_attention(config, dtype, reads_batches)
 
 
-def _attention_sources(config: Mapping[str, Any], dtype: str, reads_batches: bool) -> list[KernelSource]:
+def _predict_attention(config: Mapping[str, Any], dtype: str, reads_batches: bool) -> list[KernelSource]:
     heads = _find_integer(config, "num_attention_heads", "n_heads", "n_head")
     width = _find_integer(config, "hidden_size", "dim", "n_embd")
     if not heads or not width:
         return []
     size = _find_integer(config, "head_dim") or width // heads
-    whole_sequences = [text_attention(size, size, dtype)] if computes_tiles() and fill_registers(size) else []
+    whole_sequences = (
+        [get_sequence_attention_source(size, size, dtype)] if supports_tiles() and fits_registers(size) else []
+    )
     shared = heads // (_find_integer(config, "num_key_value_heads") or heads)
-    return whole_sequences if reads_batches else [step_attention(size, size, shared, dtype), *whole_sequences]
+    return (
+        whole_sequences if reads_batches else [get_decode_attention_source(size, size, shared, dtype), *whole_sequences]
+    )
 
 
 def _find_integer(config: Mapping[str, Any], *names: str) -> int:

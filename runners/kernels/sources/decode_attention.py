@@ -13,7 +13,7 @@ from runners.kernels.sources.language import (
     LIKE,
     Kernel,
     allocate,
-    as_float,
+    decode_float,
     exp,
     get,
     put,
@@ -43,7 +43,7 @@ def attention(size: int, value_size: int, shared: int, dtype: str) -> Kernel:
         capacity, key_heads, heads, distance, window = (
             arguments[8], arguments[9], arguments[10], arguments[11], arguments[12],
         )  # fmt: skip
-        scale = np.float32(as_float(arguments[13]))
+        scale = np.float32(decode_float(arguments[13]))
         groups, query_heads = key_heads // heads, heads * shared
         # For each query head: its scaled query, its weighted sum, its scores, and the highest score.
         buffer = allocate(query_heads * (size + value_size + capacity + 1) * 4)

@@ -8,17 +8,17 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from runners.kernels.layout import RECORD
+from runners.kernels.layout import RECORD_LENGTH
 from runners.kernels.sources.language import INT_LIKE, Code, row_at, take_unit
 
 
-def run(call: Any) -> None:
+def run_calls(call: Any) -> None:
     """Run the calls of a program; a unit is a whole program."""
     arguments = carray(call, 6)
     region, threads = arguments[4], arguments[5]
     while take_unit(call) < arguments[1]:
         for index in range(arguments[3]):
-            record = arguments[2] + index * RECORD * 8
+            record = arguments[2] + index * RECORD_LENGTH * 8
             entry = row_at(record, 0, 3, INT_LIKE)
             entry[2] = 0
             if entry[1] and region:

@@ -13,13 +13,13 @@ from runners.kernels.fused import LARGE
 from runners.kernels.int8 import VnniInt8Linear
 from runners.kernels.kernels import Kernels
 from runners.kernels.packed import TiledLinear, round_up_rows
-from runners.kernels.program import FromRows, KernelCall, Scratch
+from runners.kernels.program import KernelCall, Scratch, ValueFromRows
 
 #: A part of a program.
 Part = KernelCall | Callable[[int, Any], None]
 
 
-class Writer:
+class ProgramBuilder:
     """Builder of program parts and their memory.
 
     Args:
@@ -30,27 +30,29 @@ class Writer:
     def __init__(self, kernels: Kernels, rows: int) -> None:
         self._dtype, self._scratch = kernels.dtype, Scratch(rows)
 
-    def rows(self, name: str, width: int) -> torch.Tensor:
+    def get_rows(self, name: str, width: int) -> torch.Tensor:
         """Return memory of shape (rows, width); the same arguments return the same tensor."""
-        return self._scratch.rows_of(name, width, self._dtype)
+        return self._scratch.get_rows(name, width, self._dtype)
 
-    def linear(self, layer: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> list[Part]:
+    def build_linear(self, layer: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> list[Part]:
         """Return the parts that compute a linear layer, by kernels if possible."""
-        calls = linear_calls(layer, inputs, outputs, self._scratch)
-        return [self.python(layer, inputs, outputs)] if calls is None else list(calls)
+        calls = build_linear_calls(layer, inputs, outputs, self._scratch)
+        return [self.build_python_call(layer, inputs, outputs)] if calls is None else list(calls)
 
     @staticmethod
-    def python(module: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> Part:
+    def build_python_call(module: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> Part:
         """Return a part that calls a module from Python."""
         return partial(_compute_rows, module, inputs, outputs)
 
     @staticmethod
-    def large(width: int) -> FromRows:
+    def build_large_flag(width: int) -> ValueFromRows:
         """Return an argument that is 1 if rows of this width are enough work for all threads."""
-        return FromRows(("large", width), lambda rows: rows * width >= LARGE)
+        return ValueFromRows(("large", width), lambda rows: rows * width >= LARGE)
 
 
-def linear_calls(layer: Any, inputs: torch.Tensor, outputs: torch.Tensor, scratch: Scratch) -> list[KernelCall] | None:
+def build_linear_calls(
+    layer: Any, inputs: torch.Tensor, outputs: torch.Tensor, scratch: Scratch
+) -> list[KernelCall] | None:
     """Return the calls that compute a linear layer, or None if only Python can compute it.
 
     Args:
@@ -61,22 +63,22 @@ def linear_calls(layer: Any, inputs: torch.Tensor, outputs: torch.Tensor, scratc
         return None
     addresses = inputs.data_ptr(), outputs.data_ptr()
     if isinstance(layer, TiledLinear):
-        return layer.calls(*addresses)
+        return layer.build_calls(*addresses)
     # Not for `PreciseInt8Linear`, which computes its inputs in two parts.
-    return layer.calls(*addresses, scratch) if type(layer) is VnniInt8Linear else None
+    return layer.build_calls(*addresses, scratch) if type(layer) is VnniInt8Linear else None
 
 
 Forwards = dict[nn.Module, Callable[..., torch.Tensor]]
 
 
-def one_for_all(layers: Sequence[Any], first: Callable[..., Any], behind: Callable[..., Any]) -> Forwards:
+def build_forwards(layers: Sequence[Any], first: Callable[..., Any], later: Callable[..., Any]) -> Forwards:
     """Return a new `forward` for each layer, the first of which computes all layers.
 
     Args:
         first: replaces the first layer's `forward`; its first argument is the layer's own `forward`.
-        behind: replaces the other layers' `forward`; likewise.
+        later: replaces the other layers' `forward`; likewise.
     """
-    return {layer: partial(behind if number else first, layer.forward) for number, layer in enumerate(layers)}
+    return {layer: partial(later if number else first, layer.forward) for number, layer in enumerate(layers)}
 
 
 def install_if_equivalent(forwards: Forwards, compare: Callable[[], None]) -> None:

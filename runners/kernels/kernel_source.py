@@ -21,20 +21,20 @@ class KernelSource:
     parameters: tuple[int | str, ...] = ()
 
 
-#: Run the kernel calls of a program.
-RUN = KernelSource("runners.kernels.sources.calls:run")
+#: Kernel that runs the kernel calls of a program.
+RUN_CALLS = KernelSource("runners.kernels.sources.program_loop:run_calls")
 
-#: Linear layer in float32.
-FLOAT32_MULTIPLY = KernelSource("runners.kernels.sources.float32_tiles:multiply")
+#: Kernel of a linear layer in float32.
+FLOAT32_LAYER = KernelSource("runners.kernels.sources.float32_tiles:multiply")
 
-#: Linear layer in int8: round the inputs, then multiply.
-INT8 = (
+#: Kernels of a linear layer in int8: round the inputs, then multiply.
+INT8_LAYER = (
     KernelSource("runners.kernels.sources.int8_tiles:round_rows"),
     KernelSource("runners.kernels.sources.int8_tiles:multiply"),
 )
 
 
-def layer_kernel(name: str, dtype: str) -> KernelSource:
+def get_layer_source(name: str, dtype: str) -> KernelSource:
     """Return the source of a kernel in `runners.kernels.sources.layers`.
 
     Args:
@@ -43,7 +43,7 @@ def layer_kernel(name: str, dtype: str) -> KernelSource:
     return KernelSource(f"runners.kernels.sources.layers:{name}", (dtype,))
 
 
-def step_attention(size: int, value_size: int, shared: int, dtype: str) -> KernelSource:
+def get_decode_attention_source(size: int, value_size: int, shared: int, dtype: str) -> KernelSource:
     """Return the source of decode attention: one token per sequence.
 
     Args:
@@ -51,9 +51,9 @@ def step_attention(size: int, value_size: int, shared: int, dtype: str) -> Kerne
         value_size: elements of a value.
         shared: query heads per key head.
     """
-    return KernelSource("runners.kernels.sources.step_attention:attention", (size, value_size, shared, dtype))
+    return KernelSource("runners.kernels.sources.decode_attention:attention", (size, value_size, shared, dtype))
 
 
-def text_attention(size: int, value_size: int, dtype: str) -> KernelSource:
+def get_sequence_attention_source(size: int, value_size: int, dtype: str) -> KernelSource:
     """Return the source of attention over whole sequences or prefill chunks."""
-    return KernelSource("runners.kernels.sources.text_attention:attention", (size, value_size, dtype))
+    return KernelSource("runners.kernels.sources.sequence_attention:attention", (size, value_size, dtype))

@@ -9,8 +9,8 @@ from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
-from runners.kernels.layout import LANES, PANEL_STEP, PANELS, ROWS, SEQUENCE_FIELDS
-from runners.kernels.sources.float32_tiles import narrow_tile, tile
+from runners.kernels.layout import LANES, PANEL_STEP_BYTES, SEQUENCE_FIELDS, TILE_PANELS, TILE_ROWS
+from runners.kernels.sources.float32_tiles import compute_narrow_tile, compute_tile
 from runners.kernels.sources.language import (
     FLOAT_LIKE,
     INT_LIKE,
@@ -19,8 +19,8 @@ from runners.kernels.sources.language import (
     Code,
     Kernel,
     allocate,
-    as_float,
     declare_function,
+    decode_float,
     exp,
     get,
     put,
@@ -40,7 +40,7 @@ _ALIGNED = 64
 def attention(size: int, value_size: int, dtype: str) -> Kernel:
     """Return the kernel for a head size.
 
-    `runners.kernels.kernels.Kernels.texts` documents its arguments.
+    `runners.kernels.kernels.Kernels.get_sequence_attention` documents its arguments.
     """
     like = LIKE[dtype]
 
@@ -49,7 +49,7 @@ def attention(size: int, value_size: int, dtype: str) -> Kernel:
         query, keys, values, out, sequences = arguments[2], arguments[3], arguments[4], arguments[5], arguments[6]
         heads, shared, distance, key_distance = arguments[7], arguments[8], arguments[9], arguments[10]
         value_distance, out_distance, window = arguments[11], arguments[12], arguments[13]
-        scale = np.float32(as_float(arguments[14]))
+        scale = np.float32(decode_float(arguments[14]))
         unit, capacity, memory = take_unit(call), 0, 0
         while unit < arguments[1]:
             fields, head = row_at(sequences, unit // heads * SEQUENCE_FIELDS, SEQUENCE_FIELDS, INT_LIKE), unit % heads
@@ -135,12 +135,12 @@ def attention(size: int, value_size: int, dtype: str) -> Kernel:
 def _multiply(x: int, panels: int, out: int, bias: int, rows: int, size: int, width: int, used: int) -> None:
     """Compute the first `used` outputs of rows, rounded up to whole tiles."""
     number, ahead = used // LANES, panels + AHEAD
-    for row in range(0, rows, ROWS):
+    for row in range(0, rows, TILE_ROWS):
         inputs, result = x + row * size * 4, out + row * width * 4
-        for panel in range(0, number - number % PANELS, PANELS):
-            tile(inputs, panels, result, bias, size, width, panel, ahead, PANEL_STEP)
-        for panel in range(number - number % PANELS, number):
-            narrow_tile(inputs, panels, result, bias, size, width, panel, ahead, PANEL_STEP)
+        for panel in range(0, number - number % TILE_PANELS, TILE_PANELS):
+            compute_tile(inputs, panels, result, bias, size, width, panel, ahead, PANEL_STEP_BYTES)
+        for panel in range(number - number % TILE_PANELS, number):
+            compute_narrow_tile(inputs, panels, result, bias, size, width, panel, ahead, PANEL_STEP_BYTES)
 
 
 @intrinsic

@@ -6,7 +6,8 @@ from __future__ import annotations
 class EngineObserver:
     """Receiver of an engine's reports that ignores them.
 
-    Subclasses override the reports that they record. The methods are called from the event loop and from the computing thread.
+    Subclasses override the reports that they record. The methods are called from the event loop and from the computing
+    thread.
     """
 
     def record_waiting(self, items: int) -> None:

@@ -1,7 +1,7 @@
-"""Promises of configs/: KServe's documented InferenceServices are served as they are written, alone or in company.
+"""Promise: KServe's documented InferenceServices in configs/ are served unchanged.
 
-A hub and an object store on this machine hold small models under the names that the documents use. That each of the
-documents is loaded as it is written, `tests/runners/storage/test_documents.py` shows without a server.
+They are served alone or together. A hub and an object store on this machine hold small models under the names that the
+documents use. `tests/runners/storage/test_documents.py` checks without a server that each document loads unchanged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.documents import TOKEN, copies, their_models
 from tests.e2e.server import Server, serving
 from tests.runners.storage import fake_hub
 
-#: One for each way in which they differ.
+#: One document for each way in which they differ.
 IN_COMPANY = {"custom-storage", "debug-mode", "hub-model", "large-llm", "model-quantization", "private-model"}
 
 
@@ -43,11 +43,11 @@ def test_documents_of_every_kind_are_served_together_from_their_folder(tmp_path:
 
 
 @pytest.mark.parametrize("name", ["ner-model"])
-def test_a_file_is_named_by_a_variable_or_an_argument(tmp_path: Path, name: str) -> None:
+def test_a_configuration_file_is_named_by_a_variable_or_an_argument(tmp_path: Path, name: str) -> None:
     with fake_hub.serving() as hub, their_models(tmp_path, hub) as variables:
         with serving(variables, RUNTIME_CONFIG=f"configs/{name}.yaml") as server:
             by_variable = _ask(server, name)
-        # A Bento gets no arguments when it is served, but those that it was built with.
+        # A Bento has the arguments that it was built with and none when it is served.
         with serving(variables, bento=None, arguments=["--arg", f"config=configs/{name}.yaml"]) as server:
             by_argument = _ask(server, name)
     assert by_variable == by_argument

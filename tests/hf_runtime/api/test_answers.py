@@ -1,4 +1,4 @@
-"""Promises of answers that cannot be written: the error of the instance they belong to, at once, and of no other."""
+"""Promise: an answer that JSON cannot encode is an error of its own instance only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _deep(levels: int) -> Any:
     return deep
 
 
-#: What a model's answer may hold and JSON may not.
+#: Values that a model's answer may hold and JSON may not.
 BAD: dict[str, Any] = {
     "NaN": [SECRET, math.nan], "infinity": {SECRET: -math.inf}, "NaN in an array": np.array([1, math.nan], np.float32),
     "NaN in numpy's": [np.float64(math.nan)], "NaN beside nothing": [None, {"a": (math.nan, SECRET)}],
@@ -44,7 +44,7 @@ def _no_answer_is_logged(caplog: pytest.LogCaptureFixture) -> Any:
 
 @pytest.mark.parametrize("event", [False, True])
 @pytest.mark.parametrize("bad", BAD)
-def test_v1_names_the_instance(server: Server, bad: str, event: bool) -> None:
+def test_v1_names_the_instance_whose_answer_cannot_be_encoded(server: Server, bad: str, event: bool) -> None:
     server.writer.script = lambda index: BAD[bad] if index == 1 else "good"
     headers = {"ce-id": "1", "ce-source": "a", "ce-type": "b", "ce-specversion": "1.0"} if event else {}
     response = server.http.post("/v1/models/writer:predict", json={"instances": ["a", "b", "c"]}, headers=headers)
@@ -54,7 +54,7 @@ def test_v1_names_the_instance(server: Server, bad: str, event: bool) -> None:
 
 
 @pytest.mark.parametrize("bad", sorted(set(BAD) - {"NaN in an array"}))
-def test_v2_names_the_instance(server: Server, bad: str) -> None:
+def test_v2_names_the_instance_whose_answer_cannot_be_encoded(server: Server, bad: str) -> None:
     server.writer.signature = Signature()
     server.writer.script = lambda index: BAD[bad] if index == 1 else "good"
     inputs = [{"name": "text", "shape": [3], "datatype": "BYTES", "data": ["a", "b", "c"]}]
@@ -73,7 +73,9 @@ def test_v2_names_the_instance(server: Server, bad: str) -> None:
          "messages"),
     ],
 )  # fmt: skip
-def test_openai_names_the_field(server: Server, path: str, body: Any, place: str, field: str, value: Any) -> None:
+def test_openai_names_the_prompt_whose_answer_cannot_be_encoded(
+    server: Server, path: str, body: Any, place: str, field: str, value: Any
+) -> None:
     bad = {**written(SECRET), field: value}
     server.writer.script = lambda index: [bad] if index == 1 else [written("good")]
     response = server.http.post(path, json=body)
@@ -83,7 +85,7 @@ def test_openai_names_the_field(server: Server, path: str, body: Any, place: str
     assert error["message"].startswith(f"{place}: {FAILED}")
 
 
-def test_vectors_name_their_text(server: Server) -> None:
+def test_embeddings_name_the_input_whose_vector_cannot_be_encoded(server: Server) -> None:
     vectors = [np.ones(2, np.float32), np.array([1, math.nan], np.float32)]
     server.embedder.script = lambda index: {"embedding": vectors[index], "prompt_tokens": 1}
     response = server.http.post("/openai/v1/embeddings", json={"model": "embedder", "input": ["a", "b"]})
@@ -91,7 +93,7 @@ def test_vectors_name_their_text(server: Server) -> None:
     assert response.json()["error"]["message"] == f"input[1]: {FAILED}NaN or infinity"
 
 
-def test_generate_names_its_text(server: Server) -> None:
+def test_generate_names_the_input_whose_answer_cannot_be_encoded(server: Server) -> None:
     server.writer.script = lambda _: [written("\ud83d")]
     response = server.http.post("/v2/models/writer/generate", json={"text_input": "a"})
     assert response.status_code == 500
@@ -99,7 +101,7 @@ def test_generate_names_its_text(server: Server) -> None:
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_a_stream_of_v1_goes_on_for_the_others_and_gives_the_item_up(server: Server, bad: str) -> None:
+def test_a_stream_of_v1_cancels_the_item_and_continues_the_others(server: Server, bad: str) -> None:
     delta = {"generated_text": BAD[bad]}
     server.writer.script = lambda i: [{"generated_text": "a"}, *([delta] * (i == 1)), written("b")]
     response = server.http.post(
@@ -117,7 +119,7 @@ def test_a_stream_of_v1_goes_on_for_the_others_and_gives_the_item_up(server: Ser
 
 @pytest.mark.parametrize("delta", [{"generated_text": "\ud83d"}, {}, {"generated_text": {1, 2}}], ids=str)
 @pytest.mark.parametrize("path", ["completions", "chat/completions"])
-def test_a_stream_of_openai_ends_in_its_shape(server: Server, path: str, delta: dict[str, Any]) -> None:
+def test_a_stream_of_openai_ends_in_an_error_of_its_shape(server: Server, path: str, delta: dict[str, Any]) -> None:
     server.writer.script = lambda i: [delta, written("late")] if i == 1 else [written("good")]
     asked = {"prompt": "a"} if path == "completions" else {"messages": [{"role": "user", "content": "a"}]}
     events = server.events(path, model="writer", n=2, stream_options={"include_usage": True}, **asked)
@@ -129,7 +131,7 @@ def test_a_stream_of_openai_ends_in_its_shape(server: Server, path: str, delta: 
     assert "late" not in text
 
 
-def test_generate_stream_ends_in_its_shape(server: Server) -> None:
+def test_a_stream_of_generate_ends_in_an_error_of_its_shape(server: Server) -> None:
     server.writer.script = lambda _: [{"generated_text": "a"}, {"generated_text": "\ud83d"}, written("late")]
     response = server.http.post("/v2/models/writer/generate_stream", json={"text_input": "a"})
     first, last = [json.loads(event.removeprefix("data: ")) for event in response.text.split("\n\n") if event]

@@ -1,4 +1,4 @@
-"""Promise: answers to one request that take too much memory end it, and what is not answered yet is given up."""
+"""Promise: a request whose answers need too much memory fails and its items are cancelled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promises of OpenAI's chat completions, as its own client sees them."""
+"""Promise: OpenAI's own client gets chat completions as from OpenAI."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_an_answer_is_a_chat_completion_object(server: Server) -> None:
     }  # fmt: skip
 
 
-def test_choices_are_items_of_their_own_and_count_the_prompt_once(server: Server) -> None:
+def test_each_choice_is_an_item_and_the_prompt_is_counted_once(server: Server) -> None:
     server.writer.script = lambda index: [written(str(index), prompt=9, generated=2)]
     answer = _ask(server, n=3, seed=2**63 - 1)
     assert [(choice.index, choice.message.content) for choice in answer.choices] == [(0, "0"), (1, "1"), (2, "2")]
@@ -97,7 +97,7 @@ def test_choices_are_items_of_their_own_and_count_the_prompt_once(server: Server
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (9, 6)
 
 
-def test_every_role_reaches_the_model_and_parts_of_text_as_one_string(server: Server) -> None:
+def test_every_role_reaches_the_model_and_text_parts_are_joined(server: Server) -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     messages = [
         {"role": "developer", "content": "Be brief."},
@@ -116,7 +116,7 @@ def test_every_role_reaches_the_model_and_parts_of_text_as_one_string(server: Se
     ]
 
 
-def test_tools_reach_the_model_as_they_were_written(server: Server) -> None:
+def test_tools_reach_the_model_unchanged(server: Server) -> None:
     choice: Any = {"type": "function", "function": {"name": "weather"}}
     _ask(server, tools=[WEATHER], tool_choice=choice, parallel_tool_calls=False)
     _ask(server, tools=[WEATHER], tool_choice="required")
@@ -167,7 +167,7 @@ def test_the_official_client_parses_answers_into_classes(server: Server) -> None
     assert (told["type"], told["json_schema"]["name"], told["json_schema"]["strict"]) == ("json_schema", "City", True)
 
 
-def test_logprobs_name_every_token_and_its_rivals(server: Server) -> None:
+def test_logprobs_name_every_token_and_its_alternatives(server: Server) -> None:
     tokens = [token("é", -0.5, ("é", -0.5), ("e", -1.5)), token("\ufffd", float("-inf"), raw=b"\x99")]
     server.writer.script = lambda _: [written("é", logprobs=tokens)]
     (choice,) = _ask(server, logprobs=True, top_logprobs=2).choices
@@ -186,7 +186,7 @@ def test_logprobs_name_every_token_and_its_rivals(server: Server) -> None:
     }  # fmt: skip
 
 
-def test_a_stream_says_who_speaks_then_what_then_why_it_ended(server: Server) -> None:
+def test_a_stream_sends_the_role_then_the_content_then_the_finish_reason(server: Server) -> None:
     server.writer.script = lambda _: [
         {"generated_text": "Hi"},
         {"generated_text": ""},
@@ -228,7 +228,7 @@ def test_a_stream_of_calls_numbers_them_and_ends_with_their_reason(server: Serve
         assert choices[-1]["finish_reason"] == "tool_calls"
 
 
-def test_the_official_client_puts_a_stream_together_again(server: Server) -> None:
+def test_the_official_client_assembles_a_stream(server: Server) -> None:
     server.writer.script = lambda _: [
         {"generated_text": "Let me "},
         {"generated_text": "see.", "tool_calls": CALLS[:1]},

@@ -1,4 +1,4 @@
-"""Promise: each of KServe's documented InferenceServices, and all in one folder, is loaded and answers as written."""
+"""Promise: KServe's documented InferenceServices load unchanged, each alone and all together."""
 
 from __future__ import annotations
 

@@ -65,9 +65,8 @@ def test_several_workers_are_chosen_if_threads_scale_badly(monkeypatch: pytest.M
     plan = _plan(_Machine(batch=5, together=2), monkeypatch)
     assert plan is not None
     assert plan.parallelism == Parallelism(4, 1, 4)
-    assert (
-        plan.limits.max_tokens == 40 + 24 + 64 + 16 + 48 + 32 + 40 + 24 + 64
-    )  # of eight rows, and memory for one more
+    # The tokens of eight rows, and memory for one more.
+    assert plan.limits.max_tokens == 40 + 24 + 64 + 16 + 48 + 32 + 40 + 24 + 64
     assert plan.limits.max_rows == plan.limits.max_tokens // 8
 
 

@@ -1,1 +1,1 @@
-"""Promises of the Bento that `bentoml build` makes, and of the image that `bentoml containerize` makes of it."""
+"""Tests of the Bento of `bentoml build` and of the image that `bentoml containerize` builds."""

@@ -1,4 +1,4 @@
-"""Promise of days without a restart: mixed tasks, streams, clients that leave; answers right, no memory lost."""
+"""Promise: mixed tasks, streams and leaving clients run for days, with right answers, no leak."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _parameters(task: str) -> dict[str, Any]:
 
 
 class _Mixed:
-    """Clients of all tasks, who compare what they get with what was answered in peace."""
+    """Clients of all tasks that compare their answers with those of an idle server."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -60,7 +60,7 @@ class _Mixed:
         return response.json()["predictions"][0]
 
     def client(self, seed: int, end: float) -> None:
-        """Ask until the time has come."""
+        """Send requests until the time has come."""
         chance = random.Random(seed)
         while monotonic() < end:
             task = chance.choice(list(CHECKPOINTS))
@@ -104,7 +104,7 @@ def _rounded(value: Any) -> Any:
             return value
 
 
-def test_mixed_tasks_streams_and_disconnects(
+def test_mixed_tasks_streams_and_disconnects_leak_no_memory(
     tmp_path: Path, request: pytest.FixtureRequest, tell: Callable[[str], None]
 ) -> None:
     minutes = request.config.getoption("--soak-minutes")

@@ -32,8 +32,8 @@ _HUB = {
 
 
 @contextmanager
-def their_models(folder: Path, hub: FakeHub) -> Iterator[dict[str, str]]:
-    """Serve the documents' models from a hub and a store; yield the variables that lead to them."""
+def serve_document_models(folder: Path, hub: FakeHub) -> Iterator[dict[str, str]]:
+    """Serve the documents' models from a hub and a store; yield their variables."""
     secret = folder / "secrets" / "hf-secret"
     secret.mkdir(parents=True)
     (secret / "token").write_text(f"{TOKEN}\n")
@@ -55,7 +55,7 @@ def their_models(folder: Path, hub: FakeHub) -> Iterator[dict[str, str]]:
         }
 
 
-def copies(folder: Path) -> dict[str, Path]:
+def copy_documents(folder: Path) -> dict[str, Path]:
     """Copy the documents and their caches into a folder; return them by service name."""
     folder.mkdir()
     documents = {}

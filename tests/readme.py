@@ -72,7 +72,7 @@ class Example:
         return done.stdout
 
 
-def examples_of(text: str) -> list[Example]:
+def parse_examples(text: str) -> list[Example]:
     """Split bash blocks into commands and return other blocks unchanged."""
     found: list[Example] = []
     for token in MarkdownIt().parse(text):
@@ -110,10 +110,10 @@ def _printed(comments: Sequence[str]) -> str:
 
 
 #: Each example once, in the order of the pages; README repeats some of docs/.
-EXAMPLES = list(dict.fromkeys(example for text in PAGES.values() for example in examples_of(text)))
+EXAMPLES = list(dict.fromkeys(example for text in PAGES.values() for example in parse_examples(text)))
 
 
-def names_in(config: str) -> Mapping[str, str]:
+def read_model_locations(config: str) -> Mapping[str, str]:
     """Return the models' locations of a configuration by the names under which they are served."""
     documents = yaml.safe_load_all((ROOT / config).read_text(encoding="utf-8"))
     return {each["metadata"]["name"]: each["spec"]["predictor"]["huggingface"]["storageUri"] for each in documents}
@@ -121,9 +121,12 @@ def names_in(config: str) -> Mapping[str, str]:
 
 #: Commands after which requests are sent, and the models that each serves.
 QUICKSTART, DEMO = "make serve", "make serve RUNTIME_CONFIG=configs/demo.yaml"
-MODELS_OF = {QUICKSTART: names_in("configs/quickstart.yaml"), DEMO: names_in("configs/demo.yaml")}
+MODELS_OF = {
+    QUICKSTART: read_model_locations("configs/quickstart.yaml"),
+    DEMO: read_model_locations("configs/demo.yaml"),
+}
 
-#: Sent to the servers of those commands.
+#: Requests to the servers of these commands.
 REQUESTS = [
     each
     for each in EXAMPLES
@@ -170,7 +173,7 @@ _TOKEN = re.compile(
 )
 
 
-def assert_printed(printed: str, said: str, tolerance: float) -> None:
+def assert_matches_page(printed: str, said: str, tolerance: float) -> None:
     """Compare an answer with the one that a page prints.
 
     Strings, names and whole numbers are equal, fractions within the tolerance. `…` is anything, in a string or outside;
@@ -201,6 +204,6 @@ def assert_printed(printed: str, said: str, tolerance: float) -> None:
         assert abs(float(number) - expected) <= tolerance, f"{number} in place of {expected}: {both}"
 
 
-def why_not_run(example: Example) -> Sequence[str]:
+def list_reasons(example: Example) -> Sequence[str]:
     """Return the listed reasons why an example is not run; at most one makes sense."""
     return [reason for beginning, reason in NOT_RUN.items() if example.code.startswith(beginning)]

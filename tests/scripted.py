@@ -20,10 +20,11 @@ class ScriptedParameters(Parameters):
 
 
 class ScriptedRunner(Runner[ScriptedParameters, str, int, str]):
-    """Runner that answers a string in capitals, `times` over; a comma splits an instance into rows.
+    """Runner that answers a string in capitals, `times` over.
 
-    The text `bad` is refused, `crash` fails in the forward pass, `break` breaks the device that computes it, `bug`
-    fails in finishing. While `gate` is not set, the forward pass waits; `entered` is set once the pass is reached.
+    A comma splits an instance into rows. The text `bad` is refused, `crash` fails in the forward pass, `break` breaks
+    the device that computes it, `bug` fails in finishing. While `gate` is not set, the forward pass waits; `entered` is
+    set once the pass is reached.
     """
 
     parameters_type = ScriptedParameters

@@ -31,9 +31,9 @@ from tests.readme import (
     REQUESTS,
     SERVICES,
     Example,
-    assert_printed,
-    examples_of,
-    why_not_run,
+    assert_matches_page,
+    list_reasons,
+    parse_examples,
 )
 
 
@@ -90,7 +90,7 @@ def test_every_task_has_an_example_that_parses() -> None:
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.code.split("\n")[0])
 def test_every_example_is_run_or_listed_with_a_reason(example: Example) -> None:
     is_run = [example in REQUESTS, example.code == QUICKSTART, example.code in FROM_HUB, example in SERVICES]
-    assert sum(is_run) + len(why_not_run(example)) == 1, (
+    assert sum(is_run) + len(list_reasons(example)) == 1, (
         "run it in test_readme_examples.py, or say in readme.py why not"
     )
     assert not example.printed or any(is_run), "an answer is printed that no test has seen"
@@ -131,7 +131,7 @@ def test_blocks_are_split_into_commands_and_their_output() -> None:
         "Text\n\n```bash\none -a    # a remark\ntwo \\\n  -b '# no remark'\n# {\"a\":\n#   1}\n# …\n```\n\n"
         "```\nnot\n# bash\n```\n\n    indented\n\n```python\n# Why.\nprint(3)\n# 3\n```\n"
     )
-    assert examples_of(text) == [
+    assert parse_examples(text) == [
         Example("bash", "one -a"),
         Example("bash", "two \\\n  -b '# no remark'", '{"a": 1}\n…'),
         Example("", "not\n# bash\n"),
@@ -151,7 +151,7 @@ def test_blocks_are_split_into_commands_and_their_output() -> None:
     ],
 )
 def test_an_answer_that_matches_the_page_is_accepted(printed: str, said: str) -> None:
-    assert_printed(printed, said, 0.01)
+    assert_matches_page(printed, said, 0.01)
 
 
 @pytest.mark.parametrize(
@@ -171,4 +171,4 @@ def test_an_answer_that_matches_the_page_is_accepted(printed: str, said: str) ->
 )
 def test_an_answer_that_differs_from_the_page_is_rejected(printed: str, said: str) -> None:
     with pytest.raises(AssertionError, match="the page prints"):
-        assert_printed(printed, said, 0.01)
+        assert_matches_page(printed, said, 0.01)

@@ -1,4 +1,4 @@
-"""Promise: every architecture answers as plain transformers does, or reports what is missing."""
+"""Promise: every architecture answers as plain transformers does or names what it lacks."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def test_the_command_prints_a_row_per_precision_and_one_line_per_failed_load(tmp
 
 
 def _measured(monkeypatch: pytest.MonkeyPatch, *results: PrecisionResult | Failed | InvalidRequest) -> None:
-    """Replace the command's measurements by these, in this order, on a CPU that computes everything."""
+    """Replace the command's measurements by these, on a CPU that computes everything."""
     waiting = list(results)
 
     def next_result(*_: Any) -> PrecisionResult | Failed:

@@ -37,7 +37,10 @@ def document(name: str) -> Any:
 
 
 def resources() -> list[tuple[str, Any]]:
-    """Return all documents for a cluster, with names for tests: of Kubernetes, KServe, kustomize."""
+    """Return all documents for a cluster, with names for tests.
+
+    They are of Kubernetes, KServe and kustomize.
+    """
     paths = sorted([*FOLDER.glob("kubernetes/*.yaml"), *FOLDER.glob("kserve/*.yaml")])
     every = [(path.stem, each) for path in paths for each in documents(str(path.relative_to(FOLDER)))]
     return [(f"{stem}/{each.get('metadata', {}).get('name')}", each) for stem, each in every if "kind" in each]

@@ -1,4 +1,4 @@
-"""Promise: `bentoml deploy -f` accepts the whole file, which describes the Bento's services."""
+"""Promise: `bentoml deploy -f` accepts the file, which describes the Bento's services."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: KServe accepts the runtime and InferenceServices, and their fields reach settings."""
+"""Promise: KServe accepts the runtime and InferenceServices, whose fields reach settings."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_the_runtime_can_write_only_to_its_cache_and_tmp() -> None:
 
 
 def _start(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run what KServe starts for an InferenceService `bert` with these args and env, in an image of our code."""
+    """Run what KServe starts for an InferenceService `bert`, in an image of our code."""
     (folder / "bento").mkdir()
     (folder / "bento" / "src").symlink_to(ROOT)
     (folder / "bin").mkdir()

@@ -114,7 +114,7 @@ class Server:
         """Count the log lines that match."""
         return sum(re.search(pattern, line) is not None for line in self.log)
 
-    def wait_until_all_say(self, status: int) -> None:
+    def wait_until_all_answer(self, status: int) -> None:
         """Block until every entry process answers with that status for the model named `model`.
 
         Each process learns of a change by itself, within less time than one of these waits.

@@ -50,7 +50,7 @@ def test_a_runner_with_a_broken_device_is_replaced_by_one_that_answers(server: S
         assert int(broken.headers["retry-after"]) > 0
         runner.wait(60)
         server.wait_for("Model model is ready after", times=times)
-        server.wait_until_all_say(200)
+        server.wait_until_all_answer(200)
         assert _ask(server, "a").json() == {"predictions": ["A"]}
     assert server.count("the device failed, so the process ends") == 2
     assert server.count("illegal memory access") >= 2
@@ -67,7 +67,7 @@ def test_a_runner_with_a_broken_device_gets_no_requests(server: Server) -> None:
     assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
     runner.wait(60)
     server.wait_for("Model model is ready after", times=ready + 1)
-    server.wait_until_all_say(200)
+    server.wait_until_all_answer(200)
     assert requests.get(f"{server.url}/readyz", timeout=60).status_code == 200
 
 

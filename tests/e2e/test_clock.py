@@ -12,8 +12,7 @@ from tests.tiny import llama_model
 
 #: Python runs this first: from the 50th call in a process on, the wall clock is randomly a day late or a day early.
 #: Strict alternation would give the same time to requests that read the clock twice. The process that starts and ends
-#: the others is excluded: its tornado reads the clock twice for one delay and would now and then
-#: wait for two days.
+#: the others is excluded: its tornado reads the clock twice for one delay and would now and then wait for two days.
 _JUMPING = """
 import itertools
 import random

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.documents import TOKEN, copies, their_models
+from tests.documents import TOKEN, copy_documents, serve_document_models
 from tests.e2e.server import Server, serving
 from tests.runners.storage import fake_hub
 
@@ -27,12 +27,12 @@ def _ask(server: Server, name: str) -> Any:
 
 
 def test_documents_of_every_kind_are_served_together_from_their_folder(tmp_path: Path) -> None:
-    for name, path in copies(tmp_path / "configs").items():
+    for name, path in copy_documents(tmp_path / "configs").items():
         if name not in IN_COMPANY:
             path.unlink()
     with (
         fake_hub.serving() as hub,
-        their_models(tmp_path, hub) as variables,
+        serve_document_models(tmp_path, hub) as variables,
         serving(variables, models=len(IN_COMPANY), RUNTIME_CONFIG=str(tmp_path / "configs")) as server,
     ):
         assert set(requests.get(f"{server.url}/v1/models", timeout=5).json()["models"]) == IN_COMPANY
@@ -44,7 +44,7 @@ def test_documents_of_every_kind_are_served_together_from_their_folder(tmp_path:
 
 @pytest.mark.parametrize("name", ["ner-model"])
 def test_a_configuration_file_is_named_by_a_variable_or_an_argument(tmp_path: Path, name: str) -> None:
-    with fake_hub.serving() as hub, their_models(tmp_path, hub) as variables:
+    with fake_hub.serving() as hub, serve_document_models(tmp_path, hub) as variables:
         with serving(variables, RUNTIME_CONFIG=f"configs/{name}.yaml") as server:
             by_variable = _ask(server, name)
         # A Bento has the arguments that it was built with and none when it is served.

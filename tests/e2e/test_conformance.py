@@ -1,4 +1,4 @@
-"""Promise: docs/kserve-comparison.md states the real answers of KServe's server and of ours.
+"""Promise: docs/kserve-comparison.md states the real answers of KServe's server and ours.
 
 `make conformance` writes its table again.
 """

@@ -1,7 +1,8 @@
 """Promise: models of the demonstration's sizes answer README's requests correctly.
 
-The answers equal those of plain transformers. The models replace those that `make demo` trains and `make readme-test`
-requests. Weights are random and layers two, but vocabularies and widths are the same: a head of 30,522 rows may fail
+The answers equal those of plain transformers. The models replace the ones that `make demo` trains and
+`make readme-test` requests. Weights are random and layers two, but vocabularies and widths are the same: a head of
+30,522 rows may fail where one of 200 does not.
 """
 
 from __future__ import annotations

@@ -256,7 +256,10 @@ def _offering(body: bytes, *headers: bytes) -> bytes:
 def test_an_offer_of_another_protocol_is_answered_in_this_one(
     server: Server, offer: tuple[bytes, ...], pause: int, chunked: bool
 ) -> None:
-    """Check that the connection stays usable; Java's HTTP client and curl offer HTTP/2 with every request."""
+    """Check that the connection stays usable.
+
+    Java's HTTP client and curl offer HTTP/2 with every request.
+    """
     if chunked:
         request = _offering(b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY), *offer, b"Transfer-Encoding: chunked")
     else:

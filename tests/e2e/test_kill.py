@@ -1,4 +1,4 @@
-"""Promise: a process killed under load comes back, and no client waits or gets a wrong answer."""
+"""Promise: a process killed under load restarts; no client waits or gets a wrong answer."""
 
 from __future__ import annotations
 

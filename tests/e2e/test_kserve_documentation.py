@@ -29,7 +29,7 @@ _PAGES = [
 
 
 def _curl(url: str, body: Any, *arguments: str) -> str:
-    """Run `curl -v`, which prints its actions next to the answer, with the headers of the pages."""
+    """Run `curl -v`, which prints its actions as well, with the headers of the pages."""
     headers = ("-H", "content-type: application/json", "-H", "Host: huggingface.default.example.com")
     command = ["curl", "-v", "--fail-with-body", url, *headers, *arguments, "-d", json.dumps(body)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)

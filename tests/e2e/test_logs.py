@@ -1,4 +1,4 @@
-"""Promise: logs are JSON on request, name requests by id, and hide clients' inputs by default."""
+"""Promise: logs are JSON on request, name requests by id, and hide inputs by default."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _crash(server: Server) -> None:
     server.wait_for("Model pipeline is ready", times=2)
 
 
-def _written(answer: requests.Response) -> list[str]:
+def _answer_strings(answer: requests.Response) -> list[str]:
     """Return the strings in an answer, as JSON encodes them."""
 
     def texts(value: Any) -> Iterator[str]:
@@ -135,7 +135,7 @@ def test_payloads_are_logged_if_enabled(config: Path) -> None:
             answer = _post(server, path, body, f"served-{number}")
             _logged_once(server, f"items: .*{PROMPT}.*request=served-{number}")
             if answer.headers["content-type"] == "application/json" and "embed" not in path:
-                for text in _written(answer):
+                for text in _answer_strings(answer):
                     server.wait_for(re.escape(one_line(text)))
             else:
                 server.wait_for(f"answers: .*request=served-{number}")
@@ -178,7 +178,7 @@ def test_every_line_is_json_and_none_quotes_a_client(silent: Server) -> None:
         answer = _post(silent, path, body, f"served-{number}")
         assert answer.status_code == 200, answer.text
         if answer.headers["content-type"] == "application/json" and "embed" not in path:
-            answers += _written(answer)
+            answers += _answer_strings(answer)
     for number, (status, path, body) in enumerate(MISTAKES):
         answer = _post(silent, path, body, f"mistake-{number}")
         assert answer.status_code == status, answer.text

@@ -1,4 +1,4 @@
-"""Promise: models in one server run together, each with its own name, settings and failures."""
+"""Promise: models in one server run together, with their own names, settings and errors."""
 
 from __future__ import annotations
 

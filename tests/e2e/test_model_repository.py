@@ -73,7 +73,7 @@ def test_a_model_is_unloaded_and_loaded_again_under_load(tmp_path: Path) -> None
     with serving(settings, API_WORKERS="2", REPLICAS="2") as server:
         triton = InferenceServerClient(f"127.0.0.1:{server.port}")
         server.wait_for("Model model is ready after", times=2)
-        server.wait_until_all_say(200)
+        server.wait_until_all_answer(200)
         with requests.Session() as session:
             before = _ask(session, server, CORPUS).json()["predictions"]
         with _load_on(server) as answers:
@@ -86,11 +86,11 @@ def test_a_model_is_unloaded_and_loaded_again_under_load(tmp_path: Path) -> None
                 unloaded = _memory(server)
                 assert len(loaded) == len(unloaded) == 2
                 assert all(less < more - _FALL for more, less in zip(loaded, unloaded, strict=True))
-                server.wait_until_all_say(503)
+                server.wait_until_all_answer(503)
                 assert _state(triton) == ("UNAVAILABLE", "unloaded")
                 assert requests.get(f"{server.url}/readyz", timeout=60).status_code == 200
                 triton.load_model("model")
-                server.wait_until_all_say(200)
+                server.wait_until_all_answer(200)
         with pytest.raises(InferenceServerException, match=r"parameters\.config"):
             triton.load_model("model", config="{}")
         triton.close()

@@ -13,10 +13,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.documents import their_models
+from tests.documents import serve_document_models
 from tests.e2e.checkpoints import text_classification
 from tests.e2e.server import SERVED, SETTLED, Server
-from tests.readme import FROM_HUB, MODELS_OF, PATH, REQUESTS, Example, assert_printed
+from tests.readme import FROM_HUB, MODELS_OF, PATH, REQUESTS, Example, assert_matches_page
 from tests.runners.storage import fake_hub
 
 pytestmark = [pytest.mark.readme, pytest.mark.xdist_group("readme")]
@@ -67,10 +67,10 @@ def test_examples_are_answered_as_their_page_prints(
                 said = example.run(server.port)
                 assert said.strip()
                 if example.printed:
-                    assert_printed(example.printed, said, TRAINED if uri.startswith(".models/demo-") else FETCHED)
+                    assert_matches_page(example.printed, said, TRAINED if uri.startswith(".models/demo-") else FETCHED)
 
 
-def _said_to_try(server: Server) -> list[Example]:
+def _suggested_commands(server: Server) -> list[Example]:
     """Return the commands that a start prints at its end; fail if a model is not served."""
     log = "\n".join(server.log)
     assert server.count(SERVED) == server.count(SETTLED), log
@@ -79,18 +79,18 @@ def _said_to_try(server: Server) -> list[Example]:
 
 @pytest.mark.parametrize("server", MODELS_OF, indirect=True)
 def test_a_start_ends_in_requests_that_are_answered(server: ByCommand) -> None:
-    for example in _said_to_try(server):
+    for example in _suggested_commands(server):
         assert "predictions" in orjson.loads(example.run()), example.code
 
 
 @pytest.mark.parametrize("command", sorted(FROM_HUB))
 def test_a_command_finds_its_model_in_a_hub(tmp_path: Path, command: str) -> None:
-    with fake_hub.serving() as hub, their_models(tmp_path, hub) as variables:
+    with fake_hub.serving() as hub, serve_document_models(tmp_path, hub) as variables:
         name = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"
         hub.add(name, text_classification(tmp_path / "classifier"))
         if "serve" not in command:
             assert "ner-model" in Example("bash", command).run(variables=variables)
             return
         with _started(command, 1, variables) as server:
-            (example,) = _said_to_try(server)
+            (example,) = _suggested_commands(server)
             assert "predictions" in orjson.loads(example.run())

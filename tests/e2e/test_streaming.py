@@ -38,7 +38,7 @@ def server(folder: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def mortal(folder: Path) -> Iterator[Server]:
-    """Serve a model whose runner is killed and which is then stopped, in the order of the tests."""
+    """Serve a model whose runner is killed and which is then stopped, in this order."""
     with serving(STORAGE_URI=str(folder), TASK="text-generation") as server:
         yield server
 
@@ -142,7 +142,7 @@ def test_a_stream_whose_runner_dies_ends_in_an_error_and_the_next_is_served(mort
     assert {one["finish_reason"], other["finish_reason"]} == {"error"}
     assert "stopped" in one["error"]
     mortal.wait_for("Model model is ready after", times=2)
-    mortal.wait_until_all_say(200)
+    mortal.wait_until_all_answer(200)
     (line,) = _lines(_post(mortal, ["Paris"], max_new_tokens=1, ignore_eos=True, stream=True))[-1:]
     assert line["finish_reason"] == "length"
 

@@ -1,1 +1,1 @@
-"""Tests of the Bento of `bentoml build` and of the image that `bentoml containerize` builds."""
+"""Tests of the Bento that `bentoml build` makes, and of its image."""

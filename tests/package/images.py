@@ -124,7 +124,7 @@ class Builder:
         archive.unlink()
 
     def _as_pip_is_configured(self) -> list[str]:
-        """Mount the folders of this machine's pip configuration, so that uv finds wheels in the build."""
+        """Mount the folders of this machine's pip configuration, where uv finds wheels."""
         listed = subprocess.check_output([sys.executable, "-m", "pip", "config", "list"], text=True)
         said = dict(line.split("=", 1) for line in listed.splitlines() if "=" in line)
         folders = said.get("global.find-links", "''").strip("'").split()

@@ -51,7 +51,10 @@ def cache(tmp_path: Path) -> Path:
 
 
 def _let_all_read(folder: Path) -> None:
-    """Make files readable for all: safetensors restricts them to their owner, and the image has another user."""
+    """Make files readable for all users.
+
+    safetensors restricts them to their owner, and the image has another user.
+    """
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
 

@@ -68,8 +68,8 @@ def make(model: PublicModel, folder: Path) -> Path:
     _fill(made)
     made.save_pretrained(folder)
     if tied is not None:
-        # T5's class saves all models as tied and infers the truth from the weights; it also divides by this field's value,
-        # which public files state.
+        # T5's class saves all models as tied and infers the truth from the weights; it divides by a factor only where
+        # this field, which public files contain, is true.
         change_config(folder, tie_word_embeddings=tied)
     tokenizer(model.tokens, config.vocab_size, _longest(config)).save_pretrained(folder)
     return folder

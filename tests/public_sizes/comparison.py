@@ -88,12 +88,12 @@ class Expected:
 
     Attributes:
         numbers: for each, the outputs behind its answer: logits, or vectors; empty for generated text.
-        written: for each, the generated tokens of a generative model.
+        generated: for each, the generated tokens of a generative model.
     """
 
     items: Sequence[Item]
     numbers: Sequence[torch.Tensor] = ()
-    written: Sequence[SequenceOutput] = ()
+    generated: Sequence[SequenceOutput] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def expect(model: PublicModel, folder: Path) -> Expected:
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     items = list(_items(model, plain, tokenizer))
     if model.task in ("text-generation", "text2text-generation"):
-        return Expected(items, written=[_generate(model, plain, tokenizer, item) for item in items])
+        return Expected(items, generated=[_generate(model, plain, tokenizer, item) for item in items])
     numbers = []
     for item in items:
         encoding = tokenizer(*_texts(item.instance), return_tensors="pt")
@@ -139,7 +139,10 @@ def expect(model: PublicModel, folder: Path) -> Expected:
 
 
 def _items(model: PublicModel, plain: Any, tokenizer: Any) -> Iterator[Item]:
-    """Build inputs of one word, of several and of many, which hold the last tokens of the vocabulary."""
+    """Build inputs of one word, of several and of many.
+
+    They hold the last tokens of the vocabulary.
+    """
     vocabulary = plain.get_input_embeddings().weight.shape[0]
     special = set(tokenizer.all_special_ids)
 
@@ -344,12 +347,12 @@ class _Check:
 
     def texts(self, runner: Runner[Any, Any, Any, Any], expected: Expected) -> None:
         """Compare all prompts in one batch, and each alone."""
-        tokens = {token for written in expected.written for token in written.tokens}
+        tokens = {token for generated in expected.generated for token in generated.tokens}
         self._hold(len(tokens) >= _LEAST_TOKENS, f"the model alone writes {tokens} and nothing else")
         model: Any = pretrained_of(runner).model
         firsts = []
         for answers, company in ((runner.predict(expected.items), "in company"), (None, "alone")):
-            for number, (item, right) in enumerate(zip(expected.items, expected.written, strict=True)):
+            for number, (item, right) in enumerate(zip(expected.items, expected.generated, strict=True)):
                 if answers is not None:
                     answer = answers[number]
                 else:
@@ -359,7 +362,7 @@ class _Check:
                     self._hold(False, f"item {number} {company} is refused: {answer}")
                 elif self._exact:
                     self._same_text(f"item {number} {company}", runner, answer[0], item, right)
-        self._same("logits of the first token", firsts, [right.first for right in expected.written])
+        self._same("logits of the first token", firsts, [right.first for right in expected.generated])
 
     def _alone(self, runner: Runner[Any, Any, Any, Any], model: Any, item: Item) -> tuple[Any, torch.Tensor]:
         """Return the answer, and the head's logits for the first token."""

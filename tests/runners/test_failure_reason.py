@@ -1,4 +1,4 @@
-"""Promise: the reason of a failed model is the error's text without secrets and other paths."""
+"""Promise: the reason of a failed model is the error's text without secrets or paths."""
 
 from __future__ import annotations
 

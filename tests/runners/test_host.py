@@ -1,4 +1,4 @@
-"""Promise: models load, unload and load again in one process, and no item meets half a model."""
+"""Promise: models load, unload and load again in a process; no item meets half a model."""
 
 from __future__ import annotations
 

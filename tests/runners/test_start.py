@@ -87,7 +87,10 @@ def _generating(folder: Path, task: str, auto_class: Any) -> _Model:
 
 @pytest.fixture(autouse=True)
 def _tiles_pay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use tiles also for models so small, on any processor; without kernels, another format is used."""
+    """Use tiles for models of any size, on any processor.
+
+    Without kernels, another format is used.
+    """
     monkeypatch.setattr(linear, "_fastest_form", lambda _, __, tiled: tiled or OneDnnLinear)
 
 

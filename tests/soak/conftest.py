@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+def print_line(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Return a function that prints a line even if pytest captures the output."""
     capture = request.config.pluginmanager.getplugin("capturemanager")
 

@@ -34,7 +34,10 @@ class Memory:
 
     @property
     def slope(self) -> float:
-        """Compute MiB per hour over the last two thirds, without the memory that a server needs to be warm."""
+        """Compute MiB per hour over the last two thirds.
+
+        The first third is left out because a server needs memory to be warm.
+        """
         samples = np.asarray(self.samples[len(self.samples) // 3 :])
         return float(np.polyfit(samples[:, 0], samples[:, 1], 1)[0] * 3600)
 

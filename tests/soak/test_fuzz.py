@@ -70,7 +70,7 @@ def _paths() -> list[str]:
 
 
 def test_random_bytes_depth_numbers_and_surrogates_are_4xx(
-    server: Server, request: pytest.FixtureRequest, tell: Callable[[str], None]
+    server: Server, request: pytest.FixtureRequest, print_line: Callable[[str], None]
 ) -> None:
     end = monotonic() + 60 * request.config.getoption("--fuzz-minutes") / 2
     statuses: Counter[int] = Counter()
@@ -91,14 +91,14 @@ def test_random_bytes_depth_numbers_and_surrogates_are_4xx(
             thread.start()
         for thread in threads:
             thread.join()
-    tell(f"{statuses.total()} requests: {dict(sorted(statuses.items()))}; {memory}")
+    print_line(f"{statuses.total()} requests: {dict(sorted(statuses.items()))}; {memory}")
     assert faults == []
     assert memory.growth < 50
     assert not server.count("Traceback")
 
 
 def test_all_variations_of_the_openapi_document_are_answered_as_described(
-    server: Server, request: pytest.FixtureRequest, tmp_path: Path, tell: Callable[[str], None]
+    server: Server, request: pytest.FixtureRequest, tmp_path: Path, print_line: Callable[[str], None]
 ) -> None:
     minutes = request.config.getoption("--fuzz-minutes") / 2
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(_CONFIG), "run"]
@@ -112,6 +112,6 @@ def test_all_variations_of_the_openapi_document_are_answered_as_described(
             check=False,
         )
     summary = [line for line in run.stdout.splitlines() if "generated" in line or "passed" in line]
-    tell(f"{'; '.join(summary[-3:])}; {memory}")
+    print_line(f"{'; '.join(summary[-3:])}; {memory}")
     assert run.returncode == 0, run.stdout[-20_000:] + run.stderr
     assert memory.growth < 50

@@ -1,4 +1,7 @@
-"""Promise: mixed tasks, streams and leaving clients run for days, with right answers, no leak."""
+"""Promise: mixed tasks, streams and leaving clients run for days; answers stay right.
+
+No memory leaks.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +108,7 @@ def _rounded(value: Any) -> Any:
 
 
 def test_mixed_tasks_streams_and_disconnects_leak_no_memory(
-    tmp_path: Path, request: pytest.FixtureRequest, tell: Callable[[str], None]
+    tmp_path: Path, request: pytest.FixtureRequest, print_line: Callable[[str], None]
 ) -> None:
     minutes = request.config.getoption("--soak-minutes")
     with serving(models=len(CHECKPOINTS), RUNTIME_CONFIG=str(write_all(tmp_path))) as server:
@@ -116,8 +119,8 @@ def test_mixed_tasks_streams_and_disconnects_leak_no_memory(
                 thread.start()
             for thread in threads:
                 thread.join()
-        tell(f"{mixed.counts.total()} answers in {minutes:g} minutes, {len(mixed.faults)} faults; {memory}")
-        tell(", ".join(f"{number} {what}" for what, number in sorted(mixed.counts.items())))
+        print_line(f"{mixed.counts.total()} answers in {minutes:g} minutes, {len(mixed.faults)} faults; {memory}")
+        print_line(", ".join(f"{number} {what}" for what, number in sorted(mixed.counts.items())))
         assert mixed.faults == []
         assert memory.growth < 30
         assert not server.count("Traceback")

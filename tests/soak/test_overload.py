@@ -1,4 +1,4 @@
-"""Promise: at four times its capacity, a server keeps its speed and refuses the rest quickly."""
+"""Promise: at four times its capacity, a server keeps its speed and refuses the rest."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_server_at_four_times_its_capacity_keeps_its_speed(
-    folder: Path, request: pytest.FixtureRequest, tell: Callable[[str], None]
+    folder: Path, request: pytest.FixtureRequest, print_line: Callable[[str], None]
 ) -> None:
     seconds = request.config.getoption("--overload-seconds")
 
@@ -112,7 +112,7 @@ def test_a_server_at_four_times_its_capacity_keeps_its_speed(
         before, seen, after = asyncio.run(scenario(server.url))
     # Relative to the mean, because the machine's own speed changes from minute to minute.
     calm, rate = (before + after) / 2, seen.statuses[200] / seconds
-    tell(
+    print_line(
         f"{before:.0f} answers/s before, {after:.0f} after; of {4 * before:.0f} requests/s {rate:.0f} answered; "
         f"{dict(seen.statuses)}; refused after {median(seen.refusals_ms):.0f} ms, at most "
         f"{max(seen.refusals_ms):.0f}; health after {median(seen.health_ms):.0f} ms, at most "

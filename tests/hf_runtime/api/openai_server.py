@@ -34,7 +34,7 @@ class ScriptedClient(RunnerClient):
         super().__init__(name, lambda: None)
         self.state = state
         self._outbox = object()  # type: ignore[assignment]  # stands for a connection
-        self.script: Script = lambda _: [written("an answer")]
+        self.script: Script = lambda _: [generated_result("an answer")]
         #: Size of each answer on the wire, in bytes.
         self.size = 0
         self.submitted: list[tuple[Any, dict[str, Any]]] = []
@@ -79,7 +79,9 @@ class ScriptedClient(RunnerClient):
         return [parameters for _, parameters in self.submitted]
 
 
-def written(text: str, reason: str = "stop", prompt: int = 3, generated: int = 2, **more: Any) -> dict[str, Any]:
+def generated_result(
+    text: str, reason: str = "stop", prompt: int = 3, generated: int = 2, **more: Any
+) -> dict[str, Any]:
     """Return the answer of a generative model, or its last delta."""
     counts = {"finish_reason": reason, "prompt_tokens": prompt, "generated_tokens": generated}
     return {"generated_text": text, **counts, **more}
@@ -129,7 +131,7 @@ def app(clients: Sequence[ScriptedClient], **settings: Any) -> Starlette:
 
 @contextmanager
 def serving(**settings: Any) -> Iterator[Server]:
-    """Serve a generative, an embedding and a classification model, and one that is still loading."""
+    """Serve a generative, an embedding, a classification and a still loading model."""
     writer, embedder, classifier = (
         ScriptedClient(name, ModelState("ready")) for name in ("writer", "embedder", "classifier")
     )

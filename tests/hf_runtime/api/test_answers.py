@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from hf_runtime.contract.signature import Signature
-from tests.hf_runtime.api.openai_server import Server, written
+from tests.hf_runtime.api.openai_server import Server, generated_result
 
 SECRET = "what a client wrote"
 
@@ -76,8 +76,8 @@ def test_v2_names_the_instance_whose_answer_cannot_be_encoded(server: Server, ba
 def test_openai_names_the_prompt_whose_answer_cannot_be_encoded(
     server: Server, path: str, body: Any, place: str, field: str, value: Any
 ) -> None:
-    bad = {**written(SECRET), field: value}
-    server.writer.script = lambda index: [bad] if index == 1 else [written("good")]
+    bad = {**generated_result(SECRET), field: value}
+    server.writer.script = lambda index: [bad] if index == 1 else [generated_result("good")]
     response = server.http.post(path, json=body)
     assert response.status_code == 500
     error = response.json()["error"]
@@ -94,7 +94,7 @@ def test_embeddings_name_the_input_whose_vector_cannot_be_encoded(server: Server
 
 
 def test_generate_names_the_input_whose_answer_cannot_be_encoded(server: Server) -> None:
-    server.writer.script = lambda _: [written("\ud83d")]
+    server.writer.script = lambda _: [generated_result("\ud83d")]
     response = server.http.post("/v2/models/writer/generate", json={"text_input": "a"})
     assert response.status_code == 500
     assert response.json() == {"error": f"text_input: {FAILED}half of a character"}
@@ -103,7 +103,7 @@ def test_generate_names_the_input_whose_answer_cannot_be_encoded(server: Server)
 @pytest.mark.parametrize("bad", BAD)
 def test_a_stream_of_v1_cancels_the_item_and_continues_the_others(server: Server, bad: str) -> None:
     delta = {"generated_text": BAD[bad]}
-    server.writer.script = lambda i: [{"generated_text": "a"}, *([delta] * (i == 1)), written("b")]
+    server.writer.script = lambda i: [{"generated_text": "a"}, *([delta] * (i == 1)), generated_result("b")]
     response = server.http.post(
         "/v1/models/writer:predict", json={"instances": ["a", "b", "c"], "parameters": {"stream": True}}
     )
@@ -120,7 +120,7 @@ def test_a_stream_of_v1_cancels_the_item_and_continues_the_others(server: Server
 @pytest.mark.parametrize("delta", [{"generated_text": "\ud83d"}, {}, {"generated_text": {1, 2}}], ids=str)
 @pytest.mark.parametrize("path", ["completions", "chat/completions"])
 def test_a_stream_of_openai_ends_in_an_error_of_its_shape(server: Server, path: str, delta: dict[str, Any]) -> None:
-    server.writer.script = lambda i: [delta, written("late")] if i == 1 else [written("good")]
+    server.writer.script = lambda i: [delta, generated_result("late")] if i == 1 else [generated_result("good")]
     asked = {"prompt": "a"} if path == "completions" else {"messages": [{"role": "user", "content": "a"}]}
     events = server.events(path, model="writer", n=2, stream_options={"include_usage": True}, **asked)
     (error,) = [event["error"] for event in events if "error" in event]
@@ -132,7 +132,7 @@ def test_a_stream_of_openai_ends_in_an_error_of_its_shape(server: Server, path: 
 
 
 def test_a_stream_of_generate_ends_in_an_error_of_its_shape(server: Server) -> None:
-    server.writer.script = lambda _: [{"generated_text": "a"}, {"generated_text": "\ud83d"}, written("late")]
+    server.writer.script = lambda _: [{"generated_text": "a"}, {"generated_text": "\ud83d"}, generated_result("late")]
     response = server.http.post("/v2/models/writer/generate_stream", json={"text_input": "a"})
     first, last = [json.loads(event.removeprefix("data: ")) for event in response.text.split("\n\n") if event]
     assert first["text_output"] == "a"

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from hf_runtime.api.call import Caller
 from hf_runtime.api.http.api_keys import KeyRing
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, Overloaded
-from tests.hf_runtime.api.openai_server import serving, written
+from tests.hf_runtime.api.openai_server import generated_result, serving
 
 KEYS = SecretStr("first-key, second-key")
 
@@ -168,7 +168,12 @@ def test_a_caller_has_no_more_streams_at_a_time_than_it_may() -> None:
 def test_streams_that_ended_or_were_refused_are_not_counted() -> None:
     with serving(api_keys=KEYS, max_streams_per_key=1) as server:
         client = server.openai.with_options(api_key="first-key")
-        for script in ([written("an answer")], [InferenceFailed("no")], InvalidRequest("no"), [written("an answer")]):
+        for script in (
+            [generated_result("an answer")],
+            [InferenceFailed("no")],
+            InvalidRequest("no"),
+            [generated_result("an answer")],
+        ):
             server.writer.script = lambda _, script=script: script  # type: ignore[misc]
             with suppress(APIError):
                 list(client.completions.create(model="writer", prompt="a", stream=True))

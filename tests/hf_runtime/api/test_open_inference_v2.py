@@ -70,12 +70,12 @@ class _Model(ScriptedClient):
             case "anything":
                 future.set_result(instance)
             case "writer":
-                return self._written(future, instance, parameters, listener)
+                return self._submit_generation(future, instance, parameters, listener)
             case _:
                 return super().submit(instance, parameters, listener)
         return future
 
-    def _written(
+    def _submit_generation(
         self, future: asyncio.Future[Any], text: str, parameters: dict[str, Any], listener: StreamListener | None
     ) -> asyncio.Future[Any]:
         token = {"token": "!", "id": 5, "logprob": -0.5, "bytes": [33], "special": False, "top": []}

@@ -18,7 +18,7 @@ from hf_runtime.contract.errors import (
     RequestTooLarge,
 )
 from hf_runtime.rpc.messages import ModelState
-from tests.hf_runtime.api.openai_server import ScriptedClient, Server, app, serving, written
+from tests.hf_runtime.api.openai_server import ScriptedClient, Server, app, generated_result, serving
 
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 
@@ -188,7 +188,7 @@ def test_a_bug_is_a_500_without_internals(server: Server) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_items_are_cancelled_when_the_client_leaves(stream: bool) -> None:
     writer = ScriptedClient("writer", ModelState("ready"))
-    writer.script = lambda index: [written("a")] if index == 0 else None
+    writer.script = lambda index: [generated_result("a")] if index == 0 else None
 
     async def scenario() -> list[Any]:
         body = orjson.dumps({"model": "writer", "prompt": "a", "n": 3, "stream": stream})

@@ -1,4 +1,4 @@
-"""Promise: no client mistake is answered with a 5xx, for values of every kind in every field."""
+"""Promise: no client mistake is answered with a 5xx, for any value in any field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promise: the OpenAPI document and its page are complete, valid and show the served models."""
+"""Promise: the OpenAPI document and page are complete, valid and show the served models."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import pytest
 
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, Overloaded
 from hf_runtime.rpc.messages import ModelState
-from tests.hf_runtime.api.openai_server import ScriptedClient, Server, app, serving, written
+from tests.hf_runtime.api.openai_server import ScriptedClient, Server, app, generated_result, serving
 
 
 def _stream(server: Server, instances: list[Any], events: bool = False, **parameters: Any) -> Any:
@@ -25,7 +25,7 @@ def _objects(response: Any) -> list[dict[str, Any]]:
 
 
 def test_each_delta_is_a_line_with_its_instance(server: Server) -> None:
-    server.writer.script = lambda index: [{"generated_text": f"{index} is"}, written(" written")]
+    server.writer.script = lambda index: [{"generated_text": f"{index} is"}, generated_result(" written")]
     lines = _objects(_stream(server, ["a", "b"], max_new_tokens=3))
     counts = {"finish_reason": "stop", "prompt_tokens": 3, "generated_tokens": 2}
     for index in range(2):
@@ -38,7 +38,7 @@ def test_each_delta_is_a_line_with_its_instance(server: Server) -> None:
 
 
 def test_events_carry_the_same_objects_as_lines(server: Server) -> None:
-    server.writer.script = lambda _: [{"generated_text": "a\n\nb"}, written("")]
+    server.writer.script = lambda _: [{"generated_text": "a\n\nb"}, generated_result("")]
     response = _stream(server, ["a"], events=True)
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     *events, rest = response.text.split("\n\n")
@@ -65,7 +65,7 @@ def test_a_refused_instance_sets_the_status_and_cancels_the_others(
 
 def test_an_error_within_a_stream_is_a_last_object_and_the_other_instances_continue(server: Server) -> None:
     failing = [{"generated_text": "half"}, InferenceFailed("the log has the details")]
-    server.writer.script = lambda index: failing if index == 0 else [written("whole")]
+    server.writer.script = lambda index: failing if index == 0 else [generated_result("whole")]
     lines = _objects(_stream(server, ["a", "b"]))
     assert [line for line in lines if line["index"] == 0] == [
         {"index": 0, "generated_text": "half"},
@@ -76,7 +76,7 @@ def test_an_error_within_a_stream_is_a_last_object_and_the_other_instances_conti
 
 def test_a_stalled_stream_ends_as_cancelled_and_its_item_is_cancelled() -> None:
     with serving(REQUEST_TIMEOUT=0.05) as server:
-        server.writer.script = lambda index: None if index == 0 else [written("whole")]
+        server.writer.script = lambda index: None if index == 0 else [generated_result("whole")]
         lines = _objects(_stream(server, ["a", "b"]))
         (last,) = [line for line in lines if line["index"] == 0]
         assert last["finish_reason"] == "cancelled"

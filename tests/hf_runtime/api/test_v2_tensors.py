@@ -43,7 +43,7 @@ def _read(array: np.ndarray[Any, np.dtype[Any]], *, binary: bool) -> InferReques
     return parse_request(body, None if length is None else str(length))
 
 
-def _written(asked: InferRequest, tensor: Tensor) -> Any:
+def _write_tensor(asked: InferRequest, tensor: Tensor) -> Any:
     response = render_response("m", asked, [tensor])
     length = response.headers.get(HEADER_LENGTH)
     body = bytes(response.body)
@@ -61,7 +61,7 @@ def test_values_of_every_datatype_and_shape_make_the_round_trip(
     asked = _read(array, binary=binary)
     (tensor,) = asked.inputs
     assert tensor.values.dtype == array.dtype
-    back = _written(asked, Tensor("y", tensor.datatype, tensor.values)).as_numpy("y")
+    back = _write_tensor(asked, Tensor("y", tensor.datatype, tensor.values)).as_numpy("y")
     assert back.dtype == array.dtype
     np.testing.assert_array_equal(back, array)
 
@@ -73,7 +73,7 @@ def test_strings_make_the_round_trip(binary: bool, texts: list[str]) -> None:
     asked = _read(_object_array(texts), binary=binary)
     (tensor,) = asked.inputs
     assert [t if isinstance(t, str) else t.decode() for t in tensor.values] == texts
-    back = _written(asked, Tensor("y", "BYTES", tensor.values)).as_numpy("y")
+    back = _write_tensor(asked, Tensor("y", "BYTES", tensor.values)).as_numpy("y")
     assert [element if isinstance(element, str) else element.decode() for element in back] == texts
 
 
@@ -81,7 +81,7 @@ def test_strings_make_the_round_trip(binary: bool, texts: list[str]) -> None:
 @settings(deadline=None)
 def test_bytes_make_the_round_trip(elements: list[bytes]) -> None:
     asked = _read(_object_array(elements), binary=True)
-    assert list(_written(asked, Tensor("y", "BYTES", asked.inputs[0].values)).as_numpy("y")) == elements
+    assert list(_write_tensor(asked, Tensor("y", "BYTES", asked.inputs[0].values)).as_numpy("y")) == elements
 
 
 def test_a_tensor_of_100_mb_is_read_without_a_copy() -> None:

@@ -20,7 +20,7 @@ from hf_runtime.observability.request_record import RequestRecord
 from hf_runtime.observability.requests import RequestObserverMiddleware, get_request_record
 from hf_runtime.rpc.messages import ModelState
 from hf_runtime.settings import ServerSettings
-from tests.hf_runtime.api.openai_server import ScriptedClient, written
+from tests.hf_runtime.api.openai_server import ScriptedClient, generated_result
 
 
 def _client(records: list[RequestRecord]) -> TestClient:
@@ -77,7 +77,10 @@ def test_an_error_within_a_stream_is_recorded_although_the_status_is_200() -> No
 
     records: list[RequestRecord] = []
     writer = ScriptedClient("writer", ModelState("ready"))
-    writer.script = lambda index: [{"generated_text": "x"}, InferenceFailed("broke") if index else written("y")]
+    writer.script = lambda index: [
+        {"generated_text": "x"},
+        InferenceFailed("broke") if index else generated_result("y"),
+    ]
     app = create_app(Models({"writer": writer}), ServerSettings(), nothing, [records.append])
     body = {"instances": ["a", "b"], "parameters": {"stream": True}}
     with TestClient(app) as client:

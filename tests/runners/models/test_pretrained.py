@@ -289,7 +289,10 @@ def test_a_gguf_file_loads_with_its_own_tokenizer(tmp_path: Path) -> None:
 
 
 def test_a_gguf_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check that the description, which takes seconds, is read once although transformers requests it thrice."""
+    """Check that the description is read only once.
+
+    Reading takes seconds, and transformers requests it three times.
+    """
     _write_gguf(tmp_path / "tiny.gguf")
     read: list[str] = []
 

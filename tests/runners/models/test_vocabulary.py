@@ -103,7 +103,10 @@ def test_token_ids_are_limited_to_those_of_the_model(tmp_path: Path) -> None:
 
 
 def test_a_model_with_one_token_type_accepts_a_second_text(tmp_path: Path) -> None:
-    """Check RoBERTa's relatives with BERT's tokenizer, which marks a second text with another type."""
+    """Check RoBERTa's relatives with BERT's tokenizer.
+
+    The tokenizer marks a second text with another token type.
+    """
     tokenizer = wordpiece_tokenizer()
     config = bert_config(tokenizer, type_vocab_size=1)
     folder = save(tmp_path, transformers.BertForSequenceClassification, config, tokenizer)

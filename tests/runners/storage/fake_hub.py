@@ -29,7 +29,7 @@ class Repo:
     gated: bool = False
 
     def commit(self, revision: str) -> str | None:
-        """Return the revision's commit hash, made from its content; None if there is no such revision."""
+        """Return the revision's commit hash, made from its content; None if it does not exist."""
         for name, files in self.revisions.items():
             commit = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
             if revision in (name, commit):

@@ -14,7 +14,10 @@ _MODELS = Path(transformers.__file__).parent / "models"
 
 
 def _vocabularies() -> set[str]:
-    """List the files that transformers' tokenizers read, from their modules; importing all takes seconds."""
+    """List the files that transformers' tokenizers read, from their modules.
+
+    Importing all of the modules would take seconds.
+    """
     found: set[str] = set()
     for module in _MODELS.glob("*/tokenization_*.py"):
         for node in ast.parse(module.read_text(encoding="utf-8")).body:

@@ -36,7 +36,7 @@ _Usage = namedtuple("_Usage", "total used free")
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """Create a repository's folder with every kind of file of hubs; contents do not matter here."""
+    """Create a repository's folder with every kind of file; contents do not matter here."""
     return _folder(
         tmp_path / "model",
         "config.json", "tokenizer.json", "vocab.txt", "1_Pooling/config.json", "README.md",
@@ -319,7 +319,10 @@ def test_the_cache_is_in_the_configured_folder(
 
 
 def test_environment_variables_configure_endpoint_home_token_and_offline(hub: FakeHub, model: Path) -> None:
-    """Run a process of its own, because huggingface_hub reads these variables when it is imported."""
+    """Run a process of its own.
+
+    huggingface_hub reads these variables when it is imported.
+    """
     hub.add("owner/private", model, token=TOKEN)
     home = model.parent / "home"
     environment = {

@@ -104,7 +104,10 @@ def test_a_model_that_depends_slightly_on_padding_is_detected_too(model_type: st
 @pytest.mark.parametrize("model_type", ["llama", "gpt2", "qwen2"])
 @pytest.mark.parametrize("pad", ["none", "beyond the table"])
 def test_a_classifier_on_a_decoder_reads_a_text_at_its_last_token(model_type: str, pad: str, tmp_path: Path) -> None:
-    """Check a tokenizer that ends each input in its eos token, which is no padding though there is no other."""
+    """Check a tokenizer that ends each input in its eos token.
+
+    That token is no padding, though there is no other.
+    """
     tokenizer = _tokenizer(model_input_names=["input_ids", "attention_mask"], pad_token=None)
     config = _config(model_type, tokenizer, pad_token_id=None)
     if pad != "none":
@@ -195,7 +198,7 @@ def test_any_other_model_batches_inputs_of_all_lengths(tmp_path: Path) -> None:
 
 
 def test_batches_of_two_workers_fill_in_their_own_masks(tmp_path: Path) -> None:
-    """Run batches of equal shape, with masks at other positions, through the head at the same time."""
+    """Run batches of equal shape and different masks through the head at the same time."""
     tokenizer = wordpiece_tokenizer()
     save(tmp_path, BertForMaskedLM, bert_config(tokenizer), tokenizer)
     runner: Any = start_runner(ModelSettings(storage_uri=str(tmp_path), task="fill-mask"))

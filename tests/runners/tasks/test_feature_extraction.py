@@ -48,7 +48,7 @@ def _checkpoint(folder: Path) -> Path:
 
 
 def _sentence_model(folder: Path, *more: str, pooling: str = "max", **reading: Any) -> Path:
-    """Save a checkpoint with the files of sentence-transformers: pooling, then the named modules."""
+    """Save a checkpoint with sentence-transformers' files: pooling, then the named modules."""
     _checkpoint(folder)
     modules = [
         {"path": "" if name == "Transformer" else name, "type": f"sentence_transformers.models.{name}"}

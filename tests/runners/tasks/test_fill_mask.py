@@ -74,7 +74,10 @@ def test_a_mixed_batch_answers_each_input_as_the_pipeline_does(folder: Path) -> 
 
 @pytest.mark.parametrize("kind", ["roberta", "mobilebert"])
 def test_every_kind_of_head_answers_as_the_pipeline_does(tmp_path: Path, kind: str) -> None:
-    """Check each head; MobileBERT multiplies by two matrices instead of one layer, so it computes all positions."""
+    """Check each kind of head.
+
+    MobileBERT multiplies by two matrices instead of one layer, so it computes all positions.
+    """
     tokenizer = wordpiece_tokenizer()
     size: dict[str, Any] = {"vocab_size": len(tokenizer), "max_position_embeddings": 66, "initializer_range": 0.5,
                             "num_hidden_layers": 1, "num_attention_heads": 2, "pad_token_id": 0}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Promise: tool calls are valid under a grammar, found for any deltas, and text is complete."""
+"""Promise: tool calls are valid under a grammar and found for any deltas; no text is lost."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _call(notation: Notation, name: str, arguments: Any) -> str:
     return f"[{text}]" if notation.in_array else text
 
 
-def _written(notation: Notation, name: str, arguments: Any) -> str:
+def _format_call(notation: Notation, name: str, arguments: Any) -> str:
     return notation.before + _call(notation, name, arguments) + notation.after
 
 
@@ -134,10 +134,10 @@ def test_an_answer_with_required_calls_has_only_valid_calls(notation: Notation, 
 @pytest.mark.parametrize("notation", NOTATIONS)
 def test_a_chosen_function_is_called_once(notation: Notation) -> None:
     grammar = Grammar(_tokenizer(notation), TOOLS, {"type": "function", "function": {"name": "clock"}})
-    text = _written(notation, "clock", {})
+    text = _format_call(notation, "clock", {})
     assert grammar.allows(text)
     assert not grammar.allows(text + (notation.between or "") + text)
-    assert not grammar.allows(_written(notation, "weather", {"city": "Paris"}))
+    assert not grammar.allows(_format_call(notation, "weather", {"city": "Paris"}))
     assert not grammar.allows("")
     with pytest.raises(InvalidRequest, match=r"^tool_choice: "):
         Grammar(_tokenizer(notation), TOOLS, {"type": "function", "function": {"name": "news"}})
@@ -152,10 +152,10 @@ def test_with_auto_text_is_free_until_a_call_begins(notation: Notation, as_token
     said = "" if notation.at_start_only else "Let me look. <b>"
     for text in ("", "Hello <tool", "naïve\n\n{} [1]", "<think>Hm.<think>", 'x{"name": 1}'):
         assert grammar.allows(text), text
-    assert grammar.allows(said + _written(notation, "weather", {"city": "Paris"}))
-    assert grammar.allows(_written(notation, "clock", {}))
-    assert not grammar.allows(said + _written(notation, "weather", {"city": "Rome"}))
-    assert not grammar.allows(said + _written(notation, "news", {}))
+    assert grammar.allows(said + _format_call(notation, "weather", {"city": "Paris"}))
+    assert grammar.allows(_format_call(notation, "clock", {}))
+    assert not grammar.allows(said + _format_call(notation, "weather", {"city": "Rome"}))
+    assert not grammar.allows(said + _format_call(notation, "news", {}))
     assert not grammar.allows(said + notation.before + notation.opening)
 
 
@@ -199,7 +199,7 @@ def test_parameters_that_cannot_be_enforced_are_refused_by_name(function: Any, f
 
 def test_unenforceable_parts_of_parameters_are_ignored_unless_strict() -> None:
     tool = {"function": {"name": "x", "parameters": {"type": "object", "not": {}, "required": ["a"]}}}
-    assert Grammar(_tokenizer(HERMES), [tool], "required").allows(_written(HERMES, "x", {"a": 1}))
+    assert Grammar(_tokenizer(HERMES), [tool], "required").allows(_format_call(HERMES, "x", {"a": 1}))
 
 
 # Parsing
@@ -208,7 +208,7 @@ def test_unenforceable_parts_of_parameters_are_ignored_unless_strict() -> None:
 TEXTS: list[tuple[Notation, str, Any]] = [
     (HERMES, "", []),
     (HERMES, "Hello <tool_car> ", ["Hello <tool_car> "]),
-    (HERMES, _written(HERMES, "clock", {}), [ParsedToolCall("clock", "{}")]),
+    (HERMES, _format_call(HERMES, "clock", {}), [ParsedToolCall("clock", "{}")]),
     (
         HERMES,
         'Well,\n <tool_call>\n{"name": "weather", "arguments": {"city": "東京"}}\n</tool_call>\n'
@@ -292,7 +292,7 @@ def test_content_is_held_back_no_longer_than_needed() -> None:
 _PARTS = st.sampled_from(
     ["<tool_call>", "</tool_call>", "[TOOL_CALLS]", '{"name": "clock", "arguments": {}}', "[", "]", "{", "}", '"', "\\",
      '{"name":', '"clock"', '"parameters": {}', ", ", "\n", " ", "x", "é🙂", _call(LLAMA, "clock", {"a": "b"}),
-     _call(MISTRAL, "clock", {}), _written(HERMES, "weather", {"city": "Paris"})]
+     _call(MISTRAL, "clock", {}), _format_call(HERMES, "weather", {"city": "Paris"})]
 )  # fmt: skip
 
 
@@ -323,7 +323,7 @@ def _reader_of(notation: Notation) -> ToolCallReader:
 
 def test_a_long_call_is_parsed_in_linear_time() -> None:
     reader = _reader(HERMES)
-    text = _written(HERMES, "clock", {"a": "x" * 100_000, "b": list(range(20_000))})
+    text = _format_call(HERMES, "clock", {"a": "x" * 100_000, "b": list(range(20_000))})
     deltas = [text[i : i + 4] for i in range(0, len(text), 4)]
     (call,) = _read(reader, deltas)
     assert isinstance(call, ParsedToolCall)

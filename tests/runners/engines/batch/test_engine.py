@@ -1,4 +1,4 @@
-"""Promise: the engine batches without waiting, isolates each item's errors, bounds its queue."""
+"""Promise: the engine batches without waiting, isolates errors and bounds its queue."""
 
 from __future__ import annotations
 

@@ -28,9 +28,9 @@ def _default_plan(cores: int, padded: bool = False) -> BatchPlan:
 
 
 class _Machine:
-    """Machine whose single-threaded workers need a second per token and `batch` seconds more per batch.
+    """Machine that needs a second per token with one thread, and more per batch.
 
-    With several threads it is `together` times as fast.
+    Each batch needs `batch` seconds more; with several threads it is `together` times as fast.
     """
 
     def __init__(self, batch: float, together: float) -> None:

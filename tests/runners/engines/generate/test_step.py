@@ -59,7 +59,7 @@ def _fill_slots(states: States, layer: int) -> list[CacheSlot]:
 
 
 def _make_step(slots: Sequence[CacheSlot], kernels: Kernels | None = None) -> tuple[Step, list[int]]:
-    """Build a step of single tokens, then of longer chunks; return it with the order of its sequences."""
+    """Build a step of single tokens, then of chunks; return it with its order of sequences."""
     slabs = [id(slot.slab) for slot in slots]
     single = [number for number, (_, new) in enumerate(SEQUENCES) if new == 1]
     single.sort(key=lambda number: (slabs.index(slabs[number]), slots[number].index))

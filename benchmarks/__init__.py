@@ -1,1 +1,1 @@
-"""What is measured, not tested: each module is one command of the Makefile."""
+"""Measurements, which are not tests; each module is one command of the Makefile."""

@@ -1,4 +1,4 @@
-"""What is measured of ours: what computes without a server, and the server."""
+"""Processes of ours that are measured: workers without a server, and the server."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ _START_TIMEOUT = 300
 
 
 class Worker(Child):
-    """A module that computes without a server, asked by lines of JSON: by default `benchmarks.worker`.
+    """Process that computes without a server, controlled by lines of JSON.
+
+    Its module is `benchmarks.worker` by default.
 
     Attributes:
-        facts: what it says of itself and its model.
+        facts: its first line, about itself and its model.
     """
 
     def __init__(self, kind: str, model: str, threads: int, module: str = "benchmarks.worker") -> None:
@@ -32,7 +34,7 @@ class Worker(Child):
         self.facts = self._read()
 
     def ask(self, question: Any) -> dict[str, Any]:
-        """Have it compute; its answer."""
+        """Send a command and return the answer."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(question) + "\n")
@@ -51,7 +53,7 @@ class Worker(Child):
 
 
 class Server(Child):
-    """The real `bentoml serve` of this repository, as its users start it."""
+    """`bentoml serve` of this repository, started as users start it."""
 
     def __init__(self, model: str, threads: int) -> None:
         port = free_port()

@@ -1,4 +1,4 @@
-"""What clients of the server's streams see, measured by one light client."""
+"""Latencies and throughput of the server's streams, measured by one light client."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import aiohttp
 from benchmarks.processes import MODEL, BenchmarkError
 from benchmarks.prompts import Prompts, Request
 
-#: Words in the prompt of a newcomer, and the seconds before each: it shall meet any moment of a step.
+#: Words in the prompt of a newcomer, and the random seconds before each, so that it arrives at any moment of a step.
 _NEWCOMER_WORDS = 48
 _WAITS = (0.31, 0.23, 0.37, 0.29, 0.41)
 
 #: Words of about 1,500 tokens.
 _LONG_WORDS = 1320
 
-#: Streams that run beside what is measured: words in the prompt of each, new tokens, which are left before their end,
-#: and pieces that tell its usual pace.
+#: Streams that run in parallel with a measurement: words in the prompt of each, new tokens (they are cancelled before
+#: their end), and the deltas from which the usual pace is measured.
 _RUNNING_WORDS, _ENDLESS, _PACE = 12, 1500, 24
 
 
@@ -32,10 +32,10 @@ class Stream:
     """One request while it is answered.
 
     Attributes:
-        sent, ended: when, in seconds; `ended` is 0 while it runs.
-        arrivals: when each piece came. A piece is one token, or several if they are one character.
+        sent, ended: times in seconds; `ended` is 0 while it runs.
+        arrivals: arrival time of each delta. A delta is one token, or several if they are one character.
         text: the answer.
-        last: the last piece, with the numbers of tokens.
+        last: the last delta, with the counts of tokens.
     """
 
     def __init__(self, request: Request) -> None:
@@ -49,16 +49,16 @@ class Stream:
 
     @property
     def first_token(self) -> float:
-        """Seconds from sending to the first piece."""
+        """Seconds from sending to the first delta."""
         return self.arrivals[0] - self.sent
 
     @property
     def pauses(self) -> list[tuple[float, float]]:
-        """Times of pieces that follow each other."""
+        """Times between consecutive deltas."""
         return list(pairwise(self.arrivals))
 
     async def reach(self, pieces: int) -> None:
-        """Wait until so many pieces have come."""
+        """Wait until that many deltas have arrived."""
         self._goal = pieces
         self._reached.clear()
         if len(self.arrivals) < pieces:
@@ -68,7 +68,7 @@ class Stream:
         """Send the request and read its answer to the end.
 
         Raises:
-            BenchmarkError: it is refused, fails, or does not have exactly the tokens that were asked for.
+            BenchmarkError: it is refused, fails, or does not have exactly the requested number of tokens.
         """
         lines = []
         parameters = {"stream": True, "max_new_tokens": self.request.new_tokens, "ignore_eos": True}
@@ -93,7 +93,7 @@ class Stream:
 
 
 async def burst(url: str, requests: Sequence[Request]) -> tuple[dict[str, float], list[str]]:
-    """All requests at once: tokens a second, and milliseconds that their clients wait; and the answers."""
+    """Send all requests in parallel; return tokens/s, waiting times (ms) and the answers."""
     streams = [Stream(request) for request in requests]
     async with _session(url) as session:
         await _gather(stream.follow(session) for stream in streams)
@@ -113,7 +113,7 @@ async def burst(url: str, requests: Sequence[Request]) -> tuple[dict[str, float]
 
 
 async def newcomers(url: str, prompts: Prompts, others: int) -> float:
-    """Milliseconds to the first token of one who comes while others are being answered; the median of several."""
+    """Measure the median time (ms) to a newcomer's first token while other streams run."""
     requests = [Request(prompts.passage(_RUNNING_WORDS), _ENDLESS) for _ in range(others)]
     first = []
     async with _session(url) as session, _running(session, requests) as streams:
@@ -128,7 +128,7 @@ async def newcomers(url: str, prompts: Prompts, others: int) -> float:
 
 
 async def long_prompt(url: str, prompts: Prompts, others: int) -> dict[str, float]:
-    """What running streams notice, in milliseconds, of a long prompt that joins them."""
+    """Measure the pauses (ms) of running streams when a long prompt joins them."""
     requests = [Request(prompts.passage(_RUNNING_WORDS), _ENDLESS) for _ in range(others)]
     async with _session(url) as session, _running(session, requests) as streams:
         await _gather(stream.reach(1) for stream in streams)
@@ -158,7 +158,7 @@ def _session(url: str) -> aiohttp.ClientSession:
 
 @asynccontextmanager
 async def _running(session: aiohttp.ClientSession, requests: Iterable[Request]) -> AsyncIterator[list[Stream]]:
-    """Streams that are read while the body runs, and left with it."""
+    """Run streams while the body runs, then cancel them."""
     streams = [Stream(request) for request in requests]
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(stream.follow(session)) for stream in streams]
@@ -173,7 +173,7 @@ def _check_running(streams: Sequence[Stream]) -> None:
 
 
 async def _gather(waiting: Iterable[Any]) -> None:
-    """Wait for all; if one fails, for none."""
+    """Wait for all; cancel all others if one fails."""
     async with asyncio.TaskGroup() as group:
         for one in waiting:
             group.create_task(one)

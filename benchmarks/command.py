@@ -1,4 +1,4 @@
-"""What the commands that measure have in common: their options, their messages, and how they end."""
+"""Common parts of the benchmark commands: options, messages and exit statuses."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ from benchmarks.processes import BenchmarkError
 
 
 def run(measure: Callable[[], None]) -> int:
-    """Measure; the exit status. What goes wrong is one message, and being stopped ends all processes."""
+    """Run a measurement and return the exit status.
+
+    An error is one message, and an interrupt ends all processes.
+    """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     try:
         measure()
     except KeyboardInterrupt:
-        say("stopped")
+        print_message("stopped")
         return 130
     except (BenchmarkError, ExceptionGroup) as error:
-        say(f"Error: {_first(error)}")
+        print_message(f"Error: {_first(error)}")
         return 1
     return 0
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """The type of an option that is a number."""
+    """Return the type of an option that is a number of at least the minimum."""
 
     def number(text: str) -> int:
         if int(text) < least:
@@ -37,13 +40,13 @@ def at_least(least: int) -> Callable[[str], int]:
     return number
 
 
-def say(text: str) -> None:
-    """Tell whoever waits, beside the results."""
+def print_message(text: str) -> None:
+    """Print a message to standard error, apart from the results."""
     print(text, file=sys.stderr, flush=True)
 
 
 def _first(error: BaseException) -> str:
-    """What went wrong first, of all that ended together."""
+    """Return the first error of a group."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return str(error) if isinstance(error, BenchmarkError) else f"{type(error).__name__}: {error}"

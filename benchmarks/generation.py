@@ -1,10 +1,10 @@
-"""How fast text is written: by plain transformers, by our engine alone, and by the server as its clients see it.
+"""Speed of text generation: plain transformers, our engine alone, and the server's clients.
 
     make bench-generation
     .venv/bin/python -m benchmarks.generation --rounds 1 --requests 4
 
-All three have the same weights (float32), prompts and number of threads, write greedily and exactly as many tokens as
-they are asked for, and take turns in each round while the others wait.
+All three have the same weights (float32), prompts and number of threads, generate greedily and exactly the requested
+number of tokens, and take turns in each round while the others wait.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks import client
 from benchmarks.children import Server, Worker
-from benchmarks.command import at_least, run, say
+from benchmarks.command import at_least, print_message, run
 from benchmarks.processes import IDLE, BenchmarkError, Child, watched
 from benchmarks.prompts import Prompts, Request, sample
 from benchmarks.report import table, write_json
@@ -34,10 +34,10 @@ _BESIDE_NEWCOMER, _BESIDE_LONG_PROMPT = 15, 8
 
 
 class Benchmark:
-    """One run: its processes, started, and what it has measured.
+    """One run of the benchmark with its started processes and its figures.
 
     Attributes:
-        rounds: for each round the figures by name.
+        rounds: the figures of each round by name.
     """
 
     def __init__(self, sequential: Worker, offline: Worker, server: Server, requests: int) -> None:
@@ -49,7 +49,7 @@ class Benchmark:
         self.rounds: list[dict[str, float]] = []
 
     def warm_up(self) -> None:
-        """Requests for each that are not counted."""
+        """Send each process some requests that are not counted."""
         burst = self._prompts.burst(self._requests)
         burst = [Request(burst[place].prompt, 4) for place in sample(burst)]
         for worker in (self._sequential, self._offline):
@@ -58,7 +58,7 @@ class Benchmark:
         self._server.wait_idle()
 
     def round(self) -> None:
-        """Measure everything once; who begins changes from round to round."""
+        """Measure everything once; the order changes from round to round."""
         burst = self._prompts.burst(self._requests)
         figures: dict[str, float] = {"idle_cores": 0.0, "foreign_cores": 0.0}
         answers: dict[str, dict[int, str]] = {}
@@ -129,20 +129,20 @@ class Benchmark:
 
 
 def main() -> int:
-    """Measure, print a table and write the figures; the exit status."""
+    """Measure, print a table and write the figures; return the exit status."""
     options = _options()
     return run(lambda: _report(*_measure(options)))
 
 
 def _report(facts: dict[str, Any], rounds: list[dict[str, float]]) -> None:
     print(table(rounds))
-    say(f"{write_json(facts, rounds)} is written")
+    print_message(f"{write_json(facts, rounds)} is written")
 
 
 def _measure(options: argparse.Namespace) -> tuple[dict[str, Any], list[dict[str, float]]]:
     started = monotonic()
     with ExitStack() as stack:
-        say("loading the model three times")
+        print_message("loading the model three times")
         sequential = stack.enter_context(Worker("sequential", options.model, options.threads))
         offline = stack.enter_context(Worker("offline", options.model, options.threads))
         server = stack.enter_context(Server(options.model, options.threads))
@@ -151,9 +151,9 @@ def _measure(options: argparse.Namespace) -> tuple[dict[str, Any], list[dict[str
         benchmark = Benchmark(sequential, offline, server, options.requests)
         benchmark.warm_up()
         for number in range(1, options.rounds + 1):
-            say(f"round {number} of {options.rounds}, after {monotonic() - started:.0f} s")
+            print_message(f"round {number} of {options.rounds}, after {monotonic() - started:.0f} s")
             benchmark.round()
-        say(f"done after {monotonic() - started:.0f} s")
+        print_message(f"done after {monotonic() - started:.0f} s")
     return {"model": Path(options.model).name, **sequential.facts}, benchmark.rounds
 
 

@@ -1,4 +1,4 @@
-"""Models to be measured, made in a folder: random weights cost what trained ones do."""
+"""Models to measure, saved in a folder; random weights cost as much as trained ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _GGUF = ROOT / ".models/SmolLM2-135M-Instruct"
 
 
 def bert_classifier(folder: Path) -> Path:
-    """BERT-base with a head of two labels; the same weights every time."""
+    """Save BERT-base with a head of two labels and the same weights every time."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -21,7 +21,7 @@ def bert_classifier(folder: Path) -> Path:
 
 
 def distilbert_classifier(folder: Path) -> Path:
-    """DistilBERT with a head of two labels; the same weights every time."""
+    """Save DistilBERT with a head of two labels and the same weights every time."""
     import torch
     from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
@@ -30,7 +30,7 @@ def distilbert_classifier(folder: Path) -> Path:
 
 
 def generator(folder: Path) -> Path:
-    """SmolLM2-135M-Instruct in float32, without its GGUF."""
+    """Save SmolLM2-135M-Instruct in float32, without its GGUF."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     check_there(_GGUF)
@@ -45,7 +45,10 @@ def generator(folder: Path) -> Path:
 
 
 def large_generator(folder: Path) -> Path:
-    """A Llama of 1.1 billion random weights in bfloat16, with the tokenizer of SmolLM2; the same every time."""
+    """Save a Llama of 1.1 billion random weights in bfloat16, always the same.
+
+    Its tokenizer is that of SmolLM2.
+    """
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -64,10 +67,10 @@ def large_generator(folder: Path) -> Path:
 
 
 def check_there(model: Path) -> Path:
-    """A model that was fetched.
+    """Check that a model was fetched, and return its folder.
 
     Raises:
-        BenchmarkError: it was not.
+        BenchmarkError: it was not fetched.
     """
     if not model.is_dir():
         raise BenchmarkError(f"{model.relative_to(ROOT)} is not there; `make models` fetches it")
@@ -79,7 +82,7 @@ def _classifier(model: Any, folder: Path) -> Path:
 
     model.save_pretrained(folder)
     tokenizer: Any = AutoTokenizer.from_pretrained(check_there(EMBEDDER))
-    # Its file asks for padding to 128 tokens, which whoever reads it without transformers would heed.
+    # The tokenizer's file requests padding to 128 tokens, which software other than transformers would follow.
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
     if model.config.model_type == "distilbert":

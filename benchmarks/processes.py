@@ -1,4 +1,4 @@
-"""What is measured runs in processes of its own, whose CPU time is watched and which end with this one."""
+"""Child processes that are measured: their CPU time is watched, and they end with us."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ ROOT = Path(__file__).parents[1]
 #: The name of the model in the server's URLs.
 MODEL = "benchmark"
 
-#: Of the caller's environment; its settings must not reach what is measured.
+#: Variables of the caller's environment that children get; its settings must not reach them.
 _KEPT = (
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH", "LD_PRELOAD",
     "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN",
 )  # fmt: skip
 
-#: Share of a core that a process may take while it waits.
+#: Share of a core that a process may use while it waits.
 IDLE = 0.05
 
 
 class BenchmarkError(Exception):
-    """A measurement is not possible or not what it should be; the message says why."""
+    """A measurement is impossible or wrong; the message gives the reason."""
 
 
 class Child(ABC):
-    """A subprocess with its descendants; leaving the context ends all of them.
+    """Subprocess with its descendants; leaving the context ends all of them.
 
     Args:
-        name: what messages call it.
+        name: its name in messages.
         command: its arguments, the program first.
-        environment: variables besides those that are kept of the caller's.
-        folder: where it runs.
-        pipes: talk to it through its standard input and output; else what it prints is its log.
-        lasting: each of its processes stays to the end; one that leaves is a failure.
+        environment: variables in addition to those from the caller's environment.
+        folder: its working folder.
+        pipes: True to use its standard input and output; otherwise its output is its log.
+        lasting: True if each of its processes stays to the end; one that ends is a failure.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Child(ABC):
                 stdout=subprocess.PIPE if pipes else self._log,
                 stderr=self._log,
                 text=True,
-                start_new_session=True,  # Ctrl-C is for us, who then end it
+                start_new_session=True,  # on Ctrl-C we end it ourselves
             )
         except OSError as error:
             raise BenchmarkError(f"{name}: {error}") from None
@@ -87,18 +87,18 @@ class Child(ABC):
                     self._process.wait(20)
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            for member in members:  # also those that left its group
+            for member in members:  # also processes that left its group
                 with suppress(psutil.NoSuchProcess):
                     member.kill()
             self._process.wait()
 
     @property
     def ended(self) -> bool:
-        """Whether its first process has."""
+        """Return True if its first process has ended."""
         return self._process.poll() is not None
 
     def members(self) -> list[psutil.Process]:
-        """Its processes: the first, its descendants, and those that were left behind in its session."""
+        """List its processes: the first, its descendants, and orphans in its session."""
         found: dict[int, psutil.Process] = {}
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(self._process.pid)
@@ -110,11 +110,11 @@ class Child(ABC):
         return list(found.values())
 
     def suspend(self) -> None:
-        """Stop all of its processes where they are: some compute even while nobody asks."""
+        """Suspend all of its processes, because some compute even without requests."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let them go on."""
+        """Resume all of its processes."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -131,16 +131,16 @@ class Child(ABC):
         """
 
     def log(self) -> str:
-        """What it has printed."""
+        """Return its output so far."""
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
 
     def failed(self, what: str) -> BenchmarkError:
-        """The error to raise, with the end of the log."""
+        """Build an error that ends with the last lines of the log."""
         return BenchmarkError("\n".join([f"{self.name}: {what}", *self.log().splitlines()[-30:]]))
 
     def cpu_seconds(self) -> dict[int, float]:
-        """CPU time of each of its processes so far."""
+        """Return the CPU time of each of its processes so far."""
         seconds = {}
         for member in self.members():
             with suppress(psutil.NoSuchProcess):
@@ -160,7 +160,7 @@ class Child(ABC):
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -168,13 +168,13 @@ def free_port() -> int:
 
 
 def used_seconds(before: Mapping[int, float], after: Mapping[int, float]) -> float:
-    """CPU time between two calls of `cpu_seconds`; that of a process which ended in between is not known."""
+    """Compute the CPU time between two calls of `cpu_seconds`, without processes that ended."""
     return sum(seconds - before.get(pid, 0.0) for pid, seconds in after.items())
 
 
 @dataclass(slots=True)
 class Watch:
-    """Who computed meanwhile, in cores: those of ours that should have waited, and everybody else on the machine."""
+    """CPU use in cores: of our processes that should have waited, and of others on the machine."""
 
     idle_cores: float = 0.0
     foreign_cores: float = 0.0
@@ -186,7 +186,7 @@ def watched(idle: Sequence[Child], busy: Sequence[Child] = ()) -> Iterator[Watch
 
     Args:
         idle: processes that are expected to wait.
-        busy: the other ones of ours.
+        busy: all other processes of ours.
 
     Raises:
         BenchmarkError: one of them has ended meanwhile.
@@ -206,14 +206,17 @@ def watched(idle: Sequence[Child], busy: Sequence[Child] = ()) -> Iterator[Watch
 
 
 def _machine_seconds() -> float:
-    """CPU time of the whole machine but this process and its helpers that have ended, such as a load generator."""
+    """Return the CPU time of all other processes of the machine.
+
+    This process and its ended helpers, such as a load generator, are left out.
+    """
     times, own = psutil.cpu_times(), psutil.Process().cpu_times()
     return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice - sum(own[:4]))
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """While the body runs, Ctrl-C is not heeded: a second one must not leave processes behind."""
+    """Ignore Ctrl-C while the body runs: a second one must not leave processes behind."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

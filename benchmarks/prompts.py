@@ -1,4 +1,4 @@
-"""Prompts of any length, made deterministically from one text; no two begin alike, so that no cache knows them."""
+"""Deterministic prompts of any length; all begin differently, so that no cache helps."""
 
 from __future__ import annotations
 
@@ -30,26 +30,29 @@ _FEWEST, _MOST = 32, 128
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt, and how many tokens are to follow it."""
+    """A prompt and the number of tokens to generate."""
 
     prompt: str
     new_tokens: int
 
 
 class Prompts:
-    """Gives out prompts; the same ones in the same order in every run."""
+    """Source of prompts; the same ones in the same order in every run."""
 
     def __init__(self) -> None:
         self._serial = count(1)
 
     def passage(self, words: int) -> str:
-        """A prompt of so many words, unlike all others from its first words on."""
+        """Return a prompt of that many words, different from all others from its first words on."""
         serial = next(self._serial)
         begin = serial * 37
         return f"Page {serial}. " + " ".join(_WORDS[(begin + i) % len(_WORDS)] for i in range(words - 2))
 
     def burst(self, size: int) -> list[Request]:
-        """Requests of uneven lengths: of prompts in equal ratios, of answers in equal steps, in different order."""
+        """Return requests of uneven lengths.
+
+        Lengths of prompts grow by equal ratios, those of answers by equal steps, in a different order.
+        """
         stride = next(number for number in range(max(size // 3, 1), size + 2) if gcd(number, size) == 1)
         steps = max(size - 1, 1)
         requests = []
@@ -61,5 +64,8 @@ class Prompts:
 
 
 def sample(requests: list[Request]) -> list[int]:
-    """Places of about a quarter of a burst: the middle of each group of four, short and long ones alike."""
+    """Return the indexes of about a quarter of a burst.
+
+    They are the middle of each group of four, short and long ones alike.
+    """
     return list(range(min(2, len(requests) - 1), len(requests), 4))

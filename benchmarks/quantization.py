@@ -1,10 +1,10 @@
-"""What a model takes in memory and time in each precision: float32, bfloat16, 8 bit and 4 bit.
+"""Memory and time of a model in each precision: float32, bfloat16, 8 bit and 4 bit.
 
     make bench-quantization
     .venv/bin/python -m benchmarks.quantization --rounds 1
 
 Each precision is loaded as the server loads it, in a process of its own whose resident memory is read before and after.
-Classification is BERT-base with random weights, which cost what trained ones do; text is written by
+Classification is BERT-base with random weights, which cost as much as trained ones; generation is
 SmolLM2-135M-Instruct, saved once as float32 without its GGUF.
 """
 
@@ -81,7 +81,7 @@ def _in_a_process(settings: dict[str, Any]) -> dict[str, float]:
 
 
 def _measure(settings: ModelSettings) -> dict[str, float]:
-    """Bytes that the model takes, and seconds of one item, in this process."""
+    """Measure the model's bytes and the seconds of one item, in this process."""
     from hf_runtime.contract.item import Item
     from runners.models.memory import trim_heap
     from runners.models.pretrained import prepare_torch
@@ -93,7 +93,7 @@ def _measure(settings: ModelSettings) -> dict[str, float]:
         import bitsandbytes  # noqa: F401  # its code is not the model's memory
     before = psutil.Process().memory_info().rss
     runner.load()
-    # Weights are read from the file when they are used first.
+    # Weights are read from the file at their first use.
     runner.predict([Item("A text.", {"max_new_tokens": 2} if settings.task == "text-generation" else {})])
     trim_heap()
     memory = psutil.Process().memory_info().rss - before

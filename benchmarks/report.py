@@ -1,4 +1,4 @@
-"""From figures to a table for people and a file for programs."""
+"""Reports from figures: a table for people and a file for programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runners.kernels.cores import read_cpu_name
 
 _PATH = Path("benchmarks/results/generation.json")
 
-#: What the table shows: the name of a figure, its words (which may show others) and its format.
+#: Rows of the table: the name of a figure, its label (which may show others) and its format.
 _ROWS = (
     ("sequential_tokens_per_second", "`model.generate`, one by one ({sequential_requests:.0f}), tokens/s", ".1f"),
     ("offline_tokens_per_second", "engine offline ({offline_requests:.0f} at once), tokens/s", ".1f"),
@@ -43,7 +43,7 @@ _ROWS = (
 
 
 def table(rounds: Sequence[Mapping[str, float]]) -> str:
-    """Markdown: the median of each figure, and what each round had."""
+    """Format a Markdown table of the median of each figure and its value in each round."""
     medians = _medians(rounds)
     lines = ["| | Median | Rounds |", "|---|---:|---|"]
     for name, words, form in _ROWS:
@@ -53,7 +53,7 @@ def table(rounds: Sequence[Mapping[str, float]]) -> str:
 
 
 def write_json(facts: Mapping[str, Any], rounds: Sequence[Mapping[str, float]]) -> Path:
-    """Write the figures and what they were measured on; the file, relative to the repository."""
+    """Write the figures with the machine's description; return the file's relative path."""
     document = {
         "date": date.today().isoformat(),
         "machine": {**machine(), **facts},
@@ -79,14 +79,14 @@ def spread(values: Sequence[float]) -> float:
 
 
 def gpu_name() -> str:
-    """The GPU that models are computed on, as its driver calls it."""
+    """Return the name of the GPU that computes, as its driver reports it."""
     import torch
 
     return str(torch.cuda.get_device_name())
 
 
 def machine() -> dict[str, Any]:
-    """What figures depend on besides the code."""
+    """Describe the machine and the versions, on which figures depend besides the code."""
     return {
         "cpu": read_cpu_name(),
         "cores": psutil.cpu_count(),

@@ -1,8 +1,10 @@
-"""Computes bursts without a server: plain transformers one request after the other, or our engine all at once.
+"""Worker that generates bursts without a server: plain transformers or our engine.
+
+Plain transformers computes one request after the other, our engine all together.
 
     python -m benchmarks.worker sequential|offline MODEL THREADS
 
-It says one line of JSON about itself, then answers each burst, a line `[[prompt, new tokens], …]`, with one line.
+It prints one line of JSON about itself, then answers each burst, a line `[[prompt, new tokens], …]`, with one line.
 """
 
 from __future__ import annotations
@@ -25,16 +27,16 @@ from runners.models.pretrained import load_pretrained, prepare_torch
 from runners.storage.fetch import fetch
 from runners.tasks.text_generation import TextGenerationRunner
 
-#: New texts, numbers of their tokens, and how many tokens of prompts there were.
+#: New texts, the numbers of their tokens, and the total number of prompt tokens.
 Answers = tuple[list[str], list[int], int]
 Burst = Sequence[tuple[str, int]]
 
 
 def sequential(settings: ModelSettings) -> tuple[Any, Callable[[Burst], Answers]]:
-    """The model of plain transformers, and what calls its `generate` for each request."""
+    """Load the model of plain transformers; return it with a function that calls `generate`."""
     pretrained = load_pretrained(AutoModelForCausalLM, fetch(settings), settings)
     model: Any = pretrained.model
-    model.generation_config.eos_token_id = None  # answers have exactly the length that is asked for
+    model.generation_config.eos_token_id = None  # answers have exactly the requested length
     tokenizer: Any = pretrained.tokenizer
 
     def compute(burst: Burst) -> Answers:
@@ -55,7 +57,7 @@ def sequential(settings: ModelSettings) -> tuple[Any, Callable[[Burst], Answers]
 
 
 def offline(settings: ModelSettings) -> tuple[Any, Callable[[Burst], Answers]]:
-    """The model of our runner, and what hands it all requests at once."""
+    """Load our runner's model; return it with a function that computes all requests together."""
     runner = TextGenerationRunner(settings)
     runner.load()
     runner.warm_up()
@@ -82,7 +84,7 @@ def offline(settings: ModelSettings) -> tuple[Any, Callable[[Burst], Answers]]:
 def main() -> None:
     """Answer bursts until the input ends."""
     kind, uri, threads = sys.argv[1:]
-    # What libraries print must not come between the answers.
+    # Output of libraries must not mix with the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     settings = ModelSettings(

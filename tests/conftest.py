@@ -1,4 +1,4 @@
-"""What holds for all tests: two of them run at a time on two cores."""
+"""Environment and options of all tests; two of them run at a time on two cores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 torch.set_num_threads(1)
 
-# What two tests at a time would measure of the machine says nothing of it.
+# Timings taken while two tests run in parallel describe the load and not the machine.
 os.environ["CALIBRATION_SECONDS"] = "0"
 
 

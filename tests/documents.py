@@ -1,4 +1,4 @@
-"""KServe's documented InferenceServices in configs/, and small models under the names that they use."""
+"""Small models under the names that KServe's documented InferenceServices in configs/ use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.runners.storage.fake_hub import FakeHub
 
 TOKEN = "hf_of_the_secret"
 
-#: Served by other tests: their models are files of the demonstration.
+#: Served by other tests, because their models are files of the demonstration.
 _OTHERS = ("demo.yaml", "quickstart.yaml")
 
 _HUB = {
@@ -32,12 +32,12 @@ _HUB = {
 
 
 @contextmanager
-def their_models(folder: Path, hub: FakeHub) -> Iterator[dict[str, str]]:
-    """The documents' models, in the hub and a store; gives the variables that lead to them."""
+def serve_document_models(folder: Path, hub: FakeHub) -> Iterator[dict[str, str]]:
+    """Serve the documents' models from a hub and a store; yield their variables."""
     secret = folder / "secrets" / "hf-secret"
     secret.mkdir(parents=True)
     (secret / "token").write_text(f"{TOKEN}\n")
-    # What is compiled is everybody's: several runners would compile it all at the same time.
+    # The compiled code is shared; several runners would otherwise compile all of it at the same time.
     KERNELS.mkdir(parents=True, exist_ok=True)
     (folder / "store").mkdir()
     (folder / "store/kernels").symlink_to(KERNELS, target_is_directory=True)
@@ -55,8 +55,8 @@ def their_models(folder: Path, hub: FakeHub) -> Iterator[dict[str, str]]:
         }
 
 
-def copies(folder: Path) -> dict[str, Path]:
-    """The documents in a folder of their own, by the names of their services; their caches lie there too."""
+def copy_documents(folder: Path) -> dict[str, Path]:
+    """Copy the documents and their caches into a folder; return them by service name."""
     folder.mkdir()
     documents = {}
     for path in sorted((ROOT / "configs").glob("*.yaml")):

@@ -11,14 +11,14 @@ from runners.tasks.generation import GenerationRunner
 
 
 def generator_of(runner: Runner[Any, Any, Any, Any]) -> TransformersGenerator:
-    """The generator of a generative runner."""
+    """Return the generator of a generative runner."""
     assert isinstance(runner, GenerationRunner)
     assert isinstance(runner.generator, TransformersGenerator)
     return runner.generator
 
 
 def pretrained_of(runner: Runner[Any, Any, Any, Any]) -> Pretrained:
-    """The checkpoint of any runner but a custom pipeline's."""
+    """Return the checkpoint of any runner except a custom pipeline's."""
     loaded: Any = generator_of(runner) if isinstance(runner, GenerationRunner) else runner
     pretrained: Pretrained = loaded.pretrained
     return pretrained

@@ -1,4 +1,6 @@
-"""Examples of README and docs/ by how each is tested: run, checked, or listed with the reason why not.
+"""Examples of README and docs/, sorted by how each is tested.
+
+An example is run, checked, or listed with the reason why it is not run.
 
 Also compares an answer with the one that a page prints.
 """
@@ -32,12 +34,12 @@ PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 @dataclass(frozen=True)
 class Example:
-    """What a reader can run, or look at.
+    """Example that a reader can run or look at.
 
     Attributes:
-        language: what its block says of itself, or nothing.
+        language: the language named by its block, or an empty string.
         code: one command of a shell, or all of another block.
-        printed: what the comments behind it say is printed; `…` is anything.
+        printed: the output that the comments after the code show; `…` stands for anything.
     """
 
     language: str
@@ -46,21 +48,21 @@ class Example:
 
     @property
     def model(self) -> str | None:
-        """The model that it asks for."""
+        """Name of the model that the example requests."""
         named = re.search(r"/models/([\w.-]+)|\bmodel\"?[=:] ?\"([\w.-]+)\"", self.code)
         return named and (named[1] or named[2])
 
     @property
     def body(self) -> str:
-        """What curl sends."""
+        """Body that curl sends."""
         words = shlex.split(self.code)
         return words[words.index("-d") + 1]
 
     def run(self, port: int | None = None, variables: Mapping[str, str] | None = None) -> str:
-        """Run it as it stands, but for the port; what it prints.
+        """Run the example with another port and return its output.
 
         Raises:
-            AssertionError: it failed; what it said is shown.
+            AssertionError: it failed; its output is shown.
         """
         code = self.code.replace("localhost:3000", f"localhost:{port}")
         command = ["bash", "-c", code] if self.language == "bash" else [sys.executable, "-c", code]
@@ -70,8 +72,8 @@ class Example:
         return done.stdout
 
 
-def examples_of(text: str) -> list[Example]:
-    """The commands of blocks in bash, and all other blocks as they are."""
+def parse_examples(text: str) -> list[Example]:
+    """Split bash blocks into commands and return other blocks unchanged."""
     found: list[Example] = []
     for token in MarkdownIt().parse(text):
         if token.type in ("fence", "code_block"):
@@ -89,7 +91,7 @@ def _commands(block: str) -> list[Example]:
         if line.startswith("#"):
             commands[-1][1].append(line)
         elif line:
-            # A comment behind a command is for readers.
+            # A comment after a command is for readers.
             commands.append((re.sub(r"\s+# [^'\"]*$", "", line).replace("\0", "\\\n"), []))
     return [Example("bash", code, _printed(comments)) for code, comments in commands]
 
@@ -103,25 +105,28 @@ def _block(language: str, code: str) -> Example:
 
 
 def _printed(comments: Sequence[str]) -> str:
-    """What comments say; an answer's line that is indented goes on with the one before it."""
+    """Collect the output from comments; an indented line continues the one before it."""
     return "\n".join(comment.removeprefix("# ") for comment in comments).replace("\n  ", " ")
 
 
 #: Each example once, in the order of the pages; README repeats some of docs/.
-EXAMPLES = list(dict.fromkeys(example for text in PAGES.values() for example in examples_of(text)))
+EXAMPLES = list(dict.fromkeys(example for text in PAGES.values() for example in parse_examples(text)))
 
 
-def names_in(config: str) -> Mapping[str, str]:
-    """Where the models of a configuration are, by the names under which they are served."""
+def read_model_locations(config: str) -> Mapping[str, str]:
+    """Return the models' locations of a configuration by the names under which they are served."""
     documents = yaml.safe_load_all((ROOT / config).read_text(encoding="utf-8"))
     return {each["metadata"]["name"]: each["spec"]["predictor"]["huggingface"]["storageUri"] for each in documents}
 
 
-#: The commands after which requests are sent, and what each serves.
+#: Commands after which requests are sent, and the models that each serves.
 QUICKSTART, DEMO = "make serve", "make serve RUNTIME_CONFIG=configs/demo.yaml"
-MODELS_OF = {QUICKSTART: names_in("configs/quickstart.yaml"), DEMO: names_in("configs/demo.yaml")}
+MODELS_OF = {
+    QUICKSTART: read_model_locations("configs/quickstart.yaml"),
+    DEMO: read_model_locations("configs/demo.yaml"),
+}
 
-#: Sent to the servers of those commands.
+#: Requests to the servers of these commands.
 REQUESTS = [
     each
     for each in EXAMPLES
@@ -131,7 +136,7 @@ REQUESTS = [
 #: InferenceServices; tests/test_readme.py reads them as settings.
 SERVICES = [each for each in EXAMPLES if each.language == "yaml" and "kind: InferenceService" in each.code]
 
-#: Commands that fetch models from a hub; one on this machine has small models under their names.
+#: Commands that fetch models from a hub; a hub on this machine has small models under their names.
 FROM_HUB = {
     "make serve STORAGE_URI=hf://distilbert/distilbert-base-uncased-finetuned-sst-2-english TASK=text-classification",
     "RUNTIME_CONFIG=configs/ner-model.yaml bentoml serve",
@@ -139,7 +144,7 @@ FROM_HUB = {
     "python -m commands.check configs/ner-model.yaml",
 }
 
-#: Why the others are not run, by how they begin.
+#: Reasons why the others are not run, by the beginning of the example.
 NOT_RUN = {
     "make test": "it is what runs the tests",
     "make build": "tests/package/test_bento.py builds a Bento, in a home of its own",
@@ -168,10 +173,10 @@ _TOKEN = re.compile(
 )
 
 
-def assert_printed(printed: str, said: str, tolerance: float) -> None:
+def assert_matches_page(printed: str, said: str, tolerance: float) -> None:
     """Compare an answer with the one that a page prints.
 
-    Texts, names and whole numbers are equal, fractions within the tolerance. `…` is anything, in a text or outside;
+    Strings, names and whole numbers are equal, fractions within the tolerance. `…` is anything, in a string or outside;
     `… 384 numbers` is the rest of a list of that many.
 
     Raises:
@@ -199,6 +204,6 @@ def assert_printed(printed: str, said: str, tolerance: float) -> None:
         assert abs(float(number) - expected) <= tolerance, f"{number} in place of {expected}: {both}"
 
 
-def why_not_run(example: Example) -> Sequence[str]:
-    """The reasons that are listed; one at most makes sense."""
+def list_reasons(example: Example) -> Sequence[str]:
+    """Return the listed reasons why an example is not run; at most one makes sense."""
     return [reason for beginning, reason in NOT_RUN.items() if example.code.startswith(beginning)]

@@ -1,4 +1,4 @@
-"""A runner without a model: its answers are scripted, its forward pass waits when a test says so."""
+"""Runner without a model; answers are scripted, and its forward pass waits on request."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ class ScriptedParameters(Parameters):
 
 
 class ScriptedRunner(Runner[ScriptedParameters, str, int, str]):
-    """Answers a text in capitals, `times` over; a comma splits an instance into rows.
+    """Runner that answers a string in capitals, `times` over.
 
-    The text `bad` is refused, `crash` fails in the forward pass, `break` breaks the device that computes it, `bug`
-    fails in finishing. While `gate` is not set, the forward pass waits; `entered` tells that it was reached.
+    A comma splits an instance into rows. The text `bad` is refused, `crash` fails in the forward pass, `break` breaks
+    the device that computes it, `bug` fails in finishing. While `gate` is not set, the forward pass waits; `entered` is
+    set once the pass is reached.
     """
 
     parameters_type = ScriptedParameters
@@ -33,13 +34,13 @@ class ScriptedRunner(Runner[ScriptedParameters, str, int, str]):
         super().__init__(ModelSettings(storage_uri="nowhere", task="text-classification"))
         self._limits = BatchLimits(max_rows, max_tokens)
         self._parallelism = parallelism or Parallelism()
-        #: How many threads were asked for, by which thread.
+        #: Numbers of threads that were requested, with the requesting thread.
         self.threads: list[tuple[str, int]] = []
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
         self.batches: list[list[str]] = []
-        #: Rows that there is memory for; None is any number.
+        #: Rows that fit into memory; None is any number.
         self.memory_for: int | None = None
 
     def load(self) -> None:

@@ -1,4 +1,4 @@
-"""Promise: the dashboard is one that Grafana can read."""
+"""Promise: Grafana can load the dashboard."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from tests.project import ROOT
 _DASHBOARD = ROOT / "configs" / "grafana" / "dashboard.json"
 
 
-def _kept(written: Any, read: Any) -> bool:
-    """Whether all that was written was read, beside what is so by default."""
+def _holds_every_field(written: Any, read: Any) -> bool:
+    """Return True if the parsed value keeps every field that is given and adds only defaults."""
     match written:
         case dict():
-            return all(name in read and _kept(value, read[name]) for name, value in written.items())
+            return all(name in read and _holds_every_field(value, read[name]) for name, value in written.items())
         case list():
-            return len(written) == len(read) and all(map(_kept, written, read))
+            return len(written) == len(read) and all(map(_holds_every_field, written, read))
         case _:
             return bool(written == read)
 
 
 def test_grafana_reads_every_field_of_the_dashboard() -> None:
     written = json.loads(_DASHBOARD.read_text(encoding="utf-8"))
-    assert _kept(written, json.loads(JSONEncoder().encode(Dashboard.from_json(written))))
+    assert _holds_every_field(written, json.loads(JSONEncoder().encode(Dashboard.from_json(written))))
 
 
-def test_panels_have_queries_and_places_of_their_own() -> None:
+def test_each_panel_has_its_own_queries_and_position() -> None:
     panels = json.loads(_DASHBOARD.read_text(encoding="utf-8"))["panels"]
     places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}
     assert len(places) == len(panels) == len({panel["id"] for panel in panels})

@@ -1,4 +1,4 @@
-"""Promise: README is short, its links work, and each example of README and docs/ is run, checked or listed.
+"""Promise: README is short, its links work, and every example is tested or listed.
 
 An example that is not run is listed with the reason. `make readme-test` runs the others
 (tests/e2e/test_readme_examples.py).
@@ -31,9 +31,9 @@ from tests.readme import (
     REQUESTS,
     SERVICES,
     Example,
-    assert_printed,
-    examples_of,
-    why_not_run,
+    assert_matches_page,
+    list_reasons,
+    parse_examples,
 )
 
 
@@ -42,7 +42,7 @@ def test_readme_has_under_1500_words() -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
-def test_every_link_leads_to_a_file(page: str) -> None:
+def test_every_link_points_to_an_existing_file(page: str) -> None:
     tokens = MarkdownIt("commonmark").enable("table").parse((ROOT / page).read_text(encoding="utf-8"))
     children = [child for token in tokens for child in token.children or ()]
     targets = [str(child.attrs.get("href", child.attrs.get("src", ""))) for child in children if child.attrs]
@@ -58,7 +58,7 @@ def test_every_task_has_a_page_that_readme_and_the_list_of_tasks_link(task: str)
     assert PAGES[f"docs/tasks/{task}.md"].startswith(f"# {task}\n")
 
 
-def test_figures_of_readme_are_those_of_the_page_about_speed() -> None:
+def test_figures_of_readme_equal_those_of_the_speed_page() -> None:
     def cells(row: str) -> list[str]:
         return [cell.strip() for cell in row.split("|")[1:-1]]
 
@@ -73,7 +73,7 @@ def test_figures_of_readme_are_those_of_the_page_about_speed() -> None:
 
 
 @pytest.mark.parametrize("status", sorted(set(HTTP_STATUS.values())))
-def test_every_status_is_explained(status: int) -> None:
+def test_every_http_status_is_explained(status: int) -> None:
     explained = PAGES["docs/errors.md"].split("## What the message says")[1]
     assert re.search(rf"^\| [\d, ]*\b{int(status)}\b", explained, re.MULTILINE)
 
@@ -90,28 +90,28 @@ def test_every_task_has_an_example_that_parses() -> None:
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.code.split("\n")[0])
 def test_every_example_is_run_or_listed_with_a_reason(example: Example) -> None:
     is_run = [example in REQUESTS, example.code == QUICKSTART, example.code in FROM_HUB, example in SERVICES]
-    assert sum(is_run) + len(why_not_run(example)) == 1, (
+    assert sum(is_run) + len(list_reasons(example)) == 1, (
         "run it in test_readme_examples.py, or say in readme.py why not"
     )
     assert not example.printed or any(is_run), "an answer is printed that no test has seen"
     assert example not in REQUESTS or any(example.model in models for models in MODELS_OF.values())
 
 
-def test_all_that_is_run_or_listed_is_in_a_page() -> None:
+def test_every_tested_or_listed_example_is_in_a_page() -> None:
     codes = [example.code for example in EXAMPLES]
     assert {QUICKSTART, *FROM_HUB} <= set(codes)
     assert f"`{DEMO}`" in README
     assert not [beginning for beginning in NOT_RUN if not any(code.startswith(beginning) for code in codes)]
 
 
-def test_kserves_line_is_that_of_the_example() -> None:
+def test_kserves_line_equals_that_of_the_example() -> None:
     (shown,) = (yaml.safe_load(each.code) for each in EXAMPLES if each.language == "yaml" and each not in SERVICES)
     services = yaml.safe_load_all((ROOT / "deployment/kserve/inference-service.yaml").read_text())
-    assert any(_merged(service, shown) == service for service in services)
+    assert any(_merge(service, shown) == service for service in services)
 
 
 @pytest.mark.parametrize("example", SERVICES, ids=lambda example: yaml.safe_load(example.code)["metadata"]["name"])
-def test_an_inference_service_of_a_page_is_read_without_a_note(example: Example, tmp_path: Path) -> None:
+def test_an_inference_service_of_a_page_is_read_without_a_warning(example: Example, tmp_path: Path) -> None:
     config = tmp_path / "service.yaml"
     config.write_text(example.code)
     settings = load_settings(config)
@@ -119,19 +119,19 @@ def test_an_inference_service_of_a_page_is_read_without_a_note(example: Example,
     assert settings.notes == ()
 
 
-def _merged(base: Any, other: Any) -> Any:
-    """Both, with what `other` says where they differ."""
+def _merge(base: Any, other: Any) -> Any:
+    """Merge two mappings; `other` wins where they differ."""
     if not (isinstance(base, dict) and isinstance(other, dict)):
         return other
-    return {**base, **{key: _merged(base.get(key), value) for key, value in other.items()}}
+    return {**base, **{key: _merge(base.get(key), value) for key, value in other.items()}}
 
 
-def test_blocks_are_taken_apart_into_commands_and_what_they_print() -> None:
+def test_blocks_are_split_into_commands_and_their_output() -> None:
     text = (
         "Text\n\n```bash\none -a    # a remark\ntwo \\\n  -b '# no remark'\n# {\"a\":\n#   1}\n# …\n```\n\n"
         "```\nnot\n# bash\n```\n\n    indented\n\n```python\n# Why.\nprint(3)\n# 3\n```\n"
     )
-    assert examples_of(text) == [
+    assert parse_examples(text) == [
         Example("bash", "one -a"),
         Example("bash", "two \\\n  -b '# no remark'", '{"a": 1}\n…'),
         Example("", "not\n# bash\n"),
@@ -150,8 +150,8 @@ def test_blocks_are_taken_apart_into_commands_and_what_they_print() -> None:
         ("plain words", "plain words\n"),
     ],
 )
-def test_an_answer_is_as_printed(printed: str, said: str) -> None:
-    assert_printed(printed, said, 0.01)
+def test_an_answer_that_matches_the_page_is_accepted(printed: str, said: str) -> None:
+    assert_matches_page(printed, said, 0.01)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +169,6 @@ def test_an_answer_is_as_printed(printed: str, said: str) -> None:
         ("plain words", "plain word"),
     ],
 )
-def test_another_answer_is_told_from_what_is_printed(printed: str, said: str) -> None:
+def test_an_answer_that_differs_from_the_page_is_rejected(printed: str, said: str) -> None:
     with pytest.raises(AssertionError, match="the page prints"):
-        assert_printed(printed, said, 0.01)
+        assert_matches_page(printed, said, 0.01)

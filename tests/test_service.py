@@ -1,4 +1,4 @@
-"""Promises of the service's module, which BentoML loads in all processes: none imports what another answers with."""
+"""Promise: service.py loads in every process, and each process imports only what it needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import BertForSequenceClassification
 from tests.project import ROOT
 from tests.tiny import bert_config, save, wordpiece_tokenizer
 
-#: What other processes answer with, and what brings models from elsewhere.
+#: Modules that only other processes need, and those that download models.
 _OF_OTHERS = ("torch", "transformers", "numpy", "runners.host", "hf_runtime.api.app", "hf_runtime.rpc.client")
 _OF_ELSEWHERE = ("huggingface_hub", "obstore", "requests")
 
@@ -41,25 +41,25 @@ def _printed(code: str, folder: Path, **variables: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_who_starts_the_processes_imports_neither_what_answers_nor_what_downloads(folder: Path) -> None:
+def test_the_starting_process_imports_no_protocols_runners_or_downloads(folder: Path) -> None:
     imported = set(_printed("sorted(sys.modules)", folder))
     assert imported.isdisjoint({*_OF_OTHERS, *_OF_ELSEWHERE})
 
 
-def test_the_entry_service_imports_the_protocols_and_nothing_that_computes(folder: Path) -> None:
+def test_the_entry_service_imports_the_protocols_and_no_runners(folder: Path) -> None:
     imported = set(_printed("(service.HuggingFaceRuntime.to_asgi(), sorted(sys.modules))[1]", folder))
     assert {"hf_runtime.api.app", "hf_runtime.rpc.client"} <= imported
     assert imported.isdisjoint({"torch", "transformers", "runners.host", *_OF_ELSEWHERE})
 
 
 def test_a_bento_knows_the_routes_of_all_protocols(folder: Path) -> None:
-    """`bentoml build` loads the service and then forgets where its modules are."""
+    """Load the service as `bentoml build` does, which then forgets where its modules are."""
     paths = _printed("(sys.path.remove(''), sorted(service.HuggingFaceRuntime.schema()['paths']))[1]", folder)
     assert {"/v1/models", "/v2/health/ready", "/openai"} <= set(paths)
 
 
-def test_no_secret_is_in_what_is_told_of_the_services(folder: Path) -> None:
-    """The random key of the entry service is one of them."""
+def test_no_secret_is_in_the_description_of_the_services(folder: Path) -> None:
+    """Include the random key of the entry service among the secrets."""
     code = """[os := __import__("os"), told := [], [
         told.extend([s.schema(), s.openapi_spec.asdict(), s.config, [str(e) for e in s.envs], s.labels])
         for s in service.HuggingFaceRuntime.all_services().values()
@@ -74,7 +74,7 @@ def test_no_secret_is_in_what_is_told_of_the_services(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/openapi.json", "/docs.json", "/schema.json"])
-def test_no_secret_is_in_the_documents_of_the_routes(folder: Path, path: str) -> None:
+def test_no_secret_is_in_the_schemas_of_the_routes(folder: Path, path: str) -> None:
     code = f"""[
         client := __import__("starlette.testclient").testclient.TestClient(service.HuggingFaceRuntime.to_asgi()),
         client.get({path!r}, headers={{"X-API-Key": "planted-key"}}).text,

@@ -1,4 +1,4 @@
-"""Promise of the language: code and pages use the field's words, and a docstring begins with one plain sentence."""
+"""Promise: code and pages use the field's words; docstrings begin with one plain sentence."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WORDS = {
     r"\bwhat (is|are|was|were) (written|read|kept|known|chosen|told|asked|given|left|there)\b": "name the thing",
 }
 
-#: A docstring that begins so describes by a question.
+#: Words that begin a docstring which describes by a question.
 QUESTIONS = ("What", "Whether", "How", "Who", "Whoever", "Whose", "When", "Where", "Which", "That", "Those", "Why")
 
 PACKAGES = ("hf_runtime", "runners", "commands")
@@ -47,7 +47,7 @@ def _docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def _prose(path: Path) -> Iterator[tuple[int, str]]:
-    """Docstrings and comments of a module, or the lines of a page outside of its code."""
+    """Yield docstrings and comments of a module, or the lines of a page outside of its code."""
     source = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         yield from _docstrings(ast.parse(source))
@@ -63,7 +63,7 @@ def _prose(path: Path) -> Iterator[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("path", [*MODULES, *PAGES], ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_private_word_comes_back(path: Path) -> None:
+def test_private_words_are_absent(path: Path) -> None:
     found = [
         f"{path.relative_to(ROOT)}:{line}: {match[0]!r}, say: {better}"
         for line, text in _prose(path)

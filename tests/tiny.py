@@ -1,4 +1,4 @@
-"""Small checkpoints with random weights and real tokenizers, saved as any Hugging Face model folder is."""
+"""Small checkpoints with random weights and real tokenizers, saved as model folders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CORPUS = [
     "Hello world, how are you today? Naïve café, 東京, emoji 🙂 and numbers 12345.",
 ]
 
-#: Tokens that the generating models read.
+#: Special tokens of the generative models.
 CONTEXT = 128
 CHAT_TEMPLATE = (
     "{% if messages[0].role == 'assistant' %}{{ raise_exception('nobody has asked') }}{% endif %}"
@@ -36,7 +36,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
 
-#: The config of a model that writes text, whose heads share keys and values; random, but not undecided.
+#: Config of a random decoder whose heads share keys and values; its choices are clear, not near ties.
 DECODER: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": CONTEXT, "initializer_range": 0.3, "pad_token_id": 0,
@@ -45,9 +45,9 @@ DECODER: dict[str, Any] = {
 
 
 def wordpiece_tokenizer(max_length: int = 64, more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
-    """A cased BERT tokenizer, with `more` words behind its own.
+    """Return a cased BERT tokenizer, with `more` words after its own.
 
-    Its vocabulary was trained on CORPUS once and is kept: the trainer breaks ties differently in every process.
+    Its vocabulary was trained on CORPUS once and is stored: the trainer breaks ties differently in every process.
     """
     words = (Path(__file__).parent / "wordpiece_vocab.txt").read_text(encoding="utf-8").splitlines()
     vocabulary = {word: number for number, word in enumerate(dict.fromkeys([*words, *more]))}
@@ -73,7 +73,7 @@ def wordpiece_tokenizer(max_length: int = 64, more: Sequence[str] = ()) -> PreTr
 
 
 def byte_level_tokenizer(max_length: int = 128) -> PreTrainedTokenizerFast:
-    """A GPT-2 tokenizer trained on CORPUS; its only special token ends the text."""
+    """Return a GPT-2 tokenizer trained on CORPUS; its only special token ends the text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -93,7 +93,10 @@ def byte_level_tokenizer(max_length: int = 128) -> PreTrainedTokenizerFast:
 
 
 def metaspace_tokenizer() -> PreTrainedTokenizerFast:
-    """A BPE tokenizer trained on CORPUS whose decoder strips the space before the first word, as Llama 2's does."""
+    """Return a BPE tokenizer whose decoder strips the space before the first word.
+
+    It is trained on CORPUS, and Llama 2's decoder strips the space in the same way.
+    """
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
@@ -104,7 +107,7 @@ def metaspace_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def bert_config(tokenizer: PreTrainedTokenizerFast, **changes: Any) -> BertConfig:
-    """A BERT of two layers that fits the tokenizer."""
+    """Return the config of a BERT of two layers that fits the tokenizer."""
     return BertConfig(
         **{
             "vocab_size": len(tokenizer),
@@ -114,7 +117,7 @@ def bert_config(tokenizer: PreTrainedTokenizerFast, **changes: Any) -> BertConfi
             "intermediate_size": 64,
             "max_position_embeddings": 64,
             "pad_token_id": tokenizer.pad_token_id,
-            # Random weights of the usual size give answers too alike to tell a mix-up from rounding.
+            # Random weights of the usual size give answers too alike to distinguish a mix-up from rounding.
             "initializer_range": 0.5,
             **changes,
         }
@@ -132,7 +135,7 @@ def save(folder: Path, model_class: type[PreTrainedModel], config: Any, tokenize
 
 
 def gpt2_model(folder: Path, **generation: Any) -> Path:
-    """A GPT-2 of two layers; `generation` goes into its generation_config.json."""
+    """Save a GPT-2 of two layers; `generation` goes into its generation_config.json."""
     tokenizer = byte_level_tokenizer(CONTEXT)
     config = GPT2Config(
         vocab_size=len(tokenizer), n_positions=CONTEXT, n_embd=32, n_layer=2, n_head=2, initializer_range=0.5,
@@ -144,7 +147,7 @@ def gpt2_model(folder: Path, **generation: Any) -> Path:
 def llama_model(
     folder: Path, chat_template: str | None = CHAT_TEMPLATE, context: int = CONTEXT, **generation: Any
 ) -> Path:
-    """A Llama of two layers whose heads share keys and values."""
+    """Save a Llama of two layers whose heads share keys and values."""
     tokenizer = byte_level_tokenizer(context)
     tokenizer.chat_template = chat_template
     config = LlamaConfig(

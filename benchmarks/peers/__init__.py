@@ -1,4 +1,4 @@
-"""Servers that are measured beside ours, each in an environment of its own."""
+"""Other servers that are compared with ours, each in an environment of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Model folders that older releases of transformers read, too."""
+"""Model folders that older releases of transformers can read as well."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 
 
 def readable(model: Path, folder: Path, **generation: Any) -> Path:
-    """A folder like a model's, its weights linked, that says what transformers 5 leaves out or has renamed.
+    """Link a model's weights into a folder with the files that older transformers need.
+
+    They contain what transformers 5 leaves out or has renamed.
 
     Args:
-        model: a folder that transformers 5 has written.
-        folder: where the other one is made.
-        generation: what its generation config shall say besides.
+        model: a folder saved by transformers 5.
+        folder: the folder to create.
+        generation: additional fields of the generation config.
     """
     made = folder / "model"
     made.mkdir()
@@ -36,10 +38,10 @@ def _config(config: dict[str, Any]) -> dict[str, Any]:
     if "dtype" in config:
         config["torch_dtype"] = config["dtype"]
     if theta := (config.get("rope_parameters") or {}).get("rope_theta"):
-        # Where it is missing another is taken in silence, and the text is another.
+        # If it is missing, another default is used without a message, and the text differs.
         config["rope_theta"] = theta
     if config["architectures"][0].endswith("ForSequenceClassification"):
-        # Two labels of these names are the default, which is not written.
+        # Two labels of these names are the default, which is not saved.
         config.setdefault("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
         config.setdefault("label2id", {"LABEL_0": 0, "LABEL_1": 1})
     return config
@@ -48,10 +50,10 @@ def _config(config: dict[str, Any]) -> dict[str, Any]:
 def _tokenizer_config(config: dict[str, Any], kind: str) -> dict[str, Any]:
     if config.get("tokenizer_class") == "TokenizersBackend":
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
-        # Only models that write have one of these; prompts of other lengths must end side by side.
+        # Only generative models have one of these; prompts of different lengths must be aligned at their ends.
         config["padding_side"] = "left"
     if kind == "distilbert":
-        # Such a model's forward takes no others, and a tokenizer of BERT gives one more.
+        # Such a model's forward accepts no other inputs, and a tokenizer of BERT returns one more.
         config["model_input_names"] = ["input_ids", "attention_mask"]
     return config
 

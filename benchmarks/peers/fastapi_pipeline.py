@@ -1,4 +1,4 @@
-"""FastAPI around a transformers pipeline: what people write before they look for a server."""
+"""FastAPI around a transformers pipeline, as people build it before they look for a server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.peers.peer import Peer, best, one, vector
 
 
 class FastAPIPipeline(Peer):
-    """One `pipeline`, called in FastAPI's pool of threads; it batches nothing."""
+    """One `pipeline`, called in FastAPI's pool of threads, without batches."""
 
     name = "FastAPI + pipeline"
     key = "fastapi"

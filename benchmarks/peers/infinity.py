@@ -10,7 +10,7 @@ from benchmarks.peers.peer import BATCH, MODEL, Peer, best, one, vector
 
 
 class Infinity(Peer):
-    """Its torch engine, which batches texts of like lengths as they come, 32 at once as is its default."""
+    """Infinity's torch engine, with batches of up to 32 texts of similar length, its default."""
 
     name = "Infinity"
     key = "infinity"
@@ -24,7 +24,7 @@ class Infinity(Peer):
             "--host", "127.0.0.1", "--port", str(port),
             "--model-id", str(readable(model, folder)), "--served-model-name", MODEL,
             "--engine", "torch", "--device", "cpu", "--dtype", "float32", "--batch-size", str(BATCH),
-            # Made of a package that no longer goes with these versions; torch's own attention has replaced it.
+            # The package it is made of no longer works with these versions; torch's own attention has replaced it.
             "--no-bettertransformer",
         ]  # fmt: skip
 

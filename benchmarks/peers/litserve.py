@@ -1,4 +1,4 @@
-"""LitServe, with the batches that its documentation shows."""
+"""LitServe, with batches as in its documentation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.peers.peer import BATCH, BATCH_MS, Peer, best, one, vector
 
 
 class LitServe(Peer):
-    """Tokenizer and model called on batches that LitServe collects, in one process beside its HTTP server."""
+    """Tokenizer and model on LitServe's batches, in one process next to its HTTP server."""
 
     name = "LitServe"
     key = "litserve"

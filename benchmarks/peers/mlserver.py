@@ -12,18 +12,18 @@ from benchmarks.peers.peer import BATCH, BATCH_MS, MODEL, Peer, best, one, vecto
 
 _TASKS = {"classification": "text-classification", "embedding": "feature-extraction", "generation": "text-generation"}
 
-#: What each text shall have. As part of a request it would be an input of its own, which batches make a list of.
+#: New tokens of each text. As part of a request it would be an input, which batches turn into a list.
 _NEW_TOKENS = 32
 
 
 class MLServer(Peer):
-    """With adaptive batching, and one process that computes beside the one that reads and writes HTTP."""
+    """MLServer with adaptive batching, one process that computes and one for HTTP."""
 
     name = "MLServer"
     key = "mlserver"
     packages = ("mlserver", "mlserver-huggingface")
     module = "mlserver_huggingface"
-    # With it, a package is imported that asks torch for what torch has dropped.
+    # With it, a package is imported that needs a removed part of torch.
     removed = ("onnxruntime",)
     workloads = frozenset({"classification", "embedding", "generation"})
 
@@ -34,7 +34,7 @@ class MLServer(Peer):
             "host": "127.0.0.1",
             "http_port": port,
             "grpc_port": _free_port(port),
-            "metrics_endpoint": None,  # else it listens on one more port
+            "metrics_endpoint": None,  # otherwise it listens on one more port
             "metrics_dir": str(folder / "metrics"),
             "parallel_workers": 1,
             "debug": False,
@@ -58,7 +58,7 @@ class MLServer(Peer):
         return [self._script("mlserver"), "start", str(folder)]
 
     def environment(self, threads: int) -> dict[str, str]:
-        # TensorFlow is among what it imports, and says a lot.
+        # It imports TensorFlow, which logs a lot.
         return {**super().environment(threads), "TF_CPP_MIN_LOG_LEVEL": "3"}
 
     def ready_path(self, workload: str) -> str:
@@ -70,7 +70,7 @@ class MLServer(Peer):
     def body(self, workload: str, text: str, new_tokens: int = _NEW_TOKENS) -> dict[str, Any]:
         if new_tokens != _NEW_TOKENS:
             raise ValueError(f"{self.name} is started for {_NEW_TOKENS} new tokens")
-        # Of this name: batches of what it calls "args" end as one argument for each text, and in an error.
+        # The name is fixed: batches of its "args" become one argument per text, and an error.
         return {"inputs": [{"name": "array_inputs", "shape": [1], "datatype": "BYTES", "data": [text]}]}
 
     def check(self, workload: str, answer: Any) -> Any:
@@ -81,8 +81,8 @@ class MLServer(Peer):
         if workload == "classification":
             return best([said])
         if workload == "embedding":
-            # The vectors of its tokens. Padding could not be told from them, but there is none: it computes one text
-            # after the other where the number of the padding token is 0, which it takes for none.
+            # Vectors of all tokens. Padding would look the same, but there is none: it computes one text
+            # after the other if the padding token has the id 0, which it treats as none.
             rows = [vector(row) for row in one(said, 0)]
             return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
         # Its pipeline begins the text with the prompt, so `answers` counts none of its texts as the same.

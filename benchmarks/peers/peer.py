@@ -1,4 +1,4 @@
-"""What the benchmark needs to know of another server that is measured beside ours."""
+"""Interface between the benchmark and another server that is compared with ours."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _ENVIRONMENTS = _HERE.parents[1] / ".venv" / "peers"
 #: The name of the model in the peers' URLs and bodies.
 MODEL = "benchmark"
 
-#: How many texts a peer that batches may compute at once, and the milliseconds that it may wait for them; where it
-#: names a default that it stands by, that is taken instead.
+#: Maximal number of texts in a batch of a peer, and the milliseconds that it may wait for them. A default that a peer
+#: recommends replaces them.
 BATCH, BATCH_MS = 32, 5
 
-#: A peer may not install in less; torch alone is hundreds of megabytes.
+#: Seconds for the installation of a peer; torch alone is hundreds of megabytes.
 _INSTALL_TIMEOUT = 3600
 
 _VERSIONS = """\
@@ -36,19 +36,19 @@ print(json.dumps({name: version(name) for name in sys.argv[1:]}))
 
 
 class PeerUnavailable(Exception):
-    """A peer cannot be measured here; the message says why in one line."""
+    """A peer cannot be measured here; the message gives the reason in one line."""
 
 
 class Peer(ABC):
-    """One server: how it is installed, started and asked.
+    """Server with its installation, command and requests.
 
     Attributes:
-        name: as the table shows it.
+        name: its name in the table.
         key: the name of its environment and of its file of requirements.
-        packages: those whose versions are recorded.
-        module: what is imported to see that the installation works.
-        removed: packages that it names as its needs and that do not go with the rest; it works without.
-        workloads: of "classification", "embedding" and "generation", those that it serves.
+        packages: packages whose versions are recorded.
+        module: module whose import shows that the installation works.
+        removed: packages that it declares as requirements, that conflict with the rest, and that it works without.
+        workloads: the supported ones of "classification", "embedding" and "generation".
     """
 
     name: ClassVar[str]
@@ -59,7 +59,7 @@ class Peer(ABC):
     workloads: ClassVar[frozenset[str]]
 
     def install(self) -> None:
-        """Make its environment, unless the one that is there was made from the same requirements.
+        """Create the environment, unless it exists with the same requirements.
 
         Raises:
             PeerUnavailable: it cannot be installed.
@@ -76,12 +76,12 @@ class Peer(ABC):
         self._run([*pip, "install", "--requirement", str(requirements)])
         if self.removed:
             self._run([*pip, "uninstall", "--yes", *self.removed])
-        # A compiled extension may not fit this processor, and packages of today may not fit each other.
+        # A compiled extension may not fit this processor, and today's packages may not fit each other.
         self._run([self._python, "-c", f"import {self.module}"])
         marker.write_text(wanted)
 
     def versions(self) -> dict[str, str]:
-        """Versions of what matters of what is installed."""
+        """Return the versions of the relevant installed packages."""
         packages = ("torch", "transformers", *self.packages)
         done = self._run([self._python, "-c", _VERSIONS, *packages])
         versions: dict[str, str] = json.loads(done)
@@ -89,24 +89,24 @@ class Peer(ABC):
 
     @abstractmethod
     def command(self, workload: str, model: Path, port: int, threads: int, folder: Path) -> list[str]:
-        """What starts it on this machine's loopback address.
+        """Return the command that starts it on this machine's loopback address.
 
         Args:
-            workload: what it shall serve.
+            workload: the workload to serve.
             model: a Hugging Face folder.
-            port: where it shall listen.
-            threads: how many threads compute.
+            port: the port to listen on.
+            threads: number of threads that compute.
             folder: an empty one, for its configuration.
         """
 
     def environment(self, threads: int) -> dict[str, str]:
-        """Variables that it is started with, besides the usual ones."""
+        """Return additional variables of its environment."""
         return {
             **THREAD_ENVIRONMENT,
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
             "HF_HUB_OFFLINE": "1",
-            # This repository's packages have plain names; where it is the current folder they must not be in the way.
+            # This repository's packages have plain names, which must not be found from the current folder.
             "PYTHONPATH": "",
             "PYTHONSAFEPATH": "1",
             "PYTHONUNBUFFERED": "1",
@@ -114,27 +114,27 @@ class Peer(ABC):
 
     @abstractmethod
     def ready_path(self, workload: str) -> str:
-        """Where a GET answers 200 once the model is loaded."""
+        """Return the path where a GET is answered with 200 once the model is loaded."""
 
     @abstractmethod
     def path(self, workload: str) -> str:
-        """Where a request is posted."""
+        """Return the path of requests."""
 
     @abstractmethod
     def body(self, workload: str, text: str, new_tokens: int = 32) -> dict[str, Any]:
-        """The request of one text, as JSON."""
+        """Return the request for one text, as JSON."""
 
     @abstractmethod
     def check(self, workload: str, answer: Any) -> Any:
-        """What an answer says.
+        """Parse an answer.
 
         Args:
-            workload: what was asked for.
+            workload: the workload of the request.
             answer: the parsed JSON.
 
         Returns:
             For "classification" the index of the best label and its probability; for "embedding" the vector; for
-            "generation" the new text and the number of its tokens, None if that is not told.
+            "generation" the new text and the number of its tokens, None if it is not reported.
 
         Raises:
             ValueError: it is no answer.
@@ -152,7 +152,7 @@ class Peer(ABC):
         return str(self._folder / "bin" / name)
 
     def _server(self, name: str) -> list[str]:
-        """The start of a command that runs one of `servers/`."""
+        """Return the start of a command that runs one of `servers/`."""
         return [self._python, str(_HERE / "servers" / name)]
 
     def _run(self, command: Sequence[str]) -> str:
@@ -161,7 +161,7 @@ class Peer(ABC):
                 command, check=True, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT, cwd=self._cwd
             )
         except subprocess.CalledProcessError as error:
-            # A processor without the instructions that it was compiled for ends it without a word: SIGILL.
+            # A processor without the instructions that it was compiled for ends it without a message: SIGILL.
             ended = error.returncode < 0
             why = f"ended by {Signals(-error.returncode).name}" if ended else _last_error(error.stderr)
             raise PeerUnavailable(f"{self.name}: {why}") from None
@@ -176,10 +176,10 @@ class Peer(ABC):
 
 
 def one(answer: Any, *keys: str | int) -> Any:
-    """What lies in an answer at a path of keys and indexes.
+    """Return the value at a path of keys and indexes in an answer.
 
     Raises:
-        ValueError: nothing does.
+        ValueError: there is none.
     """
     found = answer
     try:
@@ -191,7 +191,7 @@ def one(answer: Any, *keys: str | int) -> Any:
 
 
 def best(scores: Sequence[Any]) -> tuple[int, float]:
-    """Index and probability of the best of labels that are named LABEL_0, LABEL_1 …
+    """Return index and probability of the best of the labels LABEL_0, LABEL_1 and so on.
 
     Raises:
         ValueError: these are no labels with scores.
@@ -201,7 +201,7 @@ def best(scores: Sequence[Any]) -> tuple[int, float]:
 
 
 def vector(numbers: Any) -> list[float]:
-    """Numbers of an embedding.
+    """Return the values of an embedding.
 
     Raises:
         ValueError: they are something else.
@@ -212,7 +212,7 @@ def vector(numbers: Any) -> list[float]:
 
 
 def _last_error(log: str) -> str:
-    """The line of a log that says most."""
+    """Return the most informative line of a log."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     told = [line for line in lines if "error" in line.lower()] or lines or ["it failed without a word"]
     return told[0][:300]

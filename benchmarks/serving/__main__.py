@@ -1,11 +1,11 @@
-"""Our server next to its peers, and next to what the same model computes without any server.
+"""Comparison of our server with its peers, and with computing without a server.
 
     make bench
     make bench BEFORE=HEAD~1
     .venv/bin/python -m benchmarks.serving --workloads embedding --targets ours,litserve --rounds 1 --results DIR
     .venv/bin/python -m benchmarks.serving --write-page
 
-For each workload everybody is started, warmed up and asked in turns, round after round, while the others wait.
+For each workload, all targets are started, warmed up and measured in turns, round after round, while the others wait.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
 
-from benchmarks.command import at_least, run, say
+from benchmarks.command import at_least, print_message, run
 from benchmarks.peers import PEERS
 from benchmarks.peers.peer import Peer
 from benchmarks.report import gpu_name, machine
@@ -41,19 +41,19 @@ from benchmarks.serving.ours import (
 )
 from benchmarks.serving.workloads import GPU_WORKLOADS, WORKLOADS, Workload
 
-#: On a GPU, which the peers' environments are not made for.
+#: Targets on a GPU, which the peers' environments do not support.
 _ON_GPU: tuple[type[Ours], ...] = (Ours, OursFloat16, OursBfloat16, OursDeviceMap, OursEightBit, OursFourBit)
 
 
 def main() -> int:
-    """Measure, or write what was measured into docs/speed.md; return the exit status."""
+    """Measure, or write the results into docs/speed.md; return the exit status."""
     options = _options()
     return run(lambda: _write_page(options) if options.write_page else _measure(options))
 
 
 def _write_page(options: argparse.Namespace) -> None:
     table.write_page(results.read(options.results), results.name_of(options.results))
-    say(f"{table.PAGE.name} is written")
+    print_message(f"{table.PAGE.name} is written")
 
 
 def _measure(options: argparse.Namespace) -> None:
@@ -72,16 +72,16 @@ def _measure(options: argparse.Namespace) -> None:
         workloads = GPU_WORKLOADS if options.gpu else WORKLOADS
         for workload in (one for one in workloads if one.name in options.workloads):
             measured[workload.name] = _measure_one(workload, targets, options, started)
-            _write(options, measured)  # now: what comes next may be stopped
+            _write(options, measured)  # saved now, because the next workload may be interrupted
     document = results.read(options.results)
     print(f"{table.short(document)}\n\n{table.full(document)}")
-    say(f"done after {monotonic() - started:.0f} s; the results are in {options.results.name}")
+    print_message(f"done after {monotonic() - started:.0f} s; the results are in {options.results.name}")
 
 
 def _measure_one(
     workload: Workload, targets: Sequence[Peer], options: argparse.Namespace, started: float
 ) -> dict[str, Any]:
-    say(f"{workload.name}: starting, after {monotonic() - started:.0f} s")
+    print_message(f"{workload.name}: starting, after {monotonic() - started:.0f} s")
     with (
         TemporaryDirectory() as folder,
         Contest(
@@ -90,7 +90,7 @@ def _measure_one(
     ):
         contest.start([target for target in targets if workload.name in target.workloads])
         for number in range(1, options.rounds + 1):
-            say(f"{workload.name}: round {number} of {options.rounds}, after {monotonic() - started:.0f} s")
+            print_message(f"{workload.name}: round {number} of {options.rounds}, after {monotonic() - started:.0f} s")
             contest.round(options.rounds)
         contest.finish()
         return results.result_of(contest)

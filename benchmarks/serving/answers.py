@@ -1,4 +1,4 @@
-"""How far the answers of a server are from those of plain transformers."""
+"""Differences between the answers of a server and those of plain transformers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 
 
 def compared(workload: str, expected: Sequence[Any], answers: Sequence[Any]) -> dict[str, float]:
-    """Figures of the differences.
+    """Compute figures of the differences.
 
     Args:
-        expected, answers: as `Peer.check` puts them; text by text.
+        expected, answers: as `Peer.check` returns them; text by text.
     """
     return {"texts": len(expected), **_COMPARISONS[workload](expected, answers)}
 
 
 def in_short(workload: str, figures: dict[str, float]) -> str:
-    """The same in a few words."""
+    """Format the figures in a few words."""
     match workload:
         case "classification":
             return f"scores ± {figures['max_difference']:.1g}"
@@ -30,7 +30,7 @@ def in_short(workload: str, figures: dict[str, float]) -> str:
 
 
 def _classification(expected: Sequence[Any], answers: Sequence[Any]) -> dict[str, float]:
-    """Of the probability of the label that is expected, of two."""
+    """Compare the probability of the expected one of two labels."""
     equal = [label == wanted for (wanted, _), (label, _) in zip(expected, answers, strict=True)]
     differences = [
         abs(wanted - (score if same else 1 - score))
@@ -40,7 +40,7 @@ def _classification(expected: Sequence[Any], answers: Sequence[Any]) -> dict[str
 
 
 def _embedding(expected: Sequence[Any], answers: Sequence[Any]) -> dict[str, float]:
-    """Of the vectors made equally long, as some servers leave that to their clients."""
+    """Compare vectors after normalization, because some servers leave that to their clients."""
     one, other = (_normalized(vectors) for vectors in (expected, answers))
     cosines = (one * other).sum(-1)
     return {

@@ -1,4 +1,4 @@
-"""What the same model computes without any server, in processes of its own that take their turns."""
+"""Computation of the same model without a server, in child processes that take turns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PROMPTS_ALONE = 4
 
 
 class Offline(ABC):
-    """Something that computes texts of a workload without a server.
+    """Computation of a workload's texts without a server.
 
     Attributes:
         key: its name in results.
@@ -34,19 +34,19 @@ class Offline(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """As the table shows it."""
+        """Name in the table."""
 
     @abstractmethod
     def load(self, texts: Sequence[str]) -> None:
-        """Make ready, with texts to warm up with."""
+        """Load the model and warm up with texts."""
 
     @abstractmethod
     def answers(self, texts: Sequence[str]) -> list[Any]:
-        """As `Peer.check` puts them."""
+        """Return the answers in the form of `Peer.check`."""
 
     @abstractmethod
     def measure(self, texts: Sequence[str]) -> dict[str, float]:
-        """Texts a second, the milliseconds of one that is alone, and the CPU time of each."""
+        """Measure texts per second, the milliseconds of a single text, and the CPU time per text."""
 
     def _cost(self, texts: int, compute: Callable[[], float]) -> dict[str, float]:
         before = self.worker.cpu_seconds()
@@ -84,7 +84,7 @@ class EncodersOffline(Offline):
 
 
 class GenerationOffline(Offline):
-    """`model.generate` one prompt after the other, or our engine with as many at once as there are clients at most."""
+    """`model.generate` prompt by prompt, or our engine with one prompt per client in parallel."""
 
     def __init__(self, key: str, worker: Worker, prompts: int) -> None:
         super().__init__(key, worker)
@@ -116,9 +116,9 @@ class GenerationOffline(Offline):
 
 
 def offline(workload: Workload, model: Path, threads: int, on_gpu: bool) -> list[Offline]:
-    """What is measured beside the servers of a workload, started but not loaded.
+    """Start the computations without a server for a workload; they are not loaded yet.
 
-    The first one's answers are those that the servers' are compared with.
+    The first one's answers are the reference for the servers.
     """
     if workload.generates:
         kinds = {"transformers": "sequential", "engine": "offline"}
@@ -132,5 +132,8 @@ def offline(workload: Workload, model: Path, threads: int, on_gpu: bool) -> list
 
 
 def bound_key(workload: Workload) -> str:
-    """Which of them is the bound: for text the engine, as `model.generate` does not batch as requests come."""
+    """Return the key of the bound.
+
+    For generation it is the engine, as `model.generate` does not batch requests as they arrive.
+    """
     return "engine" if workload.generates else "transformers"

@@ -1,4 +1,4 @@
-"""One workload: everybody who computes it, in turns, while the others wait."""
+"""One workload with all its targets, measured in turns while the others wait."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import say
+from benchmarks.command import print_message
 from benchmarks.peers.peer import Peer, PeerUnavailable
 from benchmarks.processes import IDLE, BenchmarkError, Child, watched
 from benchmarks.serving.answers import compared
@@ -20,16 +20,16 @@ from benchmarks.serving.ours import Ours
 from benchmarks.serving.server import TargetServer, without_folders
 from benchmarks.serving.workloads import Workload
 
-#: Clients and seconds of requests that are not counted, and the slot of texts for them.
+#: Clients and seconds of the warm-up, which is not counted, and its slot of texts.
 _WARM_UP_CLIENTS, _WARM_UP_SECONDS, _WARM_UP = 16, 2, 0
 
 
 class Contest:
-    """A workload while it is measured.
+    """Workload during its measurement.
 
     Attributes:
-        targets: what is known of each target, by key: also of those that cannot be measured, and why.
-        rounds: for each round, by the key of who computed, the figures; of servers, for each number of clients.
+        targets: facts about each target, by key, with the reason if it cannot be measured.
+        rounds: for each round, the figures by the key of the target; of servers, for each number of clients.
     """
 
     def __init__(self, workload: Workload, model: Path, threads: int, seconds: float, on_gpu: bool = False) -> None:
@@ -51,11 +51,11 @@ class Contest:
 
     @property
     def offline(self) -> dict[str, str]:
-        """Names of those that compute without a server, by key."""
+        """Return the names of the computations without a server, by key."""
         return {one.key: one.name for one in self._offline}
 
     def start(self, targets: Sequence[Peer]) -> None:
-        """Start everybody, compare their answers and warm them up."""
+        """Start all targets, compare their answers and warm them up."""
         texts = self.workload.texts(_WARM_UP)
         self._offline = offline(self.workload, self._model, self._threads, self._on_gpu)
         for one in self._offline:
@@ -78,16 +78,16 @@ class Contest:
                 about["answers"] = compared(self.workload.name, expected, server.answers(checked))
                 self._warm_up(server, texts)
                 server.suspend()
-                say(f"{self.workload.name}: {target.name} is ready after {server.start_seconds:.0f} s")
+                print_message(f"{self.workload.name}: {target.name} is ready after {server.start_seconds:.0f} s")
 
     def _warm_up(self, server: TargetServer, texts: Sequence[str]) -> None:
         put_under_load(server, server.bodies(texts), _WARM_UP_CLIENTS, _WARM_UP_SECONDS)
         server.rest_cores = server.rest()
         if server.rest_cores > IDLE:
-            say(f"{server.name} computes with {server.rest_cores:.2f} cores while nobody asks")
+            print_message(f"{server.name} computes with {server.rest_cores:.2f} cores while nobody asks")
 
     def round(self, rounds: int) -> None:
-        """Measure everybody once; who begins moves on from round to round."""
+        """Measure all targets once; the order changes from round to round."""
         number = len(self.rounds)
         figures: dict[str, Any] = {}
         turns: list[tuple[str, Callable[[], dict[str, Any]]]] = [
@@ -101,7 +101,7 @@ class Contest:
         self.rounds.append(figures)
 
     def finish(self) -> None:
-        """Note what the servers have come to hold."""
+        """Record the memory of the servers at the end."""
         for key, server in self._servers.items():
             self.targets[key] |= {
                 "memory_mib": round(server.memory() / 2**20),
@@ -111,7 +111,7 @@ class Contest:
                 self.targets[key]["gpu_memory_mib"] = server.gpu_memory_mib()
 
     def _slot(self, turn: int) -> list[str]:
-        """Texts that nobody of this round has seen, the same for everybody."""
+        """Return texts that are new in this round and the same for all targets."""
         return self.workload.texts(1 + len(self.rounds) * (1 + len(self.workload.connections)) + turn)
 
     def _compute(self, one: Offline) -> dict[str, Any]:
@@ -133,19 +133,22 @@ class Contest:
                     raise
                 figures[str(connections)] = {"failed": reason(error)}
                 self._given_up[server.target.key] = connections, reason(error)
-                say(f"{self.workload.name}, {connections} clients: {error}")
+                print_message(f"{self.workload.name}, {connections} clients: {error}")
             server.rest()
         server.suspend()
         return figures
 
     def _gave_up(self, server: TargetServer, connections: int) -> str | None:
-        """Why a server is not asked by so many clients: it has failed as many or fewer, which takes it minutes."""
+        """Return the reason to skip a number of clients: the server failed with as many or fewer.
+
+        Each such failure takes minutes.
+        """
         clients, why = self._given_up.get(server.target.key, (connections + 1, None))
         return why if connections >= clients else None
 
     def _watched(self, busy: Child, measure: Callable[[], dict[str, float] | Load]) -> dict[str, Any]:
         children = [*(one.worker for one in self._offline), *self._servers.values()]
-        # One that has died is told of when it is its turn.
+        # A server that has ended is reported when it is its turn.
         with watched([child for child in children if child is not busy and not child.ended], [busy]) as watch:
             figures = measure()
         return {
@@ -156,20 +159,23 @@ class Contest:
 
     @contextmanager
     def _failing(self, key: str) -> Iterator[None]:
-        """What fails a target fails no other; without the offline computations there is nothing to compare with."""
+        """Record an error as that of one target only.
+
+        Without the offline computations there is nothing to compare with, so their errors are raised.
+        """
         try:
             yield
         except (BenchmarkError, PeerUnavailable) as error:
             if key not in self.targets:
                 raise
             self.targets[key]["failed"] = reason(error).removeprefix(f"{self.targets[key]['name']}: ")
-            say(f"{self.workload.name}: {error}")
+            print_message(f"{self.workload.name}: {error}")
             if (server := self._servers.pop(key, None)) is not None:
                 server.__exit__()
 
 
 def reason(error: Exception) -> str:
-    """One line of an error that may come with a log."""
+    """Reduce an error that may come with a log to one line."""
     first, *log = str(error).splitlines() or [type(error).__name__]
     told = [line.strip() for line in log if re.search(r"error|not served", line, re.IGNORECASE)] or log
     return without_folders(": ".join([first, *told[-1:]]))[:300]

@@ -1,10 +1,10 @@
-"""Classifies or embeds texts without a server: plain transformers in its best order, or our engine alone.
+"""Encoders without a server: plain transformers in its best order, or our engine alone.
 
     python -m benchmarks.serving.encoders transformers|engine:TASK[:DTYPE] MODEL THREADS
 
-It says one line of JSON when it can be asked, then answers each question,
-`{"texts": […], "want": "load|answers|seconds|alone"}`, with one line. Tokenizing belongs to what is measured, and so
-does reading the outputs; there is no HTTP and no JSON.
+It prints one line of JSON when it is ready, then answers each line of input,
+`{"texts": […], "want": "load|answers|seconds|alone"}`, with one line. The measured time includes tokenization and
+the conversion of outputs; there is no HTTP and no JSON.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from hf_runtime.settings import ModelSettings
 from runners.host import ModelHost
 from runners.models.pretrained import prepare_torch
 
-#: Texts in a batch, of which the best number is found at the start.
+#: Sizes of a batch, of which the fastest is found at the start.
 _BATCHES = (1, 4, 8, 16, 32, 64)
 
 
 class Encoder(ABC):
-    """Computes texts."""
+    """Implementation that computes texts."""
 
     async def load(self, texts: Sequence[str]) -> dict[str, Any]:
-        """Make ready; what there is to say about it."""
+        """Load and warm up; return facts about it."""
         return {}
 
     @abstractmethod
     async def compute(self, texts: Sequence[str]) -> list[Any]:
-        """The answer to each text, in the same order."""
+        """Compute the answer to each text, in the same order."""
 
 
 class Plain(Encoder):
-    """transformers as it comes, with PyTorch's fused attention; texts of like length share a padded batch."""
+    """Plain transformers with PyTorch's fused attention and padded batches of similar length."""
 
     def __init__(self, task: str, model: str, threads: int, dtype: str) -> None:
         torch.set_num_threads(threads)
@@ -88,7 +88,7 @@ class Plain(Encoder):
 
 
 class Engine(Encoder):
-    """Our runner with its batches and lanes, handed all texts at once."""
+    """Our runner with its batches and workers, which gets all texts together."""
 
     def __init__(self, task: str, model: str, threads: int, dtype: str) -> None:
         settings = ModelSettings(name="engine", storage_uri=model, task=task, torch_dtype=dtype, torch_threads=threads)
@@ -110,9 +110,9 @@ class Engine(Encoder):
 
 
 async def main() -> None:
-    """Answer questions until the input ends."""
+    """Answer lines of input until it ends."""
     kind, model, threads = sys.argv[1:]
-    # What libraries print must not come between the answers.
+    # Output of libraries must not mix with the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     kind, task, *dtype = kind.split(":")

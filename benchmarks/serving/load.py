@@ -1,4 +1,4 @@
-"""Clients that each ask again as soon as they are answered: wrk, with a script of ours."""
+"""Clients that send a request after each answer: wrk with a script of ours."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from benchmarks.serving.server import TargetServer
 
 _SCRIPT = Path(__file__).with_name("load.lua")
 
-#: A measurement ends at last after so many seconds more than it is meant to take, with what has been answered.
+#: Additional seconds after which a measurement is stopped, with the answers so far.
 _LONGEST = 60
 
-#: After so many seconds wrk gives an answer up.
+#: Seconds after which wrk abandons a request.
 _TIMEOUT = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What clients saw, and what it cost.
+    """Answers and errors of all clients, and the server's CPU time.
 
     Attributes:
-        requests_per_second: of the rounds that are counted, in each of which as many are answered as there are
-            clients, so that nobody is faster for leaving long texts to the end; from the last answer before them to
+        requests_per_second: of the counted rounds, in each of which as many requests are answered as there are
+            clients, so that no server gains from leaving long texts to the end; from the last answer before them to
             their own last one.
-        p50_ms, p99_ms: how long all answers of the run took, by wrk, who adds some for clients that an answer of more
-            than twice the usual time has kept from asking; None if most clients were not answered twice.
-        cpu_ms: CPU time of the server a request, of those that are counted.
-        requests: how many were counted.
+        p50_ms, p99_ms: latencies of all answers of the run. wrk adds some for clients that a long answer, of more
+            than twice the usual time, kept from sending; None if most clients were not answered twice.
+        cpu_ms: CPU time of the server per counted request.
+        requests: number of counted requests.
         errors: requests that were refused or whose connection broke, in the whole run.
-        error: what the first refusal said.
+        error: message of the first refusal.
     """
 
     requests_per_second: float
@@ -51,20 +51,20 @@ class Load:
 
 
 def check_wrk() -> None:
-    """See that there is wrk.
+    """Check that wrk is installed.
 
     Raises:
-        BenchmarkError: there is none.
+        BenchmarkError: it is not.
     """
     if shutil.which("wrk") is None:
         raise BenchmarkError("wrk, which sends the requests, is not installed: apt-get install wrk")
 
 
 def put_under_load(server: TargetServer, bodies: Sequence[str], connections: int, seconds: float) -> Load:
-    """Have so many clients ask the server, for so many seconds that are counted.
+    """Run that many clients on the server, for that many counted seconds.
 
     Raises:
-        BenchmarkError: it answered nothing.
+        BenchmarkError: it answered no request.
     """
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".jsonl") as file:
         file.write("\n".join(bodies) + "\n")
@@ -93,10 +93,10 @@ def put_under_load(server: TargetServer, bodies: Sequence[str], connections: int
 
 
 def load_of(told: Mapping[str, Any], connections: int, cpu_seconds: float, name: str) -> Load:
-    """What wrk has told at its end, for people.
+    """Compute the figures of a run from wrk's output.
 
     Raises:
-        BenchmarkError: nothing was answered.
+        BenchmarkError: no request was answered.
     """
     answers, since = told["answers"], told["since"]
     counted = told["counted"] or answers - connections
@@ -117,7 +117,7 @@ def load_of(told: Mapping[str, Any], connections: int, cpu_seconds: float, name:
 
 
 def events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """What the script tells, among what wrk prints itself."""
+    """Yield the script's events among wrk's own lines."""
     for line in lines:
         if line.startswith("{"):
             yield json.loads(line)
@@ -125,7 +125,7 @@ def events(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _running(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-    """wrk, which ends with the body at the latest."""
+    """Run wrk, which ends with the body at the latest."""
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

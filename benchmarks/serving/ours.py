@@ -23,8 +23,8 @@ class Ours(Peer):
 
     Attributes:
         root: the folder of the server's code.
-        settings: those that are not every variant's.
-        api_workers: processes of its entry service.
+        settings: settings of this variant only.
+        api_workers: number of processes of its entry service.
     """
 
     name = "ours"
@@ -37,7 +37,7 @@ class Ours(Peer):
         self.root, self.api_workers = root, api_workers
 
     def install(self) -> None:
-        """It runs in the environment of this process."""
+        """Do nothing, because it runs in the environment of this process."""
 
     def versions(self) -> dict[str, str]:
         return {"revision": described(self.root), **{name: version(name) for name in self.packages}}
@@ -79,7 +79,7 @@ class Ours(Peer):
 
 
 class OursInt8(Ours):
-    """Linear layers computed in eight bits."""
+    """Our server with linear layers computed in int8."""
 
     name = "ours, int8"
     key = "ours-int8"
@@ -87,7 +87,7 @@ class OursInt8(Ours):
 
 
 class OursBfloat16(Ours):
-    """In bfloat16, where the CPU computes with it."""
+    """Our server in bfloat16, on CPUs that compute with it."""
 
     name = "ours, bfloat16"
     key = "ours-bfloat16"
@@ -101,7 +101,7 @@ class OursBfloat16(Ours):
 
 
 class OursFloat16(Ours):
-    """In float16."""
+    """Our server in float16."""
 
     name = "ours, float16"
     key = "ours-float16"
@@ -109,7 +109,7 @@ class OursFloat16(Ours):
 
 
 class OursDeviceMap(Ours):
-    """Spread by accelerate over what there is, in bfloat16."""
+    """Our server in bfloat16, distributed over the devices by accelerate."""
 
     name = "ours, bfloat16, DEVICE_MAP=auto"
     key = "ours-device-map"
@@ -117,7 +117,7 @@ class OursDeviceMap(Ours):
 
 
 class OursEightBit(Ours):
-    """Weights in eight bits."""
+    """Our server with weights in 8 bits."""
 
     name = "ours, 8 bit"
     key = "ours-8bit"
@@ -125,7 +125,7 @@ class OursEightBit(Ours):
 
 
 class OursFourBit(Ours):
-    """Weights in four bits."""
+    """Our server with weights in 4 bits."""
 
     name = "ours, 4 bit"
     key = "ours-4bit"
@@ -133,7 +133,7 @@ class OursFourBit(Ours):
 
 
 class OursBefore(Ours):
-    """The server of another revision."""
+    """Our server at another revision."""
 
     name = "ours before"
     key = "before"
@@ -141,7 +141,7 @@ class OursBefore(Ours):
 
 @contextmanager
 def before(revision: str) -> Iterator[OursBefore]:
-    """The server of a revision of this repository, in a working tree that is removed afterwards.
+    """Check out another revision of our server in a working tree that is removed afterwards.
 
     Raises:
         BenchmarkError: there is no such revision.
@@ -157,7 +157,7 @@ def before(revision: str) -> Iterator[OursBefore]:
 
 
 def described(root: Path) -> str:
-    """The revision of a working tree, with a sign if it was changed since."""
+    """Return the revision of a working tree, with a mark if it has changes."""
     try:
         return _git(root, "describe", "--always", "--dirty=+")
     except BenchmarkError:

@@ -1,4 +1,4 @@
-"""Results as a picture: how fast each target is, by the number of clients."""
+"""Plot of the results: speed of each target by the number of clients."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from benchmarks.serving.results import per_second
 
 matplotlib.use("Agg")
 
-from matplotlib import pyplot  # after its choice of no screen
+from matplotlib import pyplot  # after the choice of a backend without a screen
 from matplotlib.axes import Axes
 
 NAME = "serving.png"
 
-#: Ours stand out; peers share what is left, and keep their colour in every panel.
+#: Colours of our own targets; peers share the rest and keep their colour in every panel.
 _OURS = ("#0b5cad", "#3f97e0", "#8cc5f2", "#6b7785")
 _PEERS = ("#d1495b", "#edae49", "#2a9d8f", "#7a5195", "#8c6d46", "#b5c334", "#e377c2")
 _BOUND = "#444444"
 
 
 def draw(document: Mapping[str, Any], folder: Path) -> Path:
-    """Write the picture; where it lies."""
+    """Save the picture and return its path."""
     results = document["workloads"]
     colours = _colours(results)
     width = 4.6 * len(results)

@@ -1,4 +1,4 @@
-"""From rounds to medians and ratios, and to the file of results."""
+"""Medians and ratios of all rounds, and the file of results."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from benchmarks.serving.workloads import NEW_TOKENS
 FOLDER = ROOT / "benchmarks/results"
 NAME = "serving.json"
 
-#: Figures of which the largest of all rounds counts, and of which the sum does; of all others the median.
+#: Figures that are joined by their largest value, and by their sum; all others by their median.
 _LARGEST, _SUMS = ("idle_cores", "foreign_cores"), ("requests", "errors")
 
 
 def result_of(contest: Contest) -> dict[str, Any]:
-    """What was measured of one workload."""
+    """Combine the rounds of one workload."""
     workload = contest.workload
     offline = {
         key: {"name": name, **middle([figures[key] for figures in contest.rounds])}
@@ -52,7 +52,9 @@ def result_of(contest: Contest) -> dict[str, Any]:
 
 
 def middle(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Join the figures of several rounds, with the spread of their speeds as a share of the median.
+    """Join the figures of several rounds; add the spread of their speeds.
+
+    The spread is a share of the median.
 
     Rounds that failed are left out, unless all did.
     """
@@ -73,13 +75,16 @@ def middle(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def per_second(result: Mapping[str, Any], figures: Mapping[str, Any]) -> float:
-    """Requests or tokens, whatever the workload counts."""
+    """Return requests or tokens per second, depending on the workload."""
     factor = NEW_TOKENS if result["unit"].startswith("tokens") else 1
     return float(factor * figures["requests_per_second"])
 
 
 def add_ratios(result: dict[str, Any]) -> None:
-    """How fast each is beside the bound, for a single client in the time of one answer, and beside the best peer."""
+    """Add the speed relative to the bound and to the best peer.
+
+    For a single client, the time of one answer is compared.
+    """
     bound = result["offline"][result["bound"]]
     for connections in map(str, result["connections"]):
         every = [about["load"].get(connections, {}) for about in result["targets"].values()]
@@ -97,7 +102,7 @@ def add_ratios(result: dict[str, Any]) -> None:
 
 
 def write(folder: Path, machine: Mapping[str, Any], options: Mapping[str, Any], results: Mapping[str, Any]) -> Path:
-    """Write the file of results; where it lies."""
+    """Write the file of results and return its path."""
     document = {
         "date": date.today().isoformat(),
         "machine": machine,
@@ -111,12 +116,15 @@ def write(folder: Path, machine: Mapping[str, Any], options: Mapping[str, Any], 
 
 
 def name_of(folder: Path) -> str:
-    """Return the name of a folder's table in docs/speed.md; results of other machines have folders of their own."""
+    """Return the name of a folder's table in docs/speed.md.
+
+    Results of other machines have folders of their own.
+    """
     return "bench" if folder.resolve() == FOLDER.resolve() else f"bench-{folder.name}"
 
 
 def read(folder: Path = FOLDER) -> dict[str, Any]:
-    """The results that were written last.
+    """Load the latest results.
 
     Raises:
         BenchmarkError: there are none.
@@ -130,7 +138,7 @@ def read(folder: Path = FOLDER) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    """Numbers with as many digits as mean something."""
+    """Round numbers to significant digits."""
     match value:
         case float():
             return float(f"{value:.5g}")

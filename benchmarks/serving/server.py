@@ -1,4 +1,4 @@
-"""A server that is measured, ours or a peer, from its start to its end."""
+"""A server that is measured, ours or a peer's, from its start to its end."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from benchmarks.serving.workloads import NEW_TOKENS, Workload
 
 _START_TIMEOUT, _ANSWER_TIMEOUT = 300, 120
 
-#: A server is waited for so many seconds after its last request: it may still compute what nobody waits for.
+#: Seconds to wait for a server after its last request, because it may still compute abandoned requests.
 _REST_TIMEOUT = 30
 
-#: Requests at a time when answers are compared.
+#: Parallel requests when answers are compared.
 _AT_ONCE = 8
 
-#: Folders before the name of a file, which say nothing on another machine.
+#: Folders before the name of a file, which have no meaning on another machine.
 _FOLDERS = re.compile(r"(?<![\w.:/-])/(?:[\w.@+-]+/)+(?=[\w.@+-])")
 
 
 class TargetServer(Child):
-    """The server of one target for one workload.
+    """Server of one target for one workload.
 
     Attributes:
         url: its address.
-        path: where requests are posted.
+        path: path of the requests.
         shown: its command line, without the paths of this machine.
-        start_seconds: from its start until it was ready.
-        rest_cores: what it computes while nobody asks.
+        start_seconds: seconds from its start until it was ready.
+        rest_cores: cores that it uses without requests.
     """
 
     def __init__(self, target: Peer, workload: Workload, model: Path, threads: int) -> None:
@@ -78,7 +78,7 @@ class TargetServer(Child):
 
     def resume(self) -> None:
         super().resume()
-        # Deadlines have passed meanwhile; what was connected within it may have to be connected anew.
+        # Deadlines have passed meanwhile, and its internal connections may have to be renewed.
         ready = self.url + self.target.ready_path(self.workload.name)
         end = monotonic() + _REST_TIMEOUT
         sleep(0.5)
@@ -89,14 +89,14 @@ class TargetServer(Child):
             sleep(0.1)
 
     def bodies(self, texts: Sequence[str]) -> list[str]:
-        """A request of each text."""
+        """Return a request of each text."""
         return [json.dumps(self.target.body(self.workload.name, text, NEW_TOKENS)) for text in texts]
 
     def answers(self, texts: Sequence[str]) -> list[Any]:
-        """What it answers, as `Peer.check` puts it.
+        """Return the server's answers in the form of `Peer.check`.
 
         Raises:
-            BenchmarkError: a request fails, or an answer has not as many tokens as were asked for.
+            BenchmarkError: a request fails, or an answer does not have the requested number of tokens.
         """
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             return list(pool.map(self._answer, self.bodies(texts)))
@@ -115,7 +115,10 @@ class TargetServer(Child):
         return answer
 
     def rest(self) -> float:
-        """Block until it computes no more than it does while nobody asks, or too long; the cores that it still uses."""
+        """Block until it uses no more CPU than without requests; return the cores that it uses.
+
+        It gives up after a time limit.
+        """
         end = monotonic() + _REST_TIMEOUT
         while True:
             with watched([self]) as watch:
@@ -124,7 +127,7 @@ class TargetServer(Child):
                 return watch.idle_cores
 
     def memory(self) -> int:
-        """Bytes of all its processes; what several share is counted once."""
+        """Return the bytes of all its processes; shared memory is counted once."""
         size = 0
         for member in self.members():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
@@ -132,7 +135,7 @@ class TargetServer(Child):
         return size
 
     def gpu_memory_mib(self) -> int:
-        """MiB of GPU memory that its processes hold, as the driver counts them."""
+        """Return the MiB of GPU memory of its processes, as the driver counts them."""
         command = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
         rows = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
         members = {member.pid for member in self.members()}
@@ -141,11 +144,11 @@ class TargetServer(Child):
 
 
 def shown(command: Sequence[str], port: int) -> str:
-    """A command line for people, without the paths of this machine."""
+    """Format a command line for people, without the paths of this machine."""
     line = " ".join("PORT" if part == str(port) else part for part in command)
     return re.sub(r"\bpython3(\.\d+)?\b", "python", without_folders(line))
 
 
 def without_folders(text: str) -> str:
-    """Text without the paths of this machine: relative ones, or names of files alone."""
+    """Replace the paths of this machine by relative ones, or by names of files."""
     return _FOLDERS.sub("", text.replace(f"{ROOT}/.venv/bin/", "").replace(f"{ROOT}/", ""))

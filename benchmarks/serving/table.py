@@ -15,12 +15,12 @@ PAGE = ROOT / "docs" / "speed.md"
 
 
 def short(document: Mapping[str, Any]) -> str:
-    """A table for each workload, a line for each target."""
+    """Format a table for each workload, with a line for each target."""
     return "\n\n".join("\n".join(_short(name, result)) for name, result in document["workloads"].items())
 
 
 def full(document: Mapping[str, Any]) -> str:
-    """Every figure: a line for each target and number of clients."""
+    """Format every figure, with a line for each target and number of clients."""
     head = (
         "workload", "target", "clients", "requests/s", "tokens/s", "p50 ms", "p99 ms", "CPU ms", "errors", "÷ bound",
         "÷ best peer", "start s", "MiB", "answers", "idle cores", "foreign cores",
@@ -34,10 +34,10 @@ def full(document: Mapping[str, Any]) -> str:
 
 
 def write_page(document: Mapping[str, Any], name: str = "bench", page: Path = PAGE) -> None:
-    """Put the short tables between the marks of a name in a page.
+    """Write the short tables between the marks of a name in a page.
 
     Raises:
-        BenchmarkError: the marks are not there.
+        BenchmarkError: the page has no such marks.
     """
     text = page.read_text(encoding="utf-8")
     begin, end = _marks(name)
@@ -49,7 +49,7 @@ def write_page(document: Mapping[str, Any], name: str = "bench", page: Path = PA
 
 
 def table_in(page: str, name: str = "bench") -> str | None:
-    """Return what stands between the marks of a name in a page; None if the page has no such marks."""
+    """Return the text between the marks of a name in a page; None if there are no such marks."""
     begin, end = _marks(name)
     if begin not in page or end not in page:
         return None
@@ -90,7 +90,7 @@ def _short(workload: str, result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _failure(about: Mapping[str, Any]) -> str | None:
-    """Why a target has ended, or what it said if it answered no number of clients."""
+    """Return the reason why a target has ended, or its error if it answered no clients at all."""
     refusals = [figures["failed"] for figures in about["load"].values() if "failed" in figures]
     if "failed" in about or not refusals or len(refusals) < len(about["load"]):
         return about.get("failed")
@@ -98,7 +98,7 @@ def _failure(about: Mapping[str, Any]) -> str | None:
 
 
 def _offline(result: Mapping[str, Any], key: str, offline: Mapping[str, Any], columns: int) -> str:
-    """What needs no clients has the same speed for any number of them but one."""
+    """Format a computation without clients, whose speed is the same for any number but one."""
     name = f"*{offline['name']}*" + (" (bound)" if key == result["bound"] else "")
     alone = {"requests_per_second": 1000 / offline["p50_ms"]}
     speeds = [_speed(result, alone), *[_speed(result, offline)] * (columns - 1)]
@@ -127,14 +127,14 @@ def _full(workload: str, result: Mapping[str, Any], about: Mapping[str, Any], cl
 
 
 def _speed(result: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
-    """Requests or tokens a second, marked where some requests failed."""
+    """Format requests or tokens per second, marked if some requests failed."""
     if "requests_per_second" not in figures:
         return "fails"
     return _number(per_second(result, figures)) + (" (errors)" if figures.get("errors") else "")
 
 
 def _number(value: float | None) -> str:
-    """Three digits, and all of those before the point."""
+    """Format three digits, or all digits before the point."""
     if value is None:
         return ""
     digits = 0 if value >= 100 else 1 if value >= 10 else 2

@@ -1,4 +1,4 @@
-"""What is asked for: models, and texts of mixed length, one a request."""
+"""Workloads: models, and texts of mixed length, one per request."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from random import Random
 from benchmarks.models import EMBEDDER, bert_classifier, check_there, distilbert_classifier, generator, large_generator
 from benchmarks.prompts import Prompts
 
-#: New tokens of each answer, where text is written.
+#: New tokens of each answer of a generative model.
 NEW_TOKENS = 32
 
-#: Words of a text. Any run of so many texts has each length once, so that a part of them is like the whole.
+#: Words of a text. As many consecutive texts as there are lengths have each length once, so a part resembles the whole.
 _LENGTHS = range(8, 65)
 
-#: Texts of a slot: more than are asked for in one measurement of a server that writes text.
+#: Texts of a slot: more than one measurement of a generative server requests.
 _SLOT = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A task with a model.
+    """Task with a model.
 
     Attributes:
-        name: also what peers call it.
-        task: what our server calls it.
-        what: the model, for people.
-        make: puts the model into an empty folder, or says where it is.
-        connections: clients that ask at the same time, from one measurement to the next.
-        tail: those of them whose slowest answers are shown.
-        patience: how many times longer than usual it is measured, as its answers take longer.
-        checked: texts whose answers are compared with those of plain transformers.
+        name: its name, also for peers.
+        task: the task in our server.
+        what: the model's name for people.
+        make: saves the model in an empty folder, or returns its location.
+        connections: numbers of parallel clients, one measurement each.
+        tail: the numbers of clients whose slowest answers are shown.
+        patience: factor by which its measurements are longer than usual, because its answers take longer.
+        checked: number of texts whose answers are compared with those of plain transformers.
     """
 
     name: str
@@ -47,19 +47,19 @@ class Workload:
 
     @property
     def generates(self) -> bool:
-        """Whether answers are texts that are written token by token."""
+        """True if answers are generated token by token."""
         return self.name == "generation"
 
     @property
     def unit(self) -> str:
-        """What is counted in a second."""
+        """Unit of speed per second."""
         return "tokens/s" if self.generates else "requests/s"
 
     def texts(self, slot: int) -> list[str]:
-        """The texts of one measurement.
+        """Return the texts of one measurement.
 
-        Prompts of one slot are unlike those of any other from their first words on, so that no server has read them
-        before; nothing remembers what it has classified or embedded.
+        Prompts of one slot differ from those of any other from their first words on, so that no server has cached them;
+        no server caches classifications or embeddings.
         """
         first = slot * _SLOT if self.generates else 0
         return _texts(first + _SLOT)[first:]
@@ -98,7 +98,7 @@ WORKLOADS = (
     ),
 )
 
-#: On a GPU: larger models, and more clients.
+#: Workloads on a GPU: larger models, and more clients.
 GPU_WORKLOADS = (
     Workload(
         name="classification",

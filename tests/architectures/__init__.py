@@ -1,1 +1,1 @@
-"""Every architecture that transformers maps for the seven tasks, small, beside plain transformers."""
+"""Comparison of every architecture of the seven tasks, at small size, with transformers."""

@@ -1,4 +1,4 @@
-"""Small checkpoints of any architecture: what transformers' mappings name, and configs that make it small."""
+"""Small checkpoints of any architecture in transformers' mappings."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 from hf_runtime.settings import Task
 from tests.tiny import wordpiece_tokenizer
 
-#: Tokens that a small model reads.
+#: Special tokens of a small model.
 CONTEXT = 160
 
-#: The AutoModel class of each task, and the mapping that names its architectures.
+#: AutoModel class of each task, and the mapping that names its architectures.
 CLASSES: Mapping[Task, tuple[Any, Mapping[str, Any]]] = {
     "text-classification": (
         AutoModelForSequenceClassification, modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
@@ -66,10 +66,10 @@ _SMALL: dict[str, Any] = {
     "kv_lora_rank": 8, "q_lora_rank": 8, "initializer_factor": 3.0, "word_embed_proj_dim": 32,
 }  # fmt: skip
 
-#: Layers of a model that mixes two kinds of them.
+#: Layer types of a model that mixes two of them.
 _LINEAR = ["linear_attention", "full_attention"]
 
-#: What single architectures need beside that, to be small or whole.
+#: Additional values for single architectures, to be small or complete.
 _CHANGES: Mapping[str, Mapping[str, Any]] = {
     "big_bird": {"block_size": 4, "num_random_blocks": 1},
     "bigbird_pegasus": {"block_size": 4, "num_random_blocks": 1},
@@ -104,7 +104,7 @@ _CHANGES: Mapping[str, Mapping[str, Any]] = {
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer with all special tokens that some architecture needs."""
+    """Return a tokenizer with all special tokens that some architecture needs."""
     made = wordpiece_tokenizer(CONTEXT)
     made.bos_token, made.eos_token = "[CLS]", "[SEP]"
     return made
@@ -112,16 +112,16 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @cache
 def architectures(task: Task) -> tuple[str, ...]:
-    """Model types that transformers maps for a task, and has a tokenizer of text for."""
+    """Return model types that transformers maps for a task and has a text tokenizer for."""
     _, mapping = CLASSES[task]
     return tuple(sorted(kind for kind in mapping if TOKENIZER_MAPPING_NAMES.get(kind) and _is_text_alone(kind)))
 
 
 def small_config(model_type: str, task: Task) -> Any:
-    """A config of few and narrow layers.
+    """Return a config of few and narrow layers.
 
     Raises:
-        Exception: whatever the config's class says of that.
+        Exception: the config's class cannot be built so.
     """
     known = AutoConfig.for_model(model_type).to_dict()
     words = tokenizer()
@@ -140,7 +140,7 @@ def small_config(model_type: str, task: Task) -> Any:
 
 
 def save_small(folder: Path, model_type: str, task: Task) -> Path:
-    """Write a small checkpoint with fixed random weights.
+    """Save a small checkpoint with fixed random weights.
 
     Raises:
         Exception: the architecture cannot be built so.
@@ -175,5 +175,5 @@ def _is_text_alone(model_type: str) -> bool:
 
 
 def every() -> Iterator[tuple[Task, str]]:
-    """Each task with each of its architectures."""
+    """Yield each task with each of its architectures."""
     return ((task, kind) for task in CLASSES for kind in architectures(task))

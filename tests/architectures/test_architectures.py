@@ -1,4 +1,4 @@
-"""Promise: every architecture answers as plain transformers does, alone and in company, or says what is missing."""
+"""Promise: every architecture answers as plain transformers does or names what it lacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.architectures.small import CLASSES, CONTEXT, every, save_small
 from tests.generators import pretrained_of
 from tests.tiny import CORPUS
 
-#: Checked in every run: what is read most, and one of each kind that has been wrong.
+#: Checked in every run: the most common ones, and one of each kind that has been wrong before.
 _QUICK = frozenset(
     (
         "albert", "bart", "bert", "convbert", "distilbert", "electra", "fnet", "funnel", "gemma2", "gpt2", "llama",
@@ -42,7 +42,7 @@ def _instance(task: Task, text: str, mask: str | None) -> Any:
 
 
 def _batches(rows: Sequence[Any]) -> Iterator[list[Any]]:
-    """Rows that may share a batch, together."""
+    """Group rows into batches that they may share."""
     left = list(rows)
     while left:
         batch = [row for row in left if row.shares_batch(left[0])]
@@ -51,7 +51,7 @@ def _batches(rows: Sequence[Any]) -> Iterator[list[Any]]:
 
 
 def _close(computed: torch.Tensor, right: torch.Tensor) -> bool:
-    """Return whether they differ in rounding alone."""
+    """Return True if they differ only by rounding."""
     if computed.shape != right.shape or not torch.equal(computed.isfinite(), right.isfinite()):
         return False
     finite = right.isfinite()
@@ -60,10 +60,10 @@ def _close(computed: torch.Tensor, right: torch.Tensor) -> bool:
 
 @torch.inference_mode()
 def _alone(plain: Any, row: Any) -> torch.Tensor:
-    """The first output of the plain model for one row."""
+    """Return the first output of the plain model for one row."""
     for module in plain.modules():
         if getattr(getattr(module, "config", None), "attention_type", None) == "block_sparse":
-            # An earlier short text has changed it for good; so it was loaded.
+            # An earlier short input changes the model permanently, so it is restored as loaded.
             getattr(module, "set_attention_type", lambda _: None)("block_sparse")
     inputs = {name: torch.tensor([values]) for name, values in row.inputs.items()}
     output: torch.Tensor = plain(**inputs)[0][0].float()
@@ -83,7 +83,7 @@ def _check_outputs(runner: Any, plain: Any, task: Task) -> None:
             if task == "fill-mask":
                 right = right[runner._find_masks(row.inputs)[0]]
             if task not in ("text-classification", "fill-mask"):
-                computed = computed[: len(right)]  # without what stands for padding
+                computed = computed[: len(right)]  # without the rows of padding
             assert _close(computed, right), (computed, right)
     for answer in runner.predict(items):
         assert not isinstance(answer, Exception), answer
@@ -91,7 +91,7 @@ def _check_outputs(runner: Any, plain: Any, task: Task) -> None:
 
 @torch.inference_mode()
 def _try(plain: Any, task: Task, folder: Path) -> None:
-    """Have the plain model compute a text, as far as it can by itself."""
+    """Compute a text with the plain model, as far as it can by itself."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     text = _instance(task, CORPUS[0], tokenizer.mask_token)
     pair = (text["question"], text["context"]) if isinstance(text, dict) else (text,)

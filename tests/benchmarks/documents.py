@@ -1,4 +1,4 @@
-"""Results of a benchmark as they are written, with two targets and one that failed."""
+"""Result files of a benchmark, with two targets and one that failed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 
 def load(speed: float, **more: Any) -> dict[str, Any]:
-    """Figures of one measurement."""
+    """Return figures of one measurement."""
     figures = {"requests_per_second": speed, "p50_ms": 20.0, "p99_ms": 50.0, "cpu_ms": 12.0, "requests": 90}
     return {**figures, "errors": 0, "error": "", "idle_cores": 0.01, "foreign_cores": 0.02, **more}
 
 
 def document() -> dict[str, Any]:
-    """A file of results."""
+    """Return a file of results."""
     targets = {
         "ours": _target("ours", True, {"1": load(50.0), "16": load(160.0)}),
         "other": _target("Other", False, {"1": load(40.0), "16": load(80.0, errors=3, error="503: busy")}),

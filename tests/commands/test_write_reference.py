@@ -1,4 +1,4 @@
-"""Promise: the reference tables of docs/ match the code, and the site builds without a broken link."""
+"""Promise: the reference tables of docs/ match the code, and no link of the site is broken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a deployment sets is read by the settings: nothing else may be set."""
+"""Fixture that removes all settings but those of a deployment."""
 
 from __future__ import annotations
 

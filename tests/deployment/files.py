@@ -1,4 +1,4 @@
-"""The deployment files: their documents, and what they set for the server."""
+"""The deployment files: their documents, and the variables that they set for the server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPECIFICATIONS = ROOT / "tests" / "specifications"
 
 IMAGE = "hugging-face-runtime"
 
-#: Variables of the settings, and those that are read by what the server is made of.
+#: Variables of the settings, and those of the libraries that the server consists of.
 KNOWN = frozenset(_variables(ModelSettings) | _variables(ServerSettings) | {"BENTOML_HOME", "BENTOML_PORT", "HOME"})
 
 #: `${NAME:-default}` in a compose file.
@@ -26,60 +26,63 @@ _VARIABLE = re.compile(r"\$\{\w+:-(.*?)\}")
 
 
 def documents(name: str) -> list[Any]:
-    """The documents of one file, by its path in the folder."""
+    """Return the documents of one file, by its path in the folder."""
     return list(yaml.safe_load_all((FOLDER / name).read_text(encoding="utf-8")))
 
 
 def document(name: str) -> Any:
-    """The document of a file that has one."""
+    """Return the document of a file that has only one."""
     (only,) = documents(name)
     return only
 
 
 def resources() -> list[tuple[str, Any]]:
-    """All documents that a cluster takes, with names for tests: of Kubernetes, of KServe, of kustomize."""
+    """Return all documents for a cluster, with names for tests.
+
+    They are of Kubernetes, KServe and kustomize.
+    """
     paths = sorted([*FOLDER.glob("kubernetes/*.yaml"), *FOLDER.glob("kserve/*.yaml")])
     every = [(path.stem, each) for path in paths for each in documents(str(path.relative_to(FOLDER)))]
     return [(f"{stem}/{each.get('metadata', {}).get('name')}", each) for stem, each in every if "kind" in each]
 
 
 def of_kind(*kinds: str) -> list[Any]:
-    """The documents of these kinds."""
+    """Return the documents of these kinds."""
     found = [each for _, each in resources() if each["kind"] in kinds]
     assert found, f"no document is of the kind {' or '.join(kinds)}"
     return found
 
 
 def server_container() -> Any:
-    """The container of the Deployment."""
+    """Return the container of the Deployment."""
     (deployment,) = of_kind("Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     return container
 
 
 def runtime_container() -> Any:
-    """The container of the ClusterServingRuntime."""
+    """Return the container of the ClusterServingRuntime."""
     (runtime,) = of_kind("ClusterServingRuntime")
     (container,) = runtime["spec"]["containers"]
     return container
 
 
 def predictor(service: Any) -> Any:
-    """What says the model, in either form of an InferenceService."""
+    """Return the part that describes the model, in either form of an InferenceService."""
     either = service["spec"]["predictor"]
     return either.get("model") or either["huggingface"]
 
 
 def compose_environment() -> dict[str, str]:
-    """What the compose file sets when nothing is set for it."""
+    """Return the variables of the compose file with its defaults."""
     given: dict[str, str] = document("compose/compose.yaml")["services"]["server"]["environment"]
     return {name: _VARIABLE.sub(lambda found: found[1], value) for name, value in given.items()}
 
 
 def environments() -> Iterator[tuple[str, dict[str, str]]]:
-    """Each environment that the server is started in: where it is written, and its variables.
+    """Yield the name and the variables of each environment in which the server starts.
 
-    The value of one that is taken from a Secret is empty.
+    The value of a variable from a Secret is empty.
     """
     yield "compose", compose_environment()
     yield "bentocloud", {each["name"]: each["value"] for each in document("bentocloud.yaml")["envs"]}
@@ -94,7 +97,7 @@ def _named(container: Any) -> dict[str, str]:
 
 
 def closed(schema: Any) -> Any:
-    """A schema of a custom resource in which a field that it does not name is an error, as with strict validation."""
+    """Make unknown fields an error in a custom resource's schema, as with strict validation."""
     match schema:
         case list():
             return [closed(each) for each in schema]

@@ -1,4 +1,4 @@
-"""Promise: `bentoml deploy -f` takes the file as a whole, and it describes the services of the Bento."""
+"""Promise: `bentoml deploy -f` accepts the file, which describes the Bento's services."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.project import ROOT
 
 
 def _read(written: Any) -> CreateDeploymentSchema:
-    """As BentoML reads it, but that a field it does not know is an error."""
+    """Parse the file as BentoML does, except that an unknown field is an error."""
     return Converter(forbid_extra_keys=True).structure(copy.deepcopy(written), CreateDeploymentSchema)
 
 
@@ -29,12 +29,12 @@ def test_bentoml_knows_every_field() -> None:
     DeploymentAPI._fix_and_validate_schema(deployment)
     for service in deployment.services.values():
         assert DeploymentStrategy(service.deployment_strategy)
-        # BentoML leaves out what it does not know.
+        # BentoML ignores unknown fields.
         assert validate(service.config_overrides) == service.config_overrides
 
 
 @pytest.mark.parametrize("place", [(), ("services", "runner-1"), ("services", "runner-1", "scaling"), ("envs", 0)])
-def test_a_field_that_bentoml_does_not_know_is_found(place: tuple[str | int, ...]) -> None:
+def test_a_field_unknown_to_bentoml_is_detected(place: tuple[str | int, ...]) -> None:
     written = document("bentocloud.yaml")
     inner = written
     for step in place:
@@ -44,7 +44,7 @@ def test_a_field_that_bentoml_does_not_know_is_found(place: tuple[str | int, ...
         _read(written)
 
 
-def test_the_entry_service_and_its_runner_share_a_key_that_is_a_secret() -> None:
+def test_the_entry_service_and_its_runner_share_a_secret_key() -> None:
     written = document("bentocloud.yaml")
     assert written["secrets"] == ["runner-key"]
     said = [*written["envs"], *(env for service in written["services"].values() for env in service.get("envs", []))]

@@ -1,4 +1,4 @@
-"""Promise: docker compose takes its files, and server, Prometheus and Grafana find each other."""
+"""Promise: docker compose accepts its files, and server, Prometheus and Grafana connect."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.project import ROOT
 
 
 def _wrong(written: Any, schema: str) -> list[str]:
-    """What a schema has against a document."""
+    """List a document's violations of a schema."""
     validator = jsonschema_rs.validator_for(json.loads((SPECIFICATIONS / schema).read_text(encoding="utf-8")))
     return [error.message for error in validator.iter_errors(written)]
 
@@ -28,7 +28,7 @@ def _services() -> Any:
 
 
 def _mounts(service: str) -> dict[str, str]:
-    """What is mounted, by where: a path, or the name of a volume."""
+    """Return the mounted paths and names of volumes by their mount points."""
     return {each.split(":")[1]: each.split(":")[0] for each in _services()[service]["volumes"]}
 
 
@@ -45,19 +45,19 @@ def test_prometheus_knows_every_field() -> None:
     assert _wrong(document("compose/prometheus.yml"), "prometheus.json") == []
 
 
-def test_a_field_that_compose_does_not_know_is_found() -> None:
+def test_a_field_unknown_to_compose_is_detected() -> None:
     compose = document("compose/compose.yaml")
     compose["services"]["server"]["enviroment"] = {}
     (error,) = _wrong(compose, "compose-spec.json")
     assert "'enviroment'" in error
 
 
-def test_what_is_added_for_gpus_is_added_to_the_server() -> None:
+def test_the_gpu_file_extends_the_server() -> None:
     assert set(document("compose/compose.gpu.yaml")["services"]) == {"server"}
     assert _services()["server"]["image"].split(":")[0] == IMAGE
 
 
-def test_what_is_mounted_is_there() -> None:
+def test_every_mounted_file_exists() -> None:
     for service in _services():
         for source in _mounts(service).values() if "volumes" in _services()[service] else ():
             if source.startswith("."):
@@ -67,23 +67,23 @@ def test_what_is_mounted_is_there() -> None:
                 assert source in document("compose/compose.yaml")["volumes"]
 
 
-def test_the_server_writes_to_its_cache_and_to_tmp_alone() -> None:
+def test_the_server_can_write_only_to_its_cache_and_tmp() -> None:
     server = _services()["server"]
     assert server["read_only"]
     assert set(_mounts("server")) | set(server["tmpfs"]) == {"/cache", "/tmp"}
     homes = [server["environment"][name] for name in ("HOME", "BENTOML_HOME")]
     assert all(Path(home).is_relative_to("/cache") for home in homes)
-    # A new volume is the user's whose folder it takes the place of, and the server is not root.
+    # A new volume gets the owner of the folder that it replaces, and the server is not root.
     assert _mounts("server")[CACHE] == "cache"
     assert f"install -d -o bentoml -g bentoml {CACHE}" in image("cpu").commands
 
 
-def test_a_stop_waits_for_what_was_begun() -> None:
+def test_a_stop_waits_for_running_requests() -> None:
     seconds = int(_services()["server"]["stop_grace_period"].removesuffix("s"))
     assert seconds >= ServerSettings().drain_seconds + 5
 
 
-def test_prometheus_asks_the_server_where_it_listens() -> None:
+def test_prometheus_scrapes_the_port_of_the_server() -> None:
     assert "/etc/prometheus/prometheus.yml" in _mounts("prometheus")
     (job,) = document("compose/prometheus.yml")["scrape_configs"]
     (target,) = [target for each in job["static_configs"] for target in each["targets"]]
@@ -110,7 +110,7 @@ def test_grafana_shows_the_dashboard() -> None:
     assert first == f"{provider['options']['path']}/dashboard.json"
 
 
-def test_only_the_server_is_told_to_other_machines() -> None:
+def test_only_the_server_is_reachable_from_other_machines() -> None:
     published = {name: service["ports"] for name, service in _services().items() if "ports" in service}
     inner = [port for name, ports in published.items() if name != "server" for port in ports]
     assert inner

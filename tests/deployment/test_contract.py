@@ -1,4 +1,4 @@
-"""Promise: what the deployment files say of the server holds: its variables, its routes, its user."""
+"""Promise: variables, routes and user in the deployment files match the server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_every_variable_is_a_setting(environment: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("place", ["compose", "bentocloud", "runtime"])
-def test_the_server_starts_with_what_is_set(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_starts_with_the_variables_that_are_set(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in dict(_ENVIRONMENTS)[place].items():
         monkeypatch.setenv(name, value.replace("{{.Name}}", "bert"))
     settings = load_settings()
@@ -43,7 +43,7 @@ def test_the_server_starts_with_what_is_set(place: str, monkeypatch: pytest.Monk
     assert settings.notes == ()
 
 
-def test_the_deployment_starts_with_what_is_set_and_needs_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_deployment_starts_with_its_variables_and_needs_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in dict(_ENVIRONMENTS)["deployment"].items():
         monkeypatch.setenv(name, value or "a key,another")
     settings = ServerSettings()
@@ -56,8 +56,8 @@ def _probes() -> Iterator[Any]:
         yield from (probe for name, probe in container.items() if name.endswith("Probe"))
 
 
-def _asked() -> set[str]:
-    """All paths that anything asks."""
+def _requested_paths() -> set[str]:
+    """Return all paths that probes and scrapers request."""
     (deployment,), (runtime,) = of_kind("Deployment"), of_kind("ClusterServingRuntime")
     return {
         *(probe["httpGet"]["path"] for probe in _probes()),
@@ -76,21 +76,21 @@ async def _nothing(_: Starlette) -> AsyncIterator[None]:
 
 
 def _routes() -> list[Route]:
-    """Those of BentoML, with which the entry service answers, and those of the protocols."""
+    """Return BentoML's routes that the entry service answers, and the protocols' routes."""
     service = bentoml.service(name="Entry", service_class=LeanService)(type("Entry", (), {}))
     app = create_app(Models({}, {}), ServerSettings(), _nothing)
     return [route for route in (*service.to_asgi().routes, *app.routes) if isinstance(route, Route)]
 
 
-def test_every_path_that_is_asked_is_one_that_the_server_answers() -> None:
-    scopes = [{"type": "http", "method": "GET", "path": path, "headers": []} for path in _asked()]
+def test_the_server_answers_every_requested_path() -> None:
+    scopes = [{"type": "http", "method": "GET", "path": path, "headers": []} for path in _requested_paths()]
     assert {scope["path"] for scope in scopes} == {"/livez", "/readyz", "/metrics"}
     routes = _routes()
     for scope in scopes:
         assert any(route.matches(scope)[0] is Match.FULL for route in routes), scope["path"]
 
 
-def test_ready_is_asked_of_readiness_and_live_of_liveness() -> None:
+def test_readiness_and_liveness_probes_use_their_own_routes() -> None:
     for container in (server_container(), runtime_container()):
         paths = {name: probe["httpGet"]["path"] for name, probe in container.items() if name.endswith("Probe")}
         live = paths.pop("livenessProbe")

@@ -1,4 +1,4 @@
-"""Promise: KServe takes the runtime and the InferenceServices, and what its users write reaches the settings."""
+"""Promise: KServe accepts the runtime and InferenceServices, whose fields reach settings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.project import ROOT
 
 _ENTRYPOINT = Path(bentoml.__file__).parent / "_internal" / "container" / "frontend" / "dockerfile" / "entrypoint.sh"
 
-#: In place of `bentoml serve`.
+#: Replacement for `bentoml serve`.
 _TELL = f"""#!{sys.executable}
 import json, os, sys
 print(json.dumps([sys.argv, dict(os.environ)]))
@@ -55,7 +55,7 @@ def test_kserve_knows_every_field(resource: Any) -> None:
 
 
 @pytest.mark.parametrize("place", [("spec",), ("spec", "containers", 0), ("spec", "containers", 0, "readinessProbe")])
-def test_a_field_that_kserve_does_not_know_is_found(place: tuple[str | int, ...]) -> None:
+def test_a_field_unknown_to_kserve_is_detected(place: tuple[str | int, ...]) -> None:
     (runtime,) = copy.deepcopy(of_kind("ClusterServingRuntime"))
     inner = runtime
     for step in place:
@@ -65,7 +65,7 @@ def test_a_field_that_kserve_does_not_know_is_found(place: tuple[str | int, ...]
     assert "'slip' was unexpected" in error.message
 
 
-def test_the_server_reads_every_inference_service_by_itself() -> None:
+def test_the_server_accepts_every_inference_service_by_itself() -> None:
     settings = load_settings(FOLDER / "kserve" / "inference-service.yaml")
     assert [model.name for model in settings.models] == ["sentiment", "ner", "embedder", "qwen2.5", "large"]
     assert not [note for note in settings.notes if "did you mean" in note]
@@ -82,7 +82,7 @@ def test_every_example_runs_on_the_runtime() -> None:
             assert model.get("protocolVersion", "v1") in runtime["spec"]["protocolVersions"]
 
 
-def test_kserve_needs_no_line_changed_where_the_runtime_is_chosen_for_it() -> None:
+def test_kserve_can_choose_the_runtime_without_a_changed_line() -> None:
     (runtime,) = of_kind("ClusterServingRuntime")
     (served,) = runtime["spec"]["supportedModelFormats"]
     assert served["priority"] > 1, "KServe's own has 1"
@@ -92,7 +92,7 @@ def test_kserve_needs_no_line_changed_where_the_runtime_is_chosen_for_it() -> No
     assert runtime_container()["image"].split(":")[0] == IMAGE
 
 
-def test_the_runtime_listens_where_kserve_asks() -> None:
+def test_the_runtime_listens_on_the_port_that_kserve_uses() -> None:
     container, port = runtime_container(), 8080
     assert [each["containerPort"] for each in container["ports"]] == [port]
     assert {"name": "BENTOML_PORT", "value": str(port)} in container["env"]
@@ -107,7 +107,7 @@ def test_kserve_fills_in_the_name_and_nothing_else() -> None:
     assert "$(" not in text, "Kubernetes would fill it in"
 
 
-def test_the_runtime_writes_to_its_cache_and_to_tmp_alone() -> None:
+def test_the_runtime_can_write_only_to_its_cache_and_tmp() -> None:
     (runtime,) = of_kind("ClusterServingRuntime")
     container = runtime_container()
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
@@ -121,7 +121,7 @@ def test_the_runtime_writes_to_its_cache_and_to_tmp_alone() -> None:
 
 
 def _start(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """What KServe starts for an InferenceService `bert` with these args and this env, in an image of our code."""
+    """Run what KServe starts for an InferenceService `bert`, in an image of our code."""
     (folder / "bento").mkdir()
     (folder / "bento" / "src").symlink_to(ROOT)
     (folder / "bin").mkdir()
@@ -164,7 +164,7 @@ def _start(folder: Path, *arguments: str, **environment: str) -> subprocess.Comp
     ],
     ids=["env", "folder", "args"],
 )
-def test_what_kserves_users_write_is_what_the_server_is_told(
+def test_fields_of_an_inference_service_reach_the_server(
     arguments: list[str],
     environment: dict[str, str],
     model: dict[str, str],
@@ -188,7 +188,7 @@ def test_an_argument_that_is_not_supported_ends_the_start_with_one_line(tmp_path
     assert started.stderr == "Error: args: --tensor_parallel_size is not supported\n"
 
 
-def test_keda_asks_prometheus_for_a_metric_that_the_server_has() -> None:
+def test_keda_queries_a_metric_that_the_server_has() -> None:
     specs = [service["spec"]["predictor"] for service in of_kind("InferenceService")]
     (metric,) = [
         each["external"]["metric"] for spec in specs for each in spec.get("autoScaling", {}).get("metrics", [])

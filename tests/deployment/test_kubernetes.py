@@ -1,4 +1,4 @@
-"""Promise: Kubernetes takes the manifests, and they fit each other and the server."""
+"""Promise: Kubernetes accepts the manifests, and they fit each other and the server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_kubernetes_knows_every_field(resource: Any) -> None:
     assert validate(resource, _VERSION, strict=True) == _VERSION
 
 
-def test_a_field_that_kubernetes_does_not_know_is_found() -> None:
+def test_a_field_unknown_to_kubernetes_is_detected() -> None:
     (deployment,) = copy.deepcopy(of_kind("Deployment"))
     deployment["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = {}
     with pytest.raises(ValidationError, match="readynessProbe"):
@@ -63,7 +63,7 @@ def test_the_kustomization_has_all_that_the_pods_need() -> None:
     assert [each["name"] for each in kustomization["images"]] == [server_container()["image"].split(":")[0]] == [IMAGE]
 
 
-def test_all_mean_the_pods_of_the_deployment() -> None:
+def test_all_selectors_match_the_pods_of_the_deployment() -> None:
     (deployment,) = of_kind("Deployment")
     (service,), (budget,), (scaler,) = map(of_kind, ("Service", "PodDisruptionBudget", "HorizontalPodAutoscaler"))
     labels = _pod()["metadata"]["labels"]
@@ -91,7 +91,7 @@ def test_a_request_is_answered_before_its_pod_is_killed() -> None:
     assert grace >= pause + drain + 5
 
 
-def test_the_autoscaler_reads_a_metric_that_the_server_has_and_prometheus_adapter_tells() -> None:
+def test_the_autoscaler_reads_a_metric_of_the_server_that_prometheus_adapter_provides() -> None:
     (scaler,) = of_kind("HorizontalPodAutoscaler")
     metrics = {metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"]}
     assert metrics <= documented_metrics()
@@ -100,14 +100,14 @@ def test_the_autoscaler_reads_a_metric_that_the_server_has_and_prometheus_adapte
     assert all("name" not in rule for rule in rules), "a rule without one tells the metric by its own name"
 
 
-def test_prometheus_asks_the_port_that_the_server_listens_on() -> None:
+def test_prometheus_scrapes_the_port_of_the_server() -> None:
     notes = _pod()["metadata"]["annotations"]
     assert (
         [int(notes["prometheus.io/port"])] == [port["containerPort"] for port in server_container()["ports"]] == [3000]
     )
 
 
-def test_the_server_writes_to_its_cache_and_to_tmp_alone() -> None:
+def test_the_server_can_write_only_to_its_cache_and_tmp() -> None:
     container, volumes = server_container(), {volume["name"]: volume for volume in _pod()["spec"]["volumes"]}
     mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
     assert {mount["name"] for mount in mounts.values()} == set(volumes)
@@ -143,7 +143,7 @@ def test_the_server_finds_its_models_and_their_secrets_where_they_are_mounted(
     assert model.hf_token.get_secret_value() == "hf_secret"
 
 
-def test_a_pod_that_can_serve_nothing_ends() -> None:
+def test_a_pod_without_a_loadable_model_ends() -> None:
     for container in (server_container(), runtime_container()):
         (asked,) = [each["value"] for each in container["env"] if each["name"] == "EXIT_ON_FAILURE"]
         assert asked == "true"

@@ -1,4 +1,4 @@
-"""One small checkpoint a task, as model folders, and the InferenceServices that serve them all."""
+"""One small checkpoint per task, as model folders, and InferenceServices that serve them."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ ENTITIES = ["O", "B-ORG", "I-ORG", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
 
 def text_classification(folder: Path) -> Path:
-    """Labels of the seed's example."""
+    """Save a model with the labels of the seed's example."""
     tokenizer = wordpiece_tokenizer()
     labels = {0: "NEGATIVE", 1: "POSITIVE"}
     return save(folder, BertForSequenceClassification, bert_config(tokenizer, id2label=labels), tokenizer)
 
 
 def token_classification(folder: Path) -> Path:
-    """Labels of CoNLL-2003."""
+    """Save a model with the labels of CoNLL-2003."""
     tokenizer = wordpiece_tokenizer()
     labels = dict(enumerate(ENTITIES))
     return save(folder, BertForTokenClassification, bert_config(tokenizer, id2label=labels), tokenizer)
 
 
 def question_answering(folder: Path) -> Path:
-    """A span head."""
+    """Save a model with a span head."""
     tokenizer = wordpiece_tokenizer()
     return save(folder, BertForQuestionAnswering, bert_config(tokenizer), tokenizer)
 
 
 def fill_mask(folder: Path) -> Path:
-    """A masked language model."""
+    """Save a masked language model."""
     tokenizer = wordpiece_tokenizer()
     return save(folder, BertForMaskedLM, bert_config(tokenizer), tokenizer)
 
 
 def feature_extraction(folder: Path) -> Path:
-    """A sentence-transformers model: mean pooling, then normalization."""
+    """Save a sentence-transformers model with mean pooling, then normalization."""
     tokenizer = wordpiece_tokenizer()
     save(folder, BertModel, bert_config(tokenizer), tokenizer)
     modules = ["Transformer", "Pooling", "Normalize"]
@@ -77,7 +77,7 @@ def feature_extraction(folder: Path) -> Path:
 
 
 def text_generation(folder: Path) -> Path:
-    """A decoder that chats."""
+    """Save a decoder with a chat template."""
     tokenizer = byte_level_tokenizer()
     tokenizer.chat_template = CHAT_TEMPLATE
     config = GPT2Config(
@@ -88,7 +88,7 @@ def text_generation(folder: Path) -> Path:
 
 
 def text2text_generation(folder: Path) -> Path:
-    """An encoder-decoder."""
+    """Save an encoder-decoder."""
     tokenizer = byte_level_tokenizer()
     tokenizer.add_special_tokens({"pad_token": "<pad>"})
     config = T5Config(  # type: ignore[call-arg]
@@ -111,7 +111,7 @@ CHECKPOINTS: Mapping[str, Callable[[Path], Path]] = {
 
 
 def inference_service(name: str, uri: str | Path, env: Mapping[str, str], **predictor: Any) -> dict[str, Any]:
-    """An InferenceService as a document of YAML; `predictor` are fields beside `huggingface`."""
+    """Return an InferenceService as YAML; `predictor` are fields next to `huggingface`."""
     container = {"storageUri": str(uri), "env": [{"name": key, "value": value} for key, value in env.items()]}
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
@@ -122,7 +122,7 @@ def inference_service(name: str, uri: str | Path, env: Mapping[str, str], **pred
 
 
 def write_all(folder: Path) -> Path:
-    """All seven under `folder`, and a file that serves each under the name of its task."""
+    """Save all seven in `folder` with a file that serves each under the name of its task."""
     documents = []
     for task, make in CHECKPOINTS.items():
         make(folder / task)

@@ -1,4 +1,4 @@
-"""Clients that ask again as soon as they are answered, and compare each answer with the right one."""
+"""Clients that send a request after each answer and compare each answer with the right one."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 
 import requests
 
-#: Whoever waits longer has been forgotten.
+#: A client that waits longer counts as forgotten.
 _PATIENCE = 60
 
 
 class Clients:
-    """What so many clients have seen so far.
+    """Record of what a number of clients have observed so far.
 
     Args:
-        right: texts with their predictions.
+        right: inputs with their predictions.
 
     Attributes:
-        outcomes: how many requests were answered with each status; `broken` are those whose connection broke.
-        faults: what should not have happened: wrong answers, refusals without a time to retry, requests without answer.
+        outcomes: how many requests were answered with each status; `broken` counts broken connections.
+        faults: errors of the server: wrong answers, refusals without a time to retry, requests without answer.
     """
 
     def __init__(self, url: str, right: Mapping[str, Any]) -> None:
@@ -35,7 +35,7 @@ class Clients:
         self._stopping = threading.Event()
 
     def run(self, first: int) -> None:
-        """Be one of them until all are stopped."""
+        """Send requests as one client until all are stopped."""
         texts = list(self._right)
         session = requests.Session()
         for text in cycle(texts[first:] + texts[:first]):
@@ -53,7 +53,7 @@ class Clients:
             self.faults.append(f"{text!r} was not answered")
             return "forgotten"
         except requests.RequestException:
-            self._stopping.wait(0.01)  # nobody may be listening just now
+            self._stopping.wait(0.01)  # the server may be restarting and not listening yet
             return "broken"
         if response.status_code == 200:
             if not _alike(response.json()["predictions"], [self._right[text]]):
@@ -65,18 +65,18 @@ class Clients:
         return str(response.status_code)
 
     def wait_for(self, outcome: str, more: int = 1, timeout: float = _PATIENCE) -> None:
-        """Block until so many more requests have ended like that."""
+        """Block until that many more requests have ended with the outcome."""
         with self._news:
             wanted = self.outcomes[outcome] + more
             assert self._news.wait_for(lambda: self.outcomes[outcome] >= wanted, timeout), dict(self.outcomes)
 
     def stop(self) -> None:
-        """Let each of them finish its last request."""
+        """Stop the clients after each has finished its last request."""
         self._stopping.set()
 
 
 def _alike(answer: Any, right: Any) -> bool:
-    """Equal but for the last digits of numbers."""
+    """Return True if the answers are equal except for the last digits of numbers."""
     match answer, right:
         case (float(), float()):
             return abs(answer - right) < 1e-4
@@ -90,7 +90,7 @@ def _alike(answer: Any, right: Any) -> bool:
 
 @contextmanager
 def clients(url: str, right: Mapping[str, Any], number: int) -> Iterator[Clients]:
-    """So many clients, until the end of the context."""
+    """Run that many clients until the end of the context."""
     together = Clients(url, right)
     threads = [threading.Thread(target=together.run, args=(i * len(right) // number,)) for i in range(number)]
     for thread in threads:

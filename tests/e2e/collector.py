@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector on this machine, which remembers the spans that it is sent."""
+"""OpenTelemetry collector on this machine that stores the received spans."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 @dataclass(frozen=True)
 class ReceivedSpan:
-    """A span; ids in hexadecimal, times in nanoseconds since the epoch."""
+    """Span; ids in hexadecimal, times in nanoseconds since the epoch."""
 
     name: str
     trace_id: str
@@ -32,7 +32,7 @@ class ReceivedSpan:
 
 
 class Collector:
-    """Receives OTLP over HTTP at `url`."""
+    """Collector that receives OTLP over HTTP at `url`."""
 
     def __init__(self, server: ThreadingHTTPServer) -> None:
         self.url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -50,18 +50,18 @@ class Collector:
 
     @property
     def spans(self) -> list[ReceivedSpan]:
-        """All that have come."""
+        """Return all received spans."""
         with self._news:
             return list(self._spans)
 
     def wait(self, wanted: Callable[[list[ReceivedSpan]], bool], timeout: float = 60) -> list[ReceivedSpan]:
-        """Block until what has come is what is wanted; all of it."""
+        """Block until the received spans satisfy the condition; return all of them."""
         with self._news:
             assert self._news.wait_for(lambda: wanted(self._spans), timeout), self._spans
             return list(self._spans)
 
     def trace(self, request_id: str) -> list[ReceivedSpan]:
-        """The spans of a request, once its own and those of all its items have come."""
+        """Return the spans of a request once its own and those of all its items have arrived."""
 
         def own(spans: list[ReceivedSpan]) -> list[ReceivedSpan]:
             ids = {s.trace_id for s in spans if s.attributes.get("http.request.header.x-request-id") == [request_id]}
@@ -78,7 +78,7 @@ class Collector:
 
 @contextmanager
 def collecting() -> Iterator[Collector]:
-    """A collector while the context lasts."""
+    """Run a collector while the context lasts."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

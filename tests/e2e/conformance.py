@@ -1,4 +1,4 @@
-"""Answers of KServe's Hugging Face server to each request, and the answers that are expected here.
+"""Requests with the answers of KServe's Hugging Face server and those expected here.
 
 KServe's answers were observed on huggingfaceserver of kserve 0.21 with its Hugging Face backend.
 """
@@ -13,15 +13,15 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One request.
+    """Request with its answers.
 
     Attributes:
-        path: `x` is a model that classifies texts, `broken` one that could not be loaded, `nope` none.
-        kserve: status and body of KServe's server, as the table shows them.
-        status: of the answer here.
-        body: what the answer here holds at least.
-        shown: what the table calls the request, if its body alone does not tell.
-        answered: headers of the answer.
+        path: `x` is a model that classifies text, `broken` one that failed to load, `nope` one that does not exist.
+        kserve: status and body of KServe's server, as shown in the table.
+        status: status of the answer here.
+        body: fields that the answer here contains at least.
+        shown: name of the request in the table, if its body alone is not clear.
+        answered: headers of the answer here.
     """
 
     method: str
@@ -36,7 +36,7 @@ class Case:
 
     @property
     def request(self) -> str:
-        """The first column of the table."""
+        """First column of the table."""
         if self.shown is not None:
             return self.shown
         sent = "" if self.sent is None else f" `{self.sent if isinstance(self.sent, str) else json.dumps(self.sent)}`"

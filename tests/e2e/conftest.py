@@ -1,4 +1,4 @@
-"""Servers of several modules, whose tests are in the xdist group of the same name: `seven` and `plain`."""
+"""Servers shared by several modules; their tests form the xdist groups `seven` and `plain`."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from tests.e2e.server import Server, serving
 
 @pytest.fixture(scope="session")
 def seven_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the models are, each in a folder with the name of its task."""
+    """Return the folder with one model folder per task, named after the task."""
     return tmp_path_factory.mktemp("seven")
 
 
 @pytest.fixture(scope="session")
 def seven_server(seven_folder: Path) -> Iterator[Server]:
-    """All seven, each under the name of its task."""
+    """Serve all seven models, each under the name of its task."""
     with serving(models=len(CHECKPOINTS), RUNTIME_CONFIG=str(write_all(seven_folder))) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def plain_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the model is."""
+    """Return the folder of the model."""
     return text_classification(tmp_path_factory.mktemp("plain"))
 
 
 @pytest.fixture(scope="session")
 def plain_server(plain_folder: Path) -> Iterator[Server]:
-    """One model that classifies texts, and no setting but where it is; the last of the tests, by name, stops it."""
+    """Serve one model that classifies text, with its location as the only setting.
+
+    The last of the tests, in the order of names, stops it.
+    """
     with serving(STORAGE_URI=str(plain_folder)) as server:
         yield server

@@ -1,4 +1,6 @@
-"""Calls of KServe's own client, to be run by a Python that has it: `python kserve_client.py URL < calls.json`.
+"""Calls of KServe's own client: `python kserve_client.py URL < calls.json`.
+
+Run it with a Python that has the client.
 
 A call is `{"protocol": "v1" or "v2", "method": …, "arguments": {…}}`. Arrays are nested lists. Tensors of a request are
 `{"name", "datatype", "binary", "data"}`. Writes a JSON list of results; of a call that raised, `{"error": message}`.
@@ -25,7 +27,7 @@ def _tensor(given: dict[str, Any]) -> InferInput:
 
 
 def _arguments(given: dict[str, Any]) -> dict[str, Any]:
-    """What the client takes for `data`: a dictionary as it is, or an InferRequest of tensors."""
+    """Convert `data`: pass a dictionary unchanged, build an InferRequest from tensors."""
     if "tensors" not in given:
         return given
     outputs = [RequestedOutput(name, {"binary_data": True}) for name in given.pop("binary_outputs", [])]

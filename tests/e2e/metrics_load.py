@@ -1,4 +1,4 @@
-"""Requests of many kinds, and what their client counts."""
+"""Requests of many kinds, and the counts that their client expects in the metrics."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tests.e2e.server import Server
 from tests.project import ROOT
 from tests.tiny import CORPUS
 
-#: Path, body, and the code of the error that is due.
+#: Path, body, and the code of the expected error.
 _Request = tuple[str, Any, str | None]
 
 _PREDICT, _INFER = "/v1/models/{}:predict", "/v2/models/{}/infer"
 
 
 class Load:
-    """Sends requests from several threads.
+    """Client that sends requests from several threads.
 
     Attributes:
         requests: by protocol and status.
         errors: by protocol and kind.
         instances: of requests that reached a model, by protocol.
-        tokens: read and written, as the answers' usage says.
+        tokens: of prompts and of answers, as the answers' usage reports.
     """
 
     def __init__(self, classifier: str, writer: str) -> None:
@@ -40,14 +40,14 @@ class Load:
         self._classifier, self._writer = classifier, writer
 
     def run(self, server: Server) -> None:
-        """Send all of them, and count."""
+        """Send all requests and count them."""
         kinds = list(self._kinds())
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda kind: requests.post(server.url + kind[0], json=kind[1], timeout=60), kinds))
         for (path, body, error), answer in zip(kinds, answers, strict=True):
             protocol = path.split("/")[1]
             if answer.status_code == 503 and error is None:
-                error = "model_not_ready"  # by a worker that has not heard of the model yet
+                error = "model_not_ready"  # the worker may not know yet that the model is ready
             assert answer.ok == (error is None), answer.text
             self.requests[protocol, str(answer.status_code)] += 1
             if error is not None:
@@ -76,7 +76,7 @@ class Load:
 
 
 class Samples:
-    """What `/metrics` says."""
+    """Samples of `/metrics`."""
 
     def __init__(self, server: Server) -> None:
         answer = requests.get(f"{server.url}/metrics", timeout=60)
@@ -85,11 +85,11 @@ class Samples:
 
     @property
     def names(self) -> set[str]:
-        """Of all samples."""
+        """Return the names of all samples."""
         return {sample.name for sample in self._samples}
 
     def sums(self, name: str, *labels: str) -> dict[Any, float]:
-        """Values of a metric by some of its labels, those of the others added up; 0 is left out."""
+        """Sum a metric by some of its labels over the others; zeros are left out."""
         sums: defaultdict[Any, float] = defaultdict(float)
         for sample in self._samples:
             if sample.name == name:
@@ -99,19 +99,19 @@ class Samples:
 
 
 def expressions() -> list[str]:
-    """All of the dashboard's queries, its variables set."""
+    """Return all queries of the dashboard with its variables set."""
     dashboard = json.loads((ROOT / "configs" / "grafana" / "dashboard.json").read_text(encoding="utf-8"))
     found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     return [text.replace("$model_name", ".*").replace("$__rate_interval", "1m") for text in found]
 
 
 def metrics_in(expression: str) -> set[str]:
-    """The metrics that a query of the dashboard reads."""
+    """Return the metrics that a query of the dashboard reads."""
     return set(re.findall(r"(\w+)\{", expression))
 
 
 def documented_metrics() -> set[str]:
-    """The metrics in the tables of docs/observability.md."""
+    """Return the metrics in the tables of docs/observability.md."""
     page = (ROOT / "docs" / "observability.md").read_text(encoding="utf-8")
     section = page.split("## Metrics\n")[1].split("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("| `")]

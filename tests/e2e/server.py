@@ -1,4 +1,4 @@
-"""The real `bentoml serve` of this repository, as a subprocess whose log the tests can wait on."""
+"""`bentoml serve` of this repository as a subprocess whose log the tests can wait for."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ import requests
 
 from tests.project import ROOT
 
-#: A Bento to serve in place of this repository, from an empty folder: `make bento-test`.
+#: A Bento to serve instead of this repository, from an empty folder: `make bento-test`.
 _BENTO = os.environ.get("TESTED_BENTO")
 
-#: The settings of whoever runs the tests must not reach the server.
+#: Settings in the environment of the test run must not reach the server.
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
-#: What the log says of a model that can be asked, and of one that has come to an end either way.
+#: Log line of a model that is ready, and log line of a model that is ready or has failed.
 SERVED = r"\) is served\. Try:"
 SETTLED = rf"{SERVED}| is not served: "
-#: What asyncio and aiohttp say of work that nobody waited for, and of what was not closed.
+#: Messages of asyncio and aiohttp about results that were never retrieved and objects that were not closed.
 _NOISE = re.compile(r"exception was never retrieved|Task was destroyed|was never awaited|Unclosed ")
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
+    """Return a port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -41,11 +41,11 @@ def free_port() -> int:
 
 
 class Server:
-    """A running server.
+    """Running server.
 
     Attributes:
-        url: its address, `http://127.0.0.1:port`.
-        log: the lines it has printed so far.
+        url: address, `http://127.0.0.1:port`.
+        log: lines that it has printed so far.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Server:
         self._reader.start()
 
     def _command(self, arguments: Sequence[str]) -> Sequence[str]:
-        """What is run, given the arguments of `bentoml serve`."""
+        """Return the command that runs `bentoml serve` with these arguments."""
         return [sys.executable, "-m", "bentoml", "serve", *arguments]
 
     def _read(self) -> None:
@@ -111,49 +111,49 @@ class Server:
             assert self.count(pattern) >= times, "\n".join([f"{pattern!r} was not logged:", *self.log])
 
     def count(self, pattern: str) -> int:
-        """Lines of the log that match."""
+        """Count the log lines that match."""
         return sum(re.search(pattern, line) is not None for line in self.log)
 
-    def wait_until_all_say(self, status: int) -> None:
-        """Block until every entry process answers with that status when it is asked for the model named `model`.
+    def wait_until_all_answer(self, status: int) -> None:
+        """Block until every entry process answers with that status for the model named `model`.
 
-        Each of them hears of a change by itself, so soon that one of these waits long enough.
+        Each process learns of a change by itself, within less time than one of these waits.
 
         Raises:
-            AssertionError: one of them has not heard.
+            AssertionError: one of them still answers with another status.
         """
         for _ in range(100):
-            # A connection of its own each: any process may take it.
+            # Each request uses a connection of its own, which any process may accept.
             seen = {requests.get(f"{self.url}/v1/models/model", timeout=60).status_code for _ in range(20)}
             if seen == {status}:
                 return
         raise AssertionError(f"not all processes say {status}: {seen}")
 
     def wait_ended(self, timeout: float = 60) -> int:
-        """Block until the server has stopped by itself; its exit status."""
+        """Block until the server has stopped by itself; return its exit status."""
         status = self._process.wait(timeout)
         self._reader.join(timeout)
         return status
 
     def runner_processes(self) -> list[psutil.Process]:
-        """The processes that hold models."""
+        """Return the processes that hold models."""
         children = psutil.Process(self._process.pid).children(recursive=True)
         return [child for child in children if any(part.startswith("runner-") for part in child.cmdline())]
 
     def entry_processes(self) -> list[psutil.Process]:
-        """The processes of the entry service."""
+        """Return the processes of the entry service."""
         children = psutil.Process(self._process.pid).children(recursive=True)
         return [child for child in children if "HuggingFaceRuntime" in child.cmdline()]
 
     def terminate(self) -> None:
-        """Ask it to stop, as Kubernetes does."""
+        """Send the signal with which Kubernetes stops a container."""
         self._process.send_signal(signal.SIGTERM)
 
     def stop(self) -> None:
         """End all of its processes.
 
         Raises:
-            AssertionError: its log tells of work that was left behind.
+            AssertionError: its log reports results that were never retrieved.
         """
         if self._process.poll() is None:
             self.terminate()
@@ -180,7 +180,7 @@ def serving(
     project: Path = ROOT,
     **variables: str,
 ) -> Iterator[Server]:
-    """A server whose models are all ready, with the variables of `environment` and of the call.
+    """Serve models until all are ready, with the variables of `environment` and of the call.
 
     With `until=SETTLED`, some of them may have failed instead: a test that asks one fails alone.
     """

@@ -1,4 +1,4 @@
-"""Promises of a runner that computes nothing of use: it says so, and ends if another one may do better."""
+"""Promise: a runner with a broken device or with NaN only reports it and ends if useful."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests.e2e.checkpoints import text_classification
 from tests.e2e.server import Server, serving
 
-#: Every call fails after one has, as with CUDA.
+#: Every call fails after the first failure, as with CUDA.
 _PIPELINE = """
 broken = []
 
@@ -41,7 +41,7 @@ def _ask(server: Server, *texts: str) -> requests.Response:
     return requests.post(f"{server.url}/v1/models/model:predict", json={"instances": list(texts)}, timeout=60)
 
 
-def test_a_runner_whose_device_broke_is_followed_by_one_that_answers(server: Server) -> None:
+def test_a_runner_with_a_broken_device_is_replaced_by_one_that_answers(server: Server) -> None:
     for times in (2, 3):
         (runner,) = server.runner_processes()
         assert _ask(server, "a", "b").json() == {"predictions": ["A", "B"]}
@@ -50,13 +50,13 @@ def test_a_runner_whose_device_broke_is_followed_by_one_that_answers(server: Ser
         assert int(broken.headers["retry-after"]) > 0
         runner.wait(60)
         server.wait_for("Model model is ready after", times=times)
-        server.wait_until_all_say(200)
+        server.wait_until_all_answer(200)
         assert _ask(server, "a").json() == {"predictions": ["A"]}
     assert server.count("the device failed, so the process ends") == 2
     assert server.count("illegal memory access") >= 2
 
 
-def test_meanwhile_nobody_is_sent_there(server: Server) -> None:
+def test_a_runner_with_a_broken_device_gets_no_requests(server: Server) -> None:
     (runner,) = server.runner_processes()
     ready = server.count("Model model is ready after")
     assert _ask(server, "break").status_code == 503
@@ -67,18 +67,18 @@ def test_meanwhile_nobody_is_sent_there(server: Server) -> None:
     assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
     runner.wait(60)
     server.wait_for("Model model is ready after", times=ready + 1)
-    server.wait_until_all_say(200)
+    server.wait_until_all_answer(200)
     assert requests.get(f"{server.url}/readyz", timeout=60).status_code == 200
 
 
-def test_an_error_of_one_item_ends_nothing(server: Server) -> None:
+def test_an_error_of_one_item_ends_no_runner(server: Server) -> None:
     runners = server.runner_processes()
     assert _ask(server, "crash").status_code == 500
     assert _ask(server, "a").json() == {"predictions": ["A"]}
     assert server.runner_processes() == runners
 
 
-def test_a_model_that_computes_nothing_but_nan_is_told_of_once_and_in_its_metrics(tmp_path: Path) -> None:
+def test_a_model_that_computes_only_nan_is_logged_once_and_counted_in_its_metrics(tmp_path: Path) -> None:
     weights = text_classification(tmp_path / "model") / "model.safetensors"
     tensors = load_file(weights)
     save_file({name: tensor.fill_(float("nan")) for name, tensor in tensors.items()}, weights, {"format": "pt"})

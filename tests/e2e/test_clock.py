@@ -1,4 +1,4 @@
-"""Promise of a clock that jumps: no request is timed by it, so none is late, and none waits for ever."""
+"""Promise: requests stay on time and none waits for ever while the system clock jumps."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import requests
 from tests.e2e.server import serving
 from tests.tiny import llama_model
 
-#: Python runs this before anything else: from the 50th time that a process asks for it, the time is now a day late and
-#: now a day early, by chance: by turns, requests that ask for it twice would all be told the same. Not in the process
-#: that starts and ends the others: the tornado in it looks at the clock twice for one delay, and would now and then
-#: wait for two days.
+#: Python runs this first: from the 50th call in a process on, the wall clock is randomly a day late or a day early.
+#: Strict alternation would give the same time to requests that read the clock twice. The process that starts and ends
+#: the others is excluded: its tornado reads the clock twice for one delay and would now and then wait for two days.
 _JUMPING = """
 import itertools
 import random

@@ -1,4 +1,4 @@
-"""The promise of CloudEvents on a real server: the library's own client is answered in both modes."""
+"""Promise: a real server answers the CloudEvents library's own client in both modes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.e2e import checkpoints
 from tests.e2e.server import serving
 
 
-def test_events_are_answered_by_events_with_the_predictions(tmp_path: Path) -> None:
+def test_events_are_answered_with_events_that_hold_the_predictions(tmp_path: Path) -> None:
     folder = checkpoints.feature_extraction(tmp_path / "model")
     with serving(STORAGE_URI=str(folder), TASK="feature-extraction", CE_TYPE="com.example.embedded") as server:
         url = f"{server.url}/v1/models/model:predict"

@@ -1,7 +1,7 @@
-"""Promises of configs/: KServe's documented InferenceServices are served as they are written, alone or in company.
+"""Promise: KServe's documented InferenceServices in configs/ are served unchanged.
 
-A hub and an object store on this machine hold small models under the names that the documents use. That each of the
-documents is loaded as it is written, `tests/runners/storage/test_documents.py` shows without a server.
+They are served alone or together. A hub and an object store on this machine hold small models under the names that the
+documents use. `tests/runners/storage/test_documents.py` checks without a server that each document loads unchanged.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import requests
 
-from tests.documents import TOKEN, copies, their_models
+from tests.documents import TOKEN, copy_documents, serve_document_models
 from tests.e2e.server import Server, serving
 from tests.runners.storage import fake_hub
 
-#: One for each way in which they differ.
+#: One document for each way in which they differ.
 IN_COMPANY = {"custom-storage", "debug-mode", "hub-model", "large-llm", "model-quantization", "private-model"}
 
 
@@ -27,12 +27,12 @@ def _ask(server: Server, name: str) -> Any:
 
 
 def test_documents_of_every_kind_are_served_together_from_their_folder(tmp_path: Path) -> None:
-    for name, path in copies(tmp_path / "configs").items():
+    for name, path in copy_documents(tmp_path / "configs").items():
         if name not in IN_COMPANY:
             path.unlink()
     with (
         fake_hub.serving() as hub,
-        their_models(tmp_path, hub) as variables,
+        serve_document_models(tmp_path, hub) as variables,
         serving(variables, models=len(IN_COMPANY), RUNTIME_CONFIG=str(tmp_path / "configs")) as server,
     ):
         assert set(requests.get(f"{server.url}/v1/models", timeout=5).json()["models"]) == IN_COMPANY
@@ -43,11 +43,11 @@ def test_documents_of_every_kind_are_served_together_from_their_folder(tmp_path:
 
 
 @pytest.mark.parametrize("name", ["ner-model"])
-def test_a_file_is_named_by_a_variable_or_an_argument(tmp_path: Path, name: str) -> None:
-    with fake_hub.serving() as hub, their_models(tmp_path, hub) as variables:
+def test_a_configuration_file_is_named_by_a_variable_or_an_argument(tmp_path: Path, name: str) -> None:
+    with fake_hub.serving() as hub, serve_document_models(tmp_path, hub) as variables:
         with serving(variables, RUNTIME_CONFIG=f"configs/{name}.yaml") as server:
             by_variable = _ask(server, name)
-        # A Bento gets no arguments when it is served, but those that it was built with.
+        # A Bento has the arguments that it was built with and none when it is served.
         with serving(variables, bento=None, arguments=["--arg", f"config=configs/{name}.yaml"]) as server:
             by_argument = _ask(server, name)
     assert by_variable == by_argument

@@ -1,6 +1,6 @@
-"""Promise: docs/kserve-comparison.md says what KServe's server answers, and what this one really does.
+"""Promise: docs/kserve-comparison.md states the real answers of KServe's server and ours.
 
-`make conformance` writes its table anew.
+`make conformance` writes its table again.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _send(server: Server, case: Case) -> requests.Response:
 
 
 def _shown(response: requests.Response) -> str:
-    """Status and body as the table has them: without what differs from run to run."""
+    """Format status and body for the table, without the parts that differ from run to run."""
     length = response.headers.get("Inference-Header-Content-Length")
     text = response.text if length is None else response.content[: int(length)].decode()
     text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "…", text)

@@ -1,7 +1,8 @@
-"""Promise: models of the demonstration's sizes answer README's requests with what plain transformers computes.
+"""Promise: models of the demonstration's sizes answer README's requests correctly.
 
-They stand in for those that `make demo` trains, which `make readme-test` asks. Weights are random and layers two, but
-vocabularies and widths are the same: a head of 30,522 rows may fail where one of 200 does not.
+The answers equal those of plain transformers. The models replace the ones that `make demo` trains and
+`make readme-test` requests. Weights are random and layers two, but vocabularies and widths are the same: a head of
+30,522 rows may fail where one of 200 does not.
 """
 
 from __future__ import annotations
@@ -35,12 +36,15 @@ from tests.tiny import bert_config, save, wordpiece_tokenizer
 
 pytestmark = pytest.mark.xdist_group("demo-sizes")
 
-#: Tokens of MiniLM, and so of the four that are trained on top of it.
+#: Tokens of MiniLM, and so of the four models that are trained on top of it.
 VOCABULARY = 30_522
 
 
 def _bert(model_class: Any, folder: Path, labels: Mapping[int, str] | None = None) -> None:
-    """MiniLM's sizes; weights are small enough that rounding stays small, and large enough to decide."""
+    """Return a model of MiniLM's sizes.
+
+    Its weights are small enough for small rounding errors and large enough for clear choices.
+    """
     # Each word of the requests is a token, so that spans of tokens are spans of words.
     words = re.findall(r"\w+|[^\w\s]", " ".join(each.body for each in REQUESTS if each.model in STAND_INS))
     fewer = wordpiece_tokenizer(more=words)
@@ -51,7 +55,7 @@ def _bert(model_class: Any, folder: Path, labels: Mapping[int, str] | None = Non
 
 
 def _t5(folder: Path) -> None:
-    """The demonstration's own before its training, with weights of a size and seed that write more than one word."""
+    """Return the demonstration's untrained T5, with weights that generate more than one word."""
     with torch.random.fork_rng():
         torch.manual_seed(2)
         model, tokenizer = text2text_generation.untrained(initializer_factor=2.0)
@@ -72,7 +76,7 @@ STAND_INS: Mapping[str, Callable[[Path], None]] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the models are, each in a folder with the name of its task."""
+    """Return the folder with one model folder per task, named after the task."""
     folder = tmp_path_factory.mktemp("demo-sizes")
     for task, make in STAND_INS.items():
         make(folder / task)
@@ -88,7 +92,10 @@ def server(folder: Path) -> Iterator[Server]:
 
 
 def _questions_span(folder: Path, instance: Mapping[str, str]) -> Any:
-    """The likeliest span of at most 15 tokens, with the probabilities of its ends among the context and [CLS]."""
+    """Find the likeliest span of at most 15 tokens.
+
+    Return it with the probabilities of its ends among the context and [CLS].
+    """
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForQuestionAnswering.from_pretrained(folder)
     inputs = tokenizer(instance["question"], instance["context"], return_tensors="pt", return_offsets_mapping=True)
     offsets, sides = inputs.pop("offset_mapping")[0].tolist(), inputs.sequence_ids(0)

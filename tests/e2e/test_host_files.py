@@ -1,4 +1,4 @@
-"""Promise: no file and no folder of the host is reached by anything that a client can send."""
+"""Promise: no request can reach a file or folder of the host."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _instance(task: str, text: str) -> Any:
 
 
 @pytest.mark.parametrize("task", list(CHECKPOINTS))
-def test_neither_instances_nor_parameters_open_files(seven_server: Server, file: Path, task: str) -> None:
+def test_instances_and_parameters_open_no_files(seven_server: Server, file: Path, task: str) -> None:
     url = f"{seven_server.url}/v1/models/{task}:predict"
     for place in (str(file), f"file://{file}", f"@{file}", str(file.parent)):
         answers = [requests.post(url, json={"instances": [_instance(task, place[-40:])]}, timeout=60)]
@@ -61,7 +61,7 @@ def test_neither_instances_nor_parameters_open_files(seven_server: Server, file:
     ],
 )  # fmt: skip
 def test_no_path_leads_out_of_the_routes(seven_server: Server, file: Path, path: str) -> None:
-    # As it is: every client library would tidy it up first.
+    # Sent unchanged: every client library would normalize the path first.
     with socket.create_connection(("127.0.0.1", seven_server.port), timeout=60) as connection:
         target = path.replace("{file}", str(file))
         connection.sendall(f"GET {target} HTTP/1.1\r\nHost: server\r\nConnection: close\r\n\r\n".encode())

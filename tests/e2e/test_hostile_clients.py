@@ -1,4 +1,4 @@
-"""Promise: clients that are slow, leave, send halves or too much keep nobody else from being served."""
+"""Promise: slow, leaving, incomplete or excessive clients do not disturb other clients."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def _served(server: Server) -> bool:
 
 
 def _status(connection: socket.socket) -> int:
-    """Of the next answer; 0 if the connection was closed instead."""
+    """Read the status of the next answer; return 0 if the connection was closed instead."""
     line = connection.makefile("rb").readline()
     return int(line.split()[1]) if line else 0
 
 
-def test_a_thousand_idle_connections_cost_nobody_his_answer(server: Server) -> None:
+def test_a_thousand_idle_connections_cost_no_other_client_its_answer(server: Server) -> None:
     least = 1000 + 200
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < least:
@@ -63,7 +63,7 @@ def test_a_thousand_idle_connections_cost_nobody_his_answer(server: Server) -> N
         assert _status(idle[-1]) == 200
 
 
-def test_bodies_that_are_never_finished_cost_nobody_his_answer(server: Server) -> None:
+def test_bodies_that_are_never_finished_cost_no_other_client_its_answer(server: Server) -> None:
     with ExitStack() as stack:
         halves = [stack.enter_context(_connect(server)) for _ in range(100)]
         for half in halves:
@@ -89,7 +89,7 @@ def test_pipelined_requests_are_answered_in_their_order(server: Server) -> None:
         connection.shutdown(socket.SHUT_WR)
         answers = connection.makefile("rb").read()
     statuses = [int(part[:3]) for part in answers.split(b"HTTP/1.1 ")[1:]]
-    # Whoever sends no more may be taken for gone, but what is answered is in order.
+    # A client that stops sending may be treated as gone, but the answers that it gets are in order.
     assert statuses == [200, 404, 200][: len(statuses)]
 
 
@@ -106,7 +106,7 @@ def test_pipelined_requests_are_answered_in_their_order(server: Server) -> None:
     ],
     ids=["long header", "long path", "TLS", "zeros", "negative length", "no chunk", "length beyond numbers"],
 )
-def test_what_is_no_request_is_refused_or_cut_off(server: Server, head: bytes) -> None:
+def test_bytes_that_form_no_request_are_refused_or_cut_off(server: Server, head: bytes) -> None:
     with _connect(server) as connection:
         try:
             connection.sendall(head)
@@ -128,7 +128,7 @@ def test_a_header_that_never_ends_is_cut_off_before_it_fills_the_memory(server: 
     assert _served(server)
 
 
-def test_clients_that_reset_their_connections_cost_nobody_his_answer(server: Server) -> None:
+def test_clients_that_reset_their_connections_cost_no_other_client_its_answer(server: Server) -> None:
     for sent in (HEAD, HEAD + BODY[:5], HEAD + BODY) * 30:
         connection = _connect(server)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -142,7 +142,7 @@ _POST = b"POST %b HTTP/1.1\r\nHost: server\r\n%b\r\n"
 
 
 def _sent_whole(server: Server, path: bytes, headers: bytes, body: bytes) -> bytes:
-    """The answer to a client that reads nothing before it has sent everything."""
+    """Return the answer to a client that sends everything before it reads."""
     with _connect(server) as client:
         client.sendall(_POST % (path, headers))
         for start in range(0, len(body), 1_000_000):
@@ -177,7 +177,7 @@ def test_an_early_answer_reaches_a_client_that_sends_chunks(server: Server) -> N
     assert int(answer.split()[1]) == 413
 
 
-def test_python_s_own_client_reads_the_refusal_of_its_40_mb(server: Server) -> None:
+def test_pythons_own_client_reads_the_refusal_of_its_40_mb(server: Server) -> None:
     request = urllib.request.Request(f"{server.url}/v1/models/model:predict", data=bytes(_LARGE), method="POST")
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=60)
@@ -185,13 +185,13 @@ def test_python_s_own_client_reads_the_refusal_of_its_40_mb(server: Server) -> N
     assert b"MAX_BODY_SIZE" in refused.value.read()
 
 
-def test_a_head_that_is_too_long_is_told_so(server: Server) -> None:
+def test_a_head_that_is_too_long_is_a_400(server: Server) -> None:
     with _connect(server) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: server\r\nX-Long: " + b"x" * 300_000 + b"\r\n\r\n")
         assert _status(client) == 400
 
 
-def test_a_connection_is_used_again_after_an_early_answer_to_a_small_request(server: Server) -> None:
+def test_a_connection_is_reused_after_an_early_answer_to_a_small_request(server: Server) -> None:
     with _connect(server) as client:
         client.sendall(HEAD.replace(b"model:predict", b"other:predict"))
         answer = HTTPResponse(client)
@@ -210,7 +210,7 @@ def test_a_body_without_end_is_not_read_for_ever(server: Server) -> None:
     assert _served(server)
 
 
-def test_a_path_writes_no_line_of_its_own_into_the_log(server: Server) -> None:
+def test_a_path_adds_no_line_of_its_own_to_the_log(server: Server) -> None:
     with _connect(server) as client:
         client.sendall(b"GET /v1/a%0Aforged%1B[31m%E2%80%A8end HTTP/1.1\r\nHost: server\r\nConnection: close\r\n\r\n")
         client.makefile("rb").read()
@@ -218,7 +218,7 @@ def test_a_path_writes_no_line_of_its_own_into_the_log(server: Server) -> None:
     assert server.count("^forged") == 0
 
 
-def test_the_server_has_kept_nothing_of_them(server: Server) -> None:
+def test_the_server_keeps_no_connections_of_hostile_clients(server: Server) -> None:
     (entry,) = server.entry_processes()
     (runner,) = server.runner_processes()
     assert _served(server)
@@ -228,13 +228,13 @@ def test_the_server_has_kept_nothing_of_them(server: Server) -> None:
 
 
 def _read_answer(answers: BinaryIO) -> tuple[int, bytes]:
-    """The status and the body of the next answer on a connection that goes on."""
+    """Return the status and the body of the next answer on a connection that stays open."""
     status = int(answers.readline().split()[1])
     return status, answers.read(int(parse_headers(answers)["Content-Length"]))
 
 
 def _offering(body: bytes, *headers: bytes) -> bytes:
-    """A prediction whose client offers another protocol."""
+    """Return a prediction request that offers another protocol."""
     lines = (b"POST /v1/models/model:predict HTTP/1.1", b"Host: server", b"Content-Type: application/json", *headers)
     return b"\r\n".join((*lines, b"", body))
 
@@ -256,7 +256,10 @@ def _offering(body: bytes, *headers: bytes) -> bytes:
 def test_an_offer_of_another_protocol_is_answered_in_this_one(
     server: Server, offer: tuple[bytes, ...], pause: int, chunked: bool
 ) -> None:
-    """Java's HTTP client and curl offer HTTP/2 with every request; the connection goes on after it."""
+    """Check that the connection stays usable.
+
+    Java's HTTP client and curl offer HTTP/2 with every request.
+    """
     if chunked:
         request = _offering(b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY), *offer, b"Transfer-Encoding: chunked")
     else:

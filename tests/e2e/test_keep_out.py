@@ -1,4 +1,4 @@
-"""Promises of a server that is not for everybody: keys on every protocol, TLS, and no pages of other origins."""
+"""Promise: keys guard every protocol, TLS works, and pages of other origins are refused."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ def _predict(server: Server, key: str | None, **parameters: Any) -> requests.Res
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v2/models/model", "/openai/v1/models", "/docs", "/schema.json"])
-def test_nothing_is_told_without_a_key(server: Server, path: str) -> None:
+def test_no_protocol_answers_without_a_key(server: Server, path: str) -> None:
     assert requests.get(server.url + path, timeout=10).status_code == 401
     assert requests.get(server.url + path, headers={"X-API-Key": "fixed-key"}, timeout=10).status_code in (200, 404)
 
 
-def test_probes_need_no_key_and_metrics_one_as_the_operator_wants_it(server: Server) -> None:
+def test_probes_need_no_key_and_metrics_need_one_if_configured(server: Server) -> None:
     for path in ("/livez", "/readyz", "/healthz", "/v2/health/ready"):
         assert requests.get(server.url + path, timeout=10).status_code == 200
     assert requests.get(f"{server.url}/metrics", timeout=10).status_code == 401
     assert requests.get(f"{server.url}/metrics", headers={"X-API-Key": "fixed-key"}, timeout=10).status_code == 200
 
 
-def test_keys_are_exchanged_without_a_restart(server: Server, keys: Path) -> None:
+def test_keys_are_replaced_without_a_restart(server: Server, keys: Path) -> None:
     assert _predict(server, "file-key").status_code == 200
     new = keys.with_suffix(".new")
     new.write_text("new-key\n")
@@ -74,13 +74,13 @@ def test_keys_are_exchanged_without_a_restart(server: Server, keys: Path) -> Non
     assert _predict(server, "fixed-key").status_code == 200
 
 
-def test_a_key_reads_one_stream_at_a_time_and_another_key_is_not_concerned(server: Server) -> None:
+def test_the_limit_of_streams_holds_for_each_key_separately(server: Server) -> None:
     with _predict(server, "fixed-key", **LONG) as stream:
         assert stream.status_code == 200
         refused = _predict(server, "fixed-key", **LONG)
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
         assert "MAX_STREAMS_PER_KEY" in refused.json()["error"]
-        assert _predict(server, "fixed-key").status_code == 200  # whole answers are no streams
+        assert _predict(server, "fixed-key").status_code == 200  # whole answers do not count as streams
     with _predict(server, "new-key", max_new_tokens=3, stream=True) as other:
         assert other.status_code == 200
 
@@ -93,12 +93,12 @@ def test_no_key_is_ever_logged(server: Server) -> None:
 
 
 def _sockets(runner: psutil.Process) -> list[str]:
-    """Files of the sockets that a runner listens on."""
+    """Return the socket files that a runner listens on."""
     listening = [connection.laddr for connection in runner.net_connections(kind="unix")]
     return [str(address) for address in listening if str(address).endswith(".sock")]
 
 
-def test_a_runner_beside_the_entry_service_asks_whoever_finds_its_socket_for_a_key(server: Server) -> None:
+def test_a_runner_on_a_local_socket_requires_a_key(server: Server) -> None:
     (runner,) = server.runner_processes()
     (path,) = set(_sockets(runner))
     with httpx.Client(transport=httpx.HTTPTransport(uds=path), base_url="http://runner") as client:
@@ -109,17 +109,17 @@ def test_a_runner_beside_the_entry_service_asks_whoever_finds_its_socket_for_a_k
         assert client.get("/schema.json", headers={"X-API-Key": "fixed-key"}).status_code == 200
 
 
-def test_the_entry_services_own_key_is_on_no_command_line_and_in_no_log(server: Server) -> None:
+def test_the_entry_services_own_key_is_on_no_command_line_and_in_no_log_line(server: Server) -> None:
     (runner,), (entry,) = server.runner_processes(), server.entry_processes()
     key = entry.environ()["RUNNER_KEY"]
     assert runner.environ()["RUNNER_KEY"] == key
     assert not [part for process in (runner, entry) for part in process.cmdline() if key in part]
     assert not [line for line in server.log if key in line]
-    # It is for runners alone.
+    # Only runners accept this key.
     assert _predict(server, key).status_code == 401
 
 
-def test_a_runner_of_its_own_answers_bentomls_clients_with_a_key_and_nobody_else(folder: Path, keys: Path) -> None:
+def test_a_standalone_runner_answers_only_bentomls_clients_with_a_key(folder: Path, keys: Path) -> None:
     variables = {
         "STORAGE_URI": str(folder), "TASK": "text-generation", "API_KEYS": "fixed-key", "API_KEYS_FILE": str(keys),
     }  # fmt: skip
@@ -134,7 +134,7 @@ def test_a_runner_of_its_own_answers_bentomls_clients_with_a_key_and_nobody_else
             refused = requests.post(f"{server.url}/predict", json={"items": items}, headers=headers, timeout=60)
             assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
         with pytest.raises(BentoMLException):
-            bentoml.SyncHTTPClient(server.url)  # asks for the routes first
+            bentoml.SyncHTTPClient(server.url)  # the client requests the routes first
         assert requests.get(f"{server.url}/readyz", timeout=60).status_code == 200
         assert not server.count("fixed-key|wrong-key")
     finally:
@@ -142,7 +142,7 @@ def test_a_runner_of_its_own_answers_bentomls_clients_with_a_key_and_nobody_else
 
 
 @pytest.mark.parametrize(("origin", "allowed"), [("https://a.example", True), ("https://evil.example", False)])
-def test_pages_of_the_origins_that_are_named_may_ask_and_no_others(server: Server, origin: str, allowed: bool) -> None:
+def test_only_pages_of_the_configured_origins_may_send_requests(server: Server, origin: str, allowed: bool) -> None:
     headers = {
         "Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization",
     }  # fmt: skip
@@ -150,7 +150,7 @@ def test_pages_of_the_origins_that_are_named_may_ask_and_no_others(server: Serve
     assert (asked.headers.get("access-control-allow-origin") == origin) is allowed
 
 
-def test_tls_is_bentomls_and_without_origins_no_page_may_ask(folder: Path, tmp_path: Path) -> None:
+def test_tls_is_bentomls_and_without_origins_no_page_may_send_requests(folder: Path, tmp_path: Path) -> None:
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",

@@ -1,4 +1,4 @@
-"""Promises when a process dies under load: it comes back, nobody is forgotten, nobody gets another's answer."""
+"""Promise: a process killed under load restarts; no client waits or gets a wrong answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def right(plain_folder: Path) -> dict[str, Any]:
     return dict(zip(texts, oracle.predict([Item(text) for text in texts]), strict=True))
 
 
-def test_a_runner_that_is_killed_under_load_comes_back_and_meanwhile_its_clients_are_told_when_to_retry(
+def test_a_runner_killed_under_load_comes_back_and_its_clients_get_a_time_to_retry(
     plain_server: Server, right: dict[str, Any]
 ) -> None:
     for times in (2, 3):
@@ -41,7 +41,7 @@ def test_a_runner_that_is_killed_under_load_comes_back_and_meanwhile_its_clients
         assert set(load.outcomes) == {"200", "503"}
 
 
-def test_an_entry_service_that_is_killed_under_load_comes_back_and_nobody_waits_for_the_dead(
+def test_an_entry_service_killed_under_load_comes_back_and_no_client_waits_for_it(
     plain_server: Server, right: dict[str, Any]
 ) -> None:
     with clients(plain_server.url, right, number=16) as load:
@@ -55,7 +55,7 @@ def test_an_entry_service_that_is_killed_under_load_comes_back_and_nobody_waits_
     assert len(plain_server.entry_processes()) == 1
 
 
-def test_nothing_is_left_of_the_dead_in_the_runner(plain_server: Server, right: dict[str, Any]) -> None:
+def test_the_runner_keeps_no_items_of_a_killed_process(plain_server: Server, right: dict[str, Any]) -> None:
     with clients(plain_server.url, right, number=4) as load:
         load.wait_for("200", 100)
     assert load.faults == []

@@ -1,4 +1,7 @@
-"""Promise: KServe's own client, `kserve.InferenceRESTClient`, works as it is, by V1, V2 and with binary tensors."""
+"""Promise: KServe's own `InferenceRESTClient` works unchanged with V1 and V2.
+
+Tensors of V2 are sent as JSON and as binary data.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from tests.tiny import CORPUS
 
 pytestmark = pytest.mark.xdist_group("seven")
 
-#: Made by `make test`: the package wants older versions of what the server needs.
+#: Created by `make test`, because the package requires older versions of the server's dependencies.
 _PYTHON = ROOT / ".venv" / "kserve" / "bin" / "python"
 
 

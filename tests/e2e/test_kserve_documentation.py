@@ -1,4 +1,4 @@
-"""Promise: the requests of KServe's documentation, sent by curl as they stand there, are answered.
+"""Promise: the curl requests of KServe's documentation are answered unchanged.
 
 Sources: https://kserve.github.io/website/docs/model-serving/predictive-inference/frameworks/huggingface/overview and
 https://kserve.github.io/website/docs/model-serving/generative-inference/overview
@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed"),
 ]
 
-#: Of each page: its model's task here, and its texts.
+#: Per page: the task of its model here, and its inputs.
 _PAGES = [
     ("text-classification", ["Hello, my dog is cute", "I am feeling sad"]),
     ("token-classification", ["My name is Wolfgang and I live in Berlin", "My name is Lisa and I live in Paris"]),
@@ -29,7 +29,7 @@ _PAGES = [
 
 
 def _curl(url: str, body: Any, *arguments: str) -> str:
-    """`curl -v`, which writes what it does beside the answer, with the headers of the pages."""
+    """Run `curl -v`, which prints its actions as well, with the headers of the pages."""
     headers = ("-H", "content-type: application/json", "-H", "Host: huggingface.default.example.com")
     command = ["curl", "-v", "--fail-with-body", url, *headers, *arguments, "-d", json.dumps(body)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)

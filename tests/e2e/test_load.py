@@ -1,4 +1,7 @@
-"""Promises under load: no answer is lost or mixed up, health stays quick, the dead and the departed are dealt with."""
+"""Promise: under load no answer is lost or mixed up, and health stays quick.
+
+Killed runners come back, and items of clients that left are dropped.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ def server(folder: Path) -> Iterator[Server]:
 
 
 def _texts(count: int) -> list[str]:
-    """Different texts of different lengths."""
+    """Return different inputs of different lengths."""
     words = " ".join(CORPUS).split()
     return [" ".join(words[(i * 7 + j) % len(words)] for j in range(1 + i % 12)) for i in range(count)]
 
@@ -91,7 +94,7 @@ def test_clients_that_leave_do_not_keep_others_waiting(server: Server) -> None:
         connection.request("POST", "/v1/models/model:predict", body)
         connection.close()
     with requests.Session() as session:
-        for _ in range(200):  # the queue may still hold what the last of them left
+        for _ in range(200):  # the queue may still hold items of the last of them
             if (response := _predict(session, server, {"instances": ["text"]})).status_code == 200:
                 break
         assert response.status_code == 200
@@ -111,7 +114,7 @@ def test_clients_that_leave_do_not_keep_others_waiting(server: Server) -> None:
     ],
     ids=["NaN", "not UTF-8", "900 deep", "100,000 deep", "10 MB text", "20 MB body", "2,001 instances", "infinity"],
 )
-def test_hostile_bodies_are_4xx_and_the_server_lives(server: Server, body: bytes, status: int) -> None:
+def test_hostile_bodies_are_4xx_and_the_server_survives(server: Server, body: bytes, status: int) -> None:
     response = requests.post(f"{server.url}/v1/models/model:predict", data=body, timeout=60)
     assert response.status_code == status, response.text
     assert "error" in response.json()

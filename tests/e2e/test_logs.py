@@ -1,4 +1,4 @@
-"""Promises of a real server's log: JSON if asked for, requests by their ids, and what clients say only if asked for."""
+"""Promise: logs are JSON on request, name requests by id, and hide inputs by default."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.tiny import llama_model
 
 pytestmark = pytest.mark.xdist_group("logs")
 
-#: What no log may hold, and the answer to it; the errors that quote it are those of code that nobody here wrote.
+#: A string that no log may hold, and the answer to it; only errors of third-party code quote it.
 PROMPT = "quagga4711"
 ANSWER = PROMPT[::-1]
 PIPELINE = """
@@ -102,14 +102,14 @@ def _lines(server: Server) -> list[dict[str, Any]]:
 
 
 def _crash(server: Server) -> None:
-    """Let a runner die of a request, and wait for the next one."""
+    """Let a runner crash on a request, and wait for the next runner."""
     body = {"instances": [f"crash {PROMPT}"]}
     assert _post(server, "/v1/models/pipeline:predict", body, "crashed").status_code == 503
     server.wait_for("Model pipeline is ready", times=2)
 
 
-def _written(answer: requests.Response) -> list[str]:
-    """The texts in an answer, as JSON writes them."""
+def _answer_strings(answer: requests.Response) -> list[str]:
+    """Return the strings in an answer, as JSON encodes them."""
 
     def texts(value: Any) -> Iterator[str]:
         if isinstance(value, dict):
@@ -125,17 +125,17 @@ def _written(answer: requests.Response) -> list[str]:
 
 
 def _logged_once(server: Server, pattern: str) -> None:
-    server.wait_for(pattern)  # the log may be read after the answer
+    server.wait_for(pattern)  # the log line may arrive after the answer
     assert server.count(pattern) == 1
 
 
-def test_payloads_are_logged_if_they_are_asked_for(config: Path) -> None:
+def test_payloads_are_logged_if_enabled(config: Path) -> None:
     with serving(LOG_PAYLOADS="true", models=3, RUNTIME_CONFIG=str(config)) as server:
         for number, (path, body) in enumerate(REQUESTS):
             answer = _post(server, path, body, f"served-{number}")
             _logged_once(server, f"items: .*{PROMPT}.*request=served-{number}")
             if answer.headers["content-type"] == "application/json" and "embed" not in path:
-                for text in _written(answer):
+                for text in _answer_strings(answer):
                     server.wait_for(re.escape(one_line(text)))
             else:
                 server.wait_for(f"answers: .*request=served-{number}")
@@ -171,14 +171,14 @@ def test_health_is_not_logged(silent: Server) -> None:
     assert silent.count("livez|readyz|/metrics") == 0
 
 
-def test_every_line_is_json_and_none_says_what_clients_said(silent: Server) -> None:
-    # The last of its tests: it ends with what the server says when it stops.
+def test_every_line_is_json_and_none_quotes_a_client(silent: Server) -> None:
+    # The last test of the module: it includes the lines that the server logs when it stops.
     answers = []
     for number, (path, body) in enumerate(REQUESTS):
         answer = _post(silent, path, body, f"served-{number}")
         assert answer.status_code == 200, answer.text
         if answer.headers["content-type"] == "application/json" and "embed" not in path:
-            answers += _written(answer)
+            answers += _answer_strings(answer)
     for number, (status, path, body) in enumerate(MISTAKES):
         answer = _post(silent, path, body, f"mistake-{number}")
         assert answer.status_code == status, answer.text
@@ -196,7 +196,7 @@ def test_every_line_is_json_and_none_says_what_clients_said(silent: Server) -> N
     (error,) = [line for line in failed if line["message"] == "computing an item failed"]
     assert error["level"] == "ERROR"
     assert error["model"] == "pipeline"
-    assert "raise LookupError" in error["exception"]  # where, and of which kind, but not its message
+    assert "raise LookupError" in error["exception"]  # the place and kind of the error, but not its message
     access = {line["request_id"]: line for line in lines if line["logger"] == "hf_runtime.observability.access_log"}
     assert access["mistake-0"].items() >= {
         "method": "POST", "path": "/v1/models/pipeline:predict", "status": 500, "model": "pipeline", "instances": 1,

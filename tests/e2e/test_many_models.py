@@ -1,4 +1,4 @@
-"""Promises of several models in one server: each by its own name and settings, at once, and alone in failing."""
+"""Promise: models in one server run together, with their own names, settings and errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _answers(model: ModelSettings, texts: list[str]) -> list[Any]:
     return runner.predict([Item(text) for text in texts])
 
 
-def test_models_of_different_tasks_under_load_at_once_beside_one_that_failed(tmp_path: Path) -> None:
+def test_models_of_different_tasks_answer_under_load_while_another_has_failed(tmp_path: Path) -> None:
     broken = fill_mask(tmp_path / "broken") / "model.safetensors"
     broken.write_bytes(broken.read_bytes()[:1000])
     config = tmp_path / "models.yaml"
@@ -66,5 +66,5 @@ def test_models_of_different_tasks_under_load_at_once_beside_one_that_failed(tmp
 
     for name, answers in expected.items():
         for wanted, given in zip(answers, answered[name], strict=True):
-            # A batch's company moves the last digits of a score.
+            # Other rows of the batch change the last digits of a score.
             assert given == [{**part, "score": pytest.approx(part["score"], abs=1e-5)} for part in wanted]

@@ -1,4 +1,4 @@
-"""Promises of `/metrics` on real servers."""
+"""Promise: `/metrics` of real servers counts what clients observe."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _models_in_metrics(server: Server) -> set[str]:
     return set(Samples(server).sums("requests_total", "model_name"))
 
 
-def test_a_server_that_starts_leaves_the_metrics_of_one_that_runs_alone(tmp_path: Path) -> None:
+def test_a_starting_server_keeps_the_metrics_of_a_running_one(tmp_path: Path) -> None:
     folder = str(checkpoints.text_classification(tmp_path / "model"))
     home = tmp_path / "home"
     same = {"STORAGE_URI": folder, "TASK": "text-classification", "BENTOML_HOME": str(home)}
@@ -68,7 +68,7 @@ def load(server: Server) -> Load:
     return load
 
 
-def test_workers_and_replicas_together_count_what_the_client_does(server: Server, load: Load) -> None:
+def test_workers_and_replicas_together_count_every_request(server: Server, load: Load) -> None:
     samples = Samples(server)
     assert samples.sums("requests_total", "protocol", "code") == load.requests
     assert samples.sums("request_errors_total", "protocol", "error") == load.errors
@@ -83,14 +83,14 @@ def test_workers_and_replicas_together_count_what_the_client_does(server: Server
     assert samples.sums("batch_rows_sum", "model_name")["classifier"] == classified
 
 
-def test_gauges_tell_of_each_runner(server: Server, load: Load) -> None:
+def test_gauges_exist_for_each_runner(server: Server, load: Load) -> None:
     samples = Samples(server)
     assert samples.sums("model_ready", "model_name") == {"classifier": 2, "writer": 1}
     assert len(samples.sums("model_load_seconds", "runner")) == 3
     assert samples.sums("queue_size", "model_name") == {}
 
 
-def test_the_readme_and_the_dashboard_name_what_is_exported(server: Server, load: Load) -> None:
+def test_the_readme_and_the_dashboard_name_the_exported_metrics(server: Server, load: Load) -> None:
     names = Samples(server).names
     own = {name.removesuffix("_bucket") for name in names if name.endswith("_bucket")}
     own |= {name for name in names if not name.endswith(("_bucket", "_sum", "_count", "_created"))}
@@ -98,7 +98,7 @@ def test_the_readme_and_the_dashboard_name_what_is_exported(server: Server, load
     assert set().union(*map(metrics_in, expressions())) <= names
 
 
-def test_a_runner_that_was_killed_leaves_nothing_behind(server: Server) -> None:
+def test_a_killed_runner_leaves_no_metrics_behind(server: Server) -> None:
     written = Samples(server).sums("generated_tokens_total", "model_name").get("writer", 0)
     endless: dict[str, Any] = {"max_new_tokens": 100, "ignore_eos": True, "stream": True}
     body = {"instances": ["Paris"] * 500, "parameters": endless}

@@ -1,4 +1,4 @@
-"""Promises of loading and unloading on a real server, under load: nothing hangs, memory comes back, and the answers."""
+"""Promise: models load and unload under load; requests end, memory returns, answers stay."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tritonclient.utils import InferenceServerException
 from tests.e2e.server import Server, serving
 from tests.tiny import CORPUS, bert_config, save, wordpiece_tokenizer
 
-#: Half of what the weights of the model below take, in bytes: a fall of less is none.
+#: Half the size of the model's weights in bytes; a smaller decrease does not count.
 _FALL = 38 * 2**20
 
 
 def _model(folder: Path) -> Path:
-    """Of 76 MB, which are seen to go."""
+    """Save a model of 76 MB, which is visible in the memory of its process."""
     tokenizer = wordpiece_tokenizer()
     config = bert_config(
         tokenizer, hidden_size=512, num_hidden_layers=6, num_attention_heads=8, intermediate_size=2048,
@@ -49,7 +49,7 @@ def _memory(server: Server) -> list[int]:
 
 @contextmanager
 def _load_on(server: Server) -> Iterator[list[requests.Response]]:
-    """Clients that ask all the time; what they were answered."""
+    """Run clients that send requests continuously; yield their answers."""
     answers: list[requests.Response] = []
     over = threading.Event()
 
@@ -73,7 +73,7 @@ def test_a_model_is_unloaded_and_loaded_again_under_load(tmp_path: Path) -> None
     with serving(settings, API_WORKERS="2", REPLICAS="2") as server:
         triton = InferenceServerClient(f"127.0.0.1:{server.port}")
         server.wait_for("Model model is ready after", times=2)
-        server.wait_until_all_say(200)
+        server.wait_until_all_answer(200)
         with requests.Session() as session:
             before = _ask(session, server, CORPUS).json()["predictions"]
         with _load_on(server) as answers:
@@ -86,11 +86,11 @@ def test_a_model_is_unloaded_and_loaded_again_under_load(tmp_path: Path) -> None
                 unloaded = _memory(server)
                 assert len(loaded) == len(unloaded) == 2
                 assert all(less < more - _FALL for more, less in zip(loaded, unloaded, strict=True))
-                server.wait_until_all_say(503)
+                server.wait_until_all_answer(503)
                 assert _state(triton) == ("UNAVAILABLE", "unloaded")
                 assert requests.get(f"{server.url}/readyz", timeout=60).status_code == 200
                 triton.load_model("model")
-                server.wait_until_all_say(200)
+                server.wait_until_all_answer(200)
         with pytest.raises(InferenceServerException, match=r"parameters\.config"):
             triton.load_model("model", config="{}")
         triton.close()
@@ -106,6 +106,6 @@ def test_a_model_is_unloaded_and_loaded_again_under_load(tmp_path: Path) -> None
 
 
 def _equal(given: list[Any], wanted: list[Any]) -> None:
-    # A batch's company moves the last digits of a score.
+    # Other rows of the batch change the last digits of a score.
     for answer, right in zip(given, wanted, strict=True):
         assert answer == [{**label, "score": pytest.approx(label["score"], abs=1e-5)} for label in right]

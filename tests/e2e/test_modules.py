@@ -1,4 +1,4 @@
-"""Promises of modules: a model's own are found before any of ours, and an entry process imports no torch."""
+"""Promise: a model's own modules are found before ours; entry processes import no torch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from transformers import BertModel
 from tests.e2e.server import Server, serving
 from tests.tiny import bert_config, save, wordpiece_tokenizer
 
-#: Modules that a model may well have, and that lay next to the server's own code once.
+#: Modules that a model may well have and that were once next to the server's own code.
 _OWN = ("errors", "settings", "logs", "loading", "batching", "transport", "version", "tools")
-#: All names that the server itself takes.
+#: Names of all modules that the server defines.
 _TAKEN = ("service", "hf_runtime", "runners", "commands")
 
 _PIPELINE = f"""
@@ -64,7 +64,7 @@ def _write_modules(folder: Path) -> None:
         (folder / f"{name}.py").write_text('WHOSE = "the model\'s"\n')
 
 
-def test_a_custom_pipeline_finds_its_own_modules_and_the_server_wins_for_its_four_names(tmp_path: Path) -> None:
+def test_a_custom_pipeline_finds_its_own_modules_except_for_the_servers_four_names(tmp_path: Path) -> None:
     _write_modules(tmp_path)
     (tmp_path / "custom_pipeline.py").write_text(_PIPELINE)
     with serving(STORAGE_URI=str(tmp_path), CUSTOM_PIPELINE="custom_pipeline.py") as server:
@@ -92,7 +92,7 @@ def test_remote_code_finds_its_own_modules_by_relative_imports(tmp_path: Path) -
         assert set(vector) == {7.0}
 
 
-#: Writes the names of a process's modules to a pipe when it is asked to by a signal.
+#: Writes the names of a process's modules to a pipe on a signal.
 _REPORT = """
 import os, signal, sys
 

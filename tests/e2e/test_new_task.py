@@ -1,4 +1,4 @@
-"""Promise of a task: its specification and its runner, a file each, are all that the server needs."""
+"""Promise: a new task needs only two files, its specification and its runner."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ RUNNER = WordCountRunner
 
 
 def _project(folder: Path) -> Path:
-    """A copy of the project with one more task."""
+    """Copy the project and add one more task."""
     for name in ("hf_runtime", "runners", "commands"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("service.py", "requirements.txt", "bentofile.yaml"):

@@ -1,4 +1,7 @@
-"""Promise: Triton's own client reaches every task by V2, with the answers of V1, in JSON and in binary tensors."""
+"""Promise: Triton's own client reaches every task by V2 and gets the answers of V1.
+
+Tensors are sent as JSON and as binary data.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ pytestmark = pytest.mark.xdist_group("seven")
 
 _QUESTION, _CONTEXT = "Who founded Apple?", "Apple was founded by Steve Jobs."
 
-#: What a V1 client sends for two instances, and the same as tensors.
+#: Two instances as a V1 client sends them, and as tensors.
 _REQUESTS: dict[str, tuple[list[Any], dict[str, list[str]]]] = {
     **{task: (CORPUS[:2], {"text": CORPUS[:2]}) for task in CHECKPOINTS},
     "question-answering": (
@@ -116,7 +119,7 @@ def test_labels_and_scores_are_tensors(client: triton.InferenceServerClient, sev
     np.testing.assert_allclose(scores, [[e["score"] for e in row] for row in expected], atol=1e-6)
 
 
-def test_vectors_of_tokens_are_padded_to_the_longest_text(
+def test_vectors_of_tokens_are_padded_to_the_longest_input(
     client: triton.InferenceServerClient, seven_server: Server
 ) -> None:
     expected = _v1(seven_server, "feature-extraction", CORPUS, pooling="none", normalize=False)
@@ -131,7 +134,7 @@ def test_vectors_of_tokens_are_padded_to_the_longest_text(
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
-def test_a_client_may_compress_what_it_sends(client: triton.InferenceServerClient, algorithm: str) -> None:
+def test_a_client_may_compress_its_requests(client: triton.InferenceServerClient, algorithm: str) -> None:
     plain, compressed = (
         client.infer("fill-mask", [_tensor("text", _strings(["a [MASK]"]))], request_compression_algorithm=how)
         for how in (None, algorithm)
@@ -139,13 +142,13 @@ def test_a_client_may_compress_what_it_sends(client: triton.InferenceServerClien
     assert compressed.as_numpy("output-0").tolist() == plain.as_numpy("output-0").tolist()
 
 
-def test_a_refusal_is_told_to_the_client(client: triton.InferenceServerClient) -> None:
+def test_a_refusal_reaches_the_client(client: triton.InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException, match=r"unknown input 'contxt', did you mean 'context'") as refused:
         client.infer("question-answering", [_tensor("contxt", _strings(["a"]))])
     assert refused.value.status() == "400"
 
 
-def test_generate_writes_what_v1_does_whole_and_in_pieces(seven_server: Server) -> None:
+def test_generate_returns_the_text_of_v1_whole_and_streamed(seven_server: Server) -> None:
     url = f"{seven_server.url}/v2/models/text-generation"
     expected = _v1(seven_server, "text-generation", ["The"], max_new_tokens=8, return_full_text=False)
     body = {"text_input": "The", "parameters": {"max_tokens": 8, "details": True}}
@@ -181,7 +184,7 @@ def identity(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.mark.parametrize(
     "dtype", ["?", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"], ids=lambda d: str(np.dtype(d))
 )
-def test_tensors_of_every_datatype_go_through_a_model_and_back(identity: Server, dtype: str) -> None:
+def test_tensors_of_every_datatype_pass_through_a_model_unchanged(identity: Server, dtype: str) -> None:
     array = np.arange(24).reshape(2, 3, 4).astype(dtype)
     with triton.InferenceServerClient(identity.url.removeprefix("http://")) as client:
         back = client.infer("identity", [_tensor("any", array)]).as_numpy("output-0")
@@ -189,7 +192,7 @@ def test_tensors_of_every_datatype_go_through_a_model_and_back(identity: Server,
     np.testing.assert_array_equal(back, array)
 
 
-def test_texts_of_all_scripts_go_through_a_model_and_back(identity: Server) -> None:
+def test_strings_of_all_scripts_pass_through_a_model_unchanged(identity: Server) -> None:
     texts = ["", "a", "ümlaut", "日本語", "🙂\u200d", "a\x00b", "\u2028"]
     with triton.InferenceServerClient(identity.url.removeprefix("http://")) as client:
         for binary in (True, False):
@@ -199,7 +202,7 @@ def test_texts_of_all_scripts_go_through_a_model_and_back(identity: Server) -> N
             assert [text if isinstance(text, str) else text.decode() for text in back] == texts
 
 
-def test_100_mb_go_through_a_model_and_back(identity: Server) -> None:
+def test_100_mb_pass_through_a_model_unchanged(identity: Server) -> None:
     array = np.random.default_rng(0).random((25, 1024, 1024), np.float32)
     with triton.InferenceServerClient(identity.url.removeprefix("http://"), network_timeout=120) as client:
         back = client.infer("identity", [_tensor("any", array)]).as_numpy("output-0")

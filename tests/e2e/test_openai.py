@@ -1,4 +1,4 @@
-"""Promise: the official client gets from a real server what it asks for, feature by feature."""
+"""Promise: OpenAI's official client gets each requested feature from a real server."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_completion_is_the_runners_text(client: openai.OpenAI, runner: TextGen
     assert [choice.text for choice in by_tokens.choices] == [choice.text for choice in answer.choices]
 
 
-def test_several_choices_are_those_of_seeds_in_a_row_and_the_prompt_is_read_once(
+def test_choices_use_consecutive_seeds_and_share_one_prefill(
     client: openai.OpenAI, runner: TextGenerationRunner
 ) -> None:
     prompt = " ".join(CORPUS)
@@ -152,7 +152,7 @@ def test_logprobs_are_those_of_the_model(client: openai.OpenAI, runner: TextGene
     assert spelled.decode(errors="replace") == answer.choices[0].message.content
 
 
-def test_a_json_schema_is_kept_to(client: openai.OpenAI) -> None:
+def test_an_answer_follows_the_json_schema(client: openai.OpenAI) -> None:
     schema = {
         "type": "object",
         "properties": {"name": {"type": "string", "maxLength": 8}, "kind": {"enum": ["city", "river"]}},
@@ -216,13 +216,13 @@ def test_a_tool_is_called_with_valid_arguments_streamed_and_whole(
     (delta,) = [chunk.delta.tool_calls[0] for chunk in chunks if chunk.delta.tool_calls]
     assert (delta.function.name, delta.function.arguments) == (call.function.name, call.function.arguments)
     assert chunks[-1].finish_reason == "tool_calls"
-    # The client sends the call and its result back, and goes on.
+    # The client sends the call and its result back and continues the chat.
     history = [*CHAT, choice.message, {"role": "tool", "tool_call_id": call.id, "content": "fine"}]
     again = client.chat.completions.create(model="text-generation", messages=history, max_tokens=4, tools=TOOLS)
     assert again.choices[0].finish_reason in ("stop", "length", "tool_calls")
 
 
-def test_a_tool_may_be_left_alone(client: openai.OpenAI) -> None:
+def test_a_tool_need_not_be_called(client: openai.OpenAI) -> None:
     for tool_choice in ("auto", "none"):
         options: dict[str, Any] = {"model": "text-generation", "messages": CHAT, "tools": TOOLS, "max_tokens": 8}
         choice = client.chat.completions.create(**options, tool_choice=tool_choice, temperature=0).choices[0]
@@ -254,7 +254,7 @@ def test_embeddings_are_the_same_as_floats_and_as_base64(client: openai.OpenAI) 
     assert refused.value.param == "dimensions"
 
 
-def test_a_model_that_reads_a_source_completes_too(client: openai.OpenAI) -> None:
+def test_an_encoder_decoder_completes_too(client: openai.OpenAI) -> None:
     options: dict[str, Any] = {"model": "text2text-generation", "prompt": CORPUS[0], "temperature": 0}
     whole = client.completions.create(**options).choices[0].text
     assert whole
@@ -279,7 +279,7 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
     ],
     ids=["too long", "nothing to write", "unknown token", "too hot", "unknown model", "no token"],
 )
-def test_errors_name_the_field(
+def test_errors_name_the_wrong_field(
     client: openai.OpenAI, options: dict[str, Any], error: type[openai.APIStatusError], param: str
 ) -> None:
     for stream in (False, True):

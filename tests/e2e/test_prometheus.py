@@ -1,4 +1,4 @@
-"""Promise: a real Prometheus that scrapes the server while it is under load counts what the client does."""
+"""Promise: a real Prometheus that scrapes a server under load counts the client's requests."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class _Prometheus:
         self._url = url
 
     def query(self, expression: str) -> list[Any]:
-        """The present values of a query, each with its labels."""
+        """Return the present values of a query, each with its labels."""
         answer = requests.get(f"{self._url}/api/v1/query", params={"query": expression}, timeout=30)
         assert answer.status_code == 200, answer.text
         result: list[Any] = answer.json()["data"]["result"]
         return result
 
     def sums(self, metric: str, *labels: str) -> dict[Any, float]:
-        """Values by labels, without zeros."""
+        """Return values by labels, without zeros."""
         result = self.query(f"sum by ({', '.join(labels)}) ({metric})")
         sums = {tuple(each["metric"][label] for label in labels): float(each["value"][1]) for each in result}
         return {key[0] if len(key) == 1 else key: value for key, value in sums.items() if value}
@@ -76,7 +76,7 @@ def _prometheus(folder: Path, target: str) -> Iterator[_Prometheus]:
         process.wait(30)
 
 
-def test_prometheus_counts_what_the_client_does_and_answers_the_dashboards_queries(tmp_path: Path) -> None:
+def test_prometheus_counts_every_request_and_answers_the_dashboards_queries(tmp_path: Path) -> None:
     documents = [
         checkpoints.inference_service(
             "classifier", checkpoints.text_classification(tmp_path / "classifier"), {"TASK": "text-classification"}
@@ -103,5 +103,5 @@ def test_prometheus_counts_what_the_client_does_and_answers_the_dashboards_queri
         assert prometheus.sums("prompt_tokens_total", "model_name")["writer"] == load.tokens["read"]
         assert prometheus.sums("generated_tokens_total", "model_name")["writer"] == load.tokens["written"]
         answered = [expression for expression in expressions() if prometheus.query(expression)]
-        # Nothing has failed in a way of its own for each: every query finds what it asks for.
+        # The load has produced a value for every query of the dashboard.
         assert answered == expressions()

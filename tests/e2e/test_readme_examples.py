@@ -1,6 +1,6 @@
-"""Promise: commands of README and docs/ start the server, and answers are those that they print; `make readme-test`.
+"""Promise: commands of README and docs/ start the server, and answers match the pages.
 
-The models are the real ones, which `make demo` brings. `tests/readme.py` says which examples cannot be run.
+`make readme-test` uses the real models of `make demo`. `tests/readme.py` lists the examples that cannot be run.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.documents import their_models
+from tests.documents import serve_document_models
 from tests.e2e.checkpoints import text_classification
 from tests.e2e.server import SERVED, SETTLED, Server
-from tests.readme import FROM_HUB, MODELS_OF, PATH, REQUESTS, Example, assert_printed
+from tests.readme import FROM_HUB, MODELS_OF, PATH, REQUESTS, Example, assert_matches_page
 from tests.runners.storage import fake_hub
 
 pytestmark = [pytest.mark.readme, pytest.mark.xdist_group("readme")]
 
-#: How far fractions may be from those that a page prints: where a model is trained on another processor, rounding grows
-#: with every step of the training; where it is fetched, only a forward pass differs.
+#: Tolerance for fractions on a page. Training on another processor accumulates rounding
+#: differences with every step; a fetched model differs by one forward pass only.
 TRAINED, FETCHED = 0.02, 1e-4
 
 
 class ByCommand(Server):
-    """The server that a command starts, with the settings that a reader has."""
+    """Server that a command starts, with the settings that a reader has."""
 
     def __init__(self, command: str, variables: Mapping[str, str]) -> None:
         self._line = command
@@ -51,7 +51,7 @@ def _started(command: str, models: int, variables: Mapping[str, str] | None = No
 
 @pytest.fixture(scope="module")
 def server(request: pytest.FixtureRequest) -> Iterator[ByCommand]:
-    """Started by the command that is the parameter; one at a time."""
+    """Start the server by the command in the parameter; one at a time."""
     with _started(request.param, len(MODELS_OF[request.param])) as server:
         yield server
 
@@ -67,11 +67,11 @@ def test_examples_are_answered_as_their_page_prints(
                 said = example.run(server.port)
                 assert said.strip()
                 if example.printed:
-                    assert_printed(example.printed, said, TRAINED if uri.startswith(".models/demo-") else FETCHED)
+                    assert_matches_page(example.printed, said, TRAINED if uri.startswith(".models/demo-") else FETCHED)
 
 
-def _said_to_try(server: Server) -> list[Example]:
-    """The commands that a start ends in; fails if a model is not served."""
+def _suggested_commands(server: Server) -> list[Example]:
+    """Return the commands that a start prints at its end; fail if a model is not served."""
     log = "\n".join(server.log)
     assert server.count(SERVED) == server.count(SETTLED), log
     return [Example("bash", command) for command in re.findall(rf"{SERVED}\n(curl .*)", log)]
@@ -79,18 +79,18 @@ def _said_to_try(server: Server) -> list[Example]:
 
 @pytest.mark.parametrize("server", MODELS_OF, indirect=True)
 def test_a_start_ends_in_requests_that_are_answered(server: ByCommand) -> None:
-    for example in _said_to_try(server):
+    for example in _suggested_commands(server):
         assert "predictions" in orjson.loads(example.run()), example.code
 
 
 @pytest.mark.parametrize("command", sorted(FROM_HUB))
 def test_a_command_finds_its_model_in_a_hub(tmp_path: Path, command: str) -> None:
-    with fake_hub.serving() as hub, their_models(tmp_path, hub) as variables:
+    with fake_hub.serving() as hub, serve_document_models(tmp_path, hub) as variables:
         name = "distilbert/distilbert-base-uncased-finetuned-sst-2-english"
         hub.add(name, text_classification(tmp_path / "classifier"))
         if "serve" not in command:
             assert "ner-model" in Example("bash", command).run(variables=variables)
             return
         with _started(command, 1, variables) as server:
-            (example,) = _said_to_try(server)
+            (example,) = _suggested_commands(server)
             assert "predictions" in orjson.loads(example.run())

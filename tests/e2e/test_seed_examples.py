@@ -1,4 +1,4 @@
-"""Promise: the health checks and the request of the runtime's documentation work as they are written there."""
+"""Promise: the runtime documentation's health checks and request work unchanged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ curl -X POST https://$SERVICE_HOSTNAME/v1/models/model:predict \\
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_documented_curl_commands(plain_server: Server) -> None:
     def run(command: str) -> object:
-        # TLS is the cluster's gateway's; the rest of the command stays as it is.
+        # TLS ends at the cluster's gateway; the rest of the command stays unchanged.
         script = command.replace("https://$SERVICE_HOSTNAME", plain_server.url)
         return json.loads(subprocess.run(["bash", "-c", script], check=True, capture_output=True).stdout)
 

@@ -1,4 +1,4 @@
-"""Promise: one server answers all seven tasks, in the shapes of the seed, with what plain transformers computes."""
+"""Promise: one server answers all seven tasks as plain transformers computes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promises of the start: one readable line for what is wrong, and no process left behind."""
+"""Promise: a start reports a mistake in one readable line and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _start(environment: dict[str, str]) -> tuple[int, list[str]]:
         status = server.wait_ended()
     finally:
         server.stop()
-    # BentoML says which file it loads.
+    # BentoML logs which file it loads.
     return status, [line for line in server.log if line not in ("", "<end of log>") and "[INFO] [cli]" not in line]
 
 
@@ -42,7 +42,7 @@ def test_a_wrong_setting_stops_the_start_with_one_line(environment: dict[str, st
     assert named in lines[0]
 
 
-def test_a_model_that_does_not_say_its_task_stops_the_start_and_lists_the_tasks(tmp_path: Path) -> None:
+def test_a_model_without_a_known_task_stops_the_start_and_lists_the_tasks(tmp_path: Path) -> None:
     bert_config(wordpiece_tokenizer()).save_pretrained(tmp_path)
     status, lines = _start({"STORAGE_URI": str(tmp_path)})
     assert status != 0
@@ -51,15 +51,15 @@ def test_a_model_that_does_not_say_its_task_stops_the_start_and_lists_the_tasks(
     assert "text2text-generation" in lines[0]
 
 
-def test_a_server_that_can_serve_nothing_ends_if_the_operator_wants_that(tmp_path: Path) -> None:
+def test_a_server_without_a_loadable_model_ends_if_configured(tmp_path: Path) -> None:
     bert_config(wordpiece_tokenizer()).save_pretrained(tmp_path)
     status, lines = _start({"STORAGE_URI": str(tmp_path), "TASK": "fill-mask", "EXIT_ON_FAILURE": "true"})
     assert status == 1
     assert any("EXIT_ON_FAILURE" in line for line in lines)
 
 
-def test_a_server_whose_model_is_away_stays_and_tells_when_it_is_tried_again() -> None:
-    # Without TASK, even the start has to ask.
+def test_a_server_whose_model_is_unreachable_stays_and_reports_the_next_attempt() -> None:
+    # Without TASK, the start itself has to look up the model.
     server = Server({
         "STORAGE_URI": "hf://owner/model", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0",
         "EXIT_ON_FAILURE": "true", "HF_HUB_CACHE": "/nonexistent",

@@ -1,4 +1,4 @@
-"""Promise of the stop: what was begun is finished, nothing new is begun, and no process is left behind."""
+"""Promise: a stop finishes running requests, accepts no new ones and leaves no process."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from tests.tiny import llama_model
 
 
 def _begun_or_waiting(server: Server) -> int:
-    """Instances that have arrived, or fewer: those that begin between both looks are missed."""
+    """Return the number of instances that have arrived.
+
+    It may be too low: instances that begin between both reads are missed.
+    """
     begun = server.count("batch of 1 rows")
     lines = requests.get(f"{server.url}/metrics", timeout=10).text.splitlines()
     return begun + sum(int(float(line.rpartition(" ")[2])) for line in lines if "queue_size{" in line)
 
 
-def test_a_request_in_flight_is_answered_when_the_server_is_told_to_stop_and_new_ones_are_refused(
+def test_a_stopping_server_answers_requests_in_flight_and_refuses_new_ones(
     tmp_path: Path,
 ) -> None:
     text_classification(tmp_path)
@@ -33,7 +36,7 @@ def test_a_request_in_flight_is_answered_when_the_server_is_told_to_stop_and_new
         processes = [*server.runner_processes(), *server.entry_processes()]
         url = f"{server.url}/v1/models/model:predict"
         answers = [pool.submit(requests.post, url, json={"instances": ["a text"] * 500}, timeout=60) for _ in range(8)]
-        # More than seven of them have.
+        # More than seven of them have arrived.
         while _begun_or_waiting(server) <= 7 * 500:
             assert not any(answer.done() and answer.result().status_code != 200 for answer in answers)
         assert session.get(f"{server.url}/readyz", timeout=10).status_code == 200
@@ -69,6 +72,6 @@ def test_a_stream_that_would_not_end_in_time_ends_in_an_error(tmp_path: Path) ->
 
 
 @pytest.mark.xdist_group("plain")
-def test_a_server_without_requests_stops_at_once(plain_server: Server) -> None:
+def test_a_server_without_requests_stops_immediately(plain_server: Server) -> None:
     plain_server.terminate()
     plain_server.wait_ended(timeout=10)

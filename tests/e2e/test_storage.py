@@ -1,4 +1,7 @@
-"""Promises about where models come from: hub and object store with a secret, their caches, and one that is broken."""
+"""Promise: models come from hub and store with hidden secrets, and then from their caches.
+
+A model that fails to load reports why.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from tests.runners.storage import fake_hub, fake_s3
 TOKEN = "hf_only_the_hub_may_see_this"
 
 
-def test_a_private_model_of_the_hub_is_served_without_task_or_token_in_sight_and_then_without_the_hub(
+def test_a_private_hub_model_is_served_with_its_token_hidden_and_later_from_the_cache(
     tmp_path: Path,
 ) -> None:
     folder = text_classification(tmp_path / "model")
@@ -35,7 +38,7 @@ def test_a_private_model_of_the_hub_is_served_without_task_or_token_in_sight_and
     assert "predictions" in online
 
 
-def test_a_model_of_an_object_store_is_served_with_keys_out_of_sight_and_then_without_the_store(tmp_path: Path) -> None:
+def test_a_model_of_an_object_store_is_served_with_its_keys_hidden_and_later_from_the_cache(tmp_path: Path) -> None:
     folder = text_classification(tmp_path / "model")
     variables = {"STORAGE_URI": "s3://models/a/b", "STORAGE_CACHE": str(tmp_path / "cache"), "LOG_LEVEL": "DEBUG"}
     body = {"instances": ["Hello world"]}
@@ -55,7 +58,7 @@ def test_a_model_of_an_object_store_is_served_with_keys_out_of_sight_and_then_wi
     assert len([line for line in logs if "s3://models/a/b: downloading " in line]) == 1
 
 
-def test_a_model_that_cannot_be_loaded_is_not_ready_and_says_why_without_a_stack_trace(tmp_path: Path) -> None:
+def test_a_model_that_failed_to_load_reports_the_reason_without_a_stack_trace(tmp_path: Path) -> None:
     weights = text_classification(tmp_path) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     server = Server({"STORAGE_URI": str(tmp_path)})

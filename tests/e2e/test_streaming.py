@@ -1,4 +1,4 @@
-"""Promises of streams on a real server: the seed's client works, nothing is lost, who leaves makes room, all end."""
+"""Promise: streams on a real server are complete, end, and free their slot when cancelled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.tiny import CORPUS, llama_model
 
 pytestmark = pytest.mark.xdist_group("streaming")
 
-#: Long enough for a stream that is still running when the test looks.
+#: Long enough for a stream that must still be running when the test checks it.
 LONG = {"max_new_tokens": 100_000, "ignore_eos": True, "stream": True}
 
 
@@ -38,7 +38,7 @@ def server(folder: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def mortal(folder: Path) -> Iterator[Server]:
-    """Whose runner dies, and which is stopped, in the order of the tests."""
+    """Serve a model whose runner is killed and which is then stopped, in this order."""
     with serving(STORAGE_URI=str(folder), TASK="text-generation") as server:
         yield server
 
@@ -54,7 +54,7 @@ def _lines(response: requests.Response) -> list[dict[str, Any]]:
 
 
 def test_the_seeds_streaming_client(server: Server) -> None:
-    # As it is written there; only the address is ours.
+    # The seed's code unchanged, except for the address.
     def stream_generate(prompt: str, url: str) -> Iterator[Any]:
         data = {"instances": [prompt], "parameters": {"max_length": 100, "stream": True}}
         response = requests.post(url + "/v1/models/model:predict", json=data, stream=True)
@@ -85,7 +85,7 @@ def test_instances_of_one_stream_interleave_each_with_its_own_text(server: Serve
     assert max(starts) < min(ends)
 
 
-def test_server_sent_events_carry_the_same_objects(server: Server) -> None:
+def test_server_sent_events_carry_the_same_objects_as_lines(server: Server) -> None:
     body = {"instances": ["Paris"], "parameters": {"max_new_tokens": 9, "stream": True}}
     url = f"{server.url}/v1/models/model:predict"
     response = requests.post(url, json=body, headers={"Accept": "text/event-stream"}, timeout=60)
@@ -109,7 +109,7 @@ def test_a_stream_that_cannot_begin_has_the_status_of_its_error(server: Server) 
     assert (response.status_code, response.json()["error"]) == (400, "parameters.stream: must be true or false")
 
 
-def test_two_hundred_streams_that_are_dropped_make_room_at_once(server: Server) -> None:
+def test_two_hundred_dropped_streams_free_their_slots_immediately(server: Server) -> None:
     with ExitStack() as streams, ThreadPoolExecutor(50) as pool:
 
         def start(number: int) -> requests.Response:
@@ -123,7 +123,7 @@ def test_two_hundred_streams_that_are_dropped_make_room_at_once(server: Server) 
 
 
 def test_the_time_to_the_first_token_and_between_tokens_are_metrics(mortal: Server) -> None:
-    # Of a server that has answered nothing yet: what others dropped may still be counted.
+    # On a server of its own, because other tests' dropped streams may still be counted.
     _lines(_post(mortal, ["Paris", "Berlin"], max_new_tokens=7, ignore_eos=True, stream=True))
     text = requests.get(f"{mortal.url}/metrics", timeout=10).text
     counts = dict(re.findall(r'^(\w+_seconds_count)\{model_name="model"\} ([\d.]+)$', text, re.MULTILINE))
@@ -142,12 +142,12 @@ def test_a_stream_whose_runner_dies_ends_in_an_error_and_the_next_is_served(mort
     assert {one["finish_reason"], other["finish_reason"]} == {"error"}
     assert "stopped" in one["error"]
     mortal.wait_for("Model model is ready after", times=2)
-    mortal.wait_until_all_say(200)
+    mortal.wait_until_all_answer(200)
     (line,) = _lines(_post(mortal, ["Paris"], max_new_tokens=1, ignore_eos=True, stream=True))[-1:]
     assert line["finish_reason"] == "length"
 
 
-def test_streams_end_before_the_server_does(mortal: Server) -> None:
+def test_streams_end_before_the_server_ends(mortal: Server) -> None:
     response = _post(mortal, ["Paris"], max_new_tokens=400, ignore_eos=True, stream=True)
     lines = response.iter_lines()
     first = json.loads(next(lines))

@@ -1,4 +1,4 @@
-"""Promises of traces: one a request, through both processes, as the client began it; and none unless asked for."""
+"""Promise: with tracing enabled, each request is one trace that continues the client's."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _predict(
 
 
 def _tree(trace: list[ReceivedSpan]) -> dict[str, dict[str, ReceivedSpan]]:
-    """From a span's name to its children, by name."""
+    """Map the name of each span to its children by their names."""
     return {
         parent.name: {span.name: span for span in trace if span.parent_id == parent.span_id}
         for parent in trace
@@ -108,7 +108,7 @@ def test_a_request_is_one_trace_through_both_processes(server: Server, collector
 
 @pytest.mark.parametrize("model", ["text-generation", "text2text-generation"])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_text_that_is_written_is_traced_with_its_tokens(
+def test_generated_text_is_traced_with_its_tokens(
     server: Server, collector: Collector, model: str, stream: bool
 ) -> None:
     request_id = f"{model}-{stream}"
@@ -136,7 +136,7 @@ def test_each_item_of_a_request_of_any_protocol_has_a_span(server: Server, colle
     assert names.count("text-generation text-generation") == names.count("forward") == 2
 
 
-def test_the_trace_that_a_client_began_goes_on(server: Server, collector: Collector) -> None:
+def test_a_clients_trace_is_continued(server: Server, collector: Collector) -> None:
     trace_id, span_id = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     _predict(server, "text-classification", "begun", traceparent=f"00-{trace_id}-{span_id}-01", tracestate="a=b")
     trace = collector.trace("begun")
@@ -144,7 +144,7 @@ def test_the_trace_that_a_client_began_goes_on(server: Server, collector: Collec
     assert [span.parent_id for span in trace if span.kind == "SERVER"] == [span_id]
 
 
-def test_a_trace_that_its_client_does_not_record_is_not_recorded(server: Server, collector: Collector) -> None:
+def test_an_unsampled_trace_of_a_client_is_not_recorded(server: Server, collector: Collector) -> None:
     trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
     _predict(server, "text-classification", "unrecorded", traceparent=f"00-{trace_id}-00f067aa0ba902b7-00")
     _predict(server, "text-classification", "after")
@@ -171,7 +171,7 @@ def test_log_lines_of_both_processes_carry_the_trace(server: Server, collector: 
     assert {(line["trace_id"], line["span_id"]) for line in about} == {(root.trace_id, root.span_id)}
 
 
-def test_spans_that_wait_are_sent_when_the_server_stops(config: Path) -> None:
+def test_buffered_spans_are_sent_when_the_server_stops(config: Path) -> None:
     folder = str(config.parent / "text-classification")
     with collecting() as collector:
         never = {"OTEL_BSP_SCHEDULE_DELAY": "600000"}
@@ -188,7 +188,7 @@ def test_spans_that_wait_are_sent_when_the_server_stops(config: Path) -> None:
     )
 
 
-def test_a_collector_that_is_away_is_mentioned_and_harms_nothing(config: Path) -> None:
+def test_an_unreachable_collector_is_logged_and_requests_are_answered(config: Path) -> None:
     folder = str(config.parent / "text-classification")
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
@@ -204,7 +204,7 @@ def test_a_collector_that_is_away_is_mentioned_and_harms_nothing(config: Path) -
             server.wait_for("OTEL_EXPORTER_OTLP_PROTOCOL=grpc: traces are sent as http/protobuf")
             for number in range(50):
                 assert _predict(server, "model", str(number)).status_code == 200
-            server.wait_for("exporting span", times=2)  # one in each process
+            server.wait_for("exporting span", times=2)  # one line in each process
             for number in range(50):
                 assert _predict(server, "model", str(number)).status_code == 200
             server.terminate()
@@ -215,7 +215,7 @@ def test_a_collector_that_is_away_is_mentioned_and_harms_nothing(config: Path) -
 
 
 @pytest.mark.parametrize("switch", [{"OTEL_TRACES_EXPORTER": "none"}, {"OTEL_SDK_DISABLED": "true"}])
-def test_nothing_is_sent_where_traces_are_switched_off(config: Path, switch: dict[str, str]) -> None:
+def test_no_span_is_sent_if_traces_are_disabled(config: Path, switch: dict[str, str]) -> None:
     folder = str(config.parent / "text-classification")
     with collecting() as collector:
         with serving(switch, STORAGE_URI=folder, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url) as server:
@@ -225,7 +225,7 @@ def test_nothing_is_sent_where_traces_are_switched_off(config: Path, switch: dic
         assert collector.spans == []
 
 
-def test_requests_pass_through_no_layer_that_traces_or_logs_them(config: Path) -> None:
+def test_requests_pass_through_no_tracing_or_logging_layer(config: Path) -> None:
     code = (
         "import service\n"
         "for one in (service.HuggingFaceRuntime, service.Runner):\n"

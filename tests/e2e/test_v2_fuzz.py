@@ -1,4 +1,4 @@
-"""Promise: no tensors and no texts to generate from, of whatever kind, are ever answered as the server's fault."""
+"""Promise: no tensors and no generate requests of any kind are answered with a 5xx."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ _GENERATE: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     asked=_INFER.map(lambda body: ("infer", body))
     | st.tuples(st.sampled_from(["generate", "generate_stream"]), _GENERATE),
 )
-def test_no_request_is_ever_the_servers_fault(seven_server: Server, task: str, asked: tuple[str, Any]) -> None:
+def test_no_request_is_answered_with_a_5xx(seven_server: Server, task: str, asked: tuple[str, Any]) -> None:
     verb, body = asked
     response = requests.post(f"{seven_server.url}/v2/models/{task}/{verb}", json=body, timeout=60)
     assert response.status_code in (200, 400), f"{task} {verb} {body}: {response.text}"

@@ -1,4 +1,4 @@
-"""Promise: a stop signal is held back until what was begun is done, but not for ever, and not a second time."""
+"""Promise: the first stop signal waits for running requests, within a time limit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Scenario = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 
 
 def _with_signals(scenario: Scenario) -> None:
-    """Run it with an event that is set when a stop signal comes through."""
+    """Run a scenario with an event that is set when a stop signal is passed on."""
 
     async def run() -> None:
         loop, passed_on = asyncio.get_running_loop(), asyncio.Event()
@@ -27,7 +27,7 @@ def _with_signals(scenario: Scenario) -> None:
     asyncio.run(run())
 
 
-def test_it_waits_for_what_was_begun() -> None:
+def test_the_signal_waits_for_running_requests() -> None:
     async def scenario(passed_on: asyncio.Event) -> None:
         drain = Drain()
         drain.hold_signals()
@@ -43,7 +43,7 @@ def test_it_waits_for_what_was_begun() -> None:
     _with_signals(scenario)
 
 
-def test_where_nothing_was_begun_it_is_passed_on_at_once() -> None:
+def test_without_running_requests_the_signal_is_passed_on_immediately() -> None:
     async def scenario(passed_on: asyncio.Event) -> None:
         Drain().hold_signals()
         signal.raise_signal(signal.SIGTERM)
@@ -52,7 +52,7 @@ def test_where_nothing_was_begun_it_is_passed_on_at_once() -> None:
     _with_signals(scenario)
 
 
-def test_after_its_time_what_is_left_is_given_up() -> None:
+def test_requests_that_exceed_the_time_limit_are_abandoned() -> None:
     async def scenario(passed_on: asyncio.Event) -> None:
         is_cancelled = asyncio.Event()
         drain = Drain(0.01, is_cancelled.set)
@@ -66,7 +66,7 @@ def test_after_its_time_what_is_left_is_given_up() -> None:
     _with_signals(scenario)
 
 
-def test_a_second_signal_stops_at_once() -> None:
+def test_a_second_signal_stops_immediately() -> None:
     async def scenario(passed_on: asyncio.Event) -> None:
         drain = Drain()
         drain.hold_signals()

@@ -1,1 +1,1 @@
-"""Promises of the Bento that `bentoml build` makes, and of the image that `bentoml containerize` makes of it."""
+"""Tests of the Bento that `bentoml build` makes, and of its image."""

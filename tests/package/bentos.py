@@ -1,4 +1,4 @@
-"""Bentos, built in a home of BentoML's own."""
+"""Bentos, built in a BentoML home of their own."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 from tests.project import ROOT
 
-#: Part of all that is planted where secrets are: it must be nowhere else.
+#: Part of every planted secret; it must not appear anywhere else.
 MARK = b"Zq7"
 
-#: Secrets as operators have them set while they build.
+#: Secrets as operators have them set during a build.
 PLANTED = {
     name: f"planted-{number}-{MARK.decode()}"
     for number, name in enumerate(
@@ -22,14 +22,14 @@ PLANTED = {
 
 
 def build(home: Path, *arguments: str, **variables: str) -> Path:
-    """The folder of a new Bento of this repository, given arguments of `bentoml build` and variables."""
+    """Build a Bento of this repository with these arguments and variables; return its folder."""
     said = _run(home, "-m", "bentoml", "build", "--output", "tag", *arguments, **variables)
     name, version = said.splitlines()[-1].removeprefix("__tag__:").split(":")
     return home / "bentos" / name / version
 
 
 def import_model(home: Path, model: Path) -> str:
-    """Put a model into the store; its tag."""
+    """Import a model into the store; return its tag."""
     return _run(home, "-m", "commands.import_model", STORAGE_URI=str(model)).splitlines()[-1]
 
 

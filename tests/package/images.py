@@ -1,6 +1,8 @@
-"""OCI images built with buildah, and run as a cluster runs them: no root, a read-only file system, process number 1.
+"""OCI images built with buildah and run as in a cluster.
 
-No engine is needed and no registry: where the base cannot be pulled, Debian's packages make one.
+They run without root, on a read-only file system, as process number 1.
+
+Neither an engine nor a registry is required: if the base cannot be pulled, Debian's packages replace it.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ exec chroot --userspec="$user" "$root" "$@"
 
 
 def what_is_missing() -> str | None:
-    """Why no image can be built here."""
+    """Return the reason why no image can be built here."""
     missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if missing:
         return f"{', '.join(missing)} not found"
@@ -46,37 +48,37 @@ def what_is_missing() -> str | None:
 
 
 class Image:
-    """An image and its file system.
+    """Image and its file system.
 
     Attributes:
-        config: what it says of how it is run, as in https://github.com/opencontainers/image-spec/blob/main/config.md.
-        root: its files, in a place where they can be written.
+        config: its run configuration, as in https://github.com/opencontainers/image-spec/blob/main/config.md.
+        root: its files, in a writable folder.
     """
 
     def __init__(self, buildah: Callable[..., str], name: str) -> None:
-        #: All that engines tell of the image, `docker history` among it.
+        #: Commands with which engines describe the image, `docker history` among them.
         self.told = buildah("inspect", "--type", "image", name)
         self.config: dict[str, Any] = json.loads(self.told)["OCIv1"]["config"]
         self.root = Path(buildah("mount", buildah("from", "--pull-never", name)))
 
     def find(self, *names: str) -> list[Path]:
-        """Programs of the image by these names."""
+        """Find programs of the image by these names."""
         places = [self.root / folder for folder in ("bin", "usr/bin", "usr/local/bin", "app/.venv/bin")]
         return [place / name for place in places for name in names if (place / name).exists()]
 
     @property
     def size(self) -> int:
-        """Bytes on disk, unpacked."""
+        """Return the bytes on disk, unpacked."""
         used = subprocess.check_output(["du", "--summarize", "--one-file-system", "--bytes", self.root], text=True)
         return int(used.split()[0])
 
 
 class Builder:
-    """Builds images in a folder; nothing of them is left on the machine.
+    """Builder of images in a folder; nothing of them is left on the machine.
 
     Args:
-        folder: for all of buildah's files.
-        home: of BentoML, with the Bentos.
+        folder: folder for all of buildah's files.
+        home: BentoML's home with the Bentos.
     """
 
     def __init__(self, folder: Path, home: Path) -> None:
@@ -94,7 +96,7 @@ class Builder:
         }
 
     def containerize(self, tag: str, **variables: str) -> Image:
-        """The image that `bentoml containerize` makes of a Bento, given variables."""
+        """Build the image of a Bento by `bentoml containerize` with these variables."""
         self._environment |= variables
         self._make_base()
         name = f"localhost/{tag}"
@@ -103,7 +105,7 @@ class Builder:
         return Image(self._buildah, name)
 
     def remove_all(self) -> None:
-        """Give the disk back."""
+        """Free the disk space."""
         self._buildah("rm", "--all")
         self._buildah("rmi", "--all", "--force")
 
@@ -116,13 +118,13 @@ class Builder:
         base = self._buildah("from", "scratch")
         self._buildah("add", base, str(archive), "/")
         self._buildah("copy", base, str(_CERTIFICATES), str(_CERTIFICATES))
-        # Debian wants nobody to install with pip beside apt; the image that this stands for has no such mark.
+        # Debian forbids pip to install next to apt; the base image that this replaces has no such mark.
         self._buildah("run", base, "--", "sh", "-c", "rm -f /usr/lib/python3*/EXTERNALLY-MANAGED")
         self._buildah("commit", "--rm", base, _BASE)
         archive.unlink()
 
     def _as_pip_is_configured(self) -> list[str]:
-        """Volumes by which uv takes, in the build, wheels from the folders that pip takes them from here."""
+        """Mount the folders of this machine's pip configuration, where uv finds wheels."""
         listed = subprocess.check_output([sys.executable, "-m", "pip", "config", "list"], text=True)
         said = dict(line.split("=", 1) for line in listed.splitlines() if "=" in line)
         folders = said.get("global.find-links", "''").strip("'").split()
@@ -144,11 +146,11 @@ class Builder:
 
 
 class ImageServer(Server):
-    """The server of an image, in a process space of its own.
+    """Server of an image, in a process namespace of its own.
 
     Args:
-        volumes: folders of this machine by where they are mounted; of all else only /tmp can be written.
-        command: in place of the image's own, which is to serve.
+        volumes: folders of this machine by their mount points; apart from them only /tmp is writable.
+        command: command that replaces the image's own, which serves.
     """
 
     def __init__(
@@ -177,7 +179,7 @@ class ImageServer(Server):
 
     @property
     def first_process(self) -> psutil.Process:
-        """The one that is number 1 in its space."""
+        """Return the process that is number 1 in its namespace."""
         (first,) = psutil.Process(self._process.pid).children()
         return first
 
@@ -194,7 +196,7 @@ def running(
     models: int = 1,
     command: Sequence[str] = (),
 ) -> Iterator[ImageServer]:
-    """A server of the image whose models are all ready."""
+    """Run a server of the image until all models are ready."""
     server = ImageServer(image, environment, volumes, command)
     try:
         server.wait_for(r"\) is served\. Try:", times=models, timeout=120 + 30 * models)

@@ -1,4 +1,4 @@
-"""Promises of the Bento: all that it needs, nothing else, and any models when it is served."""
+"""Promise: a Bento has all that it needs, nothing else, and can serve any models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.project import ROOT
 
 pytestmark = pytest.mark.xdist_group("bento")
 
-#: Folders that are there to work on the server, or to run its image.
+#: Folders for development or for running the image.
 _LEFT_OUT = {".ci", "benchmarks", "commands", "deployment", "docs", "tests"}
 
 
@@ -28,7 +28,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bento(home: Path) -> Path:
-    """One that holds a model, built by somebody who has set STORAGE_URI as well."""
+    """Build a Bento with a model, while STORAGE_URI is set as well."""
     model = checkpoints.text_classification(home / "Sentiment_Model")
     (model / "notes.pdf").write_text("not needed to serve it")
     return build(home, "--arg", f"model={import_model(home, model)}", STORAGE_URI=str(model))
@@ -53,7 +53,7 @@ def test_a_bento_holds_the_code_the_configurations_and_the_lock_and_nothing_else
     assert files == modules | folders | commands | {"LICENSE", "requirements.txt", "bentofile.yaml"}
 
 
-def test_all_packages_of_a_bento_are_pinned(bento: Path) -> None:
+def test_every_package_of_a_bento_is_pinned(bento: Path) -> None:
     lines = (bento / "env" / "python" / "requirements.txt").read_text().splitlines()
     requirements = [line for line in lines if line and not line.startswith("#")]
     assert {line.partition("==")[0] for line in requirements} >= {"bentoml", "torch", "transformers", "accelerate"}
@@ -66,7 +66,7 @@ def test_a_bento_refers_to_its_model_by_a_version(bento: Path) -> None:
     assert model["tag"].startswith("sentiment_model:")
 
 
-def test_files_that_a_model_does_not_need_are_not_stored(bento: Path, home: Path) -> None:
+def test_unneeded_files_of_a_model_are_not_stored(bento: Path, home: Path) -> None:
     (stored,) = [path for path in (home / "models" / "sentiment_model").iterdir() if path.is_dir()]
     names = {path.name for path in stored.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
@@ -109,7 +109,7 @@ def test_a_bento_serves_its_model_from_an_empty_folder(served: Server) -> None:
     assert answer.json()["predictions"][0][0]["label"] in ("POSITIVE", "NEGATIVE")
 
 
-def test_a_bento_serves_other_and_more_models_than_it_was_built_with(bento: Path, home: Path, tmp_path: Path) -> None:
+def test_a_bento_serves_models_that_it_was_not_built_with(bento: Path, home: Path, tmp_path: Path) -> None:
     names = ("fill-mask", "feature-extraction")
     checkpoints.fill_mask(tmp_path / names[0])
     checkpoints.feature_extraction(tmp_path / names[1])
@@ -120,7 +120,7 @@ def test_a_bento_serves_other_and_more_models_than_it_was_built_with(bento: Path
         assert set(requests.get(f"{server.url}/v1/models", timeout=60).json()["models"]) == set(names)
 
 
-def test_a_bento_without_a_model_says_what_to_set(home: Path) -> None:
+def test_a_bento_without_a_model_names_the_missing_setting(home: Path) -> None:
     server = Server({"BENTOML_HOME": str(home)}, bento=str(build(home)))
     try:
         assert server.wait_ended() != 0

@@ -1,4 +1,4 @@
-"""Promises of the OCI image: built by BentoML, small, without root, on a read-only file system, drained by SIGTERM."""
+"""Promise: BentoML's image is small, needs no root or writable disk, and drains on SIGTERM."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.tiny import llama_model
 
 pytestmark = [pytest.mark.image, pytest.mark.xdist_group("image")]
 
-#: The one folder that is written to, beside /tmp; as in deployment/.
+#: The only writable folder apart from /tmp, as in deployment/.
 _CACHE = {"HOME": "/cache", "BENTOML_HOME": "/cache/bentoml", "CALIBRATION_SECONDS": "0", "TORCH_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
-    """One that holds a model; with PyTorch as this machine's pip would get it."""
+    """Build an image with a model and with the PyTorch that this machine's pip would install."""
     if (missing := what_is_missing()) is not None:
         if os.environ.get("IMAGE_TEST_REQUIRED"):
             pytest.fail(missing)
@@ -42,7 +42,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """A volume that anybody may write to."""
+    """Create a volume that every user may write to."""
     folder = tmp_path / "cache"
     folder.mkdir()
     folder.chmod(0o777)
@@ -51,7 +51,10 @@ def cache(tmp_path: Path) -> Path:
 
 
 def _let_all_read(folder: Path) -> None:
-    """safetensors writes files for their owner alone, who is another one in the image."""
+    """Make files readable for all users.
+
+    safetensors restricts them to their owner, and the image has another user.
+    """
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
 
@@ -68,20 +71,20 @@ def test_an_image_has_no_compilers_and_no_caches(image: Image) -> None:
 def test_no_secret_is_in_an_image_or_its_history(image: Image) -> None:
     assert "history" in image.told
     assert MARK.decode() not in image.told
-    # Where something is written while it is built; all else comes with packages.
+    # The places that a build writes to; all other files come from packages.
     written = [path for place in ("home", "root", "etc", "tmp") for path in (image.root / place).rglob("*")]
     files = [path for path in written if path.is_file() and not path.is_symlink()]
     assert [path for path in files if MARK in path.read_bytes()] == []
 
 
-def test_an_image_is_not_run_by_root_and_its_packages_are_not_its_users(image: Image) -> None:
+def test_an_image_does_not_run_as_root_and_cannot_change_its_packages(image: Image) -> None:
     assert image.config["User"] == "bentoml"
     packages, cache = image.root / "app/.venv/lib/python3.11/site-packages/torch", image.root / "cache"
     assert packages.stat().st_uid == 0
     assert cache.stat().st_uid != 0
 
 
-def test_an_image_serves_the_model_that_it_holds_and_drains_when_it_is_told_to_stop(image: Image, cache: Path) -> None:
+def test_an_image_serves_its_model_and_drains_on_sigterm(image: Image, cache: Path) -> None:
     body = {"instances": ["Paris"], "parameters": {"max_new_tokens": 600, "ignore_eos": True, "stream": True}}
     with running(image, _CACHE, {"/cache": cache}) as server:
         assert all(uid != 0 for uid in server.first_process.uids())
@@ -104,7 +107,7 @@ def test_an_image_serves_all_tasks_from_a_volume(image: Image, cache: Path, tmp_
     folder = tmp_path / "seven"
     config = write_all(folder)
     _let_all_read(folder)
-    # What is under /tmp here is not under /tmp there.
+    # /tmp of the container is another folder than /tmp here.
     config.write_text(config.read_text().replace(str(folder), "/models"))
     variables = {**_CACHE, "RUNTIME_CONFIG": f"/models/{config.name}"}
     with running(image, variables, {"/cache": cache, "/models": folder}, models=len(CHECKPOINTS)) as server:
@@ -116,7 +119,7 @@ def test_an_image_serves_all_tasks_from_a_volume(image: Image, cache: Path, tmp_
             assert answer.status_code == 200, (name, answer.text)
 
 
-def test_an_image_runs_as_the_runtime_of_kserve(image: Image, cache: Path, tmp_path: Path) -> None:
+def test_an_image_runs_as_a_runtime_of_kserve(image: Image, cache: Path, tmp_path: Path) -> None:
     _let_all_read(text_classification(tmp_path / "sentiment"))
     document = yaml.safe_load((ROOT / "deployment" / "kserve" / "cluster-serving-runtime.yaml").read_text())
     (container,) = document["spec"]["containers"]

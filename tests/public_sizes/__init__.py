@@ -1,1 +1,1 @@
-"""Models of public sizes: what toys cannot show, because their sizes are round."""
+"""Models of public sizes, which show mistakes that the round sizes of toys hide."""

@@ -1,6 +1,6 @@
-"""Print a table of public models, and whether this revision serves them right: `python -m tests.public_sizes`.
+"""Table of public models with the result of serving each: `python -m tests.public_sizes`.
 
-Every model is served in float32 on this machine. Names, or parts of them, choose models.
+Every model is served in float32 on this machine. Names, or parts of them, select models.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from tests.public_sizes.checkpoint import make, make_config
 from tests.public_sizes.comparison import compare, expect, forget
 from tests.public_sizes.models import MODELS, PublicModel
 
-#: Characters of a message in the table.
+#: Maximal characters of a message in the table.
 _MESSAGE = 150
 
 
 def main(wanted: list[str]) -> None:
-    """Print one row for each model, as soon as it is known."""
+    """Print one row per model as soon as its result is known."""
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -47,7 +47,7 @@ def _verdict(model: PublicModel) -> str:
 
 
 def _sizes(config: Any) -> str:
-    """What decides which kernels compute."""
+    """Describe the sizes that decide which kernels compute."""
     heads, width = config.num_attention_heads, config.hidden_size
     size = getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or width // heads
     shared = getattr(config, "num_key_value_heads", None) or heads

@@ -37,24 +37,24 @@ AUTO_CLASSES: Mapping[Task, Any] = {
     "feature-extraction": AutoModel,
 }
 
-#: Random numbers that all weights are made of. It is a prime, so no two rows of a matrix are alike.
+#: Length of the block of random values for all weights; a prime, so that no two rows of a matrix are alike.
 _BLOCK = 1_000_003
 
-#: Of a token's numbers. Small beside what layers add, or a model whose head is its table would write a token for ever.
+#: Spread of embeddings; small relative to the layers' output, else a tied head would repeat one token for ever.
 _EMBEDDING = 0.02
 
-#: How families multiply what they read from the table.
+#: Families that multiply embeddings by the root of their size.
 _TIMES_ROOT = ("gemma2", "gemma3_text")
 
-#: Families that do not divide what attention compares by the root of a head's size.
+#: Families that do not divide attention scores by the root of a head's size.
 _UNDIVIDED = ("t5", "mt5", "gpt_neo")
 
-#: Fields that say how many layers there are.
+#: Config fields with the number of layers.
 _LAYERS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers", "encoder_layers", "decoder_layers")
 
 
 def make(model: PublicModel, folder: Path) -> Path:
-    """Write a model's checkpoint, which is always the same.
+    """Save a model's checkpoint, which is always the same.
 
     Returns:
         The folder.
@@ -68,7 +68,8 @@ def make(model: PublicModel, folder: Path) -> Path:
     _fill(made)
     made.save_pretrained(folder)
     if tied is not None:
-        # T5's class says that all are tied, and finds out from the weights; what it divides by is said by public files.
+        # T5's class saves all models as tied and infers the truth from the weights; it divides by a factor only where
+        # this field, which public files contain, is true.
         change_config(folder, tie_word_embeddings=tied)
     tokenizer(model.tokens, config.vocab_size, _longest(config)).save_pretrained(folder)
     return folder
@@ -86,7 +87,7 @@ def _give_own_head(model: PreTrainedModel) -> None:
 
 
 def make_config(model: PublicModel) -> Any:
-    """A model's config, with as few layers as it needs."""
+    """Return a model's config with as few layers as it needs."""
     own = model.config().to_dict()
     layers = {name: model.layers for name in _LAYERS if name in own}
     if "num_decoder_layers" in own:
@@ -96,7 +97,7 @@ def make_config(model: PublicModel) -> Any:
 
 
 def _special_ids(tokens: Tokens, own: Mapping[str, Any]) -> dict[str, Any]:
-    """The config's numbers of special tokens, where the tokenizer has them."""
+    """Return the ids of the config's special tokens, as the tokenizer has them."""
     return {f"{role}_token_id": number for role, number in tokens.ids.items() if f"{role}_token_id" in own}
 
 
@@ -106,7 +107,7 @@ def _longest(config: Any) -> int:
 
 
 def tokenizer(tokens: Tokens, vocabulary: int, longest: int) -> PreTrainedTokenizerFast:
-    """One whose words are w0, w1, … by their numbers, special tokens aside, which are <role>."""
+    """Return a tokenizer with the words w0, w1, … by id; special tokens are <role>."""
     names: dict[int, str] = {}
     for role, number in tokens.ids.items():
         names.setdefault(number, f"<{role}>" if not tokens.byte_level else "<|endoftext|>")
@@ -149,14 +150,14 @@ def _spelled(part: str | int, tokens: Tokens, names: Mapping[int, str]) -> str:
 
 @torch.no_grad()
 def _fill(model: PreTrainedModel) -> None:
-    """Give a model on the device "meta" its weights."""
+    """Assign weights to a model on the device "meta"."""
     block = torch.randn(_BLOCK, generator=torch.Generator().manual_seed(0))
     head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     table: Any = model.get_input_embeddings()
     for name, module in model.named_modules():
         for own, parameter in list(module.named_parameters(recurse=False)):
             if parameter.device.type != "meta":
-                continue  # it is shared, and filled
+                continue  # it is shared and already filled
             center, spread = _distribution(model.config, name, module, own, parameter)
             if own == "weight" and parameter is getattr(table, "weight", None):
                 spread = _table_spread(model.config)
@@ -170,7 +171,7 @@ def _fill(model: PreTrainedModel) -> None:
 
 
 def _put(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
-    """In every place of a parameter, for some have several."""
+    """Assign a parameter everywhere, because some are shared."""
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter is old:
@@ -178,13 +179,13 @@ def _put(model: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
 
 
 def _distribution(config: Any, path: str, module: nn.Module, name: str, parameter: torch.Tensor) -> tuple[float, float]:
-    """The mean of a parameter's numbers, and how far they are from it."""
+    """Return the mean and the spread of a parameter's values."""
     kind = type(module).__name__
     if isinstance(module, nn.Embedding):
         return 0.0, 0.3
     if parameter.ndim == 1:
         scales = name == "weight" and not ("Gemma" in kind and "RMSNorm" in kind)
-        # BLOOM norms its tokens, which would then be large beside what layers add.
+        # BLOOM norms its embeddings, which would otherwise be large relative to the layers' output.
         size = _EMBEDDING if path.endswith("word_embeddings_layernorm") else 1.0
         return float(scales) * size, 0.1 * size
     inputs = parameter.shape[0] if isinstance(module, Conv1D) else parameter.shape[-1]
@@ -203,7 +204,7 @@ def _table_spread(config: Any) -> float:
 
 
 def _random(shape: torch.Size, name: str, block: torch.Tensor, center: float, spread: float) -> torch.Tensor:
-    """Numbers of the block, from a place that the name says."""
+    """Return values of the block from an offset that the name determines."""
     numbers = torch.empty(shape.numel())
     scaled = block.roll(crc32(name.encode()) % _BLOCK).mul_(spread).add_(center)
     for start in range(0, len(numbers), _BLOCK):

@@ -1,4 +1,4 @@
-"""A served model compared with the model alone: the numbers behind its answers, and the answers."""
+"""Comparison of a served model with plain transformers: model outputs and answers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.generators import generator_of, pretrained_of
 from tests.public_sizes.checkpoint import AUTO_CLASSES
 from tests.public_sizes.models import PublicModel
 
-#: Settings of the ways in which a model is served.
+#: Settings of each mode in which a model is served.
 MODES: Mapping[str, Mapping[str, Any]] = {
     "accelerated": {},
     "plain": {"acceleration": False},
@@ -39,42 +39,42 @@ MODES: Mapping[str, Mapping[str, Any]] = {
     "int8": {"quantization": "int8"},
 }
 
-#: The last outputs of a head over a vocabulary, which are compared by themselves too: among all others, they would not
-#: be missed.
+#: The last outputs of a head over a vocabulary, which are compared separately as well: an error in them would be
+#: negligible among all others.
 _LAST = 32
 
-#: Words between two of a text's: so that all parts of the vocabulary come.
+#: Distance in the vocabulary between two words of an input, so that inputs cover all parts of it.
 _STRIDE = 7919
 
-#: Added to the logit of a token that is to be written.
+#: Bias on the logit of a token that must be generated.
 _FORCED = 100.0
 
-#: Types of models whose layers are one program, where heads fill whole registers; and of those that write text.
+#: Types of models whose layers are one fused program if heads fill whole registers: encoders, then decoders.
 _IN_ONE = frozenset({"bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"})
 _STEPS_IN_ONE = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
-#: Types whose sequences cannot join those that are being written.
+#: Types whose sequences cannot join a running batch.
 _TOGETHER = frozenset({"bloom", "gemma2", "gpt_neo"})
 
-#: Different tokens that a model writes at least for all prompts: one that repeats itself would hide mistakes.
+#: Minimal number of different tokens over all prompts: a model that repeats itself would hide mistakes.
 _LEAST_TOKENS = 5
 
-#: Likeliest tokens that are compared at each place of a text that is written.
+#: Number of likeliest tokens that are compared at each position of generated text.
 _LIKELIEST = 10
 
-#: Where two tokens are as likely, one or the other is right: logits in float32 are further apart by less than this part
-#: of their size, which is a tenth of what counts as rounding.
+#: Either of two tokens is right if their logits differ by less than this part of the logits' size in float32, which is
+#: a tenth of the tolerance for rounding.
 _TIE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
 class SequenceOutput:
-    """What a model writes for one item.
+    """Generated tokens of one item.
 
     Attributes:
-        first: logits of the first token, as its head gives them; shape (vocabulary,).
+        first: logits of the first token, as the model's head returns them; shape (vocabulary,).
         tokens: all new tokens.
-        logits: of each new token, as the model gives them; shape (tokens, vocabulary).
+        logits: of each new token, as the model returns them; shape (tokens, vocabulary).
     """
 
     first: torch.Tensor
@@ -84,25 +84,25 @@ class SequenceOutput:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the model alone gives for items, each by itself.
+    """Results of the plain model for items, each by itself.
 
     Attributes:
-        numbers: for each, what its answer is made of: logits, or vectors; empty where text is written.
-        written: for each, where text is written.
+        numbers: for each, the outputs behind its answer: logits, or vectors; empty for generated text.
+        generated: for each, the generated tokens of a generative model.
     """
 
     items: Sequence[Item]
     numbers: Sequence[torch.Tensor] = ()
-    written: Sequence[SequenceOutput] = ()
+    generated: Sequence[SequenceOutput] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a served model's answers are.
+    """Result of the comparison for a served model.
 
     Attributes:
-        wrong: what is not as it should be.
-        deviation: of the numbers, relative to their size: the largest of all items.
+        wrong: descriptions of all differences.
+        deviation: of the outputs, relative to their size: the largest of all items.
     """
 
     wrong: Sequence[str]
@@ -110,27 +110,27 @@ class Outcome:
 
 
 def settings(model: PublicModel, folder: Path, mode: str) -> ModelSettings:
-    """Those of a server with one model; nothing is measured first."""
+    """Return settings of a server with one model and without calibration."""
     return ModelSettings(storage_uri=str(folder), task=model.task, calibration_seconds=0, **MODES[mode])
 
 
 def unable(mode: str) -> str | None:
-    """Why this machine cannot serve a model so; None if it can."""
+    """Return the reason why this machine cannot serve a model in a mode; None if it can."""
     return "the CPU has no VNNI" if mode == "int8" and not supports_int8() else None
 
 
-# The model alone
+# The plain model
 
 
 @torch.inference_mode()
 def expect(model: PublicModel, folder: Path) -> Expected:
-    """Compute with transformers alone, one item at a time, in float32."""
+    """Compute the results of plain transformers, one item at a time, in float32."""
     auto_class = AUTO_CLASSES[model.task]
     plain: Any = auto_class.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     items = list(_items(model, plain, tokenizer))
     if model.task in ("text-generation", "text2text-generation"):
-        return Expected(items, written=[_write(model, plain, tokenizer, item) for item in items])
+        return Expected(items, generated=[_generate(model, plain, tokenizer, item) for item in items])
     numbers = []
     for item in items:
         encoding = tokenizer(*_texts(item.instance), return_tensors="pt")
@@ -139,12 +139,15 @@ def expect(model: PublicModel, folder: Path) -> Expected:
 
 
 def _items(model: PublicModel, plain: Any, tokenizer: Any) -> Iterator[Item]:
-    """Texts of one word, of several and of many, which hold the last tokens of the vocabulary."""
+    """Build inputs of one word, of several and of many.
+
+    They hold the last tokens of the vocabulary.
+    """
     vocabulary = plain.get_input_embeddings().weight.shape[0]
     special = set(tokenizer.all_special_ids)
 
     def words(count: int, start: int) -> list[int]:
-        """The vocabulary's last ones first."""
+        """Return words, beginning with the vocabulary's last ones."""
         last = [vocabulary - 1 - back for back in (0, 1, 15, 16, 17)]
         rest = [
             (start + number * _STRIDE) % vocabulary for number in range(vocabulary if vocabulary < 99 else 2 * count)
@@ -183,7 +186,7 @@ def _items(model: PublicModel, plain: Any, tokenizer: Any) -> Iterator[Item]:
 
 
 def _prompts(model: PublicModel, words: Any, text: Any, vocabulary: int) -> Iterator[Item]:
-    """Prompts as text and as tokens; after some, certain tokens are written, which are then read."""
+    """Build prompts as text and as tokens; a bias forces certain tokens after some of them."""
     usual = {"max_new_tokens": 4, "details": True, "logprobs": _LIKELIEST}
     usual |= {"return_full_text": False} if model.task == "text-generation" else {}
     yield Item(text(1, 4), usual)
@@ -201,11 +204,11 @@ def _texts(instance: Any) -> list[str]:
 def _numbers(
     model: PublicModel, output: Any, row: int, length: int | None, masks: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """What the answer to a row of a batch is made of.
+    """Return the outputs behind the answer to a row of a batch.
 
     Args:
         length: tokens of the row; None for all.
-        masks: shape (1, tokens), where a fill-mask model has to fill in.
+        masks: shape (1, tokens); positions that a fill-mask model has to fill in.
     """
     if model.task == "question-answering":
         return torch.stack([output.start_logits[row, :length], output.end_logits[row, :length]]).clone()
@@ -218,8 +221,8 @@ def _numbers(
     return numbers.clone()
 
 
-def _write(model: PublicModel, plain: Any, tokenizer: Any, item: Item) -> SequenceOutput:
-    """The likeliest tokens, by `generate`, and their logits, computed at once."""
+def _generate(model: PublicModel, plain: Any, tokenizer: Any, item: Item) -> SequenceOutput:
+    """Generate the likeliest tokens by `generate`; return them with their logits."""
     ids = item.instance if isinstance(item.instance, list) else tokenizer(item.instance)["input_ids"]
     inputs = torch.tensor([ids])
     bias = {(int(token),): value for token, value in item.parameters.get("logit_bias", {}).items()}
@@ -239,7 +242,7 @@ def _write(model: PublicModel, plain: Any, tokenizer: Any, item: Item) -> Sequen
         logits = plain(input_ids=inputs, decoder_input_ids=whole[:, :-1], use_cache=False).logits[0]
     else:
         tokens = whole[0, len(ids) :].tolist()
-        # Those of a long prompt would be a gigabyte.
+        # All logits of a long prompt would need a gigabyte.
         few = {"logits_to_keep": len(tokens)} if "logits_to_keep" in signature(plain.forward).parameters else {}
         logits = plain(input_ids=whole[:, :-1], use_cache=False, **few).logits[0]
     hook.remove()
@@ -250,7 +253,7 @@ def _write(model: PublicModel, plain: Any, tokenizer: Any, item: Item) -> Sequen
 
 
 def compare(model: PublicModel, folder: Path, mode: str, expected: Expected) -> Outcome:
-    """Load a model as a server does, ask it, and compare."""
+    """Load a model as a server does, send it the items, and compare."""
     runner = create_runner(settings(model, folder, mode))
     runner.load()
     runner.warm_up()
@@ -265,7 +268,7 @@ def compare(model: PublicModel, folder: Path, mode: str, expected: Expected) -> 
 
 
 class _Check:
-    """Collects what is wrong."""
+    """Collector of all differences."""
 
     def __init__(self, model: PublicModel, mode: str) -> None:
         self._model, self._mode = model, mode
@@ -276,7 +279,7 @@ class _Check:
         self.deviation = 0.0
 
     def form(self, runner: Any) -> None:
-        """The model must be computed as it is fast: else what is compared is the same model."""
+        """Check that the optimized form computes; else the model would be compared with itself."""
         served = pretrained_of(runner).model
         kinds = {type(module) for module in served.modules()}
         packed = any(issubclass(kind, PackedLinear) for kind in kinds)
@@ -299,7 +302,7 @@ class _Check:
 
     @torch.inference_mode()
     def numbers(self, runner: EncoderRunner[Any, Any, Any], expected: Expected) -> None:
-        """Each row alone, and all in one batch."""
+        """Compare each row alone, and all rows in one batch."""
         rows = [runner.prepare_item(item).rows[0] for item in expected.items]
         alone = [self._computed(runner, [row])[0] for row in rows]
         self._same("alone", alone, expected.numbers)
@@ -317,7 +320,7 @@ class _Check:
         return [_numbers(self._model, output, number, row.length) for number, row in enumerate(rows)]
 
     def answers(self, runner: EncoderRunner[Any, Any, Any], expected: Expected) -> None:
-        """Those that the model's own numbers give."""
+        """Compare the answers with those that follow from the plain model's outputs."""
         together = runner.predict(expected.items)
         for number, (item, answer) in enumerate(zip(expected.items, together, strict=True)):
             (alone,) = runner.predict([item])
@@ -330,7 +333,7 @@ class _Check:
                 self._same_answer(f"the answer to item {number} alone", alone, right)
 
     def _output(self, numbers: torch.Tensor) -> Any:
-        """What a runner's `forward` makes of the model's numbers."""
+        """Convert the plain model's outputs to the result of a runner's `forward`."""
         if self._model.task == "token-classification":
             return numbers.softmax(-1).numpy()
         match self._model.parameters.get("pooling"):
@@ -343,13 +346,13 @@ class _Check:
         return numbers.numpy()
 
     def texts(self, runner: Runner[Any, Any, Any, Any], expected: Expected) -> None:
-        """All prompts in company, and each alone."""
-        tokens = {token for written in expected.written for token in written.tokens}
+        """Compare all prompts in one batch, and each alone."""
+        tokens = {token for generated in expected.generated for token in generated.tokens}
         self._hold(len(tokens) >= _LEAST_TOKENS, f"the model alone writes {tokens} and nothing else")
         model: Any = pretrained_of(runner).model
         firsts = []
         for answers, company in ((runner.predict(expected.items), "in company"), (None, "alone")):
-            for number, (item, right) in enumerate(zip(expected.items, expected.written, strict=True)):
+            for number, (item, right) in enumerate(zip(expected.items, expected.generated, strict=True)):
                 if answers is not None:
                     answer = answers[number]
                 else:
@@ -359,14 +362,14 @@ class _Check:
                     self._hold(False, f"item {number} {company} is refused: {answer}")
                 elif self._exact:
                     self._same_text(f"item {number} {company}", runner, answer[0], item, right)
-        self._same("logits of the first token", firsts, [right.first for right in expected.written])
+        self._same("logits of the first token", firsts, [right.first for right in expected.generated])
 
     def _alone(self, runner: Runner[Any, Any, Any, Any], model: Any, item: Item) -> tuple[Any, torch.Tensor]:
-        """The answer, and what the head gives for the first token."""
+        """Return the answer, and the head's logits for the first token."""
         given: list[torch.Tensor] = []
 
         def keep(_: Any, __: Any, output: torch.Tensor) -> None:
-            # While a prompt is read in pieces, no token is asked for.
+            # While a prompt is prefilled in chunks, no token is computed.
             rows = output.flatten(0, -2)
             if len(rows) and not given:
                 given.append(rows[-1].float().clone())
@@ -399,10 +402,10 @@ class _Check:
             tokenizer: Any = pretrained_of(runner).tokenizer
             said = tokenizer.decode(tokens, skip_special_tokens=True).split()
             self._hold(answer["generated_text"].split() == said, f"{what}: {answer['generated_text']!r} is not {said}")
-        # What stands before the first difference is the same, so the place of the difference can still be compared.
+        # The text before the first difference is the same, so its position can still be compared.
         for place, logits in zip(reported[: agree + 1], right.logits, strict=False):
             logprobs = logits.log_softmax(-1)
-            # Beside their mean, for the logarithm of a vocabulary's size would hide differences.
+            # Relative to their mean, because the logarithm of a vocabulary's size would hide differences.
             mean = logprobs.mean()
             of = [place, *place["top"]]
             said_of = torch.tensor([one["logprob"] for one in of]) - mean
@@ -426,7 +429,10 @@ class _Check:
             self._hold(False, f"{what}: {len(numbers)} numbers in place of {len(right_numbers)}")
 
     def _same(self, what: str, computed: Sequence[torch.Tensor], right: Sequence[torch.Tensor]) -> None:
-        """Each by itself in float32; what rounds more, all together: a number may be small by chance."""
+        """Compare each item separately in float32, and all together if rounding is coarser.
+
+        A single value may be small by chance.
+        """
         computed, right = [one.float() for one in computed], [one.float() for one in right]
         shapes = [one.shape for one in computed], [one.shape for one in right]
         if shapes[0] != shapes[1]:
@@ -451,13 +457,13 @@ class _Check:
 
 
 def _deviation(computed: Iterable[torch.Tensor], right: Iterable[torch.Tensor]) -> float:
-    """The root mean square of what differs, relative to that of what is right."""
+    """Return the root mean square of the difference, relative to that of the right values."""
     ours, true = (torch.cat([one.flatten() for one in given]) for given in (computed, right))
     return float((ours - true).norm() / true.norm().clamp(min=1e-30))
 
 
 def _parts(answer: Any) -> tuple[list[Any], torch.Tensor]:
-    """An answer's fractions, and all else."""
+    """Split an answer into its fractions and everything else."""
     words: list[Any] = []
     numbers: list[float] = []
 
@@ -483,5 +489,5 @@ def _parts(answer: Any) -> tuple[list[Any], torch.Tensor]:
 
 
 def forget() -> None:
-    """Give back the memory of models that nobody refers to any more."""
+    """Free the memory of models without references."""
     gc.collect()

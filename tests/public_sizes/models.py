@@ -1,7 +1,7 @@
-"""The most downloaded public models, with their own sizes and as few layers as there are kinds.
+"""The most downloaded public models, with their own sizes and one layer of each kind.
 
-Sizes are those of https://huggingface.co/<hub id>/resolve/main/config.json, under the names that stand there. What a
-config class has as its default is left out.
+Sizes are those of https://huggingface.co/<hub id>/resolve/main/config.json, under the same names. Defaults of a config
+class are left out.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ from hf_runtime.settings import Task
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """A family's special tokens.
+    """Special tokens of a family.
 
     Attributes:
-        ids: numbers by role, as tokenizers call them without `_token`; two roles may have one number.
-        single, pair: what stands around a text, and around two: roles, other tokens' numbers, and A and B for texts.
-        segments: whether the model is told which text a token belongs to.
-        byte_level: the tokenizer spells texts byte by byte, with the first 256 tokens: transformers reads files of this
-            family as its own kind of tokenizer, which knows no words.
+        ids: ids by role, as tokenizers call them without `_token`; two roles may have one id.
+        single, pair: the template around one text, and around two: roles, ids of other tokens, and A and B for texts.
+        segments: True if token types distinguish the two texts.
+        byte_level: the tokenizer encodes text byte by byte, with the first 256 tokens: transformers loads files of this
+            family as its own kind of tokenizer, which has no words.
     """
 
     ids: Mapping[str, int]
@@ -71,19 +71,19 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class PublicModel:
-    """One model.
+    """Public model with its sizes.
 
     Attributes:
-        hub_id: its name on the hub, with `@` and a number where users have resized its vocabulary to that.
+        hub_id: its name on the hub, with `@` and a number for a vocabulary that users have resized to it.
         config: the config class of transformers.
         sizes: fields of its config.json that are not the class's defaults.
-        layers: how many of its layers are made, in a row of each: as many as it has kinds of layers.
-        parameters: of each request.
-        pairs: its texts come in twos.
-        long: tokens of the longest text: more than the window of a layer that has one, where that is small.
-        quick: the ways in which `make test` serves it, `avx2` among them where the machine has more; all others are of
+        layers: number of layers to build, one of each kind.
+        parameters: parameters of each request.
+        pairs: True if its inputs are pairs of texts.
+        long: tokens of the longest input: more than the window of a layer that has a small one.
+        quick: modes in which `make test` serves it, `avx2` among them if the machine has more; all others belong to
             `make sweep`.
-        packs: some of its layers fill whole registers; others are packed only where that is measured to be faster.
+        packs: True if some of its layers fill whole registers; others are packed only if that is measured to be faster.
     """
 
     hub_id: str
@@ -114,7 +114,7 @@ def _roberta(mask: int, unk: int = 3) -> Tokens:
 
 
 def _ends(pad: int, eos: int, unk: int, before: int | None = None) -> Tokens:
-    """Of encoder-decoders: a text ends, and may begin with its language."""
+    """Return tokens of an encoder-decoder, whose texts end, and may begin with their language."""
     return Tokens({"pad": pad, "eos": eos, "unk": unk}, ("A", "eos") if before is None else (before, "A", "eos"))
 
 
@@ -181,7 +181,7 @@ _QWEN3_06B: dict[str, Any] = {
     "rms_norm_eps": 1e-6, "tie_word_embeddings": True, "bos_token_id": 151643, "eos_token_id": 151645,
 }  # fmt: skip
 _GEMMA_2: dict[str, Any] = {
-    # Those of the class are those of the model.
+    # The class's defaults are the model's own values.
     "layer_types": ["sliding_attention", "full_attention"],
 }
 _GEMMA_3: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Promise: models of public sizes answer what transformers answers, in every way that they are served."""
+"""Promise: models of public sizes answer as transformers does, in every mode."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class _Made:
 
 
 def _case(model: PublicModel, mode: str) -> Any:
-    # One worker makes a model and asks it in all ways.
+    # One test process creates a model and runs it in all modes.
     marks = [pytest.mark.xdist_group(model.hub_id), *([] if mode in model.quick else [pytest.mark.sweep])]
     return pytest.param(model, mode, id=f"{model.hub_id}-{mode}", marks=marks)
 
 
 @pytest.fixture(scope="module")
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Made]:
-    """A model's checkpoint, and what the model alone answers."""
+    """Create a model's checkpoint and the plain model's answers."""
     model: PublicModel = request.param
     folder = make(model, tmp_path_factory.mktemp("model"))
     try:
@@ -62,7 +62,7 @@ _CPU = (
 
 
 @pytest.mark.skipif(not has_feature("avx2"), reason="the CPU has no AVX2")
-def test_a_process_can_be_limited_to_avx2_with_those_that_it_starts() -> None:
+def test_a_process_and_its_children_can_be_limited_to_avx2() -> None:
     torch_too = "import torch; print(torch.backends.cpu.get_cpu_capability(), flush=True)"
     as_compiler = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {_CPU!r}], check=True)"
     command = [sys.executable, "-c", f"{_CPU}; {torch_too}; {as_compiler}"]
@@ -71,7 +71,7 @@ def test_a_process_can_be_limited_to_avx2_with_those_that_it_starts() -> None:
 
 
 @pytest.mark.skipif(not has_feature("avx512f"), reason="without AVX-512, all other tests compute so")
-def test_models_answer_as_transformers_does_with_avx2_alone() -> None:
+def test_models_answer_as_transformers_does_with_avx2_only() -> None:
     tests = [
         f"{Path(__file__)}::{test_a_model_answers_as_transformers_does.__name__}[{model.hub_id}-accelerated]"
         for model in MODELS

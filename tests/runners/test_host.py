@@ -1,4 +1,4 @@
-"""Promises of a model's life in its process: unloaded it is gone, loaded again it answers, none finds it halfway."""
+"""Promise: models load, unload and load again in a process; no item meets half a model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.tiny import llama_model
 
 
 class Storage:
-    """Where scripted runners come from: it counts them, may be broken, and knows which of them still live."""
+    """Storage of scripted runners, which counts them, may fail, and knows the living ones."""
 
     def __init__(self) -> None:
         self.made: weakref.WeakSet[ScriptedRunner] = weakref.WeakSet()
@@ -54,7 +54,7 @@ class Storage:
         return runner
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Have a host make its runners here."""
+        """Make a host load its runners from here."""
         monkeypatch.setattr("runners.start.create_runner", self.runner)
         monkeypatch.setattr("runners.host.preload_model", lambda _: None)
 
@@ -82,7 +82,7 @@ async def _until(host: ModelHost, status: ModelStatus) -> None:
 async def _hosting(
     settings: ModelSettings | None = None, ended: list[ModelState] | None = None
 ) -> AsyncIterator[ModelHost]:
-    """A host at work; its state is added to `ended` each time that it wants its process to end."""
+    """Run a host; add its state to `ended` each time that it wants its process to end."""
     ends = [] if ended is None else ended
     settings = settings or ModelSettings(storage_uri="nowhere", task="text-classification", model_name="x")
     host = ModelHost(settings, on_broken=lambda: ends.append(host.state))
@@ -104,7 +104,7 @@ def _scenario(steps: Callable[[ModelHost], Awaitable[None]], first: ModelStatus 
     asyncio.run(scenario())
 
 
-def test_a_model_that_is_unloaded_is_gone_and_answers_again_once_it_is_loaded(storage: Storage) -> None:
+def test_an_unloaded_model_is_freed_and_answers_again_once_loaded(storage: Storage) -> None:
     async def steps(host: ModelHost) -> None:
         for loads in range(1, 4):
             assert await host.submit("a", {}) == "A"
@@ -121,7 +121,7 @@ def test_a_model_that_is_unloaded_is_gone_and_answers_again_once_it_is_loaded(st
     _scenario(steps)
 
 
-def test_what_is_running_is_finished_and_what_comes_after_is_refused(storage: Storage) -> None:
+def test_an_unload_finishes_running_items_and_refuses_later_ones(storage: Storage) -> None:
     async def steps(host: ModelHost) -> None:
         (runner,) = storage.living
         runner.gate.clear()
@@ -138,7 +138,7 @@ def test_what_is_running_is_finished_and_what_comes_after_is_refused(storage: St
     _scenario(steps)
 
 
-def test_a_client_that_leaves_does_not_hold_an_unload_up(storage: Storage) -> None:
+def test_a_client_that_leaves_does_not_delay_an_unload(storage: Storage) -> None:
     async def steps(host: ModelHost) -> None:
         (runner,) = storage.living
         runner.gate.clear()
@@ -152,7 +152,7 @@ def test_a_client_that_leaves_does_not_hold_an_unload_up(storage: Storage) -> No
     _scenario(steps)
 
 
-def test_loading_what_is_loaded_and_unloading_what_is_not_changes_nothing(storage: Storage) -> None:
+def test_repeated_loads_and_unloads_change_nothing(storage: Storage) -> None:
     async def steps(host: ModelHost) -> None:
         await host.load()
         assert storage.loads == 1
@@ -163,10 +163,10 @@ def test_loading_what_is_loaded_and_unloading_what_is_not_changes_nothing(storag
     _scenario(steps)
 
 
-def test_what_is_asked_at_once_is_done_in_order(storage: Storage) -> None:
+def test_concurrent_loads_and_unloads_run_in_order(storage: Storage) -> None:
     async def steps(host: ModelHost) -> None:
         steps = [host.unload(), host.load(), host.load(), host.unload(), host.unload(), host.load()]
-        steps[1].cancel()  # who asked has gone, those after find the model whole all the same
+        steps[1].cancel()  # the caller has left; later callers still find the whole model
         await asyncio.gather(*steps, return_exceptions=True)
         assert storage.loads == 3
         assert await host.submit("a", {}) == "A"
@@ -177,7 +177,7 @@ def test_what_is_asked_at_once_is_done_in_order(storage: Storage) -> None:
     _scenario(steps)
 
 
-def test_unloading_while_the_model_is_loaded_waits_for_that(storage: Storage) -> None:
+def test_an_unload_during_a_load_waits_for_it(storage: Storage) -> None:
     storage.gate.clear()
 
     async def steps(host: ModelHost) -> None:
@@ -215,7 +215,7 @@ def test_optimizations_that_failed_are_counted(storage: Storage, monkeypatch: py
 @pytest.mark.parametrize(
     ("kind", "reason"), [(LoadError, "no such file"), (RuntimeError, "RuntimeError: no such file")]
 )
-def test_a_load_that_fails_leaves_its_reason_and_nothing_else_and_may_be_tried_again(
+def test_a_load_that_fails_keeps_only_its_reason_and_may_be_retried(
     storage: Storage, kind: type[Exception], reason: str
 ) -> None:
     async def steps(host: ModelHost) -> None:
@@ -241,7 +241,7 @@ def test_a_model_that_failed_can_be_unloaded(storage: Storage) -> None:
     _scenario(steps, "failed")
 
 
-def test_an_engine_that_stops_fails_its_items_and_its_process_is_to_end(
+def test_an_engine_that_stops_fails_its_items_and_ends_its_process(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Stopping:
@@ -278,7 +278,7 @@ def test_an_engine_that_stops_fails_its_items_and_its_process_is_to_end(
 
 
 @pytest.mark.parametrize("company", [(), ("a",), ("a", "b,c", "d")])
-def test_a_device_that_breaks_fails_all_that_waits_and_comes_and_the_process_is_to_end(
+def test_a_broken_device_fails_all_items_and_ends_the_process(
     storage: Storage, caplog: pytest.LogCaptureFixture, company: tuple[str, ...]
 ) -> None:
     ended: list[ModelState] = []
@@ -288,13 +288,13 @@ def test_a_device_that_breaks_fails_all_that_waits_and_comes_and_the_process_is_
             await _until(host, "ready")
             (runner,) = storage.living
             runner.gate.clear()
-            # Nothing of the first is known to be wrong while it holds the device up.
+            # While the first item blocks the device, no failure is known.
             answers = [host.submit(text, {}) for text in (*company, "break", *company)]
             await asyncio.get_running_loop().run_in_executor(None, runner.entered.wait, 30)
             runner.gate.set()
             results = await asyncio.gather(*answers, return_exceptions=True)
             assert isinstance(results[len(company)], ModelNotReady)
-            # What was computed before is answered.
+            # Results that were computed before are returned.
             assert all(isinstance(result, ModelNotReady) or str(result).isupper() for result in results)
             assert all(result.retry_after for result in results if isinstance(result, ModelNotReady))
             await _until(host, "failed")
@@ -302,7 +302,7 @@ def test_a_device_that_breaks_fails_all_that_waits_and_comes_and_the_process_is_
                 host.submit("late", {})
             assert late.value.retry_after
             with pytest.raises(ModelNotReady):
-                await host.load()  # in this process it would fail as well
+                await host.load()  # the load would fail in this process as well.
             assert storage.loads == 1
 
     asyncio.run(scenario())
@@ -311,7 +311,7 @@ def test_a_device_that_breaks_fails_all_that_waits_and_comes_and_the_process_is_
     assert "illegal memory access" in told.getMessage()
 
 
-def test_a_device_that_breaks_while_a_model_is_loaded_ends_the_process_too(storage: Storage) -> None:
+def test_a_device_that_breaks_during_a_load_ends_the_process_too(storage: Storage) -> None:
     ended: list[ModelState] = []
 
     async def scenario() -> None:
@@ -324,7 +324,7 @@ def test_a_device_that_breaks_while_a_model_is_loaded_ends_the_process_too(stora
 
 
 @pytest.mark.parametrize("beams", [1, 2])
-def test_a_device_that_breaks_while_text_is_written_ends_the_process_too(tmp_path: Path, beams: int) -> None:
+def test_a_device_that_breaks_during_generation_ends_the_process_too(tmp_path: Path, beams: int) -> None:
     llama_model(tmp_path)
     config = tmp_path / "generation_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "num_beams": beams}))
@@ -349,12 +349,12 @@ def test_a_device_that_breaks_while_text_is_written_ends_the_process_too(tmp_pat
 
 
 def _fail(*_: Any, **__: Any) -> None:
-    """What any call may say once the device is broken."""
+    """Raise the error of any call on a broken device."""
     raise RuntimeError("CUDA error: unspecified launch failure")
 
 
 class Clock:
-    """Pauses that pass when a test says so, each told as it begins."""
+    """Clock whose pauses end when a test says so, and which reports each as it begins."""
 
     def __init__(self) -> None:
         self.asked: asyncio.Queue[float] = asyncio.Queue()
@@ -371,12 +371,12 @@ class Clock:
             raise
 
     def tick(self) -> None:
-        """Let the pause pass that is being waited for."""
+        """End the current pause."""
         self._passed.set()
 
 
-def _retried(steps: Callable[[ModelHost, Clock], Awaitable[None]]) -> None:
-    """A scenario in which a model failed at first, with pauses of 1, 2, 3 … seconds."""
+def _run_with_retries(steps: Callable[[ModelHost, Clock], Awaitable[None]]) -> None:
+    """Run a scenario in which a model failed at first, with pauses of 1, 2, 3 … seconds."""
 
     async def scenario() -> None:
         clock = Clock()
@@ -394,7 +394,7 @@ def _retried(steps: Callable[[ModelHost, Clock], Awaitable[None]]) -> None:
     asyncio.run(scenario())
 
 
-def test_a_model_whose_source_could_not_be_reached_is_tried_again_until_it_is_ready(
+def test_a_model_with_an_unreachable_source_is_retried_until_it_is_ready(
     storage: Storage, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def steps(host: ModelHost, clock: Clock) -> None:
@@ -412,7 +412,7 @@ def test_a_model_whose_source_could_not_be_reached_is_tried_again_until_it_is_re
             await _until(host, "loading")
             await _until(host, "ready" if tries == 3 else "failed")
         assert await host.submit("a", {}) == "A"
-        # Another time it is away, pauses are short again.
+        # When the source is unreachable another time, pauses are short again.
         await host.unload()
         storage.broken = lambda: UnreachableError("the hub is away.")
         with pytest.raises(ModelNotReady):
@@ -420,11 +420,11 @@ def test_a_model_whose_source_could_not_be_reached_is_tried_again_until_it_is_re
         assert await clock.asked.get() == 1
 
     storage.broken = lambda: UnreachableError("the hub is away.")
-    _retried(steps)
+    _run_with_retries(steps)
 
 
 @pytest.mark.parametrize("error", [LoadError("no such model."), RuntimeError("a bug"), InvalidRequest("too long")])
-def test_what_does_not_pass_is_not_tried_again(storage: Storage, error: Exception) -> None:
+def test_a_permanent_error_is_not_retried(storage: Storage, error: Exception) -> None:
     async def steps(host: ModelHost, clock: Clock) -> None:
         assert host.state.is_final
         with pytest.raises(ModelNotReady):
@@ -434,10 +434,10 @@ def test_what_does_not_pass_is_not_tried_again(storage: Storage, error: Exceptio
 
     loads = 2 if isinstance(error, RuntimeError) else 1
     storage.broken = lambda: error
-    _retried(steps)
+    _run_with_retries(steps)
 
 
-def test_a_reason_that_no_longer_passes_ends_the_tries(storage: Storage) -> None:
+def test_an_error_that_becomes_permanent_ends_the_retries(storage: Storage) -> None:
     async def steps(host: ModelHost, clock: Clock) -> None:
         await clock.asked.get()
         storage.broken = lambda: LoadError("no such model.")
@@ -449,10 +449,10 @@ def test_a_reason_that_no_longer_passes_ends_the_tries(storage: Storage) -> None
         assert clock.asked.empty()
 
     storage.broken = lambda: UnreachableError("the hub is away.")
-    _retried(steps)
+    _run_with_retries(steps)
 
 
-def test_loading_may_be_asked_for_before_the_pause_is_over(storage: Storage) -> None:
+def test_a_load_may_be_requested_during_a_pause(storage: Storage) -> None:
     async def steps(host: ModelHost, clock: Clock) -> None:
         assert await clock.asked.get() == 1
         with pytest.raises(ModelNotReady, match="tried again in 2 s"):
@@ -465,10 +465,10 @@ def test_loading_may_be_asked_for_before_the_pause_is_over(storage: Storage) -> 
         assert clock.asked.empty()
 
     storage.broken = lambda: UnreachableError("the hub is away.")
-    _retried(steps)
+    _run_with_retries(steps)
 
 
-def test_unloading_ends_the_tries(storage: Storage) -> None:
+def test_an_unload_ends_the_retries(storage: Storage) -> None:
     async def steps(host: ModelHost, clock: Clock) -> None:
         await clock.asked.get()
         await host.unload()
@@ -479,7 +479,7 @@ def test_unloading_ends_the_tries(storage: Storage) -> None:
         assert (storage.loads, clock.asked.empty()) == (1, True)
 
     storage.broken = lambda: UnreachableError("the hub is away.")
-    _retried(steps)
+    _run_with_retries(steps)
 
 
 def test_pauses_grow_to_five_minutes_and_are_not_the_same_for_all() -> None:
@@ -488,8 +488,8 @@ def test_pauses_grow_to_five_minutes_and_are_not_the_same_for_all() -> None:
     assert next(retry_delays(lambda: 1.0)) == 6.25
 
 
-class Heard:
-    """The text that a listener was told."""
+class RecordingListener:
+    """Listener that collects the text of a stream."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -501,7 +501,7 @@ class Heard:
         self.text += value["generated_text"]
 
 
-def test_a_stream_is_finished_before_its_model_goes_and_is_the_same_after_a_second_loading(tmp_path: Path) -> None:
+def test_a_stream_ends_before_its_model_unloads_and_repeats_after_a_second_load(tmp_path: Path) -> None:
     llama_model(tmp_path)
 
     async def scenario() -> None:
@@ -512,7 +512,7 @@ def test_a_stream_is_finished_before_its_model_goes_and_is_the_same_after_a_seco
             for _ in range(2):
                 await host.load()
                 (whole,) = await host.submit("Hello", {**parameters, "return_full_text": False})
-                heard = Heard()
+                heard = RecordingListener()
                 end = host.submit("Hello", parameters, heard)
                 await host.unload()
                 assert end.done()

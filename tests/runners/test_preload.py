@@ -1,4 +1,4 @@
-"""Promises of what begins before a runner is imported: it is what the model will need, and nothing where none is."""
+"""Promise: what starts before a runner is imported is needed by the model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _bert(folder: Path) -> Path:
 
 @pytest.mark.skipif(not supports_tiles(), reason="this CPU has no AVX2")
 @pytest.mark.parametrize(("make", "task"), [(_bert, "feature-extraction"), (llama_model, "text-generation")])
-def test_all_that_a_model_computes_with_is_compiled_before_it_is_loaded(
+def test_all_kernels_of_a_model_are_compiled_before_it_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Path], task: Task
 ) -> None:
     run: Callable[..., Any] = subprocess.run
@@ -60,13 +60,13 @@ def test_nothing_is_compiled_for_a_model_that_computes_without_kernels(tmp_path:
     assert preload_model(ModelSettings(storage_uri=str(folder), storage_cache=tmp_path / "cache", **options)) is None
 
 
-def test_nothing_is_compiled_where_a_gpu_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_compiled_if_a_gpu_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preload, "_GPU_DEVICES", (tmp_path,))
     settings = ModelSettings(storage_uri=str(_bert(tmp_path / "model")), storage_cache=tmp_path / "cache")
     assert preload_model(settings) is None
 
 
-def test_a_model_that_is_not_there_is_told_of(tmp_path: Path) -> None:
+def test_a_missing_model_is_logged(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match="nowhere"):
         preload_model(ModelSettings(storage_uri=str(tmp_path / "nowhere"), task="fill-mask"))
 

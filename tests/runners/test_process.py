@@ -1,4 +1,4 @@
-"""Promises of a runner's own route: an item's error is its own, whatever it is, and answers are plain values."""
+"""Promise: a runner's own route returns each item's answer or error, as plain values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ANSWERS: dict[str, Any] = {
 
 
 class _Host:
-    """Answers what the instance names, or fails on submission."""
+    """Host that answers as the instance says, or fails on submission."""
 
     def submit(self, instance: Any, parameters: dict[str, Any]) -> asyncio.Future[Any]:
         if instance == "broken":

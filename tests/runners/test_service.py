@@ -1,4 +1,4 @@
-"""Promises of a runner's service: resources in BentoML's units, the operator's own GPUs, keys, nothing of them told."""
+"""Promise: a runner's service has the right resources, GPUs and keys, and leaks no secret."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ spec:
 
 
 def _service(**options: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    """Resources and environment of the process."""
+    """Return the resources and the environment of a runner's process."""
     service = create_runner_service(
         ModelSettings(storage_uri="/model", task="fill-mask", **options), 1, ServerSettings()
     )
@@ -45,13 +45,13 @@ def test_limits_are_resources_in_bentomls_units() -> None:
     assert resources == {"cpu": 1.5, "memory": 2, "gpu": 2}
 
 
-def test_gpus_that_the_operator_names_are_not_chosen_again() -> None:
+def test_gpus_that_the_operator_names_are_not_reassigned() -> None:
     resources, environment = _service(gpus=1, cuda_visible_devices="3")
     assert "gpu" not in resources
     assert environment["CUDA_VISIBLE_DEVICES"] == "3"
 
 
-def test_variables_reach_the_process_and_secrets_stay_out_of_what_a_bento_writes_down(tmp_path: Path) -> None:
+def test_variables_reach_the_process_and_secrets_stay_out_of_the_bento(tmp_path: Path) -> None:
     config = tmp_path / "m.yaml"
     config.write_text(SERVICE)
     (model,) = load_settings(config).models
@@ -71,7 +71,7 @@ GUARDED = [
 
 
 def _client(**settings: Any) -> TestClient:
-    """Of a runner whose model is not loaded, as no process has started it."""
+    """Return a client of a runner whose model is not loaded, as no process has started it."""
     service = create_runner_service(
         ModelSettings(storage_uri="/model", task="fill-mask"), 1, ServerSettings(**settings)
     )
@@ -80,7 +80,7 @@ def _client(**settings: Any) -> TestClient:
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"X-API-Key": "client-key, other-key"}])
-def test_a_runner_answers_nothing_without_a_key(method: str, path: str, headers: dict[str, str]) -> None:
+def test_a_runner_refuses_requests_without_a_key(method: str, path: str, headers: dict[str, str]) -> None:
     answer = _client(**KEYS).request(method, path, headers=headers, json={"items": []})
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
@@ -105,8 +105,8 @@ def test_a_connection_for_items_without_a_key_ends_at_its_handshake(headers: dic
     assert refused.value.code == 1008
 
 
-def test_health_and_metrics_of_a_runner_need_a_key_as_the_operator_wants_it() -> None:
-    # BentoML's other routes of the kind answer in a process alone that it has started.
+def test_health_and_metrics_of_a_runner_need_a_key_only_if_configured() -> None:
+    # BentoML's other health routes answer only in a process that it has started.
     assert _client(**KEYS).get("/livez").status_code == 200
     closed = _client(**KEYS, public_health=False, public_metrics=False)
     for path in ("/livez", "/readyz", "/healthz", "/metrics"):
@@ -114,7 +114,7 @@ def test_health_and_metrics_of_a_runner_need_a_key_as_the_operator_wants_it() ->
     assert closed.get("/livez", headers={"X-API-Key": "entry-key"}).status_code == 200
 
 
-def test_keys_of_a_file_open_a_runner_as_long_as_they_stand_there_and_the_entry_services_for_ever(
+def test_keys_of_a_file_are_valid_while_listed_and_the_entry_services_always(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "keys"
@@ -128,31 +128,31 @@ def test_keys_of_a_file_open_a_runner_as_long_as_they_stand_there_and_the_entry_
     assert [client.get("/schema.json", headers={"X-API-Key": key}).status_code for key in keys] == [401, 200, 200]
 
 
-def test_a_runner_without_keys_asks_for_none_and_with_the_entry_services_alone_for_that() -> None:
+def test_a_runner_without_client_keys_requires_at_most_the_entry_services() -> None:
     assert _client().get("/schema.json").status_code == 200
     assert _client(runner_key="entry-key").get("/schema.json").status_code == 401
 
 
-def test_the_entry_services_key_is_made_once_for_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RUNNER_KEY", "")  # to be taken back
+def test_the_entry_services_key_is_generated_once_for_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNNER_KEY", "")  # restores the variable afterwards
     monkeypatch.setenv("API_KEYS", "client-key")
     first = ensure_runner_key(ServerSettings()).runner_key
     assert first is not None
     assert len(first.get_secret_value()) > 40
     assert os.environ["RUNNER_KEY"] == first.get_secret_value()
-    # What a child reads, which has the environment of its parent.
+    # A child process reads it from the environment of its parent.
     assert ensure_runner_key(ServerSettings()).runner_key == first
     assert ensure_runner_key(ServerSettings(runner_key="set")).runner_keys == ["client-key", "set"]
     assert first.get_secret_value() not in repr(ensure_runner_key(ServerSettings()))
 
 
-def test_no_key_is_made_where_clients_need_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_key_is_generated_if_clients_need_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RUNNER_KEY", raising=False)
     assert ensure_runner_key(ServerSettings()).runner_key is None
     assert "RUNNER_KEY" not in os.environ
 
 
-def test_no_key_is_in_what_a_bento_or_openapi_says_of_a_runner() -> None:
+def test_no_key_is_in_a_bento_or_openapi_description_of_a_runner() -> None:
     service = create_runner_service(ModelSettings(storage_uri="/model", task="fill-mask"), 1, ServerSettings(**KEYS))
     said = json.dumps([service.schema(), service.openapi_spec.asdict(), service.config, [e.name for e in service.envs]])
     assert "client-key" not in said

@@ -1,4 +1,4 @@
-"""Promise: an optimization never costs a model: what raises or computes wrongly is left out, and answers stay right."""
+"""Promise: an optimization that raises or is wrong is left out, and answers stay right."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ pytestmark = pytest.mark.skipif(not supports_tiles(), reason="this CPU has no AV
 _MASKED = [text.replace("the", "[MASK]", 1) for text in CORPUS if "the" in text]
 _NEW = 8
 
-#: Sizes with which every optimization is at work; no vocabulary is a multiple of 16.
+#: Sizes that allow every optimization; no vocabulary is a multiple of 16.
 _SIZES: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
 
 
 @dataclass(frozen=True)
 class _Model:
-    """A model with its requests, and the answers of plain transformers."""
+    """Model with its requests, and the answers of plain transformers."""
 
     settings: ModelSettings
     items: list[Item]
@@ -87,7 +87,10 @@ def _generating(folder: Path, task: str, auto_class: Any) -> _Model:
 
 @pytest.fixture(autouse=True)
 def _tiles_pay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also for models so small, on any processor; without kernels, another form does."""
+    """Use tiles for models of any size, on any processor.
+
+    Without kernels, another format is used.
+    """
     monkeypatch.setattr(linear, "_pick_fastest_form", lambda _, __, tiled: tiled or OneDnnLinear)
 
 
@@ -119,7 +122,7 @@ def _raise(*_: Any, **__: Any) -> Any:
 
 
 def _wrong(compute: Callable[..., Any]) -> Callable[..., Any]:
-    """Compute something else."""
+    """Replace a function by one that computes something else."""
 
     def computed(*given: Any, **named: Any) -> Any:
         return compute(*given, **named) + 1
@@ -179,7 +182,7 @@ def _program_computes_wrongly(patch: pytest.MonkeyPatch) -> None:
 
 
 def _attention_kernels(fault: Callable[..., Any]) -> Patch:
-    """Have kernels of attention do something else."""
+    """Replace the kernels of attention by ones that do something else."""
 
     def decoded(step: Any, *given: Any) -> bool:
         return bool(step._kernels is not None and fault(*given))
@@ -205,7 +208,7 @@ def _quantizes_wrongly(patch: pytest.MonkeyPatch) -> None:
 
 
 def _steps_raise_with_optimizations(patch: pytest.MonkeyPatch) -> None:
-    """Whatever fails where nothing foresees it."""
+    """Make incremental decoding fail in a way that no check foresees."""
     from runners.tasks.encoder import EncoderRunner
     from runners.tasks.generation import GenerationRunner
 
@@ -222,7 +225,7 @@ def _steps_raise_with_optimizations(patch: pytest.MonkeyPatch) -> None:
 
 _NO_ROWS = BatchPlan(BatchLimits(0, 0), Parallelism(0))
 
-#: Optimization, model, how it is made to fail.
+#: Optimization, model, function that makes it fail.
 _FAULTS: list[tuple[str, str, str, Patch]] = [
     *(
         fault
@@ -286,7 +289,7 @@ def _check(runner: Runner[Any, Any, Any, Any], model: _Model) -> None:
 
 
 @pytest.mark.parametrize("name", ["encoder", "decoder", "seq2seq"])
-def test_without_a_fault_everything_is_at_work(name: str, request: pytest.FixtureRequest) -> None:
+def test_without_a_fault_every_optimization_is_active(name: str, request: pytest.FixtureRequest) -> None:
     model: _Model = request.getfixturevalue(name)
     runner = start_runner(model.settings)
     assert runner.fallbacks.failed == []
@@ -300,7 +303,7 @@ def test_without_a_fault_everything_is_at_work(name: str, request: pytest.Fixtur
     [(optimization, name, patch) for optimization, name, _, patch in _FAULTS],
     ids=[f"{optimization} of the {name} {how}" for optimization, name, how, _ in _FAULTS],
 )
-def test_what_fails_is_left_out_with_a_warning_and_answers_stay_those_of_transformers(
+def test_a_failed_optimization_is_left_out_with_a_warning_and_answers_stay_right(
     value: str,
     name: str,
     patch: Patch,
@@ -315,7 +318,7 @@ def test_what_fails_is_left_out_with_a_warning_and_answers_stay_those_of_transfo
         settings = settings.model_copy(update={"calibration_seconds": 1.0, "storage_cache": tmp_path})
     patch(monkeypatch)
     runner = start_runner(settings)
-    # Without attention of our own there are no steps, with kernels or without.
+    # Incremental decoding needs our own attention, with or without kernels.
     also = [Optimization.ATTENTION] if optimization is Optimization.CONTINUOUS else []
     assert runner.fallbacks.failed == [*also, optimization]
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
@@ -340,7 +343,7 @@ def test_a_model_that_int8_fails_on_is_served_in_full_precision(
     _check(runner, model)
 
 
-def test_what_fails_without_optimizations_too_is_the_models_own_error(
+def test_a_failure_without_optimizations_too_is_the_models_own_error(
     encoder: _Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runners.tasks.encoder.EncoderRunner.warm_up", _raise)
@@ -348,7 +351,7 @@ def test_what_fails_without_optimizations_too_is_the_models_own_error(
         start_runner(encoder.settings)
 
 
-def test_a_model_that_cannot_be_loaded_is_tried_once(encoder: _Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_fails_to_load_is_tried_once(encoder: _Model, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[None] = []
 
     def load(*_: Any, **__: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Long tests, for `make soak`: each prints its figures."""
+"""Options of the long tests of `make soak`, which print their figures."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How long they take."""
+    """Add the option for their duration."""
     parser.addoption("--soak-minutes", type=float, default=30, help="of mixed tasks, streams and disconnects")
     parser.addoption("--fuzz-minutes", type=float, default=10, help="of hostile requests on every route")
     parser.addoption("--overload-seconds", type=float, default=60, help="of four times what the server can do")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of this folder are long."""
+    """Mark all tests of this folder as long."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.soak)
 
 
 @pytest.fixture
-def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Prints a line whatever pytest captures."""
+def print_line(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Return a function that prints a line even if pytest captures the output."""
     capture = request.config.pluginmanager.getplugin("capturemanager")
 
     def line(text: str) -> None:

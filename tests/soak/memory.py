@@ -1,4 +1,4 @@
-"""What a server's processes hold while a test runs."""
+"""Memory of a server's processes while a test runs."""
 
 from __future__ import annotations
 
@@ -22,25 +22,28 @@ class Memory:
         self.samples: list[tuple[float, float]] = []
 
     def run(self) -> None:
-        """Take one each second until told to stop."""
+        """Add a sample each second until stopped."""
         while not self._stopping.wait(1):
             processes = [*self._server.entry_processes(), *self._server.runner_processes()]
             size = sum(process.memory_info().rss for process in processes)
             self.samples.append((monotonic() - self._started, size / 2**20))
 
     def stop(self) -> None:
-        """Take no more."""
+        """Stop sampling."""
         self._stopping.set()
 
     @property
     def slope(self) -> float:
-        """MiB an hour over the last two thirds: what a server needs to be warm is not leaking."""
+        """Compute MiB per hour over the last two thirds.
+
+        The first third is left out because a server needs memory to be warm.
+        """
         samples = np.asarray(self.samples[len(self.samples) // 3 :])
         return float(np.polyfit(samples[:, 0], samples[:, 1], 1)[0] * 3600)
 
     @property
     def growth(self) -> float:
-        """MiB from the median of the second third to that of the last."""
+        """Compute MiB from the median of the second third to that of the last."""
         third = len(self.samples) // 3
         sizes = [size for _, size in self.samples]
         return float(np.median(sizes[2 * third :]) - np.median(sizes[third : 2 * third]))
@@ -52,7 +55,7 @@ class Memory:
 
 @contextmanager
 def watched_memory(server: Server) -> Iterator[Memory]:
-    """Memory while the context lasts."""
+    """Sample memory while the context lasts."""
     memory = Memory(server)
     thread = threading.Thread(target=memory.run)
     thread.start()

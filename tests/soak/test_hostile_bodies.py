@@ -1,4 +1,4 @@
-"""Promise under too many windows, too many bytes and bodies that nobody reads: no fault but 503, and no memory lost."""
+"""Promise: excessive windows, bytes and unfinished bodies cause only 503 and no leak."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def _windows(server: Server, chance: random.Random) -> requests.Response:
-    """Instances that differ in one token from window to window, and others of many rows or answers."""
+    """Send instances that differ in one token per window, and others of many rows or answers."""
     count, length = chance.choice((1, 16, 256)), chance.randrange(100, 5000)
     path, instance, parameters = chance.choice(
         [
@@ -62,12 +62,12 @@ def _windows(server: Server, chance: random.Random) -> requests.Response:
 
 
 def _numbers(server: Server, _: random.Random) -> requests.Response:
-    """What a model answers has more than 64 bits: an error that says so, at once."""
+    """Send values for which a model's answer exceeds 64 bits; the error must come quickly."""
     return requests.post(f"{server.url}/v1/models/pipeline:predict", json={"instances": ["a"]}, timeout=60)
 
 
 def _large(server: Server, chance: random.Random) -> requests.Response:
-    """A body that is too large, or as large as it may be, packed or not, to a model or to none."""
+    """Send a body of the maximal size or larger, compressed or not, to a model or to none."""
     body = bytes(chance.choice((1_000_000, 15_000_000, 40_000_000)))
     packed = chance.random() < 0.5
     headers = {"Content-Encoding": "gzip"} if packed else {}
@@ -77,7 +77,7 @@ def _large(server: Server, chance: random.Random) -> requests.Response:
 
 
 def _unfinished(server: Server, chance: random.Random) -> None:
-    """Bodies that are never finished, all at once."""
+    """Send many bodies in parallel that are never finished."""
     head = b"POST /v1/models/text-generation:predict HTTP/1.1\r\nHost: server\r\nContent-Length: 16000000\r\n\r\n"
     connections = [socket.create_connection(("127.0.0.1", server.port), timeout=60) for _ in range(8)]
     for connection in connections:
@@ -87,8 +87,8 @@ def _unfinished(server: Server, chance: random.Random) -> None:
         connection.close()
 
 
-def test_windows_numbers_and_bodies_of_all_sizes(
-    server: Server, request: pytest.FixtureRequest, tell: Callable[[str], None]
+def test_windows_numbers_and_bodies_of_all_sizes_leak_no_memory(
+    server: Server, request: pytest.FixtureRequest, print_line: Callable[[str], None]
 ) -> None:
     end = monotonic() + 60 * request.config.getoption("--fuzz-minutes") / 5
     statuses: Counter[str] = Counter()
@@ -118,7 +118,7 @@ def test_windows_numbers_and_bodies_of_all_sizes(
             thread.start()
         for thread in threads:
             thread.join()
-    tell(f"{statuses.total()} requests: {dict(sorted(statuses.items()))}; {memory}")
+    print_line(f"{statuses.total()} requests: {dict(sorted(statuses.items()))}; {memory}")
     assert faults == []
     assert memory.growth < 100
     assert not server.count("Traceback")

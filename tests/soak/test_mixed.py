@@ -1,4 +1,7 @@
-"""Promise of days without a restart: mixed tasks, streams, clients that leave; answers right, no memory lost."""
+"""Promise: mixed tasks, streams and leaving clients run for days; answers stay right.
+
+No memory leaks.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def _parameters(task: str) -> dict[str, Any]:
 
 
 class _Mixed:
-    """Clients of all tasks, who compare what they get with what was answered in peace."""
+    """Clients of all tasks that compare their answers with those of an idle server."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -60,7 +63,7 @@ class _Mixed:
         return response.json()["predictions"][0]
 
     def client(self, seed: int, end: float) -> None:
-        """Ask until the time has come."""
+        """Send requests until the time has come."""
         chance = random.Random(seed)
         while monotonic() < end:
             task = chance.choice(list(CHECKPOINTS))
@@ -104,8 +107,8 @@ def _rounded(value: Any) -> Any:
             return value
 
 
-def test_mixed_tasks_streams_and_disconnects(
-    tmp_path: Path, request: pytest.FixtureRequest, tell: Callable[[str], None]
+def test_mixed_tasks_streams_and_disconnects_leak_no_memory(
+    tmp_path: Path, request: pytest.FixtureRequest, print_line: Callable[[str], None]
 ) -> None:
     minutes = request.config.getoption("--soak-minutes")
     with serving(models=len(CHECKPOINTS), RUNTIME_CONFIG=str(write_all(tmp_path))) as server:
@@ -116,8 +119,8 @@ def test_mixed_tasks_streams_and_disconnects(
                 thread.start()
             for thread in threads:
                 thread.join()
-        tell(f"{mixed.counts.total()} answers in {minutes:g} minutes, {len(mixed.faults)} faults; {memory}")
-        tell(", ".join(f"{number} {what}" for what, number in sorted(mixed.counts.items())))
+        print_line(f"{mixed.counts.total()} answers in {minutes:g} minutes, {len(mixed.faults)} faults; {memory}")
+        print_line(", ".join(f"{number} {what}" for what, number in sorted(mixed.counts.items())))
         assert mixed.faults == []
         assert memory.growth < 30
         assert not server.count("Traceback")

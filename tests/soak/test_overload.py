@@ -1,4 +1,4 @@
-"""Promise under four times what the server can do: it does nearly as much as ever, and says no to the rest at once."""
+"""Promise: at four times its capacity, a server keeps its speed and refuses the rest."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from tests.tiny import CORPUS, bert_config, save, wordpiece_tokenizer
 _TEXT = " ".join(CORPUS * 4)
 _BODY = {"instances": [_TEXT], "parameters": {"truncation": True}}
 
-#: Seconds of each measurement of what the server can do.
+#: Seconds of each measurement of the server's capacity.
 _CALM = 10
 
 
 @dataclass
-class _Seen:
+class _Outcomes:
     statuses: Counter[int] = field(default_factory=Counter)
     refusals_ms: list[float] = field(default_factory=list)
     health_ms: list[float] = field(default_factory=list)
     untimed: int = 0
 
 
-async def _ask(session: aiohttp.ClientSession, url: str, seen: _Seen) -> None:
+async def _ask(session: aiohttp.ClientSession, url: str, seen: _Outcomes) -> None:
     started = monotonic()
     async with session.post(f"{url}/v1/models/model:predict", json=_BODY) as response:
         await response.read()
@@ -45,8 +45,8 @@ async def _ask(session: aiohttp.ClientSession, url: str, seen: _Seen) -> None:
 
 
 async def _served(session: aiohttp.ClientSession, url: str, clients: int, seconds: float) -> float:
-    """Answers a second, asked for by so many clients that wait for each."""
-    seen, end = _Seen(), monotonic() + seconds
+    """Measure answers per second for that many clients, each of which waits for its answer."""
+    seen, end = _Outcomes(), monotonic() + seconds
 
     async def client() -> None:
         while monotonic() < end:
@@ -56,9 +56,9 @@ async def _served(session: aiohttp.ClientSession, url: str, clients: int, second
     return seen.statuses[200] / seconds
 
 
-async def _overloaded(session: aiohttp.ClientSession, url: str, rate: float, seconds: float) -> _Seen:
-    """What becomes of so many requests a second, sent whether the last ones are answered or not."""
-    seen, started, tasks = _Seen(), monotonic(), set[asyncio.Task[None]]()
+async def _overloaded(session: aiohttp.ClientSession, url: str, rate: float, seconds: float) -> _Outcomes:
+    """Send requests at a fixed rate, answered or not; record the outcomes."""
+    seen, started, tasks = _Outcomes(), monotonic(), set[asyncio.Task[None]]()
 
     async def health() -> None:
         while True:
@@ -86,7 +86,7 @@ async def _overloaded(session: aiohttp.ClientSession, url: str, rate: float, sec
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model whose forward pass costs far more than a request."""
+    """Save a model whose forward pass costs far more than a request."""
     tokenizer = wordpiece_tokenizer(max_length=128)
     config = bert_config(
         tokenizer, num_labels=2, hidden_size=384, num_hidden_layers=6, num_attention_heads=6, intermediate_size=1536,
@@ -95,12 +95,12 @@ def folder(tmp_path: Path) -> Path:
     return save(tmp_path, BertForSequenceClassification, config, tokenizer)
 
 
-def test_four_times_what_the_server_can_do(
-    folder: Path, request: pytest.FixtureRequest, tell: Callable[[str], None]
+def test_a_server_at_four_times_its_capacity_keeps_its_speed(
+    folder: Path, request: pytest.FixtureRequest, print_line: Callable[[str], None]
 ) -> None:
     seconds = request.config.getoption("--overload-seconds")
 
-    async def scenario(url: str) -> tuple[float, _Seen, float]:
+    async def scenario(url: str) -> tuple[float, _Outcomes, float]:
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector) as session:
             await _served(session, url, 32, 3)
@@ -110,9 +110,9 @@ def test_four_times_what_the_server_can_do(
 
     with serving(STORAGE_URI=str(folder), MAX_QUEUE_SIZE="64") as server, watched_memory(server) as memory:
         before, seen, after = asyncio.run(scenario(server.url))
-    # Of the mean, as what the machine itself can do changes from minute to minute.
+    # Relative to the mean, because the machine's own speed changes from minute to minute.
     calm, rate = (before + after) / 2, seen.statuses[200] / seconds
-    tell(
+    print_line(
         f"{before:.0f} answers/s before, {after:.0f} after; of {4 * before:.0f} requests/s {rate:.0f} answered; "
         f"{dict(seen.statuses)}; refused after {median(seen.refusals_ms):.0f} ms, at most "
         f"{max(seen.refusals_ms):.0f}; health after {median(seen.health_ms):.0f} ms, at most "

@@ -20,7 +20,7 @@ _TASKS: dict[str, Any] = {
 
 
 class Request(BaseModel):
-    """One text, and how many tokens shall follow it."""
+    """One text, and the number of tokens to generate after it."""
 
     text: str
     new_tokens: int = 32
@@ -32,14 +32,14 @@ def main() -> None:
     torch.set_num_threads(int(threads))
     pipe: Any = pipeline(_TASKS[workload], model=model, dtype=torch.float32, device="cpu")
     if workload == "generation":
-        pipe.model.generation_config.eos_token_id = None  # texts have exactly the length that is asked for
+        pipe.model.generation_config.eos_token_id = None  # answers have exactly the requested length
     app = FastAPI()
 
     @app.get("/health")  # type: ignore[untyped-decorator]
     def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    # Not `async`: FastAPI then calls it in a pool of threads, and the server answers others meanwhile.
+    # Not `async`: FastAPI calls it in a pool of threads, and the server answers other requests meanwhile.
     @app.post("/predict")  # type: ignore[untyped-decorator]
     def predict(request: Request) -> dict[str, Any]:
         if workload == "classification":

@@ -18,42 +18,42 @@ _CLASSES = {
 
 
 class API(litserve.LitAPI):  # type: ignore[misc]
-    """Texts to labels, vectors or texts."""
+    """API from texts to labels, vectors or texts."""
 
     def __init__(self, workload: str, model: str, threads: int, **options: Any) -> None:
         super().__init__(**options)
         self._workload, self._folder, self._threads = workload, model, threads
 
     def setup(self, device: str) -> None:
-        """Load the model, in the process that computes."""
+        """Load the model in the process that computes."""
         torch.set_num_threads(self._threads)
-        # A model that generates reads its prompts' ends side by side.
+        # A generative model needs prompts that are aligned at their ends.
         side = "left" if self._workload == "generation" else "right"
         self._tokenizer: Any = AutoTokenizer.from_pretrained(self._folder, padding_side=side)
         self._model: Any = _CLASSES[self._workload].from_pretrained(self._folder, dtype=torch.float32).to(device).eval()
         if self._workload == "generation":
-            self._model.generation_config.eos_token_id = None  # texts have exactly the length that is asked for
+            self._model.generation_config.eos_token_id = None  # answers have exactly the requested length
 
     def decode_request(self, request: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """The request is taken as it is."""
+        """Return the request unchanged."""
         return request
 
     def batch(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The texts are padded where they are tokenized."""
+        """Return the texts unchanged; the tokenizer pads them."""
         return inputs
 
     def predict(self, x: list[dict[str, Any]], **_: Any) -> list[dict[str, Any]]:
-        """The answers to a batch."""
+        """Compute the answers to a batch."""
         encoded = self._tokenizer([request["text"] for request in x], padding=True, return_tensors="pt")
         with torch.inference_mode():
             return list(getattr(self, f"_{self._workload}")(x, encoded))
 
     def unbatch(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """One answer for each request."""
+        """Split the answers, one for each request."""
         return output
 
     def encode_response(self, output: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """The answer is given as it is."""
+        """Return the answer unchanged."""
         return output
 
     def _classification(self, requests: list[dict[str, Any]], encoded: Any) -> list[dict[str, Any]]:
@@ -81,7 +81,7 @@ def main() -> None:
     """Serve until stopped."""
     workload, model, port, threads, batch, milliseconds = sys.argv[1:]
     api = API(workload, model, int(threads), max_batch_size=int(batch), batch_timeout=int(milliseconds) / 1000)
-    # One process computes, on all threads, and one reads and writes HTTP; the queue between them is the fast one.
+    # One process computes on all threads, and one serves HTTP; the queue between them is the fast one.
     server = litserve.LitServer(api, accelerator="cpu", devices=1, workers_per_device=1, fast_queue=True, timeout=False)
     server.run(host="127.0.0.1", port=int(port), num_api_servers=1, generate_client_file=False, log_level="warning")
 

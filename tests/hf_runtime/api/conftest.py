@@ -1,4 +1,4 @@
-"""Servers for the tests of protocols."""
+"""Servers for the tests of the protocols."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server whose models answer by script, and OpenAI's own client for it."""
+"""Server whose models answer by script, with OpenAI's own client for it."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from hf_runtime.rpc.client import Answer, RunnerClient
 from hf_runtime.rpc.messages import ModelState
 from hf_runtime.settings import ServerSettings
 
-#: What an item of that index is answered with: an error; the pieces of an answer, the last perhaps an error; an answer;
-#: or None for no answer at all.
+#: Scripted answer of the item with that index: an error; deltas, the last of which may be an error; an answer;
+#: or None for no answer.
 Script = Callable[[int], Any]
 
 
 class ScriptedClient(RunnerClient):
-    """Answers by its script, and keeps what was submitted and what was given up."""
+    """Client that answers by its script and records submitted and cancelled items."""
 
     def __init__(self, name: str, state: ModelState) -> None:
         super().__init__(name, lambda: None)
         self.state = state
         self._outbox = object()  # type: ignore[assignment]  # stands for a connection
-        self.script: Script = lambda _: [written("an answer")]
-        #: Bytes of each answer on the wire.
+        self.script: Script = lambda _: [generated_result("an answer")]
+        #: Size of each answer on the wire, in bytes.
         self.size = 0
         self.submitted: list[tuple[Any, dict[str, Any]]] = []
         self.cancelled: list[int] = []
@@ -79,14 +79,16 @@ class ScriptedClient(RunnerClient):
         return [parameters for _, parameters in self.submitted]
 
 
-def written(text: str, reason: str = "stop", prompt: int = 3, generated: int = 2, **more: Any) -> dict[str, Any]:
-    """The answer of a model that writes, or the last piece of it."""
+def generated_result(
+    text: str, reason: str = "stop", prompt: int = 3, generated: int = 2, **more: Any
+) -> dict[str, Any]:
+    """Return the answer of a generative model, or its last delta."""
     counts = {"finish_reason": reason, "prompt_tokens": prompt, "generated_tokens": generated}
     return {"generated_text": text, **counts, **more}
 
 
 def token(text: str, logprob: float, *top: tuple[str, float], raw: bytes | None = None) -> dict[str, Any]:
-    """A written token with the likeliest in its place."""
+    """Return a generated token with its likeliest alternatives."""
     entries = [
         {"token": name, "id": 7, "logprob": value, "bytes": list(name.encode())}
         for name, value in ((text, logprob), *top)
@@ -96,7 +98,7 @@ def token(text: str, logprob: float, *top: tuple[str, float], raw: bytes | None 
 
 @dataclass
 class Server:
-    """The server from without and within."""
+    """Server with its HTTP clients and its scripted models."""
 
     http: TestClient
     openai: OpenAI
@@ -104,7 +106,7 @@ class Server:
     embedder: ScriptedClient
 
     def events(self, path: str, **body: Any) -> list[Any]:
-        """The objects of a stream, which ended as it should."""
+        """Return the objects of a stream, which must end properly."""
         response = self.http.post(f"/openai/v1/{path}", json={**body, "stream": True})
         assert (response.status_code, response.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
         *events, done, nothing = response.text.split("\n\n")
@@ -113,7 +115,7 @@ class Server:
 
 
 def app(clients: Sequence[ScriptedClient], **settings: Any) -> Starlette:
-    """The whole application."""
+    """Return the whole application."""
 
     @asynccontextmanager
     async def nothing(_: Starlette) -> AsyncIterator[None]:
@@ -129,7 +131,7 @@ def app(clients: Sequence[ScriptedClient], **settings: Any) -> Starlette:
 
 @contextmanager
 def serving(**settings: Any) -> Iterator[Server]:
-    """A server with a model that writes, one that embeds, one that classifies, and one that is still loading."""
+    """Serve a generative, an embedding, a classification and a still loading model."""
     writer, embedder, classifier = (
         ScriptedClient(name, ModelState("ready")) for name in ("writer", "embedder", "classifier")
     )

@@ -1,4 +1,4 @@
-"""A model without a runner, whose answers follow from its instances."""
+"""Model without a runner, whose answers follow from its instances."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hf_runtime.rpc.messages import ModelState
 
 
 class ScriptedClient(RunnerClient):
-    """Answers each instance with itself and its parameters, or fails where the instance says so."""
+    """Client that answers each instance with itself and its parameters, or fails if it says so."""
 
     def __init__(self, name: str, state: ModelState) -> None:
         super().__init__(name, lambda: None)

@@ -1,4 +1,4 @@
-"""Promises of requests that nobody waits for any more: what becomes of them is no noise in the log."""
+"""Promise: requests whose clients have left produce no noise in the log."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROUTES = [PREDICT, STREAM, COMPLETION, COMPLETION_STREAM, GENERATE]
 
 
 class _Writer(ScriptedClient):
-    """Fails items, and loading, once somebody has left, or at once."""
+    """Model whose items and loading fail once the client has left, or immediately."""
 
     def __init__(self) -> None:
         super().__init__("writer", ModelState("ready"))
@@ -35,7 +35,7 @@ class _Writer(ScriptedClient):
         raise ModelNotReady("it could not be loaded")
 
 
-def _asked(
+def _logged_by_asyncio(
     path: str,
     body: Any,
     script: Callable[[int], Any],
@@ -43,10 +43,10 @@ def _asked(
     caplog: pytest.LogCaptureFixture,
     **settings: Any,
 ) -> list[str]:
-    """What asyncio says of a request.
+    """Send a request and return the messages that asyncio logs.
 
     Args:
-        leave: when its client does: `early`, or `broken` if the server fails to tell; None if it waits.
+        leave: time at which its client leaves: `early`, `broken` if the server fails to notice it; None if it waits.
     """
 
     async def scenario() -> None:
@@ -59,7 +59,7 @@ def _asked(
                 return first.pop()
             if leave is None:
                 await asyncio.Event().wait()
-            for _ in range(5):  # until all is submitted
+            for _ in range(5):  # until all items are submitted
                 await asyncio.sleep(0)
             writer.left.set()
             if leave == "broken":
@@ -85,36 +85,42 @@ def _asked(
 
 @pytest.mark.parametrize("leave", ["early", "broken"])
 @pytest.mark.parametrize(("path", "body"), [*ROUTES, LOAD], ids=str)
-def test_a_client_that_leaves(path: str, body: Any, leave: str, caplog: pytest.LogCaptureFixture) -> None:
-    assert _asked(path, body, lambda _: None, leave, caplog) == []
+def test_a_client_that_leaves_causes_no_noise(
+    path: str, body: Any, leave: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert _logged_by_asyncio(path, body, lambda _: None, leave, caplog) == []
 
 
 @pytest.mark.parametrize(("path", "body"), [*ROUTES, LOAD], ids=str)
-def test_a_request_that_is_too_late(path: str, body: Any, caplog: pytest.LogCaptureFixture) -> None:
-    assert _asked(path, body, lambda _: None, None, caplog, REQUEST_TIMEOUT=0.01) == []
+def test_a_request_that_times_out_causes_no_noise(path: str, body: Any, caplog: pytest.LogCaptureFixture) -> None:
+    assert _logged_by_asyncio(path, body, lambda _: None, None, caplog, REQUEST_TIMEOUT=0.01) == []
 
 
 @pytest.mark.parametrize("leave", ["early", None])
 @pytest.mark.parametrize("others", [None, InferenceFailed("it fails too"), Overloaded("full", retry_after=1)], ids=str)
 @pytest.mark.parametrize(("path", "body"), ROUTES, ids=str)
-def test_items_that_fail_beside_others(
+def test_items_that_fail_with_others_cause_no_noise(
     path: str, body: Any, others: Any, leave: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    said = _asked(path, body, lambda index: InvalidRequest("wrong") if index == 0 else others, leave, caplog)
+    said = _logged_by_asyncio(
+        path, body, lambda index: InvalidRequest("wrong") if index == 0 else others, leave, caplog
+    )
     assert said == []
 
 
 @pytest.mark.parametrize(("path", "body"), ROUTES[:4], ids=str)
-def test_items_that_have_failed_when_another_is_refused(path: str, body: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_items_that_failed_before_another_is_refused_cause_no_noise(
+    path: str, body: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     def script(index: int) -> Any:
         if index == 2:
             raise Overloaded("full", retry_after=1)
         return InferenceFailed("it fails")
 
-    assert _asked(path, body, script, None, caplog) == []
+    assert _logged_by_asyncio(path, body, script, None, caplog) == []
 
 
-def test_noise_is_heard(caplog: pytest.LogCaptureFixture) -> None:
+def test_these_tests_detect_noise(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         asyncio.get_running_loop().create_future().set_exception(ValueError("nobody asks"))
 

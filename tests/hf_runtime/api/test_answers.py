@@ -1,4 +1,4 @@
-"""Promises of answers that cannot be written: the error of the instance they belong to, at once, and of no other."""
+"""Promise: an answer that JSON cannot encode is an error of its own instance only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from hf_runtime.contract.signature import Signature
-from tests.hf_runtime.api.openai_server import Server, written
+from tests.hf_runtime.api.openai_server import Server, generated_result
 
 SECRET = "what a client wrote"
 
@@ -24,7 +24,7 @@ def _deep(levels: int) -> Any:
     return deep
 
 
-#: What a model's answer may hold and JSON may not.
+#: Values that a model's answer may hold and JSON may not.
 BAD: dict[str, Any] = {
     "NaN": [SECRET, math.nan], "infinity": {SECRET: -math.inf}, "NaN in an array": np.array([1, math.nan], np.float32),
     "NaN in numpy's": [np.float64(math.nan)], "NaN beside nothing": [None, {"a": (math.nan, SECRET)}],
@@ -44,7 +44,7 @@ def _no_answer_is_logged(caplog: pytest.LogCaptureFixture) -> Any:
 
 @pytest.mark.parametrize("event", [False, True])
 @pytest.mark.parametrize("bad", BAD)
-def test_v1_names_the_instance(server: Server, bad: str, event: bool) -> None:
+def test_v1_names_the_instance_whose_answer_cannot_be_encoded(server: Server, bad: str, event: bool) -> None:
     server.writer.script = lambda index: BAD[bad] if index == 1 else "good"
     headers = {"ce-id": "1", "ce-source": "a", "ce-type": "b", "ce-specversion": "1.0"} if event else {}
     response = server.http.post("/v1/models/writer:predict", json={"instances": ["a", "b", "c"]}, headers=headers)
@@ -54,7 +54,7 @@ def test_v1_names_the_instance(server: Server, bad: str, event: bool) -> None:
 
 
 @pytest.mark.parametrize("bad", sorted(set(BAD) - {"NaN in an array"}))
-def test_v2_names_the_instance(server: Server, bad: str) -> None:
+def test_v2_names_the_instance_whose_answer_cannot_be_encoded(server: Server, bad: str) -> None:
     server.writer.signature = Signature()
     server.writer.script = lambda index: BAD[bad] if index == 1 else "good"
     inputs = [{"name": "text", "shape": [3], "datatype": "BYTES", "data": ["a", "b", "c"]}]
@@ -73,9 +73,11 @@ def test_v2_names_the_instance(server: Server, bad: str) -> None:
          "messages"),
     ],
 )  # fmt: skip
-def test_openai_names_the_field(server: Server, path: str, body: Any, place: str, field: str, value: Any) -> None:
-    bad = {**written(SECRET), field: value}
-    server.writer.script = lambda index: [bad] if index == 1 else [written("good")]
+def test_openai_names_the_prompt_whose_answer_cannot_be_encoded(
+    server: Server, path: str, body: Any, place: str, field: str, value: Any
+) -> None:
+    bad = {**generated_result(SECRET), field: value}
+    server.writer.script = lambda index: [bad] if index == 1 else [generated_result("good")]
     response = server.http.post(path, json=body)
     assert response.status_code == 500
     error = response.json()["error"]
@@ -83,7 +85,7 @@ def test_openai_names_the_field(server: Server, path: str, body: Any, place: str
     assert error["message"].startswith(f"{place}: {FAILED}")
 
 
-def test_vectors_name_their_text(server: Server) -> None:
+def test_embeddings_name_the_input_whose_vector_cannot_be_encoded(server: Server) -> None:
     vectors = [np.ones(2, np.float32), np.array([1, math.nan], np.float32)]
     server.embedder.script = lambda index: {"embedding": vectors[index], "prompt_tokens": 1}
     response = server.http.post("/openai/v1/embeddings", json={"model": "embedder", "input": ["a", "b"]})
@@ -91,17 +93,17 @@ def test_vectors_name_their_text(server: Server) -> None:
     assert response.json()["error"]["message"] == f"input[1]: {FAILED}NaN or infinity"
 
 
-def test_generate_names_its_text(server: Server) -> None:
-    server.writer.script = lambda _: [written("\ud83d")]
+def test_generate_names_the_input_whose_answer_cannot_be_encoded(server: Server) -> None:
+    server.writer.script = lambda _: [generated_result("\ud83d")]
     response = server.http.post("/v2/models/writer/generate", json={"text_input": "a"})
     assert response.status_code == 500
     assert response.json() == {"error": f"text_input: {FAILED}half of a character"}
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_a_stream_of_v1_goes_on_for_the_others_and_gives_the_item_up(server: Server, bad: str) -> None:
+def test_a_stream_of_v1_cancels_the_item_and_continues_the_others(server: Server, bad: str) -> None:
     delta = {"generated_text": BAD[bad]}
-    server.writer.script = lambda i: [{"generated_text": "a"}, *([delta] * (i == 1)), written("b")]
+    server.writer.script = lambda i: [{"generated_text": "a"}, *([delta] * (i == 1)), generated_result("b")]
     response = server.http.post(
         "/v1/models/writer:predict", json={"instances": ["a", "b", "c"], "parameters": {"stream": True}}
     )
@@ -117,8 +119,8 @@ def test_a_stream_of_v1_goes_on_for_the_others_and_gives_the_item_up(server: Ser
 
 @pytest.mark.parametrize("delta", [{"generated_text": "\ud83d"}, {}, {"generated_text": {1, 2}}], ids=str)
 @pytest.mark.parametrize("path", ["completions", "chat/completions"])
-def test_a_stream_of_openai_ends_in_its_shape(server: Server, path: str, delta: dict[str, Any]) -> None:
-    server.writer.script = lambda i: [delta, written("late")] if i == 1 else [written("good")]
+def test_a_stream_of_openai_ends_in_an_error_of_its_shape(server: Server, path: str, delta: dict[str, Any]) -> None:
+    server.writer.script = lambda i: [delta, generated_result("late")] if i == 1 else [generated_result("good")]
     asked = {"prompt": "a"} if path == "completions" else {"messages": [{"role": "user", "content": "a"}]}
     events = server.events(path, model="writer", n=2, stream_options={"include_usage": True}, **asked)
     (error,) = [event["error"] for event in events if "error" in event]
@@ -129,8 +131,8 @@ def test_a_stream_of_openai_ends_in_its_shape(server: Server, path: str, delta: 
     assert "late" not in text
 
 
-def test_generate_stream_ends_in_its_shape(server: Server) -> None:
-    server.writer.script = lambda _: [{"generated_text": "a"}, {"generated_text": "\ud83d"}, written("late")]
+def test_a_stream_of_generate_ends_in_an_error_of_its_shape(server: Server) -> None:
+    server.writer.script = lambda _: [{"generated_text": "a"}, {"generated_text": "\ud83d"}, generated_result("late")]
     response = server.http.post("/v2/models/writer/generate_stream", json={"text_input": "a"})
     first, last = [json.loads(event.removeprefix("data: ")) for event in response.text.split("\n\n") if event]
     assert first["text_output"] == "a"

@@ -1,4 +1,4 @@
-"""Promise: answers to one request that take too much memory end it, and what is not answered yet is given up."""
+"""Promise: a request whose answers need too much memory fails and its items are cancelled."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hf_runtime.contract.signature import Signature
-from tests.hf_runtime.api.openai_server import Server, serving, written
+from tests.hf_runtime.api.openai_server import Server, generated_result, serving
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def _complete(server: Server, texts: list[str]) -> Any:
 
 @pytest.mark.parametrize("ask", [_predict, _infer, _complete])
 def test_answers_that_are_too_large_together_end_their_request(server: Server, ask: Any) -> None:
-    server.writer.script = lambda index: [written("an answer")] if index != 5 else None
+    server.writer.script = lambda index: [generated_result("an answer")] if index != 5 else None
     assert ask(server, ["a", "b"]).status_code == 200
     refused = ask(server, ["a", "b", "c", "never answered"])
     assert refused.status_code == 400

@@ -1,4 +1,4 @@
-"""Promise of API keys: whoever shows none that is valid gets nothing but health and metrics, on every protocol."""
+"""Promise: on every protocol, a request without a valid key gets only health and metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from hf_runtime.api.call import Caller
 from hf_runtime.api.http.api_keys import KeyRing
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, Overloaded
-from tests.hf_runtime.api.openai_server import serving, written
+from tests.hf_runtime.api.openai_server import generated_result, serving
 
 KEYS = SecretStr("first-key, second-key")
 
@@ -67,13 +67,13 @@ def _message(body: dict[str, Any]) -> str:
         {"Authorization": b"Bearer " + "schlüssel".encode()},
     ],
 )
-def test_with_one_all_is_as_without_keys(headers: Any) -> None:
+def test_with_a_valid_key_every_protocol_answers_as_without_keys(headers: Any) -> None:
     with serving(api_keys=SecretStr("first-key, second-key, schlüssel")) as server:
         response = server.http.post("/v1/models/writer:predict", json={"instances": ["a"]}, headers=headers)
         assert response.status_code == 200
 
 
-def test_openais_client_shows_its_key_and_is_told_in_its_own_terms() -> None:
+def test_openais_client_sends_its_key_and_raises_its_own_errors() -> None:
     with serving(api_keys=KEYS) as server:
         ask = {"model": "writer", "messages": [{"role": "user", "content": "Hello"}]}
         with pytest.raises(AuthenticationError) as refused:
@@ -83,7 +83,7 @@ def test_openais_client_shows_its_key_and_is_told_in_its_own_terms() -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/v2/health/live", "/v2/health/ready"])
-def test_health_is_told_without_a_key_unless_the_operator_wants_one(path: str) -> None:
+def test_health_needs_no_key_unless_configured(path: str) -> None:
     with serving(api_keys=KEYS) as server:
         assert server.http.get(path).status_code in (200, 503)  # one of the models is loading
     with serving(api_keys=KEYS, public_health=False) as server:
@@ -91,7 +91,7 @@ def test_health_is_told_without_a_key_unless_the_operator_wants_one(path: str) -
         assert server.http.get(path, headers={"X-API-Key": "first-key"}).status_code in (200, 503)
 
 
-def test_the_document_says_how_a_key_is_shown_only_where_one_is_needed() -> None:
+def test_the_document_describes_keys_only_if_they_are_required() -> None:
     with serving(api_keys=KEYS) as server:
         document = server.http.get("/openapi.json", headers={"X-API-Key": "first-key"}).json()
         assert set(document["components"]["securitySchemes"]) == {"bearer", "header"}
@@ -103,7 +103,7 @@ def test_the_document_says_how_a_key_is_shown_only_where_one_is_needed() -> None
         assert "securitySchemes" not in server.http.get("/openapi.json").json()["components"]
 
 
-def test_keys_of_a_file_are_exchanged_while_the_server_runs(tmp_path: Path) -> None:
+def test_keys_of_a_file_are_replaced_while_the_server_runs(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("# Team A\nold-key\n\n")
     ring = KeyRing(["fixed-key"], file)
@@ -111,13 +111,13 @@ def test_keys_of_a_file_are_exchanged_while_the_server_runs(tmp_path: Path) -> N
     assert ring.find("fixed-key")
     assert not ring.find("# Team A")
     assert not ring.find("")
-    _exchange(file, "new-key\n")
+    _replace(file, "new-key\n")
     assert not ring.find("old-key")
     assert ring.find("new-key")
     assert ring.find("fixed-key")
 
 
-def test_a_file_that_cannot_be_read_any_more_changes_nothing(tmp_path: Path) -> None:
+def test_a_key_file_that_becomes_unreadable_changes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("a-key")
     ring = KeyRing([], file)
@@ -128,12 +128,12 @@ def test_a_file_that_cannot_be_read_any_more_changes_nothing(tmp_path: Path) -> 
     file.unlink()
     os.mkfifo(file)
     assert ring.find("a-key")
-    _exchange(file, "another-key")
+    _replace(file, "another-key")
     assert not ring.find("a-key")
     assert ring.find("another-key")
 
 
-def test_a_file_without_any_key_lets_nobody_in(tmp_path: Path) -> None:
+def test_a_file_without_any_key_admits_no_request(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("")
     ring = KeyRing([], file)
@@ -147,8 +147,8 @@ def test_a_key_of_any_characters_is_compared() -> None:
     assert not ring.find("\udcff")
 
 
-def _exchange(file: Path, text: str) -> None:
-    """As Kubernetes does it: another file in its place."""
+def _replace(file: Path, text: str) -> None:
+    """Replace the file as Kubernetes does, by another file under the same name."""
     new = file.with_suffix(".new")
     new.write_text(text)
     os.replace(new, file)
@@ -168,7 +168,12 @@ def test_a_caller_has_no_more_streams_at_a_time_than_it_may() -> None:
 def test_streams_that_ended_or_were_refused_are_not_counted() -> None:
     with serving(api_keys=KEYS, max_streams_per_key=1) as server:
         client = server.openai.with_options(api_key="first-key")
-        for script in ([written("an answer")], [InferenceFailed("no")], InvalidRequest("no"), [written("an answer")]):
+        for script in (
+            [generated_result("an answer")],
+            [InferenceFailed("no")],
+            InvalidRequest("no"),
+            [generated_result("an answer")],
+        ):
             server.writer.script = lambda _, script=script: script  # type: ignore[misc]
             with suppress(APIError):
                 list(client.completions.create(model="writer", prompt="a", stream=True))

@@ -1,4 +1,4 @@
-"""Promises of bodies: read whole and within the limit, compressed or not."""
+"""Promise: bodies are read whole and within the limit, compressed or not."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_body_is_read_as_its_encoding_says(http: TestClient, body: bytes, enco
     assert _post(http, body, encoding) == (200, "text")
 
 
-def test_a_body_in_pieces_is_one(http: TestClient) -> None:
+def test_a_body_in_chunks_is_joined(http: TestClient) -> None:
     body = gzip.compress(json.dumps(list(range(100))).encode())
     deltas = (body[start : start + 7] for start in range(0, len(body), 7))
     assert _post(http, deltas, "gzip") == (200, json.dumps(list(range(100))))
@@ -66,14 +66,16 @@ def test_a_body_in_pieces_is_one(http: TestClient) -> None:
         (b"text", "br", 415, "Content-Encoding: br is not read; gzip and deflate are"),
     ],
 )
-def test_what_cannot_be_read_is_refused(http: TestClient, body: bytes, encoding: str, status: int, said: str) -> None:
+def test_a_body_that_cannot_be_decoded_is_refused(
+    http: TestClient, body: bytes, encoding: str, status: int, said: str
+) -> None:
     answered, message = _post(http, body, encoding)
     assert answered == status
     assert message.startswith(said)
 
 
 class _Client:
-    """A request whose body comes piece by piece, as the test has it."""
+    """Request whose body arrives in chunks that the test sends."""
 
     def __init__(self, app: Any, **headers: str) -> None:
         self._pieces: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -86,7 +88,7 @@ class _Client:
         self.sent.append(message)
 
     async def give(self, delta: bytes, *, more: bool = True) -> None:
-        """Send a piece, and let the server read it."""
+        """Send a chunk and let the server read it."""
         self._pieces.put_nowait({"type": "http.request", "body": delta, "more_body": more})
         for _ in range(10):
             await asyncio.sleep(0)
@@ -97,7 +99,7 @@ class _Client:
 
 
 def _held(answers: asyncio.Event, **settings: Any) -> tuple[ASGIApp, BodyMemory]:
-    """The memory of bodies, and an application that reads bodies and answers once it may."""
+    """Build the memory of bodies, and an application that reads bodies and answers once the test permits it."""
     server = ServerSettings(**settings)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -114,7 +116,7 @@ def _held(answers: asyncio.Event, **settings: Any) -> tuple[ASGIApp, BodyMemory]
     return InProgressMiddleware(app, Drain(), bodies), bodies
 
 
-def test_bodies_that_are_too_much_together_are_refused_until_one_is_answered() -> None:
+def test_bodies_over_the_common_limit_are_refused_until_one_is_answered() -> None:
     async def scenario() -> None:
         answers = asyncio.Event()
         app, bodies = _held(answers, MAX_BODIES_SIZE=1000)
@@ -139,7 +141,7 @@ def test_bodies_that_are_too_much_together_are_refused_until_one_is_answered() -
     asyncio.run(scenario())
 
 
-def test_a_body_that_no_memory_is_enough_for_is_refused_for_good() -> None:
+def test_a_body_over_the_common_limit_alone_gets_no_time_to_retry() -> None:
     async def scenario() -> None:
         client = _Client(_held(asyncio.Event(), MAX_BODIES_SIZE=1000)[0])
         await client.give(b"x" * 1001)
@@ -149,7 +151,7 @@ def test_a_body_that_no_memory_is_enough_for_is_refused_for_good() -> None:
     asyncio.run(scenario())
 
 
-def test_whoever_leaves_within_a_body_gives_its_memory_back() -> None:
+def test_a_client_that_leaves_within_a_body_frees_its_memory() -> None:
     async def scenario() -> None:
         app, bodies = _held(asyncio.Event(), MAX_BODIES_SIZE=1000)
         client = _Client(app)
@@ -173,7 +175,7 @@ def test_a_body_that_is_not_received_in_time_is_refused() -> None:
     asyncio.run(scenario())
 
 
-def test_a_body_in_tiny_pieces_takes_no_more_than_its_size() -> None:
+def test_a_body_in_tiny_chunks_needs_no_more_memory_than_its_size() -> None:
     async def scenario() -> None:
         client = _Client(_held(asyncio.Event())[0])
         await client.give(b"ab")

@@ -1,4 +1,4 @@
-"""Promise of a call: whatever carries a request, without an HTTP framework, has it answered and streamed."""
+"""Promise: requests of any transport are answered and streamed without an HTTP framework."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETTINGS = ServerSettings()
 
 
 class _Streaming(ScriptedClient):
-    """Streams the letters of each instance; one that is empty never ends."""
+    """Client that streams the letters of each instance; the stream of an empty one never ends."""
 
     def submit(
         self, instance: Any, parameters: dict[str, Any], listener: StreamListener | None = None
@@ -62,7 +62,7 @@ async def _start(call: CallContext, client: ScriptedClient, *instances: Any) -> 
     return await AnswerStreams.start(call, client, [(one, {}) for one in instances], locate=_locate, settings=SETTINGS)
 
 
-def test_a_model_is_found_and_answers_and_the_record_says_so() -> None:
+def test_a_call_is_answered_and_recorded() -> None:
     async def scenario() -> None:
         call = _call()
         client = Models({"x": _client()}).get_ready_client("x", call)

@@ -1,4 +1,4 @@
-"""Promises of CloudEvents, by their own library: answered in the mode they came in, and what is wrong is named."""
+"""Promise: CloudEvents are answered in their own mode, and errors name the attribute."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _event(response: Any) -> Any:
 
 
 @MODES
-def test_an_event_is_answered_by_an_event_in_the_mode_it_came_in(http: TestClient, write: Write) -> None:
+def test_an_event_is_answered_with_an_event_of_the_same_mode(http: TestClient, write: Write) -> None:
     before = datetime.now(UTC)
     response = _post(http, write(CloudEvent({**ATTRIBUTES, "datacontenttype": "application/json"}, DATA)))
     structured = write is to_structured_event
@@ -91,26 +91,26 @@ def test_arrays_are_answered_as_nested_lists(http: TestClient, write: Write) -> 
         (to_binary_event, "application/json"),
     ],
 )
-def test_the_charset_may_be_said(http: TestClient, write: Write, content_type: str) -> None:
+def test_the_content_type_may_name_the_charset(http: TestClient, write: Write, content_type: str) -> None:
     message = write(CloudEvent(dict(ATTRIBUTES), DATA))
     assert _event(_post(http, message, **{"content-type": content_type})).get_data() == ANSWER
 
 
-def test_a_structured_event_may_say_its_attributes_in_headers_as_well(http: TestClient) -> None:
+def test_a_structured_event_may_repeat_its_attributes_in_headers(http: TestClient) -> None:
     message = to_structured_event(CloudEvent(dict(ATTRIBUTES), DATA))
     response = _post(http, message, **{"ce-id": "1", "ce-type": "other"})
     assert response.headers["content-type"] == "application/cloudevents+json"
     assert _event(response).get_data() == ANSWER
 
 
-def test_headers_that_only_look_alike_make_no_event(http: TestClient) -> None:
+def test_headers_that_only_resemble_attributes_make_no_event(http: TestClient) -> None:
     response = http.post(PATH, json=DATA, headers={"ce-trace": "1", "content-type": "application/json"})
     assert response.json() == ANSWER
     assert "ce-id" not in response.headers
 
 
 @MODES
-def test_answers_have_the_operators_type_and_source_and_if_told_so_the_attributes_of_the_request(write: Write) -> None:
+def test_answers_have_the_configured_type_and_source_and_merged_attributes(write: Write) -> None:
     asked = CloudEvent({**ATTRIBUTES, "subject": "s", "time": datetime(2020, 1, 1, tzinfo=UTC)}, DATA)
     with _serving(CE_MERGE=True, CE_TYPE="com.example.answer", CE_SOURCE="com.example/models") as http:
         event = _event(_post(http, write(asked)))
@@ -145,7 +145,7 @@ def test_answers_have_the_operators_type_and_source_and_if_told_so_the_attribute
         ({"data": {"instances": ["a", "wrong"]}}, "instances[1]: must be right"),
     ],
 )
-def test_what_is_wrong_with_an_event_is_a_plain_400_that_names_the_attribute(
+def test_a_wrong_attribute_of_a_structured_event_is_a_plain_400_that_names_it(
     http: TestClient, fields: dict[str, Any], named: str
 ) -> None:
     event = {**ATTRIBUTES, "specversion": "1.0", "data": DATA, **fields}
@@ -168,7 +168,9 @@ def test_what_is_wrong_with_an_event_is_a_plain_400_that_names_the_attribute(
         ({"ce-": "x"}, ": "),
     ],
 )
-def test_and_so_it_is_in_headers(http: TestClient, headers: dict[str, str | None], named: str) -> None:
+def test_a_wrong_attribute_in_headers_is_a_plain_400_that_names_it(
+    http: TestClient, headers: dict[str, str | None], named: str
+) -> None:
     message = to_binary_event(CloudEvent(dict(ATTRIBUTES), DATA))
     given = {name: value for name, value in {**message.headers, **headers}.items() if value is not None}
     response = http.post(PATH, content=message.body, headers=given)
@@ -194,7 +196,9 @@ def test_a_body_that_is_no_json_object_is_a_400(http: TestClient, write: Write, 
         "application/cloudevents+json; charset=utf-16",
     ],
 )
-def test_batches_and_other_formats_are_a_415_that_says_what_is_read(http: TestClient, content_type: str) -> None:
+def test_batches_and_other_formats_are_a_415_that_names_the_accepted_format(
+    http: TestClient, content_type: str
+) -> None:
     response = http.post(PATH, content=b"[]", headers={"content-type": content_type})
     assert response.status_code == 415
     assert content_type in response.json()["error"]

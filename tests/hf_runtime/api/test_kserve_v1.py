@@ -1,4 +1,4 @@
-"""Promises of the V1 protocol: KServe's answers where they are right, a clear 4xx where they are not."""
+"""Promise: V1 answers as KServe does where KServe is right, and with a clear 4xx elsewhere."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_routes_answer_as_kserve_does(http: TestClient, method: str, path: str, 
     assert ("retry-after" in response.headers) == (status == 503)
 
 
-def test_a_model_that_failed_to_load_says_why(http: TestClient) -> None:
+def test_a_model_that_failed_to_load_reports_the_reason(http: TestClient) -> None:
     response = http.get("/v1/models/broken")
     assert response.status_code == 503
     assert response.json()["error"].startswith("Model with name broken is not ready.")
@@ -80,7 +80,7 @@ def test_predictions_are_in_the_order_of_instances_with_the_parameters_of_the_re
     assert response.json() == {"predictions": [["a", {"top_k": 2}], [{"b": 1}, {"top_k": 2}], ["ü🙂", {"top_k": 2}]]}
 
 
-def test_inputs_may_stand_for_instances_and_parameters_may_be_null(http: TestClient) -> None:
+def test_inputs_may_replace_instances_and_parameters_may_be_null(http: TestClient) -> None:
     assert _predict(http, inputs=["a"], parameters=None).json() == {"predictions": [["a", {}]]}
 
 
@@ -151,16 +151,14 @@ def test_too_large_a_body_or_too_many_instances_is_a_413_with_the_limit(http: Te
         assert limit in response.json()["error"]
 
 
-def test_an_answer_that_is_not_there_in_time_is_a_504_and_its_items_are_given_up(
-    http: TestClient, x: ScriptedClient
-) -> None:
+def test_an_answer_that_is_late_is_a_504_and_its_items_are_cancelled(http: TestClient, x: ScriptedClient) -> None:
     response = _predict(http, instances=["never", "never"])
     assert response.status_code == 504
     assert "REQUEST_TIMEOUT" in response.json()["error"]
     assert x.cancelled == ["never", "never"]
 
 
-def test_items_are_given_up_when_the_client_leaves(x: ScriptedClient) -> None:
+def test_items_are_cancelled_when_the_client_leaves(x: ScriptedClient) -> None:
     async def scenario() -> int:
         @asynccontextmanager
         async def nothing(_: Starlette) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""Promises of the model repository extension: what there is, who may change it, and what is answered when."""
+"""Promise: the model repository extension lists, loads and unloads models where enabled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MODELS = "/v2/repository/models"
 
 
 class ManagedClient(ScriptedClient):
-    """Becomes what it is asked to, unless it is scripted to fail or to take for ever."""
+    """Client that changes its state on request, unless it is scripted to fail or never to end."""
 
     def __init__(self, name: str, state: ModelState) -> None:
         super().__init__(name, state)
@@ -65,7 +65,7 @@ def http(x: ManagedClient) -> Iterator[TestClient]:
         yield client
 
 
-def test_the_index_tells_all_models_in_tritons_words_whoever_asks() -> None:
+def test_the_index_lists_all_models_in_tritons_terms_for_every_client() -> None:
     states = [
         ModelState("ready"),
         ModelState("loading"),
@@ -90,14 +90,16 @@ def test_the_index_tells_all_models_in_tritons_words_whoever_asks() -> None:
 
 @pytest.mark.parametrize("body", [None, b"", b"{}", b'{"parameters": {}}', b'{"parameters": null}'])
 @pytest.mark.parametrize("step", ["unload", "load"])
-def test_a_step_is_answered_once_it_is_done(http: TestClient, x: ManagedClient, step: str, body: bytes | None) -> None:
+def test_a_load_or_unload_is_answered_once_it_is_done(
+    http: TestClient, x: ManagedClient, step: str, body: bytes | None
+) -> None:
     for _ in range(2):
         response = http.post(f"{MODELS}/x/{step}", content=body)
         assert (response.status_code, response.json()) == (200, {"name": "x", step: True})
         assert x.state.status == ("ready" if step == "load" else "unloaded")
 
 
-def test_requests_to_a_model_that_was_unloaded_are_told_so_without_a_time_to_retry(http: TestClient) -> None:
+def test_requests_to_an_unloaded_model_get_its_state_without_a_time_to_retry(http: TestClient) -> None:
     http.post(f"{MODELS}/x/unload")
     for response in (http.get("/v1/models/x"), http.post("/v1/models/x:predict", json={"instances": ["a"]})):
         assert response.status_code == 503
@@ -105,7 +107,7 @@ def test_requests_to_a_model_that_was_unloaded_are_told_so_without_a_time_to_ret
         assert "retry-after" not in response.headers
 
 
-def test_a_load_that_fails_says_why_and_may_be_tried_again(http: TestClient, x: ManagedClient) -> None:
+def test_a_load_that_fails_reports_the_reason_and_may_be_retried(http: TestClient, x: ManagedClient) -> None:
     x.state, x.failure = ModelState("failed", "no such file"), "still no such file"
     response = http.post(f"{MODELS}/x/load")
     assert response.status_code == 503
@@ -116,7 +118,7 @@ def test_a_load_that_fails_says_why_and_may_be_tried_again(http: TestClient, x: 
 
 
 @pytest.mark.parametrize("step", ["load", "unload"])
-def test_nothing_can_be_changed_unless_the_operator_says_so(x: ManagedClient, step: str) -> None:
+def test_models_cannot_be_changed_unless_enabled(x: ManagedClient, step: str) -> None:
     with _serving([x]) as http:
         response = http.post(f"{MODELS}/x/{step}", json={"parameters": {"unload_dependents": False}})
         assert response.status_code == 403
@@ -144,7 +146,7 @@ def test_a_model_that_is_not_configured_cannot_be_loaded(http: TestClient, step:
     ],
 )
 @pytest.mark.parametrize("step", ["load", "unload"])
-def test_parameters_that_would_mean_something_are_refused_by_name(
+def test_parameters_with_an_effect_in_triton_are_refused_by_name(
     http: TestClient, x: ManagedClient, step: str, body: bytes, named: str
 ) -> None:
     response = http.post(f"{MODELS}/x/{step}", content=body)
@@ -162,19 +164,19 @@ def test_parameters_that_would_mean_something_are_refused_by_name(
         (b" " * 1001, 413, "MAX_BODY_SIZE"),
     ],
 )
-def test_a_wrong_question_for_the_index_is_a_4xx(http: TestClient, body: bytes, status: int, named: str) -> None:
+def test_a_wrong_index_request_is_a_4xx(http: TestClient, body: bytes, status: int, named: str) -> None:
     response = http.post("/v2/repository/index", content=body)
     assert response.status_code == status
     assert named in response.json()["error"]
 
 
 @pytest.mark.parametrize("path", ["/v2/repository/index", f"{MODELS}/x/load", f"{MODELS}/x/unload"])
-def test_the_routes_take_posts_alone(http: TestClient, path: str) -> None:
+def test_the_routes_accept_only_post(http: TestClient, path: str) -> None:
     response = http.get(path)
     assert (response.status_code, response.json()) == (405, {"error": f"{path} does not take GET"})
 
 
-def test_a_step_that_takes_longer_than_requests_may_is_a_504_that_says_where_to_look(
+def test_a_load_or_unload_over_the_request_timeout_is_a_504_that_names_the_index(
     http: TestClient, x: ManagedClient
 ) -> None:
     x.endless = True

@@ -1,4 +1,4 @@
-"""Promise of readiness: requests are sent here once nothing loads any more, whatever has become of one model."""
+"""Promise: the server is ready once no model is loading, even if one of them has failed."""
 
 from __future__ import annotations
 
@@ -23,14 +23,12 @@ from tests.hf_runtime.api.scripted_client import ScriptedClient
         (["unloaded", "loading"], False),
     ],
 )
-def test_a_model_that_failed_or_was_unloaded_does_not_take_the_others_down(
-    states: list[ModelStatus], ready: bool
-) -> None:
+def test_a_failed_or_unloaded_model_leaves_the_server_ready(states: list[ModelStatus], ready: bool) -> None:
     models = Models({str(number): ScriptedClient(str(number), ModelState(s)) for number, s in enumerate(states)})
     assert models.ready is ready
 
 
-def test_nor_does_one_that_restarts() -> None:
+def test_a_restarting_model_leaves_the_server_ready() -> None:
     well, restarting = ScriptedClient("well", ModelState("ready")), ScriptedClient("restarting", ModelState("ready"))
     restarting.state = ModelState("loading")
     models = Models({"well": well, "restarting": restarting})

@@ -1,4 +1,4 @@
-"""Promises of the V2 protocol: KServe's answers where they are right, a clear 4xx where they are not."""
+"""Promise: V2 answers as KServe does where KServe is right, and with a clear 4xx elsewhere."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _VECTORS = Signature(
 
 
 class _Model(ScriptedClient):
-    """Answers as its kind of model would."""
+    """Client that answers as a model of its kind does."""
 
     def __init__(self, name: str, signature: Signature) -> None:
         super().__init__(name, ModelState("ready"))
@@ -70,12 +70,12 @@ class _Model(ScriptedClient):
             case "anything":
                 future.set_result(instance)
             case "writer":
-                return self._written(future, instance, parameters, listener)
+                return self._submit_generation(future, instance, parameters, listener)
             case _:
                 return super().submit(instance, parameters, listener)
         return future
 
-    def _written(
+    def _submit_generation(
         self, future: asyncio.Future[Any], text: str, parameters: dict[str, Any], listener: StreamListener | None
     ) -> asyncio.Future[Any]:
         token = {"token": "!", "id": 5, "logprob": -0.5, "bytes": [33], "special": False, "top": []}
@@ -164,13 +164,13 @@ def test_the_server_is_ready_when_every_model_is(http: TestClient, clients: dict
 
 
 @pytest.mark.parametrize("path", ["/v2", "/v2/"])
-def test_the_server_tells_its_name_version_and_extensions(http: TestClient, path: str) -> None:
+def test_the_server_reports_its_name_version_and_extensions(http: TestClient, path: str) -> None:
     answer = http.get(path).json()
     assert (answer["name"], answer["version"]) == ("hugging-face-runtime", "0.1.0")
     assert {"binary_tensor_data", "model_repository_extension", "generate"} <= set(answer["extensions"])
 
 
-def test_a_model_tells_its_tensors_and_which_of_them_an_instance_can_do_without(http: TestClient) -> None:
+def test_a_model_reports_its_tensors_and_which_of_them_are_optional(http: TestClient) -> None:
     assert http.get("/v2/models/classifier").json() == {
         "name": "classifier",
         "platform": "pytorch_transformers",
@@ -190,7 +190,7 @@ def test_all_models_are_listed(http: TestClient, clients: dict[str, ScriptedClie
     assert http.get("/v2/models").json() == {"models": list(clients)}
 
 
-def test_an_answer_repeats_the_id_or_has_a_new_one(http: TestClient) -> None:
+def test_an_answer_repeats_the_requests_id_or_has_a_new_one(http: TestClient) -> None:
     assert _infer(http, "x", _text("a"), id="42").json()["id"] == "42"
     first, second = (_infer(http, "x", _text("a")).json()["id"] for _ in range(2))
     assert first != second
@@ -210,7 +210,9 @@ def test_answers_are_json_documents_in_the_order_of_instances_with_the_parameter
 
 
 @pytest.mark.parametrize("shape", [[2], [2, 1]])
-def test_a_single_tensor_of_texts_may_have_any_name_and_a_second_dimension(http: TestClient, shape: list[int]) -> None:
+def test_a_single_tensor_of_strings_may_have_any_name_and_a_second_dimension(
+    http: TestClient, shape: list[int]
+) -> None:
     response = _infer(http, "x", _text("a", "b", name="input-0") | {"shape": shape})
     assert [json.loads(document)[0] for document in _outputs(response)["output-0"]["data"]] == ["a", "b"]
 
@@ -222,7 +224,7 @@ def test_labels_and_scores_are_typed_tensors(http: TestClient) -> None:
     assert outputs["score"] == {"name": "score", "datatype": "FP32", "shape": [3, 2], "data": [0.75, 0.25] * 3}
 
 
-def test_only_the_outputs_that_are_asked_for_are_answered_in_that_order(http: TestClient) -> None:
+def test_only_the_requested_outputs_are_answered_in_that_order(http: TestClient) -> None:
     asked = [{"name": "score"}, {"name": "label"}]
     assert list(_outputs(_infer(http, "classifier", _text("a"), outputs=asked))) == ["score", "label"]
 
@@ -240,7 +242,7 @@ def test_inputs_are_the_fields_of_an_instance(http: TestClient, clients: dict[st
     assert [instance for instance, _ in classifier.given] == [{"text": "a", "text_pair": "b"}]
 
 
-def test_vectors_of_tokens_are_padded_and_their_mask_tells_where_they_end(http: TestClient) -> None:
+def test_vectors_of_tokens_are_padded_and_their_mask_marks_the_end(http: TestClient) -> None:
     outputs = _outputs(_infer(http, "vectors", _text("ab", "a")))
     assert outputs["output-0"] == {
         "name": "output-0", "datatype": "FP32", "shape": [2, 2, 2], "data": [2, 2, 2, 2, 1, 1, 0, 0],
@@ -250,7 +252,7 @@ def test_vectors_of_tokens_are_padded_and_their_mask_tells_where_they_end(http: 
     }  # fmt: skip
 
 
-def test_one_vector_a_text_is_a_tensor_without_a_mask(http: TestClient) -> None:
+def test_one_vector_per_input_is_a_tensor_without_a_mask(http: TestClient) -> None:
     outputs = _outputs(_infer(http, "vectors", _text("ab", "a"), parameters={"pooling": "mean"}))
     assert outputs == {"output-0": {"name": "output-0", "datatype": "FP32", "shape": [2, 2], "data": [2, 2, 1, 1]}}
 
@@ -281,7 +283,7 @@ def test_instances_can_be_json_documents(http: TestClient, clients: dict[str, Sc
         ({"shape": [1, 2], "datatype": "BYTES", "data": ["a", "b"]}, ("BYTES", [1], ['["a","b"]'])),
     ],
 )
-def test_code_of_a_models_own_is_given_tensors_as_they_are(http: TestClient, sent: Any, answered: Any) -> None:
+def test_a_custom_pipeline_receives_tensors_unchanged(http: TestClient, sent: Any, answered: Any) -> None:
     output = _outputs(_infer(http, "anything", {"name": "z", **sent}))["output-0"]
     assert (output["datatype"], output["shape"], output["data"]) == answered
 
@@ -376,13 +378,13 @@ def test_a_mistake_is_a_400_that_names_the_field(http: TestClient, model: str, b
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"inputs": [{"name": "\xff"}]}', b'"' + b"[" * 5000])
-def test_what_is_not_a_json_object_is_a_400(http: TestClient, body: bytes) -> None:
+def test_a_body_that_is_no_json_object_is_a_400(http: TestClient, body: bytes) -> None:
     response = http.post("/v2/models/x/infer", content=body)
     assert response.status_code == 400
     assert response.json()["error"].startswith("Unrecognized request format")
 
 
-def test_a_text_that_is_not_utf8_is_named(http: TestClient) -> None:
+def test_a_string_that_is_not_utf8_is_named(http: TestClient) -> None:
     head = json.dumps({"inputs": [_text("a") | {"data": None, "parameters": {"binary_data_size": 5}}]}).encode()
     headers = {"Inference-Header-Content-Length": str(len(head))}
     response = http.post("/v2/models/x/infer", content=head + b"\1\0\0\0\xff", headers=headers)
@@ -395,7 +397,7 @@ def test_an_instance_that_fails_is_named(http: TestClient) -> None:
     assert _infer(http, "x", _text("a", "parameter")).json() == {"error": "parameters.top_k: must be 1"}
 
 
-def test_limits_hold_and_say_which(http: TestClient) -> None:
+def test_a_request_over_a_limit_is_refused_and_the_limit_named(http: TestClient) -> None:
     assert _infer(http, "x", _text(*"abcdef")).status_code == 413
     assert "MAX_INSTANCES" in _infer(http, "x", _text(*"abcdef")).json()["error"]
     assert "MAX_BODY_SIZE" in _infer(http, "x", _text("a" * 10_000)).json()["error"]
@@ -418,18 +420,18 @@ def test_generate_answers_the_new_text(http: TestClient, clients: dict[str, Scri
 
 
 @pytest.mark.parametrize(("verb", "said"), [("generate", False), ("generate_stream", True), ("generate_stream", False)])
-def test_generate_may_be_told_again_how_it_answers(http: TestClient, verb: str, said: bool) -> None:
+def test_generate_accepts_the_fields_that_repeat_its_mode(http: TestClient, verb: str, said: bool) -> None:
     body = {"text_input": "ab", "parameters": {"stream": said, "temperature": 0}}
     assert http.post(f"/v2/models/writer/{verb}", json=body).status_code == 200
 
 
-def test_generate_does_not_answer_in_pieces(http: TestClient) -> None:
+def test_generate_refuses_to_stream(http: TestClient) -> None:
     answer = _generate(http, text_input="ab", parameters={"stream": True})
     assert (answer.status_code, answer.json()["error"].split(":")[0]) == (400, "parameters.stream")
 
 
 @pytest.mark.parametrize(("stop", "reason"), [([], "eos_token"), (["!"], "stop_sequence")])
-def test_generate_tells_details_when_asked(http: TestClient, stop: list[str], reason: str) -> None:
+def test_generate_returns_details_on_request(http: TestClient, stop: list[str], reason: str) -> None:
     answer = _generate(http, text_input="ab", parameters={"details": True, "stop": stop}).json()
     assert answer["details"] == {
         "finish_reason": reason,
@@ -470,7 +472,7 @@ def test_a_mistake_in_generate_is_a_400_that_names_the_field(http: TestClient, v
     assert response.json()["error"].startswith(said)
 
 
-def test_generate_needs_a_model_that_writes(http: TestClient) -> None:
+def test_generate_needs_a_generative_model(http: TestClient) -> None:
     response = http.post("/v2/models/x/generate", json={"text_input": "a"})
     assert response.status_code == 400
     assert response.json()["error"].startswith(

@@ -1,4 +1,4 @@
-"""Promises of OpenAI's chat completions, as its own client sees them."""
+"""Promise: OpenAI's own client gets chat completions as from OpenAI."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from tests.hf_runtime.api.openai_server import Server, token, written
+from tests.hf_runtime.api.openai_server import Server, generated_result, token
 
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 DEFAULTS = {
@@ -66,7 +66,7 @@ def test_fields_reach_the_model_under_its_own_names(server: Server, given: Any, 
 
 
 def test_an_answer_is_a_chat_completion_object(server: Server) -> None:
-    server.writer.script = lambda _: [written("Hi.", prompt=9, generated=2, cached_tokens=8)]
+    server.writer.script = lambda _: [generated_result("Hi.", prompt=9, generated=2, cached_tokens=8)]
     answer = server.http.post("/openai/v1/chat/completions", json={"model": "writer", "messages": HELLO}).json()
     assert answer.pop("id").startswith("chatcmpl-")
     assert answer.pop("created") > 1_700_000_000
@@ -89,15 +89,15 @@ def test_an_answer_is_a_chat_completion_object(server: Server) -> None:
     }  # fmt: skip
 
 
-def test_choices_are_items_of_their_own_and_count_the_prompt_once(server: Server) -> None:
-    server.writer.script = lambda index: [written(str(index), prompt=9, generated=2)]
+def test_each_choice_is_an_item_and_the_prompt_is_counted_once(server: Server) -> None:
+    server.writer.script = lambda index: [generated_result(str(index), prompt=9, generated=2)]
     answer = _ask(server, n=3, seed=2**63 - 1)
     assert [(choice.index, choice.message.content) for choice in answer.choices] == [(0, "0"), (1, "1"), (2, "2")]
     assert [parameters["seed"] for parameters in server.writer.parameters] == [2**63 - 1, 0, 1]
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (9, 6)
 
 
-def test_every_role_reaches_the_model_and_parts_of_text_as_one_string(server: Server) -> None:
+def test_every_role_reaches_the_model_and_text_parts_are_joined(server: Server) -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     messages = [
         {"role": "developer", "content": "Be brief."},
@@ -116,7 +116,7 @@ def test_every_role_reaches_the_model_and_parts_of_text_as_one_string(server: Se
     ]
 
 
-def test_tools_reach_the_model_as_they_were_written(server: Server) -> None:
+def test_tools_reach_the_model_unchanged(server: Server) -> None:
     choice: Any = {"type": "function", "function": {"name": "weather"}}
     _ask(server, tools=[WEATHER], tool_choice=choice, parallel_tool_calls=False)
     _ask(server, tools=[WEATHER], tool_choice="required")
@@ -134,7 +134,7 @@ def test_tools_reach_the_model_as_they_were_written(server: Server) -> None:
 def test_tool_calls_are_answered_and_can_be_sent_back_with_their_results(
     server: Server, text: str, content: str | None
 ) -> None:
-    server.writer.script = lambda _: [written(text, tool_calls=CALLS)]
+    server.writer.script = lambda _: [generated_result(text, tool_calls=CALLS)]
     (choice,) = _ask(server, tools=[WEATHER]).choices
     assert (choice.finish_reason, choice.message.content) == ("tool_calls", content)
     calls = choice.message.tool_calls
@@ -160,16 +160,16 @@ class City(BaseModel):
 
 
 def test_the_official_client_parses_answers_into_classes(server: Server) -> None:
-    server.writer.script = lambda _: [written('{"name": "Graz"}')]
+    server.writer.script = lambda _: [generated_result('{"name": "Graz"}')]
     answer = server.openai.chat.completions.parse(model="writer", messages=HELLO, response_format=City)
     assert answer.choices[0].message.parsed == City(name="Graz")
     told = server.writer.parameters[0]["response_format"]
     assert (told["type"], told["json_schema"]["name"], told["json_schema"]["strict"]) == ("json_schema", "City", True)
 
 
-def test_logprobs_name_every_token_and_its_rivals(server: Server) -> None:
+def test_logprobs_name_every_token_and_its_alternatives(server: Server) -> None:
     tokens = [token("é", -0.5, ("é", -0.5), ("e", -1.5)), token("\ufffd", float("-inf"), raw=b"\x99")]
-    server.writer.script = lambda _: [written("é", logprobs=tokens)]
+    server.writer.script = lambda _: [generated_result("é", logprobs=tokens)]
     (choice,) = _ask(server, logprobs=True, top_logprobs=2).choices
     assert choice.logprobs.to_dict() == {
         "content": [
@@ -186,12 +186,12 @@ def test_logprobs_name_every_token_and_its_rivals(server: Server) -> None:
     }  # fmt: skip
 
 
-def test_a_stream_says_who_speaks_then_what_then_why_it_ended(server: Server) -> None:
+def test_a_stream_sends_the_role_then_the_content_then_the_finish_reason(server: Server) -> None:
     server.writer.script = lambda _: [
         {"generated_text": "Hi"},
         {"generated_text": ""},
         {"generated_text": "", "logprobs": [token("!", -1.0)]},
-        written("!", "length"),
+        generated_result("!", "length"),
     ]
     events = server.events("chat/completions", model="writer", messages=HELLO)
     assert len({(event["id"], event["created"]) for event in events}) == 1
@@ -216,7 +216,7 @@ def test_a_stream_of_calls_numbers_them_and_ends_with_their_reason(server: Serve
     server.writer.script = lambda _: [
         {"generated_text": "Let me see."},
         {"generated_text": "", "tool_calls": CALLS[:1]},
-        written("", tool_calls=CALLS[1:]),
+        generated_result("", tool_calls=CALLS[1:]),
     ]
     events = server.events("chat/completions", model="writer", messages=HELLO, tools=[WEATHER], n=2)
     for index in (0, 1):
@@ -228,11 +228,11 @@ def test_a_stream_of_calls_numbers_them_and_ends_with_their_reason(server: Serve
         assert choices[-1]["finish_reason"] == "tool_calls"
 
 
-def test_the_official_client_puts_a_stream_together_again(server: Server) -> None:
+def test_the_official_client_assembles_a_stream(server: Server) -> None:
     server.writer.script = lambda _: [
         {"generated_text": "Let me "},
         {"generated_text": "see.", "tool_calls": CALLS[:1]},
-        written("", prompt=4, generated=6, tool_calls=CALLS[1:]),
+        generated_result("", prompt=4, generated=6, tool_calls=CALLS[1:]),
     ]
     with server.openai.chat.completions.stream(
         model="writer", messages=HELLO, tools=[WEATHER], n=2, stream_options={"include_usage": True}

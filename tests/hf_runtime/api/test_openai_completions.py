@@ -1,4 +1,4 @@
-"""Promises of OpenAI's completions, as its own client sees them."""
+"""Promise: OpenAI's own client gets completions as from OpenAI."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from openai import APIError
 
 from hf_runtime.contract.errors import InferenceFailed
-from tests.hf_runtime.api.openai_server import Server, token, written
+from tests.hf_runtime.api.openai_server import Server, generated_result, token
 
 DEFAULTS = {
     "details": True, "do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 16,
@@ -51,7 +51,7 @@ def test_fields_reach_the_model_under_its_own_names(server: Server, given: Any, 
 
 
 @pytest.mark.parametrize("given", [{"temperature": 0}, {"top_p": 0}, {"temperature": 0, "top_p": 0.5, "seed": 3}])
-def test_without_temperature_or_probability_nothing_is_drawn(server: Server, given: Any) -> None:
+def test_without_temperature_or_probability_decoding_is_greedy(server: Server, given: Any) -> None:
     server.openai.completions.create(model="writer", prompt="Once", **given)
     assert server.writer.parameters == [
         {"details": True, "do_sample": False, "max_new_tokens": 16, "return_full_text": False}
@@ -68,14 +68,14 @@ def test_without_temperature_or_probability_nothing_is_drawn(server: Server, giv
         ([[1, 2], [3]], [[1, 2], [3]]),
     ],
 )
-def test_prompts_are_texts_or_tokens_one_or_many(server: Server, prompt: Any, instances: Any) -> None:
+def test_prompts_are_strings_or_tokens_one_or_many(server: Server, prompt: Any, instances: Any) -> None:
     answer = server.openai.completions.create(model="writer", prompt=prompt)
     assert server.writer.instances == instances
     assert [choice.index for choice in answer.choices] == list(range(len(instances)))
 
 
 def test_an_answer_is_a_completion_object(server: Server) -> None:
-    server.writer.script = lambda _: [written(" upon a time", "length", prompt=1, generated=3)]
+    server.writer.script = lambda _: [generated_result(" upon a time", "length", prompt=1, generated=3)]
     answer = server.http.post("/openai/v1/completions", json={"model": "writer", "prompt": "Once"}).json()
     assert answer.pop("id").startswith("cmpl-")
     assert answer.pop("created") > 1_700_000_000
@@ -88,9 +88,9 @@ def test_an_answer_is_a_completion_object(server: Server) -> None:
     }
 
 
-def test_choices_of_a_prompt_stand_together_differ_in_seed_and_count_their_prompt_once(server: Server) -> None:
+def test_choices_of_a_prompt_are_adjacent_differ_in_seed_and_count_their_prompt_once(server: Server) -> None:
     server.writer.script = lambda index: [
-        written(str(index), prompt=10 + index // 2, generated=index, cached_tokens=4 * (index % 2))
+        generated_result(str(index), prompt=10 + index // 2, generated=index, cached_tokens=4 * (index % 2))
     ]
     answer = server.openai.completions.create(model="writer", prompt=["a", "b"], n=2, seed=5)
     assert server.writer.instances == ["a", "a", "b", "b"]
@@ -99,18 +99,18 @@ def test_choices_of_a_prompt_stand_together_differ_in_seed_and_count_their_promp
     assert answer.usage is not None
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (21, 6, 27)
     assert answer.usage.prompt_tokens_details is not None
-    # What the second choice found in the cache is what the first one put there.
+    # The second choice finds in the cache only the prefix that the first one stored.
     assert answer.usage.prompt_tokens_details.cached_tokens == 0
 
 
-def test_logprobs_name_every_token_its_rivals_and_where_it_begins(server: Server) -> None:
+def test_logprobs_name_every_token_its_alternatives_and_its_offset(server: Server) -> None:
     tokens = [
         token("Hé", -0.5, ("Hé", -0.5), ("Ha", -1.5)),
         token("\ufffd", -1.0, ("!", -0.25), raw=b"\xf0\x9f"),
         token("\ufffd", float("-inf"), raw=b"\x99\x82"),
         token(".", -2.0),
     ]
-    server.writer.script = lambda _: [written("Hé🙂.", logprobs=tokens)]
+    server.writer.script = lambda _: [generated_result("Hé🙂.", logprobs=tokens)]
     answer = server.openai.completions.create(model="writer", prompt="a", logprobs=2)
     assert answer.choices[0].logprobs is not None
     assert answer.choices[0].logprobs.to_dict() == {
@@ -126,11 +126,11 @@ def test_logprobs_name_every_token_its_rivals_and_where_it_begins(server: Server
     }
 
 
-def test_a_stream_is_the_same_completion_in_pieces(server: Server) -> None:
+def test_the_deltas_of_a_stream_join_to_the_same_completion(server: Server) -> None:
     server.writer.script = lambda index: [
         {"generated_text": "one", "logprobs": [token("one", -1.0)]},
         {"generated_text": ""},
-        written(" two", "length", logprobs=[token(" two", -2.0)]),
+        generated_result(" two", "length", logprobs=[token(" two", -2.0)]),
     ]
     chunks = list(server.openai.completions.create(model="writer", prompt=["a", "b"], logprobs=0, stream=True))
     assert len({chunk.id for chunk in chunks}) == 1
@@ -142,8 +142,11 @@ def test_a_stream_is_the_same_completion_in_pieces(server: Server) -> None:
         assert [choice.logprobs.text_offset for choice in mine if choice.logprobs] == [[0], [3]]
 
 
-def test_a_stream_tells_its_usage_at_the_end_if_asked(server: Server) -> None:
-    server.writer.script = lambda _: [{"generated_text": "a"}, written("", prompt=4, generated=1, cached_tokens=2)]
+def test_a_stream_reports_its_usage_at_the_end_on_request(server: Server) -> None:
+    server.writer.script = lambda _: [
+        {"generated_text": "a"},
+        generated_result("", prompt=4, generated=1, cached_tokens=2),
+    ]
     body = {"model": "writer", "prompt": ["x", "y"], "stream_options": {"include_usage": True}}
     *chunks, last = server.events("completions", **body)
     assert all(chunk["usage"] is None and len(chunk["choices"]) == 1 for chunk in chunks)
@@ -154,9 +157,9 @@ def test_a_stream_tells_its_usage_at_the_end_if_asked(server: Server) -> None:
     assert all("usage" not in chunk for chunk in server.events("completions", model="writer", prompt="x"))
 
 
-def test_a_choice_that_fails_in_a_stream_is_an_error_event_and_the_others_go_on(server: Server) -> None:
+def test_a_choice_that_fails_in_a_stream_is_an_error_event_and_the_others_continue(server: Server) -> None:
     failure = InferenceFailed("the model failed; its log has the details")
-    server.writer.script = lambda index: [{"generated_text": "a"}, failure if index == 0 else written("b")]
+    server.writer.script = lambda index: [{"generated_text": "a"}, failure if index == 0 else generated_result("b")]
     events = server.events("completions", model="writer", prompt="x", n=2)
     assert [event for event in events if "error" in event] == [
         {

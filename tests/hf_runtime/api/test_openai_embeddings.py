@@ -1,4 +1,4 @@
-"""Promises of OpenAI's embeddings, as its own client sees them."""
+"""Promise: OpenAI's own client gets embeddings as from OpenAI."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def vectors(server: Server) -> None:
         ([[1, 2], [3]], [[1, 2], [3]]),
     ],
 )
-def test_inputs_are_texts_or_tokens_one_or_many(server: Server, given: Any, instances: Any) -> None:
+def test_inputs_are_strings_or_tokens_one_or_many(server: Server, given: Any, instances: Any) -> None:
     answer = server.openai.embeddings.create(model="embedder", input=given)
     assert server.embedder.submitted == [(instance, {"details": True}) for instance in instances]
     assert [entry.index for entry in answer.data] == list(range(len(instances)))
@@ -83,7 +83,7 @@ def test_a_wrong_field_is_a_400_that_names_it(server: Server, fields: Any, param
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
-def test_a_model_that_answers_a_vector_a_token_is_a_400_that_names_the_model(server: Server) -> None:
+def test_a_model_that_answers_one_vector_per_token_is_a_400_that_names_the_model(server: Server) -> None:
     server.embedder.script = lambda _: InvalidRequest("the model answers a vector a token", field="parameters.details")
     response = server.http.post("/openai/v1/embeddings", json={"model": "embedder", "input": "a"})
     assert response.status_code == 400
@@ -91,7 +91,7 @@ def test_a_model_that_answers_a_vector_a_token_is_a_400_that_names_the_model(ser
     assert response.json()["error"]["message"] == "model: the model answers a vector a token"
 
 
-def test_the_input_that_is_refused_is_named(server: Server) -> None:
+def test_a_refused_input_is_named(server: Server) -> None:
     server.embedder.script = lambda index: InvalidRequest("has 600 tokens") if index else {}
     response = server.http.post("/openai/v1/embeddings", json={"model": "embedder", "input": ["a", "b"]})
     assert response.json()["error"]["param"] == "input[1]"

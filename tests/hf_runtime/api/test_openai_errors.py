@@ -1,4 +1,4 @@
-"""Promises of OpenAI's API when something is wrong, and of its list of models."""
+"""Promise: OpenAI's API reports errors in its own shape and lists the models."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from hf_runtime.contract.errors import (
     RequestTooLarge,
 )
 from hf_runtime.rpc.messages import ModelState
-from tests.hf_runtime.api.openai_server import ScriptedClient, Server, app, serving, written
+from tests.hf_runtime.api.openai_server import ScriptedClient, Server, app, generated_result, serving
 
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 
 
-def test_models_are_listed_and_told_one_by_one(server: Server) -> None:
+def test_models_are_listed_and_described_one_by_one(server: Server) -> None:
     listed = server.openai.models.list().data
     assert [model.id for model in listed] == ["writer", "embedder", "classifier", "slow"]
     assert {model.object for model in listed} == {"model"}
@@ -69,7 +69,7 @@ def test_every_route_answers_errors_in_openais_shape(
         (DeadlineExceeded("late"), 504, "server_error", None, openai.InternalServerError),
     ],
 )
-def test_what_fails_before_an_answer_begins_has_its_status(
+def test_an_error_before_the_answer_begins_has_its_own_status(
     server: Server, stream: bool, failure: Any, status: int, kind: str, code: str | None, raised: Any
 ) -> None:
     server.writer.script = lambda _: failure
@@ -90,7 +90,7 @@ def test_a_body_that_is_no_json_object_is_a_400(server: Server, body: bytes) -> 
 
 
 @pytest.mark.parametrize("path", ["completions", "chat/completions", "embeddings"])
-def test_an_unknown_model_a_busy_one_and_one_of_another_task_are_told_apart(server: Server, path: str) -> None:
+def test_unknown_loading_and_unsuitable_models_get_different_errors(server: Server, path: str) -> None:
     content: Any = {
         "completions": {"prompt": "a"},
         "chat/completions": {"messages": HELLO},
@@ -147,7 +147,7 @@ def test_too_many_items_or_too_large_a_body_is_a_413_that_names_the_limit(server
         ("chat/completions", {}, None, "no template", "messages: no template", "messages"),
     ],
 )  # fmt: skip
-def test_what_the_model_refuses_is_said_in_the_clients_words(
+def test_a_models_refusal_names_the_clients_field(
     server: Server, stream: bool, path: str, fields: Any, field: str | None, reason: str, message: str, param: str
 ) -> None:
     server.writer.script = lambda _: InvalidRequest(reason, field=field)
@@ -158,7 +158,7 @@ def test_what_the_model_refuses_is_said_in_the_clients_words(
     assert (response.json()["error"]["message"], response.json()["error"]["param"]) == (message, param)
 
 
-def test_an_answer_that_is_not_there_in_time_is_a_504_and_its_items_are_given_up() -> None:
+def test_an_answer_that_is_late_is_a_504_and_its_items_are_cancelled() -> None:
     with serving(REQUEST_TIMEOUT=0.05) as server:
         server.writer.script = lambda _: None
         response = server.http.post("/openai/v1/completions", json={"model": "writer", "prompt": "a", "n": 2})
@@ -167,7 +167,7 @@ def test_an_answer_that_is_not_there_in_time_is_a_504_and_its_items_are_given_up
         assert server.writer.cancelled == [0, 1]
 
 
-def test_a_stream_that_falls_silent_ends_in_an_error(server: Server) -> None:
+def test_a_stream_without_further_deltas_ends_in_an_error(server: Server) -> None:
     with serving(REQUEST_TIMEOUT=0.05) as server:
         server.writer.script = lambda _: None
         (event,) = server.events("chat/completions", model="writer", messages=HELLO)
@@ -176,7 +176,7 @@ def test_a_stream_that_falls_silent_ends_in_an_error(server: Server) -> None:
         assert server.writer.cancelled == [0]
 
 
-def test_a_bug_is_a_500_that_tells_nothing_of_it(server: Server) -> None:
+def test_a_bug_is_a_500_without_internals(server: Server) -> None:
     server.writer.script = lambda _: [{"no": "text"}]
     response = server.http.post("/openai/v1/completions", json={"model": "writer", "prompt": "a"})
     assert response.status_code == 500
@@ -186,9 +186,9 @@ def test_a_bug_is_a_500_that_tells_nothing_of_it(server: Server) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_items_are_given_up_when_the_client_leaves(stream: bool) -> None:
+def test_items_are_cancelled_when_the_client_leaves(stream: bool) -> None:
     writer = ScriptedClient("writer", ModelState("ready"))
-    writer.script = lambda index: [written("a")] if index == 0 else None
+    writer.script = lambda index: [generated_result("a")] if index == 0 else None
 
     async def scenario() -> list[Any]:
         body = orjson.dumps({"model": "writer", "prompt": "a", "n": 3, "stream": stream})
@@ -199,7 +199,7 @@ def test_items_are_given_up_when_the_client_leaves(stream: bool) -> None:
         async def send(message: Any) -> None:
             sent.append(message)
             if message.get("body"):
-                # Read the first answer, and leave.
+                # Read the first delta, then leave.
                 await incoming.put({"type": "http.disconnect"})
 
         if not stream:

@@ -1,4 +1,4 @@
-"""The promise that no mistake of a client is ever a 5xx, for fields of every kind in every place."""
+"""Promise: no client mistake is answered with a 5xx, for any value in any field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promises of the OpenAPI document and its page: whole, valid, and about the models that are served."""
+"""Promise: the OpenAPI document and page are complete, valid and show the served models."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def document(http: TestClient) -> Any:
     return http.get("/openapi.json").json()
 
 
-def test_every_route_is_described_and_nothing_else(document: Any) -> None:
+def test_exactly_the_existing_routes_are_described(document: Any) -> None:
     routed = {*route_names(_app(_ALL).routes), *OPERATIONS}
     assert set(descriptions(Served(_models(_ALL), ServerSettings()))) == routed
     assert {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods} == routed
 
 
 @pytest.mark.parametrize("tasks", _SERVERS.values(), ids=_SERVERS)
-def test_the_document_is_valid_openapi_whatever_is_served(tasks: dict[str, Task | None]) -> None:
+def test_the_document_is_valid_openapi_for_any_models(tasks: dict[str, Task | None]) -> None:
     schemathesis.openapi.from_dict(_document(tasks)).validate()
 
 
@@ -84,7 +84,7 @@ def test_every_status_of_an_error_is_described() -> None:
 
 
 def _bodies(document: Any) -> list[tuple[str, Any, Any]]:
-    """All examples of requests: the operation's name, the schema and the value."""
+    """Yield all examples of requests: the operation's name, the schema and the value."""
     found = []
     for methods in document["paths"].values():
         for operation in methods.values():
@@ -109,7 +109,7 @@ def test_there_is_an_example_for_each_task_that_is_served(document: Any) -> None
         assert set(body["requestBody"]["content"]["application/json"]["examples"]) == set(TASKS)
 
 
-def test_models_are_those_that_can_answer(document: Any) -> None:
+def test_each_route_lists_the_models_that_can_answer(document: Any) -> None:
     def names(path: str) -> Any:
         operation = next(iter(document["paths"][path].values()))
         return operation["parameters"][0]["schema"]["enum"]
@@ -124,12 +124,12 @@ def test_models_are_those_that_can_answer(document: Any) -> None:
     assert models("EmbeddingRequest") == ["my-feature-extraction"]
 
 
-def test_limits_are_those_of_the_server(document: Any) -> None:
+def test_the_document_states_the_servers_limits(document: Any) -> None:
     instances = document["components"]["schemas"]["PredictRequest"]["properties"]["instances"]
     assert instances["maxItems"] == 5
 
 
-def test_bentomls_place_for_the_document_has_the_same(http: TestClient, document: Any) -> None:
+def test_bentomls_route_for_the_document_returns_the_same(http: TestClient, document: Any) -> None:
     assert http.get("/docs.json").json() == document
 
 
@@ -143,7 +143,7 @@ def test_the_page_needs_nothing_but_files_that_bentoml_serves(http: TestClient) 
     assert "//" not in page.text
 
 
-def test_browsers_are_sent_to_the_page_and_clients_are_not(http: TestClient) -> None:
+def test_browsers_are_redirected_to_the_page_and_clients_are_not(http: TestClient) -> None:
     redirect = http.get("/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
     assert (redirect.status_code, redirect.headers["location"]) == (307, "docs")
     for accept in ("*/*", "application/json"):

@@ -1,4 +1,4 @@
-"""Promises of logged payloads: they harm no request."""
+"""Promise: logging of payloads harms no request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_a_long_payload_is_cut(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages[0].endswith("… and 1002 characters")
 
 
-def test_what_cannot_be_shown_is_served_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_payload_that_cannot_be_logged_is_served(caplog: pytest.LogCaptureFixture) -> None:
     deep: Any = "text"
     for _ in range(900):
         deep = [deep]

@@ -1,4 +1,4 @@
-"""Promises of streams: errors before them have a status, errors in them a last object, and who leaves cancels."""
+"""Promise: streams report early errors by status, later ones in an object; leaving cancels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, Overloaded
 from hf_runtime.rpc.messages import ModelState
-from tests.hf_runtime.api.openai_server import ScriptedClient, Server, app, serving, written
+from tests.hf_runtime.api.openai_server import ScriptedClient, Server, app, generated_result, serving
 
 
 def _stream(server: Server, instances: list[Any], events: bool = False, **parameters: Any) -> Any:
@@ -24,8 +24,8 @@ def _objects(response: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in response.text.splitlines()]
 
 
-def test_each_piece_is_a_line_with_its_instance(server: Server) -> None:
-    server.writer.script = lambda index: [{"generated_text": f"{index} is"}, written(" written")]
+def test_each_delta_is_a_line_with_its_instance(server: Server) -> None:
+    server.writer.script = lambda index: [{"generated_text": f"{index} is"}, generated_result(" written")]
     lines = _objects(_stream(server, ["a", "b"], max_new_tokens=3))
     counts = {"finish_reason": "stop", "prompt_tokens": 3, "generated_tokens": 2}
     for index in range(2):
@@ -33,12 +33,12 @@ def test_each_piece_is_a_line_with_its_instance(server: Server) -> None:
             {"index": index, "generated_text": f"{index} is"},
             {"index": index, "generated_text": " written", **counts},
         ]
-    # How an answer is sent is no matter of the model.
+    # `stream` is the server's parameter and does not reach the model.
     assert server.writer.submitted == [("a", {"max_new_tokens": 3}), ("b", {"max_new_tokens": 3})]
 
 
-def test_events_are_the_lines_in_another_dress(server: Server) -> None:
-    server.writer.script = lambda _: [{"generated_text": "a\n\nb"}, written("")]
+def test_events_carry_the_same_objects_as_lines(server: Server) -> None:
+    server.writer.script = lambda _: [{"generated_text": "a\n\nb"}, generated_result("")]
     response = _stream(server, ["a"], events=True)
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     *events, rest = response.text.split("\n\n")
@@ -54,7 +54,7 @@ def test_events_are_the_lines_in_another_dress(server: Server) -> None:
         (Overloaded("too much", retry_after=3), 429, "too much"),
     ],
 )
-def test_an_instance_that_is_refused_gives_the_request_its_status_and_gives_up_the_others(
+def test_a_refused_instance_sets_the_status_and_cancels_the_others(
     server: Server, error: Any, status: int, message: str
 ) -> None:
     server.writer.script = lambda index: error if index == 1 else None
@@ -63,9 +63,9 @@ def test_an_instance_that_is_refused_gives_the_request_its_status_and_gives_up_t
     assert server.writer.cancelled == [0]
 
 
-def test_an_error_in_the_middle_is_a_last_object_and_the_other_instances_go_on(server: Server) -> None:
+def test_an_error_within_a_stream_is_a_last_object_and_the_other_instances_continue(server: Server) -> None:
     failing = [{"generated_text": "half"}, InferenceFailed("the log has the details")]
-    server.writer.script = lambda index: failing if index == 0 else [written("whole")]
+    server.writer.script = lambda index: failing if index == 0 else [generated_result("whole")]
     lines = _objects(_stream(server, ["a", "b"]))
     assert [line for line in lines if line["index"] == 0] == [
         {"index": 0, "generated_text": "half"},
@@ -74,9 +74,9 @@ def test_an_error_in_the_middle_is_a_last_object_and_the_other_instances_go_on(s
     assert next(line for line in lines if line["index"] == 1)["generated_text"] == "whole"
 
 
-def test_a_stream_that_stands_still_ends_as_cancelled_and_its_item_is_given_up() -> None:
+def test_a_stalled_stream_ends_as_cancelled_and_its_item_is_cancelled() -> None:
     with serving(REQUEST_TIMEOUT=0.05) as server:
-        server.writer.script = lambda index: None if index == 0 else [written("whole")]
+        server.writer.script = lambda index: None if index == 0 else [generated_result("whole")]
         lines = _objects(_stream(server, ["a", "b"]))
         (last,) = [line for line in lines if line["index"] == 0]
         assert last["finish_reason"] == "cancelled"
@@ -84,7 +84,7 @@ def test_a_stream_that_stands_still_ends_as_cancelled_and_its_item_is_given_up()
         assert server.writer.cancelled == [0]
 
 
-def test_a_model_that_does_not_stream_is_asked_all_the_same_and_says_so(server: Server) -> None:
+def test_a_model_that_does_not_stream_refuses_the_request_itself(server: Server) -> None:
     server.writer.script = lambda _: InvalidRequest("this model does not", field="parameters.stream")
     assert _stream(server, ["a"]).json() == {"error": "parameters.stream: this model does not"}
 

@@ -1,4 +1,4 @@
-"""Promises of tensors on the wire: what Triton's client writes is read, what is written Triton's client reads."""
+"""Promise: tensors on the wire are compatible with Triton's client in both directions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _read(array: np.ndarray[Any, np.dtype[Any]], *, binary: bool) -> InferReques
     return parse_request(body, None if length is None else str(length))
 
 
-def _written(asked: InferRequest, tensor: Tensor) -> Any:
+def _write_tensor(asked: InferRequest, tensor: Tensor) -> Any:
     response = render_response("m", asked, [tensor])
     length = response.headers.get(HEADER_LENGTH)
     body = bytes(response.body)
@@ -53,15 +53,15 @@ def _written(asked: InferRequest, tensor: Tensor) -> Any:
 @pytest.mark.parametrize("binary", [True, False])
 @given(array=_NUMBERS)
 @settings(deadline=None)
-def test_numbers_of_every_datatype_and_shape_make_the_round_trip(
+def test_values_of_every_datatype_and_shape_make_the_round_trip(
     binary: bool, array: np.ndarray[Any, np.dtype[Any]]
 ) -> None:
     if array.dtype == np.float16:
-        binary = True  # there is no JSON for it
+        binary = True  # JSON cannot express it.
     asked = _read(array, binary=binary)
     (tensor,) = asked.inputs
     assert tensor.values.dtype == array.dtype
-    back = _written(asked, Tensor("y", tensor.datatype, tensor.values)).as_numpy("y")
+    back = _write_tensor(asked, Tensor("y", tensor.datatype, tensor.values)).as_numpy("y")
     assert back.dtype == array.dtype
     np.testing.assert_array_equal(back, array)
 
@@ -69,11 +69,11 @@ def test_numbers_of_every_datatype_and_shape_make_the_round_trip(
 @pytest.mark.parametrize("binary", [True, False])
 @given(texts=_TEXTS)
 @settings(deadline=None)
-def test_texts_make_the_round_trip(binary: bool, texts: list[str]) -> None:
+def test_strings_make_the_round_trip(binary: bool, texts: list[str]) -> None:
     asked = _read(_object_array(texts), binary=binary)
     (tensor,) = asked.inputs
     assert [t if isinstance(t, str) else t.decode() for t in tensor.values] == texts
-    back = _written(asked, Tensor("y", "BYTES", tensor.values)).as_numpy("y")
+    back = _write_tensor(asked, Tensor("y", "BYTES", tensor.values)).as_numpy("y")
     assert [element if isinstance(element, str) else element.decode() for element in back] == texts
 
 
@@ -81,7 +81,7 @@ def test_texts_make_the_round_trip(binary: bool, texts: list[str]) -> None:
 @settings(deadline=None)
 def test_bytes_make_the_round_trip(elements: list[bytes]) -> None:
     asked = _read(_object_array(elements), binary=True)
-    assert list(_written(asked, Tensor("y", "BYTES", asked.inputs[0].values)).as_numpy("y")) == elements
+    assert list(_write_tensor(asked, Tensor("y", "BYTES", asked.inputs[0].values)).as_numpy("y")) == elements
 
 
 def test_a_tensor_of_100_mb_is_read_without_a_copy() -> None:
@@ -129,7 +129,7 @@ def test_lists_may_be_flat_or_nested() -> None:
         ([1.5], "BF16", [1], "BF16 has no form in JSON, send it as binary data"),
     ],
 )
-def test_data_that_is_not_what_shape_and_datatype_say_is_refused(
+def test_data_that_contradicts_shape_or_datatype_is_refused(
     data: list[Any], datatype: str, shape: list[int], said: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
@@ -139,7 +139,7 @@ def test_data_that_is_not_what_shape_and_datatype_say_is_refused(
 
 @pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
 @pytest.mark.parametrize("shape", [[0, 2**62], [0, 2**31, 2**31, 2**31], [1, 0, 2**62, 4]])
-def test_a_tensor_of_nothing_may_not_be_larger_than_arrays_are(datatype: str, shape: list[int]) -> None:
+def test_an_empty_tensor_may_not_exceed_the_shape_limit_of_arrays(datatype: str, shape: list[int]) -> None:
     tensor = {"name": "x", "shape": shape, "datatype": datatype}
     empty: list[dict[str, Any]] = [{"data": []}, {"parameters": {"binary_data_size": 0}}]
     for rest in empty:
@@ -148,7 +148,7 @@ def test_a_tensor_of_nothing_may_not_be_larger_than_arrays_are(datatype: str, sh
             parse_request(body, str(len(body)))
 
 
-def test_deep_nesting_is_refused_like_any_other() -> None:
+def test_deep_nesting_is_refused_as_wrong_data() -> None:
     data: Any = 1
     for _ in range(900):
         data = [data]
@@ -156,7 +156,7 @@ def test_deep_nesting_is_refused_like_any_other() -> None:
         from_json(data, "INT8", [1], "data")
 
 
-def test_what_json_has_no_number_for_needs_binary_data() -> None:
+def test_values_that_json_cannot_express_need_binary_data() -> None:
     asked = parse_request(b'{"inputs": [{"name": "x", "shape": [1], "datatype": "INT8", "data": [1]}]}', None)
     with pytest.raises(InvalidRequest, match="ask for it as binary data"):
         render_response("m", asked, [Tensor("y", "FP32", np.array([np.nan], np.float32))])
@@ -165,13 +165,13 @@ def test_what_json_has_no_number_for_needs_binary_data() -> None:
 
 
 @given(body=st.binary(max_size=60), length=st.one_of(st.none(), st.integers(-2, 70).map(str), st.text(max_size=5)))
-def test_no_bytes_do_worse_than_being_refused(body: bytes, length: str | None) -> None:
+def test_arbitrary_bytes_are_read_or_refused(body: bytes, length: str | None) -> None:
     with pytest.raises(InvalidRequest):
         parse_request(body, length)
 
 
 @given(tail=st.binary(max_size=40), size=st.integers(0, 50), shape=st.lists(st.integers(0, 3), min_size=1, max_size=3))
-def test_no_binary_tensor_does_worse_than_being_refused(tail: bytes, size: int, shape: list[int]) -> None:
+def test_arbitrary_binary_tensors_are_read_or_refused(tail: bytes, size: int, shape: list[int]) -> None:
     for datatype in ("BYTES", "FP32", "BF16", "BOOL"):
         parameters = {"binary_data_size": size}
         head = {"inputs": [{"name": "x", "shape": shape, "datatype": datatype, "parameters": parameters}]}

@@ -1,4 +1,4 @@
-"""Promise: a client that does not read its answer loses its connection, and keeps no server from stopping."""
+"""Promise: a client that reads no answer loses its connection and delays no stop."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import uvicorn
 from hf_runtime.bento import http_server
 from hf_runtime.bento.http_server import LimitedHttpProtocol
 
-#: More than any socket holds.
+#: Larger than any socket buffer.
 LARGE = b"x" * 16 * 2**20
 GET = b"GET / HTTP/1.1\r\nHost: server\r\n\r\n"
 
 
 class _Watched(LimitedHttpProtocol):
-    """Says what becomes of a connection."""
+    """Protocol that reports the events of its connection to the test."""
 
     answered: ClassVar[asyncio.Event]
     checked: ClassVar[asyncio.Event]
@@ -55,8 +55,8 @@ async def _serving() -> AsyncIterator[int]:
             await running
 
 
-async def _asked(port: int) -> socket.socket:
-    """A client that has asked and reads nothing."""
+async def _connect_and_request(port: int) -> socket.socket:
+    """Return a client that has sent a request and reads nothing."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
     client.setblocking(False)
@@ -76,17 +76,17 @@ async def _read(client: socket.socket, least: int = 2 * len(LARGE)) -> int:
 
 
 def _run(steps: Callable[[socket.socket], Awaitable[None]]) -> None:
-    """Take steps with a client that has asked."""
+    """Run steps with a client that has sent a request."""
 
     async def scenario() -> None:
         async with _serving() as port:
-            with await _asked(port) as client:
+            with await _connect_and_request(port) as client:
                 await steps(client)
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
-def test_a_client_that_reads_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_reads_nothing_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "_READ_TIMEOUT", 0.2)
 
     async def steps(client: socket.socket) -> None:
@@ -107,17 +107,17 @@ def test_a_client_that_reads_slowly_gets_its_answer(monkeypatch: pytest.MonkeyPa
             size += await _read(client, 3 * 2**20)
             await _Watched.checked.wait()
         size += await _read(client, len(LARGE) - size)
-        assert size > len(LARGE)  # with its head
+        assert size > len(LARGE)  # with its headers
 
     _run(steps)
 
 
-def test_an_answer_that_is_not_read_keeps_no_server_from_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_stops_although_an_answer_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "_READ_TIMEOUT_AT_STOP", 0.2)
 
     async def scenario() -> None:
         async with _serving() as port:
-            client = await _asked(port)
+            client = await _connect_and_request(port)
             await _Watched.answered.wait()
         client.close()
 

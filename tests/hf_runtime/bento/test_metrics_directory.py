@@ -1,4 +1,4 @@
-"""Promise of the folder for metrics: a disk without room for it is told of, and not found out by a dead process."""
+"""Promise: a full disk for metrics is reported before it kills a process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Usage(NamedTuple):
     free: int
 
 
-def test_a_full_disk_is_refused_before_a_process_is_killed_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_refused_before_it_kills_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: _Usage(2**30, 2**30 - 4096, 4096))
     with pytest.raises(SettingsError, match=r"^BENTOML_HOME: 4 KiB are free in .*, where processes keep their metrics"):
         use_private_metrics_directory()

@@ -1,4 +1,4 @@
-"""Promise of items' spans: each request's own, whatever company its items were computed in."""
+"""Promise: items' spans belong to their own request, whatever batch computed them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _request_context(trace: str) -> RequestContext:
 
 
 async def _computed(runner: ScriptedRunner, tracing: ItemTracing, texts: dict[str, str]) -> None:
-    """Let items, given by their traces, be computed together."""
+    """Compute items, given by their traces, in one batch."""
     with ThreadPoolExecutor(1) as compute:
         engine = BatchEngine(runner, max_queue_size=100, compute=compute)
         running = asyncio.create_task(engine.run())
@@ -48,7 +48,7 @@ async def _computed(runner: ScriptedRunner, tracing: ItemTracing, texts: dict[st
             futures.append(engine.submit(Item(text, request_context=_request_context(trace), trace=spans)))
             futures[-1].add_done_callback(spans.end)
         with pytest.raises(ServingError):
-            await engine.submit(Item("bad"))  # the last to be prepared: now all others wait for the model
+            await engine.submit(Item("bad"))  # the last item is prepared: now all others wait for the model
         runner.gate.set()
         await asyncio.gather(first, *futures, return_exceptions=True)
         running.cancel()
@@ -63,7 +63,7 @@ def _by_trace(spans: tuple[ReadableSpan, ...]) -> dict[str, dict[str, ReadableSp
     return traces
 
 
-def test_items_of_one_batch_have_its_span_each_in_its_own_trace(tracing: tuple[Tracing, InMemorySpanExporter]) -> None:
+def test_items_of_one_batch_each_have_a_span_in_their_own_trace(tracing: tuple[Tracing, InMemorySpanExporter]) -> None:
     ours, exporter = tracing
     texts = dict(zip(TRACES[:3], ["aa", "bbbb", "c"], strict=True))
     asyncio.run(_computed(ScriptedRunner(), ItemTracing(ours, "x", "text-classification"), texts))
@@ -77,7 +77,7 @@ def test_items_of_one_batch_have_its_span_each_in_its_own_trace(tracing: tuple[T
     assert len({spans["forward"].start_time for spans in traces.values()}) <= 3
 
 
-def test_an_item_that_fails_marks_its_span_alone_and_quotes_nothing(
+def test_a_failed_item_marks_only_its_own_span_and_quotes_no_payload(
     tracing: tuple[Tracing, InMemorySpanExporter],
 ) -> None:
     ours, exporter = tracing
@@ -96,7 +96,7 @@ def test_an_item_that_fails_marks_its_span_alone_and_quotes_nothing(
     assert all(span.status.description is None for spans in traces.values() for span in spans.values())
 
 
-def test_an_item_given_up_ends_its_span(tracing: tuple[Tracing, InMemorySpanExporter]) -> None:
+def test_a_cancelled_item_ends_its_span(tracing: tuple[Tracing, InMemorySpanExporter]) -> None:
     ours, exporter = tracing
 
     async def scenario() -> None:

@@ -1,4 +1,4 @@
-"""Promises of requests' spans: named after routes, marked by faults of the server, absent unless asked for."""
+"""Promise: requests' spans are named after routes, marked by 5xx, absent unless enabled."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _client(tracing: Tracing, records: list[RequestRecord], contexts: list[Reque
     return TestClient(app, raise_server_exceptions=False)
 
 
-def test_spans_are_named_after_routes_and_marked_by_faults_of_the_server(
+def test_spans_are_named_after_routes_and_marked_by_5xx(
     tracing: tuple[Tracing, InMemorySpanExporter],
 ) -> None:
     ours, exporter = tracing
@@ -76,7 +76,7 @@ def test_spans_are_named_after_routes_and_marked_by_faults_of_the_server(
     assert "client's text" not in str([span.to_json() for span in spans])
 
 
-def test_requests_pass_through_no_tracing_unless_it_is_asked_for() -> None:
+def test_requests_pass_through_no_tracing_unless_enabled() -> None:
     @asynccontextmanager
     async def nothing(_: Starlette) -> AsyncIterator[None]:
         yield

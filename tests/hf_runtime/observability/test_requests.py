@@ -1,4 +1,4 @@
-"""What is noted of each request."""
+"""Promise: each request is recorded once, with its id and outcome."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hf_runtime.observability.request_record import RequestRecord
 from hf_runtime.observability.requests import RequestObserverMiddleware, get_request_record
 from hf_runtime.rpc.messages import ModelState
 from hf_runtime.settings import ServerSettings
-from tests.hf_runtime.api.openai_server import ScriptedClient, written
+from tests.hf_runtime.api.openai_server import ScriptedClient, generated_result
 
 
 def _client(records: list[RequestRecord]) -> TestClient:
@@ -32,7 +32,7 @@ def _client(records: list[RequestRecord]) -> TestClient:
     return TestClient(Starlette(routes=[Route("/here", answer)], middleware=middleware))
 
 
-def test_every_request_is_told_once_with_what_was_noted_on_its_way() -> None:
+def test_every_request_is_reported_once_with_its_record() -> None:
     records: list[RequestRecord] = []
     client = _client(records)
     client.get("/here")
@@ -51,14 +51,14 @@ def test_a_request_keeps_the_id_its_client_gave_it() -> None:
 
 
 @pytest.mark.parametrize("given", ["", "a b", "x" * 129, "é"])
-def test_an_id_that_does_not_belong_into_a_log_is_replaced(given: str) -> None:
+def test_an_id_that_is_unsafe_in_a_log_is_replaced(given: str) -> None:
     records: list[RequestRecord] = []
     answer = _client(records).get("/here", headers=[(b"X-Request-Id", given.encode("latin-1"))])
     assert answer.headers["X-Request-Id"] == records[0].request_id
     assert len(records[0].request_id) == 32
 
 
-def test_a_bug_is_recorded_as_what_its_client_is_answered() -> None:
+def test_a_bug_is_recorded_with_the_status_of_its_answer() -> None:
     async def bug(_: Request) -> Response:
         raise KeyError
 
@@ -70,14 +70,17 @@ def test_a_bug_is_recorded_as_what_its_client_is_answered() -> None:
     assert [(record.status, record.error) for record in records] == [(500, "inference_failed")]
 
 
-def test_an_error_within_a_stream_is_noted_though_its_status_does_not_tell() -> None:
+def test_an_error_within_a_stream_is_recorded_although_the_status_is_200() -> None:
     @asynccontextmanager
     async def nothing(_: Starlette) -> AsyncIterator[None]:
         yield
 
     records: list[RequestRecord] = []
     writer = ScriptedClient("writer", ModelState("ready"))
-    writer.script = lambda index: [{"generated_text": "x"}, InferenceFailed("broke") if index else written("y")]
+    writer.script = lambda index: [
+        {"generated_text": "x"},
+        InferenceFailed("broke") if index else generated_result("y"),
+    ]
     app = create_app(Models({"writer": writer}), ServerSettings(), nothing, [records.append])
     body = {"instances": ["a", "b"], "parameters": {"stream": True}}
     with TestClient(app) as client:

@@ -1,4 +1,4 @@
-"""Promises of the logs: what is secret is hidden, whoever logs it, and lines say which request they are about."""
+"""Promise: logs hide secrets, and their lines name the requests that they are about."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_secrets_are_tokens_and_keys_but_not_regions(monkeypatch: pytest.MonkeyP
     assert set(model.secrets) == {"hf_x", "hidden", "Bearer x"}
 
 
-def test_what_signs_a_link_is_a_secret_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_signature_of_a_link_is_a_secret_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     model = ModelSettings(storage_uri="https://user:word@host/model.zip?sig=signed")
     assert set(model.secrets) == {"word", "sig=signed"}
@@ -93,7 +93,7 @@ _FORGED = "2026-01-01 [INFO] forged"
 
 
 @pytest.mark.parametrize("separator", ["\n", "\r\n", "\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
-def test_nothing_that_a_message_quotes_begins_a_line(separator: str) -> None:
+def test_quoted_input_in_a_message_begins_no_line(separator: str) -> None:
     logger, text = _logged((), fields=True, show_errors=True)
     said = f"a{separator}{_FORGED}"
     logger.info("path %s, error %s, model %r", said, ValueError(said), said)
@@ -109,26 +109,26 @@ def test_nothing_that_a_message_quotes_begins_a_line(separator: str) -> None:
     assert len(lines[0].split(_FORGED)) == 4
 
 
-def test_nothing_that_a_message_quotes_speaks_to_a_terminal_or_turns_the_text() -> None:
+def test_quoted_input_in_a_message_cannot_control_a_terminal_or_text_direction() -> None:
     logger, text = _logged((), fields=True)
     logger.info("%s and %d", "\x1b[2J\x07\x9b31m\u202e\u2066\ud800 é🙂", 3)
     assert text.getvalue() == "\\x1b[2J\\x07\\x9b31m\\u202e\\u2066\\ud800 é🙂 and 3\n"
 
 
-def test_lines_that_a_message_means_to_have_stay() -> None:
+def test_intended_line_breaks_of_a_message_stay() -> None:
     logger, text = _logged((), fields=True)
     logger.info("served. Try:\ncurl %s", "x")
     assert text.getvalue() == "served. Try:\ncurl x\n"
 
 
-def test_json_keeps_what_was_said() -> None:
+def test_json_keeps_the_original_message() -> None:
     logger, text = _logged((), fields=True, json=True)
     logger.info("path %s", "/a\nb")
     (line,) = text.getvalue().splitlines()
     assert loads(line)["message"] == "path /a\nb"
 
 
-def test_asyncio_does_not_quote_what_nobody_waited_for() -> None:
+def test_asyncio_does_not_quote_results_that_were_never_retrieved() -> None:
     logger, text = _logged((), fields=True)
     logger.name = "asyncio"
     logger.error("Future exception was never retrieved\nfuture: <Future exception=ValueError('a text')>")

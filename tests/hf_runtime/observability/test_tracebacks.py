@@ -1,4 +1,4 @@
-"""Promise: a stack trace says where and what kind, and quotes nobody."""
+"""Promise: a stack trace names the place and kind of an error and quotes no payload."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def _raised(error: Exception) -> str:
         return format_without_payload(raised)
 
 
-def test_it_says_where_and_of_which_kind_but_not_what_about() -> None:
-    told = _raised(KeyError("a client's text"))  # which is no line of the stack
+def test_a_stack_trace_names_place_and_kind_but_not_the_message() -> None:
+    told = _raised(KeyError("a client's text"))  # not a line of the stack
     assert told.startswith("Traceback (most recent call last):\n")
     assert "in _raised\n    raise error\n" in told
     assert "KeyError: [" in told
@@ -38,7 +38,7 @@ def test_neither_causes_nor_parts_of_a_group_are_quoted() -> None:
     assert quoted not in told
 
 
-def test_what_was_set_aside_is_not_shown() -> None:
+def test_a_suppressed_context_is_not_shown() -> None:
     error = RuntimeError()
     error.__context__, error.__suppress_context__ = KeyError(), True
     assert "KeyError" not in format_without_payload(error)
@@ -47,11 +47,11 @@ def test_what_was_set_aside_is_not_shown() -> None:
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("2 GiB"), MemoryError("2 GiB")])
-def test_what_is_wrong_with_the_machine_is_told(error: Exception) -> None:
+def test_a_message_about_memory_is_shown(error: Exception) -> None:
     assert "2 GiB" in _raised(error)
 
 
-def test_what_torch_says_of_numbers_is_told() -> None:
+def test_torchs_message_about_an_index_is_shown() -> None:
     with pytest.raises(IndexError) as caught:
         torch.nn.functional.embedding(torch.tensor([7]), torch.zeros(2, 2))
     assert "index out of range" in format_without_payload(caught.value)

@@ -1,4 +1,4 @@
-"""Promises of several runners of one model: they share the work, and one that is away is done without."""
+"""Promise: several runners of one model share the work, and an absent one is skipped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hf_runtime.rpc.replicas import Replicas
 
 
 class ScriptedReplica(RunnerClient):
-    """Is in the state that a test puts it in, and answers when told to."""
+    """Replica in a scripted state that answers when the test says so."""
 
     def __init__(self, status: ModelStatus = "ready") -> None:
         super().__init__("x", lambda: None)
@@ -60,7 +60,7 @@ def _submit(replicas: Replicas, times: int) -> None:
     asyncio.run(scenario())
 
 
-def test_items_go_where_the_fewest_wait() -> None:
+def test_items_go_to_the_replica_with_the_fewest_waiting() -> None:
     busy, idle = ScriptedReplica(), ScriptedReplica()
     replicas = Replicas([busy, idle])
     _submit(replicas, 4)
@@ -71,7 +71,7 @@ def test_items_go_where_the_fewest_wait() -> None:
 
 
 @pytest.mark.parametrize("status", ["loading", "failed"])
-def test_the_model_is_served_by_those_that_are_ready(status: ModelStatus) -> None:
+def test_only_ready_replicas_serve_the_model(status: ModelStatus) -> None:
     away, ready = ScriptedReplica(status), ScriptedReplica()
     replicas = Replicas([away, ready])
     _submit(replicas, 3)
@@ -79,7 +79,7 @@ def test_the_model_is_served_by_those_that_are_ready(status: ModelStatus) -> Non
     assert replicas.state.status == "ready"
 
 
-def test_without_any_the_model_is_loading_while_one_may_come_and_else_failed_with_the_reason() -> None:
+def test_without_a_ready_replica_the_model_is_loading_or_failed_with_the_reason() -> None:
     mixed = Replicas([ScriptedReplica("failed"), ScriptedReplica("loading")])
     assert (mixed.state.status, mixed.settled) == ("loading", False)
     failed = Replicas([ScriptedReplica("failed"), ScriptedReplica("failed")])
@@ -88,7 +88,7 @@ def test_without_any_the_model_is_loading_while_one_may_come_and_else_failed_wit
         failed.check_ready()
 
 
-def test_all_replicas_are_told_whatever_becomes_of_one() -> None:
+def test_load_and_unload_reach_all_replicas_even_if_one_fails() -> None:
     first, second = ScriptedReplica(), ScriptedReplica()
     replicas = Replicas([first, second])
     asyncio.run(replicas.unload())
@@ -103,14 +103,14 @@ def test_all_replicas_are_told_whatever_becomes_of_one() -> None:
     assert second.status == "unloaded"
 
 
-def test_a_model_that_comes_back_is_loading_though_another_replica_was_unloaded() -> None:
+def test_a_model_is_loading_while_a_replica_restarts_although_another_was_unloaded() -> None:
     replicas = Replicas([ScriptedReplica("unloaded"), ScriptedReplica("loading")])
     with pytest.raises(ModelNotReady) as refused:
         replicas.check_ready()
     assert refused.value.retry_after
 
 
-def test_a_model_has_failed_for_good_once_all_of_its_replicas_have_at_the_same_time() -> None:
+def test_a_model_has_failed_for_good_once_all_replicas_have_failed_at_the_same_time() -> None:
     async def scenario() -> None:
         first, second = RunnerClient("x", lambda: None), RunnerClient("x", lambda: None)
         replicas = Replicas([first, second])

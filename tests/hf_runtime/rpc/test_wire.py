@@ -1,4 +1,4 @@
-"""Promises of the wire: no item lost or mixed up, departures and deaths are told, errors arrive as they were raised."""
+"""Promise: the wire loses and mixes up no items, and reports errors and lost peers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _deep(levels: int) -> list[Any]:
     return deep
 
 
-#: Answers that cannot be sent; the last can, and cannot be read.
+#: Answers that cannot be sent; the last one can be sent and cannot be read.
 ANSWERS: dict[str, Any] = {
     "integer": [SECRET, 2**64], "negative": {SECRET: -(2**63) - 1}, "half": SECRET + "\ud83d",
     "key": {"\ud83d": SECRET}, "object": [SECRET, object()], "objects": np.array([object(), SECRET], dtype=object),
@@ -55,7 +55,7 @@ ANSWERS: dict[str, Any] = {
 
 
 class ScriptedHost:
-    """Answers what a test puts in, or leaves the item open."""
+    """Host that answers as the instance says, or leaves the item open."""
 
     def __init__(self) -> None:
         self.open: dict[str, asyncio.Future[Any]] = {}
@@ -94,7 +94,7 @@ class ScriptedHost:
                 future.set_result(request_context.request_id if request_context is not None else None)
             case {"open": name}:
                 self.open[name] = future
-                asyncio.get_running_loop().create_task(self._tell())
+                asyncio.get_running_loop().create_task(self._notify())
             case _:
                 future.set_result({"echo": instance, **parameters})
         return future
@@ -112,7 +112,7 @@ class ScriptedHost:
         future.set_result(None)
         return future
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         async with self.opened:
             self.opened.notify_all()
 
@@ -159,7 +159,7 @@ async def _connected(host: ScriptedHost, path: Path) -> AsyncIterator[RunnerClie
             await asyncio.gather(running, return_exceptions=True)
 
 
-def test_a_runner_that_refuses_the_key_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_runner_that_refuses_the_key_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     asked = 0
     enough = asyncio.Event()
 
@@ -184,7 +184,7 @@ def test_a_runner_that_refuses_the_key_is_told_of_once(tmp_path: Path, caplog: p
     assert "secret-key" not in caplog.text
 
 
-def test_thousands_of_items_at_once_all_come_back_to_their_senders(tmp_path: Path) -> None:
+def test_thousands_of_concurrent_items_all_return_to_their_senders(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with _connected(ScriptedHost(), tmp_path / "s") as client:
             answers = await asyncio.gather(*(client.submit(f"{i} 東京", {"n": i}) for i in range(5000)))
@@ -205,7 +205,7 @@ def test_an_answer_knows_its_size_on_the_wire(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int64"])
-def test_arrays_arrive_as_they_were(tmp_path: Path, dtype: str) -> None:
+def test_arrays_arrive_unchanged(tmp_path: Path, dtype: str) -> None:
     class ArrayHost(ScriptedHost):
         def submit(
             self,
@@ -227,7 +227,7 @@ def test_arrays_arrive_as_they_were(tmp_path: Path, dtype: str) -> None:
     asyncio.run(scenario())
 
 
-def test_errors_arrive_as_they_were_raised_and_without_internals(tmp_path: Path) -> None:
+def test_errors_arrive_unchanged_and_without_internals(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with _connected(ScriptedHost(), tmp_path / "s") as client:
             with pytest.raises(Overloaded, match="full") as full:
@@ -243,7 +243,7 @@ def test_errors_arrive_as_they_were_raised_and_without_internals(tmp_path: Path)
     asyncio.run(scenario())
 
 
-def test_the_runner_learns_which_request_an_item_belongs_to(tmp_path: Path) -> None:
+def test_the_runner_receives_the_request_id_of_an_item(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with _connected(ScriptedHost(), tmp_path / "s") as client:
             with request_context(RequestContext("the-id")):
@@ -254,7 +254,7 @@ def test_the_runner_learns_which_request_an_item_belongs_to(tmp_path: Path) -> N
     asyncio.run(scenario())
 
 
-def test_what_is_logged_of_an_item_names_its_request(tmp_path: Path) -> None:
+def test_log_lines_about_an_item_name_its_request(tmp_path: Path) -> None:
     named: list[list[RequestContext]] = []
 
     async def scenario() -> None:
@@ -273,7 +273,7 @@ def test_what_is_logged_of_an_item_names_its_request(tmp_path: Path) -> None:
     assert named == [[RequestContext("the-id")]]
 
 
-def test_an_item_given_up_by_its_client_is_given_up_by_the_runner(tmp_path: Path) -> None:
+def test_an_item_cancelled_by_its_client_is_cancelled_in_the_runner(tmp_path: Path) -> None:
     async def scenario() -> None:
         host = ScriptedHost()
         async with _connected(host, tmp_path / "s") as client:
@@ -286,7 +286,7 @@ def test_an_item_given_up_by_its_client_is_given_up_by_the_runner(tmp_path: Path
     asyncio.run(scenario())
 
 
-def test_items_given_up_make_room_for_those_sent_right_after_them(tmp_path: Path) -> None:
+def test_cancelled_items_make_room_for_the_items_sent_right_after_them(tmp_path: Path) -> None:
     class OneAtATime(ScriptedHost):
         busy = 0
 
@@ -310,13 +310,13 @@ def test_items_given_up_make_room_for_those_sent_right_after_them(tmp_path: Path
             first = client.submit({"open": "a"}, {})
             await host.wait_open("a")
             first.cancel()
-            await asyncio.sleep(0)  # the cancellation is written, and travels in one frame with what follows
+            await asyncio.sleep(0)  # the cancellation is queued and travels in one frame with the next messages
             assert await client.submit("second", {}) == {"echo": "second"}
 
     asyncio.run(scenario())
 
 
-def test_a_runner_that_stops_fails_its_items_clearly_and_is_found_again(tmp_path: Path) -> None:
+def test_a_runner_that_stops_fails_its_items_clearly_and_is_reconnected(tmp_path: Path) -> None:
     async def scenario() -> None:
         path = tmp_path / "s"
         client = RunnerClient("x", lambda: f"file://{path}")
@@ -340,7 +340,7 @@ def test_a_runner_that_stops_fails_its_items_clearly_and_is_found_again(tmp_path
     asyncio.run(scenario())
 
 
-def test_a_model_that_failed_says_why(tmp_path: Path) -> None:
+def test_a_model_that_failed_reports_the_reason(tmp_path: Path) -> None:
     async def scenario() -> None:
         host = ScriptedHost()
         host.state = ModelState("failed", "no such file")
@@ -351,7 +351,7 @@ def test_a_model_that_failed_says_why(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_whoever_unloads_or_loads_a_model_knows_its_state_with_the_answer(tmp_path: Path) -> None:
+def test_the_answer_to_a_load_or_unload_carries_the_models_state(tmp_path: Path) -> None:
     class Silent(ScriptedHost):
         async def states(self) -> AsyncIterator[ModelState]:
             yield self.state
@@ -369,7 +369,7 @@ def test_whoever_unloads_or_loads_a_model_knows_its_state_with_the_answer(tmp_pa
     asyncio.run(scenario())
 
 
-def test_every_entry_process_hears_of_it(tmp_path: Path) -> None:
+def test_every_entry_process_receives_the_new_state(tmp_path: Path) -> None:
     async def scenario() -> None:
         host, path = ScriptedHost(), tmp_path / "s"
         async with _connected(host, path) as ours:
@@ -385,7 +385,7 @@ def test_every_entry_process_hears_of_it(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_a_load_that_fails_says_why_and_one_that_nobody_can_hear_of_is_refused(tmp_path: Path) -> None:
+def test_a_load_that_fails_reports_the_reason_and_one_without_a_connection_is_refused(tmp_path: Path) -> None:
     class Broken(ScriptedHost):
         def load(self) -> asyncio.Future[None]:
             self.state = ModelState("failed", "no such file")
@@ -406,7 +406,7 @@ def test_a_load_that_fails_says_why_and_one_that_nobody_can_hear_of_is_refused(t
     asyncio.run(scenario())
 
 
-def test_what_cannot_be_sent_fails_alone(tmp_path: Path) -> None:
+def test_an_item_that_cannot_be_sent_fails_alone(tmp_path: Path) -> None:
     async def scenario() -> None:
         deep: list[Any] = []
         for _ in range(5000):
@@ -423,8 +423,8 @@ def test_what_cannot_be_sent_fails_alone(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-class Heard:
-    """What a listener was told, in order."""
+class RecordingListener:
+    """Listener that records its calls in order."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []
@@ -436,10 +436,10 @@ class Heard:
         self.told.append(value)
 
 
-def test_pieces_of_many_streams_arrive_in_order_and_at_their_own_listener(tmp_path: Path) -> None:
+def test_deltas_of_many_streams_arrive_in_order_at_their_own_listener(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with _connected(ScriptedHost(), tmp_path / "socket") as client:
-            heard = [Heard() for _ in range(50)]
+            heard = [RecordingListener() for _ in range(50)]
             ends = [
                 client.submit({"stream": [f"{i}-{j}" for j in range(i)]}, {}, listener)
                 for i, listener in enumerate(heard)
@@ -447,7 +447,7 @@ def test_pieces_of_many_streams_arrive_in_order_and_at_their_own_listener(tmp_pa
             assert await asyncio.gather(*ends) == [None] * 50
             for i, listener in enumerate(heard):
                 assert listener.told == ["accepted", *(f"{i}-{j}" for j in range(i))]
-            refused = Heard()
+            refused = RecordingListener()
             with pytest.raises(InvalidRequest):
                 await client.submit("wrong", {}, refused)
             assert refused.told == []
@@ -456,7 +456,7 @@ def test_pieces_of_many_streams_arrive_in_order_and_at_their_own_listener(tmp_pa
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_an_answer_that_cannot_be_sent_is_the_error_of_its_item_at_once_and_of_no_other(
+def test_an_answer_that_cannot_be_sent_is_immediately_the_error_of_its_item_only(
     tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:
@@ -475,12 +475,12 @@ def test_an_answer_that_cannot_be_sent_is_the_error_of_its_item_at_once_and_of_n
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_a_piece_that_cannot_be_sent_ends_its_stream_alone(
+def test_a_delta_that_cannot_be_sent_ends_only_its_stream(
     tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:
         async with _connected(ScriptedHost(), tmp_path / "s") as client, asyncio.timeout(30):
-            bad, good = Heard(), Heard()
+            bad, good = RecordingListener(), RecordingListener()
             ends = [
                 client.submit({"stream": ["a", name, "b"]}, {}, bad), client.submit({"stream": ["a", "b"]}, {}, good)
             ]  # fmt: skip
@@ -494,7 +494,7 @@ def test_a_piece_that_cannot_be_sent_ends_its_stream_alone(
     assert SECRET not in caplog.text
 
 
-def test_a_piece_whose_listener_fails_ends_its_stream_alone_and_the_runner_gives_it_up(tmp_path: Path) -> None:
+def test_a_failing_listener_ends_only_its_stream_and_the_runner_cancels_it(tmp_path: Path) -> None:
     class CacheWrite(ScriptedHost):
         def submit(
             self,
@@ -507,7 +507,7 @@ def test_a_piece_whose_listener_fails_ends_its_stream_alone_and_the_runner_gives
                 listener.on_delta("a")
             return super().submit(instance, parameters)
 
-    class Failing(Heard):
+    class Failing(RecordingListener):
         def on_delta(self, value: Any) -> None:
             raise LookupError(value)
 
@@ -548,7 +548,7 @@ def test_a_model_that_fails_on_submission_fails_that_item_alone(tmp_path: Path) 
     asyncio.run(scenario())
 
 
-def test_numbers_and_texts_of_numpy_arrive_as_plain_ones(tmp_path: Path) -> None:
+def test_numbers_and_strings_of_numpy_arrive_as_plain_ones(tmp_path: Path) -> None:
     answer = [np.float64(0.5), np.str_("a"), {np.str_("k"): np.array(["b"])}]
 
     class Numpy(ScriptedHost):

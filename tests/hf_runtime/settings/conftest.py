@@ -1,4 +1,4 @@
-"""Settings are read from the environment: that of whoever runs the tests must not be among them."""
+"""Fixture that keeps settings of the test run's environment out of the tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promises of the environment: the seed's variables and defaults, and one readable line for a wrong value."""
+"""Promise: the seed's variables and defaults hold, and a wrong value gives one clear line."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_every_variable_of_the_seed_is_read(monkeypatch: pytest.MonkeyPatch) -> 
     assert (model.log_level, model.transformers_verbosity, model.cuda_visible_devices) == ("DEBUG", "debug", "0")
 
 
-def test_a_variable_set_to_nothing_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _model(monkeypatch, TASK="", MAX_LENGTH="", HF_TOKEN="").explicit_max_length is None
 
 
@@ -85,23 +85,21 @@ def test_a_wrong_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "two words" not in str(error.value)
 
 
-def test_no_model_configured_is_no_error_yet_so_that_a_bento_can_be_built() -> None:
+def test_a_bento_can_be_built_without_a_configured_model() -> None:
     assert load_settings().models == ()
 
 
 @pytest.mark.parametrize("name", ["NAME", "REVISION", "ENVIRONMENT", "STORAGE_OPTIONS", "TASK_NAME"])
-def test_variables_that_happen_to_be_called_like_a_field_mean_nothing(
-    monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_variables_named_like_a_field_have_no_effect(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     assert _model(monkeypatch, **{name: "workstation"}) == _model(monkeypatch)
 
 
-def test_memory_is_written_as_in_kubernetes_or_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_accepts_kubernetes_units_and_full_units(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _model(monkeypatch, MEMORY_LIMIT="4Gi").memory_limit == 4 * 2**30
     assert _model(monkeypatch, KV_CACHE_MEMORY="512MiB").kv_cache_memory == 512 * 2**20
 
 
-def test_variables_of_object_stores_are_kept_as_they_are_and_out_of_sight(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_object_stores_stay_unchanged_and_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     headers = {"weights.example-headers": '{"Authorization": "Bearer hidden"}'}
     model = _model(monkeypatch, AWS_SECRET_ACCESS_KEY="hidden", awsAnonymousCredential="true", PATHS="x", **headers)
     assert set(model.storage_options) >= {"AWS_SECRET_ACCESS_KEY", "awsAnonymousCredential", "weights.example-headers"}
@@ -109,12 +107,12 @@ def test_variables_of_object_stores_are_kept_as_they_are_and_out_of_sight(monkey
     assert "hidden" not in repr(model)
 
 
-def test_a_task_of_its_own_is_for_models_that_bring_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_task_is_accepted_for_models_with_remote_code(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model(monkeypatch, TASK="image-classification", TRUST_REMOTE_CODE="true")
     assert (model.task, model.requested_task) == (None, "image-classification")
 
 
-def test_texts_are_cut_where_their_length_is_limited_by_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inputs_are_truncated_if_a_setting_limits_their_length(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not _model(monkeypatch).truncates_inputs
     assert _model(monkeypatch, MAX_MODEL_LEN="128").truncates_inputs
     assert not _model(monkeypatch, MAX_MODEL_LEN="128", TRUNCATION="false").truncates_inputs
@@ -132,7 +130,7 @@ def test_texts_are_cut_where_their_length_is_limited_by_a_setting(monkeypatch: p
         ({"OTEL_TRACES_EXPORTER": "console", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, None),
     ],
 )
-def test_traces_are_sent_if_opentelemetrys_variables_ask_for_it(
+def test_traces_are_sent_if_opentelemetrys_variables_enable_them(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], url: str | None
 ) -> None:
     for name, value in {"STORAGE_URI": "hf://gpt2", **environment}.items():
@@ -144,7 +142,7 @@ def test_traces_are_sent_if_opentelemetrys_variables_ask_for_it(
     )
 
 
-def test_a_protocol_of_traces_that_is_not_here_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsupported_protocol_of_traces_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORAGE_URI", "hf://gpt2")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")

@@ -1,4 +1,4 @@
-"""Promises of InferenceServices: KServe's own documents are read as they are, and a mistake is told by its line."""
+"""Promise: KServe's own InferenceServices are accepted, and a mistake names its line."""
 
 from __future__ import annotations
 
@@ -72,9 +72,7 @@ def _with_container(line: str) -> str:
     return f"{DOCUMENT}      {line}\n"
 
 
-def test_env_wins_over_the_environment_which_holds_for_what_is_not_said(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_env_of_a_document_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MAX_LENGTH", "7")
     monkeypatch.setenv("TOP_K", "3")
     model = _one(tmp_path, DOCUMENT)
@@ -96,11 +94,11 @@ def test_the_newer_form_with_arguments_and_resources(tmp_path: Path) -> None:
     assert (model.gpus, model.cpus, model.memory_limit, model.replicas) == (2, 1.5, 8 * 2**30, 2)
 
 
-def test_no_replica_at_rest_is_one_here(tmp_path: Path) -> None:
+def test_zero_minimum_replicas_mean_one_here(tmp_path: Path) -> None:
     assert _one(tmp_path, _with_predictor("minReplicas: 0")).replicas == 1
 
 
-def test_storage_uri_and_the_folder_where_kserve_puts_it_are_one_model(tmp_path: Path) -> None:
+def test_storage_uri_and_kserves_folder_for_it_are_one_model(tmp_path: Path) -> None:
     model = _one(tmp_path, _with_container("args: [--model_dir=/mnt/models, --max_length=128]"))
     assert (model.storage_uri, model.max_model_len) == ("hf://gpt2", 128)
 
@@ -144,7 +142,7 @@ def test_a_secret_is_a_mounted_file_or_a_document_or_the_variable_in_this_order(
     assert "of-the-file" not in repr(model)
 
 
-def test_a_secret_that_is_nowhere_says_where_it_was_looked_for_unless_it_is_optional(tmp_path: Path) -> None:
+def test_a_missing_secret_is_an_error_that_lists_the_searched_locations_unless_optional(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as error:
         _load(tmp_path, _with_env(REFERENCE))
     assert "line 12: HF_TOKEN: Secret hf-secret has no key token here" in str(error.value)
@@ -153,7 +151,7 @@ def test_a_secret_that_is_nowhere_says_where_it_was_looked_for_unless_it_is_opti
     assert _one(tmp_path, _with_env(optional)).hf_token is None
 
 
-def test_variables_that_are_no_settings_reach_the_models_process_and_secret_ones_stay_hidden(tmp_path: Path) -> None:
+def test_other_variables_reach_the_models_process_and_secret_ones_stay_hidden(tmp_path: Path) -> None:
     text = _with_env('{name: TORCH_CUDA_ARCH_LIST, value: "7.0;8.0"}')
     text += "      - {name: PASSPHRASE, valueFrom: {secretKeyRef: {name: s, key: k}}}\n"
     text += "---\nkind: Secret\nmetadata: {name: s}\nstringData: {k: hidden}\n"
@@ -163,7 +161,7 @@ def test_variables_that_are_no_settings_reach_the_models_process_and_secret_ones
     assert "hidden" not in repr(model)
 
 
-def test_what_only_kubernetes_can_heed_and_what_looks_misspelt_is_told(tmp_path: Path) -> None:
+def test_fields_for_kubernetes_only_and_misspelt_settings_are_reported(tmp_path: Path) -> None:
     text = _with_predictor("maxReplicas: 3") + "      - {name: MAX_LENGHT, value: '5'}\n"
     text += "---\nkind: ServingRuntime\n"
     settings = _load(tmp_path, text)
@@ -175,7 +173,7 @@ def test_what_only_kubernetes_can_heed_and_what_looks_misspelt_is_told(tmp_path:
     ]
 
 
-def test_settings_of_the_whole_server_may_stand_in_a_document_if_documents_agree(tmp_path: Path) -> None:
+def test_a_document_may_hold_settings_of_the_whole_server_if_documents_agree(tmp_path: Path) -> None:
     first = _with_env('{name: REQUEST_TIMEOUT, value: "5"}')
     assert _load(tmp_path, first).server.request_timeout == 5
     second = first.replace('"a"', '"b"').replace('"5"', '"6"')
@@ -183,7 +181,7 @@ def test_settings_of_the_whole_server_may_stand_in_a_document_if_documents_agree
         _load(tmp_path, first + "---" + second)
 
 
-def test_one_model_may_log_more_than_the_others(tmp_path: Path) -> None:
+def test_each_model_has_its_own_log_level(tmp_path: Path) -> None:
     loud = _with_env('{name: LOG_LEVEL, value: "DEBUG"}')
     assert _load(tmp_path, loud).server.log_level == "DEBUG"
     both = _load(tmp_path, loud + "---" + DOCUMENT.replace('"a"', '"b"'))
@@ -222,7 +220,7 @@ def test_a_mistake_is_one_line_with_file_line_and_field(tmp_path: Path, text: st
     assert "\n" not in str(error.value)
 
 
-def test_every_file_in_configs_is_understood_without_remarks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_file_in_configs_is_accepted_without_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_environment")
     for path in (ROOT / "configs").glob("*.yaml"):
         settings = load_settings(path)

@@ -1,4 +1,4 @@
-"""Promises of huggingfaceserver's arguments: what means something here is taken, the rest is refused by name."""
+"""Promise: supported arguments of huggingfaceserver are accepted, others refused by name."""
 
 from __future__ import annotations
 

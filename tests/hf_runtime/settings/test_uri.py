@@ -1,4 +1,4 @@
-"""Promise: nobody reads in a message or a log who may read a model."""
+"""Promise: messages and logs never show the credentials of a model's URI."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A process that computes as if the processor had AVX2 and nothing newer.
+"""Environment in which a process computes as if the processor had AVX2 and nothing newer.
 
-What LLVM is told is changed by `sitecustomize.py` here, which Python imports when it starts, in the process itself and
-in those that it starts, the compiler's among them; libraries read variables.
+`sitecustomize.py` here changes the features that LLVM detects. Python imports it at its start, in the process itself
+and in its child processes, such as the compiler's; libraries read variables.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ _FOLDER, _PROJECT = Path(__file__).parent, Path(__file__).parents[3]
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, with what limits one that gets it."""
+    """Return this process's environment with the variables that limit a child to AVX2."""
     return {
         **os.environ,
-        # The project as well, for those who start Python in another folder.
+        # The project is on the path as well, for children that start Python in another folder.
         "PYTHONPATH": os.pathsep.join([str(_FOLDER), str(_PROJECT)]),
         "ATEN_CPU_CAPABILITY": "avx2",
         "DNNL_MAX_CPU_ISA": "AVX2",

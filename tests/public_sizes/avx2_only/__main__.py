@@ -1,4 +1,4 @@
-"""Run a command with AVX2 alone: `python -m tests.public_sizes.avx2_only <command>`."""
+"""Run a command with AVX2 only: `python -m tests.public_sizes.avx2_only <command>`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What LLVM says of the processor: it has AVX2, and nothing newer."""
+"""Replacement of the features that LLVM detects: AVX2 and nothing newer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from llvmlite import binding
 
-#: What no processor with AVX2 alone has.
+#: Features that no processor with AVX2 only has.
 _NEWER = ("avx512", "evex512", "avx10", "amx", "avxvnni", "avxifma", "avxneconvert")
 
 _all_features = binding.get_host_cpu_features

@@ -1,4 +1,4 @@
-"""Promises of the room for what waits: too much of one item, or of all together, is refused before it takes memory."""
+"""Promise: items that are too large, alone or together, are refused before using memory."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _scripted(**limits: int) -> ScriptedRunner:
 
 @asynccontextmanager
 async def _occupied(runner: ScriptedRunner, first: str) -> AsyncIterator[tuple[BatchEngine, asyncio.Future[Any]]]:
-    """An engine whose model computes one item until the gate opens."""
+    """Run an engine whose model computes one item until the gate opens."""
     runner.gate.clear()
     async with _engine(runner, runner.gate) as engine:
         answer = engine.submit(Item(first))
@@ -67,7 +67,7 @@ async def _occupied(runner: ScriptedRunner, first: str) -> AsyncIterator[tuple[B
         ({"max_queue_tokens": 9}, "aaaaa,bbbbb", "makes 10 tokens, at most 9 may wait for this model (MAX_QUEUE_TOK"),
     ],
 )
-def test_an_item_that_is_too_much_alone_is_refused_for_good_with_both_numbers(
+def test_an_item_that_is_too_large_by_itself_gets_no_time_to_retry(
     limits: dict[str, int], instance: str, named: str
 ) -> None:
     async def scenario() -> None:
@@ -86,7 +86,7 @@ def test_an_item_that_is_too_much_alone_is_refused_for_good_with_both_numbers(
     [({"max_queue_rows": 5}, "a,b,c", "a,b,c"), ({"max_queue_tokens": 20}, "a" * 12, "b" * 12)],
     ids=["rows", "tokens"],
 )
-def test_items_that_are_too_much_together_are_refused_until_some_are_answered(
+def test_items_that_are_too_large_together_are_refused_until_some_are_answered(
     limits: dict[str, int], waits: str, more: str
 ) -> None:
     async def scenario() -> None:
@@ -104,7 +104,7 @@ def test_items_that_are_too_much_together_are_refused_until_some_are_answered(
     asyncio.run(scenario())
 
 
-def test_texts_that_nobody_has_tokenized_yet_are_counted_by_their_size() -> None:
+def test_inputs_before_tokenization_are_counted_by_their_size() -> None:
     async def scenario() -> None:
         async with _occupied(_scripted(max_queue_tokens=1000), "first") as (engine, _):
             large = Item({"text": "x" * 400})
@@ -117,7 +117,7 @@ def test_texts_that_nobody_has_tokenized_yet_are_counted_by_their_size() -> None
     asyncio.run(scenario())
 
 
-def test_who_leaves_and_who_is_refused_give_their_room_back() -> None:
+def test_cancelled_and_refused_items_free_their_memory() -> None:
     async def scenario() -> None:
         async with _occupied(_scripted(max_queue_rows=4), "first") as (engine, first):
             for _ in range(10):
@@ -149,7 +149,7 @@ _HOSTILE: dict[str, tuple[type[Any], Any, Callable[[], Any], dict[str, Any]]] = 
 
 
 @pytest.mark.parametrize("task", list(_HOSTILE))
-def test_texts_of_a_thousand_windows_each_take_no_memory_to_speak_of(tmp_path: Path, task: str) -> None:
+def test_items_of_a_thousand_windows_each_need_little_memory(tmp_path: Path, task: str) -> None:
     kind, model, instance, parameters = _HOSTILE[task]
     tokenizer = wordpiece_tokenizer(max_length=64)
     folder = save(tmp_path, model, bert_config(tokenizer), tokenizer)
@@ -165,7 +165,7 @@ def test_texts_of_a_thousand_windows_each_take_no_memory_to_speak_of(tmp_path: P
             tracemalloc.start()
             futures = [engine.submit(Item(instance(), parameters)) for _ in range(256)]
             last = engine.submit(Item(None))
-            with pytest.raises(InvalidRequest):  # the last to be prepared
+            with pytest.raises(InvalidRequest):  # the last item is prepared
                 await last
             _, peak = tracemalloc.get_traced_memory()
             tracemalloc.stop()
@@ -188,7 +188,7 @@ def test_texts_of_a_thousand_windows_each_take_no_memory_to_speak_of(tmp_path: P
         ("[MASK] " * 20, {"top_k": 10**9, "targets": ["the", "a"]}, None),
     ],
 )
-def test_masks_and_what_may_fill_them_are_bounded_together(
+def test_masks_and_their_targets_are_bounded_together(
     tmp_path: Path, text: str, parameters: dict[str, Any], named: str | None
 ) -> None:
     tokenizer = wordpiece_tokenizer(max_length=64)

@@ -1,4 +1,4 @@
-"""Promises about errors: those that end a process are told from those that concern one batch, and from texts."""
+"""Promise: errors that end a process differ from errors of one batch and from input text."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ORDINARY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     MemoryError("device-side assert triggered"),
     IndexError("index out of range in self"),
-    # What clients write may stand in an error.
+    # An error may quote the client's input.
     ValueError("CUDA error: device-side assert triggered"),
     RuntimeError("cannot read 'CUDA error: an illegal memory access was encountered'"),
     KeyError("CUDA error: unspecified launch failure"),
@@ -54,7 +54,7 @@ ORDINARY = [
 
 
 @pytest.mark.parametrize("error", STICKY, ids=str)
-def test_an_error_that_stays_is_nobodys_fault_and_is_raised_on(error: RuntimeError) -> None:
+def test_a_sticky_error_is_raised_for_the_whole_process(error: RuntimeError) -> None:
     with pytest.raises(BrokenDevice) as raised:
         raise_if_broken(error)
     assert str(raised.value) == str(error).splitlines()[0]
@@ -67,12 +67,12 @@ def test_an_error_that_stays_is_nobodys_fault_and_is_raised_on(error: RuntimeErr
 
 
 @pytest.mark.parametrize("error", ORDINARY, ids=str)
-def test_an_error_that_passes_concerns_its_batch_alone(error: Exception) -> None:
+def test_an_ordinary_error_concerns_only_its_batch(error: Exception) -> None:
     raise_if_broken(error)
     assert isinstance(error_for_item(error), InferenceFailed | Overloaded)
 
 
-def _caused(error: Exception) -> Exception:
+def _raise_from(error: Exception) -> Exception:
     try:
         try:
             raise error
@@ -82,7 +82,7 @@ def _caused(error: Exception) -> Exception:
         return outer
 
 
-def _met(error: Exception) -> Exception:
+def _raise_while_handling(error: Exception) -> Exception:
     try:
         try:
             raise error
@@ -92,14 +92,16 @@ def _met(error: Exception) -> Exception:
         return outer
 
 
-@pytest.mark.parametrize("wrap", [_caused, _met, lambda error: ExceptionGroup("tasks", [KeyError(), error])])
-def test_what_other_errors_hide_is_found(wrap: Callable[[Exception], Exception]) -> None:
+@pytest.mark.parametrize(
+    "wrap", [_raise_from, _raise_while_handling, lambda error: ExceptionGroup("tasks", [KeyError(), error])]
+)
+def test_a_device_error_within_other_errors_is_found(wrap: Callable[[Exception], Exception]) -> None:
     with pytest.raises(BrokenDevice, match="device-side assert"):
         raise_if_broken(wrap(RuntimeError("CUDA error: device-side assert triggered")))
     raise_if_broken(wrap(RuntimeError("CUDA error: invalid argument")))
 
 
-def test_a_gpu_that_fails_again_when_it_is_asked_is_broken_whatever_the_first_error_said(
+def test_a_gpu_that_fails_again_when_synchronized_is_broken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[None] = []

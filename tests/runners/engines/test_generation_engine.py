@@ -1,4 +1,4 @@
-"""Promises of the engine: pieces in order, ends that are told, departures and faults that concern one item."""
+"""Promise: the engine streams deltas in order, reports each end, and isolates errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GREEDY = {"ignore_eos": True, "return_full_text": False}
 
 
 class Listener:
-    """Remembers what it is told, in order."""
+    """Listener that records its calls in order."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []
@@ -46,7 +46,7 @@ class Listener:
         self.told.append(value)
         self.news.set()
 
-    async def wait_pieces(self, count: int) -> None:
+    async def wait_deltas(self, count: int) -> None:
         async with asyncio.timeout(60):
             while len(self.told) <= count:
                 self.news.clear()
@@ -125,19 +125,17 @@ async def _engine(
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
-            compute.shutdown()  # the step that it is in ends
+            compute.shutdown()  # the running step ends
             for sequence in generator_of(runner).decoder.abandon():
                 sequence.cancelled = True
 
 
-def test_all_threads_write_but_one_alone_where_others_keep_the_cores_busy(
-    llama: TextGenerationRunner, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_threads_compute_except_on_busy_cores(llama: TextGenerationRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     now, threads = [0.0], [0]
 
     def set_thread_count(number: int) -> None:
         threads.append(number)
-        now[0] += 9.0 if number == 4 else 1.0  # what the step that follows takes
+        now[0] += 9.0 if number == 4 else 1.0  # duration of the step that follows
 
     monkeypatch.setattr(TransformersGenerator, "_threads", 4)
     monkeypatch.setattr(decoder_loop, "set_thread_count", set_thread_count)
@@ -153,7 +151,7 @@ def test_all_threads_write_but_one_alone_where_others_keep_the_cores_busy(
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])
-def test_pieces_join_to_the_whole_answer_and_the_last_says_why_and_how_much(
+def test_deltas_join_to_the_whole_answer_and_the_last_has_reason_and_usage(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
     runner = request.getfixturevalue(kind)
@@ -190,7 +188,7 @@ def test_pieces_join_to_the_whole_answer_and_the_last_says_why_and_how_much(
         assert (last["finish_reason"] == "length") == (last["generated_tokens"] == item.parameters["max_new_tokens"])
 
 
-def test_a_stream_begins_with_the_prompt_if_the_request_says_so_and_numbers_several_sequences(
+def test_a_stream_begins_with_the_prompt_on_request_and_numbers_several_sequences(
     llama: TextGenerationRunner,
 ) -> None:
     async def scenario() -> Listener:
@@ -207,7 +205,7 @@ def test_a_stream_begins_with_the_prompt_if_the_request_says_so_and_numbers_seve
     assert [delta["sequence"] for delta in told if "finish_reason" in delta] in ([0, 1], [1, 0])
 
 
-def test_two_hundred_that_leave_make_room_for_the_next_at_once(llama: TextGenerationRunner) -> None:
+def test_two_hundred_cancelled_items_make_room_immediately(llama: TextGenerationRunner) -> None:
     async def scenario() -> None:
         async with _engine(llama) as engine:
             listeners = [Listener() for _ in range(200)]
@@ -215,7 +213,7 @@ def test_two_hundred_that_leave_make_room_for_the_next_at_once(llama: TextGenera
                 engine.submit(Item(CORPUS[i % 5], {**GREEDY, "max_new_tokens": 90, "seed": i}), listener)
                 for i, listener in enumerate(listeners)
             ]
-            await listeners[0].wait_pieces(3)
+            await listeners[0].wait_deltas(3)
             for end in ends:
                 end.cancel()
             steps = 0
@@ -240,7 +238,7 @@ def test_two_hundred_that_leave_make_room_for_the_next_at_once(llama: TextGenera
     asyncio.run(scenario())
 
 
-def test_a_refused_item_harms_no_neighbour_and_is_never_accepted(llama: TextGenerationRunner) -> None:
+def test_a_refused_item_harms_no_other_and_is_never_accepted(llama: TextGenerationRunner) -> None:
     async def scenario() -> None:
         async with _engine(llama) as engine:
             refused = Listener()
@@ -259,7 +257,7 @@ def test_a_refused_item_harms_no_neighbour_and_is_never_accepted(llama: TextGene
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])
-def test_an_error_in_the_middle_ends_one_stream_and_the_others_go_on(
+def test_an_error_within_a_stream_ends_it_and_the_others_continue(
     kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = request.getfixturevalue(kind)
@@ -309,7 +307,7 @@ def test_more_than_the_queue_holds_is_refused_with_a_time_to_retry(llama: TextGe
     asyncio.run(scenario())
 
 
-def test_an_answer_that_needs_more_memory_than_there_is_is_refused_with_all_lengths(tmp_path: Path) -> None:
+def test_an_answer_that_needs_more_memory_than_exists_is_refused_with_all_lengths(tmp_path: Path) -> None:
     folder = llama_model(tmp_path)
     settings = ModelSettings(storage_uri=str(folder), task="text-generation", kv_cache_memory=1)
     runner = TextGenerationRunner(settings)
@@ -323,7 +321,7 @@ def test_an_answer_that_needs_more_memory_than_there_is_is_refused_with_all_leng
     assert "KV_CACHE_MEMORY" in refused.message
 
 
-def test_a_listener_that_fails_ends_its_own_stream_alone(llama: TextGenerationRunner) -> None:
+def test_a_listener_that_fails_ends_only_its_own_stream(llama: TextGenerationRunner) -> None:
     class Failing(Listener):
         def __init__(self, at: str) -> None:
             super().__init__()
@@ -353,7 +351,7 @@ def test_a_listener_that_fails_ends_its_own_stream_alone(llama: TextGenerationRu
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_tokens_are_counted_as_clients_are_told_of_them_searched_with_beams_too(tmp_path: Path, beams: int) -> None:
+def test_tokens_are_counted_as_reported_to_clients_also_with_beams(tmp_path: Path, beams: int) -> None:
     folder = text2text_generation(tmp_path / "t5")
     config = folder / "generation_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "num_beams": beams}))
@@ -371,7 +369,7 @@ def test_tokens_are_counted_as_clients_are_told_of_them_searched_with_beams_too(
 
 
 def _searching(make: Callable[[Path], Path], folder: Path) -> Any:
-    """A runner whose model searches with beams, for as long as it may."""
+    """Return a runner whose model searches with beams for the maximal time."""
     checkpoint = make(folder)
     config = checkpoint / "generation_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "num_beams": 3, "early_stopping": False}))
@@ -393,7 +391,7 @@ def test_a_search_ends_within_a_step_once_all_its_clients_have_left(
     steps: list[int] = []
 
     async def scenario(leaving: Collection[int]) -> tuple[list[Any], int]:
-        """Answers to two items, and passes after some have left in the fifth."""
+        """Return the answers to two items, and the passes after some clients left in the fifth."""
         loop, left = asyncio.get_running_loop(), threading.Event()
         async with _engine(runner) as engine:
             futures: list[asyncio.Future[Any]] = []
@@ -401,7 +399,7 @@ def test_a_search_ends_within_a_step_once_all_its_clients_have_left(
             def leave() -> None:
                 for number in leaving:
                     futures[number].cancel()
-                loop.call_soon(left.set)  # after the engine has heard of it
+                loop.call_soon(left.set)  # after the engine has processed it
 
             def watch(*_: Any) -> None:
                 steps.append(len(steps))

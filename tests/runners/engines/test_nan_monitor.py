@@ -1,4 +1,4 @@
-"""Promises of a model that computes nothing but NaN: it is told of, once, and no other model is."""
+"""Promise: a model that computes only NaN is reported once, and no other model is."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.tiny import llama_model
 NAN = float("nan")
 
 
-class _Told(EngineObserver):
+class _RecordingObserver(EngineObserver):
     def __init__(self) -> None:
         self.only: list[bool] = []
 
@@ -51,19 +51,19 @@ def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
         ([np.array([1.0, NAN])], False),
         ([np.array([NAN, NAN]), np.array([0.0])], False),
         ([np.array([np.inf])], False),
-        # Of those that failed nothing is known.
+        # A failed batch has no outputs.
         ([InferenceFailed("x"), np.array([NAN])], True),
         ([InferenceFailed("x")], None),
         (["text", {"score": NAN}, np.array([1]), np.array([])], None),
         ([], None),
     ],
 )
-def test_a_batch_is_nan_if_all_of_its_numbers_are(outputs: list[Any], only: bool | None) -> None:
+def test_a_batch_is_nan_if_all_of_its_values_are(outputs: list[Any], only: bool | None) -> None:
     assert only_nan(outputs) is only
 
 
-def test_several_batches_in_a_row_are_told_of_once_and_so_is_the_end_of_them(caplog: pytest.LogCaptureFixture) -> None:
-    told = _Told()
+def test_consecutive_nan_batches_and_their_end_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    told = _RecordingObserver()
     watch = NanMonitor("x", told)
     for only in (True, True, False, True, None, True):
         watch.record(only)
@@ -80,8 +80,8 @@ def test_several_batches_in_a_row_are_told_of_once_and_so_is_the_end_of_them(cap
     assert "model x" in warning
 
 
-class _Computing(ScriptedRunner):
-    """Answers with numbers, all of them NaN but for `fine`; `half` has some."""
+class _NanRunner(ScriptedRunner):
+    """Runner whose outputs are only NaN, except for `fine`; `half` has some."""
 
     def forward(self, rows: Sequence[Row[str]]) -> Sequence[Any]:
         numbers = {"fine": [1.0, 2.0], "half": [NAN, 2.0]}
@@ -92,12 +92,12 @@ class _Computing(ScriptedRunner):
 
 
 @pytest.mark.parametrize(("text", "told"), [("bad,bad", [True]), ("nan", [True]), ("half", []), ("nan,fine", [])])
-def test_the_engine_of_batches_tells_of_it(text: str, told: list[bool], caplog: pytest.LogCaptureFixture) -> None:
-    observer = _Told()
+def test_the_batch_engine_reports_nan(text: str, told: list[bool], caplog: pytest.LogCaptureFixture) -> None:
+    observer = _RecordingObserver()
 
     async def scenario() -> None:
         with ThreadPoolExecutor(1) as compute:
-            engine = BatchEngine(_Computing(), max_queue_size=100, compute=compute, observer=observer)
+            engine = BatchEngine(_NanRunner(), max_queue_size=100, compute=compute, observer=observer)
             running = asyncio.create_task(engine.run())
             for _ in range(6):
                 await engine.submit(Item(text))
@@ -110,8 +110,8 @@ def test_the_engine_of_batches_tells_of_it(text: str, told: list[bool], caplog: 
 
 
 @pytest.mark.parametrize("kind", ["steps", "batches that start together"])
-def test_the_engine_that_writes_tells_of_it(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    observer = _Told()
+def test_the_generation_engine_reports_nan(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    observer = _RecordingObserver()
     runner: Any
     if kind == "steps":
         settings = ModelSettings(storage_uri=str(llama_model(tmp_path)), task="text-generation", acceleration=False)

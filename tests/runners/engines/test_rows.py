@@ -1,4 +1,4 @@
-"""Promise: a batch holds the oldest row, rows alike in length, and never more than the limits allow."""
+"""Promise: a batch holds the oldest row and rows of similar length, within the limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LIMITS = st.builds(BatchLimits, max_rows=st.integers(1, 8), max_tokens=st.intege
 
 
 @given(ROWS, LIMITS)
-def test_every_batch_keeps_its_limits_and_takes_the_oldest_row(rows: list[Row[None]], limits: BatchLimits) -> None:
+def test_every_batch_keeps_its_limits_and_holds_the_oldest_row(rows: list[Row[None]], limits: BatchLimits) -> None:
     picked = select_batch(rows, limits)
     lengths = [rows[i].length for i in picked]
     assert 0 in picked
@@ -33,7 +33,7 @@ def test_no_row_outside_a_batch_lies_between_two_inside_it(rows: list[Row[None]]
             assert not low < row.length < high
 
 
-def test_company_is_chosen_by_length_not_by_arrival() -> None:
+def test_the_other_rows_are_chosen_by_length_not_by_arrival() -> None:
     rows = [Row(None, length) for length in (10, 50, 11, 49, 9, 12)]
     assert {rows[i].length for i in select_batch(rows, BatchLimits(4, 1000))} == {9, 10, 11, 12}
 

@@ -1,4 +1,4 @@
-"""Promises of adapters: the base model is found, the answers are peft's own, and no code in them runs."""
+"""Promise: adapters find their base model, answer as in peft, and run no code."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ LABELS = 5
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    """An encoder without a head, as large as quantization needs it."""
+    """Save an encoder without a head, large enough for quantization."""
     tokenizer = wordpiece_tokenizer()
     return save(tmp_path / "base", BertModel, bert_config(tokenizer, hidden_size=128, intermediate_size=256), tokenizer)
 
 
 def _adapted(model: Any, folder: Path, **options: Any) -> Any:
-    """The model with an adapter that does something, saved as peft saves it."""
+    """Save an adapter with an effect on the model, as peft saves it."""
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, **options))
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
@@ -78,7 +78,7 @@ def test_an_adapter_with_its_head_answers_as_in_peft(base: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("quantization", ["load_in_8bit", "load_in_4bit"])
-def test_beside_quantized_weights_too(base: Path, tmp_path: Path, quantization: str) -> None:
+def test_an_adapter_on_quantized_weights_answers_as_in_peft(base: Path, tmp_path: Path, quantization: str) -> None:
     _classifier(base, tmp_path / "adapter")
     loaded = _load(tmp_path / "adapter", **{quantization: True})
     config = BitsAndBytesConfig(**{quantization: True}, llm_int8_skip_modules=["classifier"])  # type: ignore[no-untyped-call]
@@ -89,7 +89,7 @@ def test_beside_quantized_weights_too(base: Path, tmp_path: Path, quantization: 
     torch.testing.assert_close(_logits(loaded.model), _logits(expected), rtol=1e-4, atol=1e-4)
 
 
-def test_a_text_generating_adapter_is_served_by_its_task_and_writes_what_peft_writes(tmp_path: Path) -> None:
+def test_a_text_generation_adapter_generates_what_peft_does(tmp_path: Path) -> None:
     base = text_generation(tmp_path / "base")
     model = AutoModelForCausalLM.from_pretrained(base)
     expected = _adapted(
@@ -128,7 +128,7 @@ def test_the_base_model_is_named_by_its_config_from_the_folder_or_by_a_setting(b
         _load(tmp_path / "adapter")
 
 
-def test_a_base_model_that_cannot_be_had_is_told_with_the_setting(base: Path, tmp_path: Path) -> None:
+def test_a_missing_base_model_is_an_error_that_names_the_setting(base: Path, tmp_path: Path) -> None:
     _classifier(base, tmp_path / "adapter")
     with pytest.raises(
         LoadError, match=r"whose base model cannot be fetched; set BASE_MODEL to use another: .*/no/such does not"
@@ -187,7 +187,7 @@ def test_pickled_adapters_load_with_a_warning(base: Path, tmp_path: Path, caplog
         _load(tmp_path / "adapter")
 
 
-def test_a_config_of_the_base_model_beside_an_adapter_makes_it_no_whole_model(base: Path, tmp_path: Path) -> None:
+def test_an_adapter_with_the_base_models_config_is_still_an_adapter(base: Path, tmp_path: Path) -> None:
     adapted = _classifier(base, tmp_path / "adapter")
     adapted.base_model.model.config.save_pretrained(tmp_path / "adapter")
     loaded = _load(tmp_path / "adapter", task="text-classification")
@@ -209,7 +209,7 @@ def test_an_adapter_of_an_adapter_is_refused(base: Path, tmp_path: Path) -> None
         _load(tmp_path / "two", base_model=str(tmp_path / "one"))
 
 
-def test_an_adapter_that_knows_new_tokens_writes_what_peft_writes(tmp_path: Path) -> None:
+def test_an_adapter_with_new_tokens_generates_what_peft_does(tmp_path: Path) -> None:
     base = llama_model(tmp_path / "base")
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.add_tokens(["<new>", "<newer>"])

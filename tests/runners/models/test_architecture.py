@@ -1,4 +1,4 @@
-"""Promise: without TASK, a model is served for the task that its config.json clearly names, and refused otherwise."""
+"""Promise: without TASK, config.json decides the task if it is clear; else it is refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from runners.models.architecture import infer_task, resolve_task
         ("WhisperForAudioClassification", None),
     ],
 )
-def test_the_head_tells_the_task(architecture: str, task: str | None) -> None:
+def test_the_head_determines_the_task(architecture: str, task: str | None) -> None:
     assert infer_task({"architectures": [architecture]}) == task
 
 
@@ -50,7 +50,7 @@ def test_conditional_generation_is_text_to_text_only_with_an_encoder() -> None:
 
 
 @pytest.mark.parametrize("value", [None, [], [None], "BertModel", {}])
-def test_a_config_that_names_no_architecture_tells_no_task(value: Any) -> None:
+def test_a_config_without_an_architecture_determines_no_task(value: Any) -> None:
     assert infer_task({"architectures": value}) is None
     assert infer_task({}) is None
 
@@ -68,7 +68,7 @@ def test_the_task_is_filled_in_and_nothing_else(tmp_path: Path) -> None:
     assert resolve_task(settings) == settings.model_copy(update={"task": "feature-extraction"})
 
 
-def test_a_task_that_is_set_wins_unread(tmp_path: Path) -> None:
+def test_a_configured_task_wins_without_reading_the_config(tmp_path: Path) -> None:
     settings = ModelSettings(storage_uri=str(tmp_path / "missing"), task="fill-mask")
     assert resolve_task(settings) is settings
 

@@ -1,4 +1,4 @@
-"""Promise: a checkpoint may leave out what its model computes by itself, and nothing that would be random."""
+"""Promise: a checkpoint may omit weights that its model computes, and no random ones."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ _COMPUTED = [
 
 
 def _checkpoint(folder: Path, name: str, options: dict[str, Any], *without: str) -> tuple[Path, PreTrainedModel]:
-    """A checkpoint that lacks weights with these parts of names, and the model that it was."""
+    """Save a checkpoint without the weights that have these parts of names; return the model."""
     model_class = getattr(transformers, name)
     save(folder, model_class, model_class.config_class(**options), _TOKENIZER)
     whole = model_class.from_pretrained(folder)
     weights = load_file(folder / "model.safetensors")
     kept = {key: value for key, value in weights.items() if not any(part in key for part in without)}
-    # Some are not written by transformers of today; checkpoints of other times lack them all the same.
+    # Current transformers does not save some of them; other checkpoints may lack them all the same.
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     return folder, whole
 
@@ -65,7 +65,7 @@ def _load(folder: Path, name: str) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize(("name", "options", "computed"), _COMPUTED, ids=[case[0] for case in _COMPUTED])
-def test_a_checkpoint_without_what_its_model_computes_is_the_same_model(
+def test_a_checkpoint_without_computed_weights_is_the_same_model(
     tmp_path: Path, name: str, options: dict[str, Any], computed: str
 ) -> None:
     folder, whole = _checkpoint(tmp_path, name, options, computed)
@@ -73,7 +73,7 @@ def test_a_checkpoint_without_what_its_model_computes_is_the_same_model(
 
 
 @pytest.mark.parametrize(("name", "options", "computed"), _COMPUTED, ids=[case[0] for case in _COMPUTED])
-def test_what_is_random_is_refused_and_named_without_what_is_not(
+def test_missing_random_weights_are_refused_and_named_without_computed_ones(
     tmp_path: Path, name: str, options: dict[str, Any], computed: str
 ) -> None:
     random = "q_lin.weight" if "DistilBert" in name else "query.weight" if "MaskedLM" in name else "fc1.weight"
@@ -84,13 +84,13 @@ def test_what_is_random_is_refused_and_named_without_what_is_not(
     assert computed not in str(refused.value)
 
 
-def test_learned_positions_are_not_taken_for_computed_ones(tmp_path: Path) -> None:
+def test_learned_positions_are_not_treated_as_computed_ones(tmp_path: Path) -> None:
     folder, _ = _checkpoint(tmp_path, "BertForMaskedLM", _BERT, "position_embeddings")
     with pytest.raises(LoadError, match="position_embeddings"):
         _load(folder, "BertForMaskedLM")
 
 
-def test_asking_changes_neither_the_model_nor_the_sequence_of_random_numbers(tmp_path: Path) -> None:
+def test_the_check_changes_neither_the_model_nor_the_random_state(tmp_path: Path) -> None:
     folder, _ = _checkpoint(tmp_path, "RoFormerForMaskedLM", _BERT, "embed_positions", "query.weight", "query.bias")
     loaded: Any = transformers.RoFormerForMaskedLM.from_pretrained(folder, output_loading_info=True)
     model, report = loaded
@@ -105,7 +105,7 @@ def test_asking_changes_neither_the_model_nor_the_sequence_of_random_numbers(tmp
     assert find_computed_weights(model, ["no.such.weight"]) == set()
 
 
-def test_a_weight_that_nothing_initializes_is_not_computed(tmp_path: Path) -> None:
+def test_a_weight_without_initialization_is_not_computed(tmp_path: Path) -> None:
     _, whole = _checkpoint(tmp_path, "BertForMaskedLM", _BERT)
     whole.register_parameter("forgotten", torch.nn.Parameter(torch.zeros(4)))
     assert find_computed_weights(whole, ["forgotten"]) == set()

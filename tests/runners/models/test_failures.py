@@ -1,4 +1,4 @@
-"""Promises of what is said when a model cannot be loaded, where the library's own words would mislead."""
+"""Promise: a load error is clear where the library's own message would mislead."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from hf_runtime.settings import ModelSettings
 from runners.models.failures import make_load_error
 
 
-def test_a_file_that_may_not_be_read_is_not_said_to_be_missing(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_not_reported_as_missing(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     weights.touch()
     settings = ModelSettings(storage_uri=str(tmp_path))
     for error in (
-        FileNotFoundError(f"No such file or directory: {weights}"),  # safetensors' words for it
+        FileNotFoundError(f"No such file or directory: {weights}"),  # message of safetensors
         PermissionError(13, "Permission denied", str(weights)),
     ):
         message = str(make_load_error(error, settings))
@@ -22,6 +22,6 @@ def test_a_file_that_may_not_be_read_is_not_said_to_be_missing(tmp_path: Path) -
         )
 
 
-def test_a_file_that_is_missing_is_said_to_be_missing(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_as_missing(tmp_path: Path) -> None:
     error = FileNotFoundError(f"No such file or directory: {tmp_path / 'model.safetensors'}")
     assert "lacks its file model.safetensors" in str(make_load_error(error, ModelSettings(storage_uri=str(tmp_path))))

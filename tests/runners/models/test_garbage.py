@@ -1,4 +1,4 @@
-"""Promises of collecting garbage: what stays is looked at no more, what is dropped is collected all the same."""
+"""Promise: permanent objects are left out of collections, and dropped ones are collected."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from runners.models.garbage import collect_everything, freeze_gc, gc_paused
 
 
 class Cycle:
-    """What only a collection frees."""
+    """Object that only a garbage collection frees."""
 
     def __init__(self) -> None:
         self.itself = self
 
 
 @pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
+def _restore_gc() -> Iterator[None]:
     yield
     gc.unfreeze()
 
@@ -29,7 +29,7 @@ def _dropped() -> weakref.ref[Cycle]:
     return weakref.ref(Cycle())
 
 
-def test_what_stays_is_not_looked_at_and_what_comes_later_is() -> None:
+def test_permanent_objects_are_not_scanned_and_later_ones_are() -> None:
     freeze_gc()
     assert gc.get_freeze_count() > 1000
     before = len(gc.get_objects())
@@ -39,13 +39,13 @@ def test_what_stays_is_not_looked_at_and_what_comes_later_is() -> None:
     assert len(gc.get_objects()) <= before + 100
 
 
-def test_garbage_is_not_left_out() -> None:
+def test_existing_garbage_is_collected_first() -> None:
     dropped = _dropped()
     freeze_gc()
     assert dropped() is None
 
 
-def test_what_was_left_out_is_collected_once_it_is_dropped() -> None:
+def test_a_permanent_object_is_collected_once_it_is_dropped() -> None:
     kept = Cycle()
     dropped = weakref.ref(kept)
     freeze_gc()
@@ -56,7 +56,7 @@ def test_what_was_left_out_is_collected_once_it_is_dropped() -> None:
     assert dropped() is None
 
 
-def test_nothing_is_collected_while_libraries_are_imported_also_if_one_fails() -> None:
+def test_collection_pauses_during_imports_even_if_one_fails() -> None:
     with gc_paused():
         dropped = _dropped()
         assert not gc.isenabled()

@@ -1,4 +1,4 @@
-"""Promise: the longest text that is let in is one that the model computes, and the next longer one is not let in."""
+"""Promise: the longest accepted input is one that the model computes, and no longer one is."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _model(name: str, **options: Any) -> PreTrainedModel:
 
 
 def _bert2bert(encoder: str, decoder: str) -> PreTrainedModel:
-    """Two encoders whose numbers of positions differ, the second one with a head for text."""
+    """Save two encoders with different numbers of positions, the second with a head for text."""
     first = getattr(transformers, f"{encoder}Config")(**{**_BERT, "max_position_embeddings": 40})
     second = getattr(transformers, f"{decoder}Config")(**_BERT, is_decoder=True, add_cross_attention=True)
     config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(first, second)
@@ -68,12 +68,12 @@ def _compute(model: PreTrainedModel, length: int, **inputs: torch.Tensor) -> Non
         (lambda: _model("RoFormerModel", **_BERT), 64),
         (lambda: _model("EsmModel", **_BERT, position_embedding_type="absolute"), 63),
         (lambda: _model("BartForQuestionAnswering", **_BART, max_position_embeddings=_POSITIONS), 64),
-        # Its decoder reads the text as well.
+        # The decoder reads the input as well.
         (lambda: _model("LEDForQuestionAnswering", **_LED), 20),
     ],
     ids=["BERT", "RoBERTa", "CamemBERT", "RoFormer", "ESM", "BART", "LED"],
 )
-def test_the_longest_text_is_computed_and_a_longer_one_cannot_be(model: Any, limit: int) -> None:
+def test_the_longest_input_is_computed_and_a_longer_one_fails(model: Any, limit: int) -> None:
     loaded = model()
     assert _limit(loaded) == limit
     _compute(loaded, limit)
@@ -107,7 +107,7 @@ def test_encoder_and_decoder_have_limits_of_their_own(model: Any, reads: int, wr
 
 
 @torch.inference_mode()
-def test_prophetnet_writes_as_far_as_the_position_ahead_allows() -> None:
+def test_prophetnet_generates_as_far_as_the_next_position_allows() -> None:
     model: Any = _model("ProphetNetForConditionalGeneration", **_PROPHETNET)
     assert _limit(model) == 63
     limit = find_output_limit(model)
@@ -131,7 +131,7 @@ def test_prophetnet_writes_as_far_as_the_position_ahead_allows() -> None:
     ],
     ids=["T5", "DeBERTa-v2", "ESM", "XLNet"],
 )  # fmt: skip
-def test_a_model_without_positions_is_bounded_by_its_tokenizer_until_the_operator_says_more(model: Any) -> None:
+def test_a_model_without_positions_is_bounded_by_its_tokenizer_unless_configured(model: Any) -> None:
     loaded = model()
     assert _limit(loaded) is None
     assert _limit(loaded, tokenizer=48) == 48
@@ -141,7 +141,7 @@ def test_a_model_without_positions_is_bounded_by_its_tokenizer_until_the_operato
     _compute(loaded, 100, **inputs)
 
 
-def test_positions_bound_what_the_operator_wants() -> None:
+def test_positions_bound_the_configured_length() -> None:
     model = _model("BertModel", **_BERT)
     assert _limit(model, tokenizer=48) == 48
     assert _limit(model, tokenizer=48, wanted=50) == 50

@@ -1,4 +1,4 @@
-"""Promise of giving back what a start has read of libraries: most of it is in memory no more, and all of it works."""
+"""Promise: pages of libraries leave memory after a start, and the libraries still work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.project import ROOT
 
-#: In a process of its own: who reads libraries at the same time brings them back.
+#: In a process of its own: a process that reads the same libraries brings their pages back.
 _GIVEN_BACK = """
 import json
 import psutil
@@ -33,7 +33,7 @@ print(json.dumps({"before": before, "after": of_files(), "same": compute() == an
 
 
 @pytest.mark.skipif(not psutil.LINUX, reason="libraries are given back on Linux alone")
-def test_libraries_leave_memory_and_compute_as_before() -> None:
+def test_libraries_leave_memory_and_compute_the_same() -> None:
     printed = subprocess.run(
         [sys.executable, "-c", _GIVEN_BACK], cwd=ROOT, capture_output=True, check=True, timeout=300
     )

@@ -1,4 +1,4 @@
-"""Promises about memory: a model that cannot fit is refused before it is read, and sizes are what loading takes."""
+"""Promise: a model that cannot fit is refused before loading, and estimates are exact."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def _bytes(tensor: torch.Tensor) -> int:
     [{}, {"torch_dtype": "bfloat16"}, {"torch_dtype": "auto"}, {"load_in_8bit": True}, {"load_in_4bit": True}],
     ids=str,
 )
-def test_the_estimate_is_what_loading_takes(folder: Path, options: dict[str, Any]) -> None:
+def test_the_estimate_is_the_memory_that_loading_needs(folder: Path, options: dict[str, Any]) -> None:
     settings, checkpoint = _settings(folder, **options), Checkpoint(folder)
     estimated = footprint(checkpoint, settings).memory
     assert estimated is not None
     model: Any = load_pretrained(AutoModelForSequenceClassification, checkpoint, settings).model
-    # Neither tables nor what only shows the shape of weights that are elsewhere.
+    # Without tables, and without tensors that only stand for the shape of weights elsewhere.
     others = [
         buffer for name, buffer in model.named_buffers() if buffer.is_meta or not name.endswith((".weight", ".bias"))
     ]
@@ -60,12 +60,12 @@ def test_parameters_are_counted_in_safetensors_and_estimated_in_pickles(folder: 
     assert estimated.parameters == pytest.approx(counted.parameters, rel=0.05)
 
 
-def test_gguf_counts_on_disk_alone(tmp_path: Path) -> None:
+def test_gguf_is_counted_by_its_size_on_disk_only(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"x" * 100)
     assert footprint(Checkpoint(tmp_path, "m.gguf"), _settings(tmp_path)) == Footprint(None, 100, None)
 
 
-def test_a_model_that_does_not_fit_is_refused_with_both_sizes_and_what_to_do(
+def test_a_model_that_does_not_fit_is_refused_with_both_sizes_and_advice(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "measure_free_device_memory", lambda _: 2**20)
@@ -87,7 +87,7 @@ def test_gguf_that_is_larger_than_memory_before_it_is_unpacked_is_refused(
     check_fits(checkpoint, _settings(tmp_path, torch_dtype="bfloat16"))
 
 
-def test_a_limit_counts_what_the_process_takes_already(folder: Path) -> None:
+def test_a_limit_includes_the_memory_that_the_process_already_uses(folder: Path) -> None:
     assert measure_free_memory(1) == 0
     assert measure_free_memory() > measure_free_memory(2**34) - 2**34
     with pytest.raises(LoadError, match="does not fit in memory"):
@@ -95,7 +95,7 @@ def test_a_limit_counts_what_the_process_takes_already(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("limit", "free"), [("3000", 1000), ("1000", 0)])
-def test_the_limit_of_a_container_is_heeded(
+def test_the_limit_of_a_container_is_respected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, free: int
 ) -> None:
     (tmp_path / "max").write_text(f"{limit}\n")
@@ -115,7 +115,7 @@ def test_the_limit_of_a_container_is_heeded(
     ],
     ids=["version 2", "version 1"],
 )
-def test_files_that_a_download_left_in_the_cache_do_not_count_as_taken(
+def test_the_page_cache_of_a_download_does_not_count_as_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statistics: str
 ) -> None:
     for name, content in (("max", "3000"), ("current", "2000"), ("stat", statistics)):

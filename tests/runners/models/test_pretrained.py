@@ -1,4 +1,4 @@
-"""Promise: a good checkpoint loads ready to serve, and each kind of bad one is refused in one sentence."""
+"""Promise: a good checkpoint loads ready to serve, and a bad one is refused clearly."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NO_LIMIT = 10**30
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A good checkpoint for fill-mask, for a test to damage."""
+    """Save a good checkpoint for fill-mask, for a test to damage."""
     tokenizer = wordpiece_tokenizer()
     return save(tmp_path / "model", BertForMaskedLM, bert_config(tokenizer), tokenizer)
 
@@ -162,7 +162,7 @@ def test_a_device_map_that_does_not_exist_is_refused_with_the_setting(folder: Pa
     assert "DEVICE_MAP=everywhere" in _refusal(folder, device_map="everywhere")
 
 
-def test_a_model_with_code_of_its_own_is_refused_unrun_unless_trusted(
+def test_a_model_with_remote_code_is_refused_without_running_it_unless_trusted(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
@@ -216,7 +216,7 @@ class _Malicious:
         return Path.touch, (self.proof,)
 
 
-def test_the_maximal_length_is_the_positions_that_can_be_reached(tmp_path: Path) -> None:
+def test_the_maximal_length_is_the_number_of_reachable_positions(tmp_path: Path) -> None:
     tokenizer = wordpiece_tokenizer(NO_LIMIT)
     bert = save(tmp_path / "bert", BertForMaskedLM, bert_config(tokenizer, max_position_embeddings=512), tokenizer)
     assert _load(bert).max_length == 512
@@ -264,7 +264,10 @@ def test_a_tokenizer_of_bytes_or_characters_needs_no_vocabulary(tmp_path: Path, 
 
 
 def test_no_padding_token_is_invented(tmp_path: Path) -> None:
-    """A classifier reads a text at its last token that is no padding: its end of text must not become that."""
+    """Check that an end-of-text token does not become padding.
+
+    A classifier reads a text at its last token that is no padding.
+    """
     tokenizer = byte_level_tokenizer()
     config = transformers.GPT2Config(vocab_size=len(tokenizer), n_positions=128, n_embd=32, n_layer=1, n_head=2)
     loaded = _load(save(tmp_path, transformers.GPT2LMHeadModel, config, tokenizer), AutoModelForCausalLM,
@@ -286,7 +289,10 @@ def test_a_gguf_file_loads_with_its_own_tokenizer(tmp_path: Path) -> None:
 
 
 def test_a_gguf_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its description takes seconds, and transformers asks for it three times."""
+    """Check that the description is read only once.
+
+    Reading takes seconds, and transformers requests it three times.
+    """
     _write_gguf(tmp_path / "tiny.gguf")
     read: list[str] = []
 
@@ -299,13 +305,13 @@ def test_a_gguf_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for _ in range(2):
         loaded = _load(tmp_path / "tiny.gguf", AutoModelForCausalLM, "text-generation")
         assert torch.equal(loaded.model.model.norm.weight, torch.full((32,), 0.1))
-    # Afresh for each model: the file may be another one by then.
+    # Read again for each model, because the file may have changed.
     assert len(read) == 2
     assert gguf.GGUFReader is Counting
 
 
 def _write_gguf(path: Path) -> None:
-    """A llama of one layer with random weights and the tokenizer of GPT-2's kind."""
+    """Save a llama of one layer with random weights and a tokenizer of GPT-2's kind."""
     tokenizer = byte_level_tokenizer()
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)

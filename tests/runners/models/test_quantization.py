@@ -1,4 +1,7 @@
-"""Promises of precisions: every task is answered in each, checkpoints keep their own, and a wrong choice is told."""
+"""Promise: every task runs in each precision, and checkpoints keep their own.
+
+A wrong choice is an error that names it.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ from runners.storage.checkpoint import Checkpoint
 from tests.tiny import bert_config, byte_level_tokenizer, save, wordpiece_tokenizer
 
 TEXT = "I love this movie!"
-#: As small as bitsandbytes takes them.
+#: The smallest sizes that bitsandbytes accepts.
 SIZES = {"hidden_size": 128, "intermediate_size": 256, "initializer_range": 0.1}
 
 ENCODERS: dict[str, tuple[Any, Any]] = {
@@ -44,7 +47,7 @@ ENCODERS: dict[str, tuple[Any, Any]] = {
 
 
 def _checkpoint(folder: Path, task: str) -> tuple[Path, Any]:
-    """A model of the task, and an instance for it."""
+    """Save a model of the task; return its folder with an instance for it."""
     if task in ENCODERS:
         model_class, instance = ENCODERS[task]
         tokenizer = wordpiece_tokenizer()
@@ -120,7 +123,7 @@ def _with_config(folder: Path, **changes: Any) -> Path:
     ],
     ids=["GPTQ", "AWQ", "compressed-tensors"],
 )
-def test_a_format_whose_package_is_missing_is_told_with_its_name(
+def test_a_format_whose_package_is_missing_is_an_error_that_names_it(
     tmp_path: Path, config: dict[str, Any], named: str
 ) -> None:
     folder, _ = _checkpoint(tmp_path, "text-classification")
@@ -129,7 +132,7 @@ def test_a_format_whose_package_is_missing_is_told_with_its_name(
     assert named in str(error.value)
 
 
-def test_the_attention_is_chosen_by_name_and_one_that_is_not_here_is_told(tmp_path: Path) -> None:
+def test_the_attention_is_chosen_by_name_and_an_unavailable_one_is_refused(tmp_path: Path) -> None:
     folder, _ = _checkpoint(tmp_path, "text-classification")
     eager = _load(folder, attn_implementation="eager").model
     assert eager.config._attn_implementation == "eager"
@@ -139,7 +142,7 @@ def test_the_attention_is_chosen_by_name_and_one_that_is_not_here_is_told(tmp_pa
             _load(folder, attn_implementation=name)
 
 
-def test_text_is_written_in_steps_whatever_attention_is_chosen_and_the_choice_is_told_to_have_no_effect(
+def test_incremental_decoding_ignores_the_chosen_attention_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, instance = _checkpoint(tmp_path, "text-generation")
@@ -154,7 +157,7 @@ def test_text_is_written_in_steps_whatever_attention_is_chosen_and_the_choice_is
     assert answers[0] == answers[1]
 
 
-def test_texts_are_read_up_to_a_chosen_length(tmp_path: Path) -> None:
+def test_inputs_are_limited_to_the_configured_length(tmp_path: Path) -> None:
     folder, _ = _checkpoint(tmp_path, "text-classification")
     assert _load(folder, max_model_len=10).max_length == 10
     assert _load(folder, max_model_len=10_000).max_length == 64

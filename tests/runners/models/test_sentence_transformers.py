@@ -1,4 +1,7 @@
-"""Promise: a sentence-transformers model's files are read as sentence-transformers reads them, old layouts and new."""
+"""Promise: sentence-transformers' files are read as its own library reads them.
+
+That includes old layouts.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def _read(folder: Path, files: Mapping[str, Any]) -> SentenceEmbedding:
     return read_sentence_embedding(folder)
 
 
-def test_a_folder_without_modules_says_nothing(tmp_path: Path) -> None:
+def test_a_folder_without_modules_has_no_pooling(tmp_path: Path) -> None:
     assert _read(tmp_path, {"sentence_bert_config.json": {"max_seq_length": 8}}) == SentenceEmbedding()
 
 
@@ -81,7 +84,7 @@ def test_the_pooling_is_read_from_flags_or_from_its_name(tmp_path: Path, config:
         (_modules("Transformer", "Pooling"), {}, {"truncate_dim": 128}, "truncate_dim 128"),
     ],
 )  # fmt: skip
-def test_what_is_not_computed_here_is_named_and_gives_no_pooling(
+def test_an_unsupported_module_is_named_and_gives_no_pooling(
     tmp_path: Path, modules: Any, config: Any, general: Any, unsupported: str
 ) -> None:
     files = {
@@ -95,14 +98,14 @@ def test_what_is_not_computed_here_is_named_and_gives_no_pooling(
     assert read.max_length == 128
 
 
-def test_the_prompt_is_the_one_used_by_default(tmp_path: Path) -> None:
+def test_the_default_prompt_is_used(tmp_path: Path) -> None:
     general = {"prompts": {"query": "query: ", "document": "passage: "}, "default_prompt_name": "document"}
     files = {"modules.json": _modules("Transformer"), "config_sentence_transformers.json": general}
     assert _read(tmp_path, files).prompt == "passage: "
     assert _read(tmp_path, {"config_sentence_transformers.json": general | {"default_prompt_name": None}}).prompt == ""
 
 
-def test_length_and_case_are_read_beside_the_transformer_under_older_names_too(tmp_path: Path) -> None:
+def test_length_and_case_are_read_from_old_and_new_file_names(tmp_path: Path) -> None:
     files: dict[str, Any] = {
         "modules.json": [{"path": "0_Transformer", "type": OLD + "Transformer"}],
         "0_Transformer/sentence_distilbert_config.json": {"max_seq_length": 128, "do_lower_case": True},
@@ -123,14 +126,14 @@ def test_length_and_case_are_read_beside_the_transformer_under_older_names_too(t
         {"modules.json": _modules("Transformer"), "config_sentence_transformers.json": "{"},
     ],
 )
-def test_damaged_files_are_one_sentence(tmp_path: Path, files: dict[str, Any]) -> None:
+def test_a_damaged_file_is_an_error_of_one_sentence(tmp_path: Path, files: dict[str, Any]) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     with pytest.raises(LoadError, match=r"model has damaged sentence-transformers files .* fetch it again\.$"):
         _read(folder, files)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     others: list[dict[str, Any]] = [{}, {"1_Pooling/other.json": {}}]

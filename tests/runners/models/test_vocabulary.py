@@ -1,4 +1,4 @@
-"""Promise: a text with a token that the tokenizer knows and the model lacks is refused, and no other request fails."""
+"""Promise: an input with a token that the model lacks is refused; other requests succeed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hf_runtime.settings import ModelSettings, Task
 from runners.start import start_runner
 from tests.tiny import DECODER, bert_config, byte_level_tokenizer, save, wordpiece_tokenizer
 
-#: A token that is added to the tokenizers alone, as `<pad>` was to many a Llama.
+#: A token that only the tokenizer has, like the `<pad>` that was added to many a Llama.
 _ADDED = "<added>"
 
 
@@ -85,8 +85,8 @@ def test_a_target_that_the_model_lacks_is_refused_by_name(tmp_path: Path) -> Non
     assert refused.message.startswith(f"parameters.targets[1] holds '{_ADDED}'")
 
 
-def test_ids_of_tokens_are_those_that_the_model_reads(tmp_path: Path) -> None:
-    """A model of characters has no table that ids index."""
+def test_token_ids_are_limited_to_those_of_the_model(tmp_path: Path) -> None:
+    """Check with a model of characters, which has no table that ids index."""
     tokenizer = transformers.CanineTokenizer(model_max_length=64)  # type: ignore[no-untyped-call]
     config = transformers.CanineConfig(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, num_hash_buckets=128,
@@ -102,8 +102,11 @@ def test_ids_of_tokens_are_those_that_the_model_reads(tmp_path: Path) -> None:
     assert isinstance(beyond, InvalidRequest)
 
 
-def test_a_second_text_is_read_by_a_model_with_one_type_of_token(tmp_path: Path) -> None:
-    """RoBERTa has one, and some of its kin have BERT's tokenizer, which marks a second text with another."""
+def test_a_model_with_one_token_type_accepts_a_second_text(tmp_path: Path) -> None:
+    """Check RoBERTa's relatives with BERT's tokenizer.
+
+    The tokenizer marks a second text with another token type.
+    """
     tokenizer = wordpiece_tokenizer()
     config = bert_config(tokenizer, type_vocab_size=1)
     folder = save(tmp_path, transformers.BertForSequenceClassification, config, tokenizer)

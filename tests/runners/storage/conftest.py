@@ -1,4 +1,4 @@
-"""What tests of downloads share."""
+"""Fixtures shared by the tests of downloads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.runners.storage.fake_hub import FakeHub, serving
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No waits between tries."""
+    """Remove the waits between attempts."""
     backoff = {"init_backoff": timedelta(0), "max_backoff": timedelta(0), "base": 2}
     monkeypatch.setattr(
         stores, "RETRIES", {"max_retries": 0, "backoff": backoff, "retry_timeout": timedelta(seconds=5)}
@@ -25,7 +25,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
-    """A hub that this process's huggingface_hub talks to, with an empty cache and without waits between its tries."""
+    """Serve a hub to this process's huggingface_hub, with an empty cache and no waits."""
     with serving() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""One container, `container` of the account `account`, in the form of Azure's Blob service."""
+"""Container `container` of the account `account`, with the API of Azure's Blob service."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from tests.runners.storage.fake_files import FilesHandler, etag
 
 
 class AzureHandler(FilesHandler):
-    """Adds List Blobs; its files are `account/container/<name>`."""
+    """Handler that adds List Blobs; its files are `account/container/<name>`."""
 
     def other(self, path: str, query: str) -> None:
-        """List, if that is asked."""
+        """Answer a request for a list."""
         asked = parse_qs(query)
         if asked.get("comp") != ["list"]:
             return self.refuse(404, "BlobNotFound")

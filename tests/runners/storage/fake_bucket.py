@@ -1,4 +1,7 @@
-"""One bucket, `bucket`, in the form that S3 and Google Cloud Storage share; its files are `bucket/<key>`."""
+"""Bucket `bucket` with the API that S3 and Google Cloud Storage share.
+
+Its files are `bucket/<key>`.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from tests.runners.storage.fake_files import FilesHandler, etag
 
 
 class BucketHandler(FilesHandler):
-    """Adds the listing of version 2."""
+    """Handler that adds the listing of version 2."""
 
     def other(self, path: str, query: str) -> None:
-        """List, if that is asked."""
+        """Answer a request for a list."""
         asked = parse_qs(query)
         if asked.get("list-type") != ["2"]:
             return self.refuse(404, "NoSuchKey")

@@ -1,4 +1,4 @@
-"""A web server on 127.0.0.1 with files, ranges and ETags, that can be told to misbehave and notes what it is asked."""
+"""Web server on 127.0.0.1 with files, ranges and ETags, scripted faults and a request log."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from tests.runners.storage.threads import listening
 
 @dataclass
 class FakeFiles:
-    """What the server holds, how it misbehaves, and which requests it saw as `METHOD path`.
+    """Files of the server, its scripted faults, and its requests as `METHOD path`.
 
     Attributes:
         cuts: for each of the next contents, the bytes after which the connection ends.
-        status: a status that every request is answered with; 0 closes the connection without an answer.
-        code: of the error that goes with `status`, in the form of object stores.
-        wanted: what a request's headers must have; others get 403.
+        status: status of every answer; 0 closes the connection without an answer.
+        code: code of the error that goes with `status`, in the form of object stores.
+        wanted: headers that a request must have; other requests get 403.
         extra: headers of every content.
-        ranges: whether parts can be asked for, and contents have an ETag.
-        sized: whether answers say how long they are.
-        altered: sent in place of a file's content, under its old ETag, the next times that it is asked for.
-        redirects: paths and the URLs that they lead to.
-        hold: contents are sent only after it is set.
-        asked: set as soon as a content is asked for.
+        ranges: True if ranges are supported and contents have an ETag.
+        sized: True if answers have a Content-Length.
+        altered: contents that replace a file's own, under its old ETag, for the next requests.
+        redirects: paths and the URLs that they redirect to.
+        hold: event; contents are sent only after it is set.
+        asked: event that is set as soon as a content is requested.
     """
 
     url: str = ""
@@ -51,17 +51,17 @@ class FakeFiles:
     asked: Event = field(default_factory=Event)
 
     def downloads(self) -> list[str]:
-        """Names of the files whose content was fetched, sorted."""
+        """Return the names of the files whose content was fetched, sorted."""
         return sorted(name for name in (each.removeprefix("GET /") for each in self.requests) if name in self.files)
 
 
 def etag(content: bytes) -> str:
-    """As object stores make it."""
+    """Return an ETag as object stores compute it."""
     return f'"{hashlib.md5(content).hexdigest()}"'
 
 
 class FilesHandler(BaseHTTPRequestHandler):
-    """Serves `files` by their path; subclasses add listings."""
+    """Handler that serves `files` by their path; subclasses add listings."""
 
     server_files: FakeFiles
     protocol_version = "HTTP/1.1"
@@ -88,15 +88,15 @@ class FilesHandler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def other(self, path: str, query: str) -> None:
-        """Answer what is no file."""
+        """Answer a request for something other than a file."""
         self.refuse(404, "NoSuchKey")
 
     def refuse(self, status: int, code: str) -> None:
-        """An error in the form of object stores."""
+        """Send an error in the form of object stores."""
         self.answer(status, {"Content-Type": "application/xml"}, f"<Error><Code>{code}</Code></Error>".encode())
 
     def answer(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
-        """A whole answer."""
+        """Send a whole answer."""
         self.send_response(status)
         length = {"Content-Length": str(len(body))} if self.server_files.sized else {"Connection": "close"}
         for name, value in {**length, **headers}.items():
@@ -106,7 +106,7 @@ class FilesHandler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: tests read `requests`."""
+        """Log nothing: tests read `requests`."""
 
     def _content(self, path: str) -> None:
         fake, content = self.server_files, self.server_files.files[path]
@@ -140,7 +140,7 @@ class FilesHandler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(handler: type[FilesHandler] = FilesHandler, **state: Any) -> Iterator[FakeFiles]:
-    """A server without files, until the context is left."""
+    """Run a server without files until the context is left."""
     fake = FakeFiles(**state)
 
     class Handler(handler):  # type: ignore[misc,valid-type]

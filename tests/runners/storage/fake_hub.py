@@ -1,4 +1,4 @@
-"""A hub on 127.0.0.1 with as much of the download API as huggingface_hub needs, that notes what it is asked."""
+"""Hub on 127.0.0.1 with the download API that huggingface_hub needs, and a request log."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _FILE = re.compile(r"/(?P<repo>[\w.-]+(?:/[\w.-]+)?)/resolve/(?P<revision>[^/]+)
 
 @dataclass
 class Repo:
-    """A repository: the files of each revision, and who may read them."""
+    """Repository with the files of each revision and its readers."""
 
     revisions: dict[str, dict[str, bytes]]
     token: str | None = None
     gated: bool = False
 
     def commit(self, revision: str) -> str | None:
-        """The revision's commit hash, made from its content; None if there is no such revision."""
+        """Return the revision's commit hash, made from its content; None if it does not exist."""
         for name, files in self.revisions.items():
             commit = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
             if revision in (name, commit):
@@ -37,21 +37,21 @@ class Repo:
         return None
 
     def files(self, commit: str) -> dict[str, bytes]:
-        """The files of a commit."""
+        """Return the files of a commit."""
         return next(files for name, files in self.revisions.items() if self.commit(name) == commit)
 
 
 @dataclass
 class FakeHub:
-    """What the server holds, how it misbehaves, and which requests it saw as `METHOD /path`.
+    """Repositories of the hub, its scripted faults, and its requests as `METHOD /path`.
 
     Attributes:
-        status: a status that every request is answered with; 0 closes the connection without an answer.
+        status: status of every answer; 0 closes the connection without an answer.
         cuts: for each of the next contents, the bytes after which the connection ends.
-        altered: sent in place of a file's content, under its old hash.
-        listed_sizes: bytes that the listing claims of a file, in place of its own.
-        hold: contents are sent only after it is set.
-        asked: set as soon as a content is asked for.
+        altered: contents that replace a file's own, under its old hash.
+        listed_sizes: sizes that the listing claims for a file instead of its own.
+        hold: event; contents are sent only after it is set.
+        asked: event that is set as soon as a content is requested.
     """
 
     url: str = ""
@@ -65,19 +65,19 @@ class FakeHub:
     asked: Event = field(default_factory=Event)
 
     def add(self, name: str, folder: Path, *, token: str | None = None, gated: bool = False) -> None:
-        """Offer a folder as revision main of a repository."""
+        """Add a folder as revision main of a repository."""
         files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         self.repos[name] = Repo({"main": files}, token, gated)
 
     def downloads(self) -> list[str]:
-        """Names of the files whose content was fetched, sorted."""
+        """Return the names of the files whose content was fetched, sorted."""
         matches = [_FILE.fullmatch(request.removeprefix("GET ")) for request in self.requests]
         return sorted(match["file"] for match in matches if match)
 
 
 @contextmanager
 def serving() -> Iterator[FakeHub]:
-    """A hub without repositories, until the context is left."""
+    """Run a hub without repositories until the context is left."""
     hub = FakeHub()
 
     class Handler(_Handler):
@@ -114,14 +114,14 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: tests read `requests`."""
+        """Log nothing: tests read `requests`."""
 
     def _readable(self, name: str, revision: str) -> tuple[Repo, str] | None:
-        """The repository and the commit, or None after the hub's own kind of refusal."""
+        """Return the repository and the commit, or None after the hub's own kind of refusal."""
         repo = self.hub.repos.get(name)
         given = (self.headers["Authorization"] or "").removeprefix("Bearer ")
         if repo is None or (repo.token is not None and given != repo.token):
-            # The real one does not tell a private repository from a missing one either.
+            # The real hub does not distinguish a private repository from a missing one either.
             self._answer(404 if given else 401, {"X-Error-Code": "RepoNotFound"})
         elif repo.gated:
             self._answer(403, {"X-Error-Code": "GatedRepo"})

@@ -1,4 +1,4 @@
-"""Amazon's S3 on 127.0.0.1, as moto has it, and the variables that lead to it."""
+"""Amazon's S3 on 127.0.0.1, served by moto, and the variables that lead to it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import requests
 from moto.server import ThreadedMotoServer
 from obstore.store import S3Store
 
-#: None may be seen in a log.
+#: Secrets that no log may contain.
 SECRET = "wJalr-a-secret-access-key"
 _REGION = "eu-central-1"
 
 
 @dataclass
 class FakeS3:
-    """A running store.
+    """Running store.
 
     Attributes:
-        variables: what an operator sets.
+        variables: variables that an operator sets.
     """
 
     url: str
@@ -31,7 +31,7 @@ class FakeS3:
 
     def put(self, bucket: str, files: dict[str, bytes]) -> None:
         """Add objects, and the bucket if there is none."""
-        # moto keeps a bucket that is made again.
+        # moto keeps a bucket that is created again.
         place = (
             f"<CreateBucketConfiguration><LocationConstraint>{_REGION}</LocationConstraint></CreateBucketConfiguration>"
         )
@@ -50,14 +50,14 @@ class FakeS3:
             obstore.put(store, key, content)
 
     def add(self, bucket: str, prefix: str, folder: Path) -> None:
-        """Offer a folder's files under a prefix."""
+        """Add a folder's files under a prefix."""
         files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         self.put(bucket, {f"{prefix}/{name}": content for name, content in files.items()})
 
 
 @contextmanager
 def serving() -> Iterator[FakeS3]:
-    """A store without buckets, until the context is left."""
+    """Run a store without buckets until the context is left."""
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()

@@ -1,4 +1,4 @@
-"""How a model that cannot be fetched is refused."""
+"""Check of the message about a model that cannot be fetched."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runners.storage.fetch import fetch
 
 
 def refusal(settings: ModelSettings, secret: str) -> str:
-    """The message: one sentence, without the secret."""
+    """Return the message, which must be one sentence without the secret."""
     with pytest.raises(LoadError) as refused:
         fetch(settings)
     message = str(refused.value)

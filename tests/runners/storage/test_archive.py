@@ -1,4 +1,4 @@
-"""Promise: an archive that nobody has looked into is unpacked into its folder alone, or refused with the reason."""
+"""Promise: an untrusted archive is unpacked into its own folder only, or clearly refused."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def test_every_kind_is_unpacked_and_the_only_folder_in_it_is_the_model(tmp_path:
     assert _files(unpack(path, tmp_path / "out", "the archive")) == FILES
 
 
-def test_what_a_mac_adds_is_none_of_the_model(tmp_path: Path) -> None:
+def test_files_that_macos_adds_are_not_part_of_the_model(tmp_path: Path) -> None:
     members = {"m/config.json": b"{}", "m/._config.json": b"", "__MACOSX/m/._config.json": b"", "._m": b""}
     assert _files(unpack(_zip(tmp_path / "a", members), tmp_path / "out", "the archive")) == {"config.json": b"{}"}
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../up", "a/../../up", "a\\..\\..\\up", "C:\\up", "\\up"])
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_a_path_that_leads_out_is_refused_by_name(tmp_path: Path, name: str, kind: str) -> None:
+def test_a_path_outside_the_folder_is_refused_by_name(tmp_path: Path, name: str, kind: str) -> None:
     members: Any = {"config.json": b"{}", name: b"evil"}
     path = _zip(tmp_path / "a", members) if kind == "zip" else _tar(tmp_path / "a", members)
     message = _refusal(path, tmp_path / "in" / "out")
@@ -93,7 +93,9 @@ def test_links_in_a_zip_are_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_what_grows_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_an_archive_that_expands_too_much_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     monkeypatch.setattr(archive, "MIN_LIMIT", 2**20)
     members: Any = {str(number): bytes(2**20) for number in range(8)}
     path = _zip(tmp_path / "a", members) if kind == "zip" else _tar(tmp_path / "a", members)
@@ -102,7 +104,9 @@ def test_what_grows_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_what_does_not_fit_on_the_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_an_archive_that_exceeds_the_disk_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda folder: _Usage(0, 0, disk.RESERVE + 1000))
     members: Any = {"config.json": b"x" * 1001}
     path = _zip(tmp_path / "a", members) if kind == "zip" else _tar(tmp_path / "a", members)
@@ -129,7 +133,7 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", [*MODES, "zip"])
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_whatever_is_broken_is_one_sentence_or_harmless(
+def test_any_broken_archive_is_refused_in_one_sentence_or_harmless(
     tmp_path_factory: pytest.TempPathFactory, mode: str, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("broken")

@@ -1,4 +1,4 @@
-"""Promise: the cache holds what is served, and a few states before it, however often a model changes or starts."""
+"""Promise: the cache holds the served copy and a few older ones, however often it changes."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def _copies(tmp_path: Path) -> set[Path]:
     return {manifest.parent for manifest in (tmp_path / "cache").glob("*/*/manifest.json")}
 
 
-def _anonymous(web: FakeFiles) -> None:
-    """Have nothing tell one content from another: no size, no date and no ETag."""
+def _hide_identity(web: FakeFiles) -> None:
+    """Remove size, date and ETag, so that the server does not identify a content."""
     web.ranges = web.sized = False
 
 
 @contextmanager
 def _served(web: FakeFiles, tmp_path: Path) -> Iterator[Path]:
-    """Another process that serves the copy of now."""
+    """Serve the current copy in another process."""
     settings = _settings(web, tmp_path)
     code = (
         "import sys; from pathlib import Path; from runners.storage.fetch import fetch;"
@@ -80,7 +80,7 @@ def _served(web: FakeFiles, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("kept", [0, 1, 3])
-def test_the_oldest_copies_go_and_the_log_says_so(
+def test_the_oldest_copies_are_removed_and_logged(
     web: FakeFiles, tmp_path: Path, kept: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "runners"):
@@ -93,10 +93,8 @@ def test_the_oldest_copies_go_and_the_log_says_so(
     assert str(folders[0].parent) in deleted[0]
 
 
-def test_a_file_that_says_nothing_of_itself_is_kept_once_however_often_it_is_fetched(
-    web: FakeFiles, tmp_path: Path
-) -> None:
-    _anonymous(web)
+def test_a_file_without_identity_is_stored_once_however_often_it_is_fetched(web: FakeFiles, tmp_path: Path) -> None:
+    _hide_identity(web)
     first = _fetch(web, tmp_path, 1)
     assert [_fetch(web, tmp_path, 1) for _ in range(4)] == [first] * 4
     assert len(_copies(tmp_path)) == 1
@@ -109,7 +107,7 @@ def test_a_file_that_says_nothing_of_itself_is_kept_once_however_often_it_is_fet
     assert list((tmp_path / "cache").glob("*/*.partial")) == []
 
 
-def test_a_copy_that_another_process_serves_stays_until_that_ends(web: FakeFiles, tmp_path: Path) -> None:
+def test_a_copy_served_by_another_process_stays_until_that_ends(web: FakeFiles, tmp_path: Path) -> None:
     web.files["model.zip"] = _archive(0)
     with _served(web, tmp_path) as served:
         for number in range(1, 5):
@@ -120,14 +118,14 @@ def test_a_copy_that_another_process_serves_stays_until_that_ends(web: FakeFiles
     assert len(_copies(tmp_path)) == 1
 
 
-def test_a_copy_that_is_gone_back_to_counts_as_used(web: FakeFiles, tmp_path: Path) -> None:
+def test_a_copy_that_is_served_again_counts_as_used(web: FakeFiles, tmp_path: Path) -> None:
     first, second = (_fetch(web, tmp_path, number) for number in (1, 2))
     assert _fetch(web, tmp_path, 1) == first
     _fetch(web, tmp_path, 3)
     assert (first.exists(), second.exists()) == (True, False)
 
 
-def test_models_that_want_other_files_of_a_source_leave_each_others_copies_alone(tmp_path: Path) -> None:
+def test_models_with_different_files_of_a_source_keep_each_others_copies(tmp_path: Path) -> None:
     with fake_files.serving(BucketHandler) as bucket:
         bucket.files = {f"bucket/{name}.gguf": b"GGUF " + name.encode() for name in "abcd"}
         options = {"AWS_ENDPOINT_URL": SecretStr(bucket.url), "awsAnonymousCredential": SecretStr("true")}
@@ -141,7 +139,7 @@ def test_models_that_want_other_files_of_a_source_leave_each_others_copies_alone
         assert bucket.downloads() == sorted(bucket.files)
 
 
-def test_a_copy_that_is_deleted_while_it_is_chosen_is_not_served(tmp_path: Path) -> None:
+def test_a_copy_deleted_during_its_selection_is_not_served(tmp_path: Path) -> None:
     file = tmp_path / "copy" / "manifest.json"
     file.parent.mkdir()
     file.touch()

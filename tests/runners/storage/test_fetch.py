@@ -1,4 +1,4 @@
-"""Promise: a storage URI leads to one model on this machine, or to one sentence that says what to do."""
+"""Promise: a storage URI gives one local model or one sentence of advice."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_folder_is_named_by_path_by_file_uri_and_relative_to_home_and_here(
         assert _fetch(uri) == Checkpoint(folder)
 
 
-def test_a_gguf_file_is_named_itself_or_by_its_folder(tmp_path: Path) -> None:
+def test_a_gguf_file_is_found_by_its_path_or_its_folder(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "model", "a.gguf")
     for uri in (folder, folder / "a.gguf", f"file://{folder}/a.gguf"):
         assert _fetch(uri) == Checkpoint(folder, "a.gguf")
@@ -53,13 +53,13 @@ def test_one_of_several_gguf_files_is_named_by_gguf_file(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin", "pytorch_model-00001-of-00002.bin"])
-def test_gguf_beside_other_weights_is_loaded_only_if_named(tmp_path: Path, weights: str) -> None:
+def test_gguf_next_to_other_weights_is_loaded_only_if_named(tmp_path: Path, weights: str) -> None:
     folder = _folder(tmp_path / "model", "config.json", weights, "a.gguf", "b.gguf")
     assert _fetch(folder) == Checkpoint(folder)
     assert _fetch(folder, gguf_file="a.gguf") == Checkpoint(folder, "a.gguf")
 
 
-def test_gguf_beside_a_config_and_no_weights_is_loaded(tmp_path: Path) -> None:
+def test_gguf_next_to_a_config_without_weights_is_loaded(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "model", "config.json", "training_args.bin", "a.gguf")
     assert _fetch(folder) == Checkpoint(folder, "a.gguf")
 
@@ -78,7 +78,7 @@ def test_gguf_beside_a_config_and_no_weights_is_loaded(tmp_path: Path) -> None:
         ("HF://owner/model", "'HF://' is not a known storage scheme"),
     ],
 )
-def test_what_is_no_model_is_refused_in_one_sentence(
+def test_a_path_without_a_model_is_refused_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, named: str
 ) -> None:
     _folder(tmp_path / "empty")
@@ -90,7 +90,7 @@ def test_what_is_no_model_is_refused_in_one_sentence(
     assert "\n" not in str(refused.value)
 
 
-def test_the_config_is_read_without_the_weights(tmp_path: Path) -> None:
+def test_the_config_is_fetched_without_the_weights(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "model", "config.json")
     (folder / "config.json").write_text('{"model_type": "bert"}')
     assert read_config(ModelSettings(storage_uri=str(folder))) == {"model_type": "bert"}
@@ -98,7 +98,7 @@ def test_the_config_is_read_without_the_weights(tmp_path: Path) -> None:
     assert read_config(ModelSettings(storage_uri=str(folder / "a.gguf"))) is None
 
 
-def test_a_damaged_config_is_said_to_be_so(tmp_path: Path) -> None:
+def test_a_damaged_config_is_reported_as_damaged(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "model", "config.json")
     (folder / "config.json").write_bytes(b'{"model_type": "b')
     with pytest.raises(LoadError, match=r"config\.json is not valid JSON"):
@@ -143,7 +143,7 @@ def test_a_path_that_is_not_on_the_volume_is_refused(tmp_path: Path, uri: str, n
         assert named in str(refused.value)
 
 
-def test_the_files_of_a_local_model_that_serving_reads_are_listed(tmp_path: Path) -> None:
+def test_the_needed_files_of_a_local_model_are_listed(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "model", "config.json", "model.safetensors", "pytorch_model.bin", "onnx/model.onnx")
     assert list_files(ModelSettings(storage_uri=str(folder))) == [
         RemoteFile("config.json", 2, cached=True),

@@ -1,4 +1,4 @@
-"""Promise: what serving reads is fetched, of whatever kind the tokenizer is, and nothing that it does not read."""
+"""Promise: exactly the files that serving reads are fetched, for every kind of tokenizer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ _MODELS = Path(transformers.__file__).parent / "models"
 
 
 def _vocabularies() -> set[str]:
-    """The files that transformers' tokenizers read, from their modules; importing all of those takes seconds."""
+    """List the files that transformers' tokenizers read, from their modules.
+
+    Importing all of the modules would take seconds.
+    """
     found: set[str] = set()
     for module in _MODELS.glob("*/tokenization_*.py"):
         for node in ast.parse(module.read_text(encoding="utf-8")).body:
@@ -33,11 +36,11 @@ def test_every_vocabulary_that_transformers_reads_is_fetched() -> None:
 
 
 @pytest.mark.parametrize("name", ["tekken.json", "tokenizer.model.v3", "qwen.tiktoken", "vocab.bpe", "tokenizer.model"])
-def test_what_is_read_in_place_of_a_vocabulary_is_fetched(name: str) -> None:
+def test_files_that_replace_a_vocabulary_are_fetched(name: str) -> None:
     assert choose_files([name, "model.safetensors"]) == [name, "model.safetensors"]
 
 
-def test_weights_of_other_libraries_and_documents_are_left_alone() -> None:
+def test_weights_of_other_libraries_and_documents_are_not_fetched() -> None:
     others = ["tf_model.h5", "flax_model.msgpack", "onnx/tokenizer.json", "model.onnx", "rust_model.ot", "README.md"]
     assert choose_files([*others, "config.json", "model.safetensors"]) == ["config.json", "model.safetensors"]
 

@@ -1,4 +1,4 @@
-"""Promise: a model of the hub is found by its URI, fetched once without waste, and every refusal is one sentence."""
+"""Promise: a hub model is found by its URI, fetched once, or refused in one sentence."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _Usage = namedtuple("_Usage", "total used free")
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A repository's folder with every kind of file that hubs hold; contents do not matter here."""
+    """Create a repository's folder with every kind of file; contents do not matter here."""
     return _folder(
         tmp_path / "model",
         "config.json", "tokenizer.json", "vocab.txt", "1_Pooling/config.json", "README.md",
@@ -111,7 +111,7 @@ def test_a_revision_is_read_from_the_uri_or_from_model_revision(hub: FakeHub, mo
         assert json.loads((fetch(settings).folder / "config.json").read_text()) == {"revised": True}
 
 
-def test_two_different_revisions_are_refused_unasked(hub: FakeHub) -> None:
+def test_two_different_revisions_are_refused_without_a_request(hub: FakeHub) -> None:
     message = _refusal(_settings("hf://owner/model:v1", revision="v2"))
     assert "v1" in message
     assert "MODEL_REVISION for v2" in message
@@ -137,7 +137,7 @@ def test_a_private_model_needs_the_right_token(hub: FakeHub, model: Path) -> Non
         ("hf://owner/-model-", "not a valid repository name"),
     ],
 )
-def test_what_the_hub_does_not_give_is_said_in_one_sentence(hub: FakeHub, model: Path, uri: str, named: str) -> None:
+def test_a_refusal_of_the_hub_is_reported_in_one_sentence(hub: FakeHub, model: Path, uri: str, named: str) -> None:
     hub.add("owner/model", model)
     hub.add("owner/gated", model, gated=True)
     assert named in _refusal(_settings(uri, hf_token=SecretStr(TOKEN)))
@@ -150,7 +150,7 @@ def test_what_the_hub_does_not_give_is_said_in_one_sentence(hub: FakeHub, model:
     [(500, "status 500"), (429, "status 429"), (403, "HF_TOKEN"), (418, "status 418"), (0, "hung up again and again")],
     ids=["fails", "limits", "forbids", "jokes", "hangs up"],
 )
-def test_a_hub_that_misbehaves_is_one_sentence(hub: FakeHub, status: int, named: str) -> None:
+def test_a_faulty_hub_is_reported_in_one_sentence(hub: FakeHub, status: int, named: str) -> None:
     hub.status = status
     assert named in _refusal(_settings("hf://owner/model", hf_token=SecretStr(TOKEN)))
 
@@ -201,7 +201,7 @@ def test_offline_a_warm_cache_is_served_without_a_request_and_a_cold_one_refused
     assert hub.requests == []
 
 
-def test_offline_is_a_setting_of_the_model_whatever_the_process_says(hub: FakeHub, model: Path) -> None:
+def test_offline_is_a_setting_of_the_model_and_not_of_the_process(hub: FakeHub, model: Path) -> None:
     hub.add("owner/model", model)
     assert "not in the cache" in _refusal(_settings("hf://owner/model", offline=True))
     first = fetch(resolve_task(_settings("hf://owner/model")))
@@ -211,7 +211,7 @@ def test_offline_is_a_setting_of_the_model_whatever_the_process_says(hub: FakeHu
     assert hub.requests == []
 
 
-def test_another_hub_is_asked_if_one_is_set(
+def test_another_hub_is_used_if_configured(
     hub: FakeHub, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
@@ -225,7 +225,7 @@ def test_another_hub_is_asked_if_one_is_set(
     assert fetch(settings).folder.is_dir()
 
 
-def test_what_would_be_downloaded_is_listed_with_sizes(hub: FakeHub, model: Path) -> None:
+def test_files_to_download_are_listed_with_sizes(hub: FakeHub, model: Path) -> None:
     hub.add("owner/model", model)
     names = ["config.json", "tokenizer.json", "vocab.txt", "1_Pooling/config.json", "model.safetensors"]
     expected = {RemoteFile(name, (model / name).stat().st_size) for name in names}
@@ -235,14 +235,14 @@ def test_what_would_be_downloaded_is_listed_with_sizes(hub: FakeHub, model: Path
     assert all(file.cached for file in list_files(_settings("hf://owner/model")))
 
 
-def test_a_file_that_is_cut_off_is_continued(hub: FakeHub, model: Path) -> None:
+def test_a_file_that_is_cut_off_is_resumed(hub: FakeHub, model: Path) -> None:
     (model / "model.safetensors").write_bytes(LARGE)
     hub.add("owner/model", model)
     hub.cuts = [100_000] * 6
     assert (fetch(_settings("hf://owner/model")).folder / "model.safetensors").read_bytes() == LARGE
 
 
-def test_a_file_that_is_cut_off_again_and_again_is_one_sentence_and_continued_later(hub: FakeHub, model: Path) -> None:
+def test_a_file_that_is_cut_off_repeatedly_is_one_sentence_and_resumed_later(hub: FakeHub, model: Path) -> None:
     (model / "model.safetensors").write_bytes(LARGE)
     hub.add("owner/model", model)
     hub.cuts = [0] * 1000
@@ -266,7 +266,7 @@ def test_a_file_of_another_size_than_listed_is_refused(hub: FakeHub, model: Path
     assert "came damaged" in _refusal(_settings("hf://owner/model"))
 
 
-def test_what_does_not_fit_on_the_disk_is_not_begun(
+def test_a_download_that_exceeds_the_disk_is_not_started(
     hub: FakeHub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (model / "model.safetensors").write_bytes(LARGE)
@@ -278,7 +278,7 @@ def test_what_does_not_fit_on_the_disk_is_not_begun(
     assert hub.downloads() == []
 
 
-def test_two_threads_at_once_download_each_file_once(hub: FakeHub, model: Path) -> None:
+def test_two_concurrent_threads_download_each_file_once(hub: FakeHub, model: Path) -> None:
     hub.add("owner/model", model)
     hub.hold = Event()
     with ThreadPoolExecutor(2) as threads:
@@ -289,10 +289,10 @@ def test_two_threads_at_once_download_each_file_once(hub: FakeHub, model: Path) 
     assert hub.downloads() == sorted(set(hub.downloads()))
 
 
-def test_the_log_tells_size_progress_and_end_and_no_signature(
+def test_the_log_reports_size_progress_and_end_without_the_signature(
     hub: FakeHub, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Two large files: whichever ends first is a part of the whole.
+    # Two large files: the first to end is a part of the whole.
     (model / "model-00001-of-00002.safetensors").write_bytes(LARGE)
     (model / "model-00002-of-00002.safetensors").write_bytes(LARGE[::-1])
     hub.add("owner/model", model, token=TOKEN)
@@ -310,7 +310,7 @@ def test_the_log_tells_size_progress_and_end_and_no_signature(
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "TRANSFORMERS_CACHE"])
-def test_the_cache_is_where_the_operator_says(
+def test_the_cache_is_in_the_configured_folder(
     hub: FakeHub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     hub.add("owner/model", model)
@@ -318,8 +318,11 @@ def test_the_cache_is_where_the_operator_says(
     assert fetch(_settings("hf://owner/model")).folder.is_relative_to(tmp_path / "cache")
 
 
-def test_the_environment_alone_configures_endpoint_home_token_and_offline(hub: FakeHub, model: Path) -> None:
-    """In a process of its own, because huggingface_hub reads these variables when it is imported."""
+def test_environment_variables_configure_endpoint_home_token_and_offline(hub: FakeHub, model: Path) -> None:
+    """Run a process of its own.
+
+    huggingface_hub reads these variables when it is imported.
+    """
     hub.add("owner/private", model, token=TOKEN)
     home = model.parent / "home"
     environment = {
@@ -359,7 +362,7 @@ def test_the_environment_alone_configures_endpoint_home_token_and_offline(hub: F
         (418, False),
     ],
 )
-def test_only_what_may_pass_is_said_to_be_away(hub: FakeHub, status: int, may_pass: bool) -> None:
+def test_only_temporary_errors_count_as_unreachable(hub: FakeHub, status: int, may_pass: bool) -> None:
     hub.status = status
     for ask in (fetch, read_config):
         with pytest.raises(LoadError) as refused:
@@ -367,7 +370,7 @@ def test_only_what_may_pass_is_said_to_be_away(hub: FakeHub, status: int, may_pa
         assert isinstance(refused.value, UnreachableError) == may_pass
 
 
-def test_a_hub_that_is_not_there_is_away_unless_no_network_is_wanted(hub: FakeHub, tmp_path: Path) -> None:
+def test_an_absent_hub_is_unreachable_unless_offline_is_configured(hub: FakeHub, tmp_path: Path) -> None:
     settings = _settings("hf://owner/model", hf_endpoint="http://127.0.0.1:9", cache_dir=tmp_path / "empty")
     with pytest.raises(UnreachableError, match="cannot be reached"):
         fetch(settings)
@@ -376,7 +379,7 @@ def test_a_hub_that_is_not_there_is_away_unless_no_network_is_wanted(hub: FakeHu
     assert not isinstance(refused.value, UnreachableError)
 
 
-def test_an_adapter_whose_base_model_is_away_is_away_itself(hub: FakeHub, tmp_path: Path) -> None:
+def test_an_adapter_with_an_unreachable_base_model_is_unreachable(hub: FakeHub, tmp_path: Path) -> None:
     adapter = Adapter(tmp_path, {"base_model_name_or_path": "owner/base"})
     hub.status = 503
     with pytest.raises(UnreachableError, match="base model cannot be fetched"):

@@ -1,4 +1,4 @@
-"""Promise: a model in an object store is fetched whole, once and with the right keys, or refused in one sentence."""
+"""Promise: a model in an object store is fetched whole and once, or clearly refused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 @pytest.fixture(autouse=True)
 def no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None of this machine's own."""
+    """Remove the machine's own identity."""
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1")
 
 
@@ -59,7 +59,7 @@ class Store:
         self.fake.files.update({f"{self.root}/{folder}{name}": content for name, content in files.items()})
 
     def settings(self, uri: str | None = None, options: Mapping[str, str] | None = None, **more: Any) -> ModelSettings:
-        """Settings with keys; `options` come over those."""
+        """Return settings with keys; `options` override them."""
         given = {
             "s3": {"AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_ENDPOINT_URL": self.fake.url},
             "gs": {"GOOGLE_BEARER_TOKEN": SECRET, "GOOGLE_BASE_URL": self.fake.url},
@@ -71,7 +71,7 @@ class Store:
         )  # fmt: skip
 
     def key(self, name: str) -> str:
-        """Where a file of the model is."""
+        """Return the key of a file of the model."""
         return f"{self.root}/model/{name}"
 
 
@@ -96,7 +96,7 @@ def _refusal(settings: ModelSettings) -> str:
     return refusal(settings, SECRET)
 
 
-def test_what_serving_reads_is_fetched_with_the_operators_key_and_nothing_else(store: Store) -> None:
+def test_only_the_needed_files_are_fetched_with_the_operators_key(store: Store) -> None:
     assert _files(fetch(store.settings()).folder) == {name: MODEL[name] for name in FETCHED}
     assert all(headers.get("authorization") for headers in store.fake.headers)
     assert store.fake.downloads() == [store.key(name) for name in FETCHED]
@@ -109,7 +109,7 @@ def test_a_second_start_downloads_nothing(store: Store) -> None:
     assert store.fake.downloads() == []
 
 
-def test_a_changed_file_makes_a_new_copy_and_leaves_the_old_one_alone(store: Store) -> None:
+def test_a_changed_file_makes_a_new_copy_and_keeps_the_old_one(store: Store) -> None:
     old = fetch(store.settings()).folder
     store.put({"model.safetensors": b"other"})
     new = fetch(store.settings()).folder
@@ -127,7 +127,7 @@ def test_a_copy_is_served_while_the_store_is_down(store: Store, caplog: pytest.L
     assert "status 503" in _refusal(store.settings(f"{store.uri}/1_Pooling"))
 
 
-def test_offline_nothing_is_asked(store: Store) -> None:
+def test_offline_no_request_is_sent(store: Store) -> None:
     assert "HF_HUB_OFFLINE" in _refusal(store.settings(offline=True))
     first = fetch(store.settings())
     store.fake.requests.clear()
@@ -137,13 +137,13 @@ def test_offline_nothing_is_asked(store: Store) -> None:
     assert store.fake.requests == []
 
 
-def test_a_file_that_is_cut_off_is_continued(store: Store) -> None:
+def test_a_file_that_is_cut_off_is_resumed(store: Store) -> None:
     store.fake.cuts = [70_000] * 5
     assert _files(fetch(store.settings()).folder) == {name: MODEL[name] for name in FETCHED}
     assert any("range" in headers for headers in store.fake.headers)
 
 
-def test_a_store_that_is_away_for_a_moment_is_asked_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_briefly_unreachable_is_retried(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = ObjectSource.list
 
     def go_away(source: ObjectSource) -> Any:
@@ -156,7 +156,7 @@ def test_a_store_that_is_away_for_a_moment_is_asked_again(store: Store, monkeypa
     assert _files(fetch(store.settings()).folder) == {name: MODEL[name] for name in FETCHED}
 
 
-def test_a_file_that_is_cut_off_again_and_again_is_continued_at_the_next_start(store: Store) -> None:
+def test_a_file_that_is_cut_off_repeatedly_is_resumed_at_the_next_start(store: Store) -> None:
     store.fake.cuts = [70_000] * 3 + [1] * 100
     assert "cut off again and again" in _refusal(store.settings())
     store.fake.cuts = []
@@ -186,12 +186,12 @@ def test_every_refusal_is_one_sentence(store: Store, status: int, code: str, nam
         list_files(store.settings())
 
 
-def test_a_path_without_objects_is_said_to_be_so(store: Store) -> None:
+def test_a_path_without_objects_is_reported_as_empty(store: Store) -> None:
     assert "holds nothing: check the path" in _refusal(store.settings(f"{store.uri}-2"))
     assert "holds nothing: check the path" in _refusal(store.settings(f"{store.uri}/none.tar.gz"))
 
 
-def test_the_config_alone_is_read(store: Store) -> None:
+def test_the_config_is_fetched_without_the_weights(store: Store) -> None:
     assert read_config(store.settings()) == {"model_type": "bert"}
     assert read_config(store.settings(), "adapter_config.json") is None
     assert store.fake.downloads() == [store.key("config.json")]
@@ -200,7 +200,7 @@ def test_the_config_alone_is_read(store: Store) -> None:
         read_config(store.settings())
 
 
-def test_what_would_be_fetched_is_listed_with_sizes(store: Store) -> None:
+def test_files_to_fetch_are_listed_with_sizes(store: Store) -> None:
     expected = [RemoteFile(name, len(MODEL[name])) for name in FETCHED]
     assert list_files(store.settings()) == expected
     assert store.fake.downloads() == []
@@ -218,7 +218,7 @@ def test_no_secret_is_logged(store: Store, caplog: pytest.LogCaptureFixture) -> 
     assert store.uri in caplog.text
 
 
-def test_an_object_without_its_key_is_refused_where_one_is_asked_for(store: Store) -> None:
+def test_an_object_that_requires_a_key_is_refused_without_it(store: Store) -> None:
     store.fake.wanted = {"Authorization": "another"}
     assert "refuses access (403)" in _refusal(store.settings())
 
@@ -229,12 +229,12 @@ def test_a_whole_bucket_is_a_model_too(store: Store) -> None:
     assert _files(folder)["model.safetensors"] == MODEL["model.safetensors"]
 
 
-def test_empty_objects_for_folders_are_none_of_the_model(store: Store) -> None:
+def test_empty_objects_for_folders_are_not_part_of_the_model(store: Store) -> None:
     store.put({"model": b"", "model/1_Pooling": b"", "model/__init__.py": b""}, "")
     assert sorted(_files(fetch(store.settings()).folder)) == sorted([*FETCHED, "__init__.py"])
 
 
-def test_one_gguf_file_is_named_by_its_object(store: Store) -> None:
+def test_a_gguf_file_is_found_by_its_object(store: Store) -> None:
     store.put({"a.gguf": b"GGUF...", "b.gguf": b"GGUF"})
     checkpoint = fetch(store.settings(f"{store.uri}/a.gguf"))
     assert (checkpoint.folder / "a.gguf").read_bytes() == b"GGUF..."
@@ -242,7 +242,7 @@ def test_one_gguf_file_is_named_by_its_object(store: Store) -> None:
     assert store.fake.downloads() == [store.key("a.gguf")]
 
 
-def test_everything_is_fetched_for_code_of_the_models_own_if_it_may_run(store: Store) -> None:
+def test_all_files_are_fetched_for_trusted_remote_code(store: Store) -> None:
     store.put({"custom_pipeline.py": b"", "model/config.json": b"{}", "model/model.safetensors": b"inner"})
     assert "model/model.safetensors" not in _files(fetch(store.settings()).folder)
     everything = _files(fetch(store.settings(trust_remote_code=True)).folder)
@@ -250,7 +250,7 @@ def test_everything_is_fetched_for_code_of_the_models_own_if_it_may_run(store: S
     assert everything["onnx/model.onnx"] == b"onnx"
 
 
-def test_a_file_that_changes_while_it_is_read_is_listed_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changes_during_its_download_is_listed_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = ObjectSource.list
     changes = [b"first", b"second"]
 
@@ -267,7 +267,7 @@ def test_a_file_that_changes_while_it_is_read_is_listed_again(store: Store, monk
     assert "changes while it is read" in _refusal(store.settings())
 
 
-def test_a_file_that_comes_damaged_is_fetched_again_and_refused_if_it_does_so_twice(s3: Store) -> None:
+def test_a_damaged_file_is_fetched_again_and_refused_the_second_time(s3: Store) -> None:
     weights, key = MODEL["model.safetensors"], s3.key("model.safetensors")
     s3.fake.altered[key] = [weights[::-1], b"x" * len(weights)]
     assert "model.safetensors came damaged twice (md5 differs)" in _refusal(s3.settings())
@@ -275,8 +275,8 @@ def test_a_file_that_comes_damaged_is_fetched_again_and_refused_if_it_does_so_tw
     assert (fetch(s3.settings()).folder / "model.safetensors").read_bytes() == weights
 
 
-def test_etags_that_are_no_digests_cost_one_small_file_and_no_more(s3: Store) -> None:
-    # As for objects that are encrypted with a key of the operator's.
+def test_etags_that_are_no_digests_cost_only_one_small_file(s3: Store) -> None:
+    # ETags of objects that are encrypted with a key of the operator's.
     for name in FETCHED:
         s3.fake.altered[s3.key(name)] = [MODEL[name][::-1]] * 2
     assert (fetch(s3.settings()).folder / "model.safetensors").read_bytes() == MODEL["model.safetensors"][::-1]
@@ -284,7 +284,7 @@ def test_etags_that_are_no_digests_cost_one_small_file_and_no_more(s3: Store) ->
     assert s3.fake.downloads().count(s3.key("model.safetensors")) == 1
 
 
-def test_without_any_identity_the_way_to_public_buckets_is_told_and_works(s3: Store) -> None:
+def test_without_any_identity_the_error_names_the_setting_for_public_buckets_which_works(s3: Store) -> None:
     options = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
     assert "awsAnonymousCredential=true if anyone may" in _refusal(s3.settings(options=options))
     fetch(s3.settings(options={**options, "awsAnonymousCredential": "true"}))
@@ -308,7 +308,7 @@ def test_a_session_token_is_sent(s3: Store) -> None:
         {"AWS_ENDPOINT_URL": "{url}/"},
     ],
 )
-def test_the_endpoint_is_named_in_kserves_ways(s3: Store, options: dict[str, str]) -> None:
+def test_the_endpoint_is_configured_as_in_kserve(s3: Store, options: dict[str, str]) -> None:
     host = s3.fake.url.removeprefix("http://")
     fetch(s3.settings(options={name: value.format(url=s3.fake.url, host=host) for name, value in options.items()}))
     assert s3.fake.downloads() != []
@@ -321,7 +321,7 @@ def test_the_same_bucket_name_at_another_endpoint_is_another_model(s3: Store) ->
         assert "status 503" in _refusal(s3.settings(options={"AWS_ENDPOINT_URL": other.url}))
 
 
-def test_a_ca_bundle_that_is_not_there_is_named(s3: Store) -> None:
+def test_a_missing_ca_bundle_is_named(s3: Store) -> None:
     assert "AWS_CA_BUNDLE: /none.pem cannot be read" in _refusal(s3.settings(options={"AWS_CA_BUNDLE": "/none.pem"}))
 
 
@@ -358,7 +358,7 @@ def test_an_account_file_of_google_is_read_or_named(tmp_path: Path) -> None:
          {"AZURE_STORAGE_ACCESS_KEY": "", "AZURE_STORAGE_SAS_TOKEN": "sv=1&sig=SIGNED"}),
     ],
 )  # fmt: skip
-def test_azure_takes_a_signature_from_the_url_or_beside_it(
+def test_azure_accepts_a_signature_in_the_url_or_in_a_variable(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, uri: str, options: dict[str, str]
 ) -> None:
     with fake_files.serving(AzureHandler) as fake:
@@ -371,7 +371,7 @@ def test_azure_takes_a_signature_from_the_url_or_beside_it(
         assert "SIGNED" not in caplog.text
 
 
-def test_azure_without_a_key_asks_without_one(tmp_path: Path) -> None:
+def test_azure_without_a_key_sends_anonymous_requests(tmp_path: Path) -> None:
     with fake_files.serving(AzureHandler) as fake:
         store = Store("azure", fake, tmp_path / "cache")
         fetch(store.settings(options={"AZURE_STORAGE_ACCESS_KEY": ""}))
@@ -392,13 +392,13 @@ def test_azure_without_a_key_asks_without_one(tmp_path: Path) -> None:
         ("https://account.blob.core.windows.net/", "https://account.blob.core.windows.net/container/path"),
     ],
 )
-def test_a_uri_of_another_form_is_refused_unasked(uri: str, form: str) -> None:
+def test_a_uri_of_another_form_is_refused_without_a_request(uri: str, form: str) -> None:
     with pytest.raises(LoadError) as refused:
         check_uri(ModelSettings(storage_uri=uri))
     assert str(refused.value).endswith(f"is not of the form {form}.")
 
 
-def test_amazons_interface_as_moto_has_it_is_spoken(tmp_path: Path) -> None:
+def test_moto_accepts_the_requests_for_s3(tmp_path: Path) -> None:
     with fake_s3.serving() as server:
         odd = {"odd [é] name%.json": b"[]"}
         server.put("models", {f"a/b/{name}": content for name, content in {**MODEL, **odd}.items()})

@@ -1,4 +1,4 @@
-"""Promise: a copy is complete or not there, made once however many ask, and never larger than the disk."""
+"""Promise: a copy is complete or absent, fetched once, and never larger than the disk."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _refusal(settings: ModelSettings) -> str:
     return str(refused.value)
 
 
-def test_many_threads_at_once_download_each_file_once(bucket: FakeFiles, tmp_path: Path) -> None:
+def test_many_concurrent_threads_download_each_file_once(bucket: FakeFiles, tmp_path: Path) -> None:
     bucket.hold = Event()
     with ThreadPoolExecutor(4) as threads:
         asked = [threads.submit(fetch, _settings(bucket, tmp_path)) for _ in range(4)]
@@ -64,7 +64,7 @@ def test_many_threads_at_once_download_each_file_once(bucket: FakeFiles, tmp_pat
     assert bucket.downloads() == sorted(bucket.files)
 
 
-def test_two_processes_at_once_download_each_file_once(bucket: FakeFiles, tmp_path: Path) -> None:
+def test_two_concurrent_processes_download_each_file_once(bucket: FakeFiles, tmp_path: Path) -> None:
     bucket.hold = Event()
     code = (
         "import os; from pydantic import SecretStr; from runners.storage.fetch import fetch;"
@@ -85,7 +85,7 @@ def test_two_processes_at_once_download_each_file_once(bucket: FakeFiles, tmp_pa
     assert bucket.downloads() == sorted(bucket.files)
 
 
-def test_nothing_that_is_half_there_is_seen(bucket: FakeFiles, tmp_path: Path) -> None:
+def test_an_incomplete_copy_is_never_visible(bucket: FakeFiles, tmp_path: Path) -> None:
     bucket.hold = Event()
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(fetch, _settings(bucket, tmp_path))
@@ -95,7 +95,7 @@ def test_nothing_that_is_half_there_is_seen(bucket: FakeFiles, tmp_path: Path) -
         assert asked.result() == fetch(_settings(bucket, tmp_path, offline=True))
 
 
-def test_what_is_left_of_a_state_that_is_gone_makes_room(bucket: FakeFiles, tmp_path: Path) -> None:
+def test_remains_of_an_outdated_download_are_removed(bucket: FakeFiles, tmp_path: Path) -> None:
     bucket.cuts = [100_000] + [0] * 100
     _refusal(_settings(bucket, tmp_path))
     bucket.cuts = []
@@ -105,7 +105,7 @@ def test_what_is_left_of_a_state_that_is_gone_makes_room(bucket: FakeFiles, tmp_
 
 
 @pytest.mark.parametrize("damage", [b"", None], ids=["emptied", "deleted"])
-def test_a_copy_that_somebody_has_damaged_is_mended(bucket: FakeFiles, tmp_path: Path, damage: bytes | None) -> None:
+def test_a_damaged_copy_is_repaired(bucket: FakeFiles, tmp_path: Path, damage: bytes | None) -> None:
     weights = fetch(_settings(bucket, tmp_path)).folder / "model.safetensors"
     if damage is None:
         weights.unlink()
@@ -117,7 +117,7 @@ def test_a_copy_that_somebody_has_damaged_is_mended(bucket: FakeFiles, tmp_path:
     assert bucket.downloads() == ["bucket/model.safetensors"]
 
 
-def test_a_source_that_has_gone_back_is_served_as_it_is_now(bucket: FakeFiles, tmp_path: Path) -> None:
+def test_a_source_that_was_rolled_back_is_served_in_its_current_state(bucket: FakeFiles, tmp_path: Path) -> None:
     first = fetch(_settings(bucket, tmp_path))
     bucket.files["bucket/config.json"] = b'{"new": 1}'
     fetch(_settings(bucket, tmp_path))
@@ -126,7 +126,7 @@ def test_a_source_that_has_gone_back_is_served_as_it_is_now(bucket: FakeFiles, t
     assert fetch(_settings(bucket, tmp_path, offline=True)) == first
 
 
-def test_offline_a_copy_without_what_is_wanted_does_not_do(bucket: FakeFiles, tmp_path: Path) -> None:
+def test_offline_an_incomplete_copy_is_refused(bucket: FakeFiles, tmp_path: Path) -> None:
     bucket.files |= {"bucket/a.gguf": b"GGUF"}
     fetch(_settings(bucket, tmp_path))
     assert "is not in" in _refusal(_settings(bucket, tmp_path, offline=True, gguf_file="a.gguf"))
@@ -134,7 +134,7 @@ def test_offline_a_copy_without_what_is_wanted_does_not_do(bucket: FakeFiles, tm
     assert fetch(_settings(bucket, tmp_path, offline=True, gguf_file="a.gguf")).gguf_file == "a.gguf"
 
 
-def test_a_cache_that_cannot_be_written_is_read(bucket: FakeFiles, tmp_path: Path) -> None:
+def test_a_read_only_cache_is_used(bucket: FakeFiles, tmp_path: Path) -> None:
     first = fetch(_settings(bucket, tmp_path))
     copy = shutil.copytree(tmp_path / "cache", tmp_path / "read-only")
     for lock in copy.rglob(".lock"):
@@ -145,7 +145,9 @@ def test_a_cache_that_cannot_be_written_is_read(bucket: FakeFiles, tmp_path: Pat
     assert list(copy.rglob(".lock")) == []
 
 
-def test_what_does_not_fit_is_not_begun(bucket: FakeFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_that_exceeds_the_disk_is_not_started(
+    bucket: FakeFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda folder: _Usage(0, 0, disk.RESERVE + 1024))
     message = _refusal(_settings(bucket, tmp_path))
     assert message.startswith("s3://bucket needs 256.0 KiB in ")
@@ -157,7 +159,7 @@ def test_what_does_not_fit_is_not_begun(bucket: FakeFiles, tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("number", "named"), [(errno.ENOSPC, "needs more room than is free in"), (errno.EROFS, "STORAGE_CACHE: ")]
 )
-def test_a_disk_that_is_full_or_closed_is_one_sentence(
+def test_a_full_or_read_only_disk_is_an_error_of_one_sentence(
     bucket: FakeFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, named: str
 ) -> None:
     def fail(descriptor: int) -> None:
@@ -172,7 +174,7 @@ def test_a_cache_that_is_a_file_is_refused(bucket: FakeFiles, tmp_path: Path) ->
     assert "STORAGE_CACHE: " in _refusal(_settings(bucket, tmp_path))
 
 
-def test_the_log_tells_size_progress_and_end(
+def test_the_log_reports_size_progress_and_end(
     bucket: FakeFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = iter(range(0, 10**6, 6))
@@ -188,7 +190,7 @@ def test_the_log_tells_size_progress_and_end(
     assert sum(line.startswith("s3://bucket: downloading") for line in lines) == 1
 
 
-def test_progress_is_logged_seldom(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_is_logged_rarely(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     now = [0.0]
     monkeypatch.setattr(progress, "monotonic", lambda: now[0])
     with caplog.at_level(logging.INFO, "runners"), progress.Progress("model", 1024) as download:

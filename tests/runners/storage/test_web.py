@@ -1,4 +1,4 @@
-"""Promise: an archive or a GGUF file on a web server is fetched whole and once, and no secret leaves for elsewhere."""
+"""Promise: a file on a web server is fetched whole and once, and no secret leaks."""
 
 from __future__ import annotations
 
@@ -63,21 +63,21 @@ def test_an_archive_is_unpacked_and_fetched_once(web: FakeFiles, tmp_path: Path)
     assert fetch(settings) == first
 
 
-def test_a_gguf_file_is_kept_as_it_is(web: FakeFiles, tmp_path: Path) -> None:
+def test_a_gguf_file_is_stored_unchanged(web: FakeFiles, tmp_path: Path) -> None:
     checkpoint = fetch(_settings(f"{web.url}/models/a.gguf", tmp_path))
     assert checkpoint == Checkpoint(checkpoint.folder, "a.gguf")
     assert (checkpoint.folder / "a.gguf").read_bytes() == GGUF
     assert list_files(_settings(f"{web.url}/models/a.gguf", tmp_path)) == [RemoteFile("a.gguf", len(GGUF), True)]
 
 
-def test_a_download_is_continued_where_it_was_cut_off(web: FakeFiles, tmp_path: Path) -> None:
-    web.cuts = [0, 100_000, 100_000]  # the first is the look at the headers
+def test_a_download_is_resumed_where_it_was_cut_off(web: FakeFiles, tmp_path: Path) -> None:
+    web.cuts = [0, 100_000, 100_000]  # the first connection reads the headers only
     checkpoint = fetch(_settings(f"{web.url}/models/a.gguf", tmp_path))
     assert (checkpoint.folder / "a.gguf").read_bytes() == GGUF
     assert [headers["Range"] for headers in web.headers if "Range" in headers] != []
 
 
-def test_a_server_without_ranges_sends_all_again(web: FakeFiles, tmp_path: Path) -> None:
+def test_a_server_without_ranges_sends_the_whole_file_again(web: FakeFiles, tmp_path: Path) -> None:
     web.ranges = False
     web.cuts = [0, 100_000]
     checkpoint = fetch(_settings(f"{web.url}/models/a.gguf", tmp_path))
@@ -108,7 +108,7 @@ def test_a_digest_of_the_server_is_checked(
     assert fetch(_settings(f"{web.url}/models/a.gguf", tmp_path)).gguf_file == "a.gguf"
 
 
-def test_what_is_neither_archive_nor_gguf_is_refused(web: FakeFiles, tmp_path: Path) -> None:
+def test_a_file_that_is_neither_archive_nor_gguf_is_refused(web: FakeFiles, tmp_path: Path) -> None:
     web.files["model"] = b"<html>Sign in</html>"
     assert "is no zip or tar archive" in _refusal(_settings(f"{web.url}/model", tmp_path))
     web.files["half.zip"] = web.files["models/model.zip"][:-30]
@@ -148,12 +148,12 @@ def test_user_password_and_query_reach_the_server_and_no_log(
     assert all(headers["Authorization"] == f"Basic {basic}" for headers in web.headers)
     assert all(query == f"sig={SECRET}" for query in web.queries)
     assert SECRET not in caplog.text
-    # A link that was signed again leads to the same copy.
+    # A link with a new signature leads to the same copy.
     web.cuts = [0] * 10
     assert fetch(_settings(uri.replace(SECRET, "another"), tmp_path)) == first
 
 
-def test_headers_are_sent_to_their_host_and_not_to_where_it_redirects(web: FakeFiles, tmp_path: Path) -> None:
+def test_headers_are_sent_to_their_host_and_not_to_redirected_hosts(web: FakeFiles, tmp_path: Path) -> None:
     with fake_files.serving() as private:
         private.wanted = {"X-Api-Key": SECRET}
         private.redirects["/moved.gguf"] = f"{web.url}/models/a.gguf"
@@ -179,7 +179,7 @@ def test_a_changed_file_is_fetched_again(web: FakeFiles, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("uri", ["https://", "https://host", "https://host/", "http://[/model.zip", "http://h:p/a.zip"])
-def test_a_uri_of_another_form_is_refused_unasked(uri: str) -> None:
+def test_a_uri_of_another_form_is_refused_without_a_request(uri: str) -> None:
     with pytest.raises(LoadError, match=r"is not of the form https://host/path of an archive or a GGUF file\.$"):
         check_uri(ModelSettings(storage_uri=uri))
     check_uri(ModelSettings(storage_uri="https://host/model.zip"))

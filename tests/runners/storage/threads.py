@@ -1,4 +1,4 @@
-"""A web server in a thread of the test."""
+"""Web server in a thread of the test."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing: clients leave early in some tests."""
+        """Log nothing: clients leave early in some tests."""
 
 
 @contextmanager
 def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """The address of a server on 127.0.0.1, until the context is left."""
+    """Run a server on 127.0.0.1 until the context is left; yield its address."""
     server = _Server(("127.0.0.1", 0), handler)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

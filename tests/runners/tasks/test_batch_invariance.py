@@ -1,4 +1,4 @@
-"""Promise: a row's answer is that of plain transformers for the text alone, whatever shares its batch."""
+"""Promise: a row's answer is that of plain transformers, whatever shares its batch."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _check_classifier(folder: Path, texts: list[str] = CORPUS) -> Any:
 
 
 @pytest.mark.parametrize("model_type", ["bart", "mbart", "t5", "umt5", "mvp", "plbart"])
-def test_texts_of_barts_kin_share_batches_with_those_of_as_many_ends(model_type: str, tmp_path: Path) -> None:
+def test_barts_relatives_batch_inputs_with_the_same_number_of_end_tokens(model_type: str, tmp_path: Path) -> None:
     tokenizer = _tokenizer(model_input_names=["input_ids", "attention_mask"])
     _saved(tmp_path, AutoModelForSequenceClassification, _config(model_type, tokenizer), tokenizer)
     runner = _check_classifier(tmp_path, [*CORPUS, f"{CORPUS[0]} [SEP] {CORPUS[1]}"])
@@ -91,7 +91,7 @@ def test_texts_of_barts_kin_share_batches_with_those_of_as_many_ends(model_type:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("model_type", ["convbert", "funnel", "fnet", "mobilebert"])
-def test_a_model_that_reads_padding_a_little_is_found_out_too(model_type: str, seed: int, tmp_path: Path) -> None:
+def test_a_model_that_depends_slightly_on_padding_is_detected_too(model_type: str, seed: int, tmp_path: Path) -> None:
     tokenizer = _tokenizer()
     changes: dict[str, Any] = {"conv_kernel_size": 9} if model_type == "convbert" else {}
     if model_type == "funnel":
@@ -104,7 +104,10 @@ def test_a_model_that_reads_padding_a_little_is_found_out_too(model_type: str, s
 @pytest.mark.parametrize("model_type", ["llama", "gpt2", "qwen2"])
 @pytest.mark.parametrize("pad", ["none", "beyond the table"])
 def test_a_classifier_on_a_decoder_reads_a_text_at_its_last_token(model_type: str, pad: str, tmp_path: Path) -> None:
-    """The tokenizer ends each text in its eos token, which is no padding though there is no other."""
+    """Check a tokenizer that ends each input in its eos token.
+
+    That token is no padding, though there is no other.
+    """
     tokenizer = _tokenizer(model_input_names=["input_ids", "attention_mask"], pad_token=None)
     config = _config(model_type, tokenizer, pad_token_id=None)
     if pad != "none":
@@ -116,7 +119,7 @@ def test_a_classifier_on_a_decoder_reads_a_text_at_its_last_token(model_type: st
 
 @pytest.mark.parametrize("model_type", ["fnet", "mobilebert", "convbert", "nystromformer", "yoso", "bert"])
 @pytest.mark.parametrize("pooling", [None, "mean"])
-def test_vectors_come_from_models_whose_rows_need_equal_lengths(
+def test_models_whose_rows_need_equal_lengths_return_vectors(
     model_type: str, pooling: str | None, tmp_path: Path
 ) -> None:
     tokenizer = _tokenizer(model_input_names=["input_ids"]) if model_type == "bert" else _tokenizer()
@@ -132,7 +135,7 @@ def test_vectors_come_from_models_whose_rows_need_equal_lengths(
         np.testing.assert_allclose(answer, right, atol=1e-4 * np.abs(right).max())
 
 
-def test_a_model_of_one_vector_for_a_text_answers_it_whole_and_refuses_to_pool(tmp_path: Path) -> None:
+def test_a_model_of_one_vector_per_input_returns_it_and_refuses_to_pool(tmp_path: Path) -> None:
     tokenizer = _tokenizer()
     config = DPRConfig(vocab_size=len(tokenizer), **{n: v for n, v in _SMALL.items() if n in DPRConfig().to_dict()})
     save(tmp_path, DPRQuestionEncoder, config, tokenizer)
@@ -147,7 +150,7 @@ def test_a_model_of_one_vector_for_a_text_answers_it_whole_and_refuses_to_pool(t
     assert refused.message.startswith("parameters.pooling: ")
 
 
-def test_size_and_number_of_vectors_are_those_that_the_model_gives(tmp_path: Path) -> None:
+def test_size_and_number_of_vectors_are_those_of_the_model(tmp_path: Path) -> None:
     tokenizer = _tokenizer()
     opt = _config("opt", tokenizer, word_embed_proj_dim=16, ffn_dim=64)
     _saved(tmp_path / "opt", AutoModel, opt, tokenizer)
@@ -168,8 +171,8 @@ def test_size_and_number_of_vectors_are_those_that_the_model_gives(tmp_path: Pat
         np.testing.assert_allclose(parts, right, atol=1e-3)
 
 
-def test_an_earlier_text_changes_no_later_ones_answer(tmp_path: Path) -> None:
-    """BigBird attends to everything from its first short text on."""
+def test_an_earlier_input_does_not_change_a_later_answer(tmp_path: Path) -> None:
+    """Check BigBird, which attends to everything from its first short input on."""
     tokenizer = _tokenizer(model_max_length=128)
     config = _config(
         "big_bird", tokenizer, attention_type="block_sparse", block_size=4, num_random_blocks=1,
@@ -187,15 +190,15 @@ def test_an_earlier_text_changes_no_later_ones_answer(tmp_path: Path) -> None:
         assert _probabilities(answer) == pytest.approx(right, abs=1e-4)
 
 
-def test_any_other_model_gets_texts_of_all_lengths(tmp_path: Path) -> None:
+def test_any_other_model_batches_inputs_of_all_lengths(tmp_path: Path) -> None:
     tokenizer = wordpiece_tokenizer()
     save(tmp_path, BertModel, bert_config(tokenizer), tokenizer)
     runner: Any = start_runner(ModelSettings(storage_uri=str(tmp_path), task="feature-extraction"))
     assert runner._sharing is BatchSharing.ANY_LENGTH
 
 
-def test_batches_of_two_lanes_fill_in_their_own_masks(tmp_path: Path) -> None:
-    """Of equal shape, with masks at other places, in the head at the same time."""
+def test_batches_of_two_workers_fill_in_their_own_masks(tmp_path: Path) -> None:
+    """Run batches of equal shape and different masks through the head at the same time."""
     tokenizer = wordpiece_tokenizer()
     save(tmp_path, BertForMaskedLM, bert_config(tokenizer), tokenizer)
     runner: Any = start_runner(ModelSettings(storage_uri=str(tmp_path), task="fill-mask"))
@@ -208,7 +211,7 @@ def test_batches_of_two_lanes_fill_in_their_own_masks(tmp_path: Path) -> None:
     def wait(*_: Any) -> None:
         both_inside.wait()
 
-    # Behind the layers and before the head.
+    # After the layers and before the head.
     runner.pretrained.model.get_output_embeddings().register_forward_pre_hook(wait, prepend=True)
     computed: dict[int, Any] = {}
 

@@ -1,4 +1,4 @@
-"""Promises of code that other people wrote: it ends within a step of its client's leaving, and is else as it was."""
+"""Promise: third-party code ends one step after its client leaves, and is else unchanged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runners.engines.batch.engine import BatchEngine
 from runners.tasks.custom_pipeline import CustomPipelineRunner
 from tests.e2e.checkpoints import text2text_generation, text_generation
 
-#: Pipelines of transformers, and code that has a model somewhere.
+#: Pipelines of transformers, and custom code with a model in one of its attributes.
 PIPELINE = """from transformers import pipeline
 def create_pipeline():
     made = pipeline("text-generation", model="./model")
@@ -61,8 +61,8 @@ def _runner(folder: Path, code: str, **options: Any) -> CustomPipelineRunner:
     return runner
 
 
-class _Steps:
-    """Counts forward passes of the whole model, and has something done in the fifth."""
+class _StepCounter:
+    """Counter of the model's forward passes that runs a function in the fifth."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -84,10 +84,10 @@ class _Steps:
     ],
     ids=["pipeline", "beams", "sampled", "function", "beams of a function", "criteria", "loop", "seq2seq"],
 )  # fmt: skip
-def test_a_pipeline_ends_within_a_step_of_its_clients_leaving(
+def test_a_pipeline_ends_within_a_step_after_its_clients_left(
     tmp_path: Path, code: str, parameters: dict[str, Any]
 ) -> None:
-    runner, steps = _runner(tmp_path / "m", code), _Steps()
+    runner, steps = _runner(tmp_path / "m", code), _StepCounter()
 
     async def scenario() -> Any:
         loop, left = asyncio.get_running_loop(), threading.Event()
@@ -115,12 +115,12 @@ def test_a_pipeline_ends_within_a_step_of_its_clients_leaving(
         answer = asyncio.run(scenario())
     finally:
         hook.remove()
-    # Five, one perhaps that had begun, and those of the item after it.
+    # Five, one that may have begun, and those of the item after it.
     assert steps.count <= 5 + 1 + 2
     assert answer != "failed"
 
 
-def test_a_batch_goes_on_for_those_who_stay(tmp_path: Path) -> None:
+def test_a_batch_continues_for_the_remaining_clients(tmp_path: Path) -> None:
     runner = _runner(tmp_path / "m", PIPELINE, max_batch_size=2)
     gone, stays = False, False
     rows = [
@@ -134,13 +134,13 @@ def test_a_batch_goes_on_for_those_who_stay(tmp_path: Path) -> None:
     assert [type(answer) for answer in runner.forward(rows)] == [InferenceFailed, InferenceFailed]
 
 
-def test_criteria_of_the_code_itself_still_end_its_text(tmp_path: Path) -> None:
+def test_stopping_criteria_of_the_code_itself_still_end_its_text(tmp_path: Path) -> None:
     runner = _runner(tmp_path / "m", OWN_CRITERIA)
     item = Item("Paris", {"max_new_tokens": 100, "min_new_tokens": 100}, is_cancelled=lambda: False)
     (answer,) = runner.predict([item])
     (alone,) = runner.predict([Item("Paris", item.parameters)])
     assert answer == alone != "failed"
-    steps = _Steps()
+    steps = _StepCounter()
     steps.in_the_fifth = lambda: None
     hook = torch.nn.modules.module.register_module_forward_pre_hook(steps)
     runner.predict([item])

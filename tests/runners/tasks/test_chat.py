@@ -1,4 +1,4 @@
-"""Promise: a chat is checked field by field, and its prompt tells the model all of it, whatever its template knows."""
+"""Promise: a chat is checked field by field, and its prompt shows the model all of it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_list_of_messages_is_a_chat() -> None:
     assert not chat.continues_answer
 
 
-def test_a_chat_that_ends_with_words_of_the_assistant_is_begun() -> None:
+def test_a_chat_that_ends_with_the_assistant_continues_its_message() -> None:
     assert parse_chat([USER, {"role": "assistant", "content": "Well"}]).continues_answer
     assert not parse_chat([USER, CALLING]).continues_answer
 
@@ -65,7 +65,7 @@ def test_arguments_are_an_object_or_one_as_json() -> None:
         assert parsed.function.arguments == {"city": "Paris"}
 
 
-def test_tools_are_kept_as_they_were_written() -> None:
+def test_tools_stay_unchanged() -> None:
     strange = {"type": "function", "function": {"name": "x", "parameters": {"default": None}, "strict": True}}
     chat = parse_chat({"messages": [USER], "tools": [strange, CLOCK], "parallel_tool_calls": False})
     assert (chat.usable_tools, chat.choice, chat.parallel_tool_calls) == ([strange, CLOCK], "auto", False)
@@ -120,18 +120,18 @@ def test_a_wrong_chat_is_refused_by_the_name_of_its_field(instance: Any, begin: 
 # The prompt
 
 
-def test_the_prompt_is_what_the_template_makes_of_the_messages() -> None:
+def test_the_prompt_is_the_rendered_template() -> None:
     assert _prompt([USER]) == "[user]Hello\n[assistant]"
     assert _prompt([USER, {"role": "assistant", "content": "Well"}]) == "[user]Hello\n[assistant]Well"
 
 
-def test_a_template_that_does_not_know_developers_reads_them_as_the_system() -> None:
+def test_a_template_without_developers_gets_them_as_the_system() -> None:
     chat = [{"role": "developer", "content": "Be brief."}, USER]
     assert _prompt(chat).startswith("[system]Be brief.")
     assert _prompt(chat, PLAIN + "{# developer #}").startswith("[developer]Be brief.")
 
 
-def test_a_template_that_knows_tools_is_given_tools_calls_and_results() -> None:
+def test_a_template_with_tools_gets_tools_calls_and_results() -> None:
     text = _prompt({"messages": [USER, CALLING, RESULT], "tools": [WEATHER]}, WITH_TOOLS)
     schema = json.dumps(SCHEMA)
     assert text == (
@@ -139,12 +139,12 @@ def test_a_template_that_knows_tools_is_given_tools_calls_and_results() -> None:
     )
 
 
-def test_a_tool_that_must_not_be_called_is_not_told_of() -> None:
+def test_a_tool_that_must_not_be_called_is_not_in_the_prompt() -> None:
     text = _prompt({"messages": [USER, CALLING, RESULT], "tools": [WEATHER], "tool_choice": "none"}, WITH_TOOLS)
     assert text == "[user]Hello[assistant]call_1=weather(Paris)[tool weather call_1]sunny[assistant]"
 
 
-def test_a_template_that_does_not_know_tools_is_told_of_them_in_words() -> None:
+def test_a_template_without_tools_gets_them_described_in_words() -> None:
     text = _prompt({"messages": [USER, CALLING, RESULT, {**RESULT, "content": "warm"}], "tools": [WEATHER, CLOCK]})
     system, rest = text.split("</tool_call>\n[user]Hello\n")
     assert system.startswith("[system]# Tools\n")
@@ -156,13 +156,13 @@ def test_a_template_that_does_not_know_tools_is_told_of_them_in_words() -> None:
     )
 
 
-def test_words_about_tools_follow_those_of_the_system() -> None:
+def test_the_description_of_tools_follows_the_system_message() -> None:
     text = _prompt({"messages": [{"role": "system", "content": "Be brief."}, USER], "tools": [CLOCK]})
     assert text.startswith("[system]Be brief.\n\n# Tools\n")
     assert text.count("[system]") == 1
 
 
-def test_earlier_calls_are_told_in_words_even_if_there_are_no_tools_any_more() -> None:
+def test_earlier_calls_are_described_in_words_even_without_tools() -> None:
     text = _prompt([USER, CALLING, RESULT])
     assert "<tool_call>" in text
     assert "# Tools" not in text
@@ -195,6 +195,6 @@ def test_of_several_templates_the_one_for_tools_is_used() -> None:
         ("{% if false %}x{% endif %}", "empty prompt"),
     ],
 )
-def test_a_chat_without_a_template_or_against_it_is_refused(template: Any, reason: str) -> None:
+def test_a_chat_without_a_template_or_rejected_by_it_is_refused(template: Any, reason: str) -> None:
     with pytest.raises(InvalidRequest, match=f"^messages: .*{reason}"):
         _prompt([USER], template)

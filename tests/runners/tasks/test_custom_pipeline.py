@@ -1,4 +1,4 @@
-"""Promises of custom pipelines: run if allowed, from where they stand, one item's failure its own, nothing opened."""
+"""Promise: custom pipelines run only if allowed, isolate errors, and open no input."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from runners.tasks.custom_pipeline import CustomPipelineRunner
 from runners.tasks.text_classification import TextClassificationRunner
 from tests.e2e.checkpoints import text_classification, text_generation, token_classification
 
-#: As KServe's runtime documents it.
+#: The pipeline in the documentation of KServe's runtime.
 DOCUMENTED = """# custom_pipeline.py
 from transformers import pipeline
 
@@ -60,7 +60,7 @@ def _code(body: str) -> str:
 
 
 @pytest.mark.parametrize("beside", [True, False], ids=["beside model/", "in the model's folder"])
-def test_the_documented_pipeline_answers_all_scores_wherever_its_file_stands(
+def test_the_documented_pipeline_answers_all_scores_for_any_location_of_its_file(
     tmp_path: Path, beside: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "storage"
@@ -77,7 +77,7 @@ def test_the_documented_pipeline_answers_all_scores_wherever_its_file_stands(
     assert best == expected[:1]
 
 
-def test_a_pipeline_runs_if_the_models_code_is_trusted_or_it_is_named(
+def test_a_pipeline_runs_if_remote_code_is_trusted_or_its_file_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = _write(text_classification(tmp_path / "m"), "raise SystemExit('it ran')")
@@ -100,7 +100,7 @@ def test_a_named_file_must_be_in_the_folder(tmp_path: Path, name: str) -> None:
         create_runner(_settings(folder, custom_pipeline=name))
 
 
-def test_a_named_file_may_be_a_link_as_all_files_of_the_hubs_cache_are(tmp_path: Path) -> None:
+def test_a_named_file_may_be_a_link_as_in_the_hubs_cache(tmp_path: Path) -> None:
     blob = tmp_path / "blob"
     blob.write_text(_code("return text.upper()"))
     folder = tmp_path / "snapshot"
@@ -110,7 +110,7 @@ def test_a_named_file_may_be_a_link_as_all_files_of_the_hubs_cache_are(tmp_path:
     assert runner.predict([Item("a")]) == ["A"]
 
 
-def test_a_trusted_model_without_a_pipeline_is_served_by_its_task_and_a_task_of_its_own_is_refused(
+def test_a_trusted_model_without_a_pipeline_is_served_by_a_known_task_only(
     tmp_path: Path,
 ) -> None:
     folder = text_classification(tmp_path / "m")
@@ -134,7 +134,7 @@ def test_a_trusted_model_without_a_pipeline_is_served_by_its_task_and_a_task_of_
         ),
     ],
 )
-def test_a_pipeline_that_cannot_be_made_is_one_sentence(tmp_path: Path, code: str, named: str) -> None:
+def test_a_pipeline_that_fails_to_load_is_an_error_of_one_sentence(tmp_path: Path, code: str, named: str) -> None:
     runner = create_runner(_settings(_write(tmp_path / "m", code)))
     with pytest.raises(LoadError) as error:
         runner.load()
@@ -142,9 +142,11 @@ def test_a_pipeline_that_cannot_be_made_is_one_sentence(tmp_path: Path, code: st
     assert "\n" not in str(error.value)
 
 
-def test_where_a_pipeline_failed_is_told_at_debug_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_stack_trace_of_a_pipeline_is_logged_only_at_debug(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     runner = create_runner(_settings(_write(tmp_path / "m", "def create_pipeline(): raise RuntimeError('no')")))
-    # Whatever level a test of logs has left to its package.
+    # Another test may have left any log level on its package.
     with (
         caplog.at_level(logging.DEBUG),
         caplog.at_level(logging.DEBUG, logger="runners"),
@@ -156,7 +158,7 @@ def test_where_a_pipeline_failed_is_told_at_debug_alone(tmp_path: Path, caplog: 
     assert shown == [logging.DEBUG]
 
 
-def test_modules_and_files_beside_it_are_found(tmp_path: Path) -> None:
+def test_modules_and_files_next_to_the_pipeline_are_found(tmp_path: Path) -> None:
     folder = _write(
         tmp_path / "m",
         "from pathlib import Path\nfrom shouting_of_custom_pipeline import shout\n"
@@ -168,7 +170,7 @@ def test_modules_and_files_beside_it_are_found(tmp_path: Path) -> None:
     assert _runner(folder).predict([Item("hey")]) == ["HEY!"]
 
 
-def test_a_file_of_any_name_may_define_dataclasses_and_hide_no_module_of_the_server(tmp_path: Path) -> None:
+def test_a_file_of_any_name_may_define_dataclasses_and_hides_no_module_of_the_server(tmp_path: Path) -> None:
     code = (
         "from __future__ import annotations\nfrom dataclasses import dataclass\n"
         "@dataclass\nclass Answer:\n    word: str\n    scores: list[float]\n"
@@ -193,7 +195,7 @@ def test_one_bad_item_does_not_fail_the_others_and_what_code_refuses_is_the_clie
     assert reserved.message.startswith("parameters.num_workers: ")
 
 
-#: What code may raise that is no error of an instance in Python's eyes, and would end a task or a process.
+#: Errors from custom code that Python does not derive from Exception and that would end a task or a process.
 RAISES = """
 import asyncio
 
@@ -235,7 +237,7 @@ def create_pipeline():
      "Unspeakable", "RecursionError", "MemoryError"],
 )  # fmt: skip
 @pytest.mark.parametrize("when", ["", "later "])
-def test_whatever_a_pipeline_raises_fails_its_instance_alone(tmp_path: Path, name: str, when: str) -> None:
+def test_any_error_of_a_pipeline_fails_only_its_instance(tmp_path: Path, name: str, when: str) -> None:
     runner = _runner(_write(tmp_path / "m", RAISES))
 
     async def scenario(compute: ThreadPoolExecutor) -> list[Any]:
@@ -262,9 +264,7 @@ def test_a_refused_parameter_is_named(tmp_path: Path) -> None:
     assert bad.message.startswith("parameters.topk: ")
 
 
-def test_a_pipeline_that_does_not_read_the_example_is_served_all_the_same(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_pipeline_that_rejects_the_example_is_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     code = (
         "class Pipe:\n    task = 'text-classification'\n"
         "    def __call__(self, instance): return {'label': instance.get('title'), 'score': 1.0}\n"
@@ -276,7 +276,7 @@ def test_a_pipeline_that_does_not_read_the_example_is_served_all_the_same(
     assert runner.predict([Item({"title": "a"})]) == [[{"label": "a", "score": 1.0}]]
 
 
-def test_an_object_with_the_first_arguments_name_is_keyword_arguments(tmp_path: Path) -> None:
+def test_an_object_with_the_first_arguments_name_becomes_keyword_arguments(tmp_path: Path) -> None:
     runner = _runner(_write(tmp_path / "m", _code("return [text, options]")))
     assert runner.predict([Item({"text": "a", "labels": ["b"]})]) == [["a", {"labels": ["b"]}]]
     assert runner.predict([Item({"texts": "a"})]) == [[{"texts": "a"}, {}]]
@@ -286,7 +286,7 @@ def test_an_object_with_the_first_arguments_name_is_keyword_arguments(tmp_path: 
     assert unnamed.predict([Item([1, 2])]) == [2]
 
 
-def test_a_zero_shot_pipeline_of_transformers(tmp_path: Path) -> None:
+def test_a_zero_shot_pipeline_of_transformers_is_served(tmp_path: Path) -> None:
     code = (
         "from transformers import pipeline\n"
         "def create_pipeline(): return pipeline('zero-shot-classification', model='./model', tokenizer='./model')\n"
@@ -300,7 +300,7 @@ def test_a_zero_shot_pipeline_of_transformers(tmp_path: Path) -> None:
     assert sum(answer["scores"]) == pytest.approx(1, abs=1e-5)
 
 
-def test_items_in_one_batch_are_answered_as_alone(tmp_path: Path) -> None:
+def test_items_in_one_batch_are_answered_as_by_themselves(tmp_path: Path) -> None:
     code = (
         "from transformers import pipeline\n"
         "def create_pipeline(): return pipeline('token-classification', model='./model', tokenizer='./model')\n"
@@ -314,12 +314,12 @@ def test_items_in_one_batch_are_answered_as_alone(tmp_path: Path) -> None:
 
 
 def test_code_that_is_not_transformers_is_called_for_one_instance_at_a_time(tmp_path: Path) -> None:
-    # Given two instances as a list, it would answer a list of two, of which neither is an instance's.
+    # Given a list of two instances, it would answer a list of two, neither of which belongs to an instance.
     runner = _runner(_write(tmp_path / "m", _code("return [text, 'second']")), max_batch_size=8)
     assert runner.predict([Item("a"), Item("b")]) == [["a", "second"], ["b", "second"]]
 
 
-def test_answers_are_json_whatever_the_pipeline_returns(tmp_path: Path) -> None:
+def test_any_return_value_of_a_pipeline_becomes_json(tmp_path: Path) -> None:
     imports = "import numpy as np, torch\nfrom collections import OrderedDict\n"
     body = "return OrderedDict(a=np.float32(0.5), b=np.ones((1, 2)), c=torch.ones(2), d=(1, None), e=b'x')"
     runner = _runner(_write(tmp_path / "m", imports + _code(body)))
@@ -329,7 +329,7 @@ def test_answers_are_json_whatever_the_pipeline_returns(tmp_path: Path) -> None:
         assert isinstance(failed, InferenceFailed)
 
 
-#: A pipeline that opens whatever string it finds, given the attribute by which transformers' own are known.
+#: A pipeline that opens every string, with the attribute by which transformers' own are recognized.
 OPENS = """class Pipe:
     {part} = object()
     def __call__(self, images, text=None, **options):
@@ -367,7 +367,7 @@ def test_no_clients_string_is_opened_as_a_file_or_an_address(
     assert runner.predict([Item("data:audio/wav;base64,QUJD"), Item("QUJD")]) == [3, 3]
 
 
-def test_texts_and_choices_of_pipelines_that_open_files_arrive_as_they_are(tmp_path: Path) -> None:
+def test_strings_and_choices_for_pipelines_that_open_files_arrive_unchanged(tmp_path: Path) -> None:
     code = (
         "class Pipe:\n    processor = object()\n"
         "    def __call__(self, images=None, text=None, **options): return [text, options]\n"
@@ -381,7 +381,7 @@ def test_texts_and_choices_of_pipelines_that_open_files_arrive_as_they_are(tmp_p
 @pytest.mark.parametrize(
     ("instance", "nested"), [("Hello", False), ("Hello", True), ({"text_inputs": "Hello"}, False)], ids=str
 )
-def test_no_client_has_the_server_run_code(tmp_path: Path, instance: Any, nested: bool) -> None:
+def test_no_client_can_run_code_in_the_server(tmp_path: Path, instance: Any, nested: bool) -> None:
     code = (
         "from transformers import pipeline\n"
         "def create_pipeline(): return pipeline('text-generation', model='./model', tokenizer='./model')\n"
@@ -399,14 +399,14 @@ def test_no_client_has_the_server_run_code(tmp_path: Path, instance: Any, nested
     assert not proof.exists()
 
 
-def test_the_tokenizer_of_the_folder_is_the_pipelines(tmp_path: Path) -> None:
+def test_the_pipeline_uses_the_tokenizer_of_the_folder(tmp_path: Path) -> None:
     checkpoint = text_classification(tmp_path / "m")
     runner = _runner(_write(checkpoint))
     assert isinstance(runner.pipeline.model, BertForSequenceClassification)  # type: ignore[attr-defined]
     assert runner.pipeline.tokenizer.get_vocab() == AutoTokenizer.from_pretrained(checkpoint).get_vocab()  # type: ignore[attr-defined]
 
 
-def test_a_folder_with_nothing_but_a_pipeline_says_how_to_let_it_run(tmp_path: Path) -> None:
+def test_a_folder_with_only_a_pipeline_names_the_setting_that_allows_it(tmp_path: Path) -> None:
     folder = _write(tmp_path / "m")
     with pytest.raises(LoadError, match="set TRUST_REMOTE_CODE=true, or CUSTOM_PIPELINE="):
         create_runner(_settings(folder, trust_remote_code=False, task="text-classification")).load()
@@ -427,7 +427,7 @@ def test_a_folder_with_nothing_but_a_pipeline_says_how_to_let_it_run(tmp_path: P
     ],
 )
 @pytest.mark.parametrize("together", [False, True])
-def test_an_answer_that_cannot_be_sent_fails_alone_and_is_not_logged(
+def test_an_answer_that_cannot_be_encoded_fails_alone_and_is_not_logged(
     tmp_path: Path, body: str, what: str, together: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad, good = "what a client wrote", "good"
@@ -448,7 +448,7 @@ def test_an_answer_that_cannot_be_sent_fails_alone_and_is_not_logged(
     assert bad not in caplog.text
 
 
-def test_numbers_and_texts_of_any_kind_are_plain_ones(tmp_path: Path) -> None:
+def test_numbers_and_strings_of_any_type_become_plain_ones(tmp_path: Path) -> None:
     code = "import enum, numpy as np\nclass Kind(enum.IntEnum):\n    A = 3\n" + _code(
         "return [np.float64(0.5), np.str_('a'), Kind.A, {np.int64(1): np.longdouble(0.5)}, np.array(['b'])]"
     )

@@ -1,4 +1,4 @@
-"""Promise: company changes no answer, not even of models that read padding as text."""
+"""Promise: other rows change no answer, even of models that depend on padding."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _warm(folder: Path) -> TextClassificationRunner:
     return runner
 
 
-def test_a_model_that_reads_padding_is_found_at_warm_up_and_gets_texts_of_one_length(tmp_path: Path) -> None:
+def test_a_model_that_depends_on_padding_gets_batches_of_one_length(tmp_path: Path) -> None:
     tokenizer = wordpiece_tokenizer()
     config = FNetConfig(  # type: ignore[call-arg]
         vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, intermediate_size=64,
@@ -38,7 +38,7 @@ def test_a_model_that_reads_padding_is_found_at_warm_up_and_gets_texts_of_one_le
         assert [entry["score"] for entry in answer] == pytest.approx([entry["score"] for entry in alone], abs=1e-5)
 
 
-def test_any_other_model_gets_texts_of_all_lengths(tmp_path: Path) -> None:
+def test_any_other_model_batches_inputs_of_all_lengths(tmp_path: Path) -> None:
     tokenizer = wordpiece_tokenizer()
     runner = _warm(save(tmp_path, BertForSequenceClassification, bert_config(tokenizer), tokenizer))
     rows: list[Row[Mapping[str, list[int]]]] = [row for text in CORPUS for row in runner.prepare_item(Item(text)).rows]
@@ -46,7 +46,7 @@ def test_any_other_model_gets_texts_of_all_lengths(tmp_path: Path) -> None:
 
 
 class _LargerShapes:
-    """In place of graphs: computes batches in fixed shapes, and every output in the same memory."""
+    """Replacement for graphs: batches in fixed shapes, all outputs in the same memory."""
 
     input_names = frozenset({"input_ids", "attention_mask", "token_type_ids"})
 
@@ -62,7 +62,7 @@ class _LargerShapes:
         return self._model(**{name: tensor.to(self._model.device) for name, tensor in inputs.items()})
 
 
-def test_batches_that_are_filled_up_to_a_larger_shape_get_the_same_answers(tmp_path: Path) -> None:
+def test_batches_padded_to_a_larger_shape_get_the_same_answers(tmp_path: Path) -> None:
     tokenizer = wordpiece_tokenizer()
     runner = _warm(save(tmp_path, BertForSequenceClassification, bert_config(tokenizer), tokenizer))
     texts = [Item(text, {"top_k": None}) for text in CORPUS[:3]]

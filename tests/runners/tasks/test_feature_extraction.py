@@ -1,4 +1,4 @@
-"""Promise: feature extraction gives the pipeline's token vectors, or the vector of a text as its model was made for."""
+"""Promise: feature extraction gives the pipeline's token vectors or the model's own vector."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _checkpoint(folder: Path) -> Path:
 
 
 def _sentence_model(folder: Path, *more: str, pooling: str = "max", **reading: Any) -> Path:
-    """A checkpoint with the files of sentence-transformers: pooling, then the named modules."""
+    """Save a checkpoint with sentence-transformers' files: pooling, then the named modules."""
     _checkpoint(folder)
     modules = [
         {"path": "" if name == "Transformer" else name, "type": f"sentence_transformers.models.{name}"}
@@ -73,7 +73,7 @@ def _answer(runner: FeatureExtractionRunner, text: str, **parameters: Any) -> An
 
 
 def _oracle(folder: Path) -> Callable[..., torch.Tensor]:
-    """Vectors (tokens, hidden) of a text by transformers alone."""
+    """Compute vectors (tokens, hidden) of a text by plain transformers."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder)
 
@@ -95,7 +95,7 @@ def _unit(vector: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(vector, dim=0)
 
 
-def test_token_vectors_are_the_pipelines_alone_and_in_company(folder: Path) -> None:
+def test_token_vectors_are_the_pipelines_alone_and_in_a_batch(folder: Path) -> None:
     oracle: Any = pipeline(
         "feature-extraction",
         model=AutoModel.from_pretrained(folder),
@@ -109,7 +109,7 @@ def test_token_vectors_are_the_pipelines_alone_and_in_company(folder: Path) -> N
 
 @pytest.mark.parametrize("pooling", POOLING)
 @pytest.mark.parametrize("normalize", [False, True])
-def test_pooling_reads_a_texts_own_tokens_and_no_padding(folder: Path, pooling: str, normalize: bool) -> None:
+def test_pooling_uses_an_inputs_own_tokens_and_no_padding(folder: Path, pooling: str, normalize: bool) -> None:
     items = [Item(text, {"pooling": pooling, "normalize": normalize}) for text in CORPUS]
     oracle = _oracle(folder)
     for text, answer in zip(CORPUS, _runner(folder).predict(items), strict=True):
@@ -153,7 +153,7 @@ def test_a_request_wins_over_the_operator_and_the_operator_over_the_model(tmp_pa
     _same(_answer(_runner(folder), CORPUS[0], pooling="cls"), _unit(tokens[0]))
 
 
-def test_an_embedding_that_cannot_be_computed_right_is_refused_unless_the_operator_chooses(
+def test_an_unsupported_embedding_is_refused_unless_pooling_is_configured(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = _sentence_model(tmp_path, "Dense", "Normalize")
@@ -165,14 +165,14 @@ def test_an_embedding_that_cannot_be_computed_right_is_refused_unless_the_operat
     _same(_answer(runner, CORPUS[0]), _oracle(folder)(CORPUS[0]).mean(0))
 
 
-def test_normalize_without_pooling_is_warned_of_at_load(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_normalize_without_pooling_is_a_warning_at_load(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "runners"):
         runner = _runner(folder, normalize=True)
     assert "NORMALIZE has no effect" in caplog.text
     _same(_answer(runner, CORPUS[0]), _oracle(folder)(CORPUS[0])[None])
 
 
-def test_the_models_prompt_and_lower_case_belong_to_its_sentence_embedding(tmp_path: Path) -> None:
+def test_the_models_prompt_and_lower_case_apply_only_to_its_sentence_embedding(tmp_path: Path) -> None:
     folder = _sentence_model(tmp_path, pooling="mean", do_lower_case=True)
     general = {"prompts": {"passage": "The film: "}, "default_prompt_name": "passage"}
     (folder / "config_sentence_transformers.json").write_text(json.dumps(general))
@@ -181,7 +181,7 @@ def test_the_models_prompt_and_lower_case_belong_to_its_sentence_embedding(tmp_p
     _same(_answer(runner, "HELLO world", pooling="none"), oracle("hello world")[None])
 
 
-def test_tokens_are_read_as_they_are_and_details_count_them(folder: Path) -> None:
+def test_token_ids_are_used_unchanged_and_details_count_them(folder: Path) -> None:
     runner = _runner(folder)
     ids = runner.pretrained.tokenizer(CORPUS[0])["input_ids"]
     text, tokens = runner.predict([Item(given, {"pooling": "mean", "details": True}) for given in (CORPUS[0], ids)])
@@ -190,9 +190,7 @@ def test_tokens_are_read_as_they_are_and_details_count_them(folder: Path) -> Non
 
 
 @pytest.mark.parametrize("settings", [{}, {"matryoshka": True}])
-def test_a_model_made_for_it_gives_the_first_dimensions_of_its_vector_normalized(
-    tmp_path: Path, settings: dict[str, Any]
-) -> None:
+def test_a_matryoshka_model_gives_the_first_dimensions_normalized(tmp_path: Path, settings: dict[str, Any]) -> None:
     _checkpoint(tmp_path)
     if not settings:
         config = tmp_path / "config.json"
@@ -206,7 +204,7 @@ def test_a_model_made_for_it_gives_the_first_dimensions_of_its_vector_normalized
 
 
 @pytest.mark.parametrize(("reading", "limit"), [({}, 64), ({"max_seq_length": 16}, 16), ({"max_seq_length": 512}, 64)])
-def test_a_text_longer_than_the_model_is_refused_with_both_lengths_unless_truncated(
+def test_an_input_longer_than_the_model_is_refused_with_both_lengths_unless_truncated(
     tmp_path: Path, reading: dict[str, int], limit: int
 ) -> None:
     folder = _sentence_model(tmp_path, pooling="mean", **reading)
@@ -221,7 +219,7 @@ def test_a_text_longer_than_the_model_is_refused_with_both_lengths_unless_trunca
 
 
 @pytest.mark.parametrize("kind", ["t5", "t5 encoder", "bart"])
-def test_the_encoder_alone_reads_the_text_where_there_is_a_decoder(tmp_path: Path, kind: str) -> None:
+def test_only_the_encoder_of_an_encoder_decoder_is_computed(tmp_path: Path, kind: str) -> None:
     tokenizer = wordpiece_tokenizer()
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     if kind == "bart":
@@ -260,7 +258,7 @@ def test_the_encoder_alone_reads_the_text_where_there_is_a_decoder(tmp_path: Pat
         ("a", {"truncation": 1}, "parameters.truncation"),
     ],
 )
-def test_a_wrong_instance_or_parameter_is_refused_by_name_and_harms_no_neighbour(
+def test_a_wrong_instance_or_parameter_is_refused_by_name_and_harms_no_other(
     folder: Path, instance: Any, parameters: dict[str, Any], named: str
 ) -> None:
     wrong, right = _runner(folder).predict([Item(instance, parameters), Item(CORPUS[0])])

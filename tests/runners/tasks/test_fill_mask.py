@@ -1,4 +1,4 @@
-"""Promise: fill-mask answers what the transformers pipeline answers, alone and in company."""
+"""Promise: fill-mask answers as the transformers pipeline does, alone and in a batch."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _same(answer: Any, expected: Any) -> None:
     assert [entry["score"] for entry in answer] == pytest.approx([entry["score"] for entry in expected], abs=1e-5)
 
 
-def test_a_mixed_batch_answers_each_text_as_the_pipeline_does_alone(folder: Path) -> None:
+def test_a_mixed_batch_answers_each_input_as_the_pipeline_does(folder: Path) -> None:
     runner, oracle = _runner(folder), _oracle(folder)
     parameters: list[dict[str, Any]] = [{}, {"top_k": 1}, {"top_k": 30}, {"targets": ["film", "capital"], "top_k": 9}]
     items = [Item(text, options) for text in TEXTS for options in parameters]
@@ -74,7 +74,10 @@ def test_a_mixed_batch_answers_each_text_as_the_pipeline_does_alone(folder: Path
 
 @pytest.mark.parametrize("kind", ["roberta", "mobilebert"])
 def test_every_kind_of_head_answers_as_the_pipeline_does(tmp_path: Path, kind: str) -> None:
-    """MobileBERT multiplies by two matrices where others call one layer, so it computes all positions."""
+    """Check each kind of head.
+
+    MobileBERT multiplies by two matrices instead of one layer, so it computes all positions.
+    """
     tokenizer = wordpiece_tokenizer()
     size: dict[str, Any] = {"vocab_size": len(tokenizer), "max_position_embeddings": 66, "initializer_range": 0.5,
                             "num_hidden_layers": 1, "num_attention_heads": 2, "pad_token_id": 0}  # fmt: skip
@@ -89,7 +92,7 @@ def test_every_kind_of_head_answers_as_the_pipeline_does(tmp_path: Path, kind: s
         _same(answer, oracle(text))
 
 
-def test_the_vocabulary_is_scored_at_the_masks_alone(folder: Path) -> None:
+def test_the_vocabulary_is_scored_only_at_the_masks(folder: Path) -> None:
     runner = _runner(folder)
     shapes: list[torch.Size] = []
     model: Any = runner.pretrained.model
@@ -109,12 +112,12 @@ def test_several_masks_give_a_list_each(folder: Path) -> None:
     ["film", ["film"], ["film", "film", "worst"], ["possibilitiesandmore"], ["[UNK]", "京"], [" film ", "film"]],
     ids=["a word", "a list", "repeated", "first token of a longer word", "unknown", "spaces"],
 )
-def test_targets_are_taken_as_the_pipeline_takes_them(folder: Path, targets: str | list[str]) -> None:
+def test_targets_have_the_same_meaning_as_in_the_pipeline(folder: Path, targets: str | list[str]) -> None:
     (answer,) = _runner(folder).predict([Item(TEXTS[0], {"targets": targets})])
     _same(answer, _oracle(folder)(TEXTS[0], targets=targets))
 
 
-def test_top_k_is_capped_at_what_there_is(folder: Path) -> None:
+def test_top_k_is_capped_at_the_number_of_candidates(folder: Path) -> None:
     vocabulary = len(wordpiece_tokenizer())
     all_tokens, two = _runner(folder).predict(
         [Item(TEXTS[0], {"top_k": 10**12}), Item(TEXTS[0], {"top_k": 10**12, "targets": ["film", "worst"]})]
@@ -124,7 +127,7 @@ def test_top_k_is_capped_at_what_there_is(folder: Path) -> None:
     assert len(two) == 2
 
 
-def test_a_text_longer_than_the_model_is_refused_with_both_lengths_unless_truncated(folder: Path) -> None:
+def test_an_input_longer_than_the_model_is_refused_with_both_lengths_unless_truncated(folder: Path) -> None:
     runner, text = _runner(folder), "a [MASK] " + "the " * 100
     refused, cut = runner.predict([Item(text), Item(text, {"truncation": True})])
     assert isinstance(refused, InvalidRequest)
@@ -133,7 +136,7 @@ def test_a_text_longer_than_the_model_is_refused_with_both_lengths_unless_trunca
     _same(cut, _oracle(folder)(text, tokenizer_kwargs={"truncation": True}))
 
 
-def test_truncation_that_cuts_every_mask_away_is_said_to_do_so(folder: Path) -> None:
+def test_truncation_that_removes_every_mask_is_an_error_that_says_so(folder: Path) -> None:
     truncating = _runner(folder, truncation=True)
     lost, wrong = truncating.predict([Item("the " * 100 + "[MASK]"), Item("the " * 100)])
     assert "cuts every [MASK] away" in lost.message
@@ -175,7 +178,7 @@ def test_a_tokenizer_without_a_mask_token_is_refused_at_load(tmp_path: Path) -> 
         ("[MASK]", {"truncation": "yes"}, "parameters.truncation"),
     ],
 )
-def test_a_wrong_instance_or_parameter_is_refused_by_name_and_harms_no_neighbour(
+def test_a_wrong_instance_or_parameter_is_refused_by_name_and_harms_no_other(
     folder: Path, instance: Any, parameters: dict[str, Any], named: str
 ) -> None:
     wrong, right = _runner(folder).predict([Item(instance, parameters), Item(TEXTS[0])])

@@ -1,4 +1,4 @@
-"""Promises of images and sound from clients: decoded here, wherever they stand; no string is fetched or opened."""
+"""Promise: clients' images and sound are decoded in place; no string is fetched or opened."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TEMPLATE = (
     "{% if p.type == 'image' %}<image>{% else %}{{ p.text }}{% endif %}{% endfor %}{% endif %}\n{% endfor %}"
 )
 SHORT = {"max_new_tokens": 2}
-#: Names that transformers, OpenAI or Anthropic have for media, and some that nobody has thought of.
+#: Names for media in transformers, OpenAI and Anthropic, and some invented ones.
 NAMES = (
     "image", "images", "image_url", "input_image", "url", "path", "base64", "audio", "audios", "audio_url",
     "input_audio", "video", "videos", "video_url", "data", "data_base64", "file", "file_data", "source", "raw",
@@ -84,7 +84,7 @@ def _checkpoint(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory: pytest.TempPathFactory) -> CustomPipelineRunner:
-    """One that serves a pipeline of transformers that reads images and texts."""
+    """Load a runner of a transformers pipeline that accepts images and text."""
     folder = _checkpoint(tmp_path_factory.mktemp("llava"))
     (folder / "custom_pipeline.py").write_text(CODE)
     runner = CustomPipelineRunner(ModelSettings(storage_uri=str(folder), trust_remote_code=True))
@@ -93,7 +93,7 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> CustomPipelineRunner:
 
 
 class _Watch:
-    """Places that nobody may go to, and who went there."""
+    """Forbidden addresses and paths, with the record of accesses."""
 
     def __init__(self, folder: Path, server: HTTPServer) -> None:
         self.seen: list[str] = []
@@ -109,7 +109,7 @@ class _Watch:
 _watching: list[_Watch] = []
 
 
-def _tell(event: str, arguments: tuple[Any, ...]) -> None:
+def _record(event: str, arguments: tuple[Any, ...]) -> None:
     for watch in _watching:
         watch(event, arguments)
 
@@ -127,8 +127,8 @@ def web_server() -> Iterator[HTTPServer]:
 
 @pytest.fixture(scope="module")
 def audited() -> None:
-    # There is no way to take it back; it does nothing while nobody watches.
-    sys.addaudithook(_tell)
+    # An audit hook cannot be removed; it does nothing unless a test is watching.
+    sys.addaudithook(_record)
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def test_no_name_at_any_depth_has_a_string_fetched_or_opened(
     ],
     ids=lambda part: next(iter(set(part) - {"type"})),
 )  # fmt: skip
-def test_an_image_is_read_wherever_it_may_stand(runner: CustomPipelineRunner, part: dict[str, Any]) -> None:
+def test_an_image_is_decoded_in_every_position(runner: CustomPipelineRunner, part: dict[str, Any]) -> None:
     plain: Any = pipeline("image-text-to-text", model=runner.settings.storage_uri)
     told = {"role": "system", "content": "Briefly, please."}
     image = {"type": "image", "image": Image.open(io.BytesIO(_png()))}
@@ -204,7 +204,7 @@ def test_an_image_is_read_wherever_it_may_stand(runner: CustomPipelineRunner, pa
     ],
     ids=str,
 )  # fmt: skip
-def test_texts_arrive_as_they_are(instance: Any) -> None:
+def test_strings_arrive_unchanged(instance: Any) -> None:
     assert decode_media(instance, "media") == instance
 
 
@@ -234,7 +234,9 @@ def test_a_refusal_names_the_field(kind: StringKind, value: Any, path: str) -> N
 
 
 @pytest.mark.parametrize("name", ["marker.png", "marker"])
-def test_no_choice_is_a_file_where_the_server_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_choice_that_names_a_file_of_the_server_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert decode_media({"voice_preset": name}, "choice") == {"voice_preset": name}
     for file in ("marker.png", "marker.npz"):
@@ -251,13 +253,13 @@ _NAME = st.text().filter(lambda name: decode_media({name: ""}, "text")[name] != 
         st.just("http://a"), lambda inner: st.lists(inner, min_size=1) | st.dictionaries(_NAME, inner, min_size=1)
     )
 )
-def test_a_name_that_is_not_known_to_hold_text_holds_none(value: Any) -> None:
+def test_a_field_that_is_not_known_to_hold_text_may_hold_none(value: Any) -> None:
     for around in ("text", "content", "tools", "documents", "type"):
         with pytest.raises(InvalidRequest, match="base64"):
             decode_media({around: [{"unknown": value}]}, "media")
 
 
-def test_an_address_in_place_of_a_text_is_refused_where_it_would_be_opened() -> None:
+def test_an_address_instead_of_text_is_refused_where_it_would_be_opened() -> None:
     class IdeficsProcessor:
         pass
 

@@ -1,4 +1,4 @@
-"""Promise: question answering finds the spans that an exhaustive search over the model's own outputs finds."""
+"""Promise: question answering finds the spans of an exhaustive search over model outputs."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _search(
     handle_impossible_answer: bool = False,
     align_to_words: bool = True,
 ) -> list[dict[str, Any]]:
-    """Every span of every window, one at a time."""
+    """Score every span of every window, one at a time."""
     tokenizer, model = _plain(folder)
     which = 1 if tokenizer.padding_side == "right" else 0
     pair = (question, context) if which == 1 else (context, question)
@@ -192,14 +192,14 @@ def test_a_mixed_batch_answers_each_question_by_its_own_parameters(folder: Path)
         _same(answer, _search(folder, **item.instance, **item.parameters))
 
 
-def test_windows_are_rows_of_one_kind_so_that_those_of_many_items_share_batches(wordpiece: Path) -> None:
+def test_windows_of_many_items_share_batches(wordpiece: Path) -> None:
     rows = _runner(wordpiece).prepare_item(_item("Who?", LONG, max_seq_len=40, doc_stride=8)).rows
     assert len(rows) > 3
     assert all(row.length == len(row.inputs["input_ids"]) <= 40 and row.key is None for row in rows)
     assert all(set(row.inputs) == {"input_ids", "token_type_ids", "attention_mask"} for row in rows)
 
 
-def test_a_row_s_output_keeps_neither_padding_nor_the_batch(wordpiece: Path) -> None:
+def test_the_output_of_a_row_holds_neither_padding_nor_the_batch(wordpiece: Path) -> None:
     runner = _runner(wordpiece)
     rows = [runner.prepare_item(_item("Who?", context)).rows[0] for context in ("Me.", CORPUS[3])]
     for row, output in zip(rows, runner.forward(rows), strict=True):
@@ -208,7 +208,7 @@ def test_a_row_s_output_keeps_neither_padding_nor_the_batch(wordpiece: Path) -> 
 
 
 def test_one_answer_is_an_object_and_more_are_a_list_even_if_only_one_is_found(wordpiece: Path) -> None:
-    # Grown to whole words, an answer's score adds up more pieces the more answers are asked for, as in transformers 4.
+    # With whole words, an answer's score adds up more spans the more answers are requested, as in transformers 4.
     exact = {"align_to_words": False}
     one, several, few = _runner(wordpiece).predict(
         [_item("Who?", CORPUS[3], **exact), _item("Who?", CORPUS[3], top_k=3, **exact), _item("Who?", "the", top_k=3)]
@@ -261,7 +261,7 @@ def test_no_answer_is_offered_only_on_request_and_only_once(folder: Path) -> Non
     assert len(offered) == len(without) + 1
 
 
-def test_a_long_question_is_read_whole_unless_cut_by_request(wordpiece: Path) -> None:
+def test_a_long_question_is_used_whole_unless_truncated_on_request(wordpiece: Path) -> None:
     question = "the " * 30
     whole, cut = _runner(wordpiece).predict(
         [_item(question, CORPUS[3], top_k=3), _item(question, CORPUS[3], top_k=3, max_question_len=9)]
@@ -270,7 +270,7 @@ def test_a_long_question_is_read_whole_unless_cut_by_request(wordpiece: Path) ->
     _same(cut, _search(wordpiece, "the " * 9, CORPUS[3], top_k=3))
 
 
-def test_a_question_that_leaves_no_room_is_refused_with_both_lengths(wordpiece: Path) -> None:
+def test_a_question_that_leaves_no_room_for_context_is_refused_with_both_lengths(wordpiece: Path) -> None:
     refused, cut = _runner(wordpiece).predict(
         [_item("the " * 80, CORPUS[3]), _item("the " * 80, CORPUS[3], max_question_len=20)]
     )
@@ -310,7 +310,7 @@ def test_a_window_is_never_larger_than_the_model(wordpiece: Path) -> None:
         ({"question": "Who?", "context": "the " * 1100}, {"max_seq_len": 6, "doc_stride": 0}, "at most 1024 are"),
     ],
 )
-def test_a_wrong_instance_or_parameter_is_refused_by_name_and_harms_no_neighbour(
+def test_a_wrong_instance_or_parameter_is_refused_by_name_and_harms_no_other(
     wordpiece: Path, instance: Any, parameters: dict[str, Any], named: str
 ) -> None:
     right = {"question": "Who?", "context": "Me."}

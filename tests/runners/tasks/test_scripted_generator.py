@@ -1,4 +1,4 @@
-"""Promise of the seam: any generator, even one without torch, is enough for a chat with tools."""
+"""Promise: any generator, even one without torch, is enough for a chat with tools."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.project import ROOT
 from tests.tiny import CHAT_TEMPLATE, byte_level_tokenizer
 
-#: A chat with tools, answered by a generator that knows its answer; it ends if torch is ever imported.
+#: Script of a chat with tools whose generator has a fixed answer; it exits if torch is imported.
 _SCENARIO = """
 import asyncio, json, sys
 from concurrent.futures import ThreadPoolExecutor

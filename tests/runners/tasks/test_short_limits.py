@@ -1,4 +1,4 @@
-"""Promise: however few tokens a model may read, it loads, and answers what fits."""
+"""Promise: a model with a very short limit of tokens loads and answers what fits."""
 
 from __future__ import annotations
 

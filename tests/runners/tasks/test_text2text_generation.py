@@ -1,4 +1,4 @@
-"""Promise: text to text answers what `model.generate` answers for each text alone, in any company and any language."""
+"""Promise: text to text answers as `model.generate` does, in any batch and language."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ def _runner(folder: Path, **settings: Any) -> Text2TextGenerationRunner:
 
 
 def _answer(runner: Text2TextGenerationRunner, text: str, **parameters: Any) -> Any:
-    """The text that answers one, or the error."""
+    """Return the text of the only answer, or the error."""
     (answer,) = runner.predict([Item(text, parameters)])
     return answer if isinstance(answer, InvalidRequest) else answer[0]["generated_text"]
 
 
 class Oracle:
-    """transformers alone, one text at a time."""
+    """Reference answers of plain transformers, one input at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder)
@@ -121,7 +121,7 @@ def _invalid(answer: Any, *named: str) -> None:
 
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("make", [_t5, _bart])
-def test_a_mixed_batch_answers_each_text_as_generate_does_alone(
+def test_a_mixed_batch_answers_each_input_as_generate_does(
     tmp_path: Path, make: Callable[..., Path], beams: int
 ) -> None:
     folder = make(tmp_path, num_beams=beams)
@@ -132,7 +132,7 @@ def test_a_mixed_batch_answers_each_text_as_generate_does_alone(
     assert len(set(answers)) > len(CORPUS)
 
 
-def test_a_greedy_batch_is_one_call_where_the_end_cannot_be_foreseen(t5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_greedy_batch_is_one_call_if_its_end_is_unknown(t5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner, oracle = _runner(t5), Oracle(t5)
     calls: list[int] = []
     model: Any = generator_of(runner).pretrained.model
@@ -152,7 +152,7 @@ def test_a_greedy_batch_is_one_call_where_the_end_cannot_be_foreseen(t5: Path, m
         assert answer == [{"generated_text": alone.split(stop)[0]}]
 
 
-def test_a_seed_gives_the_same_texts_alone_and_in_company(folder: Path) -> None:
+def test_a_seed_gives_the_same_texts_alone_and_in_a_batch(folder: Path) -> None:
     runner = _runner(folder)
     options: dict[str, Any] = {
         "do_sample": True,
@@ -171,7 +171,7 @@ def test_a_seed_gives_the_same_texts_alone_and_in_company(folder: Path) -> None:
 # Lengths
 
 
-def test_max_length_counts_what_the_decoder_reads(folder: Path) -> None:
+def test_max_length_counts_the_decoders_prompt(folder: Path) -> None:
     runner, oracle = _runner(folder), Oracle(folder)
     assert _answer(runner, CORPUS[0], max_length=9) == oracle(CORPUS[0], max_length=9)[0]
     assert _answer(runner, CORPUS[0]) == oracle(CORPUS[0], max_new_tokens=20)[0]
@@ -185,7 +185,7 @@ def test_new_tokens_end_with_the_decoders_positions(bart: Path) -> None:
     assert _answer(_runner(bart), CORPUS[0], max_new_tokens=1000) == expected
 
 
-def test_a_text_longer_than_the_encoder_is_refused_with_both_lengths_unless_truncated(folder: Path) -> None:
+def test_an_input_longer_than_the_encoder_is_refused_with_both_lengths_unless_truncated(folder: Path) -> None:
     runner, oracle, text = _runner(folder), Oracle(folder), " ".join(CORPUS)
     length = len(oracle.tokenizer(text)["input_ids"])
     _invalid(_answer(runner, text), f"{length} tokens", f"reads {POSITIONS}")
@@ -234,7 +234,7 @@ def _prophetnet(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("make", [_led, _bert2bert, _prophetnet])
-def test_positions_are_found_wherever_a_config_has_them(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+def test_positions_are_found_in_every_kind_of_config(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     folder = make(tmp_path)
     runner, oracle = _runner(folder), Oracle(folder)
     limit = runner.generator.max_length
@@ -246,23 +246,23 @@ def test_positions_are_found_wherever_a_config_has_them(tmp_path: Path, make: Ca
     with torch.inference_mode():
         (out,) = oracle.model.generate(inputs["input_ids"], max_new_tokens=5)
     assert _answer(runner, text, truncation=True, max_new_tokens=5) == oracle.tokenizer.decode(out, True)
-    # As long an answer as the decoder has positions for, whatever is asked for.
+    # The answer is as long as the decoder's positions allow, not as long as requested.
     least = 20
     (answer,) = runner.predict([Item("a", {"max_new_tokens": 10**6, "min_new_tokens": least, "details": True})])
     assert answer[0]["generated_tokens"] >= least
 
 
-def test_the_operator_may_have_a_model_without_positions_read_more_than_its_tokenizer_says(t5: Path) -> None:
+def test_max_model_len_may_exceed_the_tokenizers_limit_without_positions(t5: Path) -> None:
     text = " ".join(CORPUS)
     assert _answer(_runner(t5, max_model_len=1000), text) == Oracle(t5)(text, max_new_tokens=20)[0]
 
 
-def test_an_empty_text_is_refused_where_it_has_no_token(runner_of_t5: Text2TextGenerationRunner) -> None:
+def test_an_input_without_tokens_is_refused(runner_of_t5: Text2TextGenerationRunner) -> None:
     _invalid(_answer(runner_of_t5, ""), "text is empty")
 
 
 @pytest.mark.filterwarnings("error:Unfeasible length")
-def test_the_models_least_length_gives_way_to_the_request(tmp_path: Path, t5: Path) -> None:
+def test_the_request_wins_over_the_models_minimal_length(tmp_path: Path, t5: Path) -> None:
     runner = _runner(_t5(tmp_path, min_length=30, max_length=50))
     oracle = Oracle(t5)
     assert _answer(runner, CORPUS[0], max_new_tokens=35) == oracle(CORPUS[0], min_length=30, max_new_tokens=35)[0]
@@ -272,7 +272,7 @@ def test_the_models_least_length_gives_way_to_the_request(tmp_path: Path, t5: Pa
 # Parameters
 
 
-def test_the_prefix_stands_before_the_text_of_its_own_item_alone(t5: Path) -> None:
+def test_the_prefix_applies_only_to_its_own_item(t5: Path) -> None:
     runner, oracle = _runner(t5), Oracle(t5)
     answers = runner.predict([Item(CORPUS[0], {"prefix": "summarize: "}), Item(CORPUS[0], {"prefix": None})])
     expected = [oracle(prefix + CORPUS[0], max_new_tokens=20)[0] for prefix in ("summarize: ", "")]
@@ -280,7 +280,7 @@ def test_the_prefix_stands_before_the_text_of_its_own_item_alone(t5: Path) -> No
     assert expected[0] != expected[1]
 
 
-def test_operator_defaults_hold_until_the_request_says_otherwise(t5: Path) -> None:
+def test_operator_defaults_hold_unless_the_request_overrides_them(t5: Path) -> None:
     runner, oracle = _runner(t5, do_sample=True, temperature=2.0, top_k=5, return_full_text=True), Oracle(t5)
     sampled = _answer(_runner(t5), CORPUS[0], seed=1, do_sample=True, temperature=2.0, top_k=5)
     assert _answer(runner, CORPUS[0], seed=1) == sampled
@@ -301,7 +301,7 @@ def test_operator_defaults_hold_until_the_request_says_otherwise(t5: Path) -> No
         ("a", {"tgt_lang": "fr"}, "parameters.tgt_lang: this model has no language codes"),
     ],
 )
-def test_a_wrong_instance_or_parameter_is_refused_by_name_and_harms_no_neighbour(
+def test_a_wrong_instance_or_parameter_is_refused_by_name_and_harms_no_other(
     runner_of_t5: Text2TextGenerationRunner, instance: Any, parameters: dict[str, Any], named: str
 ) -> None:
     wrong, right = runner_of_t5.predict([Item(instance, parameters), Item("Paris", {"max_new_tokens": 2})])
@@ -333,8 +333,8 @@ def _mbart50(folder: Path) -> Any:
     return MBart50Tokenizer(vocab=[(token, -1.0) for token in ["<unk>", "<s>", "</s>", *_letters()]])
 
 
-def _pieces() -> bytes:
-    """A model of sentencepiece."""
+def _save_sentencepiece() -> bytes:
+    """Save a model of sentencepiece."""
     model = BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS), model_writer=model, vocab_size=90, model_type="char", minloglevel=2
@@ -343,7 +343,7 @@ def _pieces() -> bytes:
 
 
 def _m2m100(folder: Path) -> Any:
-    model = _pieces()
+    model = _save_sentencepiece()
     deltas = sentencepiece.SentencePieceProcessor(model_proto=model)
     (folder / "spm.model").write_bytes(model)
     tokens = ["<s>", "<pad>", "</s>", "<unk>", *(deltas.id_to_piece(i) for i in range(3, len(deltas)))]
@@ -392,7 +392,7 @@ def test_languages_are_those_of_the_item_and_unknown_ones_are_refused(
 
 
 def _plbart(folder: Path) -> Any:
-    (folder / "sentencepiece.bpe.model").write_bytes(_pieces())
+    (folder / "sentencepiece.bpe.model").write_bytes(_save_sentencepiece())
     return PLBartTokenizer(str(folder / "sentencepiece.bpe.model"), language_codes="multi")
 
 
@@ -425,7 +425,7 @@ def test_a_language_may_be_called_by_its_usual_name(
     assert len({str(rows(code, code)) for code in names.values()}) == len(set(names.values()))
 
 
-def test_a_name_that_could_be_two_languages_is_refused(tmp_path: Path) -> None:
+def test_an_ambiguous_name_of_a_language_is_refused(tmp_path: Path) -> None:
     vocab = {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", *_letters()])}
     tokenizer = NllbTokenizer(vocab=vocab, merges=[], extra_special_tokens=["eng_Latn", "zho_Hans", "zho_Hant"])
     config = M2M100Config(**SMALL, vocab_size=len(tokenizer), pad_token_id=1, bos_token_id=0, eos_token_id=2)

@@ -1,4 +1,4 @@
-"""Promise: text classification answers what the transformers pipeline answers, alone and in company."""
+"""Promise: text classification answers as the pipeline does, alone and in a batch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _same(answer: Any, expected: Any) -> None:
     assert [entry["score"] for entry in answer] == pytest.approx([entry["score"] for entry in expected], abs=1e-5)
 
 
-def test_a_mixed_batch_answers_each_text_as_the_pipeline_does_alone(folder: Path) -> None:
+def test_a_mixed_batch_answers_each_input_as_the_pipeline_does(folder: Path) -> None:
     runner, oracle = _runner(folder), _oracle(folder)
     items = [Item(text, {"top_k": None if i % 2 else 2}) for i, text in enumerate(CORPUS * 3)]
     for item, answer in zip(items, runner.predict(items), strict=True):
@@ -62,7 +62,7 @@ def test_a_mixed_batch_answers_each_text_as_the_pipeline_does_alone(folder: Path
     ],
     ids=["multi-label", "one label", "regression"],
 )
-def test_the_head_decides_how_scores_are_made(tmp_path: Path, config: dict[str, Any]) -> None:
+def test_the_head_decides_how_scores_are_computed(tmp_path: Path, config: dict[str, Any]) -> None:
     folder = _checkpoint(tmp_path, **config)
     (answer,) = _runner(folder).predict([Item(CORPUS[0], {"top_k": None})])
     _same(answer, _oracle(folder)(CORPUS[0], top_k=None))
@@ -74,13 +74,13 @@ def test_function_to_apply_wins_over_the_head(folder: Path, function: str) -> No
     _same(answer, _oracle(folder)(CORPUS[1], function_to_apply=function, top_k=None))
 
 
-def test_a_pair_of_texts_is_read_as_a_pair(folder: Path) -> None:
+def test_a_pair_of_texts_is_encoded_as_a_pair(folder: Path) -> None:
     pair = {"text": CORPUS[0], "text_pair": CORPUS[1]}
     (answer,) = _runner(folder).predict([Item(pair, {"top_k": None})])
     _same(answer, _oracle(folder)(pair, top_k=None))
 
 
-def test_a_text_longer_than_the_model_is_refused_with_both_lengths_unless_truncated(folder: Path) -> None:
+def test_an_input_longer_than_the_model_is_refused_with_both_lengths_unless_truncated(folder: Path) -> None:
     runner, text = _runner(folder), "the " * 100
     refused, cut = runner.predict([Item(text), Item(text, {"truncation": True, "top_k": None})])
     assert isinstance(refused, InvalidRequest)
@@ -100,7 +100,7 @@ def test_a_text_longer_than_the_model_is_refused_with_both_lengths_unless_trunca
         ("a", {"function_to_apply": "tanh"}, "parameters.function_to_apply"),
     ],
 )
-def test_a_wrong_instance_or_parameter_is_refused_by_name_and_harms_no_neighbour(
+def test_a_wrong_instance_or_parameter_is_refused_by_name_and_harms_no_other(
     folder: Path, instance: Any, parameters: dict[str, Any], named: str
 ) -> None:
     wrong, right = _runner(folder).predict([Item(instance, parameters), Item(CORPUS[0])])
@@ -119,7 +119,7 @@ def test_a_wrong_instance_or_parameter_is_refused_by_name_and_harms_no_neighbour
     ],
     ids=["numbers", "none", "a gap", "from one on"],
 )
-def test_a_label_that_is_no_text_or_not_there_is_answered(
+def test_a_label_that_is_missing_or_no_string_is_answered(
     tmp_path: Path, labels: dict[int, Any], expected: set[Any]
 ) -> None:
     _checkpoint(tmp_path, num_labels=2)

@@ -1,4 +1,4 @@
-"""Promise: text generation answers what `model.generate` answers for each prompt alone, in any company."""
+"""Promise: text generation answers as `model.generate` does for each prompt, in any batch."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def _runner(folder: Path, **settings: Any) -> TextGenerationRunner:
 
 
 def _new(runner: TextGenerationRunner, prompt: Any, **parameters: Any) -> Any:
-    """The new text that answers one prompt, or the error."""
+    """Return the new text of the only answer, or the error."""
     (answer,) = runner.predict([Item(prompt, {"return_full_text": False, **parameters})])
     return answer if isinstance(answer, InvalidRequest) else answer[0]["generated_text"]
 
 
 class Oracle:
-    """transformers alone, one prompt at a time."""
+    """Reference answers of plain transformers, one prompt at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.model: Any = AutoModelForCausalLM.from_pretrained(folder)
@@ -98,7 +98,7 @@ def _invalid(answer: Any, *named: str) -> None:
         assert text in answer.message
 
 
-def test_a_mixed_greedy_batch_answers_each_prompt_as_generate_does_alone(folder: Path) -> None:
+def test_a_mixed_greedy_batch_answers_each_prompt_as_generate_does(folder: Path) -> None:
     runner, oracle = _runner(folder), Oracle(folder)
     items = [Item(text[: 3 + 9 * i], {"max_new_tokens": 1 + 4 * i}) for i, text in enumerate(CORPUS)]
     items += [Item("I", {"max_new_tokens": 25, "repetition_penalty": 1.3}) for _ in range(2)]
@@ -172,7 +172,7 @@ def test_the_full_text_begins_with_the_prompt_exactly_as_given(llama: Path) -> N
     assert answer[0]["generated_text"].startswith(prompt)
 
 
-def test_a_row_ends_at_its_end_of_text_and_its_neighbours_do_not(tmp_path: Path) -> None:
+def test_a_row_ends_at_its_end_of_text_and_other_rows_continue(tmp_path: Path) -> None:
     oracle = Oracle(gpt2_model(tmp_path))
     new = oracle.model.generate(torch.tensor([oracle.tokenizer("The")["input_ids"]]), max_new_tokens=30)[0].tolist()
     folder = with_generation_config(tmp_path, {"eos_token_id": [0, new[6]]})
@@ -192,7 +192,7 @@ def test_a_row_ends_at_its_end_of_text_and_its_neighbours_do_not(tmp_path: Path)
     [{}, {"temperature": 0.6, "top_k": 0, "top_p": 0.8}, {"top_k": 0}, {"top_k": 7, "top_p": 0.9}],
     ids=["plain", "nucleus", "all tokens", "both"],
 )
-def test_a_seed_gives_the_same_text_alone_and_in_any_company(folder: Path, options: dict[str, Any]) -> None:
+def test_a_seed_gives_the_same_text_alone_and_in_any_batch(folder: Path, options: dict[str, Any]) -> None:
     runner = _runner(folder)
     given = {"do_sample": True, "max_new_tokens": 15, "temperature": 1.5, **options}
     items = [Item(CORPUS[0], {**given, "seed": seed}) for seed in (3, 4, 3)]
@@ -204,7 +204,7 @@ def test_a_seed_gives_the_same_text_alone_and_in_any_company(folder: Path, optio
     assert alone != other
 
 
-def test_sequences_of_one_prompt_are_those_of_seeds_in_a_row(folder: Path) -> None:
+def test_sequences_of_one_prompt_use_consecutive_seeds(folder: Path) -> None:
     runner = _runner(folder)
     options = {"do_sample": True, "temperature": 2.0, "max_new_tokens": 12, "return_full_text": False}
     (several,) = runner.predict([Item("Paris", {**options, "seed": 5, "num_return_sequences": 3})])
@@ -230,7 +230,7 @@ def test_several_sequences_need_sampling(llama: Path, options: dict[str, Any]) -
     _invalid(_new(_runner(llama), "Paris", num_return_sequences=2, **options), "parameters.num_return_sequences is 2")
 
 
-def test_beams_of_the_model_are_kept_and_bound_the_sequences(tmp_path: Path) -> None:
+def test_beams_of_the_model_are_used_and_bound_the_sequences(tmp_path: Path) -> None:
     folder = gpt2_model(tmp_path, num_beams=3)
     runner, oracle = _runner(folder), Oracle(folder)
     items = [Item(text[:n], {"max_new_tokens": n, "num_return_sequences": 2}) for text in CORPUS[:3] for n in (6, 12)]
@@ -254,7 +254,7 @@ def test_max_length_counts_the_prompt_and_max_new_tokens_wins(folder: Path) -> N
     assert _new(runner, CORPUS[0], max_length=2, max_new_tokens=7) == oracle(CORPUS[0], max_new_tokens=7)[0]
 
 
-def test_more_new_tokens_than_the_operator_allows_are_refused_where_they_are_asked_for_and_else_not_written(
+def test_the_operators_limit_of_new_tokens_refuses_requests_and_caps_defaults(
     llama: Path,
 ) -> None:
     runner, oracle = _runner(llama, max_new_tokens=6), Oracle(llama)
@@ -273,14 +273,14 @@ def test_a_prompt_that_fills_max_length_is_refused_with_both_lengths(llama: Path
     assert _new(runner, CORPUS[0], max_length=length + 1) == Oracle(llama)(CORPUS[0], max_new_tokens=1)[0]
 
 
-def test_an_operators_max_length_gives_way_to_the_request(llama: Path) -> None:
+def test_the_request_wins_over_the_operators_max_length(llama: Path) -> None:
     runner, oracle = _runner(llama, max_length=30), Oracle(llama)
     assert _new(runner, "Paris") == oracle("Paris", max_length=30)[0]
     assert _new(runner, "Paris", max_length=12) == oracle("Paris", max_length=12)[0]
     assert _new(runner, CORPUS[5], max_new_tokens=4) == oracle(CORPUS[5], max_new_tokens=4)[0]
 
 
-def test_new_tokens_end_with_the_context_even_beside_longer_answers(folder: Path) -> None:
+def test_new_tokens_end_with_the_context_even_next_to_longer_answers(folder: Path) -> None:
     runner, oracle = _runner(folder), Oracle(folder)
     long = "the " * 50
     options = [("I", 500), (long, 500), (long, 5)]
@@ -317,7 +317,7 @@ def test_an_empty_prompt_begins_a_text_if_the_model_can(tmp_path: Path, llama: P
     _invalid(_new(_runner(folder), ""), "prompt is empty")
 
 
-def test_min_new_tokens_holds_off_the_end_and_must_fit(tmp_path: Path) -> None:
+def test_min_new_tokens_delays_the_end_and_must_fit(tmp_path: Path) -> None:
     oracle = Oracle(gpt2_model(tmp_path))
     first = oracle.model.generate(torch.tensor([oracle.tokenizer("The")["input_ids"]]), max_new_tokens=1)[0, -1]
     folder = with_generation_config(tmp_path, {"eos_token_id": int(first)})
@@ -330,7 +330,7 @@ def test_min_new_tokens_holds_off_the_end_and_must_fit(tmp_path: Path) -> None:
     _invalid(_new(runner, "The", min_new_tokens=10, max_new_tokens=9), "min_new_tokens is 10", "9")
 
 
-def test_of_the_models_own_settings_only_those_count_that_no_variable_names(tmp_path: Path, gpt2: Path) -> None:
+def test_the_models_own_settings_apply_unless_a_variable_exists(tmp_path: Path, gpt2: Path) -> None:
     own = {"do_sample": True, "temperature": 0.2, "top_k": 3, "top_p": 0.5, "max_length": 4, "min_length": 60}
     runner = _runner(gpt2_model(tmp_path, **own, no_repeat_ngram_size=1, stop_strings=["\n"]))
     oracle = Oracle(gpt2)
@@ -344,7 +344,7 @@ def test_of_the_models_own_settings_only_those_count_that_no_variable_names(tmp_
 # Stop strings
 
 
-def test_text_ends_before_the_first_stop_string_and_so_does_the_work(folder: Path) -> None:
+def test_text_and_computation_end_at_the_first_stop_string(folder: Path) -> None:
     runner, oracle = _runner(folder), Oracle(folder)
     texts = ["The", CORPUS[0], CORPUS[3]]
     full = [oracle(text, max_new_tokens=40)[0] for text in texts]
@@ -382,12 +382,12 @@ def test_a_special_token_can_be_a_stop_string(tmp_path: Path) -> None:
 # Instances and parameters
 
 
-def test_a_chat_without_a_template_or_against_it_is_refused(tmp_path: Path, llama: Path) -> None:
+def test_a_chat_without_a_template_or_rejected_by_it_is_refused(tmp_path: Path, llama: Path) -> None:
     _invalid(_new(_runner(llama_model(tmp_path, chat_template=None)), CHAT), "no chat template")
     _invalid(_new(_runner(llama), [{"role": "assistant", "content": "x"}]), "messages", "nobody has asked")
 
 
-def test_rules_that_leave_no_token_are_refused_and_not_a_text_that_breaks_them(tmp_path: Path) -> None:
+def test_rules_that_leave_no_token_are_an_error(tmp_path: Path) -> None:
     runner = _runner(llama_model(tmp_path, no_repeat_ngram_size=2))
     with pytest.raises(InvalidRequest, match="excludes every"):
         _new(runner, "The", response_format={"type": "regex", "regex": "(abc){20}"}, max_new_tokens=80)
@@ -415,7 +415,7 @@ CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool
 
 @pytest.fixture(scope="module")
 def chatting(tmp_path_factory: pytest.TempPathFactory) -> TextGenerationRunner:
-    """With room for tools in its prompt."""
+    """Save a model whose context has room for tools in the prompt."""
     return _runner(llama_model(tmp_path_factory.mktemp("chatting"), context=4096), return_full_text=False)
 
 
@@ -426,7 +426,7 @@ def chatting(tmp_path_factory: pytest.TempPathFactory) -> TextGenerationRunner:
         ({"type": "function", "function": {"name": "population"}}, {"population"}),
     ],
 )
-def test_a_call_that_is_required_is_made_with_valid_arguments(
+def test_a_required_call_is_generated_with_valid_arguments(
     chatting: TextGenerationRunner, choice: Any, names: set[str]
 ) -> None:
     instance = {"messages": CHAT[1:], "tools": TOOLS[:2], "tool_choice": choice, "parallel_tool_calls": False}
@@ -443,7 +443,7 @@ def _job_with_tools(runner: TextGenerationRunner, **options: Any) -> Any:
     return runner.prepare_item(Item(instance, {"details": True, "return_full_text": False, "max_new_tokens": 30}))
 
 
-def test_calls_are_told_apart_from_text_whole_and_streamed(chatting: TextGenerationRunner) -> None:
+def test_calls_are_separated_from_text_whole_and_streamed(chatting: TextGenerationRunner) -> None:
     text = f"I will look. {CALL}"
     written = SequenceOutput([1, 2, 3], text, "stop")
     job = _job_with_tools(chatting)
@@ -458,7 +458,7 @@ def test_calls_are_told_apart_from_text_whole_and_streamed(chatting: TextGenerat
     assert told[-1]["finish_reason"] == "stop"
 
 
-def test_with_tools_that_must_not_be_called_text_is_text(chatting: TextGenerationRunner) -> None:
+def test_with_tools_that_must_not_be_called_an_answer_is_plain_text(chatting: TextGenerationRunner) -> None:
     job = _job_with_tools(chatting, tool_choice="none")
     (answer,) = chatting.finish(job, [SequenceOutput([1], CALL, "stop")])
     assert answer["generated_text"] == CALL
@@ -511,7 +511,7 @@ def test_tools_and_a_response_format_exclude_each_other(chatting: TextGeneration
         ("a", {"src_lang": "en"}, "parameters.src_lang"),
     ],
 )
-def test_a_wrong_instance_or_parameter_is_refused_by_name_and_harms_no_neighbour(
+def test_a_wrong_instance_or_parameter_is_refused_by_name_and_harms_no_other(
     runner_of_llama: TextGenerationRunner, instance: Any, parameters: dict[str, Any], named: str
 ) -> None:
     wrong, right = runner_of_llama.predict([Item(instance, parameters), Item("I", {"max_new_tokens": 2})])
@@ -519,7 +519,7 @@ def test_a_wrong_instance_or_parameter_is_refused_by_name_and_harms_no_neighbour
     assert len(right) == 1
 
 
-def test_parameters_of_one_item_do_not_reach_another(llama: Path) -> None:
+def test_parameters_of_one_item_do_not_affect_another(llama: Path) -> None:
     runner = _runner(llama)
     alone = _new(runner, CORPUS[0])
     others: list[dict[str, Any]] = [
@@ -530,7 +530,7 @@ def test_parameters_of_one_item_do_not_reach_another(llama: Path) -> None:
     assert {answer[0]["generated_text"] for answer in runner.predict(items)[1::2]} == {alone}
 
 
-def test_operator_defaults_hold_until_the_request_says_otherwise(llama: Path) -> None:
+def test_operator_defaults_hold_unless_the_request_overrides_them(llama: Path) -> None:
     runner = _runner(llama, do_sample=True, temperature=0.7, top_k=5, top_p=0.9, return_full_text=False)
     asked = {"do_sample": True, "temperature": 0.7, "top_k": 5, "top_p": 0.9, "return_full_text": False}
     sampled = _new(_runner(llama), "I", seed=1, **asked)
@@ -544,11 +544,11 @@ def test_operator_defaults_hold_until_the_request_says_otherwise(llama: Path) ->
     ]
 
 
-def test_the_warm_up_minds_no_length_of_the_operator(llama: Path) -> None:
+def test_the_warm_up_ignores_the_operators_lengths(llama: Path) -> None:
     _runner(llama, max_length=1).warm_up()
 
 
-def test_an_encoder_decoder_model_is_refused_with_the_task_it_can_do(tmp_path: Path) -> None:
+def test_an_encoder_decoder_is_refused_with_the_task_that_fits_it(tmp_path: Path) -> None:
     tokenizer = byte_level_tokenizer()
     config = BartConfig(
         vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
@@ -560,13 +560,13 @@ def test_an_encoder_decoder_model_is_refused_with_the_task_it_can_do(tmp_path: P
 
 
 @pytest.mark.parametrize("top_k", [2**31, 2**63 - 1, 2**63, 10**30])
-def test_more_tokens_than_there_are_may_be_drawn_from(runner_of_llama: TextGenerationRunner, top_k: int) -> None:
+def test_top_k_may_exceed_the_vocabulary(runner_of_llama: TextGenerationRunner, top_k: int) -> None:
     drawn, known = {"do_sample": True, "seed": 3, "max_new_tokens": 5}, runner_of_llama.generator.vocabulary
     assert _new(runner_of_llama, "Hello", top_k=top_k, **drawn) == _new(runner_of_llama, "Hello", top_k=known, **drawn)
 
 
-def test_an_answer_that_was_begun_goes_on_behind_a_space(tmp_path: Path) -> None:
-    """Decoders of Llama 2's kind drop the space before the first word of a text."""
+def test_the_space_before_a_continued_answer_is_kept(tmp_path: Path) -> None:
+    """Check decoders of Llama 2's kind, which drop the space before the first word of a text."""
     fast: Any = metaspace_tokenizer()
     fast.chat_template = CHAT_TEMPLATE
     folder = save(tmp_path, LlamaForCausalLM, LlamaConfig(**DECODER, vocab_size=len(fast)), fast)

@@ -1,4 +1,4 @@
-"""Promise: token classification answers what the transformers pipeline answers, alone and in company."""
+"""Promise: token classification answers as the pipeline does, alone and in a batch."""
 
 from __future__ import annotations
 
@@ -137,20 +137,20 @@ def _values(answer: Any) -> list[Any]:
 
 @pytest.mark.filterwarnings("ignore:Tokenizer does not support real words")
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_every_strategy_answers_each_text_as_the_pipeline_does(folder: Path, strategy: str) -> None:
+def test_every_strategy_answers_each_input_as_the_pipeline_does(folder: Path, strategy: str) -> None:
     runner, oracle = _runner(folder), _oracle(folder)
     for text in TEXTS:
         (answer,) = runner.predict([Item(text, {"aggregation_strategy": strategy, "ignore_labels": []})])
         expected = oracle(text, aggregation_strategy=strategy, ignore_labels=[])
         if strategy in ("first", "average", "max"):
-            # The pipeline decodes what it has decoded already, which breaks accents; what a word is has its own test.
+            # The pipeline decodes a decoded text again, which breaks accents; words have their own test.
             answer, expected = _but_words(answer), _but_words(expected)
         _same(answer, expected)
         assert {type(value) for value in _values(answer)} <= {str, float, int, type(None)}
 
 
 @pytest.mark.filterwarnings("ignore:Tokenizer does not support real words")
-def test_a_mixed_batch_answers_each_text_by_its_own_parameters(folder: Path) -> None:
+def test_a_mixed_batch_answers_each_input_by_its_own_parameters(folder: Path) -> None:
     runner, oracle = _runner(folder), _oracle(folder)
     items = [
         Item(text, {"aggregation_strategy": STRATEGIES[(i + shift) % 5], "ignore_labels": ["O", "PER", "MISC"][:shift]})
@@ -181,12 +181,12 @@ def test_words_of_an_entity_keep_accents_and_the_spaces_between_them(tmp_path: P
     assert [(entry["word"], entry["start"], entry["end"]) for entry in answer] == [(text, 0, len(text))]
 
 
-#: Not with a prefix space, which the tokenizer would count in at the start of every window it cuts.
+#: Without a prefix space, which the tokenizer would add at the start of every window.
 @pytest.mark.filterwarnings("ignore:Tokenizer does not support real words")
 @pytest.mark.parametrize("folder", ["WordPiece", "byte-level BPE"], indirect=True)
 @pytest.mark.parametrize("stride", [0, 20, 50])
 @pytest.mark.parametrize("strategy", WINDOWED)
-def test_a_long_text_is_read_in_windows_and_merged_as_the_pipeline_does(
+def test_a_long_input_is_split_into_windows_and_merged_as_in_the_pipeline(
     folder: Path, strategy: str, stride: int
 ) -> None:
     runner, oracle = _runner(folder), _oracle(folder)
@@ -196,7 +196,7 @@ def test_a_long_text_is_read_in_windows_and_merged_as_the_pipeline_does(
         _same(_but_words(answer), _but_words(oracle(item.instance, **parameters)))
 
 
-def test_windows_are_the_tokenizer_s_own_and_never_begin_an_entity_with_a_space(folder: Path) -> None:
+def test_windows_are_the_tokenizers_own_and_never_begin_an_entity_with_a_space(folder: Path) -> None:
     runner = _runner(folder)
     item = Item(LONG, {"aggregation_strategy": "simple", "stride": 20})
     cut = AutoTokenizer.from_pretrained(folder)(
@@ -207,7 +207,7 @@ def test_windows_are_the_tokenizer_s_own_and_never_begin_an_entity_with_a_space(
     assert not any(LONG[entity["start"]].isspace() for entity in answer)
 
 
-def test_each_window_is_a_row_so_that_windows_share_batches(wordpiece: Path) -> None:
+def test_each_window_is_a_row_that_may_share_a_batch(wordpiece: Path) -> None:
     runner = _runner(wordpiece)
     job = runner.prepare_item(Item(LONG, {"aggregation_strategy": "simple", "stride": 10}))
     assert len(job.rows) == 3
@@ -215,7 +215,7 @@ def test_each_window_is_a_row_so_that_windows_share_batches(wordpiece: Path) -> 
     assert all(set(row.inputs) == {"input_ids", "token_type_ids", "attention_mask"} for row in job.rows)
 
 
-def test_a_row_s_output_keeps_neither_padding_nor_the_batch(wordpiece: Path) -> None:
+def test_the_output_of_a_row_holds_neither_padding_nor_the_batch(wordpiece: Path) -> None:
     runner = _runner(wordpiece)
     rows = [runner.prepare_item(Item(text)).rows[0] for text in ("Hello", LONG[:100])]
     for row, output in zip(rows, runner.forward(rows), strict=True):
@@ -237,7 +237,7 @@ def test_offsets_are_characters_of_the_original_text(folder: Path) -> None:
                 assert text.index(word) + len(word) in {entry["end"] for entry in answer}
 
 
-def test_a_text_longer_than_the_model_is_refused_with_both_lengths_unless_truncated(wordpiece: Path) -> None:
+def test_an_input_longer_than_the_model_is_refused_with_both_lengths_unless_truncated(wordpiece: Path) -> None:
     text = "the " * 100
     refused, cut = _runner(wordpiece).predict([Item(text), Item(text, {"truncation": True})])
     assert isinstance(refused, InvalidRequest)
@@ -246,7 +246,7 @@ def test_a_text_longer_than_the_model_is_refused_with_both_lengths_unless_trunca
     _same(cut, _oracle(wordpiece)(text))
 
 
-def test_the_operator_s_strategy_and_truncation_hold_unless_the_request_says_otherwise(wordpiece: Path) -> None:
+def test_the_operators_strategy_and_truncation_hold_unless_the_request_overrides_them(wordpiece: Path) -> None:
     runner, oracle = _runner(wordpiece, aggregation_strategy="simple", truncation=True), _oracle(wordpiece)
     text = "the " * 100
     cut, own, windows = runner.predict(
@@ -271,7 +271,7 @@ def test_the_operator_s_strategy_and_truncation_hold_unless_the_request_says_oth
         ("the " * 5000, {"stride": 61, "aggregation_strategy": "simple"}, "parameters.stride: 61 makes 4939 windows"),
     ],
 )
-def test_a_wrong_instance_or_parameter_is_refused_by_name_and_harms_no_neighbour(
+def test_a_wrong_instance_or_parameter_is_refused_by_name_and_harms_no_other(
     wordpiece: Path, instance: Any, parameters: dict[str, Any], named: str
 ) -> None:
     wrong, right = _runner(wordpiece).predict([Item(instance, parameters), Item(CORPUS[0], {"ignore_labels": []})])
@@ -282,7 +282,7 @@ def test_a_wrong_instance_or_parameter_is_refused_by_name_and_harms_no_neighbour
 
 @pytest.fixture
 def without_offsets(tmp_path: Path) -> Path:
-    """A checkpoint whose tokenizer is written in Python and does not say where its tokens are."""
+    """Save a checkpoint whose tokenizer is written in Python and has no token offsets."""
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text("\n".join(["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWC", "<mask>"]))
     config = EsmConfig(
@@ -299,7 +299,9 @@ def without_offsets(tmp_path: Path) -> Path:
     return save(tmp_path / "model", EsmForTokenClassification, config, _ESM(str(vocabulary)))
 
 
-def test_a_tokenizer_without_offsets_gives_null_offsets_and_refuses_what_needs_them(without_offsets: Path) -> None:
+def test_a_tokenizer_without_offsets_gives_null_offsets_and_refuses_strategies_that_need_them(
+    without_offsets: Path,
+) -> None:
     runner, oracle = _runner(without_offsets), _oracle(without_offsets)
     for strategy in ("none", "simple"):
         (answer,) = runner.predict([Item("MKTAYIAK", {"aggregation_strategy": strategy})])
@@ -320,7 +322,7 @@ def test_a_default_strategy_that_the_tokenizer_cannot_serve_stops_the_start(with
 
 
 @pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max"])
-def test_labels_that_are_no_text_or_not_there_are_answered(tmp_path: Path, strategy: str) -> None:
+def test_labels_that_are_missing_or_no_strings_are_answered(tmp_path: Path, strategy: str) -> None:
     labels: Any = {0: 0, 1: None, 2: 2}
     folder = _roberta(tmp_path, _roberta_tokenizer(add_prefix_space=False))
     config = json.loads((folder / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""Promise: calls are valid where a grammar holds, found however their text arrives, and nothing else is lost."""
+"""Promise: tool calls are valid under a grammar and found for any deltas; no text is lost."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def _call(notation: Notation, name: str, arguments: Any) -> str:
     return f"[{text}]" if notation.in_array else text
 
 
-def _written(notation: Notation, name: str, arguments: Any) -> str:
+def _format_call(notation: Notation, name: str, arguments: Any) -> str:
     return notation.before + _call(notation, name, arguments) + notation.after
 
 
-def _read(reader: ToolCallReader, pieces: Sequence[str]) -> list[str | ParsedToolCall]:
+def _read(reader: ToolCallReader, deltas: Sequence[str]) -> list[str | ParsedToolCall]:
     whole: list[str | ParsedToolCall] = []
-    for piece in [out for text in pieces for out in reader.feed(text)] + reader.end():
+    for piece in [out for text in deltas for out in reader.feed(text)] + reader.end():
         if isinstance(piece, str) and whole and isinstance(whole[-1], str):
             whole[-1] += piece
         else:
@@ -66,7 +66,7 @@ def _read(reader: ToolCallReader, pieces: Sequence[str]) -> list[str | ParsedToo
 
 
 class Grammar:
-    """The grammar of a choice, over texts."""
+    """Grammar of a tool choice, checked on whole texts."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, tools: Any, choice: Any, parallel: bool = True) -> None:
         self.syntax = ToolSyntax(tokenizer)
@@ -77,7 +77,7 @@ class Grammar:
         self.grammar = GrammarCompiler(tokenizer, len(tokenizer), [0]).compile(grammar, "tools")
 
     def allows(self, text: str) -> bool:
-        """Whether an answer may be this text, and end there."""
+        """Return True if an answer may be this text and end there."""
         matcher = self.grammar.matcher()
         for token in [*self.tokenizer(text)["input_ids"], 0]:
             logits = torch.zeros(len(self.tokenizer))
@@ -88,7 +88,7 @@ class Grammar:
         return True
 
     def draw(self, seed: int, likely: str = "") -> str:
-        """A text drawn at random; tokens of a likely one come first where they may."""
+        """Draw a text at random; tokens of a likely one come first where they may."""
         chance, matcher, tokens = random.Random(seed), self.grammar.matcher(), list[int]()
         wanted = list(self.tokenizer(likely)["input_ids"])
         while not matcher.finished and len(tokens) < 400:
@@ -108,7 +108,7 @@ class Grammar:
 
 
 @pytest.mark.parametrize("notation", NOTATIONS)
-def test_a_template_tells_the_notation(notation: Notation) -> None:
+def test_the_template_determines_the_notation(notation: Notation) -> None:
     assert ToolSyntax(_tokenizer(notation)).notation == notation
     tokenizer = byte_level_tokenizer()
     assert ToolSyntax(tokenizer).notation == HERMES
@@ -116,7 +116,7 @@ def test_a_template_tells_the_notation(notation: Notation) -> None:
 
 @pytest.mark.parametrize("notation", NOTATIONS)
 @pytest.mark.parametrize("as_tokens", [False, True])
-def test_required_calls_are_valid_and_nothing_else(notation: Notation, as_tokens: bool) -> None:
+def test_an_answer_with_required_calls_has_only_valid_calls(notation: Notation, as_tokens: bool) -> None:
     tags = [tag for tag in (notation.before, notation.after) if tag and as_tokens]
     tokenizer = _tokenizer(notation, special=tags if notation == MISTRAL else (), marked=tags)
     grammar = Grammar(tokenizer, TOOLS, "required", parallel=False)
@@ -134,10 +134,10 @@ def test_required_calls_are_valid_and_nothing_else(notation: Notation, as_tokens
 @pytest.mark.parametrize("notation", NOTATIONS)
 def test_a_chosen_function_is_called_once(notation: Notation) -> None:
     grammar = Grammar(_tokenizer(notation), TOOLS, {"type": "function", "function": {"name": "clock"}})
-    text = _written(notation, "clock", {})
+    text = _format_call(notation, "clock", {})
     assert grammar.allows(text)
     assert not grammar.allows(text + (notation.between or "") + text)
-    assert not grammar.allows(_written(notation, "weather", {"city": "Paris"}))
+    assert not grammar.allows(_format_call(notation, "weather", {"city": "Paris"}))
     assert not grammar.allows("")
     with pytest.raises(InvalidRequest, match=r"^tool_choice: "):
         Grammar(_tokenizer(notation), TOOLS, {"type": "function", "function": {"name": "news"}})
@@ -152,14 +152,14 @@ def test_with_auto_text_is_free_until_a_call_begins(notation: Notation, as_token
     said = "" if notation.at_start_only else "Let me look. <b>"
     for text in ("", "Hello <tool", "naïve\n\n{} [1]", "<think>Hm.<think>", 'x{"name": 1}'):
         assert grammar.allows(text), text
-    assert grammar.allows(said + _written(notation, "weather", {"city": "Paris"}))
-    assert grammar.allows(_written(notation, "clock", {}))
-    assert not grammar.allows(said + _written(notation, "weather", {"city": "Rome"}))
-    assert not grammar.allows(said + _written(notation, "news", {}))
+    assert grammar.allows(said + _format_call(notation, "weather", {"city": "Paris"}))
+    assert grammar.allows(_format_call(notation, "clock", {}))
+    assert not grammar.allows(said + _format_call(notation, "weather", {"city": "Rome"}))
+    assert not grammar.allows(said + _format_call(notation, "news", {}))
     assert not grammar.allows(said + notation.before + notation.opening)
 
 
-def test_several_calls_follow_one_another_only_where_they_may() -> None:
+def test_parallel_calls_follow_one_another_only_if_allowed() -> None:
     one = '<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call>'
     for choice in ("auto", "required"):
         assert Grammar(_tokenizer(HERMES), TOOLS, choice).allows(f"{one}\n{one}")
@@ -170,12 +170,12 @@ def test_several_calls_follow_one_another_only_where_they_may() -> None:
 
 
 @pytest.mark.parametrize("notation", NOTATIONS)
-def test_calls_within_free_text_are_found_again(notation: Notation) -> None:
+def test_calls_within_free_text_are_found(notation: Notation) -> None:
     grammar = Grammar(_tokenizer(notation, special=[notation.before] if notation == MISTRAL else ()), TOOLS, "auto")
     begin = notation.before + notation.opening
     for seed in range(5):
-        pieces = _read(grammar.syntax.reader(NAMES), [grammar.draw(seed, begin)])
-        assert any(isinstance(piece, ParsedToolCall) for piece in pieces)
+        deltas = _read(grammar.syntax.reader(NAMES), [grammar.draw(seed, begin)])
+        assert any(isinstance(piece, ParsedToolCall) for piece in deltas)
 
 
 def test_without_a_choice_there_is_no_grammar() -> None:
@@ -197,18 +197,18 @@ def test_parameters_that_cannot_be_enforced_are_refused_by_name(function: Any, f
         ToolSyntax(_tokenizer(HERMES)).grammar([CLOCK, {"function": {"name": "x", **function}}], "auto")
 
 
-def test_what_of_parameters_cannot_be_enforced_is_ignored_unless_they_are_strict() -> None:
+def test_unenforceable_parts_of_parameters_are_ignored_unless_strict() -> None:
     tool = {"function": {"name": "x", "parameters": {"type": "object", "not": {}, "required": ["a"]}}}
-    assert Grammar(_tokenizer(HERMES), [tool], "required").allows(_written(HERMES, "x", {"a": 1}))
+    assert Grammar(_tokenizer(HERMES), [tool], "required").allows(_format_call(HERMES, "x", {"a": 1}))
 
 
-# Reading
+# Parsing
 
 
 TEXTS: list[tuple[Notation, str, Any]] = [
     (HERMES, "", []),
     (HERMES, "Hello <tool_car> ", ["Hello <tool_car> "]),
-    (HERMES, _written(HERMES, "clock", {}), [ParsedToolCall("clock", "{}")]),
+    (HERMES, _format_call(HERMES, "clock", {}), [ParsedToolCall("clock", "{}")]),
     (
         HERMES,
         'Well,\n <tool_call>\n{"name": "weather", "arguments": {"city": "東京"}}\n</tool_call>\n'
@@ -265,14 +265,14 @@ def _reader(notation: Notation) -> ToolCallReader:
 
 
 @pytest.mark.parametrize(("notation", "text", "expected"), TEXTS)
-def test_content_and_calls_are_told_apart(notation: Notation, text: str, expected: Any) -> None:
-    """What is expected to be nothing but content is written `...`."""
+def test_content_and_calls_are_separated(notation: Notation, text: str, expected: Any) -> None:
+    """Compare with the expected parts; `...` stands for a text without calls."""
     expected = [text] if expected is ... else expected
     assert _read(_reader(notation), [text]) == expected
     assert _read(_reader(notation), list(text)) == expected
 
 
-def test_calls_whose_beginning_no_text_shows_are_found() -> None:
+def test_calls_that_begin_with_a_hidden_special_token_are_found() -> None:
     tokenizer = _tokenizer(MISTRAL, special=["[TOOL_CALLS]"])
     text = f"Hm. [TOOL_CALLS] {_call(MISTRAL, 'clock', {})}"
     shown = str(tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True))
@@ -280,7 +280,7 @@ def test_calls_whose_beginning_no_text_shows_are_found() -> None:
     assert _read(ToolSyntax(tokenizer).reader(NAMES), list(shown)) == ["Hm.", ParsedToolCall("clock", "{}")]
 
 
-def test_content_is_withheld_no_longer_than_needed() -> None:
+def test_content_is_held_back_no_longer_than_needed() -> None:
     reader = _reader(HERMES)
     assert reader.feed("Hello wor") == ["Hello wor"]
     assert reader.feed("ld <tool") == ["ld"]
@@ -292,20 +292,18 @@ def test_content_is_withheld_no_longer_than_needed() -> None:
 _PARTS = st.sampled_from(
     ["<tool_call>", "</tool_call>", "[TOOL_CALLS]", '{"name": "clock", "arguments": {}}', "[", "]", "{", "}", '"', "\\",
      '{"name":', '"clock"', '"parameters": {}', ", ", "\n", " ", "x", "é🙂", _call(LLAMA, "clock", {"a": "b"}),
-     _call(MISTRAL, "clock", {}), _written(HERMES, "weather", {"city": "Paris"})]
+     _call(MISTRAL, "clock", {}), _format_call(HERMES, "weather", {"city": "Paris"})]
 )  # fmt: skip
 
 
 @given(st.sampled_from(NOTATIONS), st.lists(_PARTS, max_size=12), st.data())
-def test_however_a_text_is_cut_the_result_is_the_same(
-    notation: Notation, parts: list[str], data: st.DataObject
-) -> None:
+def test_the_result_does_not_depend_on_the_deltas(notation: Notation, parts: list[str], data: st.DataObject) -> None:
     text = "".join(parts)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
-    pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    deltas = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     whole = _read(_reader_of(notation), [text])
-    assert _read(_reader_of(notation), pieces) == whole
-    # Content is all there and in order: what lies between is calls, the white space around them, and their tags.
+    assert _read(_reader_of(notation), deltas) == whole
+    # The content is complete and in order; only calls, the white space around them, and their tags lie between.
     at = 0
     for piece in whole:
         if isinstance(piece, str):
@@ -323,9 +321,9 @@ def _reader_of(notation: Notation) -> ToolCallReader:
     return _SYNTAXES[notation.template_marker].reader(NAMES)
 
 
-def test_a_long_call_is_read_in_time_that_grows_with_its_length() -> None:
+def test_a_long_call_is_parsed_in_linear_time() -> None:
     reader = _reader(HERMES)
-    text = _written(HERMES, "clock", {"a": "x" * 100_000, "b": list(range(20_000))})
-    pieces = [text[i : i + 4] for i in range(0, len(text), 4)]
-    (call,) = _read(reader, pieces)
+    text = _format_call(HERMES, "clock", {"a": "x" * 100_000, "b": list(range(20_000))})
+    deltas = [text[i : i + 4] for i in range(0, len(text), 4)]
+    (call,) = _read(reader, deltas)
     assert isinstance(call, ParsedToolCall)

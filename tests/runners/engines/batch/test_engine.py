@@ -1,4 +1,4 @@
-"""Promises of the engine: company without waiting, faults and departures that concern one item, a bounded queue."""
+"""Promise: the engine batches without waiting, isolates errors and bounds its queue."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_items_that_arrive_while_the_model_is_busy_are_computed_together() -> No
             first = await _busy(engine, runner)
             others = [engine.submit(Item(text)) for text in ("aaaa", "b", "cc")]
             refused = engine.submit(Item("bad"))
-            with pytest.raises(InvalidRequest):  # the last to be prepared: now all others wait for the model
+            with pytest.raises(InvalidRequest):  # the last item is prepared: now all others wait for the model
                 await refused
             runner.gate.set()
             assert await first == "FIRST"
@@ -76,7 +76,7 @@ class _Counts(EngineObserver):
         self.batches.append((rows, tokens, padding))
 
 
-def test_batches_and_the_queue_are_counted_and_who_leaves_it_unserved_too() -> None:
+def test_batches_the_queue_and_cancelled_items_are_counted() -> None:
     async def scenario() -> None:
         runner, counts = ScriptedRunner(), _Counts()
         async with _engine(runner, observer=counts) as engine:
@@ -100,7 +100,7 @@ def test_batches_and_the_queue_are_counted_and_who_leaves_it_unserved_too() -> N
     asyncio.run(scenario())
 
 
-def test_an_item_alone_is_computed_at_once() -> None:
+def test_a_single_item_is_computed_immediately() -> None:
     async def scenario() -> None:
         runner = ScriptedRunner()
         async with _engine(runner) as engine:
@@ -111,7 +111,7 @@ def test_an_item_alone_is_computed_at_once() -> None:
 
 
 class _Watched(ScriptedRunner):
-    """Notes which threads do what; `preparing` waits, inside of a preparation, until a test says so."""
+    """Runner that records which thread does what; a preparation waits until the test says so."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -141,7 +141,7 @@ class _Watched(ScriptedRunner):
         return super().finish(job, outputs)
 
 
-def test_an_item_alone_stays_in_the_thread_that_computes() -> None:
+def test_a_single_item_stays_in_the_compute_thread() -> None:
     async def scenario() -> None:
         runner = _Watched()
         async with _engine(runner) as engine:
@@ -155,7 +155,7 @@ def test_an_item_alone_stays_in_the_thread_that_computes() -> None:
     asyncio.run(scenario())
 
 
-def test_rows_of_an_item_alone_are_split_among_workers() -> None:
+def test_rows_of_a_single_item_are_split_among_workers() -> None:
     async def scenario() -> None:
         runner = ScriptedRunner(parallelism=Parallelism(workers=2, threads=1))
         async with _engine(runner) as engine:
@@ -168,7 +168,7 @@ def test_rows_of_an_item_alone_are_split_among_workers() -> None:
 @pytest.mark.parametrize(
     ("text", "error"), [("crash", InferenceFailed), ("bug", InferenceFailed), ("bad", InvalidRequest)]
 )
-def test_an_item_that_fails_alone_harms_no_later_one(text: str, error: type[Exception]) -> None:
+def test_a_single_item_that_fails_harms_no_later_one(text: str, error: type[Exception]) -> None:
     async def scenario() -> None:
         async with _engine(ScriptedRunner()) as engine:
             for _ in range(3):
@@ -179,7 +179,7 @@ def test_an_item_that_fails_alone_harms_no_later_one(text: str, error: type[Exce
     asyncio.run(scenario())
 
 
-def test_an_item_alone_that_nobody_waits_for_any_more_holds_nothing_up() -> None:
+def test_a_cancelled_single_item_delays_no_other() -> None:
     async def scenario() -> None:
         runner, counts = ScriptedRunner(), _Counts()
         async with _engine(runner, observer=counts) as engine:
@@ -194,34 +194,34 @@ def test_an_item_alone_that_nobody_waits_for_any_more_holds_nothing_up() -> None
     asyncio.run(scenario())
 
 
-class _Turns:
-    """A lock that tells when a second one asks for it."""
+class _ContendedLock:
+    """Lock that sets an event when a second thread waits for it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.second_asks = threading.Event()
+        self.second_waits = threading.Event()
 
     def __enter__(self) -> None:
         if not self._lock.acquire(blocking=False):
-            self.second_asks.set()
+            self.second_waits.set()
             self._lock.acquire()
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
 
-def test_what_comes_while_an_item_alone_is_prepared_waits_for_its_turn_with_the_tokenizer(
+def test_items_that_arrive_while_a_single_item_is_prepared_wait_for_the_tokenizer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def scenario() -> None:
-        turns, runner = _Turns(), _Watched(parallelism=Parallelism(workers=2))
+        turns, runner = _ContendedLock(), _Watched(parallelism=Parallelism(workers=2))
         monkeypatch.setattr("runners.engines.batch.intake.Lock", lambda: turns)
         async with _engine(runner) as engine:
             runner.preparing.clear()
             alone = engine.submit(Item("alone"))
             assert await asyncio.to_thread(runner.prepares.wait, 30)
             others = [engine.submit(Item(text)) for text in ("a", "b", "c")]
-            assert await asyncio.to_thread(turns.second_asks.wait, 30)
+            assert await asyncio.to_thread(turns.second_waits.wait, 30)
             runner.preparing.set()
             assert await asyncio.gather(alone, *others) == ["ALONE", "A", "B", "C"]
         assert runner.most_at_once == 1
@@ -229,7 +229,7 @@ def test_what_comes_while_an_item_alone_is_prepared_waits_for_its_turn_with_the_
     asyncio.run(scenario())
 
 
-def test_each_item_keeps_its_own_parameters_rows_and_place() -> None:
+def test_each_item_keeps_its_own_parameters_rows_and_position() -> None:
     async def scenario() -> None:
         runner = ScriptedRunner(max_rows=3)
         items = [Item(f"{i},{'x' * (i % 7)}y", {"times": 1 + i % 3}) for i in range(50)]
@@ -263,7 +263,7 @@ def test_an_item_that_fails_harms_no_other() -> None:
     asyncio.run(scenario())
 
 
-def test_an_item_whose_client_has_gone_is_not_computed() -> None:
+def test_an_item_whose_client_has_left_is_not_computed() -> None:
     async def scenario() -> None:
         runner = ScriptedRunner(max_rows=1)
         async with _engine(runner) as engine:
@@ -278,7 +278,7 @@ def test_an_item_whose_client_has_gone_is_not_computed() -> None:
     asyncio.run(scenario())
 
 
-def test_a_full_queue_refuses_with_a_time_to_retry_and_takes_items_again_later() -> None:
+def test_a_full_queue_refuses_with_a_time_to_retry_and_accepts_items_later() -> None:
     async def scenario() -> None:
         runner = ScriptedRunner()
         async with _engine(runner, max_queue_size=2) as engine:
@@ -295,7 +295,7 @@ def test_a_full_queue_refuses_with_a_time_to_retry_and_takes_items_again_later()
     asyncio.run(scenario())
 
 
-def test_nesting_that_no_reader_can_follow_is_the_clients_mistake() -> None:
+def test_nesting_beyond_the_recursion_limit_is_the_clients_mistake() -> None:
     async def scenario() -> None:
         deep: list[Any] = []
         for _ in range(5000):
@@ -308,7 +308,7 @@ def test_nesting_that_no_reader_can_follow_is_the_clients_mistake() -> None:
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 3])
-def test_a_batch_that_finds_no_memory_is_split_until_it_does(rows_at_once: int) -> None:
+def test_a_batch_without_enough_memory_is_split_until_it_fits(rows_at_once: int) -> None:
     async def scenario() -> None:
         runner = ScriptedRunner(max_rows=16)
         runner.memory_for = rows_at_once
@@ -321,7 +321,7 @@ def test_a_batch_that_finds_no_memory_is_split_until_it_does(rows_at_once: int) 
     asyncio.run(scenario())
 
 
-def test_an_item_that_finds_no_memory_alone_may_be_sent_again_later_and_the_rest_is_answered() -> None:
+def test_an_item_without_enough_memory_may_be_retried_and_the_others_are_answered() -> None:
     async def scenario() -> None:
         runner = ScriptedRunner(max_rows=4)
         runner.memory_for = 0

@@ -1,4 +1,4 @@
-"""Promises of workers: batches in parallel, all threads for one alone, and each row computed exactly once."""
+"""Promise: workers run batches in parallel, one batch gets all threads, rows run once."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from runners.engines.rows import Parallelism, Row
 from tests.scripted import ScriptedRunner
 
 
-class _SideBySide(ScriptedRunner):
-    """Whose forward passes wait until so many of them run at the same time."""
+class _ParallelRunner(ScriptedRunner):
+    """Runner whose forward passes wait until a number of them run at the same time."""
 
     def __init__(self, together: int, parallelism: Parallelism) -> None:
         super().__init__(max_rows=8, parallelism=parallelism)
@@ -38,20 +38,20 @@ async def _answers(runner: ScriptedRunner, texts: Sequence[str]) -> list[str]:
 
 
 def test_waiting_rows_are_split_among_all_workers() -> None:
-    runner = _SideBySide(2, Parallelism(workers=2, threads=1, threads_alone=4))
+    runner = _ParallelRunner(2, Parallelism(workers=2, threads=1, threads_alone=4))
     assert asyncio.run(_answers(runner, ["a", "b", "c", "d"])) == ["A", "B", "C", "D"]
     assert sorted(map(len, runner.batches)) == [2, 2]
     assert runner.threads.count(("first_0", 1)) == 1
     assert {number for _, number in runner.threads} == {1}
 
 
-def test_a_batch_alone_has_all_threads_and_the_first_worker() -> None:
+def test_a_single_batch_uses_all_threads_and_the_first_worker() -> None:
     runner = ScriptedRunner(parallelism=Parallelism(workers=3, threads=1, threads_alone=4))
     assert asyncio.run(_answers(runner, ["alone"])) == ["ALONE"]
     assert runner.threads == [("first_0", 4)]
 
 
-def test_what_a_batch_takes_beside_another_says_nothing_of_what_it_takes_alone() -> None:
+def test_the_duration_of_parallel_batches_does_not_count_for_single_ones() -> None:
     with ThreadPoolExecutor(1) as compute:
         pool = WorkerPool(compute, Parallelism(workers=2, threads=1, threads_alone=4), lambda _: None)
         for seconds, threads in (1.0, 4), (1.0, 4), (1.0, 4), (2.0, 1), (2.0, 1):
@@ -60,7 +60,7 @@ def test_what_a_batch_takes_beside_another_says_nothing_of_what_it_takes_alone()
             pool.record_duration(alone, 10, seconds)
             pool.release(alone)
         slow = pool.acquire(alone=True)
-        assert slow.threads == 1  # one more try of it
+        assert slow.threads == 1  # one more trial
         other = pool.acquire(alone=True)
         pool.record_duration(slow, 10, 1000.0)
         for worker in (slow, other):

@@ -1,4 +1,4 @@
-"""Promises of batches that are measured: what the machine computes fastest, and what the operator says wins."""
+"""Promise: batches follow the machine's measurements unless the operator sets them."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from tests.tiny import bert_config, save, wordpiece_tokenizer
 _EXAMPLE: Row[Mapping[str, list[int]]] = Row({"input_ids": [2, 9, 3], "attention_mask": [1, 1, 1]}, 3)
 
 
-def _usual(cores: int, padded: bool = False) -> BatchPlan:
+def _default_plan(cores: int, padded: bool = False) -> BatchPlan:
     workers, threads = worker_options(cores, None)[0]
     return BatchPlan(BatchLimits(8, 2048, padded=padded), Parallelism(workers, threads, workers))
 
 
 class _Machine:
-    """Machine whose single-threaded workers need a second per token and `batch` seconds more per batch.
+    """Machine that needs a second per token with one thread, and more per batch.
 
-    With several threads it is `together` times as fast.
+    Each batch needs `batch` seconds more; with several threads it is `together` times as fast.
     """
 
     def __init__(self, batch: float, together: float) -> None:
@@ -58,32 +58,33 @@ def _plan(machine: _Machine, monkeypatch: pytest.MonkeyPatch, padded: bool = Fal
         "longest": 512,
         **options,
     }
-    return calibrate(machine.forward, _EXAMPLE, _usual(4, padded), **settings)
+    return calibrate(machine.forward, _EXAMPLE, _default_plan(4, padded), **settings)
 
 
-def test_several_workers_are_chosen_where_threads_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_workers_are_chosen_if_threads_scale_badly(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = _plan(_Machine(batch=5, together=2), monkeypatch)
     assert plan is not None
     assert plan.parallelism == Parallelism(4, 1, 4)
-    assert plan.limits.max_tokens == 40 + 24 + 64 + 16 + 48 + 32 + 40 + 24 + 64  # of eight rows, and room for one more
+    # The tokens of eight rows, and memory for one more.
+    assert plan.limits.max_tokens == 40 + 24 + 64 + 16 + 48 + 32 + 40 + 24 + 64
     assert plan.limits.max_rows == plan.limits.max_tokens // 8
 
 
-def test_all_threads_for_one_batch_are_chosen_where_they_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_worker_with_all_threads_is_chosen_if_threads_scale_well(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = _plan(_Machine(batch=10, together=6), monkeypatch)
     assert plan is not None
     assert plan.parallelism == Parallelism(1, 4, 4)
 
 
-def test_batches_are_as_large_as_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_grow_only_while_they_get_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     small, large = (_plan(_Machine(batch, together=1), monkeypatch) for batch in (0.1, 100))
     assert small is not None
     assert large is not None
     assert small.limits.max_tokens == 40 + 64
-    assert large.limits.max_tokens == 2048  # the largest was the best: what is usual is no less
+    assert large.limits.max_tokens == 2048  # the largest was the best, so the default is not reduced
 
 
-def test_a_batch_holds_as_much_as_those_that_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_holds_as_much_as_the_measured_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = _plan(_Machine(batch=5, together=2), monkeypatch)
     assert plan is not None
     for length in range(8, 65):
@@ -92,26 +93,26 @@ def test_a_batch_holds_as_much_as_those_that_were_measured(monkeypatch: pytest.M
         assert 40 + 24 + 64 + 16 + 48 + 32 + 40 + 24 <= held <= plan.limits.max_tokens
 
 
-def test_of_padded_rows_the_padding_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_padding_counts_towards_the_size_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = _plan(_Machine(batch=10, together=2), monkeypatch, padded=True)
     assert plan is not None
     assert plan.limits.padded
     assert (plan.limits.max_tokens - 44) % 44 == 0 or plan.limits.max_tokens - 44 == 40
 
 
-def test_a_model_of_few_tokens_is_tried_with_those(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_with_a_short_limit_is_measured_within_it(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = _plan(_Machine(batch=10, together=2), monkeypatch, longest=16)
     assert plan is not None
     assert plan.limits.max_tokens % 16 == 0
 
 
-def test_a_model_too_slow_to_compare_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_too_slow_to_compare_keeps_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = _Machine(batch=1000, together=1)
     assert _plan(machine, monkeypatch, seconds=3000) is None
     assert max(machine.sizes) < 8
 
 
-def test_the_number_of_threads_is_afterwards_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_threads_is_restored_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
     _plan(_Machine(batch=10, together=2), monkeypatch)
     assert torch.get_num_threads() == before
@@ -143,7 +144,7 @@ def test_a_second_start_measures_nothing(folder: Path, tmp_path: Path, monkeypat
     assert (again.limits, again.parallelism) == (first.limits, first.parallelism)
 
 
-def test_what_the_operator_sets_is_not_chosen(folder: Path, tmp_path: Path) -> None:
+def test_operator_settings_are_not_measured(folder: Path, tmp_path: Path) -> None:
     runner = _warm(folder, tmp_path, max_batch_size=3, max_batch_tokens=77)
     assert (runner.limits.max_rows, runner.limits.max_tokens) == (3, 77)
     assert (runner.execution_plan.rows, runner.execution_plan.tokens) == (3, 77)

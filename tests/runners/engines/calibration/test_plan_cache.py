@@ -1,4 +1,4 @@
-"""Promises of what is kept: found again for exactly what it depends on, and never a reason to fail."""
+"""Promise: a stored plan is found only for its own key, and the cache never fails."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runners.engines.rows import BatchLimits, Parallelism
 _PLAN = BatchPlan(BatchLimits(4, 160, padded=False), Parallelism(2, 1, 2))
 
 
-def test_a_plan_is_found_again_for_the_same_key_alone(tmp_path: Path) -> None:
+def test_a_plan_is_found_only_for_the_same_key(tmp_path: Path) -> None:
     kept = PlanCache(tmp_path)
     kept.store(_PLAN, {"model": "a", "cores": 2})
     assert kept.find(BatchPlan, {"cores": 2, "model": "a"}) == _PLAN
@@ -26,7 +26,7 @@ def test_a_plan_is_found_again_for_the_same_key_alone(tmp_path: Path) -> None:
     assert kept.find(StepPlan, {"model": "a", "cores": 2}) is None
 
 
-def test_another_processor_version_or_format_measures_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_processor_version_or_format_finds_no_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = PlanCache(tmp_path)
     kept.store(_PLAN, {})
     for name, value in (("__version__", "other"), ("_processor", lambda: "other"), ("_FORMAT", 1)):
@@ -36,7 +36,7 @@ def test_another_processor_version_or_format_measures_anew(tmp_path: Path, monke
     assert kept.find(BatchPlan, {}) == _PLAN
 
 
-def test_a_plan_that_no_batch_can_be_made_by_is_not_kept(tmp_path: Path) -> None:
+def test_an_unusable_plan_is_not_stored(tmp_path: Path) -> None:
     kept = PlanCache(tmp_path)
     with pytest.raises(ValidationError):
         kept.find_or_measure(BatchPlan, {}, lambda: BatchPlan(BatchLimits(0, 160), Parallelism()))
@@ -50,7 +50,7 @@ def test_a_plan_that_no_batch_can_be_made_by_is_not_kept(tmp_path: Path) -> None
         b'{"limits":{"max_rows":4,"max_tokens":160,"padded":false},"parallelism":{"workers":0}}',
     ],
 )  # fmt: skip
-def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_file_counts_as_absent(tmp_path: Path, damage: bytes) -> None:
     kept = PlanCache(tmp_path)
     kept.store(_PLAN, {})
     (file,) = (tmp_path / "calibration").iterdir()
@@ -60,14 +60,14 @@ def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, damage: bytes) -> Non
     assert kept.find(BatchPlan, {}) == _PLAN
 
 
-def test_a_folder_that_cannot_be_written_to_keeps_nothing(tmp_path: Path) -> None:
+def test_an_unusable_folder_stores_no_plan(tmp_path: Path) -> None:
     (tmp_path / "calibration").write_text("a file")
     kept = PlanCache(tmp_path)
     kept.store(_PLAN, {})
     assert kept.find(BatchPlan, {}) is None
 
 
-def test_a_full_disk_keeps_nothing_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_stores_no_plan_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = Path.write_bytes
 
     def write_a_part(path: Path, content: bytes) -> int:

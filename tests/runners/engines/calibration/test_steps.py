@@ -1,4 +1,4 @@
-"""Promises of steps that are measured: more sequences where that pays, and no step longer than readers would wait."""
+"""Promise: more sequences run where that pays, and no step delays readers of a stream."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _USUAL = StepPlan(16, 64)
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Case], float]], StepPlan | None]:
-    """The plan for a machine whose steps take as long as a function says."""
+    """Return a function that plans for a machine with the given duration of steps."""
 
     def plan(seconds: Callable[[Case], float]) -> StepPlan | None:
         now = [0.0]
@@ -37,26 +37,26 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Case], floa
     return plan
 
 
-def test_more_sequences_run_where_a_step_hardly_grows(measured: Callable[..., StepPlan | None]) -> None:
+def test_more_sequences_run_if_a_step_hardly_grows(measured: Callable[..., StepPlan | None]) -> None:
     assert measured(lambda case: 0.1 + 0.0001 * case.size) == StepPlan(64, 256)
 
 
-def test_where_a_step_grows_with_its_tokens_fewer_are_enough(measured: Callable[..., StepPlan | None]) -> None:
+def test_fewer_sequences_run_if_a_step_grows_with_its_tokens(measured: Callable[..., StepPlan | None]) -> None:
     assert measured(lambda case: 0.0002 + 0.002 * case.size) == StepPlan(8, 16)
 
 
-def test_no_step_is_longer_than_readers_would_wait(measured: Callable[..., StepPlan | None]) -> None:
+def test_no_step_exceeds_the_limit_for_streams(measured: Callable[..., StepPlan | None]) -> None:
     plan = measured(lambda case: 0.2 + 0.002 * case.size)
     assert plan is not None
     assert plan.rows == 16
     assert plan.tokens == 64
 
 
-def test_a_model_too_slow_to_compare_is_left_as_it_is(measured: Callable[..., StepPlan | None]) -> None:
+def test_a_model_too_slow_to_compare_keeps_the_default(measured: Callable[..., StepPlan | None]) -> None:
     assert measured(lambda case: 30.0) is None
 
 
-def test_trial_steps_are_what_a_step_is_and_need_no_more_memory_than_given(
+def test_trial_steps_resemble_real_steps_and_fit_the_given_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = TextGenerationRunner(ModelSettings(storage_uri=str(llama_model(tmp_path)), task="text-generation"))

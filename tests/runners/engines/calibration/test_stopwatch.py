@@ -1,4 +1,4 @@
-"""Promises of taking times: within the time that was given, by turns, and the shortest counts."""
+"""Promise: cases are timed by turns within the given time, and the shortest time counts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runners.engines.calibration.stopwatch import Stopwatch, watch_cpu_share
 
 
 class _Machine:
-    """Computes a case in as many seconds as it is told, one list for each case."""
+    """Machine that computes each case with the durations of its own list."""
 
     def __init__(self, seconds: dict[int, list[float]]) -> None:
         self.now = 0.0
@@ -39,14 +39,14 @@ def test_cases_take_turns_and_the_shortest_time_of_each_counts() -> None:
     assert machine.computed == [1, 2, 4] * 5
 
 
-def test_nothing_is_begun_that_would_not_be_done_in_time() -> None:
+def test_no_measurement_starts_that_would_exceed_the_given_time() -> None:
     machine = _Machine({1: [1.0], 2: [2.0], 4: [4.0]})
     assert _measure(machine, 6.5) == {1: 1.0, 2: 2.0}
     assert machine.now <= 6.5
     assert 4 not in machine.computed
 
 
-def test_what_does_not_fit_the_memory_ends_the_larger_cases_alone() -> None:
+def test_running_out_of_memory_ends_only_the_larger_cases() -> None:
     machine = _Machine({1: [1.0], 2: [-1000.0], 4: [4.0]})
     assert _measure(machine, 1e6) == {1: 1.0}
     assert 4 not in machine.computed
@@ -56,7 +56,7 @@ def test_what_does_not_fit_the_memory_ends_the_larger_cases_alone() -> None:
     ("cores", "computed", "too_small"),
     [(1, 9.0, False), (1, 5.0, True), (2, 9.0, True), (2, 18.0, False), (None, 0.0, False)],
 )
-def test_a_machine_that_others_keep_busy_is_noticed(
+def test_a_busy_machine_is_detected(
     monkeypatch: pytest.MonkeyPatch, cores: int | None, computed: float, too_small: bool
 ) -> None:
     passed, worked = iter([0.0, 10.0]), iter([0.0, computed])

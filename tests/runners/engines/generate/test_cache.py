@@ -1,4 +1,4 @@
-"""Promise: keys and values stay those of their sequence, whoever comes and goes, and within the budget."""
+"""Promise: each sequence keeps its own keys and values, within the memory budget."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ BUDGET = 2000
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """Each sequence writes its own number; whatever happens, it reads nothing else."""
+    """State machine in which each sequence stores its own number and must read it back."""
 
     def __init__(self) -> None:
         super().__init__()
         self.cache = KVCache(LAYERS, budget=BUDGET, slab_tokens=512, max_rows=4, max_length=900)
-        self.places: dict[int, CacheSlot] = {}
+        self.slots: dict[int, CacheSlot] = {}
         self.made = 0
 
     def _write(self, number: int, slot: CacheSlot, length: int) -> None:
@@ -36,55 +36,55 @@ class CacheMachine(RuleBasedStateMachine):
         if slot is not None:
             assert slot.capacity >= tokens
             self.made += 1
-            self.places[self.made] = slot
+            self.slots[self.made] = slot
             self._write(self.made, slot, tokens)
 
-    @precondition(lambda self: self.places)
+    @precondition(lambda self: self.slots)
     @rule(data=st.data())
     def grow(self, data: st.DataObject) -> None:
-        number = data.draw(st.sampled_from(sorted(self.places)))
-        slot = self.places[number]
+        number = data.draw(st.sampled_from(sorted(self.slots)))
+        slot = self.slots[number]
         wanted = min(slot.length + data.draw(st.integers(1, 300)), 900)
         if wanted <= slot.capacity or self.cache.grow(slot, wanted):
             self._write(number, slot, wanted)
 
-    @precondition(lambda self: self.places)
+    @precondition(lambda self: self.slots)
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
-        self.cache.free(self.places.pop(data.draw(st.sampled_from(sorted(self.places)))))
+        self.cache.free(self.slots.pop(data.draw(st.sampled_from(sorted(self.slots)))))
 
-    @precondition(lambda self: self.places)
+    @precondition(lambda self: self.slots)
     @rule(data=st.data())
     def copy_out(self, data: st.DataObject) -> None:
-        number = data.draw(st.sampled_from(sorted(self.places)))
-        copied = self.cache.copy_out(self.places[number])
+        number = data.draw(st.sampled_from(sorted(self.slots)))
+        copied = self.cache.copy_out(self.slots[number])
         if copied is not None:
             self.made += 1
-            again = self.places[number]
+            again = self.slots[number]
             assert torch.equal(
                 copied.slab.keys[1][copied.index, : copied.length], again.slab.keys[1][again.index, : again.length]
             )
             self.cache.free(copied)
 
     @invariant()
-    def each_reads_its_own(self) -> None:
-        for number, slot in self.places.items():
+    def check_each_sequence_reads_its_own_values(self) -> None:
+        for number, slot in self.slots.items():
             assert slot.slab.slots[slot.index] is slot
             for layer in range(2):
                 assert (slot.slab.keys[layer][slot.index, : slot.length] == number + layer).all()
                 assert (slot.slab.values[layer][slot.index, : slot.length] == -number - layer).all()
 
     @invariant()
-    def the_budget_holds(self) -> None:
+    def check_the_budget(self) -> None:
         assert self.cache.tokens <= BUDGET
-        assert bool(self.cache.slabs) == bool(self.places)
+        assert bool(self.cache.slabs) == bool(self.slots)
 
 
 CacheMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
 TestCache = CacheMachine.TestCase
 
 
-def test_a_place_is_empty_when_it_is_taken_whatever_the_memory_held(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_slot_is_zeroed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty", lambda *shape, **options: torch.full(shape, torch.nan, **options))
     cache = KVCache(LAYERS, budget=BUDGET, slab_tokens=512, max_rows=4, max_length=900)
     first, second = cache.allocate(5), cache.allocate(7)
@@ -95,7 +95,7 @@ def test_a_place_is_empty_when_it_is_taken_whatever_the_memory_held(monkeypatch:
             assert not tensor[slot.index].any()
 
 
-def test_a_shared_beginning_is_found_to_the_token() -> None:
+def test_the_longest_shared_prefix_is_found_to_the_token() -> None:
     ids = list(range(100))
     for length in (16, 17, 50, 99, 100):
         assert common_prefix_length(ids, [*ids[:length], *([-1] * 30)]) == length
@@ -103,7 +103,7 @@ def test_a_shared_beginning_is_found_to_the_token() -> None:
     assert common_prefix_length(ids, [-1, *ids]) == 0
 
 
-def test_only_what_was_read_counts_and_the_last_token_is_always_read_again() -> None:
+def test_a_prefix_covers_computed_tokens_only_and_leaves_out_the_last() -> None:
     cache = KVCache(LAYERS, budget=BUDGET, slab_tokens=512, max_rows=4, max_length=900)
     slot = cache.allocate(60)
     assert slot is not None

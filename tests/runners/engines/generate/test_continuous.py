@@ -1,4 +1,7 @@
-"""Promises of continuous batching: sequences join and leave at any token, memory is bounded, nobody is kept out."""
+"""Promise: sequences join and leave the batch at any token, and none waits for ever.
+
+Memory stays within its budget.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from tests.tiny import CONTEXT, CORPUS, llama_model
 
 
 class Bench:
-    """A decoder with the limits of a test, and sequences for it."""
+    """Decoder with the limits of a test, and sequences for it."""
 
     def __init__(self, pretrained: Pretrained, *, budget: int = 4096, rows: int = 8, tokens: int = 64) -> None:
         self.model = GenerationModel(pretrained)
@@ -52,7 +55,7 @@ class Bench:
             self.decoder.step()
 
     def alone(self, prompt: str, new: int, **options: Any) -> list[int]:
-        """What the sequence is without any company, by `generate` where that can do it."""
+        """Generate the sequence without other rows, by `generate` where that is possible."""
         if options:
             sequence = self.add(prompt, new, **options)
             self.run()
@@ -91,7 +94,7 @@ def bench(pretrained: Pretrained) -> Make:
     return lambda **options: Bench(pretrained, **options)
 
 
-def test_a_sequence_joins_between_any_two_tokens_and_nobody_notices(bench: Make) -> None:
+def test_a_sequence_joins_between_any_two_tokens_and_changes_no_other(bench: Make) -> None:
     made = bench()
     prompts = [text[: 5 + 9 * i] for i, text in enumerate(CORPUS)]
     expected = [made.alone(prompt, 12 + 3 * i) for i, prompt in enumerate(prompts)]
@@ -105,7 +108,7 @@ def test_a_sequence_joins_between_any_two_tokens_and_nobody_notices(bench: Make)
     assert not made.cache.slabs or made.cache.tokens <= made.cache.budget
 
 
-def test_random_numbers_are_a_sequences_own_in_any_company(bench: Make) -> None:
+def test_random_numbers_of_a_sequence_do_not_depend_on_the_batch(bench: Make) -> None:
     made = bench()
     drawn = {"sampling": Sampling(1.3, 30, 0.9, 11)}
     alone = made.alone(CORPUS[0], 20, **drawn)
@@ -117,7 +120,7 @@ def test_random_numbers_are_a_sequences_own_in_any_company(bench: Make) -> None:
     assert len({tuple(sequence.tokens) for sequence in company}) == 3
 
 
-def test_a_long_prompt_is_read_in_pieces_while_others_go_on(bench: Make) -> None:
+def test_a_long_prompt_is_prefilled_in_chunks_while_others_continue(bench: Make) -> None:
     made = bench(tokens=10)
     writing = made.add("The", 60)
     made.decoder.step()
@@ -145,7 +148,7 @@ def test_a_short_prompt_does_not_wait_for_a_long_one(bench: Make) -> None:
     assert not long.tokens
 
 
-def test_what_is_cancelled_is_gone_within_one_step(bench: Make) -> None:
+def test_a_cancelled_sequence_ends_within_one_step(bench: Make) -> None:
     made = bench(rows=2)
     leaving = [made.add(text, 90) for text in CORPUS[:2]]
     made.decoder.step()
@@ -162,7 +165,7 @@ def test_what_is_cancelled_is_gone_within_one_step(bench: Make) -> None:
     assert waiting.tokens == made.alone(CORPUS[2], 5)
 
 
-def test_what_finds_no_memory_waits_and_the_budget_holds(bench: Make) -> None:
+def test_a_sequence_without_memory_waits_and_the_budget_holds(bench: Make) -> None:
     made = bench(budget=300)
     prompts = [text[:20] for text in CORPUS]
     expected = [made.alone(prompt, 60) for prompt in prompts]
@@ -173,7 +176,7 @@ def test_what_finds_no_memory_waits_and_the_budget_holds(bench: Make) -> None:
     assert [sequence.tokens for sequence in sequences] == expected
 
 
-def test_a_sequence_that_outgrows_the_memory_takes_that_of_the_youngest_which_loses_nothing(
+def test_a_growing_sequence_preempts_the_youngest_which_loses_no_text(
     bench: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runners.engines.generate.cache._MIN_CAPACITY", 16)
@@ -189,7 +192,9 @@ def test_a_sequence_that_outgrows_the_memory_takes_that_of_the_youngest_which_lo
     assert [sequence.tokens for sequence in sequences] == expected
 
 
-def test_one_that_waits_for_memory_is_overtaken_but_not_for_ever(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sequence_that_waits_for_memory_is_overtaken_but_not_for_ever(
+    bench: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("runners.engines.generate.cache._MIN_CAPACITY", 16)
     monkeypatch.setattr("runners.engines.generate.continuous._MAX_OVERTAKING", 3)
     made = bench(budget=160, rows=8)
@@ -205,7 +210,7 @@ def test_one_that_waits_for_memory_is_overtaken_but_not_for_ever(bench: Make, mo
     assert all(sequence.finish_reason == "length" for sequence in [huge, *small])
 
 
-def test_a_beginning_that_was_read_for_another_is_not_read_again(bench: Make) -> None:
+def test_a_cached_prefix_is_not_prefilled_again(bench: Make) -> None:
     made = bench()
     system = " ".join(CORPUS)[:120]
     expected = [made.alone(f"{system} {word}", 8) for word in ("one", "two", "three")]
@@ -220,7 +225,7 @@ def test_a_beginning_that_was_read_for_another_is_not_read_again(bench: Make) ->
     assert third.cached_tokens >= shared - 1
 
 
-def test_what_is_kept_of_the_past_makes_room_for_the_present(bench: Make) -> None:
+def test_cached_prefixes_are_evicted_for_running_sequences(bench: Make) -> None:
     made = bench(budget=400)
     for text in CORPUS:
         made.add(text, 5)
@@ -234,7 +239,7 @@ def test_what_is_kept_of_the_past_makes_room_for_the_present(bench: Make) -> Non
     assert made.cache.tokens <= 400
 
 
-def test_a_step_that_fails_ends_the_culprit_alone(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_step_ends_only_the_sequence_that_caused_it(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = bench()
     expected = [made.alone(text, 10) for text in CORPUS[:3]]
     marked = made.model.tokenizer("😈")["input_ids"][-1]
@@ -256,7 +261,7 @@ def test_a_step_that_fails_ends_the_culprit_alone(bench: Make, monkeypatch: pyte
     assert [sequence.tokens for sequence in sequences] == expected
 
 
-def test_numbers_that_overflow_end_one_sequence_with_a_reason(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overflowing_values_end_one_sequence_with_a_reason(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = bench()
     expected = made.alone("The", 10)
     stepping = made.decoder._incremental_model
@@ -276,15 +281,15 @@ def test_numbers_that_overflow_end_one_sequence_with_a_reason(bench: Make, monke
     assert "TORCH_DTYPE" in second.error.message
 
 
-def test_in_float32_company_moves_logits_by_rounding_only_and_in_bfloat16_by_its_own(
+def test_other_rows_change_logits_only_by_the_rounding_of_the_precision(
     folder: Path,
 ) -> None:
-    # What this states: greedy text is promised to be the same in any company in float32; in bfloat16 two candidates
-    # that are closer than its rounding may change places.
+    # Greedy text does not depend on the batch in float32; in bfloat16, two candidates that are closer than its rounding
+    # may swap.
     prompts = [text[:25] for text in CORPUS]
 
     def first_logits(pretrained: Pretrained, prompts: list[str]) -> torch.Tensor:
-        """Of the first prompt's first token."""
+        """Return the logits of the first prompt's first token."""
         made = Bench(pretrained)
         forward = made.decoder._incremental_model.forward
         seen: list[torch.Tensor] = []
@@ -306,16 +311,14 @@ def test_in_float32_company_moves_logits_by_rounding_only_and_in_bfloat16_by_its
         assert float((alone - together).abs().max()) <= tolerance * float(alone.abs().max())
 
 
-def test_a_client_that_leaves_while_it_is_decided_who_goes_leaks_no_memory(
-    bench: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_that_leaves_during_a_preemption_leaks_no_memory(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = bench()
     answers: list[bool] = []
 
     class Leaving(SequenceState):
         @property
         def finished(self) -> bool:
-            # Cancelled by another thread just after it was asked for the first time.
+            # Another thread cancels it just after the first read of this property.
             answers.append(super().finished)
             self.cancelled = True
             return answers[-1]
@@ -327,7 +330,7 @@ def test_a_client_that_leaves_while_it_is_decided_who_goes_leaks_no_memory(
     assert all(not slab.slots or slab.size == 1 for slab in made.cache.slabs)
 
 
-def test_numbers_of_a_sequence_that_overflowed_do_not_reach_the_next_in_its_place(bench: Make) -> None:
+def test_values_of_an_overflowed_sequence_do_not_reach_the_next_one_in_its_slot(bench: Make) -> None:
     made = bench()
     expected, older = made.alone("I", 12), made.alone(CORPUS[0], 60)
     made = bench()
@@ -349,9 +352,7 @@ def test_numbers_of_a_sequence_that_overflowed_do_not_reach_the_next_in_its_plac
     assert running.tokens == older
 
 
-def test_where_the_system_has_less_memory_than_it_says_one_waits_and_nothing_hangs(
-    bench: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_allocation_lets_one_sequence_wait_and_none_hang(bench: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = bench()
     expected = [made.alone(text, 6) for text in CORPUS[:2]]
     made = bench()
@@ -375,7 +376,7 @@ def test_where_the_system_has_less_memory_than_it_says_one_waits_and_nothing_han
     assert second.tokens == expected[1] or second.error is not None
 
 
-def test_an_abandoned_decoder_is_empty_and_goes_on(bench: Make) -> None:
+def test_an_abandoned_decoder_is_empty_and_usable(bench: Make) -> None:
     made = bench()
     expected = made.alone(CORPUS[0], 6)
     sequences = [made.add(text, 30) for text in CORPUS]
@@ -388,7 +389,7 @@ def test_an_abandoned_decoder_is_empty_and_goes_on(bench: Make) -> None:
     assert again.tokens == expected
 
 
-def test_a_small_budget_serves_many_of_all_lengths_without_throwing_all_out(bench: Make) -> None:
+def test_a_small_budget_serves_many_lengths_without_evicting_all(bench: Make) -> None:
     made = bench(budget=2048, rows=64)
     sequences = [made.add(CORPUS[i % 6][: 5 + i % 40], 5 + (7 * i) % 90) for i in range(60)]
     fewest = 64

@@ -1,4 +1,4 @@
-"""Promise: layers that are nothing but kernels between matrices compute what the model's own do, or are not used."""
+"""Promise: fused layers compute what the model's own layers do, or are not used."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _runner(folder: Path, made: tuple[Any, Any, dict[str, Any]], **options: Any)
 
 
 def _fused(runner: TextGenerationRunner) -> int:
-    """How many layers are computed by the program."""
+    """Count the layers that the fused program computes."""
     forwards = [vars(module).get("forward") for module in generator_of(runner).pretrained.model.modules()]
     return sum(isinstance(f, partial) and isinstance(getattr(f.func, "__self__", None), FusedLayers) for f in forwards)
 
@@ -65,7 +65,7 @@ def _texts(runner: TextGenerationRunner) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", FUSED)
-def test_fused_layers_write_what_the_model_writes_without_acceleration(tmp_path: Path, kind: str) -> None:
+def test_fused_layers_generate_the_text_of_the_plain_model(tmp_path: Path, kind: str) -> None:
     fused, plain = _runner(tmp_path, FUSED[kind]), _runner(tmp_path, FUSED[kind], acceleration=False)
     assert (_fused(fused), _fused(plain)) == (DECODER["num_hidden_layers"], 0)
     assert _texts(fused) == _texts(plain)
@@ -73,20 +73,18 @@ def test_fused_layers_write_what_the_model_writes_without_acceleration(tmp_path:
 
 @pytest.mark.parametrize("kind", FUSED)
 def test_layers_in_bfloat16_are_fused_too(tmp_path: Path, kind: str) -> None:
-    # Whether they compute the same is tried whenever they are, in tests as in a server.
+    # The layers are verified whenever they are installed, in tests as in a server.
     assert _fused(_runner(tmp_path, FUSED[kind], torch_dtype="bfloat16")) == DECODER["num_hidden_layers"]
 
 
 @pytest.mark.parametrize("kind", LEFT)
-def test_layers_that_compute_something_else_are_left_as_they_are(tmp_path: Path, kind: str) -> None:
+def test_layers_that_compute_something_else_are_not_fused(tmp_path: Path, kind: str) -> None:
     runner, plain = _runner(tmp_path, LEFT[kind]), _runner(tmp_path, LEFT[kind], acceleration=False)
     assert _fused(runner) == 0
     assert _texts(runner) == _texts(plain)
 
 
-def test_pieces_of_many_tokens_are_read_by_the_model_s_own_layers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_chunks_of_many_tokens_use_the_models_own_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = _texts(_runner(tmp_path, FUSED["Llama"], acceleration=False))
     runner = _runner(tmp_path, FUSED["Llama"])
     monkeypatch.setattr("runners.engines.generate.fused_layers.MAX_ROWS", 4)
@@ -94,7 +92,7 @@ def test_pieces_of_many_tokens_are_read_by_the_model_s_own_layers(
     assert _texts(runner) == plain
 
 
-def test_all_threads_write_what_one_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_threads_generate_the_text_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = _texts(_runner(tmp_path, FUSED["Llama"], acceleration=False))
     runner = _runner(tmp_path, FUSED["Llama"])
     monkeypatch.setattr("runners.engines.generate.fused_layers.LARGE_ATTENTION", 700)

@@ -1,4 +1,4 @@
-"""Promise: text under a grammar conforms to it, ends exactly where it may, and no grammar harms the server."""
+"""Promise: constrained text conforms and ends exactly where it may; no grammar does harm."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def _allowed(grammar_or_text: Any, size: int = SIZE) -> set[int]:
     return set(torch.nonzero(logits == 0).flatten().tolist())
 
 
-def _write(grammar: Grammar, seed: int, patience: int = 60) -> str:
-    """A text drawn at random under the mask; one that grows long is led to its end."""
+def _draw_text(grammar: Grammar, seed: int, patience: int = 60) -> str:
+    """Draw text at random under the mask; a long one is led to its end."""
     chance, matcher, tokens = random.Random(seed), grammar.matcher(), list[int]()
     ends = {_token(character) for character in '"}],01nulea'}
     while not matcher.finished:
@@ -73,7 +73,7 @@ def _write(grammar: Grammar, seed: int, patience: int = 60) -> str:
     return _text(tokens)
 
 
-# What is written
+# Generated text
 
 
 SCHEMAS: list[tuple[dict[str, Any], Any]] = [
@@ -113,29 +113,29 @@ SCHEMAS: list[tuple[dict[str, Any], Any]] = [
 
 
 @pytest.mark.parametrize(("schema", "conforms"), SCHEMAS)
-def test_whatever_is_drawn_conforms_to_the_schema(
+def test_any_drawn_text_conforms_to_the_schema(
     compiler: GrammarCompiler, schema: dict[str, Any], conforms: Any
 ) -> None:
     grammar = _schema(compiler, schema)
     for seed in range(8):
-        text = _write(grammar, seed)
+        text = _draw_text(grammar, seed)
         assert conforms(json.loads(text)), text
 
 
-def test_any_json_object_can_be_asked_for(compiler: GrammarCompiler) -> None:
+def test_any_json_object_can_be_requested(compiler: GrammarCompiler) -> None:
     grammar = compiler.response_format({"type": "json_object"})
     assert grammar is not None
     for seed in range(8):
-        assert isinstance(json.loads(_write(grammar, seed)), dict)
+        assert isinstance(json.loads(_draw_text(grammar, seed)), dict)
 
 
-def test_a_regular_expression_can_be_asked_for(compiler: GrammarCompiler) -> None:
+def test_a_regular_expression_can_be_requested(compiler: GrammarCompiler) -> None:
     grammar = compiler.response_format({"type": "regex", "regex": "(yes|no), [0-9/]{2,4}"})
     assert grammar is not None
-    assert all(re.fullmatch("(yes|no), [0-9/]{2,4}", _write(grammar, seed)) for seed in range(8))
+    assert all(re.fullmatch("(yes|no), [0-9/]{2,4}", _draw_text(grammar, seed)) for seed in range(8))
 
 
-def test_text_is_free_unless_a_format_is_asked_for(compiler: GrammarCompiler) -> None:
+def test_text_is_free_unless_a_format_is_requested(compiler: GrammarCompiler) -> None:
     assert compiler.response_format({"type": "text"}) is None
 
 
@@ -148,12 +148,12 @@ def test_white_space_in_json_comes_to_an_end(compiler: GrammarCompiler) -> None:
     assert newline not in _allowed(matcher)
 
 
-# Where it ends
+# The end of a text
 
 
 def test_the_end_is_allowed_where_the_grammar_is_satisfied_and_only_there() -> None:
     letter = _token("a")
-    # The second of these tokens is a letter too, as where a model ends with a full stop.
+    # The second token also has a letter, as in models that end with a full stop.
     compiler = _compiler(eos=[EOS, letter])
     matcher = compiler.compile("start: /b{2,3}|b{2}a/").matcher()
     b = _token("b")
@@ -168,7 +168,7 @@ def test_the_end_is_allowed_where_the_grammar_is_satisfied_and_only_there() -> N
     assert matcher.finished
 
 
-def test_a_model_without_an_end_writes_until_nothing_may_follow() -> None:
+def test_a_model_without_an_end_token_generates_until_no_token_may_follow() -> None:
     matcher = _compiler(eos=[]).compile("start: /[a-z]{2}/").matcher()
     for _ in range(2):
         allowed = _allowed(matcher)
@@ -187,7 +187,7 @@ def test_a_model_may_have_fewer_or_more_logits_than_its_tokenizer_tokens(change:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_mask_keeps_what_it_allows_as_it_was(compiler: GrammarCompiler, dtype: torch.dtype) -> None:
+def test_a_mask_keeps_allowed_logits_unchanged(compiler: GrammarCompiler, dtype: torch.dtype) -> None:
     matcher = compiler.compile("start: /[0-9]+/").matcher()
     logits = torch.randn(2, SIZE).to(dtype)
     before = logits.clone()
@@ -198,7 +198,7 @@ def test_a_mask_keeps_what_it_allows_as_it_was(compiler: GrammarCompiler, dtype:
     assert {_text([token]) for token in torch.nonzero(kept).flatten().tolist()} >= set("0123456789")
 
 
-def test_sequences_of_one_grammar_do_not_meet(compiler: GrammarCompiler) -> None:
+def test_sequences_of_one_grammar_are_independent(compiler: GrammarCompiler) -> None:
     grammar = compiler.compile('start: "ab" | "cd"')
     first, second = grammar.matcher(), grammar.matcher()
     first.accept(_token("a"))
@@ -207,7 +207,7 @@ def test_sequences_of_one_grammar_do_not_meet(compiler: GrammarCompiler) -> None
     assert _allowed(second) == {_token("d")}
 
 
-def test_a_token_against_the_grammar_is_an_error_of_the_server(compiler: GrammarCompiler) -> None:
+def test_a_token_against_the_grammar_is_a_server_error(compiler: GrammarCompiler) -> None:
     matcher = compiler.compile("start: /[0-9]/").matcher()
     with pytest.raises(InferenceFailed):
         matcher.accept(_token("a"))
@@ -231,7 +231,7 @@ def test_a_token_has_its_exact_bytes(compiler: GrammarCompiler) -> None:
     assert compiler.token_bytes(SIZE + 7) == b""
 
 
-def test_a_tokenizer_without_bytes_constrains_nothing_and_still_names_its_tokens() -> None:
+def test_a_tokenizer_without_bytes_cannot_constrain_but_names_its_tokens() -> None:
     tokenizer = wordpiece_tokenizer()
     compiler = GrammarCompiler(tokenizer, len(tokenizer), [3])
     with pytest.raises(InvalidRequest, match=r"^response_format: the model's tokenizer"):
@@ -240,7 +240,7 @@ def test_a_tokenizer_without_bytes_constrains_nothing_and_still_names_its_tokens
     assert compiler.token_bytes(3) == b"[SEP]"
 
 
-def test_several_threads_may_ask_at_once() -> None:
+def test_several_threads_may_compile_in_parallel() -> None:
     compiler, answers = _compiler(), list[bytes]()
     threads = [threading.Thread(target=lambda: answers.append(compiler.token_bytes(1))) for _ in range(4)]
     for thread in threads:
@@ -250,7 +250,7 @@ def test_several_threads_may_ask_at_once() -> None:
     assert answers == [b"!"] * 4
 
 
-# What is refused
+# Refused formats
 
 
 def _nested(inner: Any, levels: int) -> Any:
@@ -289,11 +289,11 @@ def test_a_wrong_format_is_refused_by_name_in_one_line(compiler: GrammarCompiler
     assert len(caught.value.message) < 400
 
 
-def test_what_cannot_be_enforced_is_ignored_only_where_it_need_not_be(compiler: GrammarCompiler) -> None:
+def test_an_unenforceable_schema_is_ignored_only_if_not_strict(compiler: GrammarCompiler) -> None:
     schema = {"type": "array", "items": {"enum": [1, 2]}, "uniqueItems": True, "maxItems": 3}
     with pytest.raises(InvalidRequest, match="uniqueItems"):
         _schema(compiler, schema)
-    assert set(json.loads(_write(_schema(compiler, schema, strict=False), 1))) <= {1, 2}
+    assert set(json.loads(_draw_text(_schema(compiler, schema, strict=False), 1))) <= {1, 2}
 
 
 #: Ranges that begin at the least number of 64 bits end llguidance's process.
@@ -339,7 +339,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("schema", HOSTILE.values(), ids=HOSTILE.keys())
-def test_a_hostile_schema_is_refused_at_once(compiler: GrammarCompiler, schema: dict[str, Any]) -> None:
+def test_a_hostile_schema_is_refused_quickly(compiler: GrammarCompiler, schema: dict[str, Any]) -> None:
     begun = time.process_time()
     with pytest.raises(InvalidRequest, match=r"^response_format[a-z_.]*: "):
         _schema(compiler, schema)
@@ -358,20 +358,20 @@ def test_a_hostile_schema_is_refused_at_once(compiler: GrammarCompiler, schema: 
         _chain(100, {"type": "string"}),
     ],
 )  # fmt: skip
-def test_what_looks_hostile_and_is_not_is_compiled_at_once(compiler: GrammarCompiler, schema: dict[str, Any]) -> None:
+def test_a_harmless_large_schema_is_compiled_quickly(compiler: GrammarCompiler, schema: dict[str, Any]) -> None:
     begun = time.process_time()
     matcher = _schema(compiler, schema).matcher()
     _allowed(matcher)
     assert time.process_time() - begun < 4
 
 
-def test_numbers_of_64_bits_can_be_asked_for(compiler: GrammarCompiler) -> None:
+def test_numbers_of_64_bits_can_be_requested(compiler: GrammarCompiler) -> None:
     for number in (-(2**62), -(2**63) + 1024, 2**63 - 1):
         matcher = _schema(compiler, {"const": number}).matcher()
         assert _allowed(matcher)
 
 
-def test_a_regular_expression_with_too_many_parts_ends_its_own_request_at_once(compiler: GrammarCompiler) -> None:
+def test_a_regular_expression_with_too_many_parts_ends_its_own_request_quickly(compiler: GrammarCompiler) -> None:
     grammar = compiler.response_format({"type": "regex", "regex": "(a{1000}){1000}"})
     assert grammar is not None
     with pytest.raises(InvalidRequest, match=r"^response_format: is too complex"):

@@ -1,4 +1,4 @@
-"""Promise: a model is stepped only if that gives its own results; what cannot be stepped is written all the same."""
+"""Promise: a model decodes incrementally only if results stay equal; others use generate."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _runner(folder: Path, made: tuple[Any, Any, dict[str, Any]], **options: Any)
 
 
 def _check_parity(runner: TextGenerationRunner, folder: Path) -> None:
-    """Greedy texts of uneven lengths, side by side, are those of `generate`."""
+    """Check that greedy texts of uneven lengths, in one batch, are those of `generate`."""
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer: Any = generator_of(runner).pretrained.tokenizer
     items = [Item(text[: 9 + 11 * i], {"max_new_tokens": 30 - 4 * i}) for i, text in enumerate(CORPUS)]
@@ -110,14 +110,14 @@ def _check_parity(runner: TextGenerationRunner, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", STEPPED)
-def test_a_model_that_can_be_stepped_writes_what_generate_writes(tmp_path: Path, kind: str) -> None:
+def test_incremental_decoding_equals_generate(tmp_path: Path, kind: str) -> None:
     runner = _runner(tmp_path, STEPPED[kind])
     assert isinstance(generator_of(runner).decoder, ContinuousDecoder)
     _check_parity(runner, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["Qwen3", "Gemma3, some layers with a window"])
-def test_prompts_that_are_read_together_write_what_generate_writes(
+def test_prompts_prefilled_together_give_the_text_of_generate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr("runners.engines.generate.step._ONE_BY_ONE", frozenset())
@@ -125,13 +125,13 @@ def test_prompts_that_are_read_together_write_what_generate_writes(
 
 
 @pytest.mark.parametrize("kind", TOGETHER)
-def test_a_model_that_cannot_be_stepped_writes_what_generate_writes(tmp_path: Path, kind: str) -> None:
+def test_a_model_without_incremental_decoding_equals_generate(tmp_path: Path, kind: str) -> None:
     runner = _runner(tmp_path, TOGETHER[kind])
     assert isinstance(generator_of(runner).decoder, StaticDecoder)
     _check_parity(runner, tmp_path)
 
 
-def test_a_model_that_was_tried_in_vain_keeps_its_own_attention(tmp_path: Path) -> None:
+def test_a_model_that_fails_verification_keeps_its_own_attention(tmp_path: Path) -> None:
     runner = _runner(tmp_path, TOGETHER["Gemma2, which caps its scores"])
     fresh: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert generator_of(runner).pretrained.model.config._attn_implementation == fresh.config._attn_implementation

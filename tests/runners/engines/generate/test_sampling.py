@@ -1,4 +1,4 @@
-"""Promise: a token depends on its own row, rules and random number, with the probabilities of transformers."""
+"""Promise: a token depends on its own row, rules and random number, as in transformers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_token_is_drawn_as_often_as_transformers_would(sampling: Sampling) -> 
     assert not share[expected == 0].any()
 
 
-def test_company_changes_no_row() -> None:
+def test_other_rows_do_not_change_a_row() -> None:
     logits = _logits(6)
     samplings = [
         None, Sampling(1.0, 0, 1.0, 0), Sampling(0.8, 5, 1.0, 0), Sampling(1.2, 0, 0.7, 0), Sampling(1.0, 900, 0.9, 0),
@@ -76,7 +76,7 @@ def test_no_random_number_picks_an_impossible_token() -> None:
         assert choose_tokens(logits, [sampling], [1 - 2**-53]) == [900]
 
 
-def test_a_flat_distribution_wider_than_the_first_look_is_drawn_in_full() -> None:
+def test_a_flat_distribution_wider_than_the_first_candidates_is_drawn_in_full() -> None:
     logits = torch.zeros(1, VOCABULARY)
     sampling = Sampling(1.0, 0, 0.9, 0)
     drawn = {choose_tokens(logits, [sampling], [i / 200])[0] for i in range(200)}
@@ -91,7 +91,7 @@ def test_a_flat_distribution_wider_than_the_first_look_is_drawn_in_full() -> Non
         (Sampling(1.0, 0, 0.9, 0), Sampling(1.0, 0, 0.999, 0)),
     ],
 )
-def test_equal_logits_are_told_apart_the_same_way_in_any_company(one: Sampling, other: Sampling) -> None:
+def test_ties_between_logits_do_not_depend_on_other_rows(one: Sampling, other: Sampling) -> None:
     logits = _logits(2).bfloat16().float()
     for number in range(100):
         u = (number + 0.5) / 100

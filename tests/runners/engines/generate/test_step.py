@@ -1,4 +1,4 @@
-"""Promise: each token of a step sees its own sequence and nothing else, whoever is computed beside it."""
+"""Promise: each token of a step attends to its own sequence only."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ HEADS, SHARED, SIZE = 2, 3, 8
 LAYERS = [LayerShape(HEADS, SIZE, SIZE, torch.float32, torch.device("cpu"))] * 2
 SCALE = SIZE**-0.5
 
-#: Tokens that each sequence has had before, and those it gets in the step.
+#: Tokens that each sequence has before the step, and those it gets in the step.
 SEQUENCES = [(5, 1), (0, 40), (150, 1), (0, 3), (0, 37), (0, 1), (9, 20), (0, 2), (200, 17), (0, 130), (0, 150)]
 
 
 class States:
-    """What sequences would be asked and told in one layer: queries, keys and values of all their tokens."""
+    """Queries, keys and values of all sequences' tokens in one layer."""
 
     def __init__(self) -> None:
         made = torch.Generator().manual_seed(3)
@@ -33,7 +33,7 @@ class States:
         ]
 
     def attended(self, number: int, window: int | None) -> torch.Tensor:
-        """Shape (new tokens, heads, size): of the sequence by itself."""
+        """Return the attention of one sequence by itself; shape (new tokens, heads, size)."""
         query, key, value = self.all[number]
         positions = torch.arange(key.shape[1])
         seen = positions <= positions[:, None]
@@ -45,28 +45,28 @@ class States:
         return alone[0].transpose(0, 1)[SEQUENCES[number][0] :]
 
 
-def _places(states: States, layer: int) -> list[CacheSlot]:
+def _fill_slots(states: States, layer: int) -> list[CacheSlot]:
     cache = KVCache(LAYERS, budget=1 << 14, slab_tokens=1024, max_rows=16, max_length=512)
-    places = []
+    slots = []
     for (old, new), (_, key, value) in zip(SEQUENCES, states.all, strict=True):
         slot = cache.allocate(old + new)
         assert slot is not None
         slot.slab.keys[layer][slot.index, :old] = key[:, :old].transpose(0, 1)
         slot.slab.values[layer][slot.index, :old] = value[:, :old].transpose(0, 1)
         slot.length = old
-        places.append(slot)
-    return places
+        slots.append(slot)
+    return slots
 
 
-def _step(places: Sequence[CacheSlot], kernels: Kernels | None = None) -> tuple[Step, list[int]]:
-    """A step of one token each, then of longer pieces; and in which order sequences come in it."""
-    slabs = [id(slot.slab) for slot in places]
+def _make_step(slots: Sequence[CacheSlot], kernels: Kernels | None = None) -> tuple[Step, list[int]]:
+    """Build a step of single tokens, then of chunks; return it with its order of sequences."""
+    slabs = [id(slot.slab) for slot in slots]
     single = [number for number, (_, new) in enumerate(SEQUENCES) if new == 1]
-    single.sort(key=lambda number: (slabs.index(slabs[number]), places[number].index))
+    single.sort(key=lambda number: (slabs.index(slabs[number]), slots[number].index))
     longer = [number for number, (_, new) in enumerate(SEQUENCES) if new > 1]
     step = Step(
-        [(places[number], 7) for number in single],
-        [(places[number], [7] * SEQUENCES[number][1]) for number in longer],
+        [(slots[number], 7) for number in single],
+        [(slots[number], [7] * SEQUENCES[number][1]) for number in longer],
         torch.device("cpu"),
         kernels,
     )
@@ -82,7 +82,7 @@ def test_each_token_sees_its_own_sequence(
     monkeypatch.setattr(step_module, "_ONE_BY_ONE", one_by_one)
     monkeypatch.setattr(step_module, "LARGE", large)
     states = States()
-    step, order = _step(_places(states, 1), get_kernels(torch.float32) if large is not None else None)
+    step, order = _make_step(_fill_slots(states, 1), get_kernels(torch.float32) if large is not None else None)
     news = [[tensor[:, SEQUENCES[number][0] :] for tensor in states.all[number]] for number in order]
     query, key, value = (torch.cat([new[part] for new in news], dim=1) for part in range(3))
     attended = step.attend(1, query, key, value, SCALE, window)
@@ -93,9 +93,9 @@ def test_each_token_sees_its_own_sequence(
     torch.testing.assert_close(filled, expected)
 
 
-def test_prompts_of_like_length_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_of_similar_length_are_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_module, "_ONE_BY_ONE", frozenset())
-    step, order = _step(_places(States(), 0))
+    step, order = _make_step(_fill_slots(States(), 0))
     calls: list[tuple[int, ...]] = []
 
     def counted(query: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:

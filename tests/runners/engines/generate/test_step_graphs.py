@@ -1,4 +1,4 @@
-"""Promise: on a GPU, steps as CUDA graphs write what the plain model writes, or are not used."""
+"""Promise: on a GPU, CUDA graphs generate what the plain model does, or are not used."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def _runner(folder: Path, **options: Any) -> TextGenerationRunner:
     return runner
 
 
-def _stepping(runner: TextGenerationRunner) -> IncrementalModel:
+def _incremental_model(runner: TextGenerationRunner) -> IncrementalModel:
     decoder: Any = generator_of(runner).decoder
     stepping: IncrementalModel = decoder._incremental_model
     return stepping
 
 
-def test_graphs_write_what_the_plain_model_writes(tmp_path: Path) -> None:
+def test_graphs_generate_the_text_of_the_plain_model(tmp_path: Path) -> None:
     llama_model(tmp_path)
     plain, captured = _runner(tmp_path, acceleration=False), _runner(tmp_path)
-    assert not _stepping(plain).has_graphs
-    assert _stepping(captured).has_graphs
+    assert not _incremental_model(plain).has_graphs
+    assert _incremental_model(captured).has_graphs
     assert captured.predict(ITEMS) == plain.predict(ITEMS)
 
 
-def test_a_model_that_looks_at_its_own_numbers_is_computed_as_it_is(tmp_path: Path) -> None:
+def test_a_model_that_reads_values_back_runs_without_graphs(tmp_path: Path) -> None:
     llama_model(tmp_path)
     runner = _runner(tmp_path, acceleration=False)
     expected = runner.predict(ITEMS)

@@ -244,8 +244,8 @@ class ModelSettings(BaseSettings):
         validation_alias="MAX_LENGTH",
         ge=1,
         description=(
-            "Length of an answer in tokens. A value that you set includes the prompt. If unset, at most 20 new tokens "
-            "are generated."
+            "Maximum length of a sequence in tokens. For text-generation, this includes the prompt. If unset, the "
+            "limit is 20 new tokens, without the prompt."
         ),
     )
     temperature: float = Field(
@@ -294,7 +294,10 @@ class ModelSettings(BaseSettings):
     matryoshka: bool | None = Field(
         None,
         validation_alias="MATRYOSHKA",
-        description="Allow clients to ask for embeddings with fewer dimensions. If unset, the model's config decides.",
+        description=(
+            "Allow clients to request embeddings with fewer dimensions, if the model was trained for it. If unset, the "
+            "model's config decides."
+        ),
     )
     max_model_len: int | None = Field(
         None,
@@ -371,8 +374,8 @@ class ModelSettings(BaseSettings):
         validation_alias="KV_CACHE_MEMORY",
         ge=1,
         description=(
-            "Memory for the KV cache, which stores the keys and values of running sequences. If unset, a quarter of "
-            "the free memory, or 85 % of it on a GPU."
+            "Memory for the KV cache, which stores the keys and values of sequences. If unset, a quarter of the free "
+            "memory, or 85 % of it on a GPU."
         ),
     )
     max_text_length: int = Field(
@@ -389,7 +392,7 @@ class ModelSettings(BaseSettings):
         validation_alias="MAX_ANSWERS_PER_INSTANCE",
         ge=1,
         description=(
-            "Maximum number of answers that `top_k` may ask for: to one question, or for all masks of one text "
+            "Maximum number of answers that `top_k` may request for one question, or for all masks of one text "
             "together."
         ),
     )

@@ -23,7 +23,7 @@ class ServerSettings(BaseSettings):
     runtime_config: Path | None = Field(
         None,
         validation_alias="RUNTIME_CONFIG",
-        description="File of InferenceServices, or a folder of such files. It replaces `STORAGE_URI`.",
+        description="File of InferenceServices, or a folder of such files. If set, `STORAGE_URI` is ignored.",
     )
     secrets_dir: Path = Field(
         Path("/run/secrets"),
@@ -61,8 +61,8 @@ class ServerSettings(BaseSettings):
         validation_alias="MAX_STREAMS_PER_KEY",
         ge=1,
         description=(
-            "Maximum number of streams per API key at the same time, in each API process. If clients need no key, the "
-            "limit is for all clients together. If unset, there is no limit."
+            "Maximum number of streams per API key at the same time, in each process of the entry service. If clients "
+            "need no key, the limit is for all clients together. If unset, there is no limit."
         ),
     )
     cors_origins: str | None = Field(
@@ -84,8 +84,8 @@ class ServerSettings(BaseSettings):
         validation_alias="MAX_BODIES_SIZE",
         ge=1,
         description=(
-            "Maximum size in bytes of all request bodies that one API process holds at the same time, from the first "
-            "byte to the answer. If unset, 256 MiB or four times `MAX_BODY_SIZE`, whichever is larger."
+            "Maximum size in bytes of all request bodies that one process of the entry service holds at the same time, "
+            "from the first byte to the answer. If unset, 256 MiB or four times `MAX_BODY_SIZE`, whichever is larger."
         ),
     )
     body_timeout: float = Field(
@@ -101,7 +101,10 @@ class ServerSettings(BaseSettings):
         1024, validation_alias="MAX_INSTANCES", ge=1, description="Maximum number of instances in one request."
     )
     request_timeout: float = Field(
-        300.0, validation_alias="REQUEST_TIMEOUT", gt=0, description="Maximum time in seconds to answer a request."
+        300.0,
+        validation_alias="REQUEST_TIMEOUT",
+        gt=0,
+        description="Maximum time in seconds to answer a request. For a stream, maximum time between two parts of it.",
     )
     drain_seconds: float = Field(
         25.0,

@@ -20,12 +20,12 @@ def _describe_route(name: str, summary: str, **responses: str) -> Json:
 
 
 OPERATIONS: Operations = {
-    "GET /livez": _describe_route("livez", "Whether the process is well", _200="It is."),
+    "GET /livez": _describe_route("livez", "Report that the process is alive", _200="The process is alive."),
     "GET /readyz": _describe_route(
         "readyz",
-        "Whether requests should be sent here: every model has loaded or failed, and one can answer",
-        _200="They should.",
-        _503="Not now.",
+        "Report whether the server should get requests: every model has loaded or failed, and one can answer",
+        _200="The server should get requests.",
+        _503="The server should not get requests now.",
     ),
-    "GET /metrics": _describe_route("metrics", "Metrics in Prometheus format", _200="All metrics."),
+    "GET /metrics": _describe_route("metrics", "Return metrics in Prometheus format", _200="All metrics."),
 }

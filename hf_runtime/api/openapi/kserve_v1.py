@@ -26,14 +26,15 @@ _TAG = "KServe V1"
 _EVENT = "application/cloudevents+json"
 
 _PREDICT = """\
-All instances are answered, in order, or none. README.md lists the parameters of the tasks, under Tasks. A parameter
-that a task does not have is refused, with the most similar name that it has.
+The answer has one prediction for each instance, in the same order. If one instance is wrong, the whole request is an
+error. The parameters depend on the task of the model. An unknown parameter is an error that names the most similar
+known one.
 
-With the parameter `stream`, a generative model answers delta by delta: newline-delimited JSON, or server-sent
-events if `Accept` has `text/event-stream`.
+With the parameter `stream`, a generative model sends its text while it generates it: as newline-delimited JSON, or as
+server-sent events if the `Accept` header contains `text/event-stream`.
 
-A request may be a CloudEvent 1.0: structured, or binary, with its attributes in `ce-` headers. It is answered by one in
-the same mode.
+A request may be a CloudEvent 1.0 in structured mode, or in binary mode with its attributes in `ce-` headers. The answer
+is an event in the same mode.
 """
 
 _LINE = '{"index":0,"generated_text":" Paris"}'
@@ -49,24 +50,24 @@ def describe_routes(served: Served) -> Operations:
         "GET /": operation(
             _TAG,
             "alive",
-            "Report that the server accepts requests, or redirect a browser to /docs",
+            "Report that the server is alive, or redirect a browser to /docs",
             {
                 **ok(of(Alive)),
                 "307": {"description": "To `/docs`, if `Accept` has text/html, as browsers send it.", "headers": {}},
             },
         ),
-        "GET /v1/models": operation(_TAG, "v1_models", "Names of all models", ok(of(ModelNames))),
+        "GET /v1/models": operation(_TAG, "v1_models", "List the names of all models", ok(of(ModelNames))),
         "GET /v1/models/{name}": operation(
             _TAG,
             "v1_model",
-            "Whether a model is ready",
+            "Report whether a model is ready",
             {**ok(of(ModelReady)), **errors("", (404, 503))},
             parameters=[model_parameter(names)],
         ),
         "POST /v1/models/{name}:predict": operation(
             _TAG,
             "v1_predict",
-            "Answer instances",
+            "Run a model on instances",
             {
                 **answer(
                     {
@@ -86,7 +87,7 @@ def describe_routes(served: Served) -> Operations:
         "POST /v1/models/{name}:explain": operation(
             _TAG,
             "v1_explain",
-            "Not supported, because the server has no explainer",
+            "Explain a prediction. Not supported, because the server has no explainer",
             errors("", (404, 501, 503)),
             parameters=[model_parameter(names)],
         ),
@@ -103,13 +104,13 @@ def _make_request_schema(served: Served) -> Json:
     }
     return {
         "type": "object",
-        "description": "Instances, as all clients call them, or inputs.",
+        "description": "A predict request. `inputs` means the same as `instances`.",
         "properties": {
             "instances": instances,
             "inputs": instances,
             "parameters": {
                 "type": ["object", "null"],
-                "description": "Of the task, for all instances.",
+                "description": "Parameters of the task. They apply to all instances.",
                 "properties": {"stream": {"type": "boolean", "default": False}},
             },
         },
@@ -121,7 +122,7 @@ def _make_request_schema(served: Served) -> Json:
 def _make_predictions_schema(served: Served) -> Json:
     return {
         "type": "object",
-        "description": "An answer to each instance, in order.",
+        "description": "One answer for each instance, in the same order.",
         "properties": {"predictions": {"type": "array", "items": make_task_schema(served, lambda spec: spec.answer)}},
         "required": ["predictions"],
         "additionalProperties": False,
@@ -130,10 +131,10 @@ def _make_predictions_schema(served: Served) -> Json:
 
 #: Attributes that a CloudEvent must have, as headers of the binary mode.
 _CE_HEADERS = {
-    "ce-specversion": "`1.0`, for a CloudEvent in binary mode; a structured one has it in its body.",
-    "ce-id": "Of the event.",
-    "ce-source": "Of the event.",
-    "ce-type": "Of the event.",
+    "ce-specversion": "`1.0` for a CloudEvent in binary mode. In structured mode, the body contains this attribute.",
+    "ce-id": "Identifier of the event in binary mode.",
+    "ce-source": "Source of the event in binary mode.",
+    "ce-type": "Type of the event in binary mode.",
 }
 
 

@@ -10,7 +10,7 @@ from hf_runtime.api.openapi.operation import JSON, Operations, Served, errors, m
 from hf_runtime.api.openapi.schemas import Json
 
 _TAG = "Model repository"
-_ALLOWED = "Only where `MODEL_MANAGEMENT` is true. Answered once it is done."
+_ALLOWED = "Needs the setting `MODEL_MANAGEMENT=true`. The answer comes when all runners of the model are done."
 
 #: Triton's parameter. It changes nothing, because no model here depends on another.
 _PARAMETERS = {
@@ -31,7 +31,7 @@ def describe_routes(served: Served) -> Operations:
             "List the models with their states",
             {**ok(served.schemas.of(list[RepositoryModel])), **errors("", (400, 408, 413, 415, 503))},
             body=_make_body(
-                {"ready": {"type": "boolean", "default": False, "description": "Only those that are ready."}}
+                {"ready": {"type": "boolean", "default": False, "description": "List only the models that are ready."}}
             ),
             body_required=False,
         ),
@@ -48,7 +48,7 @@ def describe_routes(served: Served) -> Operations:
         "POST /v2/repository/models/{name}/unload": operation(
             _TAG,
             "v2_repository_unload",
-            "Unload a model, which gives its memory back",
+            "Unload a model and free its memory",
             {**ok(served.schemas.of(ModelUnloaded)), **changing},
             description=_ALLOWED,
             parameters=[name],

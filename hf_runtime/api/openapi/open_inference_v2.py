@@ -37,8 +37,8 @@ _BINARY = "application/octet-stream"
 _INFER = f"""\
 `GET /v2/models/{{name}}` returns a model's tensors. The first dimension counts instances.
 
-Tensors may be sent as bytes after the JSON, whose length is then the header `{HEADER_LENGTH}`; outputs are sent
-that way if `binary_data_output`, a parameter, or `binary_data`, a parameter of an output, is true.
+Tensors may be sent as bytes after the JSON. The header `{HEADER_LENGTH}` is then the length of the JSON. The server
+sends outputs in this way if the parameter `binary_data_output` of the request, or `binary_data` of an output, is true.
 """
 
 #: Example of `generate`, which accepts V1's parameters, too.
@@ -47,7 +47,7 @@ _GENERATE = {"text_input": "The capital of France is", "parameters": {"max_token
 _LENGTH: Json = {
     "name": HEADER_LENGTH,
     "in": "header",
-    "description": "Bytes of the JSON, if tensors follow it.",
+    "description": "Length of the JSON in bytes, if tensors follow it.",
     "schema": {"type": "integer", "minimum": 0},
 }
 _VERSION: Json = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
@@ -67,24 +67,27 @@ def _describe_metadata(served: Served) -> Operations:
     of, name = served.schemas.of, model_parameter(served.models.names)
     metadata = ok(of(ServerMetadata))
     return {
-        "GET /v2": operation(_TAG, "v2_server", "Name, version and extensions of the server", metadata),
+        "GET /v2": operation(_TAG, "v2_server", "Return the name, version and extensions of the server", metadata),
         "GET /v2/": operation(_TAG, "v2_server_", "Same as GET /v2", metadata),
-        "GET /v2/health/live": operation(_TAG, "v2_live", "Whether the server takes requests", ok(of(ServerLive))),
+        "GET /v2/health/live": operation(_TAG, "v2_live", "Report that the server is alive", ok(of(ServerLive))),
         "GET /v2/health/ready": operation(
-            _TAG, "v2_ready", "Whether every model can answer", {**ok(of(ServerReady)), **errors("", (503,))}
+            _TAG,
+            "v2_ready",
+            "Report whether every model is ready, except unloaded models",
+            {**ok(of(ServerReady)), **errors("", (503,))},
         ),
-        "GET /v2/models": operation(_TAG, "v2_models", "Names of all models", ok(of(ModelNames))),
+        "GET /v2/models": operation(_TAG, "v2_models", "List the names of all models", ok(of(ModelNames))),
         "GET /v2/models/{name}": operation(
             _TAG,
             "v2_model",
-            "Inputs and outputs of a model",
+            "Return the inputs and outputs of a model",
             {**ok(of(ModelMetadata)), **errors("", (404, 503))},
             parameters=[name],
         ),
         "GET /v2/models/{name}/ready": operation(
             _TAG,
             "v2_model_ready",
-            "Whether a model is ready",
+            "Report whether a model is ready",
             {**ok(of(ModelReady)), **errors("", (404, 503))},
             parameters=[name],
         ),
@@ -98,7 +101,7 @@ def _describe_infer(served: Served) -> Operations:
         "POST /v2/models/{name}/infer": operation(
             _TAG,
             "v2_infer",
-            "Answer tensors",
+            "Run a model on tensors",
             {
                 **answer(
                     {
@@ -132,14 +135,14 @@ def _to_tensor_request(v1: Mapping[str, Any]) -> dict[str, Any]:
 def _describe_generate(served: Served) -> Operations:
     of = served.schemas.of
     tasks: tuple[Task, ...] = GENERATIVE_TASKS
-    parameters = [model_parameter(served.find_models(tasks), f"A model that does {' or '.join(tasks)}.")]
+    parameters = [model_parameter(served.find_models(tasks), f"Name of a model whose task is {' or '.join(tasks)}.")]
     body = {JSON: {"schema": of(GenerateRequest), "example": _GENERATE}}
     event = 'data: {"model_name":"model","id":"1","text_output":" Paris"}\n\n'
     return {
         "POST /v2/models/{name}/generate": operation(
             _GENERATE_TAG,
             "v2_generate",
-            "Generate a text",
+            "Generate text",
             {**ok(of(GenerateResponse)), **errors("", COMPUTING)},
             parameters=parameters,
             body=body,
@@ -147,7 +150,7 @@ def _describe_generate(served: Served) -> Operations:
         "POST /v2/models/{name}/generate_stream": operation(
             _GENERATE_TAG,
             "v2_generate_stream",
-            "Generate a text as a stream",
+            "Generate text as a stream of server-sent events",
             {
                 **answer({"text/event-stream": events(of(GenerateStreamResponse), event)}),
                 **errors("", COMPUTING),
@@ -167,7 +170,7 @@ def _describe_versions(served: Served) -> Operations:
         f"{method} {path}{verb}": operation(
             _TAG,
             f"v2_version{verb.replace('/', '_')}",
-            "Versions of models are not served",
+            "Not supported, because models have no versions here",
             errors("", (404, 501)),
             parameters=parameters,
         )

@@ -37,7 +37,7 @@ def describe_routes(served: Served) -> Operations:
     return {
         "POST /openai/v1/completions": _describe_post(
             served,
-            "Continue texts",
+            "Continue prompts",
             CompletionRequest,
             {"prompt": "The capital of France is", "max_tokens": 20},
             _make_answer(of(Completion), of(Completion), of(OpenAIError)),
@@ -56,11 +56,11 @@ def describe_routes(served: Served) -> Operations:
             {"input": "A cat sits on the mat."},
             ok(of(EmbeddingList)),
         ),
-        "GET /openai/v1/models": operation(_TAG, "openai_models", "All models", ok(of(ModelList))),
+        "GET /openai/v1/models": operation(_TAG, "openai_models", "List all models", ok(of(ModelList))),
         "GET /openai/v1/models/{name}": operation(
             _TAG,
             "openai_model",
-            "A model that is ready",
+            "Return a model, if it is ready",
             {**ok(of(ModelObject)), **errors(ERRORS, (404, 503))},
             parameters=[model_parameter(served.models.names)],
         ),
@@ -85,7 +85,7 @@ def _describe_post(
         f"openai_{name}",
         summary,
         {**responses, **errors(ERRORS, COMPUTING)},
-        description=f"By a model that does {' or '.join(kind.tasks)}.",
+        description=f"The model's task must be {' or '.join(kind.tasks)}.",
         body={JSON: body},
     )
 

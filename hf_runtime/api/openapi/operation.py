@@ -21,17 +21,17 @@ Operations = Mapping[str, Json]
 
 #: Meaning of each error status.
 ERRORS: Mapping[int, str] = {
-    400: "The request is no JSON, a field, an instance or a parameter is wrong, or a text is too long for the model.",
-    401: "A key is needed, and none that is valid is shown (`API_KEYS`).",
-    403: "The operator has not enabled this (`MODEL_MANAGEMENT`).",
-    404: "There is no model of that name.",
+    400: "The body is not JSON, a field, an instance or a parameter is wrong, or a text is too long for the model.",
+    401: "The server needs an API key (`API_KEYS`), and the request has no valid one.",
+    403: "The operator has not enabled this operation (`MODEL_MANAGEMENT`).",
+    404: "No model with this name is configured.",
     408: "The body was not received within `BODY_TIMEOUT`.",
     413: "The body, the number of instances or one instance is over its limit.",
-    415: "The body is neither plain nor gzip nor deflate, or a batch of CloudEvents, or one that is not JSON.",
-    429: "The queue of the model is full.",
-    500: "The model failed on an input that looked right; the log has the details.",
-    501: "The protocol knows this, the server does not offer it.",
-    503: "The model is loading, failed to load, was unloaded, its runner restarts, or bodies take the memory.",
+    415: "The body has an unsupported compression, or is a batch of CloudEvents or an event that is not JSON.",
+    429: "The model's queue or memory is full, or the API key has too many streams.",
+    500: "The model failed on a valid input, or JSON cannot express the answer. The log has the details.",
+    501: "The protocol defines this operation, but this server does not support it.",
+    503: "The model is not loaded, its runner restarts, the server stops, or request bodies fill the memory.",
     504: "There was no answer within `REQUEST_TIMEOUT`.",
 }
 
@@ -43,12 +43,12 @@ _RETRYABLE = (429, 503)
 
 HEADERS: Mapping[str, Json] = {
     "X-Request-Id": {
-        "description": "The request's own, else a new one.",
+        "description": "Id of the request: the one that the client sent, or a new one.",
         "required": True,
         "schema": {"type": "string"},
     },
     "Retry-After": {
-        "description": "Seconds, after which the same request may succeed.",
+        "description": "Number of seconds after which the same request may succeed.",
         "schema": {"type": "integer", "minimum": 0},
     },
 }
@@ -56,7 +56,7 @@ HEADERS: Mapping[str, Json] = {
 REQUEST_ID: Json = {
     "name": "X-Request-Id",
     "in": "header",
-    "description": "Is sent back and logged, if it has at most 128 characters, all of them printable ASCII.",
+    "description": "Id of the request, which the server logs and returns. At most 128 characters of printable ASCII.",
     "schema": {"type": "string"},
 }
 

@@ -36,8 +36,8 @@ def test_a_stopping_server_answers_requests_in_flight_and_refuses_new_ones(
         processes = [*server.runner_processes(), *server.entry_processes()]
         url = f"{server.url}/v1/models/model:predict"
         answers = [pool.submit(requests.post, url, json={"instances": ["a text"] * 500}, timeout=60) for _ in range(8)]
-        # More than seven of them have arrived.
-        while _begun_or_waiting(server) <= 7 * 500:
+        # Half of the last one has arrived, too. The margin covers the batches of the warm-up, which are counted.
+        while _begun_or_waiting(server) <= 7.5 * 500:
             assert not any(answer.done() and answer.result().status_code != 200 for answer in answers)
         assert session.get(f"{server.url}/readyz", timeout=10).status_code == 200
         server.terminate()

@@ -87,6 +87,8 @@ class _EntryService(LeanService):
         paths = {route.path for route in app.routes if isinstance(route, Route)}
         # Outside all layers, because BentoML's own routes are guarded by their paths too.
         app.user_middleware.insert(0, Middleware(PathNormalization))
+        # A redirect to a path with a slash at its end would come back without it, without end.
+        app.router.redirect_slashes = False
         # Inside BentoML's middleware, because a CORS preflight request has no key.
         app.user_middleware.append(
             Middleware(Authentication, keys=self.keys, settings=self.settings.server, only=paths)

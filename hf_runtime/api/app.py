@@ -75,7 +75,7 @@ def create_app(
         *make_computing_routes(models, settings),
         *model_repository.make_routes(models, settings),
         *open_inference_v2.make_routes(models, settings),
-        *(_make_catch_all(f"/{version}/{{path:path}}") for version in ("v1", "v2")),
+        *(_make_catch_all(path) for path in ("/v1", "/openai", "/v1/{path:path}", "/v2/{path:path}")),
         Mount("/openai", create_openai_app(models, settings)),
     ]
     bodies = BodyMemory(settings.effective_max_bodies_size)

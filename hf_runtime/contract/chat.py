@@ -25,10 +25,18 @@ _DATA_KEYWORDS = frozenset({"const", "default", "enum", "example", "examples"})
 _SCHEMA_LEVELS = 100
 
 
-class TextPart(TolerantModel):
-    """Text part of a message. Text models accept no other kind of part."""
+#: More hints on parts, and on messages.
+_PART_HINTS = _HINTS | {"annotations", "id", "index", "logprobs", "status"}
+_MESSAGE_HINTS = _PART_HINTS | {
+    "created", "created_at", "finish_reason", "parsed", "reasoning_details", "stop_reason", "thinking_blocks",
+    "token_ids",
+}  # fmt: skip
+#: Fields of messages that models of texts cannot read.
+_LOST_FIELDS = {"audio": "this model reads text only", "function_call": "use tool_calls"}
 
-    hints = _HINTS | {"annotations", "id", "index", "logprobs", "status"}
+
+class TextPart(StrictModel):
+    """Text part of a message. Text models accept no other kind of part."""
 
     type: Literal["text"]
     text: str
@@ -43,12 +51,17 @@ def _split_content(content: Any) -> Any:
 
 
 def _read_part(part: Any) -> Any:
-    """Return a part as a text part, if it is one under another name."""
+    """Return a part without hints, and as a text part if it is one under another name."""
     if isinstance(part, str):
         return {"type": "text", "text": part}
-    if isinstance(part, dict) and isinstance(kind := part.get("type"), str) and (name := _TEXT_OF_PARTS.get(kind)):
-        return {**{key: value for key, value in part.items() if key != name}, "type": "text", "text": part.get(name)}
-    return part
+    if not isinstance(part, dict):
+        return part
+    given = {name: value for name, value in part.items() if value is not None and name not in _PART_HINTS}
+    if isinstance(kind := given.get("type"), str) and (name := _TEXT_OF_PARTS.get(kind)):
+        given["type"] = "text"
+        if name in given:
+            given["text"] = given.pop(name)
+    return given
 
 
 _Content = Annotated[
@@ -97,7 +110,7 @@ def _drop_null_elements(value: Any) -> Any:
     return [each for each in value if each is not None] if isinstance(value, list) else value
 
 
-class Message(TolerantModel):
+class Message(StrictModel):
     """One turn of a chat.
 
     The message in an answer of this server is accepted unchanged, and so are messages with the fields that other
@@ -106,11 +119,6 @@ class Message(TolerantModel):
     Attributes:
         reasoning_content: thoughts of the assistant before the content; clients may call them `reasoning`.
     """
-
-    hints = _HINTS | {
-        "annotations", "created", "created_at", "finish_reason", "id", "index", "logprobs", "parsed",
-        "reasoning_details", "status", "stop_reason", "thinking_blocks", "token_ids",
-    }  # fmt: skip
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: _Content = None
@@ -125,7 +133,7 @@ class Message(TolerantModel):
     @model_validator(mode="before")
     @classmethod
     def _drop_empty_fields(cls, message: Any) -> Any:
-        """Drop empty fields, and read those that have other names elsewhere.
+        """Drop empty fields and hints, and read fields that have other names elsewhere.
 
         Clients send back the whole message of an answer, with its empty fields.
         """
@@ -134,16 +142,17 @@ class Message(TolerantModel):
         given = {name: value for name, value in message.items() if value not in (None, [])}
         if given.get("reasoning_content") == "":
             del given["reasoning_content"]
-        if given.keys() <= cls.model_fields.keys():
+        if _MESSAGE_FIELDS.issuperset(given):
             return given
-        for name, instead in (("audio", "this model reads text only"), ("function_call", "use tool_calls")):
+        for name, instead in _LOST_FIELDS.items():
             if given.pop(name, None):
                 raise make_field_error(name, f"not supported, {instead}")
+        given = {name: value for name, value in given.items() if name not in _MESSAGE_HINTS}
         thoughts, refusal = given.pop("reasoning", None), given.pop("refusal", None)
         if isinstance(thoughts, str) and thoughts:
             given.setdefault("reasoning_content", thoughts)
-        if isinstance(refusal, str) and refusal:
-            given.setdefault("content", refusal)
+        if isinstance(refusal, str) and refusal and not given.get("content"):
+            given["content"] = refusal
         return given
 
     @model_validator(mode="after")
@@ -163,6 +172,9 @@ class Message(TolerantModel):
         """Return the message as a dict with its content as one string, without empty fields."""
         turn = self.model_dump(exclude_none=True)
         return turn if self.content is None else {**turn, "content": self.text}
+
+
+_MESSAGE_FIELDS = frozenset(Message.model_fields)
 
 
 def _drop_empty_last_turn(messages: list[Message]) -> list[Message]:

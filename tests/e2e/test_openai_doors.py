@@ -101,10 +101,13 @@ def test_kserves_clients_read_the_same_models(server: Server) -> None:
 def test_health_is_public_in_every_spelling_and_nothing_else_is(server: Server) -> None:
     for path in ("/health", "/health/", "//health", "/livez", "/livez/", "//readyz//", "/metrics/", "/v2/health/live/"):
         assert requests.get(server.url + path, timeout=60).status_code == 200, path
-    for path in ("/version", "//version/", "/v1/models/", "//docs", "/docs.json/", "//schema.json", "/health/../docs"):
+    for path in ("/version", "//version/", "/v1/models/", "//docs", "/docs.json/", "//schema.json", "/v1/health/.."):
         request = requests.Request("GET", server.url).prepare()
         request.url = server.url + path  # as it is written
         assert requests.Session().send(request, timeout=60).status_code == 401, path
+    for path in ("/openai", "/openai/", "/v1", "/v1/"):
+        answer = requests.get(server.url + path, headers=KEY, timeout=60, allow_redirects=False)
+        assert (answer.status_code, list(answer.json())) == (404, ["error"]), path
     assert requests.get(f"{server.url}/version", headers=KEY, timeout=60).json() == {"version": __version__}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import quote
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -20,7 +19,7 @@ class PathNormalization:
 
     Clients join a base URL and a path in many ways, and all of them mean the same route. It is the outermost layer, so
     that authentication, routing, metrics and traces see the same path. Percent escapes are decoded before, by the HTTP
-    server; dots are no special names here.
+    server; dots are no special names here. `raw_path` stays what the client sent.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -29,6 +28,5 @@ class PathNormalization:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope.get("path", "/")
         if (path.endswith("/") and path != "/") or "//" in path:
-            path = normalize_path(path)
-            scope = {**scope, "path": path, "raw_path": quote(path, safe="/:@!$&'()*+,;=~").encode()}
+            scope = {**scope, "path": normalize_path(path)}
         await self._app(scope, receive, send)

@@ -114,7 +114,7 @@ def parse_request(kind: type[RequestT], body: bytes, settings: ServerSettings) -
     parsed, nested = _validate(kind, document, unknown)
     if ignored or nested:
         parsed._ignored_fields = _join_names([*ignored, *nested])
-        logger.info("Unknown fields of a request are ignored: %s", parsed.ignored_fields, extra={"model": parsed.model})
+        logger.info("Unknown fields of a request are ignored: %s", parsed.ignored_fields)
     field, size = parsed.item_count
     if size > settings.max_instances:
         reason = f"makes {size} instances, {settings.max_instances} allowed (MAX_INSTANCES)"

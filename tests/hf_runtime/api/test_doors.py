@@ -142,7 +142,7 @@ def test_a_path_has_one_form(path: str, normalized: str) -> None:
     [
         ("GET", "/v1/models"), ("GET", "/v1/models/writer"), ("POST", "/v1/models/writer:predict"), ("GET", "/v2"),
         ("GET", "/v2/health/live"), ("GET", "/v2/models/writer/ready"), ("POST", "/v2/repository/index"),
-        ("GET", "/openai/v1/models"), ("GET", "/openai/v1/models/writer"), ("GET", "/openapi.json"), ("GET", "/docs"),
+        ("GET", "/openai/v1/models"), ("GET", "/openai/v1/models/writer"), ("GET", "/openapi.json"),
         ("GET", "/health"), ("GET", "/version"), ("GET", "/no/such/route"), ("GET", "/openai"), ("GET", "/v1"),
     ],
 )  # fmt: skip
@@ -152,6 +152,13 @@ def test_slashes_at_the_end_and_doubled_ones_change_nothing(server: Server, meth
     for other in (f"{path}/", f"/{path}", path.replace("/", "//"), f"//{path}//", f"/{path[1:]}%2F"):
         response = server.http.request(method, f"http://testserver{other}", json=body, follow_redirects=False)
         assert (response.status_code, response.content) == (plain.status_code, plain.content), other
+
+
+@pytest.mark.parametrize("spelling", ["/docs/", "/docs//", "//docs/"])
+def test_a_browser_finds_the_files_of_the_page_by_every_spelling(server: Server, spelling: str) -> None:
+    page = server.http.get(f"http://testserver{spelling}", follow_redirects=True)
+    assert (page.status_code, page.url.path) == (200, "/docs")
+    assert "static_content/" in page.text
 
 
 @pytest.mark.parametrize("path", sorted({"/v1/models", "/docs", "/version", "/v2/repository/index", "/health/x"}))

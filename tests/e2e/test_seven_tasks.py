@@ -46,7 +46,8 @@ def _oracle(folder: Path, task: str) -> Any:
 def test_every_model_is_listed_and_ready(server: Server) -> None:
     assert requests.get(f"{server.url}/v1/models", timeout=5).json()["models"] == list(CHECKPOINTS)
     for task in CHECKPOINTS:
-        assert requests.get(f"{server.url}/v1/models/{task}", timeout=5).json() == {"name": task, "ready": True}
+        model = requests.get(f"{server.url}/v1/models/{task}", timeout=5).json()
+        assert (model["name"], model["ready"], model["id"]) == (task, True, task)
 
 
 def test_the_seeds_text_classification_request(server: Server, folder: Path) -> None:

@@ -58,7 +58,8 @@ class OpenAIRequest(StrictModel):
         fields |= {name: {"description": "Changes nothing here."} for name in sorted(IGNORED - fields.keys())}
         fields |= {
             name: {"description": f"Not supported, {NOT_OFFERED[name].reason}.", "enum": [None, *cls.neutral(name)]}
-            for name in NOT_OFFERED.keys() - fields.keys()
+            for name in NOT_OFFERED
+            if name not in fields
         }
         return {**schema, "additionalProperties": {"type": "null"}}
 

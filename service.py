@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from hf_runtime.api.http.api_keys import KeyRing
 from hf_runtime.api.http.authentication import Authentication
+from hf_runtime.api.http.paths import PathNormalization
 from hf_runtime.bento.arguments import Arguments, image, read_arguments
 from hf_runtime.bento.http_server import install_http_protocol
 from hf_runtime.bento.lean_service import LeanService
@@ -84,6 +85,10 @@ class _EntryService(LeanService):
         self._mount_entry_app()
         app = super().to_asgi(is_main)
         paths = {route.path for route in app.routes if isinstance(route, Route)}
+        # Outside all layers, because BentoML's own routes are guarded by their paths too.
+        app.user_middleware.insert(0, Middleware(PathNormalization))
+        # A redirect to a path with a slash at its end would come back without it, without end.
+        app.router.redirect_slashes = False
         # Inside BentoML's middleware, because a CORS preflight request has no key.
         app.user_middleware.append(
             Middleware(Authentication, keys=self.keys, settings=self.settings.server, only=paths)

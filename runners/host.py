@@ -83,6 +83,7 @@ class ModelHost:
         #: Answers of all queued items that are not done.
         self._pending: set[asyncio.Future[Any]] = set()
         self._task = settings.task
+        self._context_length: int | None = None
         #: Requested steps. They run one at a time and in order, so that none finds the model half loaded.
         self._steps: asyncio.Queue[tuple[_Step, asyncio.Future[None]]] = asyncio.Queue()
         self._state_changed = asyncio.Event()
@@ -218,7 +219,9 @@ class ModelHost:
         logger.info("Model %s is ready after %.1f s", self._settings.name, seconds)
         if self._metrics is not None:
             self._metrics.record_load_time(seconds)
-        self._set_state(ModelState("ready", signature=self._signature, task=self._task))
+        self._set_state(
+            ModelState("ready", signature=self._signature, task=self._task, context_length=self._context_length)
+        )
 
     def _schedule_retry(self, failure: _LoadFailure) -> ModelState:
         """Schedule the next attempt if the failure is temporary, and return the new state."""
@@ -251,7 +254,7 @@ class ModelHost:
             )
             logger.debug("Model %s: traceback of the failed load", self._settings.name, exc_info=True)
             return _LoadFailure(reason)
-        create_engine, self._signature, execution_plan, example, self._task = loaded
+        create_engine, self._signature, execution_plan, example, self._task, self._context_length = loaded
         self._engine = engine = create_engine(max_queue_size=self._settings.max_queue_size, compute=self._compute)
         self._engine_task = asyncio.create_task(engine.run())
         self._engine_task.add_done_callback(self._on_engine_end)
@@ -350,7 +353,9 @@ class ModelHost:
     async def _release_memory(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._compute, _release_memory)
 
-    def _start_runner(self) -> tuple[Callable[..., Engine], Signature, ExecutionPlan, Item | None, Task | None]:
+    def _start_runner(
+        self,
+    ) -> tuple[Callable[..., Engine], Signature, ExecutionPlan, Item | None, Task | None, int | None]:
         """Load the model, and return what an engine needs; runs in the compute thread."""
         with ThreadPoolExecutor(1, thread_name_prefix="ahead") as preloader:
             compiler = preloader.submit(preload_model, self._settings)
@@ -375,6 +380,7 @@ class ModelHost:
             runner.execution_plan,
             runner.create_example_item(),
             runner.settings.task,
+            runner.context_length,
         )
 
 

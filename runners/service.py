@@ -37,8 +37,8 @@ class _GuardedService(LeanService):
         """Return the ASGI application, in which all routes but health require a key."""
         app = super().to_asgi(is_main)
         keys = KeyRing(self.server.runner_keys, self.server.api_keys_file)
-        # Here, `/` is BentoML's page about the service.
-        health = HEALTH_PATHS - {"/"}
+        # Here, `/` is BentoML's page about the service, and `/health` is no route.
+        health = HEALTH_PATHS - {"/", "/health"}
         app.user_middleware.append(Middleware(Authentication, keys=keys, settings=self.server, health=health))
         return app
 

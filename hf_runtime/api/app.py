@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from http import HTTPMethod
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.convertors import PathConvertor, register_url_convertor
@@ -13,15 +14,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 
-from hf_runtime.api import kserve_v1, model_repository
+from hf_runtime.api import health, kserve_v1, model_repository
 from hf_runtime.api.http.api_keys import KeyRing
 from hf_runtime.api.http.authentication import Authentication
 from hf_runtime.api.http.body import BodyMemory
-from hf_runtime.api.http.error_response import describe_error, make_exception_handlers
+from hf_runtime.api.http.error_formats import ERROR_FORMATS, find_error_format
+from hf_runtime.api.http.error_response import ExceptionHandler, make_exception_handlers
 from hf_runtime.api.http.in_progress import InProgressMiddleware
+from hf_runtime.api.http.paths import PathNormalization
 from hf_runtime.api.inference import Models
 from hf_runtime.api.open_inference_v2 import routes as open_inference_v2
-from hf_runtime.api.openai.routes import create_openai_app
+from hf_runtime.api.openai.routes import create_openai_app, make_computing_routes
 from hf_runtime.api.openapi import routes as openapi
 from hf_runtime.contract.errors import MethodNotAllowed, RouteNotFound
 from hf_runtime.draining import Drain
@@ -67,17 +70,20 @@ def create_app(
         drain: counts requests, and knows whether the server stops.
     """
     routes: list[BaseRoute] = [
+        *health.make_routes(models),
         *kserve_v1.make_routes(models, settings),
+        *make_computing_routes(models, settings),
         *model_repository.make_routes(models, settings),
         *open_inference_v2.make_routes(models, settings),
-        *(_make_catch_all(f"/{version}/{{path:path}}") for version in ("v1", "v2")),
+        *(_make_catch_all(path) for path in ("/v1", "/openai", "/v1/{path:path}", "/v2/{path:path}")),
         Mount("/openai", create_openai_app(models, settings)),
     ]
     bodies = BodyMemory(settings.effective_max_bodies_size)
-    return Starlette(
+    app = Starlette(
         routes=[*routes, *openapi.make_routes(models, settings, routes)],
-        exception_handlers=make_exception_handlers(describe_error),
+        exception_handlers=_make_exception_handlers(),
         middleware=[
+            Middleware(PathNormalization),
             Middleware(RequestObserverMiddleware, observers=observers),
             *([Middleware(TracingMiddleware, tracing=tracing)] if tracing is not None else []),
             Middleware(InProgressMiddleware, drain=drain or Drain(), bodies=bodies),
@@ -85,6 +91,22 @@ def create_app(
         ],
         lifespan=lifespan,
     )
+    # Every path comes here without a slash at its end, so a redirect to one that has it would never end.
+    app.router.redirect_slashes = False
+    return app
+
+
+def _make_exception_handlers() -> dict[Any, ExceptionHandler]:
+    """Return the exception handlers, which answer in the format of the request's path."""
+    handlers = {describe: make_exception_handlers(describe) for describe in ERROR_FORMATS}
+
+    def choose_by_path(kind: Any) -> ExceptionHandler:
+        async def handle(request: Request, error: Exception) -> Response:
+            return await handlers[find_error_format(request.scope["path"])][kind](request, error)
+
+        return handle
+
+    return {kind: choose_by_path(kind) for kind in handlers[ERROR_FORMATS[0]]}
 
 
 def _make_catch_all(path: str) -> Route:

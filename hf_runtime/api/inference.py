@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any, TypeVar
 
 from hf_runtime.api.call import CallContext, ClientLeft
@@ -32,11 +32,15 @@ class Models:
 
     Args:
         tasks: the task of each model, if it is known.
+
+    Attributes:
+        created: Unix time of the server's start, in seconds.
     """
 
     def __init__(self, clients: Mapping[str, ModelClient], tasks: Mapping[str, Task] | None = None) -> None:
         self._clients = clients
         self._tasks = tasks or {}
+        self.created = int(time())
 
     @property
     def names(self) -> list[str]:

@@ -20,6 +20,8 @@ from hf_runtime.api.http.call import make_call_context
 from hf_runtime.api.http.json_body import encode, encode_event, json_response, read_object
 from hf_runtime.api.http.streaming_body import StreamingBody
 from hf_runtime.api.inference import Models, infer, render_answers
+from hf_runtime.api.openai.models import ModelList, ModelObject, describe_model
+from hf_runtime.api.openai.models import list_models as list_model_objects
 from hf_runtime.api.streaming import AnswerStreams, Chunk
 from hf_runtime.contract.answer_type import answer_type
 from hf_runtime.contract.errors import DeadlineExceeded, InvalidRequest, NotSupported, RequestTooLarge, ServingError
@@ -38,7 +40,17 @@ class _ModelName(Convertor[str]):
         return value
 
 
+class _ModelNameWithSlashes(_ModelName):
+    """Rest of a path up to the colon of a verb.
+
+    Models elsewhere have such names: the error is an unknown model, not an unknown route.
+    """
+
+    regex = "[^:]+"
+
+
 register_url_convertor("model", _ModelName())
+register_url_convertor("any_model", _ModelNameWithSlashes())
 
 
 @answer_type
@@ -61,6 +73,16 @@ class ModelReady(TypedDict):
 
     name: str
     ready: Literal[True]
+
+
+@answer_type
+class SharedModelList(ModelNames, ModelList):
+    """All models, ready or not: their names for KServe's clients, `data` for OpenAI's."""
+
+
+@answer_type
+class SharedModel(ModelReady, ModelObject):
+    """A model that can answer, as KServe's and OpenAI's clients read it."""
 
 
 class PredictRequest(NamedTuple):
@@ -154,11 +176,11 @@ def make_routes(models: Models, settings: ServerSettings) -> list[Route]:
         return json_response(Alive(status="alive"))
 
     async def list_models(_: Request) -> Response:
-        return json_response(ModelNames(models=models.names))
+        return json_response(SharedModelList(models=models.names, **list_model_objects(models)))
 
     async def model_status(request: Request) -> Response:
         client = models.get_ready_client(request.path_params["name"], make_call_context(request, settings))
-        return json_response(ModelReady(name=client.name, ready=True))
+        return json_response(SharedModel(name=client.name, ready=True, **describe_model(models, client.name)))
 
     async def predict(request: Request) -> Response:
         call = make_call_context(request, settings)
@@ -191,5 +213,5 @@ def make_routes(models: Models, settings: ServerSettings) -> list[Route]:
         Route("/v1/models", list_models),
         Route("/v1/models/{name:model}:predict", predict, methods=["POST"]),
         Route("/v1/models/{name:model}:explain", explain, methods=["POST"]),
-        Route("/v1/models/{name:model}", model_status),
+        Route("/v1/models/{name:any_model}", model_status),
     ]

@@ -8,10 +8,31 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationError, model_validator
 
 from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.validation import StrictModel, make_field_error, make_invalid_request
+from hf_runtime.contract.validation import StrictModel, TolerantModel, make_field_error, make_invalid_request
+
+#: Fields that clients and gateways add to any object of a chat; they hold hints for other servers.
+_HINTS = frozenset({"cache_control", "extra_content", "prompt_cache_breakpoint", "provider_specific_fields"})
+
+#: Names of the text in the kinds of parts that are text.
+_TEXT_OF_PARTS = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
+
+#: Keywords of a JSON schema whose values are data, in which null has a meaning.
+_DATA_KEYWORDS = frozenset({"const", "default", "enum", "example", "examples"})
+#: Levels of a JSON schema in which keywords that are null are dropped.
+_SCHEMA_LEVELS = 100
+
+
+#: More hints on parts, and on messages.
+_PART_HINTS = _HINTS | {"annotations", "id", "index", "logprobs", "status"}
+_MESSAGE_HINTS = _PART_HINTS | {
+    "created", "created_at", "finish_reason", "parsed", "reasoning_details", "stop_reason", "thinking_blocks",
+    "token_ids",
+}  # fmt: skip
+#: Fields of messages that models of texts cannot read.
+_LOST_FIELDS = {"audio": "this model reads text only", "function_call": "use tool_calls"}
 
 
 class TextPart(StrictModel):
@@ -26,69 +47,119 @@ def _split_content(content: Any) -> Any:
         return [{"type": "text", "text": content}]
     if content is not None and not isinstance(content, list):
         raise ValueError("must be a string or a list of text parts")
-    return content
+    return content and [_read_part(part) for part in content if part is not None]
+
+
+def _read_part(part: Any) -> Any:
+    """Return a part without hints, and as a text part if it is one under another name."""
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    if not isinstance(part, dict):
+        return part
+    given = {name: value for name, value in part.items() if value is not None and name not in _PART_HINTS}
+    if isinstance(kind := given.get("type"), str) and (name := _TEXT_OF_PARTS.get(kind)):
+        given["type"] = "text"
+        if name in given:
+            given["text"] = given.pop(name)
+    return given
 
 
 _Content = Annotated[
-    list[TextPart] | None, BeforeValidator(_split_content, json_schema_input_type=str | list[TextPart] | None)
+    list[TextPart] | None,
+    BeforeValidator(_split_content, json_schema_input_type=str | list[TextPart | str | None] | None),
 ]
 
 
 def _parse_object(value: Any) -> Any:
     if not isinstance(value, str):
         return value
+    if not value.strip():
+        # The arguments of a function without parameters, as some models and clients write them.
+        return {}
     try:
         parsed = orjson.loads(value)
     except orjson.JSONDecodeError:  # also for NaN and lone surrogates
         raise ValueError("must be an object, or one as JSON") from None
-    if not isinstance(parsed, dict):
+    if parsed is not None and not isinstance(parsed, dict):
         raise ValueError("must be an object, or one as JSON")
-    return parsed
+    return parsed or {}
 
 
-class FunctionCall(StrictModel):
-    """Called function. `arguments` is an object, or a string with an object in JSON."""
+class FunctionCall(TolerantModel):
+    """Called function. `arguments` is an object, or a string with one in JSON or with nothing."""
+
+    hints = _HINTS | {"parsed_arguments"}
 
     name: str
-    arguments: Annotated[dict[str, Any], BeforeValidator(_parse_object, json_schema_input_type=str | dict[str, Any])]
+    arguments: Annotated[
+        dict[str, Any], BeforeValidator(_parse_object, json_schema_input_type=str | dict[str, Any])
+    ] = Field(default_factory=dict)
 
 
-class ToolCall(StrictModel):
+class ToolCall(TolerantModel):
     """Tool call of an earlier answer."""
+
+    hints = _HINTS | {"index", "status"}
 
     id: str | None = None
     type: Literal["function"] = "function"
     function: FunctionCall
 
 
+def _drop_null_elements(value: Any) -> Any:
+    return [each for each in value if each is not None] if isinstance(value, list) else value
+
+
 class Message(StrictModel):
     """One turn of a chat.
 
-    The message in an answer of this server is accepted unchanged. Only the assistant calls tools.
+    The message in an answer of this server is accepted unchanged, and so are messages with the fields that other
+    servers and clients add. Only the assistant calls tools.
+
+    Attributes:
+        reasoning_content: thoughts of the assistant before the content; clients may call them `reasoning`.
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: _Content = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    reasoning_content: str | None = None
+    tool_calls: Annotated[
+        list[ToolCall] | None,
+        BeforeValidator(_drop_null_elements, json_schema_input_type=list[ToolCall | None] | None),
+    ] = None
     tool_call_id: str | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _drop_empty_fields(cls, message: Any) -> Any:
-        """Drop empty fields.
+        """Drop empty fields and hints, and read fields that have other names elsewhere.
 
         Clients send back the whole message of an answer, with its empty fields.
         """
         if not isinstance(message, dict):
             return message
-        return {name: value for name, value in message.items() if value not in (None, [])}
+        given = {name: value for name, value in message.items() if value not in (None, [])}
+        if given.get("reasoning_content") == "":
+            del given["reasoning_content"]
+        if _MESSAGE_FIELDS.issuperset(given):
+            return given
+        for name, instead in _LOST_FIELDS.items():
+            if given.pop(name, None):
+                raise make_field_error(name, f"not supported, {instead}")
+        given = {name: value for name, value in given.items() if name not in _MESSAGE_HINTS}
+        thoughts, refusal = given.pop("reasoning", None), given.pop("refusal", None)
+        if isinstance(thoughts, str) and thoughts:
+            given.setdefault("reasoning_content", thoughts)
+        if isinstance(refusal, str) and refusal and not given.get("content"):
+            given["content"] = refusal
+        return given
 
     @model_validator(mode="after")
     def _check_fields(self) -> Message:
         if self.tool_calls and self.role != "assistant":
             raise make_field_error("tool_calls", f"only an assistant calls tools, this is a turn of role {self.role}")
-        if self.content is None and not self.tool_calls:
+        if self.content is None and self.role != "assistant":
             raise make_field_error("content", "field required")
         return self
 
@@ -103,30 +174,68 @@ class Message(StrictModel):
         return turn if self.content is None else {**turn, "content": self.text}
 
 
-class Function(StrictModel):
+_MESSAGE_FIELDS = frozenset(Message.model_fields)
+
+
+def _drop_empty_last_turn(messages: list[Message]) -> list[Message]:
+    """Drop an empty turn of the assistant at the end, which some clients add for the answer."""
+    last = messages[-1]
+    if last.role != "assistant" or last.text or last.tool_calls:
+        return messages
+    if len(messages) == 1:
+        raise ValueError("there is no turn to answer, only an empty one of the assistant")
+    return messages[:-1]
+
+
+#: Turns of a chat, at least one.
+Messages = Annotated[list[Message], Field(min_length=1), AfterValidator(_drop_empty_last_turn)]
+
+
+def _drop_null_keywords(schema: Any, levels: int = _SCHEMA_LEVELS) -> Any:
+    """Return a JSON schema without the keywords that are null, as clients write unset ones."""
+    if isinstance(schema, list) and levels:
+        return [_drop_null_keywords(each, levels - 1) for each in schema]
+    if not isinstance(schema, dict) or not levels:
+        return schema
+    return {
+        name: value if name in _DATA_KEYWORDS else _drop_null_keywords(value, levels - 1)
+        for name, value in schema.items()
+        if value is not None or name in _DATA_KEYWORDS
+    }
+
+
+class Function(TolerantModel):
     """Function that the answer may call. `parameters` is the JSON schema of its arguments."""
+
+    hints = _HINTS
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Annotated[dict[str, Any] | None, BeforeValidator(_drop_null_keywords)] = None
     strict: bool | None = None
 
 
-class Tool(StrictModel):
+class Tool(TolerantModel):
     """Tool that the client runs for the model."""
+
+    hints = _HINTS
 
     type: Literal["function"]
     function: Function
 
 
-class NamedFunction(StrictModel):
+class NamedFunction(TolerantModel):
     """Name of a function."""
+
+    hints = _HINTS | {"description", "parameters", "strict"}
 
     name: str
 
 
-class NamedTool(StrictModel):
+class NamedTool(TolerantModel):
     """Tool that the answer must call."""
+
+    hints = _HINTS
 
     type: Literal["function"]
     function: NamedFunction
@@ -137,7 +246,9 @@ def _parse_tool_choice(value: Any) -> Any:
         return value
     try:
         return NamedTool.model_validate(value)
-    except ValidationError:
+    except ValidationError as error:
+        if all(each["type"] == "extra_forbidden" for each in error.errors(include_input=False, include_url=False)):
+            raise  # it names the fields
         raise ValueError(
             'must be "none", "auto", "required" or {"type": "function", "function": {"name": …}}'
         ) from None
@@ -152,7 +263,7 @@ ToolChoice = Annotated[_Choice, PlainValidator(_parse_tool_choice, json_schema_i
 class Chat(StrictModel):
     """Messages of a chat and the tools that the answer may call."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Messages
     tools: list[Tool] = Field(default_factory=list, max_length=128)
     tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True

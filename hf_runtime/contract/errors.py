@@ -115,6 +115,12 @@ class InvalidRequest(ServingError):
     code = "invalid_request"
 
 
+class ContextLengthExceeded(InvalidRequest):
+    """The input is longer than the model's context, or leaves no room in it for an answer."""
+
+    code = "context_length_exceeded"
+
+
 class Unauthenticated(ServingError):
     """The request has no valid API key."""
 
@@ -232,6 +238,7 @@ class NonFiniteError(ValueError):
 
 HTTP_STATUS: Mapping[type[ServingError], HTTPStatus] = {
     InvalidRequest: HTTPStatus.BAD_REQUEST,
+    ContextLengthExceeded: HTTPStatus.BAD_REQUEST,
     Unauthenticated: HTTPStatus.UNAUTHORIZED,
     Forbidden: HTTPStatus.FORBIDDEN,
     ModelNotFound: HTTPStatus.NOT_FOUND,

@@ -102,6 +102,9 @@ class GenerationParameters(Parameters):
         ),
     )
     truncation: Truncation = False
+    continuous_usage: bool = Field(
+        False, description="Add the token counts so far to each object of a stream, and not only to the last one."
+    )
     details: bool = Field(
         False, description="Add the finish reason, token counts and log probabilities to each answer."
     )

@@ -6,12 +6,10 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+from hf_runtime.contract.protocols import find_protocol
 from hf_runtime.observability.request_record import RequestRecord
 
 _SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-
-#: Protocols by the start of the path. Other routes, such as /metrics, are not counted.
-_PROTOCOLS = {"/v1/": "v1", "/v2/": "v2", "/openai/": "openai"}
 
 
 class RequestMetrics:
@@ -23,7 +21,8 @@ class RequestMetrics:
 
     def __call__(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
-        protocol = next((name for start, name in _PROTOCOLS.items() if record.path.startswith(start)), None)
+        protocol = find_protocol(record.path)
+        # Other routes, such as /metrics, are not counted.
         if protocol is None:
             return
         assert record.ended is not None, "this is a bug: a request was reported before its end"

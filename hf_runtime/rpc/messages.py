@@ -97,6 +97,7 @@ class ModelState(msgspec.Struct, tag="state", array_like=True, frozen=True):
         stopped: the model failed after it had been loaded.
         retried: the failure may be temporary, and the runner will load the model again.
         task: the model's task, once it is ready; None if the model's own code defines it.
+        context_length: most tokens of an input and its answer, once the model is ready; None if it is unknown.
     """
 
     status: ModelStatus
@@ -105,6 +106,7 @@ class ModelState(msgspec.Struct, tag="state", array_like=True, frozen=True):
     stopped: bool = False
     retried: bool = False
     task: str | None = None
+    context_length: int | None = None
 
     @property
     def is_final(self) -> bool:

@@ -106,6 +106,15 @@ class ServerSettings(BaseSettings):
         gt=0,
         description="Maximum time in seconds to answer a request. For a stream, maximum time between two parts of it.",
     )
+    openai_unknown_fields: Literal["ignore", "refuse"] = Field(
+        "ignore",
+        validation_alias="OPENAI_UNKNOWN_FIELDS",
+        description=(
+            "What to do with fields of an OpenAI request that the server does not know. `ignore` names them in the log "
+            "and in the header `X-Ignored-Fields` of the answer; `refuse` answers 400. A known field that the server "
+            "does not support is a 400 either way."
+        ),
+    )
     drain_seconds: float = Field(
         25.0,
         validation_alias="DRAIN_SECONDS",

@@ -47,6 +47,13 @@ class _ItemSequence:
         self.last_token: float | None = None
         self.tokens = 0
         self.output: SequenceOutput | None = None
+        self._counts_tokens = bool(queued.item.parameters.get("continuous_usage"))
+
+    def add_counts(self, delta: dict[str, Any], update: SequenceUpdate) -> dict[str, Any]:
+        """Return a delta with the token counts so far, if the request asks for them."""
+        if not self._counts_tokens:
+            return delta
+        return {"prompt_tokens": len(self.sequence.request.input_ids), "generated_tokens": update.tokens, **delta}
 
     def record_trace(self) -> None:
         """Record the sequence in the item's trace, at its end."""
@@ -161,7 +168,7 @@ class GenerationEngine:
         if listener is not None and update.delta is not None:
             delta = generated.make_delta(*update.delta, update.output)
             if delta is not None:
-                listener.on_delta(delta)
+                listener.on_delta(generated.add_counts(delta, update))
 
     def _finish(self, queued: _GenerationItem) -> None:
         now = monotonic()

@@ -121,6 +121,14 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
         """Instances and answers as named tensors; final once the model is loaded."""
         return TEXT_TO_JSON if self.spec is None else self.spec.signature
 
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens of an input and its generated answer; None without a known limit.
+
+        Final once the model is warm.
+        """
+        return None
+
     @cached_property
     def defaults(self) -> dict[str, Any]:
         """Parameters set by the operator; parameters of a request override them."""

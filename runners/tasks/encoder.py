@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from hf_runtime.contract.errors import InvalidRequest
+from hf_runtime.contract.errors import ContextLengthExceeded, InvalidRequest
 from hf_runtime.contract.item import Item
 from hf_runtime.contract.parameters import Parameters
 from runners.engines.batch.batch_invariance import BatchSharing, find_batch_sharing
@@ -60,6 +60,10 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
             self.auto_class, self.checkpoint, self.settings, self.compiler,
             new_head=self.new_head, reads_batches=True, fallbacks=self.fallbacks,
         )  # fmt: skip
+
+    @property
+    def context_length(self) -> int | None:
+        return self.pretrained.max_length
 
     @cached_property
     def padded(self) -> PaddedModel:
@@ -194,13 +198,14 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
             what: name of the input, for the message.
 
         Raises:
-            InvalidRequest: the message contains both lengths.
+            InvalidRequest: it is empty.
+            ContextLengthExceeded: it is too long; the message contains both lengths.
         """
         length, limit = len(encoding["input_ids"]), self.pretrained.max_length
         if length == 0:
             raise InvalidRequest(f"{what} is empty: it has no token for the model to read")
         if limit is not None and length > limit:
-            raise InvalidRequest(
-                f"{what} has {length} tokens and the model reads {limit}: "
+            raise ContextLengthExceeded(
+                f"this model's maximum context length is {limit} tokens, and {what} has {length} tokens: "
                 "shorten it, or set parameters.truncation to true"
             )

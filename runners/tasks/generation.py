@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from hf_runtime.contract.errors import InvalidRequest
+from hf_runtime.contract.errors import ContextLengthExceeded, InvalidRequest
 from hf_runtime.contract.generation import GenerationParameters
 from runners.engines.generation_request import GenerationRequest, Sampling, SequenceOutput, TokenLogprob
 from runners.engines.generator import DeltaMaker, GenerativeRunner, Generator
@@ -63,6 +63,11 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
     @property
     def execution_plan(self) -> ExecutionPlan:
         return self.generator.execution_plan
+
+    @property
+    def context_length(self) -> int | None:
+        limits = (self.generator.max_length, self.generator.max_sequence_tokens)
+        return min((limit for limit in limits if limit is not None), default=None)
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
@@ -279,9 +284,10 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
     def _check_memory(self, prompt_tokens: int, new_tokens: int) -> None:
         memory = self.generator.max_sequence_tokens
         if memory is not None and prompt_tokens + new_tokens > memory:
-            raise InvalidRequest(
-                f"the prompt has {prompt_tokens} tokens and the answer may have {new_tokens}, and the server has "
-                f"memory for {memory} (KV_CACHE_MEMORY): shorten the prompt, or ask for fewer new tokens"
+            raise ContextLengthExceeded(
+                f"this model's maximum context length is {memory} tokens here, because the server has memory for "
+                f"{memory} (KV_CACHE_MEMORY); the prompt has {prompt_tokens} tokens and the answer may have "
+                f"{new_tokens}: shorten the prompt, or ask for fewer new tokens"
             )
 
     def _logit_bias(self, given: Mapping[str, float]) -> dict[int, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from hf_runtime.contract.errors import InvalidRequest
+from hf_runtime.contract.errors import ContextLengthExceeded, InvalidRequest
 from hf_runtime.contract.parameters import token_ids
 from hf_runtime.contract.tasks.text2text_generation import SPEC, Text2TextGenerationParameters
 from runners.engines.generation_request import GenerationRequest, SequenceOutput
@@ -70,9 +70,9 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
         if cut:
             return input_ids[:limit]
         if limit is not None and len(input_ids) > limit:
-            raise InvalidRequest(
-                f"the text has {len(input_ids)} tokens and the model reads {limit}: shorten it, or set "
-                "parameters.truncation to true"
+            raise ContextLengthExceeded(
+                f"this model's maximum context length is {limit} tokens, and the text has {len(input_ids)} tokens: "
+                "shorten it, or set parameters.truncation to true"
             )
         return input_ids
 

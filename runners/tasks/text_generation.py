@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hf_runtime.contract.chat import Chat, parse_chat
-from hf_runtime.contract.errors import InvalidRequest, LoadError
+from hf_runtime.contract.errors import ContextLengthExceeded, InvalidRequest, LoadError
 from hf_runtime.contract.parameters import token_ids
 from hf_runtime.contract.tasks.text_generation import SPEC, TextGenerationParameters
 from runners.engines.generation_request import GenerationRequest, SequenceOutput, TokenLogprob
@@ -139,16 +139,16 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
             truncation: cut the prompt if it is too long.
 
         Raises:
-            InvalidRequest: the prompt fills the context and must not be cut; the message contains both lengths.
+            ContextLengthExceeded: the prompt fills the context and must not be cut; the message contains both lengths.
         """
         limit = self.generator.max_length
         if limit is None:
             return input_ids, wanted
         if len(input_ids) >= limit:
             if not truncation:
-                raise InvalidRequest(
-                    f"the prompt has {len(input_ids)} tokens and the model's context {limit}, which leaves no room for "
-                    "an answer: shorten it, or set parameters.truncation to true"
+                raise ContextLengthExceeded(
+                    f"this model's maximum context length is {limit} tokens, and the prompt has {len(input_ids)} "
+                    "tokens, which leaves no room for an answer: shorten it, or set parameters.truncation to true"
                 )
             # Keep the end of the prompt, and the token that all training texts begin with. A long answer gets at most
             # half of the context.

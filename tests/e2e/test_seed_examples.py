@@ -28,7 +28,9 @@ def test_the_documented_curl_commands(plain_server: Server) -> None:
         script = command.replace("https://$SERVICE_HOSTNAME", plain_server.url)
         return json.loads(subprocess.run(["bash", "-c", script], check=True, capture_output=True).stdout)
 
-    assert run(STATUS) == {"name": "model", "ready": True}
+    status = run(STATUS)
+    assert isinstance(status, dict)
+    assert (status["name"], status["ready"]) == ("model", True)
     answer = run(INFERENCE)
     assert isinstance(answer, dict)
     ((prediction,),) = answer["predictions"]

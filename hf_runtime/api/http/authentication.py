@@ -20,7 +20,7 @@ _NEEDED = "a valid API key is needed, as Authorization: Bearer KEY or as X-API-K
 _BEARER = re.compile(r"(?i:bearer) +(?P<key>\S+) *")
 
 #: Paths of health checks; `/` is KServe's.
-HEALTH_PATHS = frozenset({"/", "/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"})
+HEALTH_PATHS = frozenset({"/", "/livez", "/readyz", "/healthz", "/health", "/v2/health/live", "/v2/health/ready"})
 METRICS_PATHS = frozenset({"/metrics"})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from time import time
-from typing import Any, Literal, NotRequired
+from typing import Any, ClassVar, Literal, NotRequired
 from uuid import uuid4
 
 from pydantic import Field, model_validator
@@ -15,7 +15,7 @@ from hf_runtime.api.openai.generation import FinishReason, GeneratedAnswer, Samp
 from hf_runtime.api.openai.logprobs import ChatLogprobs, render_chat_logprobs
 from hf_runtime.api.openai.usage import TokenUsage, UsageCounter
 from hf_runtime.contract.answer_type import answer_type
-from hf_runtime.contract.chat import Message, NamedTool, Tool, ToolChoice
+from hf_runtime.contract.chat import Message, Messages, NamedTool, Tool, ToolChoice
 from hf_runtime.contract.errors import InvalidRequest
 
 
@@ -98,7 +98,12 @@ class ChatCompletionChunk(GeneratedAnswer):
 class ChatRequest(SamplingRequest):
     """A chat to answer; without a maximum, the answer may fill the model's context."""
 
-    messages: list[Message] = Field(min_length=1)
+    neutral_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "add_special_tokens": (False,),
+        "truncation_side": ("left",),
+    }
+
+    messages: Messages
     max_completion_tokens: int | None = Field(None, ge=1)
     max_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False

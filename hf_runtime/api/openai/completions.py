@@ -45,6 +45,11 @@ class CompletionRequest(SamplingRequest):
 
     tasks: ClassVar[tuple[Task, ...]] = GENERATIVE_TASKS
 
+    neutral_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "add_special_tokens": (True,),
+        "truncation_side": ("left",),
+    }
+
     prompt: TextsField
     max_tokens: int = Field(16, ge=0)
     echo: bool = False

@@ -45,6 +45,11 @@ class EmbeddingRequest(OpenAIRequest):
 
     tasks: ClassVar[tuple[Task, ...]] = ("feature-extraction",)
 
+    neutral_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "add_special_tokens": (True,),
+        "truncation_side": ("right",),
+    }
+
     input: TextsField
     dimensions: int | None = Field(None, ge=1)
     encoding_format: Literal["float", "base64"] = "float"

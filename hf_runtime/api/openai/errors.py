@@ -11,7 +11,14 @@ from typing import Literal
 from typing_extensions import TypedDict
 
 from hf_runtime.contract.answer_type import answer_type
-from hf_runtime.contract.errors import HTTP_STATUS, ModelNotFound, Overloaded, ServingError, Unauthenticated
+from hf_runtime.contract.errors import (
+    HTTP_STATUS,
+    ContextLengthExceeded,
+    ModelNotFound,
+    Overloaded,
+    ServingError,
+    Unauthenticated,
+)
 
 _ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
 
@@ -37,6 +44,7 @@ class OpenAIError(TypedDict):
 _TYPES: Mapping[type[ServingError], tuple[_ErrorType, str]] = {
     Unauthenticated: ("invalid_request_error", "invalid_api_key"),
     ModelNotFound: ("invalid_request_error", "model_not_found"),
+    ContextLengthExceeded: ("invalid_request_error", "context_length_exceeded"),
     Overloaded: ("rate_limit_error", "rate_limit_exceeded"),
 }
 

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from hf_runtime.api.openai.schema import OpenAIRequest
 from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.validation import StrictModel
+from hf_runtime.contract.validation import TolerantModel
 from hf_runtime.settings import Task
 
 #: Runners accept seeds below this number.
@@ -28,11 +28,13 @@ class GeneratedAnswer(TypedDict):
     system_fingerprint: None
 
 
-class StreamOptions(StrictModel):
+class StreamOptions(TolerantModel):
     """Options of a stream; `include_obfuscation` is accepted and changes nothing."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
+    #: vLLM's extension.
+    continuous_usage_stats: bool = False
 
 
 def _as_list(value: Any) -> Any:
@@ -72,7 +74,7 @@ class SamplingRequest(OpenAIRequest):
 
     @model_validator(mode="after")
     def _check_stream_options(self) -> SamplingRequest:
-        if self.stream_options is not None and not self.stream:
+        if self.stream_options not in (None, StreamOptions()) and not self.stream:
             raise InvalidRequest("only allowed when stream is true", field="stream_options")
         return self
 
@@ -80,6 +82,11 @@ class SamplingRequest(OpenAIRequest):
     def includes_usage(self) -> bool:
         """True if a stream ends with its token counts."""
         return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def includes_continuous_usage(self) -> bool:
+        """True if every event of a stream has the token counts so far."""
+        return self.stream_options is not None and self.stream_options.continuous_usage_stats
 
     @property
     def field_names(self) -> Mapping[str, str]:
@@ -104,6 +111,8 @@ class SamplingRequest(OpenAIRequest):
             parameters["ignore_eos"] = True
         if self.truncation is not None:
             parameters["truncation"] = self.truncation
+        if self.includes_continuous_usage:
+            parameters["continuous_usage"] = True
         return parameters
 
     def _make_sampling_parameters(self) -> dict[str, Any]:

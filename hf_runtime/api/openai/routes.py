@@ -1,15 +1,11 @@
-"""Application under `/openai`, in which every answer and error has OpenAI's format."""
+"""Routes of OpenAI's API, under `/openai/v1` and, those that compute, under `/v1`."""
 
 from __future__ import annotations
-
-from time import time
-from typing import Literal
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from typing_extensions import TypedDict
 
 from hf_runtime.api.call import CallContext
 from hf_runtime.api.http.body import read_body
@@ -22,39 +18,44 @@ from hf_runtime.api.openai.chat import ChatDeltas, ChatRequest
 from hf_runtime.api.openai.completions import CompletionDeltas, CompletionRequest
 from hf_runtime.api.openai.embeddings import EmbeddingRequest
 from hf_runtime.api.openai.errors import describe_openai_error
+from hf_runtime.api.openai.models import describe_model, list_models
 from hf_runtime.api.openai.schema import OpenAIRequest, parse_request
 from hf_runtime.api.openai.stream import Deltas, EventStream
 from hf_runtime.api.streaming import AnswerStreams
-from hf_runtime.contract.answer_type import answer_type
 from hf_runtime.contract.errors import InvalidRequest, ServingError
 from hf_runtime.rpc.model_client import ModelClient
 from hf_runtime.settings import ServerSettings
 
-
-@answer_type
-class ModelObject(TypedDict):
-    """A model of this server."""
-
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-
-
-@answer_type
-class ModelList(TypedDict):
-    """All models, ready or not."""
-
-    object: Literal["list"]
-    data: list[ModelObject]
+#: Names of fields that were ignored, in responses to requests with such fields.
+_IGNORED_HEADER = "X-Ignored-Fields"
 
 
 def create_openai_app(models: Models, settings: ServerSettings) -> Starlette:
-    """Return the application to mount at `/openai`."""
-    started = int(time())
+    """Return the application to mount at `/openai`.
 
-    def describe_model(name: str) -> ModelObject:
-        return {"id": name, "object": "model", "created": started, "owned_by": "hugging-face-runtime"}
+    Every answer and error has OpenAI's format.
+    """
+
+    async def models_list(_: Request) -> Response:
+        return json_response(list_models(models))
+
+    async def retrieve_model(request: Request) -> Response:
+        client = models.get_ready_client(request.path_params["name"], make_call_context(request, settings))
+        return json_response(describe_model(models, client.name))
+
+    return Starlette(
+        routes=[
+            *make_computing_routes(models, settings),
+            Route("/v1/models", models_list),
+            # Accepts slashes, which model names have elsewhere: the error is an unknown model, not an unknown route.
+            Route("/v1/models/{name:path}", retrieve_model),
+        ],
+        exception_handlers=make_exception_handlers(describe_openai_error),
+    )
+
+
+def make_computing_routes(models: Models, settings: ServerSettings) -> list[Route]:
+    """Return the routes under `/v1` that compute answers."""
 
     def find_client(call: CallContext, parsed: OpenAIRequest) -> ModelClient:
         task = models.get_task(parsed.model)
@@ -68,7 +69,10 @@ def create_openai_app(models: Models, settings: ServerSettings) -> Starlette:
         client = find_client(call, parsed)
         try:
             answers = await infer(call, client, parsed.items, locate=parsed.locate, settings=settings)
-            return render_answers(answers, lambda some: json_response(parsed.render(some)), parsed.locate)
+            headers = name_ignored_fields(parsed)
+            return render_answers(
+                answers, lambda some: json_response(parsed.render(some), headers=headers), parsed.locate
+            )
         except ServingError as error:
             raise parsed.translate_error(error) from None
 
@@ -80,39 +84,33 @@ def create_openai_app(models: Models, settings: ServerSettings) -> Starlette:
         except ServingError as error:
             raise parsed.translate_error(error) from None
         events = EventStream(parsed, parsed.make_empty_chunk(), deltas)
-        return StreamingBody(streams, events.render, "text/event-stream", events.end)
+        response = StreamingBody(streams, events.render, "text/event-stream", events.end)
+        response.headers.update(name_ignored_fields(parsed))
+        return response
 
     async def completions(request: Request) -> Response:
-        parsed = parse_request(CompletionRequest, await read_body(request, settings), settings.max_instances)
+        parsed = parse_request(CompletionRequest, await read_body(request, settings), settings)
         if parsed.stream:
             return await stream(request, parsed, CompletionDeltas())
         return await answer(request, parsed)
 
     async def chat_completions(request: Request) -> Response:
-        parsed = parse_request(ChatRequest, await read_body(request, settings), settings.max_instances)
+        parsed = parse_request(ChatRequest, await read_body(request, settings), settings)
         if parsed.stream:
             return await stream(request, parsed, ChatDeltas())
         return await answer(request, parsed)
 
     async def embeddings(request: Request) -> Response:
-        parsed = parse_request(EmbeddingRequest, await read_body(request, settings), settings.max_instances)
+        parsed = parse_request(EmbeddingRequest, await read_body(request, settings), settings)
         return await answer(request, parsed)
 
-    async def list_models(_: Request) -> Response:
-        return json_response(ModelList(object="list", data=[describe_model(name) for name in models.names]))
+    return [
+        Route("/v1/completions", completions, methods=["POST"]),
+        Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+        Route("/v1/embeddings", embeddings, methods=["POST"]),
+    ]
 
-    async def retrieve_model(request: Request) -> Response:
-        client = models.get_ready_client(request.path_params["name"], make_call_context(request, settings))
-        return json_response(describe_model(client.name))
 
-    return Starlette(
-        routes=[
-            Route("/v1/completions", completions, methods=["POST"]),
-            Route("/v1/chat/completions", chat_completions, methods=["POST"]),
-            Route("/v1/embeddings", embeddings, methods=["POST"]),
-            Route("/v1/models", list_models),
-            # Accepts slashes, which model names have elsewhere: the error is an unknown model, not an unknown route.
-            Route("/v1/models/{name:path}", retrieve_model),
-        ],
-        exception_handlers=make_exception_handlers(describe_openai_error),
-    )
+def name_ignored_fields(parsed: OpenAIRequest) -> dict[str, str]:
+    """Return the header with the names of ignored fields; none without such fields."""
+    return {_IGNORED_HEADER: parsed.ignored_fields} if parsed.ignored_fields else {}

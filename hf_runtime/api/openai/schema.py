@@ -1,45 +1,34 @@
-"""Strict parsing of requests, with errors that name the field."""
+"""Parsing of requests, with errors that name the field.
+
+Fields that the server does not know are ignored or refused, as the operator chooses.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import GetJsonSchemaHandler, ValidationError
+from pydantic import GetJsonSchemaHandler, PrivateAttr, ValidationError
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from hf_runtime.api.http.json_body import read_object
+from hf_runtime.api.openai.unserved import IGNORED, NOT_OFFERED
 from hf_runtime.contract.errors import InvalidRequest, RequestTooLarge, ServingError
-from hf_runtime.contract.validation import StrictModel, make_invalid_request
-from hf_runtime.settings import Task
+from hf_runtime.contract.validation import StrictModel, allow_null, make_invalid_request
+from hf_runtime.settings import ServerSettings, Task
 
-#: Documented fields that are accepted and change nothing: user ids, storage, and hints for OpenAI's models.
-IGNORED = frozenset(
-    {
-        "metadata",
-        "prompt_cache_key",
-        "prompt_cache_options",
-        "prompt_cache_retention",
-        "reasoning_effort",
-        "safety_identifier",
-        "service_tier",
-        "store",
-        "user",
-        "verbosity",
-    }
-)
+logger = logging.getLogger(__name__)
 
-#: Documented fields that are refused, because the answer without them would be wrong.
-NOT_OFFERED: Mapping[str, str] = {
-    "audio": "answers are text only",
-    "function_call": "use tool_choice",
-    "functions": "use tools",
-    "moderation": "nothing is moderated here",
-    "prediction": "predicted outputs are not offered",
-    "suffix": "insertion is not offered",
-    "web_search_options": "there is no web search",
-}
+#: Most unknown fields inside of a request's objects; no client has so many by accident.
+_MAX_UNKNOWN = 1000
+#: Most characters of the names of ignored fields in the log and in a header, and of one name.
+_MAX_NAMES, _MAX_NAME = 500, 100
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
+
+UnknownFields = Literal["ignore", "refuse"]
 
 
 class OpenAIRequest(StrictModel):
@@ -48,17 +37,36 @@ class OpenAIRequest(StrictModel):
     #: Tasks of the models that can answer it.
     tasks: ClassVar[tuple[Task, ...]]
 
+    #: Neutral values of fields that are not served, where these values are of this kind of request.
+    neutral_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+
     model: str
+
+    _ignored_fields: str = PrivateAttr("")
+
+    @property
+    def ignored_fields(self) -> str:
+        """Names of the unknown fields that were ignored, with commas."""
+        return self._ignored_fields
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Add what `parse_request` accepts, too: null in optional fields, and ignored fields."""
+        """Add null in optional fields, and the fields that change nothing."""
         schema = handler.resolve_ref_schema(handler(core_schema))
+        allow_null(schema)
         fields = schema["properties"]
-        for name in fields.keys() - set(schema["required"]):
-            fields[name] = _allow_null(fields[name])
-        fields |= {name: {"description": "Changes nothing here."} for name in sorted(IGNORED)}
+        fields |= {name: {"description": "Changes nothing here."} for name in sorted(IGNORED - fields.keys())}
+        fields |= {
+            name: {"description": f"Not supported, {NOT_OFFERED[name].reason}.", "enum": [None, *cls.neutral(name)]}
+            for name in NOT_OFFERED
+            if name not in fields
+        }
         return {**schema, "additionalProperties": {"type": "null"}}
+
+    @classmethod
+    def neutral(cls, name: str) -> tuple[Any, ...]:
+        """Return the values with which a field that is not served changes nothing."""
+        return cls.neutral_values.get(name, NOT_OFFERED[name].neutral)
 
     @property
     def items(self) -> list[tuple[Any, dict[str, Any]]]:
@@ -85,35 +93,102 @@ class OpenAIRequest(StrictModel):
         raise NotImplementedError
 
 
-def _allow_null(schema: JsonSchemaValue) -> JsonSchemaValue:
-    if {"type": "null"} in schema.get("anyOf", ()):
-        return schema
-    moved: JsonSchemaValue = {name: schema.pop(name) for name in ("default", "description") if name in schema}
-    return {"anyOf": [schema, {"type": "null"}]} | moved
-
-
 RequestT = TypeVar("RequestT", bound=OpenAIRequest)
 
 
-def parse_request(kind: type[RequestT], body: bytes, max_items: int) -> RequestT:
+def parse_request(kind: type[RequestT], body: bytes, settings: ServerSettings) -> RequestT:
     """Return the request in a body; a field that is null counts as missing.
 
     Raises:
         InvalidRequest: the body is not a JSON object, or a field is wrong.
         RequestTooLarge: the request makes more items than allowed.
     """
-    document = {name: value for name, value in read_object(body).items() if value is not None and name not in IGNORED}
-    for name in document:
-        if name not in kind.model_fields and name in NOT_OFFERED:
-            raise InvalidRequest(f"not supported, {NOT_OFFERED[name]}", field=name)
-        if name not in kind.model_fields:
-            reason = f"Unrecognized request argument supplied: {name}"
-            raise InvalidRequest(reason, field=name, shows_field=False)
-    try:
-        parsed = kind.model_validate(document)
-    except ValidationError as error:
-        raise make_invalid_request(error, show_input=True) from None
+    known, unknown = kind.model_fields, settings.openai_unknown_fields
+    document, ignored = {}, []
+    for name, value in read_object(body).items():
+        if name in known:
+            if value is not None:
+                document[name] = value
+        elif value is not None and name not in IGNORED and not _is_neutral(kind, name, value):
+            _check_ignored(name, unknown)
+            ignored.append(name)
+    parsed, nested = _validate(kind, document, unknown)
+    if ignored or nested:
+        parsed._ignored_fields = _join_names([*ignored, *nested])
+        logger.info("Unknown fields of a request are ignored: %s", parsed.ignored_fields)
     field, size = parsed.item_count
-    if size > max_items:
-        raise RequestTooLarge(f"makes {size} instances, {max_items} allowed (MAX_INSTANCES)", field=field)
+    if size > settings.max_instances:
+        reason = f"makes {size} instances, {settings.max_instances} allowed (MAX_INSTANCES)"
+        raise RequestTooLarge(reason, field=field)
     return parsed
+
+
+def _is_neutral(kind: type[OpenAIRequest], name: str, value: Any) -> bool:
+    """Return true for a known field that changes nothing, false for an unknown one.
+
+    Raises:
+        InvalidRequest: the field would change the answer.
+    """
+    if name not in NOT_OFFERED:
+        return False
+    # Python's true equals 1, which is another value in JSON.
+    if not any(type(value) is type(neutral) and value == neutral for neutral in kind.neutral(name)):
+        raise InvalidRequest(f"not supported, {NOT_OFFERED[name].reason}", field=name)
+    return True
+
+
+def _check_ignored(name: str, unknown: UnknownFields) -> None:
+    if unknown == "refuse":
+        reason = f"Unrecognized request argument supplied: {name}"
+        raise InvalidRequest(reason, field=name[:_MAX_NAME], shows_field=False)
+
+
+def _validate(kind: type[RequestT], document: dict[str, Any], unknown: UnknownFields) -> tuple[RequestT, Iterable[str]]:
+    """Return the request, and the names of unknown fields that were removed inside of it."""
+    removed: dict[str, None] = {}
+    while True:
+        try:
+            return kind.model_validate(document), removed
+        except ValidationError as error:
+            found = list(_remove_unknown(document, error)) if unknown == "ignore" else []
+            if not found:
+                raise make_invalid_request(error, show_input=True) from None
+            removed |= dict.fromkeys(found)
+
+
+def _remove_unknown(document: dict[str, Any], error: ValidationError) -> Iterator[str]:
+    """Remove the unknown fields that an error is about, and yield their names, without indexes."""
+    if error.error_count() > _MAX_UNKNOWN:
+        return
+    for each in error.errors(include_url=False, include_context=False, include_input=False):
+        if each["type"] == "extra_forbidden":
+            *path, name = each["loc"]
+            holder = _find_object(document, path)
+            if isinstance(holder, dict) and name in holder:
+                del holder[name]
+                yield ".".join(part for part in each["loc"] if isinstance(part, str))
+
+
+def _find_object(document: Any, path: Iterable[str | int]) -> Any:
+    """Return the value at a path of pydantic's.
+
+    The path may contain names of types, and its indexes do not count elements that are null.
+    """
+    for part in path:
+        if isinstance(document, dict) and part in document:
+            document = document[part]
+        elif isinstance(document, list) and isinstance(part, int):
+            present = document if None not in document else [each for each in document if each is not None]
+            document = present[part] if part < len(present) else None
+    return document
+
+
+def _join_names(names: Iterable[str]) -> str:
+    """Return names with commas, of safe characters and not too long for a header."""
+    joined = ""
+    for name in dict.fromkeys(_UNSAFE.sub("?", name[:_MAX_NAME]) for name in names):
+        longer = f"{joined},{name}" if joined else name
+        if len(longer) > _MAX_NAMES:
+            break
+        joined = longer
+    return joined

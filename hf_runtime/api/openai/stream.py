@@ -55,13 +55,15 @@ class EventStream:
         if isinstance(delta, ServingError):
             yield describe_openai_error(self._parsed.translate_error(delta))
         elif delta is not None:
-            if "finish_reason" in delta:
+            if "generated_tokens" in delta:
                 self._usage.add(chunk.index, delta)
             for choice in self._deltas(chunk.index, delta):
                 yield self._make_event([choice])
 
     def _make_event(self, choices: list[_Choice]) -> dict[str, Any]:
         event: dict[str, Any] = {**self._empty_chunk, "choices": choices}
-        if self._parsed.includes_usage:
+        if self._parsed.includes_continuous_usage:
+            event["usage"] = self._usage.count_tokens()
+        elif self._parsed.includes_usage:
             event["usage"] = None
         return event

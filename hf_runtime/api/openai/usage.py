@@ -39,12 +39,12 @@ class UsageCounter:
 
     def __init__(self, n: int) -> None:
         self._n = n
-        self._completion = 0
+        self._completion: dict[int, int] = {}
         self._prompts: dict[int, Mapping[str, Any]] = {}
 
     def add(self, index: int, answer: Mapping[str, Any]) -> None:
-        """Count a choice by its answer, or by the last delta of it."""
-        self._completion += answer["generated_tokens"]
+        """Count a choice by its answer, or by a delta with the counts so far."""
+        self._completion[index] = answer["generated_tokens"]
         # Prefer the first choice: only its count of cached tokens is from before the request.
         if index % self._n == 0 or index // self._n not in self._prompts:
             self._prompts[index // self._n] = answer
@@ -53,10 +53,11 @@ class UsageCounter:
         """Return the counts of all choices that were added."""
         prompt = sum(answer["prompt_tokens"] for answer in self._prompts.values())
         cached = [answer["cached_tokens"] for answer in self._prompts.values() if "cached_tokens" in answer]
+        completion = sum(self._completion.values())
         usage: TokenUsage = {
             "prompt_tokens": prompt,
-            "completion_tokens": self._completion,
-            "total_tokens": prompt + self._completion,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
         }
         if cached:
             usage["prompt_tokens_details"] = {"cached_tokens": sum(cached)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hf_runtime.api.examples import get_example_request
-from hf_runtime.api.kserve_v1 import Alive, ModelNames, ModelReady
+from hf_runtime.api.kserve_v1 import Alive, SharedModel, SharedModelList
 from hf_runtime.api.openapi.instances import make_task_schema, name_example
 from hf_runtime.api.openapi.operation import (
     COMPUTING,
@@ -23,6 +23,9 @@ from hf_runtime.api.openapi.schemas import Json
 from hf_runtime.contract.generation import GeneratedDelta
 
 _TAG = "KServe V1"
+
+#: Prefix of the error components on the paths that KServe V1 and OpenAI's API share.
+SHARED_ERRORS = "Shared"
 _EVENT = "application/cloudevents+json"
 
 _PREDICT = """\
@@ -56,12 +59,14 @@ def describe_routes(served: Served) -> Operations:
                 "307": {"description": "To `/docs`, if `Accept` has text/html, as browsers send it.", "headers": {}},
             },
         ),
-        "GET /v1/models": operation(_TAG, "v1_models", "List the names of all models", ok(of(ModelNames))),
+        "GET /v1/models": operation(
+            _TAG, "v1_models", "List the names of all models, also as OpenAI does", ok(of(SharedModelList))
+        ),
         "GET /v1/models/{name}": operation(
             _TAG,
             "v1_model",
-            "Report whether a model is ready",
-            {**ok(of(ModelReady)), **errors("", (404, 503))},
+            "Report whether a model is ready, also as OpenAI does",
+            {**ok(of(SharedModel)), **errors(SHARED_ERRORS, (404, 503))},
             parameters=[model_parameter(names)],
         ),
         "POST /v1/models/{name}:predict": operation(

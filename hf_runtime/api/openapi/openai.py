@@ -1,4 +1,4 @@
-"""Descriptions of the routes under `/openai/v1`."""
+"""Descriptions of the routes under `/openai/v1`, and of those that compute under `/v1`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hf_runtime.api.openai.chat import ChatCompletion, ChatCompletionChunk, Chat
 from hf_runtime.api.openai.completions import Completion, CompletionRequest
 from hf_runtime.api.openai.embeddings import EmbeddingList, EmbeddingRequest
 from hf_runtime.api.openai.errors import OpenAIError
-from hf_runtime.api.openai.routes import ModelList, ModelObject
+from hf_runtime.api.openai.models import ModelList, ModelObject
 from hf_runtime.api.openai.schema import OpenAIRequest
 from hf_runtime.api.openapi.operation import (
     COMPUTING,
@@ -29,33 +29,20 @@ _TAG = "OpenAI"
 #: Prefix of the error components in OpenAI's format.
 ERRORS = "OpenAI"
 
+#: Header of answers to requests with unknown fields.
+_IGNORED: Json = {"X-Ignored-Fields": {"$ref": "#/components/headers/X-Ignored-Fields"}}
+
 
 def describe_routes(served: Served) -> Operations:
     """Return the descriptions by method and path."""
     of = served.schemas.of
-    question = [{"role": "user", "content": "What is the capital of France?"}]
+    computing = _describe_computing(served)
     return {
-        "POST /openai/v1/completions": _describe_post(
-            served,
-            "Continue prompts",
-            CompletionRequest,
-            {"prompt": "The capital of France is", "max_tokens": 20},
-            _make_answer(of(Completion), of(Completion), of(OpenAIError)),
-        ),
-        "POST /openai/v1/chat/completions": _describe_post(
-            served,
-            "Answer a chat",
-            ChatRequest,
-            {"messages": question, "max_tokens": 20},
-            _make_answer(of(ChatCompletion), of(ChatCompletionChunk), of(OpenAIError)),
-        ),
-        "POST /openai/v1/embeddings": _describe_post(
-            served,
-            "Compute embeddings",
-            EmbeddingRequest,
-            {"input": "A cat sits on the mat."},
-            ok(of(EmbeddingList)),
-        ),
+        **{f"POST /openai{path}": described for path, described in computing.items()},
+        **{
+            f"POST {path}": {**described, "operationId": described["operationId"].replace("openai_", "openai_v1_")}
+            for path, described in computing.items()
+        },
         "GET /openai/v1/models": operation(_TAG, "openai_models", "List all models", ok(of(ModelList))),
         "GET /openai/v1/models/{name}": operation(
             _TAG,
@@ -67,6 +54,35 @@ def describe_routes(served: Served) -> Operations:
     }
 
 
+def _describe_computing(served: Served) -> Operations:
+    """Return the descriptions of the routes that compute answers, by the path under the base."""
+    of = served.schemas.of
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    return {
+        "/v1/completions": _describe_post(
+            served,
+            "Continue prompts",
+            CompletionRequest,
+            {"prompt": "The capital of France is", "max_tokens": 20},
+            _make_answer(of(Completion), of(Completion), of(OpenAIError)),
+        ),
+        "/v1/chat/completions": _describe_post(
+            served,
+            "Answer a chat",
+            ChatRequest,
+            {"messages": question, "max_tokens": 20},
+            _make_answer(of(ChatCompletion), of(ChatCompletionChunk), of(OpenAIError)),
+        ),
+        "/v1/embeddings": _describe_post(
+            served,
+            "Compute embeddings",
+            EmbeddingRequest,
+            {"input": "A cat sits on the mat."},
+            answer({JSON: {"schema": of(EmbeddingList)}}, _IGNORED),
+        ),
+    }
+
+
 def _describe_post(
     served: Served, summary: str, kind: type[OpenAIRequest], example: dict[str, Any], responses: Json
 ) -> Json:
@@ -74,7 +90,8 @@ def _describe_post(
 
     It lists the models of the request's tasks, and the models whose task is not known.
     """
-    body: Json = {"schema": served.schemas.of(kind)}
+    ignores = served.settings.openai_unknown_fields == "ignore"
+    body: Json = {"schema": served.schemas.of_open(kind, ERRORS) if ignores else served.schemas.of(kind)}
     models = served.find_models((*kind.tasks, None))
     if models:
         served.schemas.narrow(kind.__name__, model={"type": "string", "enum": models})
@@ -92,4 +109,4 @@ def _describe_post(
 
 def _make_answer(whole: Json, event: Json, error: Json) -> Json:
     streamed = events({"anyOf": [event, error]}, "data: {…}\n\ndata: [DONE]\n\n", end="[DONE]")
-    return answer({JSON: {"schema": whole}, "text/event-stream": streamed})
+    return answer({JSON: {"schema": whole}, "text/event-stream": streamed}, _IGNORED)

@@ -51,6 +51,10 @@ HEADERS: Mapping[str, Json] = {
         "description": "Number of seconds after which the same request may succeed.",
         "schema": {"type": "integer", "minimum": 0},
     },
+    "X-Ignored-Fields": {
+        "description": "Names of fields that the server does not know and ignored, with commas.",
+        "schema": {"type": "string"},
+    },
 }
 
 REQUEST_ID: Json = {

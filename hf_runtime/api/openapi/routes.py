@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from hf_runtime.api.http.json_body import encode
@@ -35,7 +35,11 @@ def make_routes(models: Models, settings: ServerSettings, described: Sequence[Ba
     async def openapi(_: Request) -> Response:
         return Response(await asyncio.to_thread(document), media_type="application/json")
 
-    async def docs(_: Request) -> Response:
+    async def docs(request: Request) -> Response:
+        sent: bytes = request.scope.get("raw_path") or b""
+        if slashes := len(sent) - len(sent.rstrip(b"/")):
+            # The page refers to its files by relative paths, because a proxy may serve it under another path.
+            return RedirectResponse("../" * slashes + "docs")
         return HTMLResponse(page)
 
     return [

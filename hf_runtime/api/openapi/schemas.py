@@ -32,6 +32,20 @@ def _make_schema(kind: Any) -> tuple[Json, Mapping[str, Json]]:
     return schema, schema.pop("$defs", {})
 
 
+def _open(schema: Any, prefix: str) -> Any:
+    """Return a schema whose objects may have more fields, with a prefix before references."""
+    if isinstance(schema, list):
+        return [_open(each, prefix) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    start = _REFERENCE.format(model="")
+    return {
+        key: value.replace(start, start + prefix) if key == "$ref" else _open(value, prefix)
+        for key, value in schema.items()
+        if not (key == "additionalProperties" and "properties" in schema)
+    }
+
+
 class Schemas:
     """Schemas of a document.
 
@@ -48,6 +62,17 @@ class Schemas:
         for name, definition in inner.items():
             self._add(name, definition)
         return self.named(kind.__name__, schema) if "properties" in schema else schema
+
+    def of_open(self, kind: Any, prefix: str) -> Json:
+        """Return the schema of a class that accepts unknown fields on all levels.
+
+        Args:
+            prefix: of the names of these objects, whose closed schemas may be in the document too.
+        """
+        schema, inner = _make_schema(kind)
+        for name, definition in inner.items():
+            self._add(prefix + name, _open(definition, prefix))
+        return self.named(kind.__name__, _open(schema, prefix))
 
     def named(self, name: str, schema: Json) -> Json:
         """Store a schema under a name, and return a reference to it."""

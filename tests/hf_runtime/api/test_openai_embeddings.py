@@ -75,7 +75,6 @@ def test_dimensions_and_truncation_reach_the_model(server: Server) -> None:
         ({"input": ["a", None]}, "input"),
         ({"dimensions": 0}, "dimensions"),
         ({"encoding_format": "int8"}, "encoding_format"),
-        ({"prompt": "a"}, "prompt"),
     ],
 )
 def test_a_wrong_field_is_a_400_that_names_it(server: Server, fields: Any, param: str) -> None:

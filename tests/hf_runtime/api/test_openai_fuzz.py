@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hf_runtime.api.openai.chat import ChatRequest
 from hf_runtime.api.openai.completions import CompletionRequest
 from hf_runtime.api.openai.embeddings import EmbeddingRequest
-from hf_runtime.api.openai.schema import IGNORED, NOT_OFFERED
+from hf_runtime.api.openai.unserved import IGNORED, NOT_OFFERED
 from tests.hf_runtime.api.openai_server import Server
 
 _WORDS = st.sampled_from(

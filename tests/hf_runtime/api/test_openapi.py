@@ -151,5 +151,5 @@ def test_browsers_are_redirected_to_the_page_and_clients_are_not(http: TestClien
 
 
 def test_a_path_with_a_line_break_is_a_404_in_the_shape_of_its_protocol(http: TestClient) -> None:
-    assert http.get("/v1/models/a/%0A").json() == {"error": "/v1/models/a/ is not a route of this server"}
+    assert http.get("/v1/a/%0A").json() == {"error": "/v1/a/ is not a route of this server"}
     assert http.get("/openai/v1/%0A").json()["error"]["type"] == "invalid_request_error"

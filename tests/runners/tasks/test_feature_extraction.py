@@ -212,7 +212,7 @@ def test_an_input_longer_than_the_model_is_refused_with_both_lengths_unless_trun
     refused = _answer(runner, text)
     assert isinstance(refused, InvalidRequest)
     assert "152 tokens" in refused.message
-    assert f"reads {limit}:" in refused.message
+    assert f"maximum context length is {limit} tokens" in refused.message
     expected = _oracle(folder)(text, truncation=True, max_length=limit).mean(0)
     _same(_answer(runner, text, truncation=True), expected)
     _same(_answer(_runner(folder, truncation=True), text), expected)

@@ -132,7 +132,7 @@ def test_an_input_longer_than_the_model_is_refused_with_both_lengths_unless_trun
     refused, cut = runner.predict([Item(text), Item(text, {"truncation": True})])
     assert isinstance(refused, InvalidRequest)
     assert "104 tokens" in refused.message
-    assert "reads 64" in refused.message
+    assert "context length is 64 tokens" in refused.message
     _same(cut, _oracle(folder)(text, tokenizer_kwargs={"truncation": True}))
 
 

@@ -188,7 +188,7 @@ def test_new_tokens_end_with_the_decoders_positions(bart: Path) -> None:
 def test_an_input_longer_than_the_encoder_is_refused_with_both_lengths_unless_truncated(folder: Path) -> None:
     runner, oracle, text = _runner(folder), Oracle(folder), " ".join(CORPUS)
     length = len(oracle.tokenizer(text)["input_ids"])
-    _invalid(_answer(runner, text), f"{length} tokens", f"reads {POSITIONS}")
+    _invalid(_answer(runner, text), f"{length} tokens", f"context length is {POSITIONS} tokens")
     expected = oracle(text, truncation=True, max_new_tokens=20)[0]
     assert _answer(runner, text, truncation=True) == expected
     assert _answer(_runner(folder, truncation=True), text) == expected
@@ -241,7 +241,7 @@ def test_positions_are_found_in_every_kind_of_config(tmp_path: Path, make: Calla
     assert limit is not None
     text = "a " * (4 * POSITIONS)
     length = len(oracle.tokenizer(text)["input_ids"])
-    _invalid(_answer(runner, text), f"{length} tokens", f"reads {limit}")
+    _invalid(_answer(runner, text), f"{length} tokens", f"context length is {limit} tokens")
     inputs = oracle.tokenizer(text, truncation=True, max_length=limit, return_tensors="pt")
     with torch.inference_mode():
         (out,) = oracle.model.generate(inputs["input_ids"], max_new_tokens=5)

@@ -85,7 +85,7 @@ def test_an_input_longer_than_the_model_is_refused_with_both_lengths_unless_trun
     refused, cut = runner.predict([Item(text), Item(text, {"truncation": True, "top_k": None})])
     assert isinstance(refused, InvalidRequest)
     assert "102 tokens" in refused.message
-    assert "reads 64" in refused.message
+    assert "context length is 64 tokens" in refused.message
     _same(cut, _oracle(folder)(text, truncation=True, top_k=None))
 
 

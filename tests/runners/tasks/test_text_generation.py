@@ -294,7 +294,7 @@ def test_a_prompt_that_fills_the_context_is_refused_with_both_lengths_unless_tru
     runner, oracle = _runner(folder), Oracle(folder)
     text = " ".join(CORPUS * 3)
     ids = oracle.tokenizer(text)["input_ids"]
-    _invalid(_new(runner, text), f"{len(ids)} tokens", f"context {CONTEXT}")
+    _invalid(_new(runner, text), f"{len(ids)} tokens", f"context length is {CONTEXT} tokens")
     for given, new in ((10, 10), (500, CONTEXT // 2)):
         expected = oracle(ids[new - CONTEXT :], max_new_tokens=new)[0]
         assert _new(runner, text, truncation=True, max_new_tokens=given) == expected

@@ -91,7 +91,7 @@ def create_openai_app(models: Models, settings: ServerSettings) -> Starlette:
     async def chat_completions(request: Request) -> Response:
         parsed = parse_request(ChatRequest, await read_body(request, settings), settings.max_instances)
         if parsed.stream:
-            return await stream(request, parsed, ChatDeltas())
+            return await stream(request, parsed, ChatDeltas(parsed))
         return await answer(request, parsed)
 
     async def embeddings(request: Request) -> Response:

@@ -162,7 +162,8 @@ def write_answer(
         start = f"start: {reasoning} {'' if free else _SPACE} answer"
         if free:
             opening = " | ".join(lark.literal(mark) for mark in thinking[0].opening)
-            start += f" | {lark.free}" if thinking[1] is Thinking.OPEN else f" | ({opening}) {lark.free}"
+            unclosed = lark.without(thinking[0].closing)
+            start += f" | {unclosed}" if thinking[1] is Thinking.OPEN else f" | ({opening}) {unclosed}"
         lark.define("answer", answer)
     main = "\n".join([start, *lark.rules])
     return main if content is None else combine(main, content)

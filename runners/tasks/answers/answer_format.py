@@ -68,10 +68,8 @@ class AnswerFormat:
         if self._reasoning_parser is not None:
             return next((each for each in FORMATS if self._reasoning_parser in each.parsers), None)
         tokens = {str(entry) for entry in self._tokenizer.added_tokens_decoder.values()}
-        for thinking in FORMATS:
-            if thinking.is_in([templates]) or tokens >= {*thinking.opening, *thinking.closing}:
-                return thinking
-        return None
+        named = (each for each in FORMATS if each.is_in(templates))
+        return next(named, None) or next((each for each in FORMATS if tokens >= {*each.opening, *each.closing}), None)
 
     def _warn_of_unknown_notation(self, name: str, templates: str) -> None:
         if "tools" in templates and supports_tools(self._tokenizer, self._tokenizer.get_chat_template()):

@@ -32,7 +32,7 @@ class Lark:
         self._added = added_tokens
         names = sorted(added_tokens, key=len, reverse=True)
         self._names = re.compile("|".join(map(re.escape, names))) if names else None
-        self.free = f"{self._write_marked()}TEXT?"
+        self.free = f"{self._write_marked(self._reserved)}TEXT?"
         self._rules: dict[str, str] = {"TEXT": "TEXT: /(?s:.+)/"}
 
     @property
@@ -43,16 +43,19 @@ class Lark:
     @property
     def tokens_in_text(self) -> str:
         """Ids of the added tokens that free text may contain, as ranges."""
-        return self._find_others()
+        return self._find_others(self._reserved)
 
-    def _find_others(self, ending: str = "") -> str:
-        """Return the ids of the added tokens that are neither reserved nor in an ending, as ranges."""
-        others = (name for name in self._added if name not in self._reserved and name not in ending)
-        return format_ranges(self._added[name] for name in others)
+    def _find_others(self, left_out: Collection[str]) -> str:
+        """Return the ids of the added tokens that are not left out, as ranges."""
+        return format_ranges(token for name, token in self._added.items() if name not in left_out)
 
-    def _write_marked(self, ending: str = "") -> str:
-        others = self._find_others(ending)
+    def _write_marked(self, left_out: Collection[str]) -> str:
+        others = self._find_others(left_out)
         return f"(TEXT? <[{others}]>)* " if others else ""
+
+    def without(self, words: Collection[str]) -> str:
+        """Return the expression of any text without some words, if they are tokens."""
+        return f"{self._write_marked(words)}TEXT?"
 
     def define(self, name: str, expression: str) -> str:
         """Add a rule, and return its name."""
@@ -63,8 +66,12 @@ class Lark:
         """Return the expression for exactly this text."""
         return " ".join(quote(part) if token is None else f"<[{token}]>" for part, token in self._split(text))
 
-    def until(self, *endings: str) -> str:
-        """Return the expression for any text that ends with the first of the endings."""
+    def until(self, *endings: str, everything: bool = False) -> str:
+        """Return the expression for any text that ends with the first of the endings.
+
+        Args:
+            everything: the text may contain reserved words.
+        """
         found = []
         for ending in endings:
             name = f"until_{len(self._rules)}"
@@ -77,7 +84,9 @@ class Lark:
             if first is not None:
                 rest = " ".join(quote(part) if token is None else f"<[{token}]>" for part, token in parts[first:])
                 found.append(f"TEXT? {rest}")
-        return f"{self._write_marked(' '.join(endings))}({' | '.join(found)})"
+        left_out = {part for ending in endings for part, token in self._split(ending) if token is not None}
+        marked = self._write_marked(left_out if everything else left_out | self._reserved)
+        return f"{marked}({' | '.join(found)})"
 
     def _split(self, text: str) -> Iterator[tuple[str, int | None]]:
         """Split a text at added tokens; yield each part with its token or None."""

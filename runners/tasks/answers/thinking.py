@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
@@ -37,9 +36,9 @@ class ThinkingFormat:
     parsers: tuple[str, ...]
     always_thinks: frozenset[str] = frozenset()
 
-    def is_in(self, texts: Collection[str]) -> bool:
-        """Return true if a text, such as a template or a token's name, contains the marks."""
-        return any(mark in text for text in texts for mark in (*self.opening, *self.closing))
+    def is_in(self, template: str) -> bool:
+        """Return true if a chat template contains the marks."""
+        return any(mark in template for mark in (*self.opening, *self.closing))
 
     def find_state(self, text: str) -> Thinking:
         """Return the state at the end of a prompt."""
@@ -55,7 +54,7 @@ class ThinkingFormat:
 
     def write_rules(self, lark: Lark, thinking: Thinking) -> str:
         """Return the expression of reasoning before an answer, up to its closing mark."""
-        closing = lark.until(*self.closing)
+        closing = lark.until(*self.closing, everything=True)
         if thinking is Thinking.OPEN:
             return lark.define("thinking", closing)
         opening = " | ".join(lark.literal(mark) for mark in self.opening)
@@ -79,7 +78,7 @@ GRANITE = ThinkingFormat(
     ("granite",),
 )
 
-FORMATS = (MISTRAL, SEED, THINK, GRANITE)
+FORMATS = (THINK, MISTRAL, SEED, GRANITE)
 
 
 class ThinkingReader:
@@ -99,6 +98,7 @@ class ThinkingReader:
         self._inside = is_open
         self._at_start = True  # nothing but white space was read in this part
         self._after_reasoning = False
+        self._reasoned = False  # some of the reasoning was returned
 
     def feed(self, text: str) -> list[AnswerPart]:
         """As `AnswerReader`."""
@@ -113,16 +113,15 @@ class ThinkingReader:
     def _parse(self, ended: bool, cut: bool = False) -> list[AnswerPart]:
         if self._at_start and (self._inside or not self._after_reasoning) and not self._skip_opening(ended, cut):
             return []
-        return self._parse_reasoning(ended) if self._inside else self._parse_content()
+        return self._parse_reasoning(ended, cut) if self._inside else self._parse_content()
 
     def _skip_opening(self, ended: bool, cut: bool) -> bool:
         """Skip the opening mark; return False if more text is needed."""
         begun = self._text.lstrip()
         for mark in self._form.opening:
             if begun.startswith(mark):
-                self._text = begun[len(mark) :].lstrip()
-                self._inside = True
-                self._at_start = not self._text
+                self._text = begun[len(mark) :]
+                self._inside, self._at_start = True, False
                 return True
         if any(mark.startswith(begun) for mark in self._form.opening):
             if not ended:
@@ -132,8 +131,8 @@ class ThinkingReader:
         self._at_start = False
         return True
 
-    def _parse_reasoning(self, ended: bool) -> list[AnswerPart]:
-        if self._at_start or not self._text.strip():
+    def _parse_reasoning(self, ended: bool, cut: bool) -> list[AnswerPart]:
+        if not self._reasoned:
             self._text = self._text.lstrip()
         text = self._text
         found = [(at, mark) for mark in self._form.closing if (at := text.find(mark)) >= 0]
@@ -142,8 +141,9 @@ class ThinkingReader:
             reasoning, self._text = text[:at].rstrip(), text[at + len(mark) :]
             self._inside, self._at_start, self._after_reasoning = False, True, True
             return [*_make_reasoning(reasoning), *self._parse_content()]
-        held = max(overlap_length(text, mark) for mark in self._form.closing)
+        held = max(overlap_length(text, mark) for mark in self._form.closing) if cut or not ended else 0
         reasoning = text[: len(text) - held].rstrip()
+        self._reasoned = self._reasoned or bool(reasoning)
         if not ended:
             self._text = text[len(reasoning) :]
         return _make_reasoning(reasoning)

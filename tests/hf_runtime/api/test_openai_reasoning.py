@@ -51,7 +51,8 @@ def test_reasoning_is_streamed_before_the_content(server: Server) -> None:
 
 def test_an_answer_that_is_cut_ends_with_length_even_after_a_call(server: Server) -> None:
     for reason, shown in (("stop", "tool_calls"), ("length", "length")):
-        server.writer.script = lambda _, reason=reason: [written("", reason, tool_calls=[CALL])]
+        answer = [written("", reason, tool_calls=[CALL])]
+        server.writer.script = lambda _, answer=answer: answer  # type: ignore[misc]
         assert _ask(server, tools=[CLOCK]).choices[0].finish_reason == shown
         assert _stream(server, tools=[CLOCK])[-1]["finish_reason"] == shown
 

@@ -214,7 +214,9 @@ class Walk:
                 token = soft.pop(0) if soft[0] in allowed else chance.choice(allowed)
             else:
                 # A long text ends soon, so that no string goes on without end.
-                ends = [token for token in allowed if self.tokenizer.decode([token]).strip()[:1] in set("\"'}])<>`\n")]
+                ends = [
+                    token for token in allowed if str(self.tokenizer.decode([token])).strip()[:1] in set("\"'}])<>`\n")
+                ]
                 token = chance.choice(ends if ends and len(tokens) > 60 and chance.random() < 0.8 else allowed)
             if token == 0:
                 break

@@ -119,5 +119,5 @@ def test_a_client_says_whether_an_answer_begins_or_goes_on() -> None:
     asked = {"messages": [USER], "add_generation_prompt": False}
     assert _prompt(template, asked).endswith("Paris?;")
     for fields in ({"add_generation_prompt": True}, {"messages": [USER]}):
-        with pytest.raises(InvalidRequest, match="^continue_final_message: "):
+        with pytest.raises(InvalidRequest, match=r"^continue_final_message: "):
             _prompt(template, {**begun, "continue_final_message": True, **fields})

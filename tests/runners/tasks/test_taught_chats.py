@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +21,7 @@ from runners.tasks.text_generation import TextGenerationRunner
 from tests.tiny import byte_level_tokenizer, with_generation_config
 
 USER = {"role": "user", "content": "Weather?"}
-TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "get_weather", "parameters": {
     "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"],
     "additionalProperties": False}}}  # fmt: skip
 CALL = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
@@ -75,7 +74,7 @@ def _teach(folder: Path, template: str, answer: str, **instance: Any) -> TextGen
             if loss.item() < 0.01:
                 break
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     model.save_pretrained(folder)
     with_generation_config(folder, {"eos_token_id": 0})
@@ -140,7 +139,7 @@ def test_qwen3_thinks_unless_it_must_not(tmp_path: Path) -> None:
     assert _ask(runner, {"messages": [USER]}, stop=["day"])["generated_text"] == "Hello to"
     assert _ask(runner, {"messages": [USER]}, max_new_tokens=4).get("generated_text") == ""
     job = runner.prepare_item(Item({"messages": [USER], "chat_template_kwargs": {"enable_thinking": False}}, {}))
-    assert runner.tokenizer.decode(job.rows[0].inputs.input_ids).endswith("<think>\n\n</think>\n\n")
+    assert str(runner.tokenizer.decode(job.rows[0].inputs.input_ids)).endswith("<think>\n\n</think>\n\n")
     full = runner.prepare_item(Item({"messages": [USER]}, {"return_full_text": True, "max_new_tokens": 120}))
     (answer,) = runner.finish(full, runner.forward(full.rows))
     last = {"role": "assistant", "content": "Hello today.", "reasoning_content": "I greet."}
@@ -171,9 +170,9 @@ def test_gemma2_reads_the_tools_in_the_first_user_turn(tmp_path: Path) -> None:
     said = _ask(runner, {"messages": [USER], "tools": [TOOL]})
     assert (said["generated_text"], said["tool_calls"], said["finish_reason"]) == ("", [CALL], "stop")
     job = runner.prepare_item(Item({"messages": [USER], "tools": [TOOL]}, {}))
-    prompt = runner.tokenizer.decode(job.rows[0].inputs.input_ids)
+    prompt = str(runner.tokenizer.decode(job.rows[0].inputs.input_ids))
     assert prompt.startswith("<|im_start|>user\n# Tools")
-    assert json.dumps(TOOL["function"]["name"]) in prompt
+    assert '"name": "get_weather"' in prompt
 
 
 def test_an_answer_ends_with_its_turn_whatever_the_generation_config_says(tmp_path: Path) -> None:

@@ -262,15 +262,15 @@ def test_the_token_with_which_a_template_ends_a_turn_ends_an_answer(template: An
 
 def test_a_notation_that_is_not_known_is_logged_once_while_the_model_loads(caplog: pytest.LogCaptureFixture) -> None:
     strange = TURNS + "{% for t in tools or [] %}!!{{ t.function.name }}{% endfor %}"
-    for template, options, lines in (
-        (strange, {}, 1),
-        (strange, {"tool_parser": "hermes"}, 0),
-        (strange + "{# <tool_call> #}", {}, 0),
-        (TURNS, {}, 0),
-        (GPT_OSS + "{{ tools }}", {}, 0),
+    for template, parser, lines in (
+        (strange, None, 1),
+        (strange, "hermes", 0),
+        (strange + "{# <tool_call> #}", None, 0),
+        (TURNS, None, 0),
+        (GPT_OSS + "{{ tools }}", None, 0),
     ):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            AnswerFormat(_tokenizer(template), name="strange", **options)
+            AnswerFormat(_tokenizer(template), name="strange", tool_parser=parser)
         assert len(caplog.records) == lines, template
         assert lines == 0 or ("strange: " in caplog.text and "TOOL_PARSER" in caplog.text)

@@ -241,20 +241,45 @@ class NamedTool(TolerantModel):
     function: NamedFunction
 
 
+class AllowedTools(StrictModel):
+    """Tools that the answer may call, and whether it must call one."""
+
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool] = Field(min_length=1)
+
+
+class AllowedToolChoice(StrictModel):
+    """Choice of some tools."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the functions."""
+        return [tool.function.name for tool in self.allowed_tools.tools]
+
+
 def _parse_tool_choice(value: Any) -> Any:
     if isinstance(value, str) and value in ("none", "auto", "required"):
         return value
+    kind = value.get("type") if isinstance(value, dict) else None
     try:
-        return NamedTool.model_validate(value)
+        return (AllowedToolChoice if kind == "allowed_tools" else NamedTool).model_validate(value)
     except ValidationError as error:
         if all(each["type"] == "extra_forbidden" for each in error.errors(include_input=False, include_url=False)):
             raise  # it names the fields
         raise ValueError(
-            'must be "none", "auto", "required" or {"type": "function", "function": {"name": …}}'
+            'must be "none", "auto", "required", {"type": "function", "function": {"name": …}} or '
+            '{"type": "allowed_tools", "allowed_tools": {"mode": "auto" or "required", "tools": [{"type": "function", '
+            '"function": {"name": …}}]}}'
         ) from None
 
 
-_Choice = Literal["none", "auto", "required"] | NamedTool
+_Choice = Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice
+
+#: Effort of reasoning, in the words of all model families.
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 #: Choice whether the answer calls a tool, and which one.
 ToolChoice = Annotated[_Choice, PlainValidator(_parse_tool_choice, json_schema_input_type=_Choice)]
@@ -267,6 +292,22 @@ class Chat(StrictModel):
     tools: list[Tool] = Field(default_factory=list, max_length=128)
     tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True
+    reasoning_effort: ReasoningEffort | None = Field(
+        None, description="Effort of reasoning, for chat templates that read it; `none` turns reasoning off."
+    )
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        None, description="More variables of the chat template, such as `enable_thinking`."
+    )
+    add_generation_prompt: bool | None = Field(
+        None, description="Begin a new turn of the assistant. If unset, true unless the last message is continued."
+    )
+    continue_final_message: bool | None = Field(
+        None,
+        description=(
+            "Continue the last message, which is the assistant's. If unset, true for such a message, unless "
+            "`add_generation_prompt` is set."
+        ),
+    )
 
     @model_validator(mode="after")
     def _check_tools(self) -> Chat:
@@ -277,12 +318,36 @@ class Chat(StrictModel):
             raise make_field_error("tool_choice", "there are no tools to choose from")
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
             raise make_field_error("tool_choice", f"there is no tool {self.tool_choice.function.name}")
+        if isinstance(self.tool_choice, AllowedToolChoice):
+            for name in self.tool_choice.names:
+                if name not in names:
+                    raise make_field_error("tool_choice", f"there is no tool {name}")
         return self
+
+    @model_validator(mode="after")
+    def _check_continuation(self) -> Chat:
+        if self.continue_final_message:
+            if self.add_generation_prompt:
+                raise make_field_error("continue_final_message", "cannot be true if add_generation_prompt is")
+            if not self._ends_with_text:
+                raise make_field_error("continue_final_message", "the last message is not a text of the assistant")
+        return self
+
+    @property
+    def _ends_with_text(self) -> bool:
+        return self.messages[-1].role == "assistant" and not self.messages[-1].tool_calls
 
     @property
     def continues_answer(self) -> bool:
         """True if the last message is the beginning of an answer, which the model continues."""
-        return self.messages[-1].role == "assistant" and not self.messages[-1].tool_calls
+        if self.continue_final_message is None and self.add_generation_prompt is None:
+            return self._ends_with_text
+        return bool(self.continue_final_message)
+
+    @property
+    def begins_turn(self) -> bool:
+        """True if the prompt ends with the beginning of a new turn of the assistant."""
+        return not self.continues_answer if self.add_generation_prompt is None else self.add_generation_prompt
 
     @property
     def tool_names(self) -> list[str]:
@@ -291,16 +356,24 @@ class Chat(StrictModel):
 
     @property
     def usable_tools(self) -> list[dict[str, Any]]:
-        """Tools that the answer may call, as in the request. Empty if `tool_choice` is `none`."""
+        """Tools that the answer may call, as in the request; the prompt has no others."""
+        names = self.callable_names
+        return [tool.model_dump(exclude_unset=True) for tool in self.tools if tool.function.name in names]
+
+    @property
+    def callable_names(self) -> list[str]:
+        """Names of the functions that the answer may call."""
         if self.tool_choice == "none":
             return []
-        return [tool.model_dump(exclude_unset=True) for tool in self.tools]
+        return self.tool_choice.names if isinstance(self.tool_choice, AllowedToolChoice) else self.tool_names
 
     @property
     def choice(self) -> Any:
         """`none`, `auto`, `required`, or an object with the name of a function."""
         if not self.tools:
             return "none"
+        if isinstance(self.tool_choice, AllowedToolChoice):
+            return self.tool_choice.allowed_tools.mode
         return self.tool_choice.model_dump() if isinstance(self.tool_choice, NamedTool) else self.tool_choice
 
 

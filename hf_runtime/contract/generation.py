@@ -145,6 +145,7 @@ class _Details(TypedDict):
     cached_tokens: NotRequired[int]
     generated_tokens: NotRequired[int]
     logprobs: NotRequired[list[ScoredToken]]
+    reasoning: NotRequired[str]
     tool_calls: NotRequired[list[CalledTool]]
 
 

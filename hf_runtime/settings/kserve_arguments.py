@@ -51,15 +51,18 @@ _ARGUMENTS: Mapping[str, Callable[[str], dict[str, str]]] = {
     "gpu_memory_utilization": _variable("TORCH_CUDA_MEMORY_FRACTION"),
     "max_num_batched_tokens": _variable("MAX_BATCH_TOKENS"),
     "max_num_seqs": _variable("MAX_BATCH_SIZE"),
+    "reasoning_parser": _variable("REASONING_PARSER"),
     "revision": _variable("MODEL_REVISION"),
     "served_model_name": _variable("MODEL_NAME"),
+    "tool_call_parser": _variable("TOOL_PARSER"),
 }
 
 #: Arguments without a value. An empty mapping means that the server does this anyway: it follows the tokenizer's case
-#: and token types, returns offsets, and does not log prompts by default.
+#: and token types, returns offsets, lets models choose tools, and does not log prompts by default.
 _FLAGS: Mapping[str, dict[str, str]] = {
     "disable_log_requests": {},
     "disable_lower_case": {},
+    "enable_auto_tool_choice": {},
     "return_offsets_mapping": {},
     "return_probabilities": {"RETURN_PROBABILITIES": "true"},
     "return_raw_logits": {"RETURN_RAW_LOGITS": "true"},

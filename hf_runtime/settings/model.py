@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings
 
+from hf_runtime.contract.parsers import ReasoningParser, ToolParser
 from hf_runtime.contract.tasks import TASKS
 from hf_runtime.contract.tasks.feature_extraction import Pooling
 from hf_runtime.contract.tasks.token_classification import AggregationStrategy
@@ -272,6 +273,22 @@ class ModelSettings(BaseSettings):
         True,
         validation_alias="RETURN_FULL_TEXT",
         description="Return the prompt and the generated text. If false, return only the generated text.",
+    )
+    reasoning_parser: ReasoningParser | None = Field(
+        None,
+        validation_alias="REASONING_PARSER",
+        description=(
+            "Parser that separates reasoning from content in answers to chats, by vLLM's name. `none` leaves reasoning "
+            "in the content. If unset, the chat template decides."
+        ),
+    )
+    tool_parser: ToolParser | None = Field(
+        None,
+        validation_alias="TOOL_PARSER",
+        description=(
+            "Notation in which the model writes tool calls, by vLLM's name of its parser. If unset, the chat template "
+            "decides."
+        ),
     )
     aggregation_strategy: AggregationStrategy = Field(
         "none",

@@ -43,6 +43,8 @@ class GenerationRequest:
         ignore_eos: continue after an end-of-sequence token.
         continues: the text continues the text of the prompt.
         grammar: grammar that the text must conform to.
+        end_ids: tokens that end the sequence in addition to the model's own.
+        visible_ids: special tokens whose text is part of the text; that of all others is left out.
     """
 
     input_ids: list[int]
@@ -60,6 +62,8 @@ class GenerationRequest:
     continues: bool = False
     grammar: Grammar | None = None
     forced_bos_token_id: int | None = None
+    end_ids: frozenset[int] = frozenset()
+    visible_ids: frozenset[int] = frozenset()
 
 
 class Alternative(TypedDict):
@@ -84,7 +88,7 @@ class SequenceOutput:
 
     Attributes:
         tokens: all new tokens, including the one that ended the sequence.
-        text: text without special tokens, up to the first stop string.
+        text: text without special tokens other than `visible_ids`, up to the first stop string.
         stop_sequence: the stop string that ended it, if one did.
         cached_tokens: tokens of the prompt that were copied from another sequence instead of computed.
     """

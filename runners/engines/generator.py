@@ -48,8 +48,11 @@ class Grammars(Protocol):
             InvalidRequest: the grammar is wrong, or too large.
         """
 
-    def response_format(self, given: Mapping[str, Any]) -> Any:
+    def response_format(self, given: Mapping[str, Any], wrap: Callable[[str], str] = ...) -> Any:
         """Compile an OpenAI API's `response_format`; None for free text.
+
+        Args:
+            wrap: returns the grammar of the answer from that of its content.
 
         Raises:
             InvalidRequest: as `compile`; names the wrong field.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
@@ -195,6 +195,9 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         continues: bool = False,
         forced_bos_token_id: int | None = None,
         grammar: Any = None,
+        wrap_grammar: Callable[[str], str] | None = None,
+        end_ids: frozenset[int] = frozenset(),
+        visible_ids: frozenset[int] = frozenset(),
     ) -> list[Row[GenerationRequest]]:
         """Return the rows of a prompt, one per sequence.
 
@@ -203,6 +206,8 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
             continues: the answer continues the prompt's text.
             forced_bos_token_id: first token of the answer.
             grammar: grammar of the answer, if the task defines it instead of `response_format`.
+            wrap_grammar: returns the grammar of the answer from that of its content, which `response_format` defines.
+            end_ids, visible_ids: as in `GenerationRequest`.
 
         Raises:
             InvalidRequest: the model lacks a token of the prompt, `num_return_sequences` is too large, the model does
@@ -224,7 +229,11 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         tokenizer = self.generator.tokenizer
         special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)) if stop else {}
         if grammar is None and parameters.response_format is not None:
-            grammar = self.generator.grammars.response_format(parameters.response_format)
+            grammars, wanted = self.generator.grammars, parameters.response_format
+            if wrap_grammar is None:
+                grammar = grammars.response_format(wanted)
+            else:
+                grammar = grammars.response_format(wanted, wrap_grammar)
         if parameters.logprobs is not None:
             self.generator.grammars.prepare()
         request = GenerationRequest(
@@ -242,6 +251,8 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
             continues=continues,
             forced_bos_token_id=forced_bos_token_id,
             grammar=grammar,
+            end_ids=end_ids,
+            visible_ids=visible_ids,
         )
         seed = secrets.randbits(62) if parameters.seed is None else parameters.seed
         if sampled:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hf_runtime.contract.chat import Chat, parse_chat
@@ -14,10 +14,10 @@ from runners.engines.generation_request import GenerationRequest, SequenceOutput
 from runners.engines.generator import DeltaMaker
 from runners.engines.runner import Job
 from runners.storage.fetch import read_config
+from runners.tasks.answers.answer_format import AnswerFormat, AnswerPlan
+from runners.tasks.answers.parts import AnswerReader, ParsedToolCall, Reasoning
 from runners.tasks.chat_prompt import tokenize_chat
 from runners.tasks.generation import GenerationRunner
-from runners.tasks.tool_call_reader import ToolCallReader
-from runners.tasks.tool_calls import ToolSyntax
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +28,21 @@ class _Context:
         prompt: prompt or chat to return before the new text; None without `return_full_text`.
         echo: text that a stream begins with.
         details: whether to add the details.
-        tools: names of the functions that the answer may call.
+        plan: form of the answer; None if all of it is content.
     """
 
     prompt: str | Chat | None
     echo: str
     details: bool
-    tools: tuple[str, ...]
+    plan: AnswerPlan | None
 
 
 class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context]):
     """Runner whose answer is a list of `{"generated_text": str}`, one per sequence.
 
     The full text of a chat is the list of its messages, with the assistant's at the end. Tool calls are separated from
-    the text as `"tool_calls": [{"name": str, "arguments": str}]`, with the arguments as JSON.
+    the text as `"tool_calls": [{"name": str, "arguments": str}]`, with the arguments as JSON, and reasoning as
+    `"reasoning": str`.
     """
 
     spec = SPEC
@@ -57,7 +58,13 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
                 "which cannot do text-generation; set TASK to text2text-generation."
             )
         super().load()
-        self._tool_syntax = ToolSyntax(self.generator.tokenizer)
+        self._answers = AnswerFormat(
+            self.generator.tokenizer,
+            name=self.settings.name,
+            reasoning_parser=self.settings.reasoning_parser,
+            tool_parser=self.settings.tool_parser,
+            vocabulary=self.generator.vocabulary,
+        )
 
     def prepare(self, instance: Any, parameters: TextGenerationParameters) -> Job[GenerationRequest, _Context]:
         if _is_tokens(instance):
@@ -69,16 +76,24 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
             input_ids = self._tokenize(prompt) if isinstance(prompt, str) else tokenize_chat(tokenizer, prompt)
         wanted = self.resolve_max_new_tokens(parameters, len(input_ids), "the prompt")
         input_ids, free = self._fit_context(input_ids, wanted, parameters.truncation)
-        grammar = self._create_tool_grammar(prompt, parameters) if isinstance(prompt, Chat) else None
-        continues = isinstance(prompt, str) or prompt.continues_answer
-        rows = self.build_rows(input_ids, min(wanted, free), parameters, continues=continues, grammar=grammar)
+        plan = self._answers.plan(prompt, input_ids) if isinstance(prompt, Chat) else None
+        rows = self.build_rows(
+            input_ids,
+            min(wanted, free),
+            parameters,
+            continues=isinstance(prompt, str) or prompt.continues_answer,
+            grammar=self._create_grammar(plan, parameters) if plan is not None and plan.functions else None,
+            wrap_grammar=plan.write_grammar if plan is not None else None,
+            end_ids=self._answers.end_ids if isinstance(prompt, Chat) else frozenset(),
+            visible_ids=plan.visible_ids if plan is not None else frozenset(),
+        )
         requested = parameters.return_full_text
         full = self.settings.return_full_text if requested is None else requested
         context = _Context(
             prompt=prompt if full else None,
             echo=prompt if requested and isinstance(prompt, str) else "",
             details=parameters.details,
-            tools=() if isinstance(prompt, str) or prompt.choice == "none" else tuple(prompt.tool_names),
+            plan=plan,
         )
         return Job(rows, context)
 
@@ -87,36 +102,30 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
 
     def create_delta_maker(self, job: Job[GenerationRequest, _Context], number: int) -> DeltaMaker:
         make_text_delta = super().create_delta_maker(job, number)
-        if not job.context.tools:
+        if job.context.plan is None:
             return make_text_delta
-        reader = self._tool_syntax.reader(job.context.tools)
+        reader = job.context.plan.create_reader()
 
         def make_delta(text: str, logprobs: list[TokenLogprob], output: SequenceOutput | None) -> dict[str, Any] | None:
-            content, calls = _split_calls(reader, text, ended=output is not None)
-            if not (content or calls or logprobs or output):
+            parts = _read_parts(reader, text, output)
+            if not (parts.content or parts.others or logprobs or output):
                 return None
-            return (make_text_delta(content, logprobs, output) or {}) | ({"tool_calls": calls} if calls else {})
+            return (make_text_delta(parts.content, logprobs, output) or {}) | parts.others
 
         return make_delta
 
     def _build_answer(self, job: Job[GenerationRequest, _Context], output: SequenceOutput) -> dict[str, Any]:
-        context, text, calls = job.context, output.text, {}
-        if context.tools:
-            text, found = _split_calls(self._tool_syntax.reader(context.tools), output.text, ended=True)
-            calls = {"tool_calls": found} if found else {}
+        context, parts = job.context, _Parts(output.text)
+        if context.plan is not None:
+            parts = _read_parts(context.plan.create_reader(), output.text, output)
         details = self.build_details(job, output) if context.details else {}
-        return {"generated_text": _join_prompt(context.prompt, text, calls), **calls, **details}
+        return {"generated_text": _join_prompt(context.prompt, parts), **parts.others, **details}
 
-    def _create_tool_grammar(self, chat: Chat, parameters: TextGenerationParameters) -> Any:
-        """Compile the grammar that makes tool calls valid; None if no tool may be called."""
-        grammar = self._tool_syntax.grammar(chat.usable_tools, chat.choice, chat.parallel_tool_calls)
-        if grammar is None:
-            return None
+    def _create_grammar(self, plan: AnswerPlan, parameters: TextGenerationParameters) -> Any:
+        """Compile the grammar that makes tool calls valid; None if the content has one, too."""
         if parameters.response_format not in (None, {"type": "text"}):
-            raise InvalidRequest(
-                "an answer that may call tools has a form of its own", field="parameters.response_format"
-            )
-        return self.generator.grammars.compile(grammar, "tools")
+            return None
+        return self.generator.grammars.compile(plan.write_grammar(), "tools")
 
     def get_echo(self, context: _Context) -> str:
         return context.echo
@@ -170,26 +179,45 @@ def _parse(instance: Any) -> str | Chat:
     return parse_chat(instance)
 
 
-def _split_calls(reader: ToolCallReader, text: str, *, ended: bool) -> tuple[str, list[dict[str, str]]]:
-    """Split the next part of a text into content and tool calls."""
-    parts = reader.feed(text)
-    if ended:
-        parts += reader.end()
-    content = "".join(part for part in parts if isinstance(part, str))
-    return content, [asdict(part) for part in parts if not isinstance(part, str)]
+@dataclass(slots=True)
+class _Parts:
+    """Content of an answer, or of a delta, and its other fields.
+
+    Attributes:
+        others: `reasoning` and `tool_calls`, if there are any.
+    """
+
+    content: str
+    others: dict[str, Any] = field(default_factory=dict)
 
 
-def _join_prompt(prompt: str | Chat | None, text: str, calls: dict[str, Any]) -> Any:
+def _read_parts(reader: AnswerReader, text: str, output: SequenceOutput | None) -> _Parts:
+    """Return the parts that are final with the next text, or at the end, with the output."""
+    found = reader.feed(text)
+    if output is not None:
+        found += reader.end(cut=output.finish_reason == "length")
+    others: dict[str, Any] = {}
+    if reasoning := "".join(part.text for part in found if isinstance(part, Reasoning)):
+        others["reasoning"] = reasoning
+    if calls := [asdict(part) for part in found if isinstance(part, ParsedToolCall)]:
+        others["tool_calls"] = calls
+    return _Parts("".join(part for part in found if isinstance(part, str)), others)
+
+
+def _join_prompt(prompt: str | Chat | None, parts: _Parts) -> Any:
     """Return prompt and text in the format of the transformers pipeline."""
     if prompt is None:
-        return text
+        return parts.content
     if isinstance(prompt, str):
-        return prompt + text
+        return prompt + parts.content
     messages = [message.turn() for message in prompt.messages]
     if prompt.continues_answer:
-        messages[-1]["content"] += text
+        messages[-1]["content"] = messages[-1].get("content", "") + parts.content
         return messages
-    return [*messages, {"role": "assistant", "content": text, **calls}]
+    others = dict(parts.others)
+    if "reasoning" in others:
+        others["reasoning_content"] = others.pop("reasoning")
+    return [*messages, {"role": "assistant", "content": parts.content, **others}]
 
 
 #: Runner of this task.

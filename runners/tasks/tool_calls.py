@@ -1,63 +1,29 @@
-"""Tool call notations of model families, and grammars that make calls valid."""
+"""Tool calls of one model, and grammars that make them valid."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from hf_runtime.contract.errors import InvalidRequest
-from runners.engines.generate.schemas import json_rule
+from runners.tasks.answers.lark import Lark, find_added_tokens, quote
+from runners.tasks.answers.thinking import Thinking, ThinkingFormat
+from runners.tasks.notations import find_notation
+from runners.tasks.notations.json_calls import HERMES
+from runners.tasks.notations.notation import Function
 from runners.tasks.tool_call_reader import ToolCallReader
 
 #: `tool_choice` of OpenAI's API; a mapping names the function that must be called.
 ToolChoice = Literal["none", "auto", "required"] | Mapping[str, Any]
 
+#: Name of the grammar of the content within the grammar of an answer.
+_CONTENT = "content"
 
-@dataclass(frozen=True, slots=True)
-class Notation:
-    """Notation of a family of models for `{"name": …, "arguments": …}`.
-
-    Attributes:
-        template_marker: text by which the chat templates of these models are recognized.
-        before, after: text before and after a call; it may be a special token, which the text need not contain.
-        between: text between two calls; None if an answer has at most one call.
-        arguments: key of the arguments.
-        in_array: calls are elements of an array.
-        at_start_only: calls appear only at the beginning of an answer, because only their JSON marks them.
-        foreign: tokens that begin a call in another notation.
-    """
-
-    template_marker: str
-    before: str = ""
-    after: str = ""
-    between: str | None = None
-    arguments: str = "arguments"
-    in_array: bool = False
-    at_start_only: bool = False
-    foreign: tuple[str, ...] = ()
-
-    @property
-    def opening(self) -> str:
-        """The first characters of a call's JSON."""
-        return '[{"name":' if self.in_array else '{"name":'
-
-
-#: Notation of Hermes, Qwen and SmolLM, and the default for all other models.
-HERMES = Notation("<tool_call>", before="<tool_call>", after="</tool_call>", between="\n")
-MISTRAL = Notation("[TOOL_CALLS]", before="[TOOL_CALLS]", between=", ", in_array=True)
-LLAMA = Notation(
-    '{"name": function name, "parameters": dictionary',
-    arguments="parameters",
-    at_start_only=True,
-    foreign=("<|python_tag|>",),
-)
-
-NOTATIONS = (MISTRAL, LLAMA, HERMES)
+#: White space between reasoning and an answer that is not free text.
+_SPACE = r"/[ \n\r\t]{1,8}/?"
 
 
 class ToolSyntax:
@@ -65,131 +31,151 @@ class ToolSyntax:
 
     The response templates of transformers are no substitute: few checkpoints have one, they define no grammar for
     valid calls, and their parser stops at the first mistake.
+
+    Args:
+        parser: name of the notation; None if the template decides.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        template = str(tokenizer.chat_template or "")
-        self.notation = next((notation for notation in NOTATIONS if notation.template_marker in template), HERMES)
-        added = tokenizer.added_tokens_decoder.items()
-        # llguidance does not treat these tokens as text, even if the tokenizer decodes them.
-        self._added_tokens = {str(entry): token for token, entry in added if entry.special or _is_tag(str(entry))}
-        excluded = {self.notation.before, *self.notation.foreign, tokenizer.eos_token}
-        self._text_tokens = _format_ranges(token for name, token in self._added_tokens.items() if name not in excluded)
-        hidden = {str(entry) for _, entry in added if entry.special}
-        self._trigger = "" if self.notation.before in hidden else self.notation.before
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, parser: str | None = None) -> None:
+        self.notation = find_notation(read_templates(tokenizer), parser) or HERMES
+        self._added_tokens = find_added_tokens(tokenizer)
+        self._eos_token = tokenizer.eos_token
 
-    def reader(self, names: Collection[str]) -> ToolCallReader:
-        """Create the parser that finds calls of the given functions in one text."""
+    def reader(self, functions: Mapping[str, Mapping[str, Any]] | Collection[str]) -> ToolCallReader:
+        """Create the parser that finds calls of the given functions in one text.
+
+        Args:
+            functions: names of the functions, with the schemas of their arguments if the notation needs their types.
+        """
         notation = self.notation
+        schemas = functions if isinstance(functions, Mapping) else {name: {} for name in functions}
         return ToolCallReader(
-            names,
-            trigger=self._trigger,
-            opening=notation.opening,
-            after=notation.after,
-            arguments=notation.arguments,
+            notation.starts,
+            lambda trigger, start: notation.create_scanner(trigger, start, schemas),
+            notation.after,
             at_start_only=notation.at_start_only,
         )
 
-    def grammar(self, tools: Sequence[Mapping[str, Any]], choice: ToolChoice, parallel: bool = True) -> str | None:
-        """Create a grammar in llguidance's lark for an answer that may, or must, call tools.
+    def grammar(
+        self,
+        tools: Sequence[Mapping[str, Any]],
+        choice: ToolChoice,
+        parallel: bool = True,
+        *,
+        allowed: Collection[str] | None = None,
+        thinking: tuple[ThinkingFormat, Thinking] | None = None,
+        content: str | None = None,
+    ) -> str | None:
+        """Create a grammar for llguidance of an answer that may, or must, call tools.
 
         Args:
             tools: tools of OpenAI's API, `{"type": "function", "function": {"name", "parameters", "strict"}}`. Parts of
                 a schema that cannot be enforced are ignored unless `strict` is true.
             choice: `auto`: text, in which every call must be valid; `required`: only calls;
-                `{"type": "function", "function": {"name": …}}`: one call of that function; `none`: no grammar.
+                `{"type": "function", "function": {"name": …}}`: one call of that function; `none`: no call.
             parallel: allow several calls.
+            allowed: names of the functions that may be called; None for all.
+            thinking: reasoning before the answer, which is free text.
+            content: grammar that the answer conforms to if it is no call; None for free text.
 
         Raises:
             InvalidRequest: the parameters of a function cannot be enforced, or the chosen function is unknown.
         """
-        if choice == "none" or not tools:
+        functions = choose_functions(tools, choice, allowed)
+        parallel = parallel and not isinstance(choice, Mapping)
+        if not functions and content is None:
             return None
-        functions = {i: tool["function"] for i, tool in enumerate(tools)}
-        if isinstance(choice, Mapping):
-            name = choice["function"]["name"]
-            functions = {i: function for i, function in functions.items() if function["name"] == name}
-            if not functions:
-                raise InvalidRequest(f"there is no tool {name}", field="tool_choice")
-            parallel = False
-        several = parallel and self.notation.between is not None
-        rules = [
-            *(self._auto_rules(several) if choice == "auto" else self._required_rules(several)),
-            f"calls: {self._calls_rule(several)}",
-            "call: " + " | ".join(f"call_{i}" for i in functions),
-            *(self._call_rule(i, function) for i, function in functions.items()),
-        ]
-        return "\n".join(rules)
-
-    def _required_rules(self, several: bool) -> Iterator[str]:
         notation = self.notation
-        begun = f"{self._token_or_text(notation.before)} calls" if notation.before else "calls"
-        again = several and not notation.in_array
-        yield f"start: {begun} ({_quote(notation.between or '')} {begun})*" if again else f"start: {begun}"
+        several = parallel and (notation.between is not None or notation.joins_calls)
+        marks = (*thinking[0].opening, *thinking[0].closing) if thinking is not None else ()
+        lark = self._lark(marks, next_to_json=content is not None)
+        begun = f"{lark.literal(notation.trigger)} calls" if notation.trigger else "calls"
+        start = _write_content()
+        if functions:
+            again = several and notation.between is not None
+            between = f"{quote(notation.between)} " if notation.between else ""
+            required = f"{begun} ({between}{begun})*" if again else begun
+            if choice != "auto":
+                start = required
+            elif content is not None:
+                start = f"{_write_content()} | {required}"
+            else:
+                start = self._write_auto(lark, [function.name for function in functions], again)
+            for index, function in enumerate(functions):
+                lark.define(f"call_{index}", notation.write_call(lark, index, function))
+            lark.define("call", " | ".join(f"call_{index}" for index in range(len(functions))))
+            lark.define("calls", notation.write_group(lark, several, len(functions)))
+        return write_answer(lark, start, thinking, content, free=choice == "auto" and content is None)
 
-    def _auto_rules(self, several: bool) -> Iterator[str]:
+    def _lark(self, marks: Collection[str], *, next_to_json: bool) -> Lark:
+        # The tokens that begin a call are no text, nor is the token that ends the answer.
+        begin = (*self.notation.starts, self.notation.trigger, *self.notation.foreign, self._eos_token or "", *marks)
+        return Lark(self._added_tokens, begin, next_to_json=next_to_json)
+
+    def _write_auto(self, lark: Lark, names: list[str], again: bool) -> str:
+        """Return the expression of free text in which each call is valid."""
         notation = self.notation
-        yield "TEXT: /(?s:.+)/"
-        yield f"marked: TEXT? <[{self._text_tokens}]>" if self._text_tokens else "marked: TEXT"
-        marked = "marked* " if self._text_tokens else ""
-        if notation.at_start_only:
-            yield f"FIRST: /(?s:.+)/ & ~/\\s*{_escape(notation.opening)}(?s:.*)/"
-            later = f" (<[{self._text_tokens}]> TEXT?)*" if self._text_tokens else ""
-            yield f"start: calls | FIRST?{later}"
-            return
-        yield f"start: (begun calls)* {marked}TEXT?" if several else f"start: {marked}TEXT? | begun calls"
-        yield f"trigger[lazy]: /(?s:.*)/ {_quote(notation.before)}"
-        token = self._added_tokens.get(notation.before)
-        yield f"begun: {marked}trigger" if token is None else f"begun: {marked}(trigger | TEXT? <[{token}]>)"
-
-    def _calls_rule(self, several: bool) -> str:
-        notation = self.notation
-        if notation.in_array:
-            more = f" ({_quote(notation.between or '')} call)*" if several else ""
-            return f'" "? "[" call{more} "]"'
-        return f'"\\n"? call "\\n"? {self._token_or_text(notation.after)}' if notation.after else "call"
-
-    def _call_rule(self, index: int, function: Mapping[str, Any]) -> str:
-        field = f"tools[{index}].function.parameters"
-        schema = _arguments_schema(function, field)
-        rule = json_rule(schema, field, lenient=function.get("strict") is not True)
-        head = f'{{"name": {_quote(function["name"])}, "{self.notation.arguments}": '
-        return f'call_{index}: {_quote(head)} %json {rule} "}}"'
-
-    def _token_or_text(self, text: str) -> str:
-        token = self._added_tokens.get(text)
-        return _quote(text) if token is None else f"<[{token}]>"
+        if not notation.trigger:
+            lark.define("FIRST", f"/(?s:.+)/ & ~/{notation.write_opening(names)}(?s:.*)/")
+            later = f" (<[{lark.tokens_in_text}]> TEXT?)*" if lark.tokens_in_text else ""
+            return f"calls | FIRST?{later}"
+        begun = lark.define("begun", lark.until(notation.trigger))
+        return f"({begun} calls)* {lark.free}" if again else f"{lark.free} | {begun} calls"
 
 
-def _arguments_schema(function: Mapping[str, Any], field: str) -> Mapping[str, Any]:
-    """Return the schema of a function's arguments; without `parameters` it has no arguments.
+def choose_functions(
+    tools: Sequence[Mapping[str, Any]], choice: ToolChoice, allowed: Collection[str] | None = None
+) -> list[Function]:
+    """Return the functions that an answer may call.
 
-    Source: https://platform.openai.com/docs/api-reference/chat/create
+    Raises:
+        InvalidRequest: the arguments of a function are no object, or the chosen function is unknown.
     """
-    parameters = function.get("parameters")
-    if parameters is None:
-        return {"type": "object", "properties": {}, "additionalProperties": False}
-    if parameters.get("type", "object") != "object":
-        raise InvalidRequest("must be 'object', which is what arguments are", field=f"{field}.type")
-    return {"type": "object", **parameters}
+    if choice == "none":
+        return []
+    numbered = list(enumerate(tools))
+    if isinstance(choice, Mapping):
+        name = choice["function"]["name"]
+        numbered = [(index, tool) for index, tool in numbered if tool["function"]["name"] == name]
+        if not numbered:
+            raise InvalidRequest(f"there is no tool {name}", field="tool_choice")
+    chosen = [(index, tool) for index, tool in numbered if allowed is None or tool["function"]["name"] in allowed]
+    return [Function.from_tool(index, tool) for index, tool in chosen]
 
 
-def _is_tag(text: str) -> bool:
-    return text.startswith("<") and text.endswith(">")
+def _write_content() -> str:
+    return f"@{_CONTENT}"
 
 
-def _format_ranges(tokens: Iterable[int]) -> str:
-    """Format token ids as llguidance's ranges: `3-7,9`."""
-    runs = [
-        [token for _, token in run] for _, run in groupby(enumerate(sorted(tokens)), lambda pair: pair[1] - pair[0])
-    ]
-    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+def write_answer(
+    lark: Lark, answer: str, thinking: tuple[ThinkingFormat, Thinking] | None, content: str | None, *, free: bool
+) -> str:
+    """Return the grammar of an answer, with reasoning before it.
+
+    Args:
+        answer: expression of the answer; `@content` stands for the content.
+        free: the answer is free text with calls, and may end within the reasoning.
+    """
+    start = f"start: {answer}"
+    if thinking is not None:
+        reasoning = thinking[0].write_rules(lark, thinking[1])
+        start = f"start: {reasoning} {'' if free else _SPACE} answer"
+        if free:
+            opening = " | ".join(lark.literal(mark) for mark in thinking[0].opening)
+            unclosed = lark.without(thinking[0].closing)
+            start += f" | {unclosed}" if thinking[1] is Thinking.OPEN else f" | ({opening}) {unclosed}"
+        lark.define("answer", answer)
+    main = "\n".join([start, *lark.rules])
+    return main if content is None else combine(main, content)
 
 
-def _quote(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+def combine(main: str, content: str) -> str:
+    """Return a grammar in which `@content` of the first one stands for the second one."""
+    parts = json.loads(content)["grammars"] if content.startswith("{") else [{"lark_grammar": content}]
+    return json.dumps({"grammars": [{"lark_grammar": main}, {**parts[0], "name": _CONTENT}, *parts[1:]]})
 
 
-def _escape(text: str) -> str:
-    """Escape literal text for a regular expression of lark."""
-    return "".join(f"\\{character}" if character in "[]{}()" else character for character in text)
+def read_templates(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the text of all chat templates of a tokenizer."""
+    templates: Any = tokenizer.chat_template or ""
+    return "\n".join(map(str, templates.values())) if isinstance(templates, Mapping) else str(templates)

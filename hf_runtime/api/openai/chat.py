@@ -15,7 +15,7 @@ from hf_runtime.api.openai.generation import FinishReason, GeneratedAnswer, Samp
 from hf_runtime.api.openai.logprobs import ChatLogprobs, render_chat_logprobs
 from hf_runtime.api.openai.usage import TokenUsage, UsageCounter
 from hf_runtime.contract.answer_type import answer_type
-from hf_runtime.contract.chat import Message, Messages, NamedTool, Tool, ToolChoice
+from hf_runtime.contract.chat import AllowedToolChoice, Message, Messages, NamedTool, ReasoningEffort, Tool, ToolChoice
 from hf_runtime.contract.errors import InvalidRequest
 
 
@@ -44,6 +44,8 @@ class ChatAnswer(TypedDict):
     role: Literal["assistant"]
     content: str | None
     refusal: None
+    reasoning_content: NotRequired[str]
+    reasoning: NotRequired[str]
     tool_calls: NotRequired[list[ChatToolCall]]
 
 
@@ -73,6 +75,8 @@ class ChatDelta(TypedDict):
     role: NotRequired[Literal["assistant"]]
     content: NotRequired[str]
     refusal: NotRequired[None]
+    reasoning_content: NotRequired[str]
+    reasoning: NotRequired[str]
     tool_calls: NotRequired[list[ChatToolCall]]
 
 
@@ -95,8 +99,15 @@ class ChatCompletionChunk(GeneratedAnswer):
     usage: NotRequired[TokenUsage | None]
 
 
+#: Fields of a chat that the runner gets unchanged.
+_CHAT_FIELDS = ("reasoning_effort", "chat_template_kwargs", "add_generation_prompt", "continue_final_message")
+
+
 class ChatRequest(SamplingRequest):
-    """A chat to answer; without a maximum, the answer may fill the model's context."""
+    """A chat to answer; without a maximum, the answer may fill the model's context.
+
+    `chat_template_kwargs`, `add_generation_prompt`, `continue_final_message` and `include_reasoning` are vLLM's.
+    """
 
     neutral_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "add_special_tokens": (False,),
@@ -113,6 +124,11 @@ class ChatRequest(SamplingRequest):
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
     modalities: list[Literal["text"]] | None = None
+    reasoning_effort: ReasoningEffort | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    include_reasoning: bool = True
 
     @model_validator(mode="after")
     def _check_fields(self) -> ChatRequest:
@@ -125,11 +141,16 @@ class ChatRequest(SamplingRequest):
                 # `none` is what happens without tools anyway.
                 if getattr(self, name) not in (None, "none"):
                     raise InvalidRequest("only allowed when tools are given", field=name)
-        if isinstance(self.tool_choice, NamedTool):
-            chosen, known = self.tool_choice.function.name, [tool.function.name for tool in self.tools]
+        for chosen in _find_chosen(self.tool_choice):
+            known = [tool.function.name for tool in self.tools]
             if chosen not in known:
                 raise InvalidRequest(f"there is no tool {chosen}, but {', '.join(known)}", field="tool_choice")
         return self
+
+    def render_reasoning(self, answer: Mapping[str, Any]) -> ChatDelta:
+        """Return the reasoning of an answer or a delta, under both names that clients read."""
+        reasoning = answer.get("reasoning") if self.include_reasoning else None
+        return {"reasoning_content": reasoning, "reasoning": reasoning} if reasoning else {}
 
     @property
     def item_count(self) -> tuple[str, int]:
@@ -138,6 +159,7 @@ class ChatRequest(SamplingRequest):
     @property
     def items(self) -> list[tuple[Any, dict[str, Any]]]:
         instance = {"messages": [message.turn() for message in self.messages], **self._make_tool_fields()}
+        instance |= {name: value for name in _CHAT_FIELDS if (value := getattr(self, name)) is not None}
         return [(instance, parameters) for parameters in self.vary_seed(self.make_parameters())]
 
     def _make_tool_fields(self) -> dict[str, Any]:
@@ -147,7 +169,7 @@ class ChatRequest(SamplingRequest):
         fields: dict[str, Any] = {"tools": [tool.model_dump(exclude_unset=True) for tool in self.tools]}
         if self.tool_choice is not None:
             choice = self.tool_choice
-            fields["tool_choice"] = choice.model_dump() if isinstance(choice, NamedTool) else choice
+            fields["tool_choice"] = choice if isinstance(choice, str) else choice.model_dump()
         if self.parallel_tool_calls is not None:
             fields["parallel_tool_calls"] = self.parallel_tool_calls
         return fields
@@ -177,7 +199,7 @@ class ChatRequest(SamplingRequest):
         choices = []
         for index, (answer,) in enumerate(answers):
             usage.add(index, answer)
-            choices.append(_render_choice(index, answer))
+            choices.append(_render_choice(index, answer, self.render_reasoning(answer)))
         return {
             "id": f"chatcmpl-{uuid4().hex}",
             "object": "chat.completion",
@@ -200,6 +222,13 @@ class ChatRequest(SamplingRequest):
         }
 
 
+def _find_chosen(choice: ToolChoice | None) -> list[str]:
+    """Return the names of the functions that a tool choice names."""
+    if isinstance(choice, NamedTool):
+        return [choice.function.name]
+    return choice.names if isinstance(choice, AllowedToolChoice) else []
+
+
 def _check_ids(message: Message, path: str) -> None:
     """Refuse calls and results without the ids that connect them."""
     if message.role == "tool" and message.tool_call_id is None:
@@ -209,8 +238,10 @@ def _check_ids(message: Message, path: str) -> None:
             raise InvalidRequest("field required", field=f"{path}.tool_calls[{number}].id")
 
 
-def _render_choice(index: int, answer: Mapping[str, Any]) -> ChatChoice:
+def _render_choice(index: int, answer: Mapping[str, Any], reasoning: ChatDelta) -> ChatChoice:
     message: ChatAnswer = {"role": "assistant", "content": answer["generated_text"], "refusal": None}
+    if reasoning:
+        message["reasoning_content"], message["reasoning"] = reasoning["reasoning_content"], reasoning["reasoning"]
     if calls := answer.get("tool_calls"):
         message["content"] = message["content"] or None
         message["tool_calls"] = [_render_call(call) for call in calls]
@@ -218,8 +249,14 @@ def _render_choice(index: int, answer: Mapping[str, Any]) -> ChatChoice:
         "index": index,
         "message": message,
         "logprobs": render_chat_logprobs(answer["logprobs"]) if "logprobs" in answer else None,
-        "finish_reason": "tool_calls" if calls else answer["finish_reason"],
+        "finish_reason": _find_finish_reason(answer, calls=bool(calls)),
     }
+
+
+def _find_finish_reason(answer: Mapping[str, Any], *, calls: bool) -> FinishReason:
+    """Return the finish reason; an answer that was cut does not end with its calls."""
+    reason: FinishReason = answer["finish_reason"]
+    return "tool_calls" if calls and reason == "stop" else reason
 
 
 def _render_call(call: Mapping[str, Any]) -> ChatToolCall:
@@ -230,10 +267,11 @@ def _render_call(call: Mapping[str, Any]) -> ChatToolCall:
 class ChatDeltas:
     """Renderer of the choices of a stream's events.
 
-    A choice starts with the role, continues with text and tool calls, and ends with the finish reason.
+    A choice starts with the role, continues with reasoning, text and tool calls, and ends with the finish reason.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, parsed: ChatRequest) -> None:
+        self._parsed = parsed
         self._started: set[int] = set()
         self._calls: Counter[int] = Counter()
 
@@ -241,14 +279,18 @@ class ChatDeltas:
         if index not in self._started:
             self._started.add(index)
             yield _render_delta(index, {"role": "assistant", "content": "", "refusal": None})
-        if delta["generated_text"] or delta.get("logprobs"):
-            yield _render_delta(index, {"content": delta["generated_text"]}, delta.get("logprobs"))
+        logprobs = delta.get("logprobs")
+        if reasoning := self._parsed.render_reasoning(delta):
+            yield _render_delta(index, reasoning, logprobs)
+            logprobs = None
+        if delta["generated_text"] or logprobs:
+            yield _render_delta(index, {"content": delta["generated_text"]}, logprobs)
         for call in delta.get("tool_calls") or ():
             yield _render_delta(index, {"tool_calls": [{"index": self._calls[index], **_render_call(call)}]})
             self._calls[index] += 1
         if "finish_reason" in delta:
             last = _render_delta(index, {})
-            last["finish_reason"] = "tool_calls" if self._calls[index] else delta["finish_reason"]
+            last["finish_reason"] = _find_finish_reason(delta, calls=bool(self._calls[index]))
             yield last
 
 

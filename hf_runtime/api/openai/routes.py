@@ -97,7 +97,7 @@ def make_computing_routes(models: Models, settings: ServerSettings) -> list[Rout
     async def chat_completions(request: Request) -> Response:
         parsed = parse_request(ChatRequest, await read_body(request, settings), settings)
         if parsed.stream:
-            return await stream(request, parsed, ChatDeltas())
+            return await stream(request, parsed, ChatDeltas(parsed))
         return await answer(request, parsed)
 
     async def embeddings(request: Request) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import llguidance.hf
@@ -63,7 +63,9 @@ class GrammarCompiler:
             raise InvalidRequest(f"{one_line(matcher.get_error())}", field=field)
         return Grammar(matcher, vocabulary, field)
 
-    def response_format(self, response_format: Mapping[str, Any]) -> Grammar | None:
+    def response_format(
+        self, response_format: Mapping[str, Any], wrap: Callable[[str], str] = lambda content: content
+    ) -> Grammar | None:
         """Compile the grammar of an OpenAI API's `response_format`; return None for free text.
 
         In addition to `text`, `json_object` and `json_schema`, `{"type": "regex", "regex": …}` is accepted. A schema is
@@ -71,11 +73,14 @@ class GrammarCompiler:
 
         Source: https://platform.openai.com/docs/api-reference/chat/create
 
+        Args:
+            wrap: returns the grammar of the answer from that of its content.
+
         Raises:
             InvalidRequest: as in `compile`; the message names the wrong field.
         """
         lark = response_format_grammar(response_format)
-        return None if lark is None else self.compile(lark, "response_format")
+        return None if lark is None else self.compile(wrap(lark), "response_format")
 
     def token_bytes(self, token: int) -> bytes:
         """Return the exact bytes of a token; empty for a token that the tokenizer does not have.
@@ -108,18 +113,24 @@ class Grammar:
         self._vocabulary = vocabulary
         self._field = field
 
-    def matcher(self) -> Matcher:
-        """Create a matcher at the beginning of a text."""
-        return Matcher(self._matcher.deep_copy(), self._vocabulary, self._field)
+    def matcher(self, end_ids: Collection[int] = ()) -> Matcher:
+        """Create a matcher at the beginning of a text.
+
+        Args:
+            end_ids: tokens that end the text in addition to the model's own.
+        """
+        ends = [*self._vocabulary.eos, *(token for token in end_ids if token not in self._vocabulary.eos)]
+        return Matcher(self._matcher.deep_copy(), self._vocabulary, self._field, ends)
 
 
 class Matcher:
     """State of one text within its grammar."""
 
-    def __init__(self, matcher: LLMatcher, vocabulary: _Vocabulary, field: str) -> None:
+    def __init__(self, matcher: LLMatcher, vocabulary: _Vocabulary, field: str, ends: list[int]) -> None:
         self._matcher = matcher
         self._vocabulary = vocabulary
         self._field = field
+        self._ends = ends
 
     @property
     def finished(self) -> bool:
@@ -141,7 +152,7 @@ class Matcher:
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         allowed = np.unpackbits(bits, bitorder="little")[: logits.shape[0]].astype(np.bool_)
         allowed[self._vocabulary.substitutes] = False
-        allowed[self._vocabulary.eos] = self._matcher.is_accepting()
+        allowed[self._ends] = self._matcher.is_accepting()
         self._raise_if_failed()
         if not allowed.any():
             raise InferenceFailed("the model has no token with which the text could conform to its grammar")
@@ -154,7 +165,7 @@ class Matcher:
             InvalidRequest: the grammar is too complex.
             InferenceFailed: the grammar does not allow the token.
         """
-        if token in self._vocabulary.eos:
+        if token in self._ends:
             return
         known = self._matcher.try_consume_tokens([token])
         self._raise_if_failed()

@@ -59,6 +59,7 @@ class GenerationModel:
         grammars: grammar compiler, to be used by the thread that tokenizes.
         eos: tokens that end a sequence.
         special_ids: tokens that are not text.
+        skipped_ids: tokens that the tokenizer leaves out of a text without special tokens.
         pad: token for padding.
         takes_attention_mask: the model can mask padding.
         can_pad: sequences of different lengths may share a call of `generate`.
@@ -73,6 +74,8 @@ class GenerationModel:
         # The computing thread decodes text as well, and fast tokenizers are not safe to share between threads.
         self.tokenizer: PreTrainedTokenizerBase = deepcopy(pretrained.tokenizer)
         self.special_ids = frozenset(self.tokenizer.all_special_ids)
+        added = self.tokenizer.added_tokens_decoder.items()
+        self.skipped_ids = self.special_ids | {token for token, entry in added if entry.special}
         self.context = pretrained.max_length
         own: GenerationConfig = self.model.generation_config
         self.tokens = pretrained.tokens
@@ -154,8 +157,8 @@ class GenerationModel:
             return LogitsProcessorList()
         config_class: Any = GenerationConfig
         config = config_class(max_length=len(start) + request.max_new_tokens, **values)
-        if self.eos:
-            config._eos_token_tensor = torch.tensor(sorted(self.eos), device=self.device)
+        if ends := self.eos | request.end_ids:
+            config._eos_token_tensor = torch.tensor(sorted(ends), device=self.device)
         encoder_input_ids = torch.tensor([request.input_ids], device=self.device)
         # A private method, but the only one that knows all processors; `generate` would apply them to padded batches.
         processors: LogitsProcessorList = self.model._get_logits_processor(

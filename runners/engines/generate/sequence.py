@@ -53,12 +53,17 @@ class SequenceState:
         self.error: ServingError | None = None
         self.cached_tokens = 0
         self.logprobs: list[TokenLogprob] = []
-        self.matcher = request.grammar.matcher() if request.grammar is not None else None
+        self.matcher = request.grammar.matcher(request.end_ids) if request.grammar is not None else None
         self.rules = model.make_rules(request)
         self._number: float | None = None
         self._random = random.Random(request.sampling.seed) if request.sampling is not None else None  # noqa: S311
-        self._eos = frozenset() if request.ignore_eos else model.eos
-        self._text = TextStream(model.tokenizer, request.input_ids if request.continues else (), request.stop)
+        self._eos = frozenset() if request.ignore_eos else model.eos | request.end_ids
+        self._text = TextStream(
+            model.tokenizer,
+            request.input_ids if request.continues else (),
+            request.stop,
+            model.skipped_ids - request.visible_ids if request.visible_ids else None,
+        )
         #: Whether text is decoded per token. Decoding one token costs as much as decoding a hundred together.
         self.streamed = streamed
         self._decodes_text = streamed or bool(request.stop)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -28,6 +28,7 @@ class TextStream:
     Args:
         before: tokens of the prompt that the text continues.
         stop: stop strings; the text ends before the first one found.
+        hidden: tokens without text; None for all special tokens.
     """
 
     _window: list[int]
@@ -35,8 +36,15 @@ class TextStream:
     _decoded_tokens: int
     _decoded_text: str
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, before: Sequence[int], stop: Sequence[str]) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        before: Sequence[int],
+        stop: Sequence[str],
+        hidden: Collection[int] | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
+        self._hidden = hidden
         self._stop = stop
         self._set_window(list(before[-_LONGEST_CONTEXT:]), _CONTEXT_TOKENS)
         self._held = ""  # may be the beginning of a stop string
@@ -126,7 +134,10 @@ class TextStream:
         return final
 
     def _decode(self, tokens: list[int]) -> str:
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+        if self._hidden is None:
+            return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+        # The tokenizer can leave out all special tokens or none.
+        return str(self._tokenizer.decode([token for token in tokens if token not in self._hidden]))
 
 
 def overlap_length(text: str, string: str) -> int:

@@ -472,9 +472,15 @@ def test_the_full_text_of_a_chat_ends_with_its_calls(chatting: TextGenerationRun
     assert answer["generated_text"][-1]["tool_calls"] == [{"name": "weather", "arguments": '{"city": "Paris"}'}]
 
 
-def test_tools_and_a_response_format_exclude_each_other(chatting: TextGenerationRunner) -> None:
-    instance = {"messages": CHAT, "tools": TOOLS}
-    _invalid(_new(chatting, instance, response_format={"type": "json_object"}), "parameters.response_format")
+def test_with_tools_and_a_response_format_an_answer_is_a_call_or_conforms(chatting: TextGenerationRunner) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"enum": ["yes", "no"]}}}
+    instance = {"messages": CHAT[1:], "tools": TOOLS}
+    parameters = {"response_format": form, "max_new_tokens": 500, "do_sample": True}
+    items = [Item(instance, {**parameters, "seed": seed}) for seed in range(8)]
+    for (answer,) in chatting.predict(items):
+        calls = answer.get("tool_calls", [])
+        assert answer["generated_text"] in (("",) if calls else ('"yes"', '"no"'))
+        assert all(json.loads(call["arguments"])["city"] in ("Paris", "Berlin") for call in calls)
     assert isinstance(_new(chatting, {**instance, "tool_choice": "none"}, response_format={"type": "text"}), str)
 
 

@@ -15,8 +15,11 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_runtime.contract.errors import InvalidRequest
 from runners.engines.generate.grammar import GrammarCompiler
-from runners.tasks.tool_call_reader import ParsedToolCall, ToolCallReader
-from runners.tasks.tool_calls import HERMES, LLAMA, MISTRAL, Notation, ToolSyntax
+from runners.tasks.answers.parts import AnswerPart, ParsedToolCall
+from runners.tasks.notations.json_calls import HERMES, LLAMA, MISTRAL
+from runners.tasks.notations.json_calls import JsonNotation as Notation
+from runners.tasks.tool_call_reader import ToolCallReader
+from runners.tasks.tool_calls import ToolSyntax
 from tests.tiny import byte_level_tokenizer
 
 WEATHER = {
@@ -40,7 +43,7 @@ NOTATIONS = [HERMES, MISTRAL, LLAMA]
 
 def _tokenizer(notation: Notation, marked: Sequence[str] = (), special: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     tokenizer = byte_level_tokenizer()
-    tokenizer.chat_template = f"{{# {notation.template_marker} #}}"
+    tokenizer.chat_template = f"{{# {notation.in_template[0]} #}}"
     tokenizer.add_tokens(list(marked))
     tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
     return tokenizer
@@ -52,11 +55,11 @@ def _call(notation: Notation, name: str, arguments: Any) -> str:
 
 
 def _format_call(notation: Notation, name: str, arguments: Any) -> str:
-    return notation.before + _call(notation, name, arguments) + notation.after
+    return notation.before + _call(notation, name, arguments) + notation.after_call
 
 
-def _read(reader: ToolCallReader, deltas: Sequence[str]) -> list[str | ParsedToolCall]:
-    whole: list[str | ParsedToolCall] = []
+def _read(reader: ToolCallReader, deltas: Sequence[str]) -> list[AnswerPart]:
+    whole: list[AnswerPart] = []
     for piece in [out for text in deltas for out in reader.feed(text)] + reader.end():
         if isinstance(piece, str) and whole and isinstance(whole[-1], str):
             whole[-1] += piece
@@ -101,7 +104,7 @@ class Grammar:
             if token != 0:
                 matcher.accept(token)
                 tokens.append(token)
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+        return str(self.tokenizer.decode(tokens))
 
 
 # Grammars
@@ -117,7 +120,7 @@ def test_the_template_determines_the_notation(notation: Notation) -> None:
 @pytest.mark.parametrize("notation", NOTATIONS)
 @pytest.mark.parametrize("as_tokens", [False, True])
 def test_an_answer_with_required_calls_has_only_valid_calls(notation: Notation, as_tokens: bool) -> None:
-    tags = [tag for tag in (notation.before, notation.after) if tag and as_tokens]
+    tags = [tag for tag in (notation.before, notation.after_call) if tag and as_tokens]
     tokenizer = _tokenizer(notation, special=tags if notation == MISTRAL else (), marked=tags)
     grammar = Grammar(tokenizer, TOOLS, "required", parallel=False)
     for seed in range(10):
@@ -147,7 +150,7 @@ def test_a_chosen_function_is_called_once(notation: Notation) -> None:
 @pytest.mark.parametrize("as_tokens", [False, True])
 @pytest.mark.parametrize("parallel", [False, True])
 def test_with_auto_text_is_free_until_a_call_begins(notation: Notation, as_tokens: bool, parallel: bool) -> None:
-    tags = [tag for tag in (notation.before, notation.after) if tag and as_tokens]
+    tags = [tag for tag in (notation.before, notation.after_call) if tag and as_tokens]
     grammar = Grammar(_tokenizer(notation, marked=[*tags, "<think>"]), TOOLS, "auto", parallel)
     said = "" if notation.at_start_only else "Let me look. <b>"
     for text in ("", "Hello <tool", "naïve\n\n{} [1]", "<think>Hm.<think>", 'x{"name": 1}'):
@@ -272,14 +275,6 @@ def test_content_and_calls_are_separated(notation: Notation, text: str, expected
     assert _read(_reader(notation), list(text)) == expected
 
 
-def test_calls_that_begin_with_a_hidden_special_token_are_found() -> None:
-    tokenizer = _tokenizer(MISTRAL, special=["[TOOL_CALLS]"])
-    text = f"Hm. [TOOL_CALLS] {_call(MISTRAL, 'clock', {})}"
-    shown = str(tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True))
-    assert "TOOL_CALLS" not in shown
-    assert _read(ToolSyntax(tokenizer).reader(NAMES), list(shown)) == ["Hm.", ParsedToolCall("clock", "{}")]
-
-
 def test_content_is_held_back_no_longer_than_needed() -> None:
     reader = _reader(HERMES)
     assert reader.feed("Hello wor") == ["Hello wor"]
@@ -314,11 +309,11 @@ def test_the_result_does_not_depend_on_the_deltas(notation: Notation, parts: lis
         assert "".join(str(piece) for piece in whole) == text
 
 
-_SYNTAXES = {notation.template_marker: ToolSyntax(_tokenizer(notation)) for notation in NOTATIONS}
+_SYNTAXES = {notation.in_template[0]: ToolSyntax(_tokenizer(notation)) for notation in NOTATIONS}
 
 
 def _reader_of(notation: Notation) -> ToolCallReader:
-    return _SYNTAXES[notation.template_marker].reader(NAMES)
+    return _SYNTAXES[notation.in_template[0]].reader(NAMES)
 
 
 def test_a_long_call_is_parsed_in_linear_time() -> None:

@@ -1,0 +1,1 @@
+"""Parts of an answer to a chat: reasoning, content and tool calls."""

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 
 from hf_runtime.api import kserve_v1, model_repository
+from hf_runtime.api.anthropic import routes as anthropic
 from hf_runtime.api.http.api_keys import KeyRing
 from hf_runtime.api.http.authentication import Authentication
 from hf_runtime.api.http.body import BodyMemory
@@ -21,6 +22,7 @@ from hf_runtime.api.http.error_response import describe_error, make_exception_ha
 from hf_runtime.api.http.in_progress import InProgressMiddleware
 from hf_runtime.api.inference import Models
 from hf_runtime.api.open_inference_v2 import routes as open_inference_v2
+from hf_runtime.api.openai import responses_routes
 from hf_runtime.api.openai.routes import create_openai_app
 from hf_runtime.api.openapi import routes as openapi
 from hf_runtime.contract.errors import MethodNotAllowed, RouteNotFound
@@ -70,6 +72,8 @@ def create_app(
         *kserve_v1.make_routes(models, settings),
         *model_repository.make_routes(models, settings),
         *open_inference_v2.make_routes(models, settings),
+        *responses_routes.make_routes(models, settings),
+        *anthropic.make_routes(models, settings),
         *(_make_catch_all(f"/{version}/{{path:path}}") for version in ("v1", "v2")),
         Mount("/openai", create_openai_app(models, settings)),
     ]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from starlette.types import Receive, Scope, Send
 
-from hf_runtime.api.http.error_response import describe_error, error_response
-from hf_runtime.api.openai.errors import describe_openai_error
+from hf_runtime.api.error_formats import describe_error_for
+from hf_runtime.api.http.error_response import error_response
 from hf_runtime.contract.errors import ServingError
 from hf_runtime.observability.requests import get_request_record
 
@@ -18,5 +18,4 @@ async def refuse(scope: Scope, receive: Receive, send: Send, error: ServingError
         # uvicorn would log a response with a body as an error of this server.
         return await send({"type": "websocket.close", "code": 1008})
     get_request_record(scope).error = error.code
-    describe = describe_openai_error if scope["path"].startswith("/openai/") else describe_error
-    await error_response(error, describe(error), headers)(scope, receive, send)
+    await error_response(error, describe_error_for(scope["path"], error), headers)(scope, receive, send)

@@ -47,6 +47,9 @@ class OpenAIRequest(StrictModel):
 
     #: Tasks of the models that can answer it.
     tasks: ClassVar[tuple[Task, ...]]
+    #: Documented fields that change nothing, and those that are refused, each with the reason.
+    ignored: ClassVar[frozenset[str]] = IGNORED
+    not_offered: ClassVar[Mapping[str, str]] = NOT_OFFERED
 
     model: str
 
@@ -57,7 +60,7 @@ class OpenAIRequest(StrictModel):
         fields = schema["properties"]
         for name in fields.keys() - set(schema["required"]):
             fields[name] = _allow_null(fields[name])
-        fields |= {name: {"description": "Changes nothing here."} for name in sorted(IGNORED)}
+        fields |= {name: {"description": "Changes nothing here."} for name in sorted(cls.ignored)}
         return {**schema, "additionalProperties": {"type": "null"}}
 
     @property
@@ -102,10 +105,11 @@ def parse_request(kind: type[RequestT], body: bytes, max_items: int) -> RequestT
         InvalidRequest: the body is not a JSON object, or a field is wrong.
         RequestTooLarge: the request makes more items than allowed.
     """
-    document = {name: value for name, value in read_object(body).items() if value is not None and name not in IGNORED}
+    ignored, not_offered = kind.ignored, kind.not_offered
+    document = {name: value for name, value in read_object(body).items() if value is not None and name not in ignored}
     for name in document:
-        if name not in kind.model_fields and name in NOT_OFFERED:
-            raise InvalidRequest(f"not supported, {NOT_OFFERED[name]}", field=name)
+        if name not in kind.model_fields and name in not_offered:
+            raise InvalidRequest(f"not supported, {not_offered[name]}", field=name)
         if name not in kind.model_fields:
             reason = f"Unrecognized request argument supplied: {name}"
             raise InvalidRequest(reason, field=name, shows_field=False)

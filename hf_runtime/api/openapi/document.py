@@ -5,27 +5,32 @@ Source: https://spec.openapis.org/oas/v3.1.1.html
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from starlette.routing import BaseRoute
 from starlette.schemas import SchemaGenerator
 
+from hf_runtime.api.anthropic.errors import AnthropicError
+from hf_runtime.api.error_formats import ErrorFormat, find_error_format
 from hf_runtime.api.http.authentication import list_public_paths
 from hf_runtime.api.http.error_response import Error
 from hf_runtime.api.inference import Models
 from hf_runtime.api.openai.errors import OpenAIError
-from hf_runtime.api.openapi import bentoml, kserve_v1, model_repository, open_inference_v2, openai
+from hf_runtime.api.openapi import anthropic, bentoml, kserve_v1, model_repository, open_inference_v2, openai, responses
 from hf_runtime.api.openapi.operation import HEADERS, REQUEST_ID, Operations, Served, errors, make_error_components
 from hf_runtime.api.openapi.schemas import Json
 from hf_runtime.settings import ServerSettings
 from hf_runtime.version import __version__
 
 _ABOUT = """\
-Hugging Face transformers models behind the APIs of KServe and OpenAI.
+Hugging Face transformers models behind the APIs of KServe, OpenAI and Anthropic.
 
 An unknown route is a 404 and a wrong method a 405, in the shape of the protocol whose path it begins with.
 """
 
+
+#: Prefixes of the error components.
+_PREFIXES: Mapping[ErrorFormat, str] = {"kserve": "", "openai": openai.ERRORS, "anthropic": anthropic.ERRORS}
 
 #: Headers with an API key.
 _KEYS: Json = {
@@ -47,6 +52,8 @@ def descriptions(served: Served) -> Operations:
         **open_inference_v2.describe_routes(served),
         **model_repository.describe_routes(served),
         **openai.describe_routes(served),
+        **responses.describe_routes(served),
+        **anthropic.describe_routes(served),
         **bentoml.OPERATIONS,
     }
 
@@ -63,6 +70,7 @@ def make_document(models: Models, settings: ServerSettings, routes: Sequence[Bas
     responses = {
         **make_error_components("", served.schemas.of(Error)),
         **make_error_components(openai.ERRORS, served.schemas.of(OpenAIError)),
+        **make_error_components(anthropic.ERRORS, served.schemas.of(AnthropicError)),
     }
     return {
         "openapi": "3.1.0",
@@ -87,5 +95,5 @@ def _add_security(path: str, described: Json, settings: ServerSettings) -> Json:
     """Return a route's description with the API key, if the route needs one."""
     if not settings.requires_api_key or path in list_public_paths(settings):
         return described
-    refused = errors(openai.ERRORS if path.startswith("/openai/") else "", (401,))
+    refused = errors(_PREFIXES[find_error_format(path)], (401,))
     return {**described, "security": [{name: []} for name in _KEYS], "responses": described["responses"] | refused}

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 
-from hf_runtime.api import kserve_v1, model_repository
+from hf_runtime.api import kserve_v1, model_repository, tokenization
 from hf_runtime.api.anthropic import routes as anthropic
 from hf_runtime.api.http.api_keys import KeyRing
 from hf_runtime.api.http.authentication import Authentication
@@ -74,6 +74,7 @@ def create_app(
         *open_inference_v2.make_routes(models, settings),
         *responses_routes.make_routes(models, settings),
         *anthropic.make_routes(models, settings),
+        *tokenization.make_routes(models, settings),
         *(_make_catch_all(f"/{version}/{{path:path}}") for version in ("v1", "v2")),
         Mount("/openai", create_openai_app(models, settings)),
     ]

@@ -15,6 +15,9 @@ from hf_runtime.api.single_chat import SingleChatRequest, TolerantModel, make_sa
 from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.contract.validation import StrictModel
 
+MESSAGES_PATHS = ("/v1/messages", "/openai/v1/messages", "/anthropic/v1/messages")
+COUNT_TOKENS_PATHS = tuple(f"{path}/count_tokens" for path in MESSAGES_PATHS)
+
 
 class AnthropicTool(TolerantModel):
     """A tool that the client runs. `input_schema` is the JSON schema of its input."""

@@ -59,6 +59,13 @@ class MessageAnswer(TypedDict):
     usage: MessageUsage
 
 
+@answer_type
+class MessageTokens(TypedDict):
+    """Number of the prompt's tokens."""
+
+    input_tokens: int
+
+
 class MessageEvent(TypedDict):
     """An event of a stream; its other fields depend on its type."""
 

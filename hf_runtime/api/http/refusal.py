@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from starlette.types import Receive, Scope, Send
 
-from hf_runtime.api.error_formats import describe_error_for
+from hf_runtime.api.http.error_formats import find_error_format
 from hf_runtime.api.http.error_response import error_response
 from hf_runtime.contract.errors import ServingError
 from hf_runtime.observability.requests import get_request_record
@@ -18,4 +18,5 @@ async def refuse(scope: Scope, receive: Receive, send: Send, error: ServingError
         # uvicorn would log a response with a body as an error of this server.
         return await send({"type": "websocket.close", "code": 1008})
     get_request_record(scope).error = error.code
-    await error_response(error, describe_error_for(scope["path"], error), headers)(scope, receive, send)
+    describe = find_error_format(scope["path"])
+    await error_response(error, describe(error), headers)(scope, receive, send)

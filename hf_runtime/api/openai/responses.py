@@ -17,6 +17,8 @@ from hf_runtime.api.single_chat import SingleChatRequest, TolerantModel, make_sa
 from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.contract.validation import StrictModel
 
+RESPONSES_PATHS = ("/openai/v1/responses", "/v1/responses")
+
 _LOGPROBS = "message.output_text.logprobs"
 
 #: What `include` may name; all but the log probabilities are of tools that are not offered, or change nothing.

@@ -6,12 +6,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from hf_runtime.api.error_formats import RESPONSES_PATHS
 from hf_runtime.api.http.body import read_body
 from hf_runtime.api.http.protocol_routes import make_post_routes
 from hf_runtime.api.inference import Models
 from hf_runtime.api.openai.errors import describe_openai_error
-from hf_runtime.api.openai.responses import ResponseRequest
+from hf_runtime.api.openai.responses import RESPONSES_PATHS, ResponseRequest
 from hf_runtime.api.openai.responses_output import ResponseEvents
 from hf_runtime.api.openai.schema import parse_request
 from hf_runtime.api.single_chat import ChatCalls

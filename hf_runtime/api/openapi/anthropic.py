@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from hf_runtime.api.anthropic.errors import AnthropicError
-from hf_runtime.api.anthropic.messages import MessagesRequest
-from hf_runtime.api.anthropic.output import MessageAnswer, MessageEvent
-from hf_runtime.api.error_formats import MESSAGES_PATHS
+from hf_runtime.api.anthropic.messages import COUNT_TOKENS_PATHS, MESSAGES_PATHS, CountTokensRequest, MessagesRequest
+from hf_runtime.api.anthropic.output import MessageAnswer, MessageEvent, MessageTokens
 from hf_runtime.api.openapi.openai import describe_chat_posts
-from hf_runtime.api.openapi.operation import Operations, Served
+from hf_runtime.api.openapi.operation import JSON, Operations, Served, answer, events, ok
+
+_TAG = "Anthropic messages"
 
 #: Prefix of the error components in Anthropic's format.
 ERRORS = "Anthropic"
@@ -23,14 +24,26 @@ def describe_routes(served: Served) -> Operations:
     of = served.schemas.of
     question = [{"role": "user", "content": "What is the capital of France?"}]
     event = {"anyOf": [of(MessageEvent), of(AnthropicError)]}
-    return describe_chat_posts(
+    messages = describe_chat_posts(
         served,
         MESSAGES_PATHS,
-        "Anthropic messages",
+        _TAG,
         "messages",
         "Answer a chat with content blocks",
         MessagesRequest,
         {"messages": question, "max_tokens": 20},
-        (of(MessageAnswer), event, _EVENT),
+        answer({JSON: {"schema": of(MessageAnswer)}, "text/event-stream": events(event, _EVENT)}),
         ERRORS,
     )
+    counts = describe_chat_posts(
+        served,
+        COUNT_TOKENS_PATHS,
+        _TAG,
+        "count_tokens",
+        "Count the tokens of a chat's prompt",
+        CountTokensRequest,
+        {"messages": question},
+        ok(of(MessageTokens)),
+        ERRORS,
+    )
+    return {**messages, **counts}

@@ -5,20 +5,31 @@ Source: https://spec.openapis.org/oas/v3.1.1.html
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from starlette.routing import BaseRoute
 from starlette.schemas import SchemaGenerator
 
-from hf_runtime.api.anthropic.errors import AnthropicError
-from hf_runtime.api.error_formats import ErrorFormat, find_error_format
+from hf_runtime.api.anthropic.errors import AnthropicError, describe_anthropic_error
 from hf_runtime.api.http.authentication import list_public_paths
-from hf_runtime.api.http.error_response import Error
+from hf_runtime.api.http.error_formats import find_error_format
+from hf_runtime.api.http.error_response import Error, describe_error
 from hf_runtime.api.inference import Models
-from hf_runtime.api.openai.errors import OpenAIError
-from hf_runtime.api.openapi import anthropic, bentoml, kserve_v1, model_repository, open_inference_v2, openai, responses
+from hf_runtime.api.openai.errors import OpenAIError, describe_openai_error
+from hf_runtime.api.openapi import (
+    anthropic,
+    bentoml,
+    kserve_v1,
+    model_repository,
+    open_inference_v2,
+    openai,
+    responses,
+    tokenization,
+)
 from hf_runtime.api.openapi.operation import HEADERS, REQUEST_ID, Operations, Served, errors, make_error_components
 from hf_runtime.api.openapi.schemas import Json
+from hf_runtime.contract.errors import ServingError
 from hf_runtime.settings import ServerSettings
 from hf_runtime.version import __version__
 
@@ -29,8 +40,12 @@ An unknown route is a 404 and a wrong method a 405, in the shape of the protocol
 """
 
 
-#: Prefixes of the error components.
-_PREFIXES: Mapping[ErrorFormat, str] = {"kserve": "", "openai": openai.ERRORS, "anthropic": anthropic.ERRORS}
+#: Prefixes of the error components of each format.
+_ERROR_PREFIXES: Mapping[Callable[[ServingError], Any], str] = {
+    describe_error: "",
+    describe_openai_error: openai.ERRORS,
+    describe_anthropic_error: anthropic.ERRORS,
+}
 
 #: Headers with an API key.
 _KEYS: Json = {
@@ -54,6 +69,7 @@ def descriptions(served: Served) -> Operations:
         **openai.describe_routes(served),
         **responses.describe_routes(served),
         **anthropic.describe_routes(served),
+        **tokenization.describe_routes(served),
         **bentoml.OPERATIONS,
     }
 
@@ -95,5 +111,5 @@ def _add_security(path: str, described: Json, settings: ServerSettings) -> Json:
     """Return a route's description with the API key, if the route needs one."""
     if not settings.requires_api_key or path in list_public_paths(settings):
         return described
-    refused = errors(_PREFIXES[find_error_format(path)], (401,))
+    refused = errors(_ERROR_PREFIXES[find_error_format(path)], (401,))
     return {**described, "security": [{name: []} for name in _KEYS], "responses": described["responses"] | refused}

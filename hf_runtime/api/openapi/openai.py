@@ -99,14 +99,14 @@ def describe_chat_posts(
     summary: str,
     kind: type[OpenAIRequest],
     example: dict[str, Any],
-    answers: tuple[Json, Json, str],
+    responses: Json,
     error_prefix: str,
 ) -> Operations:
-    """Return the descriptions of the paths of another protocol that answer a chat.
+    """Return the descriptions of the paths of another protocol that take a chat.
 
     Args:
         name: the `operationId` of the first path; those of the others end in a number.
-        answers: schemas of the whole answer and of an event of the stream, and an example of an event.
+        responses: the 200 response.
         error_prefix: prefix of the error components in the protocol's format.
     """
     body: Json = {"schema": served.schemas.of(kind)}
@@ -114,18 +114,13 @@ def describe_chat_posts(
     if models:
         served.schemas.narrow(kind.__name__, model={"type": "string", "enum": models})
         body["example"] = {"model": models[0], **example}
-    whole, event, shown = answers
-    responses = {
-        **answer({JSON: {"schema": whole}, "text/event-stream": events(event, shown)}),
-        **errors(error_prefix, COMPUTING),
-    }
     description = f"By a model that does {' or '.join(kind.tasks)}."
     return {
         f"POST {path}": operation(
             tag,
             f"{name}_{number}" if number else name,
             summary,
-            responses,
+            {**responses, **errors(error_prefix, COMPUTING)},
             description=description,
             body={JSON: body},
         )

@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, GetJsonSchemaHandler, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -15,7 +17,7 @@ from hf_runtime.api.http.call import make_call_context
 from hf_runtime.api.http.json_body import json_response
 from hf_runtime.api.http.streaming_body import StreamingBody
 from hf_runtime.api.inference import Models, infer, render_answers
-from hf_runtime.api.openai.schema import OpenAIRequest
+from hf_runtime.api.openai.schema import OpenAIRequest, allow_null
 from hf_runtime.api.streaming import AnswerStreams, Chunk
 from hf_runtime.contract.errors import InvalidRequest, ServingError
 from hf_runtime.contract.validation import StrictModel, make_invalid_request
@@ -26,7 +28,18 @@ from hf_runtime.settings import ServerSettings, Task
 _TOOL = re.compile(r"tools\[(\d+)\]\.function\b")
 
 
-class TolerantModel(StrictModel):
+class NullableModel(StrictModel):
+    """Base of objects within a request, in which a field that is null counts as missing."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        for name in schema["properties"].keys() - set(schema.get("required", ())):
+            schema["properties"][name] = allow_null(schema["properties"][name])
+        return schema
+
+
+class TolerantModel(NullableModel):
     """Base of objects whose unknown fields change nothing: hints, and parts of earlier answers."""
 
     model_config = ConfigDict(extra="ignore")
@@ -122,7 +135,9 @@ def parse_typed(
     """
     if not isinstance(value, dict):
         raise InvalidRequest("must be an object", field=path)
-    name = value.get("type") or default
+    name = value.get("type")
+    if name is None:
+        name = default
     if name is None:
         raise InvalidRequest("field required", field=f"{path}.type")
     kind = kinds.get(name) if isinstance(name, str) else None

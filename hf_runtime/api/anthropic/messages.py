@@ -11,9 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, PlainValidator, model_validator
 
 from hf_runtime.api.anthropic.content import MessagesField, SystemField
-from hf_runtime.api.single_chat import SingleChatRequest, TolerantModel, make_sampling, parse_object
+from hf_runtime.api.single_chat import NullableModel, SingleChatRequest, TolerantModel, make_sampling, parse_object
 from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.validation import StrictModel
 
 MESSAGES_PATHS = ("/v1/messages", "/openai/v1/messages", "/anthropic/v1/messages")
 COUNT_TOKENS_PATHS = tuple(f"{path}/count_tokens" for path in MESSAGES_PATHS)
@@ -29,7 +28,7 @@ class AnthropicTool(TolerantModel):
     strict: bool | None = None
 
 
-class AnthropicToolChoice(StrictModel):
+class AnthropicToolChoice(NullableModel):
     """Choice whether the answer calls a tool, and which one."""
 
     type: Literal["auto", "any", "tool", "none"]
@@ -37,7 +36,7 @@ class AnthropicToolChoice(StrictModel):
     disable_parallel_tool_use: bool = False
 
 
-class ThinkingConfig(StrictModel):
+class ThinkingConfig(NullableModel):
     """Choice whether the model thinks; the budget and the display change nothing."""
 
     type: Literal["enabled", "disabled", "adaptive"]
@@ -45,14 +44,14 @@ class ThinkingConfig(StrictModel):
     display: str | None = None
 
 
-class AnthropicJsonFormat(StrictModel):
+class AnthropicJsonFormat(NullableModel):
     """JSON of a schema."""
 
     type: Literal["json_schema"]
     schema_: dict[str, Any] = Field(alias="schema")
 
 
-class OutputConfig(StrictModel):
+class OutputConfig(NullableModel):
     """Format of the answer, and the effort of the thinking."""
 
     effort: str | None = None

@@ -13,7 +13,14 @@ from uuid import uuid4
 from pydantic import Field, PlainValidator, model_validator
 
 from hf_runtime.api.openai.responses_input import InputField, add_instructions
-from hf_runtime.api.single_chat import SingleChatRequest, TolerantModel, make_sampling, parse_object, parse_typed
+from hf_runtime.api.single_chat import (
+    NullableModel,
+    SingleChatRequest,
+    TolerantModel,
+    make_sampling,
+    parse_object,
+    parse_typed,
+)
 from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.contract.validation import StrictModel
 
@@ -59,19 +66,19 @@ class AllowedTools(TolerantModel):
     tools: list[ChosenFunction] = Field(min_length=1)
 
 
-class TextFormat(StrictModel):
+class TextFormat(NullableModel):
     """Free text."""
 
     type: Literal["text"]
 
 
-class JsonObjectFormat(StrictModel):
+class JsonObjectFormat(NullableModel):
     """Any JSON object."""
 
     type: Literal["json_object"]
 
 
-class JsonSchemaFormat(StrictModel):
+class JsonSchemaFormat(NullableModel):
     """JSON of a schema."""
 
     type: Literal["json_schema"]
@@ -81,7 +88,7 @@ class JsonSchemaFormat(StrictModel):
     strict: bool = True
 
 
-class ReasoningConfig(StrictModel):
+class ReasoningConfig(NullableModel):
     """Options of the reasoning.
 
     All but the effort change nothing, because the reasoning itself is returned.
@@ -94,7 +101,7 @@ class ReasoningConfig(StrictModel):
     mode: str | None = None
 
 
-class ResponseStreamOptions(StrictModel):
+class ResponseStreamOptions(NullableModel):
     """Options of a stream; they change nothing."""
 
     include_obfuscation: bool = False
@@ -107,7 +114,7 @@ _FORMATS: Mapping[str, type[StrictModel]] = {
 _CHOICES: Mapping[str, type[StrictModel]] = {"function": ChosenFunction, "allowed_tools": AllowedTools}
 
 
-class TextConfig(StrictModel):
+class TextConfig(NullableModel):
     """Format of the text; the verbosity is a hint that changes nothing."""
 
     format: Annotated[

@@ -59,7 +59,7 @@ class OpenAIRequest(StrictModel):
         schema = handler.resolve_ref_schema(handler(core_schema))
         fields = schema["properties"]
         for name in fields.keys() - set(schema["required"]):
-            fields[name] = _allow_null(fields[name])
+            fields[name] = allow_null(fields[name])
         fields |= {name: {"description": "Changes nothing here."} for name in sorted(cls.ignored)}
         return {**schema, "additionalProperties": {"type": "null"}}
 
@@ -88,7 +88,8 @@ class OpenAIRequest(StrictModel):
         raise NotImplementedError
 
 
-def _allow_null(schema: JsonSchemaValue) -> JsonSchemaValue:
+def allow_null(schema: JsonSchemaValue) -> JsonSchemaValue:
+    """Return a field's schema that also accepts null."""
     if {"type": "null"} in schema.get("anyOf", ()):
         return schema
     moved: JsonSchemaValue = {name: schema.pop(name) for name in ("default", "description") if name in schema}

@@ -241,6 +241,8 @@ def test_tools_and_their_choice_reach_the_model(server: Server, choice: Any, tol
         ({"input": 7}, "input", "string or a list"),
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type", "not stored"),
         ({"input": [*HELLO, {"type": "web_search_call", "id": "w"}]}, "input[1].type", "web_search_call"),
+        ({"input": [{"type": {}, "role": "user", "content": "a"}]}, "input[0].type", "{}"),
+        ({"input": [{"type": "", "role": "user", "content": "a"}]}, "input[0].type", "not supported"),
         ({"input": [{"role": "robot", "content": "a"}]}, "input[0].role", "robot"),
         ({"input": [{"role": "user"}]}, "input[0].content", "required"),
         (

@@ -21,10 +21,13 @@ _TAG = "Tokenizer"
 def describe_routes(served: Served) -> Operations:
     """Return the descriptions by method and path."""
     of = served.schemas.of
-    names = served.models.names
+    names, chats = served.models.names, served.find_models(("text-generation",))
     named: dict[str, Any] = {"model": names[0]} if names else {}
-    text: Json = {**named, "prompt": "The capital of France is"}
-    chat: Json = {**named, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
+    shown: dict[str, Json] = {"prompt": {**named, "prompt": "The capital of France is"}}
+    if chats:
+        # Models of the other tasks have no chat template.
+        question = {"role": "user", "content": "What is the capital of France?"}
+        shown["messages"] = {"model": chats[0], "messages": [question]}
     return {
         "POST /tokenize": operation(
             _TAG,
@@ -34,7 +37,7 @@ def describe_routes(served: Served) -> Operations:
             body={
                 JSON: {
                     "schema": {"anyOf": [of(TokenizePromptRequest), of(TokenizeChatRequest)]},
-                    "examples": examples({"prompt": text, "messages": chat}),
+                    "examples": examples(shown),
                 }
             },
         ),

@@ -14,6 +14,7 @@ from hf_runtime.contract.item import Item
 from hf_runtime.contract.listener import StreamListener
 from hf_runtime.contract.request_context import RequestContext
 from hf_runtime.contract.signature import TEXT_TO_JSON, Signature
+from hf_runtime.contract.tokenization import TokenizerRequest
 from hf_runtime.observability.engine_observer import DeferredObserver
 from hf_runtime.observability.item_spans import ItemTracing
 from hf_runtime.observability.model_metrics import ModelMetrics
@@ -146,6 +147,16 @@ class ModelHost:
             # After the engine's own callbacks, which may still add spans to the trace.
             future.add_done_callback(trace.end)
         return future
+
+    def use_tokenizer(self, request: TokenizerRequest) -> asyncio.Future[Any]:
+        """Return a future of the answer to a request for the tokenizer.
+
+        Raises:
+            ModelNotReady, Overloaded: as `submit`.
+        """
+        if self._engine is None or self.state.status != "ready":
+            raise self.state.refusal(self._settings.name)
+        return self._track(self._engine.use_tokenizer(request))
 
     def load(self) -> asyncio.Future[None]:
         """Load the model if it is not loaded, and return a future that is done when it is ready.

@@ -14,7 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 
-from hf_runtime.api import health, kserve_v1, model_repository
+from hf_runtime.api import health, kserve_v1, model_repository, tokenization
+from hf_runtime.api.anthropic import routes as anthropic
 from hf_runtime.api.http.api_keys import KeyRing
 from hf_runtime.api.http.authentication import Authentication
 from hf_runtime.api.http.body import BodyMemory
@@ -24,6 +25,7 @@ from hf_runtime.api.http.in_progress import InProgressMiddleware
 from hf_runtime.api.http.paths import PathNormalization
 from hf_runtime.api.inference import Models
 from hf_runtime.api.open_inference_v2 import routes as open_inference_v2
+from hf_runtime.api.openai import responses_routes
 from hf_runtime.api.openai.routes import create_openai_app, make_computing_routes
 from hf_runtime.api.openapi import routes as openapi
 from hf_runtime.contract.errors import MethodNotAllowed, RouteNotFound
@@ -75,7 +77,13 @@ def create_app(
         *make_computing_routes(models, settings),
         *model_repository.make_routes(models, settings),
         *open_inference_v2.make_routes(models, settings),
-        *(_make_catch_all(path) for path in ("/v1", "/openai", "/v1/{path:path}", "/v2/{path:path}")),
+        *responses_routes.make_routes(models, settings),
+        *anthropic.make_routes(models, settings),
+        *tokenization.make_routes(models, settings),
+        *(
+            _make_catch_all(path)
+            for path in ("/v1", "/openai", "/v1/{path:path}", "/v2/{path:path}", "/anthropic/{path:path}")
+        ),
         Mount("/openai", create_openai_app(models, settings)),
     ]
     bodies = BodyMemory(settings.effective_max_bodies_size)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import ClassVar, Self
 
-#: Reference to a parameter in the reason of an error.
-_PARAMETER = re.compile(r"\bparameters\.(\w+)")
+#: Reference to a parameter in the reason of an error; a function's own `parameters` are none.
+_PARAMETER = re.compile(r"(?<![\w.\]])parameters\.(\w+)")
 
 
 class ServingError(Exception):

@@ -23,6 +23,7 @@ from hf_runtime.contract.errors import (
 from hf_runtime.contract.listener import StreamListener
 from hf_runtime.contract.request_context import current_request_context
 from hf_runtime.contract.signature import Signature
+from hf_runtime.contract.tokenization import TokenizerAnswer, TokenizerRequest
 from hf_runtime.rpc import ITEMS_PATH
 from hf_runtime.rpc.messages import (
     Accepted,
@@ -35,6 +36,7 @@ from hf_runtime.rpc.messages import (
     Result,
     Submit,
     Unload,
+    UseTokenizer,
     decode_frame,
     decode_from_runner,
     encode_frame,
@@ -114,20 +116,33 @@ class RunnerClient:
     ) -> asyncio.Future[Any]:
         """Implement `ModelClient.submit`."""
         self.check_ready()
-        assert self._outbox is not None, "this is a bug: check_ready passed without a connection"
         item_id = next(self._ids)
+        self._send(Submit(item_id, instance, parameters, listener is not None, current_request_context()))
+        if listener is not None:
+            self._listeners[item_id] = listener
+        return self._track_answer(item_id)
+
+    def use_tokenizer(self, request: TokenizerRequest) -> asyncio.Future[TokenizerAnswer]:
+        """Implement `ModelClient.use_tokenizer`."""
+        self.check_ready()
+        item_id = next(self._ids)
+        self._send(UseTokenizer(item_id, request, current_request_context()))
+        return self._track_answer(item_id)
+
+    def _send(self, message: Submit | UseTokenizer) -> None:
+        """Send a message with values of a client.
+
+        Raises:
+            InvalidRequest, RequestTooLarge: it cannot be sent.
+        """
+        assert self._outbox is not None, "this is a bug: check_ready passed without a connection"
         try:
-            encoded = encode_frame(
-                Submit(item_id, instance, parameters, listener is not None, current_request_context())
-            )
+            encoded = encode_frame(message)
         except (RecursionError, OverflowError, TypeError, ValueError) as error:
             raise InvalidRequest(f"cannot be read: {error}") from None
         if len(encoded) > MAX_FRAME:
             raise RequestTooLarge(f"has {len(encoded)} bytes, one instance may have {MAX_FRAME}")
         self._outbox.put_encoded(encoded)
-        if listener is not None:
-            self._listeners[item_id] = listener
-        return self._track_answer(item_id)
 
     async def load(self) -> None:
         """Implement `ModelClient.load`."""

@@ -14,6 +14,7 @@ import numpy as np
 from hf_runtime.contract.errors import ModelNotReady
 from hf_runtime.contract.request_context import RequestContext
 from hf_runtime.contract.signature import Signature
+from hf_runtime.contract.tokenization import TokenizerRequest
 
 _NDARRAY = 1
 
@@ -29,6 +30,14 @@ class Submit(msgspec.Struct, tag="submit", array_like=True, frozen=True):
     instance: Any
     parameters: dict[str, Any]
     stream: bool = False
+    request_context: RequestContext | None = None
+
+
+class UseTokenizer(msgspec.Struct, tag="tokenizer", array_like=True, frozen=True):
+    """Request to tokenize or detokenize; the reply is `Result` or `Failure`."""
+
+    id: int
+    request: TokenizerRequest
     request_context: RequestContext | None = None
 
 
@@ -125,7 +134,7 @@ class ModelState(msgspec.Struct, tag="state", array_like=True, frozen=True):
         return ModelNotReady(message, retry_after=5)
 
 
-ToRunner = Submit | Cancel | Load | Unload
+ToRunner = Submit | UseTokenizer | Cancel | Load | Unload
 FromRunner = Accepted | Delta | Result | Failure | ModelState
 
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from hf_runtime.contract.listener import StreamListener
 from hf_runtime.contract.signature import Signature
+from hf_runtime.contract.tokenization import TokenizerAnswer, TokenizerRequest
 from hf_runtime.rpc.messages import ModelState
 
 
@@ -50,6 +51,16 @@ class ModelClient(Protocol):
         Raises:
             ModelNotReady: the model is loading or unloaded, or its runner is not connected.
             InvalidRequest, RequestTooLarge: the item cannot be sent.
+        """
+
+    def use_tokenizer(self, request: TokenizerRequest) -> asyncio.Future[TokenizerAnswer]:
+        """Tokenize or detokenize, without waiting for items that are computed.
+
+        Returns:
+            A future of the answer or its `ServingError`.
+
+        Raises:
+            ModelNotReady, InvalidRequest, RequestTooLarge: as `submit`.
         """
 
     async def load(self) -> None:

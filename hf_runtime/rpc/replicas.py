@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_runtime.contract.listener import StreamListener
 from hf_runtime.contract.signature import Signature
+from hf_runtime.contract.tokenization import TokenizerAnswer, TokenizerRequest
 from hf_runtime.rpc.client import RunnerClient
 from hf_runtime.rpc.messages import ModelState
 from hf_runtime.rpc.model_client import ModelClient
@@ -64,6 +65,10 @@ class Replicas:
     ) -> asyncio.Future[Any]:
         """Submit the item to one replica, as `ModelClient.submit`."""
         return self._least_busy().submit(instance, parameters, listener)
+
+    def use_tokenizer(self, request: TokenizerRequest) -> asyncio.Future[TokenizerAnswer]:
+        """Send the request to one replica, as `ModelClient.use_tokenizer`."""
+        return self._least_busy().use_tokenizer(request)
 
     async def load(self) -> None:
         """Load the model in all replicas in parallel, as `ModelClient.load`."""

@@ -14,6 +14,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, ServingError, make_encoding_error
 from hf_runtime.contract.listener import StreamListener
 from hf_runtime.contract.request_context import RequestContext, request_context
+from hf_runtime.contract.tokenization import TokenizerRequest
 from hf_runtime.rpc.messages import (
     Accepted,
     Cancel,
@@ -25,6 +26,7 @@ from hf_runtime.rpc.messages import (
     Submit,
     ToRunner,
     Unload,
+    UseTokenizer,
     decode_frame,
     decode_to_runner,
     item_of,
@@ -47,6 +49,9 @@ class ItemHost(Protocol):
         request_context: RequestContext | None = None,
     ) -> asyncio.Future[Any]:
         """Queue one item and return a future of its answer or, with a listener, of its end."""
+
+    def use_tokenizer(self, request: TokenizerRequest) -> asyncio.Future[Any]:
+        """Return a future of the answer to a request for the tokenizer."""
 
     def load(self) -> asyncio.Future[None]:
         """Load the model if it is not loaded; the returned future is done once it is."""
@@ -75,6 +80,8 @@ async def serve_connection(websocket: WebSocket, host: ItemHost) -> None:
                             # for this item.
                             await asyncio.sleep(0)
                             is_cancelled = False
+                        _start_item(message, host, running, outbox)
+                    case UseTokenizer() as message:
                         _start_item(message, host, running, outbox)
                     case Cancel() as message:
                         if (future := running.get(message.id)) is not None:
@@ -167,14 +174,19 @@ class _Reply:
                 self._future.cancel()
 
 
-def _start_item(message: Submit, host: ItemHost, running: dict[int, asyncio.Future[Any]], outbox: Outbox) -> None:
+def _start_item(
+    message: Submit | UseTokenizer, host: ItemHost, running: dict[int, asyncio.Future[Any]], outbox: Outbox
+) -> None:
     # Callbacks keep the context in which they are added, so add them inside the request context.
     with request_context(message.request_context):
         reply = _Reply(message.id, outbox)
         try:
-            future = host.submit(
-                message.instance, message.parameters, reply if message.stream else None, message.request_context
-            )
+            if isinstance(message, UseTokenizer):
+                future = host.use_tokenizer(message.request)
+            else:
+                future = host.submit(
+                    message.instance, message.parameters, reply if message.stream else None, message.request_context
+                )
         except ServingError as error:
             reply.fail(error)
         except Exception:

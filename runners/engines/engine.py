@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from hf_runtime.contract.item import Item
 from hf_runtime.contract.listener import StreamListener
+from hf_runtime.contract.tokenization import TokenizerRequest
 from hf_runtime.observability.engine_observer import EngineObserver
 from runners.engines.generation_engine import GenerationEngine
 from runners.engines.generator import GenerativeRunner
@@ -34,6 +35,13 @@ class Engine(Protocol):
         Raises:
             InvalidRequest: there is a listener, but the task does not stream.
             Overloaded: the queue is full.
+        """
+
+    def use_tokenizer(self, request: TokenizerRequest) -> asyncio.Future[Any]:
+        """Tokenize or detokenize, and return a future of the answer.
+
+        Raises:
+            Overloaded: the queue of such requests is full.
         """
 
     async def run(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from hf_runtime.contract.item import Item
 from hf_runtime.contract.listener import StreamListener
 from hf_runtime.contract.request_context import request_context
+from hf_runtime.contract.tokenization import TokenizerRequest
 from hf_runtime.observability.engine_observer import EngineObserver
 from hf_runtime.observability.item_trace import trace_step
 from runners.engines.batch.intake import Intake, QueuedItem, call_guarded
@@ -105,6 +106,10 @@ class GenerationEngine:
         self._intake.add(queued)
         queued.future.add_done_callback(lambda _: self._release(queued))
         return queued.future
+
+    def use_tokenizer(self, request: TokenizerRequest) -> asyncio.Future[Any]:
+        """Tokenize or detokenize, as `Engine.use_tokenizer`."""
+        return self._intake.use_tokenizer(request)
 
     async def run(self) -> None:
         """Prepare and generate items until cancelled."""

@@ -18,6 +18,7 @@ from hf_runtime.contract.item import Item
 from hf_runtime.contract.parameters import Parameters, parse_parameters
 from hf_runtime.contract.signature import TEXT_TO_JSON, Signature
 from hf_runtime.contract.task_spec import TaskSpec
+from hf_runtime.contract.tokenization import TokenizerAnswer, TokenizerRequest, TokenizeText
 from hf_runtime.settings import ModelSettings
 from runners.engines.admission import Admission
 from runners.engines.rows import BatchLimits, Parallelism, Row, select_batch
@@ -169,6 +170,26 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
         if (length := _count_characters(item.instance)) > limit:
             raise InvalidRequest(f"has {length} characters, at most {limit} are read (MAX_TEXT_LENGTH)")
         return self.prepare(item.instance, parse_parameters(self.parameters_type, item.parameters, self.defaults))
+
+    def use_tokenizer(self, request: TokenizerRequest) -> TokenizerAnswer:
+        """Tokenize or detokenize; calls never overlap with those of `prepare`.
+
+        Raises:
+            InvalidRequest: the request is wrong, or longer than MAX_TEXT_LENGTH.
+        """
+        limit = self.settings.max_text_length
+        content = request.text if isinstance(request, TokenizeText) else getattr(request, "chat", None)
+        if (length := _count_characters(content)) > limit:
+            raise InvalidRequest(f"has {length} characters, at most {limit} are read (MAX_TEXT_LENGTH)")
+        return self.tokenize(request)
+
+    def tokenize(self, request: TokenizerRequest) -> TokenizerAnswer:
+        """Compute the answer of `use_tokenizer`; a task with a tokenizer overrides this.
+
+        Raises:
+            InvalidRequest: the request is wrong.
+        """
+        raise InvalidRequest("the model's own code reads its inputs, and has no tokenizer to use", field="model")
 
     def check_rows(self, rows: int, tokens: int, field: str, description: str) -> None:
         """Check the number of rows of an instance before they are created.

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_runtime.contract.errors import ContextLengthExceeded, InvalidRequest
 from hf_runtime.contract.item import Item
 from hf_runtime.contract.parameters import Parameters
+from hf_runtime.contract.tokenization import TokenizerAnswer, TokenizerRequest
 from runners.engines.batch.batch_invariance import BatchSharing, find_batch_sharing
 from runners.engines.calibration.encoders import (
     CPU_ROWS,
@@ -30,6 +31,7 @@ from runners.models.padded_model import Encoding, PaddedModel
 from runners.models.pretrained import Pretrained, load_pretrained
 from runners.storage.checkpoint import Checkpoint
 from runners.storage.fetch import fetch
+from runners.tasks.tokenizing import use_tokenizer
 from runners.tasks.tokens import reject_missing_tokens
 
 logger = logging.getLogger(__name__)
@@ -74,6 +76,9 @@ class EncoderRunner(Runner[ParametersT, Encoding, ContextT, OutputT]):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the loaded checkpoint."""
         return self.pretrained.tokenizer
+
+    def tokenize(self, request: TokenizerRequest) -> TokenizerAnswer:
+        return use_tokenizer(self.tokenizer, request, max_length=self.pretrained.max_length)
 
     def warm_up(self) -> None:
         self._sharing = self._find_batch_sharing()

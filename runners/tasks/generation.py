@@ -12,10 +12,12 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_runtime.contract.errors import ContextLengthExceeded, InvalidRequest
 from hf_runtime.contract.generation import GenerationParameters
+from hf_runtime.contract.tokenization import TokenizerAnswer, TokenizerRequest
 from runners.engines.generation_request import GenerationRequest, Sampling, SequenceOutput, TokenLogprob
 from runners.engines.generator import DeltaMaker, GenerativeRunner, Generator
 from runners.engines.rows import BatchLimits, Row
 from runners.engines.runner import ExecutionPlan, Job
+from runners.tasks.tokenizing import use_tokenizer
 from runners.tasks.tokens import reject_missing_tokens
 
 #: Maximum number of new tokens if no request, context or memory limits them.
@@ -54,6 +56,11 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the loaded checkpoint."""
         return self.generator.tokenizer
+
+    def tokenize(self, request: TokenizerRequest) -> TokenizerAnswer:
+        generator = self.generator
+        vocabulary = max(generator.input_vocabulary, generator.vocabulary)
+        return use_tokenizer(generator.tokenizer, request, max_length=generator.max_length, vocabulary=vocabulary)
 
     @property
     def limits(self) -> BatchLimits:

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_runtime.contract.errors import ContextLengthExceeded, InvalidRequest
 from hf_runtime.contract.parameters import token_ids
 from hf_runtime.contract.tasks.text2text_generation import SPEC, Text2TextGenerationParameters
+from hf_runtime.contract.tokenization import TokenizerAnswer, TokenizerRequest
 from runners.engines.generation_request import GenerationRequest, SequenceOutput
 from runners.engines.runner import Job
 from runners.tasks.generation import GenerationRunner
@@ -31,6 +32,12 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
         # New tokens: the decoder's maximum length without its start token.
         limit = self.generator.max_output_length
         self._max_new_tokens = max(limit - 1, 1) if limit is not None else sys.maxsize
+
+    def tokenize(self, request: TokenizerRequest) -> TokenizerAnswer:
+        tokenizer: Any = self.generator.tokenizer
+        if self._languages and tokenizer.src_lang != self._default_src_lang:  # the previous item may have set another
+            tokenizer.src_lang = self._default_src_lang
+        return super().tokenize(request)
 
     def prepare(self, instance: Any, parameters: Text2TextGenerationParameters) -> Job[GenerationRequest, bool]:
         target = self._resolve_language(parameters.tgt_lang, "tgt_lang")

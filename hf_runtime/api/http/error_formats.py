@@ -8,6 +8,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from hf_runtime.api.anthropic.errors import describe_anthropic_error
 from hf_runtime.api.http.error_response import describe_error
 from hf_runtime.api.openai.errors import describe_openai_error
 from hf_runtime.contract.answer_type import answer_type
@@ -41,8 +42,11 @@ def describe_shared_error(error: ServingError) -> SharedError:
 
 def find_error_format(path: str) -> Callable[[ServingError], Any]:
     """Return the function that describes errors in the format that a path's clients read."""
-    if find_protocol(path) == "openai":
-        return describe_openai_error
+    match find_protocol(path):
+        case "openai":
+            return describe_openai_error
+        case "anthropic":
+            return describe_anthropic_error
     return describe_shared_error if _SHARED_PATHS.fullmatch(path) else describe_error
 
 
@@ -50,5 +54,6 @@ def find_error_format(path: str) -> Callable[[ServingError], Any]:
 ERROR_FORMATS: tuple[Callable[[ServingError], Any], ...] = (
     describe_error,
     describe_openai_error,
+    describe_anthropic_error,
     describe_shared_error,
 )

@@ -19,15 +19,12 @@ from hf_runtime.api.openai.completions import CompletionDeltas, CompletionReques
 from hf_runtime.api.openai.embeddings import EmbeddingRequest
 from hf_runtime.api.openai.errors import describe_openai_error
 from hf_runtime.api.openai.models import describe_model, list_models
-from hf_runtime.api.openai.schema import OpenAIRequest, parse_request
+from hf_runtime.api.openai.schema import OpenAIRequest, name_ignored_fields, parse_request
 from hf_runtime.api.openai.stream import Deltas, EventStream
 from hf_runtime.api.streaming import AnswerStreams
 from hf_runtime.contract.errors import InvalidRequest, ServingError
 from hf_runtime.rpc.model_client import ModelClient
 from hf_runtime.settings import ServerSettings
-
-#: Names of fields that were ignored, in responses to requests with such fields.
-_IGNORED_HEADER = "X-Ignored-Fields"
 
 
 def create_openai_app(models: Models, settings: ServerSettings) -> Starlette:
@@ -109,8 +106,3 @@ def make_computing_routes(models: Models, settings: ServerSettings) -> list[Rout
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),
         Route("/v1/embeddings", embeddings, methods=["POST"]),
     ]
-
-
-def name_ignored_fields(parsed: OpenAIRequest) -> dict[str, str]:
-    """Return the header with the names of ignored fields; none without such fields."""
-    return {_IGNORED_HEADER: parsed.ignored_fields} if parsed.ignored_fields else {}

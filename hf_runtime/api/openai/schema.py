@@ -15,7 +15,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from hf_runtime.api.http.json_body import read_object
-from hf_runtime.api.openai.unserved import IGNORED, NOT_OFFERED
+from hf_runtime.api.openai.unserved import IGNORED, NOT_OFFERED, Unserved
 from hf_runtime.contract.errors import InvalidRequest, RequestTooLarge, ServingError
 from hf_runtime.contract.validation import StrictModel, allow_null, make_invalid_request
 from hf_runtime.settings import ServerSettings, Task
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 _MAX_UNKNOWN = 1000
 #: Most characters of the names of ignored fields in the log and in a header, and of one name.
 _MAX_NAMES, _MAX_NAME = 500, 100
+#: Header with the names of ignored fields, in responses to requests with such fields.
+_IGNORED_HEADER = "X-Ignored-Fields"
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 
 UnknownFields = Literal["ignore", "refuse"]
@@ -36,6 +38,9 @@ class OpenAIRequest(StrictModel):
 
     #: Tasks of the models that can answer it.
     tasks: ClassVar[tuple[Task, ...]]
+    #: Documented fields that change nothing, and those that are refused, each with the reason.
+    ignored: ClassVar[frozenset[str]] = IGNORED
+    not_offered: ClassVar[Mapping[str, Unserved]] = NOT_OFFERED
 
     #: Neutral values of fields that are not served, where these values are of this kind of request.
     neutral_values: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
@@ -55,10 +60,10 @@ class OpenAIRequest(StrictModel):
         schema = handler.resolve_ref_schema(handler(core_schema))
         allow_null(schema)
         fields = schema["properties"]
-        fields |= {name: {"description": "Changes nothing here."} for name in sorted(IGNORED - fields.keys())}
+        fields |= {name: {"description": "Changes nothing here."} for name in sorted(cls.ignored - fields.keys())}
         fields |= {
-            name: {"description": f"Not supported, {NOT_OFFERED[name].reason}.", "enum": [None, *cls.neutral(name)]}
-            for name in NOT_OFFERED
+            name: {"description": f"Not supported, {unserved.reason}.", "enum": [None, *cls.neutral(name)]}
+            for name, unserved in cls.not_offered.items()
             if name not in fields
         }
         return {**schema, "additionalProperties": {"type": "null"}}
@@ -66,7 +71,7 @@ class OpenAIRequest(StrictModel):
     @classmethod
     def neutral(cls, name: str) -> tuple[Any, ...]:
         """Return the values with which a field that is not served changes nothing."""
-        return cls.neutral_values.get(name, NOT_OFFERED[name].neutral)
+        return cls.neutral_values.get(name, cls.not_offered[name].neutral)
 
     @property
     def items(self) -> list[tuple[Any, dict[str, Any]]]:
@@ -109,7 +114,7 @@ def parse_request(kind: type[RequestT], body: bytes, settings: ServerSettings) -
         if name in known:
             if value is not None:
                 document[name] = value
-        elif value is not None and name not in IGNORED and not _is_neutral(kind, name, value):
+        elif value is not None and name not in kind.ignored and not _is_neutral(kind, name, value):
             _check_ignored(name, unknown)
             ignored.append(name)
     parsed, nested = _validate(kind, document, unknown)
@@ -129,11 +134,11 @@ def _is_neutral(kind: type[OpenAIRequest], name: str, value: Any) -> bool:
     Raises:
         InvalidRequest: the field would change the answer.
     """
-    if name not in NOT_OFFERED:
+    if name not in kind.not_offered:
         return False
     # Python's true equals 1, which is another value in JSON.
     if not any(type(value) is type(neutral) and value == neutral for neutral in kind.neutral(name)):
-        raise InvalidRequest(f"not supported, {NOT_OFFERED[name].reason}", field=name)
+        raise InvalidRequest(f"not supported, {kind.not_offered[name].reason}", field=name)
     return True
 
 
@@ -192,3 +197,8 @@ def _join_names(names: Iterable[str]) -> str:
             break
         joined = longer
     return joined
+
+
+def name_ignored_fields(parsed: OpenAIRequest) -> dict[str, str]:
+    """Return the header with the names of ignored fields; none without such fields."""
+    return {_IGNORED_HEADER: parsed.ignored_fields} if parsed.ignored_fields else {}

@@ -11,12 +11,23 @@ from typing import Any
 from starlette.routing import BaseRoute
 from starlette.schemas import SchemaGenerator
 
+from hf_runtime.api.anthropic.errors import AnthropicError, describe_anthropic_error
 from hf_runtime.api.http.authentication import list_public_paths
 from hf_runtime.api.http.error_formats import SharedError, describe_shared_error, find_error_format
 from hf_runtime.api.http.error_response import Error, describe_error
 from hf_runtime.api.inference import Models
 from hf_runtime.api.openai.errors import OpenAIError, describe_openai_error
-from hf_runtime.api.openapi import bentoml, health, kserve_v1, model_repository, open_inference_v2, openai
+from hf_runtime.api.openapi import (
+    anthropic,
+    bentoml,
+    health,
+    kserve_v1,
+    model_repository,
+    open_inference_v2,
+    openai,
+    responses,
+    tokenization,
+)
 from hf_runtime.api.openapi.operation import HEADERS, REQUEST_ID, Operations, Served, errors, make_error_components
 from hf_runtime.api.openapi.schemas import Json
 from hf_runtime.contract.errors import ServingError
@@ -24,7 +35,7 @@ from hf_runtime.settings import ServerSettings
 from hf_runtime.version import __version__
 
 _ABOUT = """\
-Hugging Face transformers models behind the APIs of KServe and OpenAI.
+Hugging Face transformers models behind the APIs of KServe, OpenAI and Anthropic.
 
 An unknown route is a 404 and a wrong method a 405, in the shape of the protocol whose path it begins with.
 """
@@ -33,6 +44,7 @@ An unknown route is a 404 and a wrong method a 405, in the shape of the protocol
 _ERROR_PREFIXES: Mapping[Callable[[ServingError], Any], str] = {
     describe_error: "",
     describe_openai_error: openai.ERRORS,
+    describe_anthropic_error: anthropic.ERRORS,
     describe_shared_error: kserve_v1.SHARED_ERRORS,
 }
 
@@ -57,6 +69,9 @@ def descriptions(served: Served) -> Operations:
         **open_inference_v2.describe_routes(served),
         **model_repository.describe_routes(served),
         **openai.describe_routes(served),
+        **responses.describe_routes(served),
+        **anthropic.describe_routes(served),
+        **tokenization.describe_routes(served),
         **bentoml.OPERATIONS,
     }
 
@@ -74,6 +89,7 @@ def make_document(models: Models, settings: ServerSettings, routes: Sequence[Bas
         **make_error_components("", served.schemas.of(Error)),
         **make_error_components(openai.ERRORS, served.schemas.of(OpenAIError)),
         **make_error_components(kserve_v1.SHARED_ERRORS, served.schemas.of(SharedError)),
+        **make_error_components(anthropic.ERRORS, served.schemas.of(AnthropicError)),
     }
     return {
         "openapi": "3.1.0",

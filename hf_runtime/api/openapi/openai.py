@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hf_runtime.api.openai.chat import ChatCompletion, ChatCompletionChunk, ChatRequest
@@ -105,6 +106,43 @@ def _describe_post(
         description=f"The model's task must be {' or '.join(kind.tasks)}.",
         body={JSON: body},
     )
+
+
+def describe_chat_posts(
+    served: Served,
+    paths: Sequence[str],
+    tag: str,
+    name: str,
+    summary: str,
+    kind: type[OpenAIRequest],
+    example: dict[str, Any],
+    responses: Json,
+    error_prefix: str,
+) -> Operations:
+    """Return the descriptions of the paths of another protocol that take a chat.
+
+    Args:
+        name: the `operationId` of the first path; those of the others end in a number.
+        responses: the 200 response.
+        error_prefix: prefix of the error components in the protocol's format.
+    """
+    body: Json = {"schema": served.schemas.of(kind)}
+    models = served.find_models((*kind.tasks, None))
+    if models:
+        served.schemas.narrow(kind.__name__, model={"type": "string", "enum": models})
+        body["example"] = {"model": models[0], **example}
+    description = f"By a model that does {' or '.join(kind.tasks)}."
+    return {
+        f"POST {path}": operation(
+            tag,
+            f"{name}_{number}" if number else name,
+            summary,
+            {**responses, **errors(error_prefix, COMPUTING)},
+            description=description,
+            body={JSON: body},
+        )
+        for number, path in enumerate(paths)
+    }
 
 
 def _make_answer(whole: Json, event: Json, error: Json) -> Json:

@@ -20,6 +20,7 @@ from hf_runtime.contract.errors import InvalidRequest, ServingError
 from hf_runtime.contract.item import Item
 from hf_runtime.contract.listener import StreamListener
 from hf_runtime.contract.request_context import request_context
+from hf_runtime.contract.tokenization import TokenizerRequest
 from hf_runtime.observability.engine_observer import EngineObserver
 from hf_runtime.observability.item_trace import trace_step
 from runners.engines.batch.intake import Intake, QueuedItem, call_guarded
@@ -103,6 +104,10 @@ class BatchEngine:
         entry = _RowsEntry(item)
         self._intake.add(entry)
         return entry.future
+
+    def use_tokenizer(self, request: TokenizerRequest) -> asyncio.Future[Any]:
+        """Tokenize or detokenize, as `Engine.use_tokenizer`."""
+        return self._intake.use_tokenizer(request)
 
     async def run(self) -> None:
         """Process items until cancelled."""

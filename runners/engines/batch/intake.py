@@ -15,6 +15,7 @@ from typing import Any
 
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest, Overloaded, ServingError
 from hf_runtime.contract.item import Item
+from hf_runtime.contract.tokenization import TokenizerRequest
 from hf_runtime.observability.engine_observer import EngineObserver
 from hf_runtime.observability.item_trace import trace_step
 from runners.engines.admission import Admission, Reservation
@@ -74,6 +75,7 @@ class Intake:
         self._arrived: deque[QueuedItem] = deque()
         self._has_arrived = asyncio.Event()
         self._unfinished = 0
+        self._tokenizing = 0
         self._seconds_per_item = 0.05
         settings = runner.settings
         self.admission = runner.admission = Admission(
@@ -96,6 +98,36 @@ class Intake:
         entry.future.add_done_callback(lambda _: self._remove(entry))
         self._arrived.append(entry)
         self._has_arrived.set()
+
+    def use_tokenizer(self, request: TokenizerRequest) -> asyncio.Future[Any]:
+        """Tokenize or detokenize between two items, and return a future of the answer.
+
+        Raises:
+            Overloaded: `max_queue_size` such requests wait already.
+        """
+        if self._tokenizing >= self._max_queue_size:
+            raise Overloaded(f"{self._tokenizing} texts are waiting already: try again later", retry_after=1)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        self._tokenizing += 1
+
+        def settle(done: asyncio.Future[Any]) -> None:
+            self._tokenizing -= 1
+            if answer.done():
+                return
+            if done.cancelled():
+                answer.cancel()
+            elif isinstance(result := done.result(), ServingError):
+                answer.set_exception(result)
+            else:
+                answer.set_result(result)
+
+        loop.run_in_executor(self.text_executor, self._use_tokenizer, request).add_done_callback(settle)
+        return answer
+
+    def _use_tokenizer(self, request: TokenizerRequest) -> Any:
+        with self.tokenizer_lock:
+            return call_guarded("tokenizing", self._runner.use_tokenizer, request)
 
     def started(self, entry: QueuedItem, at: float) -> None:
         """Record that a forward pass with the item begins; the first one ends its queue wait.

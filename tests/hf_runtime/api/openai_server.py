@@ -18,6 +18,7 @@ from hf_runtime.api.http.api_keys import KeyRing
 from hf_runtime.api.inference import Models
 from hf_runtime.contract.errors import ServingError
 from hf_runtime.contract.listener import StreamListener
+from hf_runtime.contract.tokenization import TokenizerAnswer, TokenizerRequest
 from hf_runtime.rpc.client import Answer, RunnerClient
 from hf_runtime.rpc.messages import ModelState
 from hf_runtime.settings import ServerSettings
@@ -38,6 +39,11 @@ class ScriptedClient(RunnerClient):
         #: Size of each answer on the wire, in bytes.
         self.size = 0
         self.submitted: list[tuple[Any, dict[str, Any]]] = []
+        #: What the tokenizer was asked for, and its answer.
+        self.tokenized: list[TokenizerRequest] = []
+        self.tokens: TokenizerAnswer | ServingError = {
+            "tokens": [1, 2, 3], "token_strs": None, "text": "abc", "max_length": 64
+        }  # fmt: skip
         self.cancelled: list[int] = []
 
     def submit(
@@ -56,6 +62,16 @@ class ScriptedClient(RunnerClient):
             self._follow(answer, listener, future)
         elif listener is not None:
             listener.on_accepted()
+        return future
+
+    def use_tokenizer(self, request: TokenizerRequest) -> asyncio.Future[TokenizerAnswer]:
+        self.check_ready()
+        self.tokenized.append(request)
+        future: asyncio.Future[TokenizerAnswer] = asyncio.get_running_loop().create_future()
+        if isinstance(self.tokens, ServingError):
+            future.set_exception(self.tokens)
+        else:
+            future.set_result(self.tokens)
         return future
 
     def _follow(self, answer: Any, listener: StreamListener | None, future: asyncio.Future[Any]) -> None:

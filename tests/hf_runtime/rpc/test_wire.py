@@ -28,6 +28,7 @@ from hf_runtime.contract.errors import (
 )
 from hf_runtime.contract.listener import StreamListener
 from hf_runtime.contract.request_context import RequestContext, current_request_contexts, request_context
+from hf_runtime.contract.tokenization import Detokenize, TokenizeChat, TokenizerRequest, TokenizeText
 from hf_runtime.rpc import ITEMS_PATH
 from hf_runtime.rpc.client import Answer, RunnerClient
 from hf_runtime.rpc.messages import ModelState
@@ -97,6 +98,16 @@ class ScriptedHost:
                 asyncio.get_running_loop().create_task(self._notify())
             case _:
                 future.set_result({"echo": instance, **parameters})
+        return future
+
+    def use_tokenizer(self, request: TokenizerRequest) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if request == TokenizeText("full"):
+            raise Overloaded("full", retry_after=7)
+        if request == TokenizeText("wrong"):
+            future.set_exception(InvalidRequest("wrong"))
+        else:
+            future.set_result({"tokens": [1], "token_strs": None, "text": repr(request), "max_length": None})
         return future
 
     def load(self) -> asyncio.Future[None]:
@@ -189,6 +200,25 @@ def test_thousands_of_concurrent_items_all_return_to_their_senders(tmp_path: Pat
         async with _connected(ScriptedHost(), tmp_path / "s") as client:
             answers = await asyncio.gather(*(client.submit(f"{i} 東京", {"n": i}) for i in range(5000)))
         assert answers == [{"echo": f"{i} 東京", "n": i} for i in range(5000)]
+
+    asyncio.run(scenario())
+
+
+def test_requests_for_the_tokenizer_and_their_errors_arrive_unchanged(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with _connected(ScriptedHost(), tmp_path / "s") as client:
+            requests: list[TokenizerRequest] = [
+                TokenizeText("東京", False, True), TokenizeChat({"messages": [None]}), Detokenize([1, 2**32])
+            ]  # fmt: skip
+            answers = await asyncio.gather(*map(client.use_tokenizer, requests))
+            assert [answer["text"] for answer in answers] == list(map(repr, requests))
+            with pytest.raises(InvalidRequest, match="wrong"):
+                await client.use_tokenizer(TokenizeText("wrong"))
+            with pytest.raises(Overloaded) as full:
+                await client.use_tokenizer(TokenizeText("full"))
+            assert full.value.retry_after == 7
+            with pytest.raises(RequestTooLarge):
+                client.use_tokenizer(TokenizeText("x" * (MAX_FRAME + 1)))
 
     asyncio.run(scenario())
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import TypedDict
 
 from hf_runtime.contract.answer_type import answer_type
 from hf_runtime.contract.parameters import Parameters, Truncation
+from hf_runtime.contract.validation import make_field_error
 
 #: More tokens than any model generates. A typing error must not occupy a model that has no limit.
 MAX_TOKENS = 1_000_000
@@ -35,7 +36,14 @@ class GenerationParameters(Parameters):
             "are unset, `MAX_LENGTH` applies."
         ),
     )
-    max_new_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS, description="Maximum number of new tokens.")
+    max_new_tokens: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_TOKENS,
+        description=(
+            "Maximum number of new tokens. It may be 0 for an answer that contains the prompt or its log probabilities."
+        ),
+    )
     min_new_tokens: int | None = Field(
         None,
         ge=0,
@@ -101,10 +109,26 @@ class GenerationParameters(Parameters):
             "streamed show them only with `details`."
         ),
     )
+    prompt_logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=20,
+        description=(
+            "Number of alternatives to report for each token of the prompt, with their log probabilities and the "
+            "token's own. Answers that are not streamed show them only with `details`."
+        ),
+    )
     truncation: Truncation = False
     details: bool = Field(
         False, description="Add the finish reason, token counts and log probabilities to each answer."
     )
+
+    @model_validator(mode="after")
+    def _check_max_new_tokens(self) -> GenerationParameters:
+        if self.max_new_tokens == 0 and self.prompt_logprobs is None and not getattr(self, "return_full_text", None):
+            reason = "must be at least 1, unless parameters.return_full_text or parameters.prompt_logprobs is set"
+            raise make_field_error("max_new_tokens", reason)
+        return self
 
 
 @answer_type
@@ -136,12 +160,24 @@ class ScoredToken(LikelyToken):
     top: list[LikelyToken]
 
 
+@answer_type
+class PromptToken(LikelyToken):
+    """Token of a prompt, with its rank and the most likely tokens at its position.
+
+    The first token has neither a log probability nor a rank.
+    """
+
+    rank: int | None
+    top: list[LikelyToken]
+
+
 class _Details(TypedDict):
     stop_sequence: NotRequired[str]
     prompt_tokens: NotRequired[int]
     cached_tokens: NotRequired[int]
     generated_tokens: NotRequired[int]
     logprobs: NotRequired[list[ScoredToken]]
+    prompt_logprobs: NotRequired[list[PromptToken]]
     tool_calls: NotRequired[list[CalledTool]]
 
 

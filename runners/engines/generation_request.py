@@ -32,12 +32,13 @@ class GenerationRequest:
 
     Attributes:
         input_ids: tokens of the prompt, at least one.
-        max_new_tokens: together with the prompt of a decoder-only model at most its context.
+        max_new_tokens: with the prompt of a decoder-only model at most its context; 0 computes only the prompt.
         sampling: None for the likeliest tokens.
         presence_penalty, frequency_penalty: subtracted from the logits of tokens that were generated, once and for
             each occurrence (https://platform.openai.com/docs/api-reference/chat/create).
         logit_bias: added to the logits of tokens.
         logprobs: number of alternatives to report for each token with its own log probability; None for no report.
+        prompt_logprobs: the same for each token of the prompt; only for decoder-only models.
         stop: stop strings; the text ends before the first one found.
         stop_ids: stop strings that are special tokens, by token; they do not appear in the text.
         ignore_eos: continue after an end-of-sequence token.
@@ -54,6 +55,7 @@ class GenerationRequest:
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     stop: tuple[str, ...] = ()
     stop_ids: Mapping[int, str] = field(default_factory=dict)
     ignore_eos: bool = False
@@ -78,6 +80,21 @@ class TokenLogprob(Alternative):
     top: list[Alternative]
 
 
+class PromptLogprob(TypedDict):
+    """Token of a prompt with its log probability after the tokens before it, which the first token does not have.
+
+    The rank is 1 if no other token is likelier.
+    """
+
+    token: str
+    id: int
+    logprob: float | None
+    bytes: list[int] | None
+    special: bool
+    rank: int | None
+    top: list[Alternative]
+
+
 @dataclass(frozen=True, slots=True)
 class SequenceOutput:
     """Output of a finished sequence.
@@ -87,6 +104,7 @@ class SequenceOutput:
         text: text without special tokens, up to the first stop string.
         stop_sequence: the stop string that ended it, if one did.
         cached_tokens: tokens of the prompt that were copied from another sequence instead of computed.
+        prompt_logprobs: a value for each token of the prompt, if the request asks for them.
     """
 
     tokens: list[int]
@@ -95,3 +113,4 @@ class SequenceOutput:
     logprobs: list[TokenLogprob] | None = None
     stop_sequence: str | None = None
     cached_tokens: int = 0
+    prompt_logprobs: list[PromptLogprob] | None = None

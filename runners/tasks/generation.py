@@ -129,8 +129,12 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
 
     def build_details(self, job: Job[GenerationRequest, ContextT], output: SequenceOutput) -> dict[str, Any]:
         """Return the fields that `parameters.details` adds to an answer."""
-        logprobs = {"logprobs": output.logprobs} if output.logprobs is not None else {}
-        return {**self.build_usage(job, output), **logprobs}
+        details = self.build_usage(job, output)
+        if output.logprobs is not None:
+            details["logprobs"] = output.logprobs
+        if output.prompt_logprobs is not None:
+            details["prompt_logprobs"] = output.prompt_logprobs
+        return details
 
     def resolve_max_new_tokens(self, parameters: ParametersT, used: int, what: str) -> int:
         """Return the maximum number of new tokens that a request sets, at least one.
@@ -210,6 +214,7 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         if count > 1:
             self.check_rows(count, len(input_ids), "parameters.num_return_sequences", f"{count} are asked for")
         self._check_beams(parameters)
+        self._check_prompt_logprobs(parameters, input_ids)
         self._check_memory(len(input_ids), max_new_tokens)
         if parameters.min_new_tokens is None:
             min_new_tokens = self.generator.min_new_tokens(len(input_ids))
@@ -220,7 +225,7 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)) if stop else {}
         if grammar is None and parameters.response_format is not None:
             grammar = self.generator.grammars.response_format(parameters.response_format)
-        if parameters.logprobs is not None:
+        if parameters.logprobs is not None or parameters.prompt_logprobs is not None:
             self.generator.grammars.prepare()
         request = GenerationRequest(
             input_ids=input_ids,
@@ -231,6 +236,7 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
             frequency_penalty=parameters.frequency_penalty,
             logit_bias=self._logit_bias(parameters.logit_bias),
             logprobs=parameters.logprobs,
+            prompt_logprobs=parameters.prompt_logprobs,
             stop=stop,
             stop_ids={special[string]: string for string in stop if string in special},
             ignore_eos=parameters.ignore_eos,
@@ -275,6 +281,13 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
                     raise InvalidRequest(
                         f"this model searches with beams, which knows no {name}", field=f"parameters.{name}"
                     )
+
+    def _check_prompt_logprobs(self, parameters: ParametersT, input_ids: list[int]) -> None:
+        if parameters.prompt_logprobs is not None and max(input_ids) >= self.generator.vocabulary:
+            raise InvalidRequest(
+                f"the prompt has a token that the model reads and never generates, {max(input_ids)}",
+                field="parameters.prompt_logprobs",
+            )
 
     def _check_memory(self, prompt_tokens: int, new_tokens: int) -> None:
         memory = self.generator.max_sequence_tokens

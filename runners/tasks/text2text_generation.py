@@ -33,6 +33,11 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
         self._max_new_tokens = max(limit - 1, 1) if limit is not None else sys.maxsize
 
     def prepare(self, instance: Any, parameters: Text2TextGenerationParameters) -> Job[GenerationRequest, bool]:
+        if parameters.prompt_logprobs is not None:
+            raise InvalidRequest(
+                "an encoder-decoder model does not predict its input, so that it has no log probabilities",
+                field="parameters.prompt_logprobs",
+            )
         target = self._resolve_language(parameters.tgt_lang, "tgt_lang")
         forced = self._languages[target] if target is not None else None
         if isinstance(instance, list) and instance:

@@ -144,7 +144,7 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
         limit = self.generator.max_length
         if limit is None:
             return input_ids, wanted
-        if len(input_ids) >= limit:
+        if len(input_ids) + min(wanted, 1) > limit:
             if not truncation:
                 raise InvalidRequest(
                     f"the prompt has {len(input_ids)} tokens and the model's context {limit}, which leaves no room for "

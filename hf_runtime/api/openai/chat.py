@@ -12,7 +12,12 @@ from pydantic import Field, model_validator
 from typing_extensions import TypedDict
 
 from hf_runtime.api.openai.generation import FinishReason, GeneratedAnswer, SamplingRequest
-from hf_runtime.api.openai.logprobs import ChatLogprobs, render_chat_logprobs
+from hf_runtime.api.openai.logprobs import (
+    ChatLogprobs,
+    PromptLogprobs,
+    render_chat_logprobs,
+    render_prompt_logprobs,
+)
 from hf_runtime.api.openai.usage import TokenUsage, UsageCounter
 from hf_runtime.contract.answer_type import answer_type
 from hf_runtime.contract.chat import Message, NamedTool, Tool, ToolChoice
@@ -64,6 +69,7 @@ class ChatCompletion(GeneratedAnswer):
     object: Literal["chat.completion"]
     choices: list[ChatChoice]
     usage: TokenUsage
+    prompt_logprobs: NotRequired[PromptLogprobs]
 
 
 @answer_type
@@ -173,7 +179,7 @@ class ChatRequest(SamplingRequest):
         for index, (answer,) in enumerate(answers):
             usage.add(index, answer)
             choices.append(_render_choice(index, answer))
-        return {
+        completion: ChatCompletion = {
             "id": f"chatcmpl-{uuid4().hex}",
             "object": "chat.completion",
             "created": int(time()),
@@ -182,6 +188,10 @@ class ChatRequest(SamplingRequest):
             "usage": usage.count_tokens(),
             "system_fingerprint": None,
         }
+        if self.prompt_logprobs is not None:
+            prompt = answers[0][0]["prompt_logprobs"]
+            completion["prompt_logprobs"] = render_prompt_logprobs(prompt, self.prompt_logprobs)
+        return completion
 
     def make_empty_chunk(self) -> ChatCompletionChunk:
         """Return the fields that all events of a stream share, without choices."""

@@ -69,11 +69,14 @@ class SamplingRequest(OpenAIRequest):
     min_tokens: int | None = Field(None, ge=0)
     ignore_eos: bool = False
     truncation: bool | None = None
+    prompt_logprobs: int | None = Field(None, ge=0, le=20)
 
     @model_validator(mode="after")
     def _check_stream_options(self) -> SamplingRequest:
         if self.stream_options is not None and not self.stream:
             raise InvalidRequest("only allowed when stream is true", field="stream_options")
+        if self.prompt_logprobs is not None and self.stream:
+            raise InvalidRequest("only allowed when stream is false", field="prompt_logprobs")
         return self
 
     @property
@@ -104,6 +107,8 @@ class SamplingRequest(OpenAIRequest):
             parameters["ignore_eos"] = True
         if self.truncation is not None:
             parameters["truncation"] = self.truncation
+        if self.prompt_logprobs is not None:
+            parameters["prompt_logprobs"] = self.prompt_logprobs
         return parameters
 
     def _make_sampling_parameters(self) -> dict[str, Any]:

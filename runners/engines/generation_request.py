@@ -16,14 +16,16 @@ FinishReason = Literal["stop", "length"]
 class Sampling:
     """Sampling parameters.
 
-    A token is drawn from the logits divided by `temperature`, among the `top_k` likeliest tokens (0: all) that together
-    have the probability `top_p`, with random numbers of `seed`.
+    A token is drawn from the logits divided by `temperature`, among tokens of at least the share `min_p` of the
+    greatest probability, the `top_k` likeliest of them (0: all) that together have the probability `top_p`, with random
+    numbers of `seed`.
     """
 
     temperature: float
     top_k: int
     top_p: float
     seed: int
+    min_p: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,10 @@ class GenerationRequest:
         prompt_logprobs: the same for each token of the prompt; only for decoder-only models.
         stop: stop strings; the text ends before the first one found.
         stop_ids: stop strings that are special tokens, by token; they do not appear in the text.
+        stop_token_ids: tokens that end the text; they do not appear in it.
+        includes_stop: the text ends with what ended it instead of before it.
+        skips_special_tokens: special tokens are no part of the text.
+        length_penalty: exponent of the length in the scores of a beam search.
         ignore_eos: continue after an end-of-sequence token.
         continues: the text continues the text of the prompt.
         grammar: grammar that the text must conform to.
@@ -58,6 +64,10 @@ class GenerationRequest:
     prompt_logprobs: int | None = None
     stop: tuple[str, ...] = ()
     stop_ids: Mapping[int, str] = field(default_factory=dict)
+    stop_token_ids: frozenset[int] = frozenset()
+    includes_stop: bool = False
+    skips_special_tokens: bool = True
+    length_penalty: float | None = None
     ignore_eos: bool = False
     continues: bool = False
     grammar: Grammar | None = None
@@ -101,7 +111,7 @@ class SequenceOutput:
 
     Attributes:
         tokens: all new tokens, including the one that ended the sequence.
-        text: text without special tokens, up to the first stop string.
+        text: text up to the first stop string.
         stop_sequence: the stop string that ended it, if one did.
         cached_tokens: tokens of the prompt that were copied from another sequence instead of computed.
         prompt_logprobs: a value for each token of the prompt, if the request asks for them.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from hf_runtime.contract.errors import ServingError
+from hf_runtime.contract.generation import StructuredOutputs
 from hf_runtime.contract.parameters import Parameters
 from hf_runtime.contract.request_context import RequestContext
 from hf_runtime.observability.engine_observer import EngineObserver
@@ -56,6 +57,13 @@ class Grammars(Protocol):
 
     def response_format(self, given: Mapping[str, Any]) -> Any:
         """Compile an OpenAI API's `response_format`; None for free text.
+
+        Raises:
+            InvalidRequest: as `compile`; names the wrong field.
+        """
+
+    def structured_outputs(self, given: StructuredOutputs) -> Any:
+        """Compile vLLM's `structured_outputs`.
 
         Raises:
             InvalidRequest: as `compile`; names the wrong field.

@@ -112,7 +112,6 @@ class ChatRequest(SamplingRequest):
     tools: list[Tool] = Field(default_factory=list)
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    response_format: dict[str, Any] | None = None
     modalities: list[Literal["text"]] | None = None
 
     @model_validator(mode="after")
@@ -168,8 +167,6 @@ class ChatRequest(SamplingRequest):
         parameters |= {"fill_context": True} if maximum is None else {"max_new_tokens": maximum}
         if self.logprobs:
             parameters["logprobs"] = self.top_logprobs or 0
-        if self.response_format is not None and self.response_format != {"type": "text"}:
-            parameters["response_format"] = self.response_format
         return parameters
 
     def render(self, answers: Sequence[Sequence[Mapping[str, Any]]]) -> ChatCompletion:

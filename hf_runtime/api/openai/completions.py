@@ -8,7 +8,7 @@ from time import time
 from typing import Any, ClassVar, Literal, NotRequired
 from uuid import uuid4
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from hf_runtime.api.openai.generation import FinishReason, GeneratedAnswer, SamplingRequest
@@ -21,7 +21,6 @@ from hf_runtime.api.openai.logprobs import (
 from hf_runtime.api.openai.text import TextsField
 from hf_runtime.api.openai.usage import TokenUsage, UsageCounter
 from hf_runtime.contract.answer_type import answer_type
-from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.contract.tasks import GENERATIVE_TASKS
 from hf_runtime.settings import Task
 
@@ -58,13 +57,6 @@ class CompletionRequest(SamplingRequest):
     max_tokens: int = Field(16, ge=0)
     echo: bool = False
     logprobs: int | None = Field(None, ge=0, le=_MAX_LOGPROBS)
-    best_of: int | None = None
-
-    @model_validator(mode="after")
-    def _check_fields(self) -> CompletionRequest:
-        if self.best_of is not None and self.best_of != self.n:
-            raise InvalidRequest("every answer is returned, so it can only equal n", field="best_of")
-        return self
 
     @property
     def echo_logprobs(self) -> int | None:

@@ -159,7 +159,7 @@ def choose_tokens(logits: torch.Tensor, samplings: Sequence[Sampling | None], un
 
 
 def _is_restricted(sampling: Sampling) -> bool:
-    return sampling.top_k > 0 or sampling.top_p < 1
+    return sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0
 
 
 def _draw(probabilities: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
@@ -185,6 +185,9 @@ def _draw_restricted(scores: torch.Tensor, parameters: Sequence[Sampling], u: to
     vocabulary = scores.shape[-1]
     top_k = torch.tensor([s.top_k or vocabulary for s in parameters], device=scores.device)[:, None]
     top_p = torch.tensor([s.top_p for s in parameters], device=scores.device)[:, None]
+    min_p = None
+    if any(s.min_p for s in parameters):
+        min_p = torch.tensor([s.min_p for s in parameters], device=scores.device, dtype=torch.float64)[:, None]
     unbounded = any(s.top_k == 0 or s.top_k >= vocabulary for s in parameters)
     width = min(max(_LIKELIEST if s.top_k == 0 else s.top_k for s in parameters), vocabulary)
     ranks = _rank(scores)
@@ -194,12 +197,17 @@ def _draw_restricted(scores: torch.Tensor, parameters: Sequence[Sampling], u: to
         # The total covers the tokens within top_k; without top_k, the whole vocabulary.
         within = torch.arange(width, device=scores.device) < top_k
         weights = (values - values[:, :1]).double().exp() * within
+        if min_p is not None:
+            weights = weights * (weights >= min_p)
         total = weights.sum(-1, keepdim=True)
         if unbounded:
-            full_total = (scores - values[:, :1]).double().exp().sum(-1, keepdim=True)
+            all_weights = (scores - values[:, :1]).double().exp()
+            if min_p is not None:
+                all_weights = all_weights * (all_weights >= min_p)
+            full_total = all_weights.sum(-1, keepdim=True)
             total = torch.where(top_k < vocabulary, total, full_total)
         before = (weights.cumsum(-1) - weights) / total
-        enough = (top_k <= width) | (before[:, -1:] >= top_p)
+        enough = (top_k <= width) | (before[:, -1:] >= top_p) | (weights[:, -1:] == 0)
         if width == vocabulary or bool(enough.all()):
             # A token is in the nucleus if the tokens before it do not reach top_p yet; the first always is.
             nucleus = weights * ((before < top_p) & within)

@@ -65,8 +65,14 @@ class SequenceState:
         self.rules = model.make_rules(request)
         self._number: float | None = None
         self._random = random.Random(request.sampling.seed) if request.sampling is not None else None  # noqa: S311
-        self._eos = frozenset() if request.ignore_eos else model.eos
-        self._text = TextStream(model.tokenizer, request.input_ids if request.continues else (), request.stop)
+        self._eos = request.stop_token_ids if request.ignore_eos else model.eos | request.stop_token_ids
+        self._text = TextStream(
+            model.tokenizer,
+            request.input_ids if request.continues else (),
+            request.stop,
+            includes_stop=request.includes_stop,
+            skips_special_tokens=request.skips_special_tokens,
+        )
         #: Whether text is decoded per token. Decoding one token costs as much as decoding a hundred together.
         self.streamed = streamed
         self._decodes_text = streamed or bool(request.stop)
@@ -100,6 +106,8 @@ class SequenceState:
         if logprob is not None:
             self.logprobs.append(logprob)
         if token in self._eos:
+            if self.request.includes_stop:
+                self._text.append(token)
             self.finish("stop")
             return
         if self.matcher is not None:
@@ -108,6 +116,8 @@ class SequenceState:
             self._delta += self._text.feed(token)
         else:
             self._text.append(token)
+        if self.request.includes_stop and token in self.request.stop_ids and not self._text.stopped:
+            self._delta += self._text.end_with(self.request.stop_ids[token])
         if self._text.stopped or token in self.request.stop_ids or (self.matcher is not None and self.matcher.finished):
             self.finish("stop")
         elif len(self.tokens) >= self.request.max_new_tokens:

@@ -125,7 +125,16 @@ class StaticDecoder(Decoder):
             return object()  # equal to no other: random numbers of a beam search depend on all its rows
         end = request.max_new_tokens if self._model.depends_on_max_length else None
         penalty, first = request.repetition_penalty, request.forced_bos_token_id
-        return length, count, end, request.min_new_tokens, penalty, first
+        return (
+            length,
+            count,
+            end,
+            request.min_new_tokens,
+            penalty,
+            first,
+            request.length_penalty,
+            request.stop_token_ids,
+        )
 
     def _split_by_context(self, groups: list[list[SequenceState]]) -> Iterator[list[list[SequenceState]]]:
         """Split a batch so that no row exceeds the context.
@@ -247,9 +256,13 @@ class StaticDecoder(Decoder):
             "min_new_tokens": request.min_new_tokens or None,
             "repetition_penalty": request.repetition_penalty,
             "forced_bos_token_id": request.forced_bos_token_id,
+            "length_penalty": request.length_penalty,
         }
+        if request.stop_token_ids:
+            options["eos_token_id"] = sorted(self._model.eos | request.stop_token_ids)
         if (sampling := request.sampling) is not None:
             options |= {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
+            options["min_p"] = sampling.min_p or None
         with _seeded(sampling.seed if sampling else None, self._model.device):
             output = self._model.model.generate(
                 **inputs,

@@ -28,6 +28,8 @@ class TextStream:
     Args:
         before: tokens of the prompt that the text continues.
         stop: stop strings; the text ends before the first one found.
+        includes_stop: the text ends with that one instead.
+        skips_special_tokens: special tokens are no part of the text.
     """
 
     _window: list[int]
@@ -35,9 +37,19 @@ class TextStream:
     _decoded_tokens: int
     _decoded_text: str
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, before: Sequence[int], stop: Sequence[str]) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        before: Sequence[int],
+        stop: Sequence[str],
+        *,
+        includes_stop: bool = False,
+        skips_special_tokens: bool = True,
+    ) -> None:
         self._tokenizer = tokenizer
         self._stop = stop
+        self._includes_stop = includes_stop
+        self._skips_special_tokens = skips_special_tokens
         self._set_window(list(before[-_LONGEST_CONTEXT:]), _CONTEXT_TOKENS)
         self._held = ""  # may be the beginning of a stop string
         self._returned: list[str] = []
@@ -81,6 +93,15 @@ class TextStream:
             self._held = ""
         return text
 
+    def end_with(self, string: str) -> str:
+        """Return the text that was held back, and the stop string that ended the text as a special token."""
+        text = self.end()
+        if not self.stopped:
+            text += string
+            self._returned.append(string)
+            self.stopped_by = string
+        return text
+
     def _count_incomplete(self, text: str) -> int:
         """Count the last tokens of the window that may be the start of a character."""
         for count in range(1, _LONGEST_CHARACTER):
@@ -118,7 +139,7 @@ class TextStream:
         first = min(((at, string) for string in self._stop if (at := text.find(string)) >= 0), default=None)
         if first is not None:
             at, self.stopped_by = first
-            final, self._held = text[:at], ""
+            final, self._held = text[: at + len(self.stopped_by) * self._includes_stop], ""
         else:
             held = max((overlap_length(text, string) for string in self._stop), default=0)
             final, self._held = text[: len(text) - held], text[len(text) - held :]
@@ -126,7 +147,7 @@ class TextStream:
         return final
 
     def _decode(self, tokens: list[int]) -> str:
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=self._skips_special_tokens))
 
 
 def overlap_length(text: str, string: str) -> int:

@@ -91,7 +91,7 @@ class TokenLogprob(Alternative):
 
 
 class PromptLogprob(TypedDict):
-    """Token of a prompt with its log probability after the tokens before it, which the first token does not have.
+    """Token of a prompt with its log probability; the first token has none.
 
     The rank is 1 if no other token is likelier.
     """

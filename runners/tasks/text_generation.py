@@ -145,7 +145,7 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
         return str(self.generator.tokenizer.decode(input_ids, skip_special_tokens=skips))
 
     def _keep_last_tokens(self, input_ids: list[int], count: int | None, *, is_text: bool) -> list[int]:
-        """Return the last `count` tokens; a token that the tokenizer put before a text stays the first one."""
+        """Return the last `count` tokens; the token before a text stays the first one."""
         if count is None or count < 0 or count >= len(input_ids):
             return input_ids
         if count == 0:

@@ -59,7 +59,7 @@ _Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 def _set_strictness(response_format: dict[str, Any]) -> dict[str, Any]:
-    """Return a response format whose schema is not strict unless it says so, as in OpenAI's API."""
+    """Return a response format with OpenAI's default: a schema is not strict."""
     schema = response_format.get("json_schema")
     if isinstance(schema, dict):
         return {**response_format, "json_schema": {**schema, "strict": _get_strictness(schema)}}

@@ -72,7 +72,9 @@ def _render_token(token: Mapping[str, Any]) -> ChatToken:
 
 
 def render_prompt_logprobs(tokens: Sequence[Mapping[str, Any]], count: int) -> PromptLogprobs:
-    """Return `prompt_logprobs` as vLLM does, with the token of the prompt first and then the `count` likeliest ones.
+    """Return `prompt_logprobs` in vLLM's format.
+
+    Each position has the token of the prompt first, and then the `count` likeliest ones.
 
     Source: https://docs.vllm.ai/en/stable/api/vllm/logprobs/
     """
@@ -117,7 +119,9 @@ class CompletionLogprobsRenderer:
     def render_echo(
         self, prompt: Sequence[Mapping[str, Any]], count: int, text: str, tokens: Sequence[Mapping[str, Any]]
     ) -> CompletionLogprobs:
-        """Return the `logprobs` of a prompt and of the first tokens after it; null for the prompt's first token.
+        """Return the `logprobs` of a prompt and of the first tokens after it.
+
+        Those of the prompt's first token are null.
 
         Args:
             count: alternatives of each token of the prompt.

@@ -1,4 +1,4 @@
-"""Closing of open objects: schemas that name properties and do not say whether there may be others.
+"""Closing of objects whose schema does not say which other properties they may have.
 
 JSON Schema allows any others, and small models then add properties without end. Engines with guided decoding therefore
 allow only the named ones: xgrammar in its strict mode, which vLLM uses
@@ -66,7 +66,7 @@ def _is_combined(node: dict[str, Any]) -> bool:
 
 
 def _find_parts(schema: dict[str, Any], node: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the schemas that hold for the same value as `node`, through references and branches."""
+    """Return the schemas that hold for the same value as `node`, its references included."""
     found: list[dict[str, Any]] = []
     seen = {id(node)}
     waiting = [node]

@@ -228,7 +228,10 @@ class ContinuousDecoder(Decoder):
         return scheduled
 
     def _limit_prompt_logits(self, prefill: Sequence[_Running]) -> dict[_Running, int]:
-        """Return the most tokens of each prompt in a step: all, except where all logits of the prompt are needed."""
+        """Return the most tokens of each prompt in a step.
+
+        Only prompts whose log probabilities are asked for are limited.
+        """
         most, rows = {}, self._prompt_rows
         for running in prefill:
             most[running] = running.pending
@@ -298,7 +301,7 @@ class ContinuousDecoder(Decoder):
 
 
 def _find_prompt_rows(running: _Running, count: int, end: int) -> tuple[int, range]:
-    """Find the tokens of a chunk whose logits give the next tokens of a prompt log probabilities.
+    """Find the tokens of a chunk whose logits are needed to score the prompt.
 
     Args:
         count: tokens of the chunk.

@@ -36,7 +36,7 @@ def _find_children(node: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def resolve_pointer(schema: Mapping[str, Any], reference: str) -> Any:
-    """Return what a reference such as `#/$defs/name` points to; None for others, and if nothing is there."""
+    """Return the target of a reference such as `#/$defs/name`; None without one."""
     if not reference.startswith("#") or (len(reference) > 1 and not reference.startswith("#/")):
         return None
     node: Any = schema

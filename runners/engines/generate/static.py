@@ -202,7 +202,7 @@ class StaticDecoder(Decoder):
         )
 
     def _compute_prompts(self, groups: Sequence[list[SequenceState]]) -> list[list[SequenceState]]:
-        """Compute the log probabilities of prompts, each alone; return the sequences that need tokens."""
+        """Score each prompt that asks for it, alone; return the sequences that need tokens."""
         remaining = []
         for group in groups:
             for sequence in group:

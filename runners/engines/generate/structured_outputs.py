@@ -1,4 +1,4 @@
-"""Grammars of vLLM's `structured_outputs`: JSON, a regular expression, a choice or a grammar of the client."""
+"""Grammars of vLLM's `structured_outputs`: JSON, regular expressions, choices, grammars."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _client_grammar(grammar: str, field: str) -> str:
             reason = f"is neither a grammar in llguidance's lark nor one in GBNF: {one_line(str(error))}"
             raise InvalidRequest(reason, field=field) from None
     checked = _check_directives(grammar, field)
-    # Not passed as it is: text that begins with a brace would be read as another format.
+    # Wrapped, because text that begins with a brace would be read as another format.
     wrapped: str = LLMatcher.grammar_from_lark(checked)
     if wrong := LLMatcher.validate_grammar(wrapped, limits=LIMITS):
         raise InvalidRequest(f"{one_line(wrong)}", field=field)
@@ -132,7 +132,7 @@ def _check_size(grammar: str, field: str) -> None:
 
 
 def _check_directives(grammar: str, field: str) -> str:
-    """Check the JSON schemas within a grammar as those of other requests, and refuse nested grammars."""
+    """Check the JSON schemas within a grammar, and refuse grammars within it."""
     decoder, parts, position = json.JSONDecoder(), list[str](), 0
     for found in re.finditer(r"%[a-z]+", grammar):
         name = found.group()

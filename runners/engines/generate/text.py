@@ -94,7 +94,7 @@ class TextStream:
         return text
 
     def end_with(self, string: str) -> str:
-        """Return the text that was held back, and the stop string that ended the text as a special token."""
+        """Return the text that was held back, followed by a stop string."""
         text = self.end()
         if not self.stopped:
             text += string

@@ -1,4 +1,4 @@
-"""Removal of what llguidance cannot enforce from a schema, at the smallest schema that holds it."""
+"""Removal of keywords that llguidance cannot enforce, each at the smallest schema."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def drop_dangerous(schema: dict[str, Any]) -> None:
 def drop_unenforceable(schema: dict[str, Any], validate: Validate) -> None:
     """Drop, in place, each keyword that cannot be enforced even alone.
 
-    A schema that is wrong, or that no value conforms to, stays as it is.
+    A schema that is wrong, or that no value conforms to, stays unchanged.
     """
     attempts = _Attempts(validate)
     root_id = schema.get("$id")
@@ -108,7 +108,7 @@ class _Attempts:
         self._tried: dict[str, bool] = {}
 
     def fails(self, schema: Mapping[str, Any]) -> bool:
-        """Return whether a schema cannot be enforced, for another reason than that no value conforms to it."""
+        """Return whether a schema cannot be enforced, although values may conform to it."""
         key = json.dumps(schema)
         if key not in self._tried:
             if len(self._tried) >= _MAX_ATTEMPTS:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import ByteSize, SecretStr
+from pydantic import BaseModel, ByteSize, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -65,6 +65,8 @@ def _shown(kind: Any) -> Iterator[str]:
                 yield from _shown(argument)
     elif origin is list:
         yield f"list of {' or '.join(_shown(arguments[0]))}s"
+    elif isinstance(kind, type) and issubclass(kind, BaseModel):
+        yield _NAMES[dict]
     else:
         yield _NAMES.get(origin or kind, str(kind))
 

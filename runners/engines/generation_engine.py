@@ -36,6 +36,7 @@ class _ItemSequence:
         make_delta: makes a delta of the stream.
         first_token, last_token: times of these tokens by `monotonic`.
         tokens: new tokens that were reported to the observer.
+        sends_prompt_logprobs: the next delta carries the log probabilities of the prompt.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class _ItemSequence:
         self.first_token: float | None = None
         self.last_token: float | None = None
         self.tokens = 0
+        self.sends_prompt_logprobs = sequence.request.prompt_logprobs is not None
         self.output: SequenceOutput | None = None
         self._counts_tokens = bool(queued.item.parameters.get("continuous_usage"))
 
@@ -173,6 +175,9 @@ class GenerationEngine:
         if listener is not None and update.delta is not None:
             delta = generated.make_delta(*update.delta, update.output)
             if delta is not None:
+                if generated.sends_prompt_logprobs:
+                    delta["prompt_logprobs"] = generated.sequence.prompt_logprobs
+                    generated.sends_prompt_logprobs = False
                 listener.on_delta(generated.add_counts(delta, update))
 
     def _finish(self, queued: _GenerationItem) -> None:
@@ -189,6 +194,9 @@ class GenerationEngine:
 
     def _measure(self, generated: _ItemSequence, update: SequenceUpdate) -> None:
         queued, sequence = generated.queued, update.sequence
+        if not update.tokens:  # only the prompt was asked for
+            self._observer.record_prefill(len(sequence.request.input_ids), sequence.cached_tokens)
+            return
         if generated.last_token is None:
             if all(other.last_token is None for other in queued.sequences):
                 self._observer.record_prefill(len(sequence.request.input_ids), sequence.cached_tokens)

@@ -15,10 +15,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from hf_runtime.contract.errors import ServingError
+from hf_runtime.contract.generation import StructuredOutputs
 from hf_runtime.contract.parameters import Parameters
 from hf_runtime.contract.request_context import RequestContext
 from hf_runtime.observability.engine_observer import EngineObserver
-from runners.engines.generation_request import FinishReason, GenerationRequest, SequenceOutput, TokenLogprob
+from runners.engines.generation_request import (
+    FinishReason,
+    GenerationRequest,
+    PromptLogprob,
+    SequenceOutput,
+    TokenLogprob,
+)
 from runners.engines.runner import ExecutionPlan, Job, Runner
 
 if TYPE_CHECKING:
@@ -58,6 +65,13 @@ class Grammars(Protocol):
             InvalidRequest: as `compile`; names the wrong field.
         """
 
+    def structured_outputs(self, given: StructuredOutputs, wrap: Callable[[str], str] = ...) -> Any:
+        """Compile vLLM's `structured_outputs`.
+
+        Raises:
+            InvalidRequest: as `compile`; names the wrong field.
+        """
+
 
 class RunningSequence(Protocol):
     """A sequence that an engine generates.
@@ -66,6 +80,7 @@ class RunningSequence(Protocol):
         started: time of its first step by `monotonic`; None while it waits.
         tokens: new tokens so far.
         cached_tokens: tokens of the prompt that were not computed again.
+        prompt_logprobs: complete before the first update, if the request asks for them.
         finish_reason: None until it is complete.
         cancelled: set it, and the engine drops the sequence.
     """
@@ -74,6 +89,7 @@ class RunningSequence(Protocol):
     started: float | None
     tokens: list[int]
     cached_tokens: int
+    prompt_logprobs: list[PromptLogprob]
     finish_reason: FinishReason | None
     cancelled: bool
 

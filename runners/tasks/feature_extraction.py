@@ -130,16 +130,32 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
             )
         if parameters.dimensions is not None:
             self._check_dimensions(parameters.dimensions, pooled)
-        encoding = self._encode(instance, pooled, parameters.truncation)
+        count = self._count_kept_tokens(parameters.truncate_prompt_tokens)
+        truncation = parameters.truncation or parameters.truncate_prompt_tokens is not None
+        encoding = self._encode(instance, pooled, truncation, count)
         self.check_length(encoding)
         normalize = self.normalize if parameters.normalize is None else parameters.normalize
         row = Row(encoding, len(encoding["input_ids"]), key=pooling)
         return Job([row], _Context(pooled, normalize and pooled, parameters.dimensions, parameters.details))
 
-    def _encode(self, instance: Any, pooled: bool, truncation: bool) -> Encoding:
+    def _count_kept_tokens(self, count: int | None) -> int | None:
+        """Return the most tokens of an input that is truncated; None without a limit."""
+        if count is None or count < 0:
+            return self.pretrained.max_length
+        special = self.pretrained.tokenizer.num_special_tokens_to_add()
+        if count <= special:
+            raise InvalidRequest(
+                f"must be -1 or more than {special}, which are the special tokens of an input",
+                field="parameters.truncate_prompt_tokens",
+            )
+        limit = self.pretrained.max_length
+        return count if limit is None else min(count, limit)
+
+    def _encode(self, instance: Any, pooled: bool, truncation: bool, count: int | None = None) -> Encoding:
+        longest = self.pretrained.max_length if count is None else count
         if isinstance(instance, list):
             ids = token_ids(instance, self.pretrained.tokens)
-            ids = ids[: self.pretrained.max_length] if truncation else ids
+            ids = ids[:longest] if truncation else ids
             zeros = {"token_type_ids": [0] * len(ids)}
             names = self.pretrained.tokenizer.model_input_names
             inputs = {"input_ids": ids, "attention_mask": [1] * len(ids), **zeros}
@@ -152,7 +168,7 @@ class FeatureExtractionRunner(EncoderRunner[FeatureExtractionParameters, _Contex
             self.pretrained.tokenizer(
                 text.lower() if self.embedding.lower_case else text,
                 truncation=truncation,
-                max_length=self.pretrained.max_length,
+                max_length=longest,
             )
         )
         return encoding

@@ -27,7 +27,10 @@ _UNLIMITED = 4096
 _MIN_TEMPERATURE = 1e-5
 
 #: Parameters that beam search does not support, because it runs in `model.generate`.
-_NOT_WITH_BEAMS = ("presence_penalty", "frequency_penalty", "logit_bias", "ignore_eos", "response_format", "logprobs")
+_NOT_WITH_BEAMS = (
+    "presence_penalty", "frequency_penalty", "logit_bias", "ignore_eos", "response_format", "structured_outputs",
+    "logprobs",
+)  # fmt: skip
 
 ParametersT = TypeVar("ParametersT", bound=GenerationParameters)
 ContextT = TypeVar("ContextT")
@@ -141,8 +144,12 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
 
     def build_details(self, job: Job[GenerationRequest, ContextT], output: SequenceOutput) -> dict[str, Any]:
         """Return the fields that `parameters.details` adds to an answer."""
-        logprobs = {"logprobs": output.logprobs} if output.logprobs is not None else {}
-        return {**self.build_usage(job, output), **logprobs}
+        details = self.build_usage(job, output)
+        if output.logprobs is not None:
+            details["logprobs"] = output.logprobs
+        if output.prompt_logprobs is not None:
+            details["prompt_logprobs"] = output.prompt_logprobs
+        return details
 
     def resolve_max_new_tokens(self, parameters: ParametersT, used: int, what: str) -> int:
         """Return the maximum number of new tokens that a request sets, at least one.
@@ -227,6 +234,8 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         if count > 1:
             self.check_rows(count, len(input_ids), "parameters.num_return_sequences", f"{count} are asked for")
         self._check_beams(parameters)
+        self._check_stop_token_ids(parameters)
+        self._check_prompt_logprobs(parameters, input_ids)
         self._check_memory(len(input_ids), max_new_tokens)
         if parameters.min_new_tokens is None:
             min_new_tokens = self.generator.min_new_tokens(len(input_ids))
@@ -235,13 +244,9 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         stop = (*parameters.stop, *self.generator.stop)
         tokenizer = self.generator.tokenizer
         special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)) if stop else {}
-        if grammar is None and parameters.response_format is not None:
-            grammars, wanted = self.generator.grammars, parameters.response_format
-            if wrap_grammar is None:
-                grammar = grammars.response_format(wanted)
-            else:
-                grammar = grammars.response_format(wanted, wrap_grammar)
-        if parameters.logprobs is not None:
+        if grammar is None:
+            grammar = self._create_format_grammar(parameters, wrap_grammar)
+        if parameters.logprobs is not None or parameters.prompt_logprobs is not None:
             self.generator.grammars.prepare()
         request = GenerationRequest(
             input_ids=input_ids,
@@ -252,8 +257,13 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
             frequency_penalty=parameters.frequency_penalty,
             logit_bias=self._logit_bias(parameters.logit_bias),
             logprobs=parameters.logprobs,
+            prompt_logprobs=parameters.prompt_logprobs,
             stop=stop,
             stop_ids={special[string]: string for string in stop if string in special},
+            stop_token_ids=frozenset(parameters.stop_token_ids),
+            includes_stop=parameters.include_stop_str_in_output,
+            skips_special_tokens=parameters.skip_special_tokens,
+            length_penalty=parameters.length_penalty if self.generator.beams > 1 else None,
             ignore_eos=parameters.ignore_eos,
             continues=continues,
             forced_bos_token_id=forced_bos_token_id,
@@ -265,7 +275,7 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
         if sampled:
             # JSON integers may exceed torch's; more tokens than the vocabulary has mean all tokens.
             top_k = min(parameters.top_k, self.generator.vocabulary)
-            sampling = Sampling(parameters.temperature, top_k, parameters.top_p, seed)
+            sampling = Sampling(parameters.temperature, top_k, parameters.top_p, seed, parameters.min_p)
             request = replace(request, sampling=sampling)
         requests = [request]
         for number in range(1, parameters.num_return_sequences):
@@ -291,13 +301,51 @@ class GenerationRunner(GenerativeRunner[ParametersT, ContextT]):
                 shows_field=False,
             )
 
+    def _create_format_grammar(self, parameters: ParametersT, wrap: Callable[[str], str] | None) -> Any:
+        """Compile the grammar of the answer's format; None for free text.
+
+        Args:
+            wrap: returns the grammar of the answer from that of its content; None if they are the same.
+        """
+        outputs, format_ = parameters.structured_outputs, parameters.response_format
+        wrapping = () if wrap is None else (wrap,)
+        if outputs is None:
+            return None if format_ is None else self.generator.grammars.response_format(format_, *wrapping)
+        if format_ not in (None, {"type": "text"}):
+            raise InvalidRequest("not together with parameters.response_format", field="parameters.structured_outputs")
+        return self.generator.grammars.structured_outputs(outputs, *wrapping)
+
+    def _check_stop_token_ids(self, parameters: ParametersT) -> None:
+        for index, token in enumerate(parameters.stop_token_ids):
+            if token >= self.generator.vocabulary:
+                raise InvalidRequest(
+                    f"the model's tokens go up to {self.generator.vocabulary - 1}",
+                    field=f"parameters.stop_token_ids[{index}]",
+                )
+
     def _check_beams(self, parameters: ParametersT) -> None:
+        if self.generator.beams == 1:
+            if parameters.length_penalty not in (None, 1.0):
+                raise InvalidRequest(
+                    "this model does not search with beams, so that it can only be 1", field="parameters.length_penalty"
+                )
+            if parameters.use_beam_search:
+                raise InvalidRequest(
+                    "this model's generation config sets no beams to search with", field="parameters.use_beam_search"
+                )
         if self.generator.beams > 1:
             for name in _NOT_WITH_BEAMS:
                 if getattr(parameters, name) not in (None, 0.0, {}, False):
                     raise InvalidRequest(
                         f"this model searches with beams, which knows no {name}", field=f"parameters.{name}"
                     )
+
+    def _check_prompt_logprobs(self, parameters: ParametersT, input_ids: list[int]) -> None:
+        if parameters.prompt_logprobs is not None and max(input_ids) >= self.generator.vocabulary:
+            raise InvalidRequest(
+                f"the prompt has a token that the model reads and never generates, {max(input_ids)}",
+                field="parameters.prompt_logprobs",
+            )
 
     def _check_memory(self, prompt_tokens: int, new_tokens: int) -> None:
         memory = self.generator.max_sequence_tokens

@@ -40,6 +40,16 @@ class Text2TextGenerationRunner(GenerationRunner[Text2TextGenerationParameters, 
         return super().tokenize(request)
 
     def prepare(self, instance: Any, parameters: Text2TextGenerationParameters) -> Job[GenerationRequest, bool]:
+        if parameters.prompt_logprobs is not None:
+            raise InvalidRequest(
+                "an encoder-decoder model does not predict its input, so that it has no log probabilities",
+                field="parameters.prompt_logprobs",
+            )
+        if parameters.truncate_prompt_tokens is not None:
+            raise InvalidRequest(
+                "an encoder-decoder model reads its whole input: set parameters.truncation to cut it",
+                field="parameters.truncate_prompt_tokens",
+            )
         target = self._resolve_language(parameters.tgt_lang, "tgt_lang")
         forced = self._languages[target] if target is not None else None
         if isinstance(instance, list) and instance:

@@ -69,13 +69,18 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
     def prepare(self, instance: Any, parameters: TextGenerationParameters) -> Job[GenerationRequest, _Context]:
         if _is_tokens(instance):
             input_ids = token_ids(instance, self.generator.input_vocabulary)
-            prompt: str | Chat = str(self.generator.tokenizer.decode(input_ids, skip_special_tokens=True))
+            prompt: str | Chat = self._decode(input_ids, parameters)
         else:
             prompt = _parse(instance)
             tokenizer = self.generator.tokenizer
             input_ids = self._tokenize(prompt) if isinstance(prompt, str) else tokenize_chat(tokenizer, prompt)
+        kept = self._keep_last_tokens(input_ids, parameters.truncate_prompt_tokens, is_text=isinstance(instance, str))
+        if kept is not input_ids and isinstance(prompt, str):
+            input_ids, prompt = kept, self._decode(kept, parameters)
+        input_ids = kept
         wanted = self.resolve_max_new_tokens(parameters, len(input_ids), "the prompt")
-        input_ids, free = self._fit_context(input_ids, wanted, parameters.truncation)
+        truncation = parameters.truncation or parameters.truncate_prompt_tokens == -1
+        input_ids, free = self._fit_context(input_ids, wanted, truncation)
         plan = self._answers.plan(prompt, input_ids) if isinstance(prompt, Chat) else None
         rows = self.build_rows(
             input_ids,
@@ -123,7 +128,7 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
 
     def _create_grammar(self, plan: AnswerPlan, parameters: TextGenerationParameters) -> Any:
         """Compile the grammar that makes tool calls valid; None if the content has one, too."""
-        if parameters.response_format not in (None, {"type": "text"}):
+        if parameters.response_format not in (None, {"type": "text"}) or parameters.structured_outputs is not None:
             return None
         return self.generator.grammars.compile(plan.write_grammar(), "tools")
 
@@ -140,6 +145,19 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
             return [tokenizer.bos_token_id]
         return input_ids
 
+    def _decode(self, input_ids: list[int], parameters: TextGenerationParameters) -> str:
+        skips = parameters.skip_special_tokens
+        return str(self.generator.tokenizer.decode(input_ids, skip_special_tokens=skips))
+
+    def _keep_last_tokens(self, input_ids: list[int], count: int | None, *, is_text: bool) -> list[int]:
+        """Return the last `count` tokens; the token before a text stays the first one."""
+        if count is None or count < 0 or count >= len(input_ids):
+            return input_ids
+        if count == 0:
+            raise InvalidRequest("must be -1 or at least 1", field="parameters.truncate_prompt_tokens")
+        head = input_ids[:1] if is_text and input_ids[0] == self.generator.tokenizer.bos_token_id else []
+        return head + input_ids[len(input_ids) - count + len(head) :]
+
     def _fit_context(self, input_ids: list[int], wanted: int, truncation: bool) -> tuple[list[int], int]:
         """Fit the prompt into the model's context, and return it with the free tokens.
 
@@ -153,7 +171,7 @@ class TextGenerationRunner(GenerationRunner[TextGenerationParameters, _Context])
         limit = self.generator.max_length
         if limit is None:
             return input_ids, wanted
-        if len(input_ids) >= limit:
+        if len(input_ids) + min(wanted, 1) > limit:
             if not truncation:
                 raise ContextLengthExceeded(
                     f"this model's maximum context length is {limit} tokens, and the prompt has {len(input_ids)} "

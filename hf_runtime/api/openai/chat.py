@@ -12,7 +12,12 @@ from pydantic import Field, model_validator
 from typing_extensions import TypedDict
 
 from hf_runtime.api.openai.generation import FinishReason, GeneratedAnswer, SamplingRequest
-from hf_runtime.api.openai.logprobs import ChatLogprobs, render_chat_logprobs
+from hf_runtime.api.openai.logprobs import (
+    ChatLogprobs,
+    PromptLogprobs,
+    render_chat_logprobs,
+    render_prompt_logprobs,
+)
 from hf_runtime.api.openai.usage import TokenUsage, UsageCounter
 from hf_runtime.contract.answer_type import answer_type
 from hf_runtime.contract.chat import AllowedToolChoice, Message, Messages, NamedTool, ReasoningEffort, Tool, ToolChoice
@@ -66,6 +71,7 @@ class ChatCompletion(GeneratedAnswer):
     object: Literal["chat.completion"]
     choices: list[ChatChoice]
     usage: TokenUsage
+    prompt_logprobs: NotRequired[PromptLogprobs]
 
 
 @answer_type
@@ -122,7 +128,6 @@ class ChatRequest(SamplingRequest):
     tools: list[Tool] = Field(default_factory=list)
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    response_format: dict[str, Any] | None = None
     modalities: list[Literal["text"]] | None = None
     reasoning_effort: ReasoningEffort | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -189,8 +194,6 @@ class ChatRequest(SamplingRequest):
         parameters |= {"fill_context": True} if maximum is None else {"max_new_tokens": maximum}
         if self.logprobs:
             parameters["logprobs"] = self.top_logprobs or 0
-        if self.response_format is not None and self.response_format != {"type": "text"}:
-            parameters["response_format"] = self.response_format
         return parameters
 
     def render(self, answers: Sequence[Sequence[Mapping[str, Any]]]) -> ChatCompletion:
@@ -200,7 +203,7 @@ class ChatRequest(SamplingRequest):
         for index, (answer,) in enumerate(answers):
             usage.add(index, answer)
             choices.append(_render_choice(index, answer, self.render_reasoning(answer)))
-        return {
+        completion: ChatCompletion = {
             "id": f"chatcmpl-{uuid4().hex}",
             "object": "chat.completion",
             "created": int(time()),
@@ -209,6 +212,10 @@ class ChatRequest(SamplingRequest):
             "usage": usage.count_tokens(),
             "system_fingerprint": None,
         }
+        if self.prompt_logprobs is not None:
+            prompt = answers[0][0]["prompt_logprobs"]
+            completion["prompt_logprobs"] = render_prompt_logprobs(prompt, self.prompt_logprobs)
+        return completion
 
     def make_empty_chunk(self) -> ChatCompletionChunk:
         """Return the fields that all events of a stream share, without choices."""

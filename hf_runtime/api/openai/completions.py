@@ -8,17 +8,24 @@ from time import time
 from typing import Any, ClassVar, Literal, NotRequired
 from uuid import uuid4
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from hf_runtime.api.openai.generation import FinishReason, GeneratedAnswer, SamplingRequest
-from hf_runtime.api.openai.logprobs import CompletionLogprobs, CompletionLogprobsRenderer
+from hf_runtime.api.openai.logprobs import (
+    CompletionLogprobs,
+    CompletionLogprobsRenderer,
+    PromptLogprobs,
+    render_prompt_logprobs,
+)
 from hf_runtime.api.openai.text import TextsField
 from hf_runtime.api.openai.usage import TokenUsage, UsageCounter
 from hf_runtime.contract.answer_type import answer_type
-from hf_runtime.contract.errors import InvalidRequest
 from hf_runtime.contract.tasks import GENERATIVE_TASKS
 from hf_runtime.settings import Task
+
+#: Alternatives that the runner reports for a token, at most.
+_MAX_LOGPROBS = 20
 
 
 @answer_type
@@ -29,6 +36,7 @@ class CompletionChoice(TypedDict):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason | None
+    prompt_logprobs: NotRequired[PromptLogprobs]
 
 
 @answer_type
@@ -53,16 +61,12 @@ class CompletionRequest(SamplingRequest):
     prompt: TextsField
     max_tokens: int = Field(16, ge=0)
     echo: bool = False
-    logprobs: int | None = Field(None, ge=0, le=20)
-    best_of: int | None = None
+    logprobs: int | None = Field(None, ge=0, le=_MAX_LOGPROBS)
 
-    @model_validator(mode="after")
-    def _check_fields(self) -> CompletionRequest:
-        if self.best_of is not None and self.best_of != self.n:
-            raise InvalidRequest("every answer is returned, so it can only equal n", field="best_of")
-        if self.echo and self.logprobs is not None:
-            raise InvalidRequest("those of the prompt, which echo asks for, are not offered", field="logprobs")
-        return self
+    @property
+    def echo_logprobs(self) -> int | None:
+        """Alternatives of each token of the prompt in `logprobs`; None without them."""
+        return self.logprobs if self.echo else None
 
     @property
     def item_count(self) -> tuple[str, int]:
@@ -83,7 +87,11 @@ class CompletionRequest(SamplingRequest):
 
     def make_parameters(self) -> dict[str, Any]:
         parameters = {**super().make_parameters(), "max_new_tokens": self.max_tokens, "return_full_text": self.echo}
-        return parameters if self.logprobs is None else {**parameters, "logprobs": self.logprobs}
+        if self.logprobs is not None and self.max_tokens:
+            parameters["logprobs"] = self.logprobs
+        if self.echo_logprobs is not None:
+            parameters["prompt_logprobs"] = max(self.echo_logprobs, self.prompt_logprobs or 0)
+        return parameters
 
     def render(self, answers: Sequence[Sequence[Mapping[str, Any]]]) -> Completion:
         """Return the completion object with all answers."""
@@ -91,7 +99,10 @@ class CompletionRequest(SamplingRequest):
         choices = []
         for index, (answer,) in enumerate(answers):
             usage.add(index, answer)
-            choices.append(_render_choice(index, answer, CompletionLogprobsRenderer()))
+            choice = _render_choice(index, answer, CompletionLogprobsRenderer(), self.echo_logprobs)
+            if self.prompt_logprobs is not None:
+                choice["prompt_logprobs"] = render_prompt_logprobs(answer["prompt_logprobs"], self.prompt_logprobs)
+            choices.append(choice)
         return {
             "id": f"cmpl-{uuid4().hex}",
             "object": "text_completion",
@@ -122,13 +133,23 @@ class CompletionDeltas:
 
     def __call__(self, index: int, delta: Mapping[str, Any]) -> Iterator[CompletionChoice]:
         if delta["generated_text"] or delta.get("logprobs") or "finish_reason" in delta:
-            yield _render_choice(index, delta, self._logprobs[index])
+            # In a stream, only echo asks for those of the prompt.
+            echo = None if "prompt_logprobs" not in delta else _MAX_LOGPROBS
+            yield _render_choice(index, delta, self._logprobs[index], echo)
 
 
-def _render_choice(index: int, delta: Mapping[str, Any], logprobs: CompletionLogprobsRenderer) -> CompletionChoice:
+def _render_choice(
+    index: int, delta: Mapping[str, Any], renderer: CompletionLogprobsRenderer, echo: int | None
+) -> CompletionChoice:
+    logprobs = None
+    if echo is not None:
+        text, tokens = delta["generated_text"], delta.get("logprobs") or ()
+        logprobs = renderer.render_echo(delta["prompt_logprobs"], echo, text, tokens)
+    elif "logprobs" in delta:
+        logprobs = renderer.render(delta["logprobs"])
     return {
         "index": index,
         "text": delta["generated_text"],
-        "logprobs": logprobs.render(delta["logprobs"]) if "logprobs" in delta else None,
+        "logprobs": logprobs,
         "finish_reason": delta.get("finish_reason"),
     }

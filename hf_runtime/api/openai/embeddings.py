@@ -54,6 +54,7 @@ class EmbeddingRequest(OpenAIRequest):
     dimensions: int | None = Field(None, ge=1)
     encoding_format: Literal["float", "base64"] = "float"
     truncation: bool | None = None
+    truncate_prompt_tokens: int | None = Field(None, ge=-1)
 
     @property
     def item_count(self) -> tuple[str, int]:
@@ -61,7 +62,7 @@ class EmbeddingRequest(OpenAIRequest):
 
     @property
     def items(self) -> list[tuple[Any, dict[str, Any]]]:
-        given = self.model_dump(include={"dimensions", "truncation"}, exclude_none=True)
+        given = self.model_dump(include={"dimensions", "truncation", "truncate_prompt_tokens"}, exclude_none=True)
         return [(text, {"details": True, **given}) for text in self.input.texts]
 
     def locate(self, index: int) -> str:

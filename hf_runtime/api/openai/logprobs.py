@@ -41,9 +41,22 @@ class CompletionLogprobs(TypedDict):
     """Log probabilities of the tokens of a choice."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
+
+
+@answer_type
+class PromptLogprob(TypedDict):
+    """Log probability and rank of a token that the prompt has, or could have, at a position."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+#: For each token of a prompt, the log probabilities of tokens at its position by token id; null for the first one.
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
 
 
 def render_chat_logprobs(tokens: Sequence[Mapping[str, Any]]) -> ChatLogprobs:
@@ -56,6 +69,28 @@ def render_chat_logprobs(tokens: Sequence[Mapping[str, Any]]) -> ChatLogprobs:
 
 def _render_token(token: Mapping[str, Any]) -> ChatToken:
     return {"token": token["token"], "logprob": clamp_logprob(token), "bytes": token["bytes"]}
+
+
+def render_prompt_logprobs(tokens: Sequence[Mapping[str, Any]], count: int) -> PromptLogprobs:
+    """Return `prompt_logprobs` in vLLM's format.
+
+    Each position has the token of the prompt first, and then the `count` likeliest ones.
+
+    Source: https://docs.vllm.ai/en/stable/api/vllm/logprobs/
+    """
+    return [
+        None
+        if token["logprob"] is None
+        else {
+            str(token["id"]): _render_ranked(token, token["rank"]),
+            **{str(other["id"]): _render_ranked(other, i + 1) for i, other in enumerate(token["top"][:count])},
+        }
+        for token in tokens
+    ]
+
+
+def _render_ranked(token: Mapping[str, Any], rank: int) -> PromptLogprob:
+    return {"logprob": clamp_logprob(token), "rank": rank, "decoded_token": token["token"]}
 
 
 class CompletionLogprobsRenderer:
@@ -77,17 +112,52 @@ class CompletionLogprobsRenderer:
         return {
             "tokens": [_name_token(token) for token in tokens],
             "token_logprobs": [clamp_logprob(token) for token in tokens],
-            "top_logprobs": [
-                {_name_token(other): clamp_logprob(other) for other in (*token["top"], token)} for token in tokens
-            ],
+            "top_logprobs": [_render_top(token, token["top"]) for token in tokens],
             "text_offset": [self._advance_offset(token) for token in tokens],
         }
+
+    def render_echo(
+        self, prompt: Sequence[Mapping[str, Any]], count: int, text: str, tokens: Sequence[Mapping[str, Any]]
+    ) -> CompletionLogprobs:
+        """Return the `logprobs` of a prompt and of the first tokens after it.
+
+        Those of the prompt's first token are null.
+
+        Args:
+            count: alternatives of each token of the prompt.
+            text: the prompt, with or without the text after it.
+        """
+        offsets = [self._advance_prompt_offset(token, text) for token in prompt]
+        # The rest of the prompt, such as an incomplete character, is no part of the text after it.
+        self._decoder.reset()
+        later = self.render(tokens)
+        return {
+            "tokens": [_name_token(token) for token in prompt] + later["tokens"],
+            "token_logprobs": [None if t["logprob"] is None else clamp_logprob(t) for t in prompt]
+            + later["token_logprobs"],
+            "top_logprobs": [None if t["logprob"] is None else _render_top(t, t["top"][:count]) for t in prompt]
+            + later["top_logprobs"],
+            "text_offset": offsets + later["text_offset"],
+        }
+
+    def _advance_prompt_offset(self, token: Mapping[str, Any], text: str) -> int:
+        offset, special = self._offset, token["special"]
+        new = token["token"] if special else self._decoder.decode(bytes(token["bytes"] or b""))
+        if not text.startswith(new, offset):
+            # A tokenizer adds special tokens, and a space before the first word, which are no part of the text.
+            new = "" if special else new.removeprefix(" ") if text.startswith(new.removeprefix(" "), offset) else new
+        self._offset += len(new)
+        return offset
 
     def _advance_offset(self, token: Mapping[str, Any]) -> int:
         offset = self._offset
         raw = token["bytes"]
         self._offset += len(token["token"] if raw is None else self._decoder.decode(bytes(raw)))
         return offset
+
+
+def _render_top(token: Mapping[str, Any], top: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    return {_name_token(other): clamp_logprob(other) for other in (*top, token)}
 
 
 def _name_token(token: Mapping[str, Any]) -> str:

@@ -38,6 +38,14 @@ class FeatureExtractionParameters(Parameters):
         ),
     )
     truncation: Truncation = False
+    truncate_prompt_tokens: int | None = Field(
+        None,
+        ge=-1,
+        description=(
+            "Keep only this number of tokens at the start of the input, with the special tokens. -1 keeps as many as "
+            "the model reads, as `truncation` does."
+        ),
+    )
     details: bool = Field(False, description="Return an object with the vector and the number of input tokens.")
 
 

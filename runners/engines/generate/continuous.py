@@ -31,6 +31,9 @@ _HEADROOM = 64
 #: The most sequences that may overtake the first in the queue while there is no memory for it.
 _MAX_OVERTAKING = 64
 
+#: Logits of prompts that a step computes for their log probabilities, counted as numbers: 128 MiB in float32.
+_PROMPT_LOGITS = 1 << 25
+
 #: The most waiting sequences tried per step: a long queue must not be searched for every token.
 _MAX_ATTEMPTS = 8
 
@@ -66,6 +69,7 @@ class ContinuousDecoder(Decoder):
         self._cache = cache
         self._prefixes = PrefixCache(cache)
         self._sampler = Sampler(model)
+        self._prompt_rows = max(_PROMPT_LOGITS // model.vocabulary, 1)
         self._waiting: deque[SequenceState] = deque()
         self._running: list[_Running] = []  # in order of their start
         self._overtaken = 0
@@ -162,14 +166,16 @@ class ContinuousDecoder(Decoder):
 
     def _start_sequence(self, sequence: SequenceState) -> _Running | None:
         ids = sequence.request.input_ids + sequence.tokens
-        candidates = [(running.ids, running.slot) for running in self._running]
-        known = find_longest_prefix(ids, candidates)
-        covered = known[1] if known is not None else 0
-        if any(max(covered, slot.length) < common_prefix_length(ids[:-1], other) for other, slot in candidates):
-            return None  # a running sequence is computing its prefix; wait for that
-        stored = self._prefixes.find(ids)
-        if stored is not None and stored[1] > covered:
-            known = stored
+        known = None
+        if not sequence.needs_prompt_logprobs:  # which must be computed, and are not cached
+            candidates = [(running.ids, running.slot) for running in self._running]
+            known = find_longest_prefix(ids, candidates)
+            covered = known[1] if known is not None else 0
+            if any(max(covered, slot.length) < common_prefix_length(ids[:-1], other) for other, slot in candidates):
+                return None  # a running sequence is computing its prefix; wait for that
+            stored = self._prefixes.find(ids)
+            if stored is not None and stored[1] > covered:
+                known = stored
         left = sequence.request.max_new_tokens - len(sequence.tokens)
         slot = self._allocate(len(ids) + min(left, _HEADROOM))
         if slot is None:
@@ -211,15 +217,28 @@ class ContinuousDecoder(Decoder):
         prefill = [running for running in self._running if running.pending > 1]
         budget = max(self.limits.max_tokens - len(scheduled), 1)
         if prefill:
-            shares = dict.fromkeys(prefill, 0)
-            shares[prefill[0]] = min(prefill[0].pending, (budget + 1) // 2)
+            shares, most = dict.fromkeys(prefill, 0), self._limit_prompt_logits(prefill)
+            shares[prefill[0]] = min(most[prefill[0]], (budget + 1) // 2)
             budget -= shares[prefill[0]]
             for running in sorted(prefill, key=lambda running: running.pending):
-                more = min(running.pending - shares[running], budget)
+                more = min(most[running] - shares[running], budget)
                 shares[running] += more
                 budget -= more
             scheduled += [(running, share) for running, share in shares.items() if share]
         return scheduled
+
+    def _limit_prompt_logits(self, prefill: Sequence[_Running]) -> dict[_Running, int]:
+        """Return the most tokens of each prompt in a step.
+
+        Only prompts whose log probabilities are asked for are limited.
+        """
+        most, rows = {}, self._prompt_rows
+        for running in prefill:
+            most[running] = running.pending
+            if running.sequence.needs_prompt_logprobs:
+                most[running] = min(running.pending, rows)
+                rows -= most[running]
+        return most
 
     def _compute_or_fail(self, scheduled: Sequence[tuple[_Running, int]]) -> None:
         with request_context(*(running.sequence.request_context for running, _ in scheduled)):
@@ -256,13 +275,43 @@ class ContinuousDecoder(Decoder):
         )
         ordered = [(running, 1) for running in single] + longer
         complete = [i for i, (running, count) in enumerate(ordered) if count == running.pending]
-        logits = self._incremental_model.forward(step, step.ends[complete])
-        decoded = [ordered[i][0] for i in complete]
+        decoded = [i for i in complete if ordered[i][0].sequence.needs_token]
+        scored = [i for i, (running, _) in enumerate(ordered) if running.sequence.needs_prompt_logprobs]
+        wanted = step.ends[decoded]
+        prompts = [_find_prompt_rows(*ordered[i], int(step.ends[i])) for i in scored]
+        if prompts:
+            wanted = torch.cat([wanted, *(wanted.new_tensor(rows) for _, rows in prompts)])
+        logits = self._incremental_model.forward(step, wanted)
+        row = len(decoded)
+        for i, (first, rows) in zip(scored, prompts, strict=True):
+            self._sampler.record_prompt(ordered[i][0].sequence, first, logits[row : row + len(rows)])
+            row += len(rows)
         if decoded:
-            self._sampler.sample_next([running.sequence for running in decoded], logits)
+            self._sampler.sample_next([ordered[i][0].sequence for i in decoded], logits[: len(decoded)])
             self.on_nan_check(self._sampler.only_nan)
         for running, count in ordered:
             running.slot.length += count
-        for running in decoded:
+        for running in (ordered[i][0] for i in decoded):
             running.ids.extend(running.sequence.tokens[-1:] if not running.sequence.error else [])
-        return [running.sequence for running in decoded]
+        if len(decoded) < len(complete):
+            for sequence in (ordered[i][0].sequence for i in complete):
+                sequence.finish_without_token()
+        failed = [i for i in scored if i not in complete and ordered[i][0].sequence.error]
+        return [ordered[i][0].sequence for i in complete + failed]
+
+
+def _find_prompt_rows(running: _Running, count: int, end: int) -> tuple[int, range]:
+    """Find the tokens of a chunk whose logits are needed to score the prompt.
+
+    Args:
+        count: tokens of the chunk.
+        end: index of its last token in the step.
+
+    Returns:
+        The index of the first one in the prompt, and their indices in the step.
+    """
+    sequence, start = running.sequence, running.slot.length
+    first = max(start, len(sequence.prompt_logprobs) - 1)
+    last = min(start + count, len(sequence.request.input_ids) - 1)
+    begin = end + 1 - count + first - start
+    return first, range(begin, begin + max(last - first, 0))

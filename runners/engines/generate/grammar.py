@@ -13,7 +13,9 @@ from llguidance import LLMatcher, LLTokenizer
 from transformers import PreTrainedTokenizerBase
 
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest
+from hf_runtime.contract.generation import StructuredOutputs
 from runners.engines.generate.schemas import LIMITS, MAX_LENGTH, json_rule, one_line
+from runners.engines.generate.structured_outputs import regex_grammar, structured_outputs_grammar
 
 #: The most characters of one grammar; the grammar of many tools contains many schemas.
 _MAX_GRAMMAR = 4 * MAX_LENGTH
@@ -68,8 +70,9 @@ class GrammarCompiler:
     ) -> Grammar | None:
         """Compile the grammar of an OpenAI API's `response_format`; return None for free text.
 
-        In addition to `text`, `json_object` and `json_schema`, `{"type": "regex", "regex": …}` is accepted. A schema is
-        enforced completely; with `"strict": false`, as far as possible.
+        In addition to `text`, `json_object` and `json_schema`, `{"type": "regex", "regex": …}` is accepted, and a
+        `schema` next to `json_object`, as llama.cpp has it. A schema is enforced completely; with `"strict": false`, as
+        far as possible. If `strict` is set, objects have only the properties that they name.
 
         Source: https://platform.openai.com/docs/api-reference/chat/create
 
@@ -81,6 +84,19 @@ class GrammarCompiler:
         """
         lark = response_format_grammar(response_format)
         return None if lark is None else self.compile(wrap(lark), "response_format")
+
+    def structured_outputs(
+        self, outputs: StructuredOutputs, wrap: Callable[[str], str] = lambda content: content
+    ) -> Grammar:
+        """Compile the grammar of vLLM's `structured_outputs`.
+
+        Args:
+            wrap: as in `response_format`.
+
+        Raises:
+            InvalidRequest: as in `compile`; the message names the wrong field.
+        """
+        return self.compile(wrap(structured_outputs_grammar(outputs)), "structured_outputs")
 
     def token_bytes(self, token: int) -> bytes:
         """Return the exact bytes of a token; empty for a token that the tokenizer does not have.
@@ -212,14 +228,21 @@ def response_format_grammar(response_format: Mapping[str, Any]) -> str | None:
     match response_format:
         case {"type": "text"}:
             return None
+        case {"type": "json_object" | "json_schema", "schema": schema} if schema is not None:
+            return _json_schema_grammar(response_format, "response_format")
         case {"type": "json_object"}:
+            if ignored := [name for name, value in response_format.items() if name != "type" and value is not None]:
+                raise InvalidRequest(
+                    "unknown; a schema is given as schema, or with the type json_schema",
+                    field=f"response_format.{ignored[0]}",
+                )
             return _json_grammar({"type": "object"}, "response_format", lenient=False)
         case {"type": "json_schema", "json_schema": Mapping() as wanted}:
-            return _json_schema_grammar(wanted)
+            return _json_schema_grammar(wanted, "response_format.json_schema")
         case {"type": "json_schema"}:
             raise InvalidRequest("must be an object with a schema", field="response_format.json_schema")
         case {"type": "regex", "regex": str(regex)} if len(regex) <= MAX_LENGTH:
-            return _regex_grammar(regex)
+            return regex_grammar(regex, "response_format.regex")
         case {"type": "regex"}:
             raise InvalidRequest(f"must be a string of at most {MAX_LENGTH} characters", field="response_format.regex")
         case _:
@@ -228,23 +251,16 @@ def response_format_grammar(response_format: Mapping[str, Any]) -> str | None:
             )
 
 
-def _json_schema_grammar(wanted: Mapping[str, Any]) -> str:
+def _json_schema_grammar(wanted: Mapping[str, Any], field: str) -> str:
     schema = wanted.get("schema", {"type": "object"})
     if not isinstance(schema, Mapping):
-        raise InvalidRequest("must be an object", field="response_format.json_schema.schema")
+        raise InvalidRequest("must be an object", field=f"{field}.schema")
     strict = wanted.get("strict")
     if strict is not None and not isinstance(strict, bool):
-        raise InvalidRequest("must be true or false", field="response_format.json_schema.strict")
-    return _json_grammar(schema, "response_format.json_schema.schema", lenient=strict is False)
+        raise InvalidRequest("must be true or false", field=f"{field}.strict")
+    # A client that does not say how strict it is gets all of JSON Schema, which leaves objects open.
+    return _json_grammar(schema, f"{field}.schema", lenient=strict is False, closed=strict is not None)
 
 
-def _json_grammar(schema: Mapping[str, Any], field: str, *, lenient: bool) -> str:
-    return f"start: %json {json_rule(schema, field, lenient=lenient)}"
-
-
-def _regex_grammar(regex: str) -> str:
-    grammar = LLMatcher.grammar_from_regex(regex)
-    wrong = LLMatcher.validate_grammar(grammar, limits=LIMITS)
-    if wrong:
-        raise InvalidRequest(f"{one_line(wrong)}", field="response_format.regex")
-    return grammar
+def _json_grammar(schema: Mapping[str, Any], field: str, *, lenient: bool, closed: bool = False) -> str:
+    return f"start: %json {json_rule(schema, field, lenient=lenient, closed=closed)}"

@@ -157,7 +157,7 @@ class GenerationModel:
             return LogitsProcessorList()
         config_class: Any = GenerationConfig
         config = config_class(max_length=len(start) + request.max_new_tokens, **values)
-        if ends := self.eos | request.end_ids:
+        if ends := self.eos | request.end_ids | request.stop_token_ids:
             config._eos_token_tensor = torch.tensor(sorted(ends), device=self.device)
         encoder_input_ids = torch.tensor([request.input_ids], device=self.device)
         # A private method, but the only one that knows all processors; `generate` would apply them to padded batches.

@@ -11,13 +11,18 @@ import torch
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest
 from runners.engines.generate.model import GenerationModel
 from runners.engines.generate.sequence import SequenceState
-from runners.engines.generation_request import Alternative, Sampling, TokenLogprob
+from runners.engines.generation_request import Alternative, PromptLogprob, Sampling, TokenLogprob
 
 #: Candidates tried first when only `top_p` limits them: sorting a whole vocabulary takes milliseconds per row.
 _LIKELIEST = 1024
 
+#: Rows of logits that are compared with each other at a time, to bound the memory of the copies.
+_ROWS = 64
+
 #: The least log probability that is reported, as in OpenAI's API; JSON has no infinity.
 _LEAST_LOGPROB = -9999.0
+
+_OVERFLOWED = "the model's numbers overflowed; try TORCH_DTYPE=bfloat16 or float32"
 
 
 class Sampler:
@@ -45,7 +50,7 @@ class Sampler:
         raw = {i: logits[i].log_softmax(-1) for i, s in enumerate(sequences) if s.request.logprobs is not None}
         for i, sequence in enumerate(sequences):
             if not normal[i]:
-                sequence.fail(InferenceFailed("the model's numbers overflowed; try TORCH_DTYPE=bfloat16 or float32"))
+                sequence.fail(InferenceFailed(_OVERFLOWED))
             elif sequence.rules or sequence.matcher is not None:
                 self._apply_rules(sequence, logits[i : i + 1])
         tokens = choose_tokens(logits, [s.request.sampling for s in sequences], [s.random_number() for s in sequences])
@@ -71,6 +76,53 @@ class Sampler:
         values, ids = logprobs.topk(wanted)
         top = [self._make_alternative(i, value) for i, value in zip(ids.tolist(), values.tolist(), strict=True)]
         return {**self._make_alternative(token, float(logprobs[token])), "top": top}
+
+    def record_prompt(self, sequence: SequenceState, first: int, logits: torch.Tensor) -> None:
+        """Record the log probabilities of the tokens that follow some tokens of the prompt.
+
+        Args:
+            first: index in the prompt of the first of these tokens; earlier ones are recorded already.
+            logits: of these tokens, shape (tokens, vocabulary).
+        """
+        ids, recorded = sequence.request.input_ids, sequence.prompt_logprobs
+        with sequence.catch_errors():
+            if not recorded:
+                recorded.append(self._make_prompt_logprob(ids[0], None, None, []))
+            following = ids[first + 1 : first + 1 + len(logits)]
+            for start in range(0, len(following), _ROWS):
+                tokens = following[start : start + _ROWS]
+                recorded += self._make_prompt_logprobs(tokens, logits[start : start + len(tokens)], sequence)
+
+    def _make_prompt_logprobs(
+        self, tokens: Sequence[int], logits: torch.Tensor, sequence: SequenceState
+    ) -> list[PromptLogprob]:
+        logits = logits.float()
+        totals = logits.logsumexp(-1, keepdim=True)
+        if not bool(totals.isfinite().all()):
+            raise InferenceFailed(_OVERFLOWED)
+        own = logits.gather(-1, torch.tensor(tokens, device=logits.device)[:, None])
+        ranks = (logits > own).sum(-1) + 1
+        likeliest = logits.topk(sequence.request.prompt_logprobs or 0)
+        rows = zip(
+            tokens,
+            (own - totals)[:, 0].tolist(),
+            ranks.tolist(),
+            likeliest.indices.tolist(),
+            (likeliest.values - totals).tolist(),
+            strict=True,
+        )
+        return [
+            self._make_prompt_logprob(
+                token, logprob, rank, [self._make_alternative(*each) for each in zip(ids, values, strict=True)]
+            )
+            for token, logprob, rank, ids, values in rows
+        ]
+
+    def _make_prompt_logprob(
+        self, token: int, logprob: float | None, rank: int | None, top: list[Alternative]
+    ) -> PromptLogprob:
+        named = self._make_alternative(token, 0.0 if logprob is None else logprob)
+        return {**named, "logprob": None if logprob is None else named["logprob"], "rank": rank, "top": top}
 
     def _make_alternative(self, token: int, logprob: float) -> Alternative:
         raw_bytes = self._model.grammars.token_bytes(token)
@@ -107,7 +159,7 @@ def choose_tokens(logits: torch.Tensor, samplings: Sequence[Sampling | None], un
 
 
 def _is_restricted(sampling: Sampling) -> bool:
-    return sampling.top_k > 0 or sampling.top_p < 1
+    return sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0
 
 
 def _draw(probabilities: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
@@ -133,6 +185,9 @@ def _draw_restricted(scores: torch.Tensor, parameters: Sequence[Sampling], u: to
     vocabulary = scores.shape[-1]
     top_k = torch.tensor([s.top_k or vocabulary for s in parameters], device=scores.device)[:, None]
     top_p = torch.tensor([s.top_p for s in parameters], device=scores.device)[:, None]
+    min_p = None
+    if any(s.min_p for s in parameters):
+        min_p = torch.tensor([s.min_p for s in parameters], device=scores.device, dtype=torch.float64)[:, None]
     unbounded = any(s.top_k == 0 or s.top_k >= vocabulary for s in parameters)
     width = min(max(_LIKELIEST if s.top_k == 0 else s.top_k for s in parameters), vocabulary)
     ranks = _rank(scores)
@@ -142,12 +197,17 @@ def _draw_restricted(scores: torch.Tensor, parameters: Sequence[Sampling], u: to
         # The total covers the tokens within top_k; without top_k, the whole vocabulary.
         within = torch.arange(width, device=scores.device) < top_k
         weights = (values - values[:, :1]).double().exp() * within
+        if min_p is not None:
+            weights = weights * (weights >= min_p)
         total = weights.sum(-1, keepdim=True)
         if unbounded:
-            full_total = (scores - values[:, :1]).double().exp().sum(-1, keepdim=True)
+            all_weights = (scores - values[:, :1]).double().exp()
+            if min_p is not None:
+                all_weights = all_weights * (all_weights >= min_p)
+            full_total = all_weights.sum(-1, keepdim=True)
             total = torch.where(top_k < vocabulary, total, full_total)
         before = (weights.cumsum(-1) - weights) / total
-        enough = (top_k <= width) | (before[:, -1:] >= top_p)
+        enough = (top_k <= width) | (before[:, -1:] >= top_p) | (weights[:, -1:] == 0)
         if width == vocabulary or bool(enough.all()):
             # A token is in the nucleus if the tokens before it do not reach top_p yet; the first always is.
             nucleus = weights * ((before < top_p) & within)

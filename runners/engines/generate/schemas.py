@@ -6,11 +6,13 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import unquote
 
 from llguidance import LLMatcher, LLParserLimits
 
 from hf_runtime.contract.errors import InvalidRequest
+from runners.engines.generate.closed_objects import close_objects
+from runners.engines.generate.schema_nodes import resolve_pointer
+from runners.engines.generate.unenforceable import LEAST_NUMBER, drop_dangerous, drop_unenforceable
 
 #: Cost limits of one grammar. With llguidance's defaults, one sequence could use half a gigabyte and block all others
 #: for seconds: 40,000 times `a?` takes 23 s at its second token. 200,000 units of fuel take half a second.
@@ -24,9 +26,6 @@ MAX_LENGTH = 128_000
 #: llguidance recurses into nesting and references; at about 1,650 levels it overflows an 8 MiB stack, which ends the
 #: process.
 _MAX_LEVELS = 800
-
-#: Integer ranges that begin here or lower, after rounding, also overflow its stack.
-_LEAST_NUMBER = -(2.0**63)
 
 #: Intersecting patterns takes time exponential in their number, which llguidance does not limit: 16 patterns take a
 #: second, 12 a hundredth of a second.
@@ -42,17 +41,36 @@ _ANNOTATIONS = frozenset(
 )  # fmt: skip
 
 
-def json_rule(schema: Mapping[str, Any], field: str, *, lenient: bool = False) -> str:
+def json_rule(schema: Mapping[str, Any], field: str, *, lenient: bool = False, closed: bool = True) -> str:
     """Return the text after `%json` in a lark grammar for text that conforms to a schema.
 
     Args:
         field: field of the request with the schema, for error messages.
         lenient: ignore keywords and formats that cannot be enforced instead of rejecting them.
+        closed: objects have only the properties that their schema names, unless it says otherwise.
 
     Raises:
         InvalidRequest: the schema is wrong, not supported, or too large to compile.
     """
-    _check_size(schema, field)
+    _check_depth(schema, field)
+    own: dict[str, Any] = json.loads(json.dumps(schema))
+    if lenient:
+        drop_dangerous(own)
+    _check_cost(own, field)
+    if closed:
+        close_objects(own)
+    rule = _make_rule(own, field, lenient=lenient)
+    wrong = _validate(rule)
+    if wrong is not None and lenient:
+        drop_unenforceable(own, lambda part: _validate(json.dumps({**part, "x-guidance": {"lenient": True}})))
+        rule = _make_rule(own, field, lenient=lenient)
+        wrong = _validate(rule)
+    if wrong is not None:
+        raise InvalidRequest(f"{one_line(wrong)}", field=field)
+    return rule
+
+
+def _make_rule(schema: Mapping[str, Any], field: str, *, lenient: bool) -> str:
     # The request's own "x-guidance" wins (https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md).
     options = {"whitespace_pattern": _WHITESPACE, "lenient": lenient}
     own_options = schema.get("x-guidance")
@@ -61,15 +79,18 @@ def json_rule(schema: Mapping[str, Any], field: str, *, lenient: bool = False) -
     )
     if len(rule) > MAX_LENGTH:
         raise InvalidRequest(f"has {len(rule)} characters, and no more than {MAX_LENGTH} are compiled", field=field)
+    return rule
+
+
+def _validate(rule: str) -> str | None:
+    """Return why llguidance cannot compile a schema; None if it can."""
     try:
         wrong, messages = LLMatcher.validate_grammar_with_warnings(
             LLMatcher.grammar_from_json_schema(rule), limits=LIMITS
         )
     except ValueError as error:
-        wrong, messages = True, [str(error)]
-    if wrong:
-        raise InvalidRequest(f"{one_line(messages[0])}", field=field)
-    return rule
+        return str(error)
+    return messages[0] if wrong else None
 
 
 def one_line(reason: str) -> str:
@@ -78,12 +99,15 @@ def one_line(reason: str) -> str:
     return line if len(line) <= 300 else line[:299] + "…"
 
 
-def _check_size(schema: Mapping[str, Any], field: str) -> None:
-    levels = _Levels(schema)
-    if levels.total > _MAX_LEVELS:
+def _check_depth(schema: Mapping[str, Any], field: str) -> None:
+    if _Levels(schema).total > _MAX_LEVELS:
         raise InvalidRequest(f"is nested too deeply, with its references more than {_MAX_LEVELS} levels", field=field)
-    if any(number <= _LEAST_NUMBER for node in levels.nodes for number in _numbers(node)):
-        raise InvalidRequest(f"has a number of {_LEAST_NUMBER:.0f} or less, which cannot be compiled", field=field)
+
+
+def _check_cost(schema: Mapping[str, Any], field: str) -> None:
+    levels = _Levels(schema)
+    if any(number <= LEAST_NUMBER for node in levels.nodes for number in _numbers(node)):
+        raise InvalidRequest(f"has a number of {LEAST_NUMBER:.0f} or less, which cannot be compiled", field=field)
     nodes = [node for node in levels.nodes if isinstance(node, Mapping)]
     patterns = {value for node in nodes for key in ("pattern", "format") if isinstance(value := node.get(key), str)}
     if len(patterns) > _MAX_INTERSECTED_PATTERNS and any(_intersects(node) for node in nodes):
@@ -127,13 +151,7 @@ class _Levels:
         self.total = heights[0] + sum(self._height(reference) for reference in references)
 
     def _height(self, reference: str) -> int:
-        node: Any = self._schema
-        for part in unquote(reference.removeprefix("#")).split("/")[1:]:
-            part = part.replace("~1", "/").replace("~0", "~")
-            if isinstance(node, list) and part.isdecimal() and int(part) < len(node):
-                node = node[int(part)]
-            else:
-                node = node.get(part) if isinstance(node, Mapping) else None
+        node = resolve_pointer(self._schema, reference)
         # Other kinds of references point to at most the height of the whole schema.
         return self._heights.get(id(node), self._heights[id(self._schema)])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from time import monotonic
 
@@ -13,7 +13,13 @@ from hf_runtime.contract.request_context import RequestContext, request_context
 from runners.engines.device_errors import raise_if_broken
 from runners.engines.generate.model import GenerationModel
 from runners.engines.generate.text import TextStream
-from runners.engines.generation_request import FinishReason, GenerationRequest, SequenceOutput, TokenLogprob
+from runners.engines.generation_request import (
+    FinishReason,
+    GenerationRequest,
+    PromptLogprob,
+    SequenceOutput,
+    TokenLogprob,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +35,7 @@ class SequenceState:
         finish_reason: None until it is complete.
         error: error that ended this sequence; None without one.
         cached_tokens: tokens of the prompt that were copied from another sequence instead of computed.
+        prompt_logprobs: those of the prompt's first tokens that are computed so far.
         request_context: the HTTP request that it belongs to.
         started: time of its first step by `monotonic`; None while it waits.
 
@@ -53,16 +60,19 @@ class SequenceState:
         self.error: ServingError | None = None
         self.cached_tokens = 0
         self.logprobs: list[TokenLogprob] = []
+        self.prompt_logprobs: list[PromptLogprob] = []
         self.matcher = request.grammar.matcher(request.end_ids) if request.grammar is not None else None
         self.rules = model.make_rules(request)
         self._number: float | None = None
         self._random = random.Random(request.sampling.seed) if request.sampling is not None else None  # noqa: S311
-        self._eos = frozenset() if request.ignore_eos else model.eos | request.end_ids
+        own_ends = frozenset() if request.ignore_eos else model.eos | request.end_ids
+        self._eos = own_ends | request.stop_token_ids
         self._text = TextStream(
             model.tokenizer,
             request.input_ids if request.continues else (),
             request.stop,
-            model.skipped_ids - request.visible_ids if request.visible_ids else None,
+            _choose_hidden_tokens(request, model),
+            includes_stop=request.includes_stop,
         )
         #: Whether text is decoded per token. Decoding one token costs as much as decoding a hundred together.
         self.streamed = streamed
@@ -74,6 +84,16 @@ class SequenceState:
     def finished(self) -> bool:
         """True once the sequence accepts no more tokens."""
         return self.finish_reason is not None or self.error is not None or self.cancelled
+
+    @property
+    def needs_prompt_logprobs(self) -> bool:
+        """True while log probabilities of the prompt are asked for and not complete."""
+        return self.request.prompt_logprobs is not None and len(self.prompt_logprobs) < len(self.request.input_ids)
+
+    @property
+    def needs_token(self) -> bool:
+        """True if a token follows; false for a request that asks for none."""
+        return len(self.tokens) < self.request.max_new_tokens
 
     def start(self) -> None:
         """Record the time of its first step; later calls, after preemption, have no effect."""
@@ -87,6 +107,8 @@ class SequenceState:
         if logprob is not None:
             self.logprobs.append(logprob)
         if token in self._eos:
+            if self.request.includes_stop:
+                self._text.append(token)
             self.finish("stop")
             return
         if self.matcher is not None:
@@ -95,9 +117,16 @@ class SequenceState:
             self._delta += self._text.feed(token)
         else:
             self._text.append(token)
+        if self.request.includes_stop and token in self.request.stop_ids and not self._text.stopped:
+            self._delta += self._text.end_with(self.request.stop_ids[token])
         if self._text.stopped or token in self.request.stop_ids or (self.matcher is not None and self.matcher.finished):
             self.finish("stop")
         elif len(self.tokens) >= self.request.max_new_tokens:
+            self.finish("length")
+
+    def finish_without_token(self) -> None:
+        """Finish the sequence if its request asks for no token."""
+        if not self.finished and not self.needs_token:
             self.finish("length")
 
     def random_number(self) -> float:
@@ -151,8 +180,9 @@ class SequenceState:
             self._text.text,
             self.finish_reason,
             self.logprobs if self.request.logprobs is not None else None,
-            self._text.stopped_by or self.request.stop_ids.get(self.tokens[-1]),
+            self._text.stopped_by or (self.request.stop_ids.get(self.tokens[-1]) if self.tokens else None),
             self.cached_tokens,
+            self.prompt_logprobs if self.request.prompt_logprobs is not None else None,
         )
 
     def finish(self, reason: FinishReason) -> None:
@@ -162,3 +192,10 @@ class SequenceState:
             if self._text.stopped:  # the held back text completed a stop string
                 reason = "stop"
         self.finish_reason = reason
+
+
+def _choose_hidden_tokens(request: GenerationRequest, model: GenerationModel) -> Collection[int] | None:
+    """Return the tokens without text; None for all special tokens."""
+    if not request.skips_special_tokens:
+        return ()
+    return model.skipped_ids - request.visible_ids if request.visible_ids else None

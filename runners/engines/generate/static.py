@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 #: Length of the trial prompt, and the tokens by which the other rows of the trial batch are longer.
 _PROMPT_LENGTH, _LONGER = 4, (3, 9)
 
+#: Logits of a prompt that are computed at a time, counted as numbers: 128 MiB in float32.
+_PROMPT_LOGITS = 1 << 25
+
 #: Tokens generated in the trial: a wrong state shows only after the first one.
 _STEPS = 3
 
@@ -43,6 +47,7 @@ class StaticDecoder(Decoder):
         self._sampler = Sampler(model)
         self._waiting: list[SequenceState] = []
         self._running = 0
+        self._parameters = signature(model.model.forward).parameters
         self._sharing = self._find_batch_sharing()
 
     def _find_batch_sharing(self) -> BatchSharing:
@@ -120,7 +125,16 @@ class StaticDecoder(Decoder):
             return object()  # equal to no other: random numbers of a beam search depend on all its rows
         end = request.max_new_tokens if self._model.depends_on_max_length else None
         penalty, first = request.repetition_penalty, request.forced_bos_token_id
-        return length, count, end, request.min_new_tokens, penalty, first
+        return (
+            length,
+            count,
+            end,
+            request.min_new_tokens,
+            penalty,
+            first,
+            request.length_penalty,
+            request.stop_token_ids,
+        )
 
     def _split_by_context(self, groups: list[list[SequenceState]]) -> Iterator[list[list[SequenceState]]]:
         """Split a batch so that no row exceeds the context.
@@ -170,6 +184,10 @@ class StaticDecoder(Decoder):
         lengths = [len(sequence.request.input_ids) for sequence in sequences]
         self.on_batch(len(lengths), sum(lengths), max(lengths) * len(lengths) - sum(lengths))
         logger.debug("static batch of %d sequences starts; %d unfinished", len(sequences), len(self._waiting))
+        groups = self._compute_prompts(groups)
+        sequences = [sequence for group in groups for sequence in group]
+        if not groups:
+            return
         if self._model.beams > 1:
             self._beam_search(groups, self._pad([group[0].request.input_ids for group in groups]))
             return
@@ -182,6 +200,38 @@ class StaticDecoder(Decoder):
             logits_processor=LogitsProcessorList([processor]),
             stopping_criteria=StoppingCriteriaList([_SequenceEnds(sequences)]),
         )
+
+    def _compute_prompts(self, groups: Sequence[list[SequenceState]]) -> list[list[SequenceState]]:
+        """Score each prompt that asks for it, alone; return the sequences that need tokens."""
+        remaining = []
+        for group in groups:
+            for sequence in group:
+                if sequence.needs_prompt_logprobs:
+                    self._record_prompt(sequence)
+                sequence.finish_without_token()
+            if any(sequence.finished for sequence in group):
+                self.on_tokens(group)
+            else:
+                remaining.append(group)
+        return remaining
+
+    def _record_prompt(self, sequence: SequenceState) -> None:
+        ids = sequence.request.input_ids
+        sequence.prompt_logprobs.clear()  # an attempt that failed may have recorded some
+        inputs: dict[str, Any] = {**self._pad([ids])}
+        if "use_cache" in self._parameters:
+            inputs["use_cache"] = False
+        count = len(ids) - 1  # of its tokens that another one of the prompt follows
+        keeps_logits = "logits_to_keep" in self._parameters
+        rows = max(_PROMPT_LOGITS // self._model.vocabulary, 1) if keeps_logits else max(count, 1)
+        self._sampler.record_prompt(sequence, 0, torch.empty(0, self._model.vocabulary))
+        # The prompt is computed again for each part, so that the memory of its logits does not grow with its length.
+        for start in range(0, count, rows):
+            part = slice(start, min(start + rows, count))
+            if keeps_logits:
+                inputs["logits_to_keep"] = torch.arange(part.start, part.stop, device=self._model.device)
+            logits = self._model.model(**inputs).logits[0]
+            self._sampler.record_prompt(sequence, start, logits if keeps_logits else logits[part])
 
     def _make_inputs(self, sequences: list[SequenceState]) -> dict[str, torch.Tensor]:
         """Return the padded prompts; a sequence retried after a failure keeps its generated tokens."""
@@ -206,9 +256,13 @@ class StaticDecoder(Decoder):
             "min_new_tokens": request.min_new_tokens or None,
             "repetition_penalty": request.repetition_penalty,
             "forced_bos_token_id": request.forced_bos_token_id,
+            "length_penalty": request.length_penalty,
         }
+        if request.stop_token_ids:
+            options["eos_token_id"] = sorted(self._model.eos | request.stop_token_ids)
         if (sampling := request.sampling) is not None:
             options |= {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
+            options["min_p"] = sampling.min_p or None
         with _seeded(sampling.seed if sampling else None, self._model.device):
             output = self._model.model.generate(
                 **inputs,

@@ -29,6 +29,7 @@ class TextStream:
         before: tokens of the prompt that the text continues.
         stop: stop strings; the text ends before the first one found.
         hidden: tokens without text; None for all special tokens.
+        includes_stop: the text ends with that one instead.
     """
 
     _window: list[int]
@@ -42,10 +43,13 @@ class TextStream:
         before: Sequence[int],
         stop: Sequence[str],
         hidden: Collection[int] | None = None,
+        *,
+        includes_stop: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
         self._hidden = hidden
         self._stop = stop
+        self._includes_stop = includes_stop
         self._set_window(list(before[-_LONGEST_CONTEXT:]), _CONTEXT_TOKENS)
         self._held = ""  # may be the beginning of a stop string
         self._returned: list[str] = []
@@ -89,6 +93,15 @@ class TextStream:
             self._held = ""
         return text
 
+    def end_with(self, string: str) -> str:
+        """Return the text that was held back, followed by a stop string."""
+        text = self.end()
+        if not self.stopped:
+            text += string
+            self._returned.append(string)
+            self.stopped_by = string
+        return text
+
     def _count_incomplete(self, text: str) -> int:
         """Count the last tokens of the window that may be the start of a character."""
         for count in range(1, _LONGEST_CHARACTER):
@@ -126,7 +139,7 @@ class TextStream:
         first = min(((at, string) for string in self._stop if (at := text.find(string)) >= 0), default=None)
         if first is not None:
             at, self.stopped_by = first
-            final, self._held = text[:at], ""
+            final, self._held = text[: at + len(self.stopped_by) * self._includes_stop], ""
         else:
             held = max((overlap_length(text, string) for string in self._stop), default=0)
             final, self._held = text[: len(text) - held], text[len(text) - held :]

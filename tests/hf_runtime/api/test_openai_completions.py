@@ -202,7 +202,6 @@ def test_a_choice_that_fails_in_a_stream_is_an_error_event_and_the_others_contin
         ({"stop": [5]}, "stop[0]", "valid string"),
         ({"logprobs": 21}, "logprobs", "less than or equal to 20"),
         ({"logprobs": True}, "logprobs", "valid integer"),
-        ({"echo": True, "logprobs": 1}, "logprobs", "echo"),
         ({"best_of": 2}, "best_of", "best_of: "),
         ({"suffix": "x"}, "suffix", "suffix: not supported"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "only allowed when stream is true"),

@@ -265,3 +265,31 @@ def test_a_wrong_instance_or_parameter_is_refused_by_name_and_harms_no_other(
     assert isinstance(wrong, InvalidRequest)
     assert named in wrong.message
     assert right.shape[2] == 32
+
+
+@pytest.mark.parametrize("kind", ["text", "tokens"])
+def test_the_first_tokens_of_an_input_can_be_kept(tmp_path: Path, kind: str) -> None:
+    tokenizer = wordpiece_tokenizer(64)
+    save(tmp_path, BertModel, bert_config(tokenizer), tokenizer)
+    settings = ModelSettings(storage_uri=str(tmp_path), task="feature-extraction", pooling="mean")
+    runner = FeatureExtractionRunner(settings)
+    runner.load()
+    text = CORPUS[0]
+    whole: list[int] = tokenizer(text)["input_ids"]
+    cut: list[int] = tokenizer(text, truncation=True, max_length=5)["input_ids"] if kind == "text" else whole[:5]
+    instance: Any = text if kind == "text" else whole
+    options = {"details": True}
+    kept, expected, least, most, refused = runner.predict(
+        [
+            Item(instance, {**options, "truncate_prompt_tokens": 5}),
+            Item(cut, options),
+            Item(instance, {**options, "truncate_prompt_tokens": -1}),
+            Item(instance, {**options, "truncate_prompt_tokens": 10**6}),
+            Item(instance, {**options, "truncate_prompt_tokens": 1}),
+        ]
+    )
+    assert kept["prompt_tokens"] == 5
+    assert np.allclose(kept["embedding"], expected["embedding"], atol=1e-5)
+    assert least["prompt_tokens"] == most["prompt_tokens"] == len(whole)
+    assert isinstance(refused, InvalidRequest)
+    assert refused.field == "parameters.truncate_prompt_tokens"

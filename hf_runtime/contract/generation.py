@@ -44,6 +44,14 @@ class StructuredOutputs(StrictModel):
     )
     disable_fallback: bool | None = Field(None, description="Changes nothing.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_structural_tag(cls, given: Any) -> Any:
+        # Named here, because unknown fields may be ignored, and this one would change the answer.
+        if isinstance(given, dict) and given.get("structural_tag") is not None:
+            raise make_field_error("structural_tag", "not supported, use tools or a grammar")
+        return given
+
     @model_validator(mode="after")
     def _check_number(self) -> StructuredOutputs:
         values = (self.json_schema, self.regex, self.choice, self.grammar, self.json_object or None)

@@ -106,7 +106,6 @@ class SamplingRequest(OpenAIRequest):
     stop_token_ids: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list, max_length=256)
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
-    spaces_between_special_tokens: Literal[True] = True
     truncate_prompt_tokens: int | None = Field(None, ge=-1)
     best_of: int | None = None
     length_penalty: float | None = Field(None, ge=-100, le=100)

@@ -59,7 +59,7 @@ class ChosenFunction(TolerantModel):
     name: str
 
 
-class AllowedTools(TolerantModel):
+class AllowedFunctions(TolerantModel):
     """Some of the tools, one of which the answer may or must call."""
 
     type: Literal["allowed_tools"]
@@ -112,7 +112,7 @@ _Format = TextFormat | JsonObjectFormat | JsonSchemaFormat
 _FORMATS: Mapping[str, type[StrictModel]] = {
     "text": TextFormat, "json_object": JsonObjectFormat, "json_schema": JsonSchemaFormat,
 }  # fmt: skip
-_CHOICES: Mapping[str, type[StrictModel]] = {"function": ChosenFunction, "allowed_tools": AllowedTools}
+_CHOICES: Mapping[str, type[StrictModel]] = {"function": ChosenFunction, "allowed_tools": AllowedFunctions}
 
 
 class TextConfig(NullableModel):
@@ -145,7 +145,7 @@ def _parse_choice(value: Any) -> Any:
     return parse_typed(_CHOICES, value, "tool_choice")
 
 
-_Choice = Literal["none", "auto", "required"] | ChosenFunction | AllowedTools
+_Choice = Literal["none", "auto", "required"] | ChosenFunction | AllowedFunctions
 
 
 class ResponseRequest(SingleChatRequest):
@@ -221,7 +221,7 @@ class ResponseRequest(SingleChatRequest):
     def _list_chosen(self) -> list[ChosenFunction]:
         if isinstance(self.tool_choice, ChosenFunction):
             return [self.tool_choice]
-        return self.tool_choice.tools if isinstance(self.tool_choice, AllowedTools) else []
+        return self.tool_choice.tools if isinstance(self.tool_choice, AllowedFunctions) else []
 
     @property
     def shows_logprobs(self) -> bool:
@@ -245,7 +245,7 @@ class ResponseRequest(SingleChatRequest):
     def _usable_tools(self) -> list[int]:
         """Indexes of the tools that the answer may call."""
         allowed = self.tool_choice
-        if not isinstance(allowed, AllowedTools):
+        if not isinstance(allowed, AllowedFunctions):
             return list(range(len(self.tools)))
         names = {tool.name for tool in allowed.tools}
         return [index for index, tool in enumerate(self.tools) if tool.name in names]
@@ -260,7 +260,7 @@ class ResponseRequest(SingleChatRequest):
             choice = self.tool_choice
             if isinstance(choice, ChosenFunction):
                 choice = {"type": "function", "function": {"name": choice.name}}
-            chat["tool_choice"] = choice.mode if isinstance(choice, AllowedTools) else choice
+            chat["tool_choice"] = choice.mode if isinstance(choice, AllowedFunctions) else choice
             chat["parallel_tool_calls"] = self.parallel_tool_calls
         if self.reasoning.effort is not None:
             chat["reasoning_effort"] = self.reasoning.effort

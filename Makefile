@@ -17,7 +17,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 # pip's output, without the lines of small files; two thirds of what pip would compile is never imported.
 INSTALL = set -o pipefail; $(1)/bin/python -m pip --disable-pip-version-check install --no-compile -r $(2) | { grep --line-buffered -oE '(Downloading|Using cached) .*[MG]B\)|Installing collected' || true; }
 
-.PHONY: help serve models demo test pytest packages soak readme-test sweep bento-test image-test audit conformance bench bench-generation bench-quantization lint types format reference docs docs-build lock build clean
+.PHONY: help serve models demo test pytest packages soak readme-test clients lock-clients sweep bento-test image-test audit conformance bench bench-generation bench-quantization lint types format reference docs docs-build lock build clean
 .DEFAULT_GOAL := help
 
 help:    ## List these commands
@@ -51,6 +51,12 @@ soak: $(VENV)/dev  ## Overload, fuzz and soak the server, three quarters of an h
 
 readme-test: demo $(VENV)/dev  ## Run the examples of README and docs/ with the demo models, and compare the answers with what they print
 	$(VENV)/bin/pytest -m readme tests
+
+# One environment for each client: their pins clash.
+CLIENTS := $(basename $(notdir $(wildcard tests/clients/requirements/*.txt)))
+
+clients: models $(VENV)/dev $(CLIENTS:%=$(VENV)/clients/%/installed)  ## Run the clients of OpenAI's and Anthropic's APIs, each in an environment of its own, against the server
+	$(VENV)/bin/pytest -m clients tests/clients -rs
 
 # A second time with AVX2 alone where the processor has more: kernels are then others.
 sweep: $(VENV)/dev  ## Compare every architecture, and the most downloaded models in their public sizes, with transformers (minutes)
@@ -124,8 +130,17 @@ lock: $(VENV)/python  ## Pin requirements*.in again; pins that still fit stay (U
 	  mv $$name.tmp $$name.txt; \
 	done
 
+# The first line of each file names the packages that are asked for. torch is the server's own.
+lock-clients: $(VENV)/dev  ## Pin the newest packages of each client in tests/clients
+	@set -euo pipefail; for file in tests/clients/requirements/*.txt; do \
+	  echo "Resolving $$file"; first=$$(head -n 1 $$file); \
+	  tr ' ' '\n' <<< "$${first#*for: }" | $(VENV)/bin/uv pip compile --quiet --no-header --no-annotate --no-emit-index-url \
+	    --universal --python-version 3.11 --output-file $$file.tmp -; \
+	  { echo "$$first"; grep -vE '^(cuda-|nvidia-|torch==|triton==)' $$file.tmp; } > $$file; rm $$file.tmp; \
+	done
+
 clean:   ## Remove the virtual environment, the demo models and all caches
-	rm -rf $(VENV) .models .site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) tests/clients/ai_sdk/node_modules .models .site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Empty files in the virtual environment say what is installed there.
@@ -158,4 +173,19 @@ $(VENV)/audit/installed: | $(VENV)/python
 	@echo "Installing pip-audit into $(VENV)/audit"
 	@$(PYTHON) -m venv $(VENV)/audit
 	@$(VENV)/audit/bin/python -m pip --disable-pip-version-check install --quiet pip-audit==2.10.1
+	@touch $@
+
+# Clients that cannot be installed are skipped, with the reason. torch, where one needs it, is the server's.
+$(VENV)/clients/%/installed: tests/clients/requirements/%.txt tests/clients/ai_sdk/package-lock.json | $(VENV)/dev
+	@echo "Installing the client $*"
+	@rm -rf $(@D)
+	@set -o pipefail; $(VENV)/bin/uv venv --quiet --python $(VENV)/bin/python $(@D) && \
+	  { $(VENV)/bin/uv pip install --quiet --no-deps --python $(@D) -r $< && \
+	    if [ $* = ai_sdk ]; then \
+	      PATH="$(abspath $(@D))/bin:$$PATH" npm ci --prefix tests/clients/ai_sdk --silent --no-audit --no-fund; \
+	    fi; } 2>&1 | tee $(@D)/failed && rm $(@D)/failed || true
+	@if [ $* = guidellm ]; then \
+	  $(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	    "$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/server.pth"; \
+	fi
 	@touch $@

@@ -91,8 +91,7 @@ def _describe_post(
 
     It lists the models of the request's tasks, and the models whose task is not known.
     """
-    ignores = served.settings.openai_unknown_fields == "ignore"
-    body: Json = {"schema": served.schemas.of_open(kind, ERRORS) if ignores else served.schemas.of(kind)}
+    body: Json = {"schema": describe_request(served, kind, ERRORS)}
     models = served.find_models((*kind.tasks, None))
     if models:
         served.schemas.narrow(kind.__name__, model={"type": "string", "enum": models})
@@ -106,6 +105,16 @@ def _describe_post(
         description=f"The model's task must be {' or '.join(kind.tasks)}.",
         body={JSON: body},
     )
+
+
+def describe_request(served: Served, kind: type[OpenAIRequest], prefix: str) -> Json:
+    """Return the schema of a request, which may have unknown fields if the server ignores them.
+
+    Args:
+        prefix: as in `Schemas.of_open`.
+    """
+    ignores = served.settings.openai_unknown_fields == "ignore"
+    return served.schemas.of_open(kind, prefix) if ignores else served.schemas.of(kind)
 
 
 def describe_chat_posts(
@@ -126,7 +135,7 @@ def describe_chat_posts(
         responses: the 200 response.
         error_prefix: prefix of the error components in the protocol's format.
     """
-    body: Json = {"schema": served.schemas.of(kind)}
+    body: Json = {"schema": describe_request(served, kind, error_prefix)}
     models = served.find_models((*kind.tasks, None))
     if models:
         served.schemas.narrow(kind.__name__, model={"type": "string", "enum": models})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from hf_runtime.api.openapi.openai import ERRORS
+from hf_runtime.api.openapi.openai import ERRORS, describe_request
 from hf_runtime.api.openapi.operation import COMPUTING, JSON, Operations, Served, errors, examples, ok, operation
 from hf_runtime.api.openapi.schemas import Json
 from hf_runtime.api.tokenization import (
@@ -20,7 +21,7 @@ _TAG = "Tokenizer"
 
 def describe_routes(served: Served) -> Operations:
     """Return the descriptions by method and path."""
-    of = served.schemas.of
+    of, describe = served.schemas.of, partial(describe_request, served, prefix=ERRORS)
     names, chats = served.models.names, served.find_models(("text-generation",))
     named: dict[str, Any] = {"model": names[0]} if names else {}
     shown: dict[str, Json] = {"prompt": {**named, "prompt": "The capital of France is"}}
@@ -36,7 +37,7 @@ def describe_routes(served: Served) -> Operations:
             {**ok(of(TokenizeResponse)), **errors(ERRORS, COMPUTING)},
             body={
                 JSON: {
-                    "schema": {"anyOf": [of(TokenizePromptRequest), of(TokenizeChatRequest)]},
+                    "schema": {"anyOf": [describe(TokenizePromptRequest), describe(TokenizeChatRequest)]},
                     "examples": examples(shown),
                 }
             },
@@ -46,6 +47,6 @@ def describe_routes(served: Served) -> Operations:
             "detokenize",
             "Turn tokens into text",
             {**ok(of(DetokenizeResponse)), **errors(ERRORS, COMPUTING)},
-            body={JSON: {"schema": of(DetokenizeRequest), "example": {**named, "tokens": [1, 2, 3]}}},
+            body={JSON: {"schema": describe(DetokenizeRequest), "example": {**named, "tokens": [1, 2, 3]}}},
         ),
     }

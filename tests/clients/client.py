@@ -24,7 +24,7 @@ _PATIENCE = 240
 #: Keep clients from the network.
 _OFFLINE = {
     "DO_NOT_TRACK": "1",
-    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
     "LANGSMITH_TRACING": "false",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "OPENAI_AGENTS_DISABLE_TRACING": "1",
@@ -70,9 +70,8 @@ class Client:
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             line = self._process.stdout.readline() if selector.select(_PATIENCE) else ""
-        assert line, f"no result of {function}:\n{self._stderr.read_text()}"
-        result = json.loads(line)
-        assert "error" not in result, result["error"]
+        result = json.loads(line or '{"error": "no result"}')
+        assert "error" not in result, f"{function}: {result['error']}\n{self._stderr.read_text()[-2000:]}"
         return result["value"]
 
     def __enter__(self) -> Client:

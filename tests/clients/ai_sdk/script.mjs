@@ -57,9 +57,6 @@ export async function stream({ url, provider, model, question }) {
     temperature: 0,
     maxOutputTokens: 24,
     providerOptions: { openai: { store: false } },
-    onError: ({ error }) => {
-      throw error;
-    },
   });
   const deltas = [];
   for await (const delta of answer.textStream) deltas.push(delta);
@@ -92,9 +89,6 @@ export async function streamedTools({ url, provider, model }) {
     temperature: 0,
     maxOutputTokens: 60,
     providerOptions,
-    onError: ({ error }) => {
-      throw error;
-    },
   });
   const steps = await answer.steps;
   return {

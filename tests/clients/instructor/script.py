@@ -1,6 +1,5 @@
 """Use Instructor, as in https://python.useinstructor.com/integrations/openai."""
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import instructor
@@ -69,16 +68,3 @@ def partial(url: str, model: str, mode: str) -> Any:
         max_retries=1,
     )
     return [city.model_dump() for city in cities]
-
-
-def iterable(url: str, model: str) -> Any:
-    sights = _connect(url, "TOOLS").chat.completions.create(
-        model=model,
-        response_model=Iterable[Sight],
-        messages=[{"role": "user", "content": "The Louvre and the Colosseum."}],
-        temperature=0,
-        max_tokens=120,
-        max_retries=1,
-        stream=True,
-    )
-    return [sight.model_dump() for sight in sights]

@@ -3,42 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, TypeVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import ConfigDict, Field, GetJsonSchemaHandler, ValidationError
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
-from starlette.requests import Request
-from starlette.responses import Response
+from pydantic import ConfigDict, Field, ValidationError
 
-from hf_runtime.api.call import CallContext
-from hf_runtime.api.http.call import make_call_context
-from hf_runtime.api.http.json_body import json_response
-from hf_runtime.api.http.streaming_body import StreamingBody
-from hf_runtime.api.inference import Models, infer, render_answers
-from hf_runtime.api.openai.schema import OpenAIRequest, name_ignored_fields
-from hf_runtime.api.streaming import AnswerStreams, Chunk
+from hf_runtime.api.openai.schema import OpenAIRequest
 from hf_runtime.contract.errors import InvalidRequest, ServingError
-from hf_runtime.contract.validation import StrictModel, allow_null, make_invalid_request
-from hf_runtime.rpc.model_client import ModelClient
-from hf_runtime.settings import ServerSettings, Task
+from hf_runtime.contract.validation import TolerantModel, make_invalid_request
+from hf_runtime.settings import Task
 
 #: Path of a tool in the chat that the runner reads, up to its function.
 _TOOL = re.compile(r"tools\[(\d+)\]\.function\b")
 
 
-class NullableModel(StrictModel):
-    """Base of objects within a request, in which a field that is null counts as missing."""
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        schema = handler.resolve_ref_schema(handler(core_schema))
-        allow_null(schema)
-        return schema
-
-
-class TolerantModel(NullableModel):
+class ExtensibleModel(TolerantModel):
     """Base of objects whose unknown fields change nothing: hints, and parts of earlier answers."""
 
     model_config = ConfigDict(extra="ignore")
@@ -104,7 +83,7 @@ def make_sampling(temperature: float, top_p: float, top_k: int = 0) -> dict[str,
     return {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": top_k}
 
 
-ObjectT = TypeVar("ObjectT", bound=StrictModel)
+ObjectT = TypeVar("ObjectT", bound=TolerantModel)
 
 
 def parse_object(kind: type[ObjectT], value: Any, path: str) -> ObjectT:
@@ -116,14 +95,14 @@ def parse_object(kind: type[ObjectT], value: Any, path: str) -> ObjectT:
     if not isinstance(value, dict):
         raise InvalidRequest("must be an object", field=path)
     try:
-        return kind.model_validate({name: field for name, field in value.items() if field is not None})
+        return kind.model_validate(value)
     except ValidationError as error:
         raise make_invalid_request(error, path, show_input=True) from None
 
 
 def parse_typed(
-    kinds: Mapping[str, type[StrictModel]], value: Any, path: str, *, default: str | None = None
-) -> StrictModel:
+    kinds: Mapping[str, type[TolerantModel]], value: Any, path: str, *, default: str | None = None
+) -> TolerantModel:
     """Return an object whose `type` determines its class.
 
     Args:
@@ -143,66 +122,3 @@ def parse_typed(
     if kind is None:
         raise InvalidRequest(f"{name!r:.60} is not supported, {', '.join(kinds)} are", field=f"{path}.type")
     return parse_object(kind, value, path)
-
-
-class ChatEvents(Protocol):
-    """Renderer of the events of one answer's stream."""
-
-    def render(self, chunks: Sequence[Chunk]) -> bytes:
-        """Return the events for chunks that arrived together."""
-
-    def end(self) -> bytes:
-        """Return the last events."""
-
-
-class ChatCalls:
-    """Calls of the models with one chat each."""
-
-    def __init__(self, models: Models, settings: ServerSettings) -> None:
-        self._models, self._settings = models, settings
-
-    def find_client(self, call: CallContext, parsed: OpenAIRequest) -> ModelClient:
-        """Return the client of the requested model.
-
-        Raises:
-            InvalidRequest: the model does another task.
-            ModelNotFound, ModelNotReady: as `Models.get_ready_client`.
-        """
-        task = self._models.get_task(parsed.model)
-        if task is not None and task not in parsed.tasks:
-            needed = " or ".join(parsed.tasks)
-            raise InvalidRequest(f"{parsed.model} does {task}, this needs a model that does {needed}", field="model")
-        return self._models.get_ready_client(parsed.model, call)
-
-    async def answer(
-        self, request: Request, parsed: SingleChatRequest, render: Callable[[Mapping[str, Any]], Any]
-    ) -> Response:
-        """Return the whole answer.
-
-        Args:
-            render: makes the body from the runner's answer.
-        """
-        call = make_call_context(request, self._settings)
-        client = self.find_client(call, parsed)
-        try:
-            answers = await infer(call, client, parsed.items, locate=parsed.locate, settings=self._settings)
-            headers = name_ignored_fields(parsed)
-            return render_answers(
-                answers, lambda found: json_response(render(found[0][0]), headers=headers), parsed.locate
-            )
-        except ServingError as error:
-            raise parsed.translate_error(error) from None
-
-    async def stream(self, request: Request, parsed: SingleChatRequest, events: ChatEvents) -> Response:
-        """Return the answer as a stream of events."""
-        call = make_call_context(request, self._settings)
-        client = self.find_client(call, parsed)
-        try:
-            streams = await AnswerStreams.start(
-                call, client, parsed.items, locate=parsed.locate, settings=self._settings
-            )
-        except ServingError as error:
-            raise parsed.translate_error(error) from None
-        response = StreamingBody(streams, events.render, "text/event-stream", events.end)
-        response.headers.update(name_ignored_fields(parsed))
-        return response

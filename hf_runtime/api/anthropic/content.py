@@ -10,34 +10,34 @@ from typing import Annotated, Any, Literal
 
 from pydantic import PlainValidator
 
-from hf_runtime.api.single_chat import TolerantModel, parse_object, parse_typed
+from hf_runtime.api.single_chat import ExtensibleModel, parse_object, parse_typed
 from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.validation import StrictModel
+from hf_runtime.contract.validation import TolerantModel
 
 Turn = dict[str, Any]
 
 
-class TextBlock(TolerantModel):
+class TextBlock(ExtensibleModel):
     """Text."""
 
     type: Literal["text"]
     text: str
 
 
-class ThinkingBlock(TolerantModel):
+class ThinkingBlock(ExtensibleModel):
     """Thinking of an earlier answer."""
 
     type: Literal["thinking"]
     thinking: str
 
 
-class RedactedThinkingBlock(TolerantModel):
+class RedactedThinkingBlock(ExtensibleModel):
     """Thinking that only Anthropic can read; it is left out."""
 
     type: Literal["redacted_thinking"]
 
 
-class ToolUseBlock(TolerantModel):
+class ToolUseBlock(ExtensibleModel):
     """A tool that an earlier answer called."""
 
     type: Literal["tool_use"]
@@ -46,7 +46,7 @@ class ToolUseBlock(TolerantModel):
     input: dict[str, Any]
 
 
-class ToolResultBlock(TolerantModel):
+class ToolResultBlock(ExtensibleModel):
     """The result of a called tool."""
 
     type: Literal["tool_result"]
@@ -54,29 +54,29 @@ class ToolResultBlock(TolerantModel):
     content: str | list[TextBlock] = ""
 
 
-class AnthropicMessage(TolerantModel):
+class AnthropicMessage(ExtensibleModel):
     """A message; the one of an earlier answer is accepted unchanged."""
 
     role: Literal["user", "assistant", "system"]
     content: str | list[TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock | ToolResultBlock]
 
 
-class _Message(TolerantModel):
+class _Message(ExtensibleModel):
     """A message whose blocks are parsed later, so that an error names the block."""
 
     role: Literal["user", "assistant", "system"]
     content: Any
 
 
-class _ToolResult(TolerantModel):
+class _ToolResult(ExtensibleModel):
     """A result whose blocks are parsed later."""
 
     tool_use_id: str
     content: Any = ""
 
 
-_TEXTS: Mapping[str, type[StrictModel]] = {"text": TextBlock}
-_BLOCKS: Mapping[str, Mapping[str, type[StrictModel]]] = {
+_TEXTS: Mapping[str, type[TolerantModel]] = {"text": TextBlock}
+_BLOCKS: Mapping[str, Mapping[str, type[TolerantModel]]] = {
     "system": _TEXTS,
     "user": {**_TEXTS, "tool_result": _ToolResult},
     "assistant": {
@@ -115,7 +115,7 @@ def _parse_messages(value: Any) -> list[Turn]:
     return turns
 
 
-def _make_answer(blocks: list[StrictModel]) -> Turn:
+def _make_answer(blocks: list[TolerantModel]) -> Turn:
     """Return the turn of an earlier answer."""
     texts = [block.text for block in blocks if isinstance(block, TextBlock)]
     thinking = "\n".join(block.thinking for block in blocks if isinstance(block, ThinkingBlock))
@@ -132,7 +132,7 @@ def _make_answer(blocks: list[StrictModel]) -> Turn:
     return turn | ({"tool_calls": calls} if calls else {})
 
 
-def _make_turns(role: str, blocks: list[StrictModel], path: str) -> list[Turn]:
+def _make_turns(role: str, blocks: list[TolerantModel], path: str) -> list[Turn]:
     """Return the turns of a message: one for each result, and for the text between two."""
     turns: list[Turn] = []
     for index, block in enumerate(blocks):

@@ -12,14 +12,15 @@ from pydantic import Field, PlainValidator, model_validator
 
 from hf_runtime.api.anthropic.content import MessagesField, SystemField
 from hf_runtime.api.openai.unserved import Unserved
-from hf_runtime.api.single_chat import NullableModel, SingleChatRequest, TolerantModel, make_sampling, parse_object
+from hf_runtime.api.single_chat import ExtensibleModel, SingleChatRequest, make_sampling, parse_object
 from hf_runtime.contract.errors import InvalidRequest
+from hf_runtime.contract.validation import TolerantModel
 
 MESSAGES_PATHS = ("/v1/messages", "/openai/v1/messages", "/anthropic/v1/messages")
 COUNT_TOKENS_PATHS = tuple(f"{path}/count_tokens" for path in MESSAGES_PATHS)
 
 
-class AnthropicTool(TolerantModel):
+class AnthropicTool(ExtensibleModel):
     """A tool that the client runs. `input_schema` is the JSON schema of its input."""
 
     type: Literal["custom"] = "custom"
@@ -29,7 +30,7 @@ class AnthropicTool(TolerantModel):
     strict: bool | None = None
 
 
-class AnthropicToolChoice(NullableModel):
+class AnthropicToolChoice(TolerantModel):
     """Choice whether the answer calls a tool, and which one."""
 
     type: Literal["auto", "any", "tool", "none"]
@@ -37,7 +38,7 @@ class AnthropicToolChoice(NullableModel):
     disable_parallel_tool_use: bool = False
 
 
-class ThinkingConfig(NullableModel):
+class ThinkingConfig(TolerantModel):
     """Choice whether the model thinks; the budget and the display change nothing."""
 
     type: Literal["enabled", "disabled", "adaptive"]
@@ -45,14 +46,14 @@ class ThinkingConfig(NullableModel):
     display: str | None = None
 
 
-class AnthropicJsonFormat(NullableModel):
+class AnthropicJsonFormat(TolerantModel):
     """JSON of a schema."""
 
     type: Literal["json_schema"]
     schema_: dict[str, Any] = Field(alias="schema")
 
 
-class OutputConfig(NullableModel):
+class OutputConfig(TolerantModel):
     """Format of the answer, and the effort of the thinking."""
 
     effort: str | None = None
@@ -111,19 +112,6 @@ class PromptRequest(SingleChatRequest):
     tool_choice: AnthropicToolChoice | None = None
     thinking: ThinkingConfig | None = None
     output_config: OutputConfig | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_nulls(cls, fields: Any) -> Any:
-        """Drop nulls within the options, which clients send for what they leave open."""
-        if not isinstance(fields, dict):
-            return fields
-        return {
-            name: {key: inner for key, inner in value.items() if inner is not None}
-            if name in ("tool_choice", "thinking", "output_config") and isinstance(value, dict)
-            else value
-            for name, value in fields.items()
-        }
 
     @model_validator(mode="after")
     def _check_choice(self) -> PromptRequest:

@@ -14,8 +14,8 @@ from hf_runtime.api.http.call import make_call_context
 from hf_runtime.api.http.json_body import json_response
 from hf_runtime.api.http.protocol_routes import make_post_routes
 from hf_runtime.api.inference import Models
+from hf_runtime.api.openai.calls import ModelCalls
 from hf_runtime.api.openai.schema import parse_request
-from hf_runtime.api.single_chat import ChatCalls
 from hf_runtime.api.tokenization import use_tokenizer
 from hf_runtime.contract.errors import ServingError
 from hf_runtime.contract.tokenization import TokenizeChat
@@ -24,13 +24,13 @@ from hf_runtime.settings import ServerSettings
 
 def make_routes(models: Models, settings: ServerSettings) -> list[BaseRoute]:
     """Return the routes."""
-    calls = ChatCalls(models, settings)
+    calls = ModelCalls(models, settings)
 
     async def messages(request: Request) -> Response:
         parsed = parse_request(MessagesRequest, await read_body(request, settings), settings)
         if parsed.stream:
-            return await calls.stream(request, parsed, MessageEvents(parsed))
-        return await calls.answer(request, parsed, lambda answer: MessageEvents(parsed).render_whole(answer))
+            return await calls.stream(request, parsed, lambda: MessageEvents(parsed))
+        return await calls.answer(request, parsed, lambda answers: MessageEvents(parsed).render_whole(answers[0][0]))
 
     async def count_tokens(request: Request) -> Response:
         parsed = parse_request(CountTokensRequest, await read_body(request, settings), settings)

@@ -15,15 +15,14 @@ from pydantic import Field, PlainValidator, model_validator
 from hf_runtime.api.openai.responses_input import InputField, add_instructions
 from hf_runtime.api.openai.unserved import Unserved
 from hf_runtime.api.single_chat import (
-    NullableModel,
+    ExtensibleModel,
     SingleChatRequest,
-    TolerantModel,
     make_sampling,
     parse_object,
     parse_typed,
 )
 from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.validation import StrictModel
+from hf_runtime.contract.validation import TolerantModel
 
 RESPONSES_PATHS = ("/openai/v1/responses", "/v1/responses")
 
@@ -42,7 +41,7 @@ _Include = Literal[
 ]
 
 
-class FunctionTool(TolerantModel):
+class FunctionTool(ExtensibleModel):
     """A function that the answer may call. `parameters` is the JSON schema of its arguments."""
 
     type: Literal["function"]
@@ -52,14 +51,14 @@ class FunctionTool(TolerantModel):
     strict: bool = True
 
 
-class ChosenFunction(TolerantModel):
+class ChosenFunction(ExtensibleModel):
     """A function that the answer must call."""
 
     type: Literal["function"]
     name: str
 
 
-class AllowedFunctions(TolerantModel):
+class AllowedFunctions(ExtensibleModel):
     """Some of the tools, one of which the answer may or must call."""
 
     type: Literal["allowed_tools"]
@@ -67,19 +66,19 @@ class AllowedFunctions(TolerantModel):
     tools: list[ChosenFunction] = Field(min_length=1)
 
 
-class TextFormat(NullableModel):
+class TextFormat(TolerantModel):
     """Free text."""
 
     type: Literal["text"]
 
 
-class JsonObjectFormat(NullableModel):
+class JsonObjectFormat(TolerantModel):
     """Any JSON object."""
 
     type: Literal["json_object"]
 
 
-class JsonSchemaFormat(NullableModel):
+class JsonSchemaFormat(TolerantModel):
     """JSON of a schema."""
 
     type: Literal["json_schema"]
@@ -89,7 +88,7 @@ class JsonSchemaFormat(NullableModel):
     strict: bool = True
 
 
-class ReasoningConfig(NullableModel):
+class ReasoningConfig(TolerantModel):
     """Options of the reasoning.
 
     All but the effort change nothing, because the reasoning itself is returned.
@@ -102,20 +101,20 @@ class ReasoningConfig(NullableModel):
     mode: str | None = None
 
 
-class ResponseStreamOptions(NullableModel):
+class ResponseStreamOptions(TolerantModel):
     """Options of a stream; they change nothing."""
 
     include_obfuscation: bool = False
 
 
 _Format = TextFormat | JsonObjectFormat | JsonSchemaFormat
-_FORMATS: Mapping[str, type[StrictModel]] = {
+_FORMATS: Mapping[str, type[TolerantModel]] = {
     "text": TextFormat, "json_object": JsonObjectFormat, "json_schema": JsonSchemaFormat,
 }  # fmt: skip
-_CHOICES: Mapping[str, type[StrictModel]] = {"function": ChosenFunction, "allowed_tools": AllowedFunctions}
+_CHOICES: Mapping[str, type[TolerantModel]] = {"function": ChosenFunction, "allowed_tools": AllowedFunctions}
 
 
-class TextConfig(NullableModel):
+class TextConfig(TolerantModel):
     """Format of the text; the verbosity is a hint that changes nothing."""
 
     format: Annotated[
@@ -189,19 +188,6 @@ class ResponseRequest(SingleChatRequest):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     service_tier: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_nulls(cls, fields: Any) -> Any:
-        """Drop nulls within the options, which clients send for what they leave open."""
-        if not isinstance(fields, dict):
-            return fields
-        return {
-            name: {key: inner for key, inner in value.items() if inner is not None}
-            if name in ("text", "reasoning", "stream_options") and isinstance(value, dict)
-            else value
-            for name, value in fields.items()
-        }
 
     @model_validator(mode="after")
     def _check_fields(self) -> ResponseRequest:
@@ -320,7 +306,7 @@ class ResponseRequest(SingleChatRequest):
         }
 
     def _echo_format(self) -> dict[str, Any]:
-        form: StrictModel = self.text.format
+        form: TolerantModel = self.text.format
         return form.model_dump(by_alias=True)
 
 

@@ -10,28 +10,28 @@ from typing import Annotated, Any, Literal
 
 from pydantic import PlainValidator
 
-from hf_runtime.api.single_chat import TolerantModel, parse_typed
+from hf_runtime.api.single_chat import ExtensibleModel, parse_typed
 from hf_runtime.contract.errors import InvalidRequest
-from hf_runtime.contract.validation import StrictModel
+from hf_runtime.contract.validation import TolerantModel
 
 Turn = dict[str, Any]
 
 
-class InputText(TolerantModel):
+class InputText(ExtensibleModel):
     """Text of a message, the client's or the model's."""
 
     type: Literal["input_text", "output_text", "text", "summary_text", "reasoning_text"]
     text: str
 
 
-class InputRefusal(TolerantModel):
+class InputRefusal(ExtensibleModel):
     """Refusal of an earlier answer."""
 
     type: Literal["refusal"]
     refusal: str
 
 
-class InputMessage(TolerantModel):
+class InputMessage(ExtensibleModel):
     """A message; an earlier answer is accepted unchanged."""
 
     type: Literal["message"] = "message"
@@ -39,7 +39,7 @@ class InputMessage(TolerantModel):
     content: str | list[InputText | InputRefusal]
 
 
-class InputFunctionCall(TolerantModel):
+class InputFunctionCall(ExtensibleModel):
     """A function that an earlier answer called, with its arguments as JSON."""
 
     type: Literal["function_call"]
@@ -48,7 +48,7 @@ class InputFunctionCall(TolerantModel):
     arguments: str
 
 
-class InputFunctionResult(TolerantModel):
+class InputFunctionResult(ExtensibleModel):
     """The result of a called function."""
 
     type: Literal["function_call_output"]
@@ -56,7 +56,7 @@ class InputFunctionResult(TolerantModel):
     output: str | list[InputText]
 
 
-class InputReasoning(TolerantModel):
+class InputReasoning(ExtensibleModel):
     """The reasoning of an earlier answer."""
 
     type: Literal["reasoning"]
@@ -67,7 +67,7 @@ class InputReasoning(TolerantModel):
 InputItem = InputMessage | InputFunctionCall | InputFunctionResult | InputReasoning
 
 
-class _Loose(TolerantModel):
+class _Loose(ExtensibleModel):
     """An object whose content is parsed later, so that an error names the part of it."""
 
     content: Any = None
@@ -82,19 +82,19 @@ class _Result(_Loose):
     call_id: str
 
 
-_ITEMS: Mapping[str, type[StrictModel]] = {
+_ITEMS: Mapping[str, type[TolerantModel]] = {
     "message": _Message,
     "function_call": InputFunctionCall,
     "function_call_output": _Result,
     "reasoning": _Loose,
 }
-_TEXTS: Mapping[str, type[StrictModel]] = {
+_TEXTS: Mapping[str, type[TolerantModel]] = {
     "input_text": InputText,
     "output_text": InputText,
     "text": InputText,
     "refusal": InputRefusal,
 }
-_REASONING: Mapping[str, type[StrictModel]] = {"reasoning_text": InputText, "text": InputText}
+_REASONING: Mapping[str, type[TolerantModel]] = {"reasoning_text": InputText, "text": InputText}
 
 
 def parse_input(value: Any) -> list[Turn]:
@@ -159,7 +159,7 @@ def _join_text(content: Any, path: str) -> str:
     return content if isinstance(content, str) else "\n".join(_parse_texts(_TEXTS, content, path))
 
 
-def _parse_texts(kinds: Mapping[str, type[StrictModel]], parts: Any, path: str) -> Iterator[str]:
+def _parse_texts(kinds: Mapping[str, type[TolerantModel]], parts: Any, path: str) -> Iterator[str]:
     if not isinstance(parts, list):
         raise InvalidRequest("must be a string or a list of parts", field=path)
     for index, given in enumerate(parts):

@@ -133,11 +133,10 @@ class ModelHost:
             ModelNotReady: the model is loading, has failed, or was unloaded.
             Overloaded: the queue is full.
         """
-        if self._engine is None or self.state.status != "ready":
-            raise self.state.refusal(self._settings.name)
+        engine = self._get_ready_engine()
         trace = self._tracing.start_item(request_context) if self._tracing is not None else None
         try:
-            future = self._engine.submit(Item(instance, parameters, request_context, trace), listener)
+            future = engine.submit(Item(instance, parameters, request_context, trace), listener)
         except ServingError as error:
             if trace is not None:
                 trace.fail(error.code)
@@ -154,9 +153,12 @@ class ModelHost:
         Raises:
             ModelNotReady, Overloaded: as `submit`.
         """
+        return self._track(self._get_ready_engine().use_tokenizer(request))
+
+    def _get_ready_engine(self) -> Engine:
         if self._engine is None or self.state.status != "ready":
             raise self.state.refusal(self._settings.name)
-        return self._track(self._engine.use_tokenizer(request))
+        return self._engine
 
     def load(self) -> asyncio.Future[None]:
         """Load the model if it is not loaded, and return a future that is done when it is ready.

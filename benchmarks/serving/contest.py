@@ -84,7 +84,7 @@ class Contest:
         put_under_load(server, server.bodies(texts), _WARM_UP_CLIENTS, _WARM_UP_SECONDS)
         server.rest_cores = server.rest()
         if server.rest_cores > IDLE:
-            print_message(f"{server.name} computes with {server.rest_cores:.2f} cores while nobody asks")
+            print_message(f"{server.name} computes with {server.rest_cores:.2f} cores without requests")
 
     def round(self, rounds: int) -> None:
         """Measure all targets once; the order changes from round to round."""

@@ -20,8 +20,7 @@ from hf_runtime.api.http.call import make_call_context
 from hf_runtime.api.http.json_body import json_response, read_object
 from hf_runtime.api.http.protocol_routes import make_post_routes
 from hf_runtime.api.inference import Models, mark_error_retrieved, wait_in_time
-from hf_runtime.api.openai.errors import describe_openai_error
-from hf_runtime.api.openai.schema import OpenAIRequest, parse_request
+from hf_runtime.api.openai.schema import OpenAIRequest, parse_document, parse_request
 from hf_runtime.api.openai.unserved import Unserved
 from hf_runtime.contract.answer_type import answer_type
 from hf_runtime.contract.chat import Message, Tool
@@ -131,13 +130,12 @@ class DetokenizeRequest(_TokenizerCall):
 _KINDS: Mapping[str, type[_TokenizerCall]] = {"messages": TokenizeChatRequest, "prompt": TokenizePromptRequest}
 
 
-def choose_kind(body: bytes) -> type[_TokenizerCall]:
+def choose_kind(document: Mapping[str, Any]) -> type[_TokenizerCall]:
     """Return the kind of a request to `tokenize`.
 
     Raises:
         InvalidRequest: the body has none of the fields that are read.
     """
-    document = read_object(body)
     for name, kind in _KINDS.items():
         if document.get(name) is not None:
             return kind
@@ -180,8 +178,8 @@ def make_routes(models: Models, settings: ServerSettings) -> list[BaseRoute]:
             raise parsed.translate_error(error) from None
 
     async def tokenize(request: Request) -> Response:
-        body = await read_body(request, settings)
-        found = await answer(request, parse_request(choose_kind(body), body, settings))
+        document = read_object(await read_body(request, settings))
+        found = await answer(request, parse_document(choose_kind(document), document, settings))
         response: TokenizeResponse = {
             "count": len(found["tokens"]),
             "max_model_len": found["max_length"],
@@ -196,6 +194,6 @@ def make_routes(models: Models, settings: ServerSettings) -> list[BaseRoute]:
         return json_response(DetokenizeResponse(prompt=found["text"] or ""))
 
     return [
-        *make_post_routes(["/tokenize"], tokenize, describe_openai_error),
-        *make_post_routes(["/detokenize"], detokenize, describe_openai_error),
+        *make_post_routes(["/tokenize"], tokenize),
+        *make_post_routes(["/detokenize"], detokenize),
     ]

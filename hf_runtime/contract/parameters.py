@@ -45,13 +45,18 @@ def parse_parameters(kind: type[ParametersT], given: Mapping[str, Any], defaults
         raise make_invalid_request(error, "parameters") from None
 
 
-def token_ids(instance: list[Any], vocabulary: int) -> list[int]:
+def token_ids(instance: list[Any], vocabulary: int, field: str = "") -> list[int]:
     """Return an instance that is a list of token ids, after checking them.
+
+    Args:
+        field: field of the request that has the list; an instance is no field.
 
     Raises:
         InvalidRequest: an element is not a token id of the model.
     """
     for index, token in enumerate(instance):
         if type(token) is not int or not 0 <= token < vocabulary:
-            raise InvalidRequest(f"must be a token of the model, a whole number below {vocabulary}", field=f"[{index}]")
+            raise InvalidRequest(
+                f"must be a token of the model, a whole number below {vocabulary}", field=f"{field}[{index}]"
+            )
     return instance

@@ -94,7 +94,7 @@ class TokenLogprob(Alternative):
     top: list[Alternative]
 
 
-class PromptLogprob(TypedDict):
+class PromptTokenLogprob(TypedDict):
     """Token of a prompt with its log probability; the first token has none.
 
     The rank is 1 if no other token is likelier.
@@ -127,4 +127,4 @@ class SequenceOutput:
     logprobs: list[TokenLogprob] | None = None
     stop_sequence: str | None = None
     cached_tokens: int = 0
-    prompt_logprobs: list[PromptLogprob] | None = None
+    prompt_logprobs: list[PromptTokenLogprob] | None = None

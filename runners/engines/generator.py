@@ -22,7 +22,7 @@ from hf_runtime.observability.engine_observer import EngineObserver
 from runners.engines.generation_request import (
     FinishReason,
     GenerationRequest,
-    PromptLogprob,
+    PromptTokenLogprob,
     SequenceOutput,
     TokenLogprob,
 )
@@ -89,7 +89,7 @@ class RunningSequence(Protocol):
     started: float | None
     tokens: list[int]
     cached_tokens: int
-    prompt_logprobs: list[PromptLogprob]
+    prompt_logprobs: list[PromptTokenLogprob]
     finish_reason: FinishReason | None
     cancelled: bool
 

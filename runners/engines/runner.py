@@ -166,9 +166,7 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
             InvalidRequest: as `prepare`, or the text is longer than MAX_TEXT_LENGTH. Such a text would take seconds to
                 tokenize and fits no model.
         """
-        limit = self.settings.max_text_length
-        if (length := _count_characters(item.instance)) > limit:
-            raise InvalidRequest(f"has {length} characters, at most {limit} are read (MAX_TEXT_LENGTH)")
+        self._check_text_length(item.instance)
         return self.prepare(item.instance, parse_parameters(self.parameters_type, item.parameters, self.defaults))
 
     def use_tokenizer(self, request: TokenizerRequest) -> TokenizerAnswer:
@@ -177,11 +175,13 @@ class Runner(ABC, Generic[ParametersT, InputsT, ContextT, OutputT]):
         Raises:
             InvalidRequest: the request is wrong, or longer than MAX_TEXT_LENGTH.
         """
-        limit = self.settings.max_text_length
-        content = request.text if isinstance(request, TokenizeText) else getattr(request, "chat", None)
-        if (length := _count_characters(content)) > limit:
-            raise InvalidRequest(f"has {length} characters, at most {limit} are read (MAX_TEXT_LENGTH)")
+        self._check_text_length(request.text if isinstance(request, TokenizeText) else getattr(request, "chat", None))
         return self.tokenize(request)
+
+    def _check_text_length(self, instance: Any) -> None:
+        limit = self.settings.max_text_length
+        if (length := _count_characters(instance)) > limit:
+            raise InvalidRequest(f"has {length} characters, at most {limit} are read (MAX_TEXT_LENGTH)")
 
     def tokenize(self, request: TokenizerRequest) -> TokenizerAnswer:
         """Compute the answer of `use_tokenizer`; a task with a tokenizer overrides this.

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from hf_runtime.contract.chat import parse_chat
-from hf_runtime.contract.errors import InvalidRequest
+from hf_runtime.contract.parameters import token_ids
 from hf_runtime.contract.tokenization import Detokenize, TokenizeChat, TokenizerAnswer, TokenizerRequest
 from runners.tasks.chat_prompt import tokenize_chat
 
@@ -25,7 +25,7 @@ def use_tokenizer(
         InvalidRequest: the model has no chat template, or one of the tokens does not exist.
     """
     if isinstance(request, Detokenize):
-        _check_tokens(request.tokens, max(len(tokenizer), vocabulary))
+        token_ids(request.tokens, max(len(tokenizer), vocabulary), "tokens")
         text = str(tokenizer.decode(request.tokens))
         return {"tokens": request.tokens, "token_strs": None, "text": text, "max_length": max_length}
     if isinstance(request, TokenizeChat):
@@ -37,10 +37,3 @@ def use_tokenizer(
     names: Any = tokenizer.convert_ids_to_tokens(tokens) if request.with_names else []
     token_strs = [name or "" for name in names] if request.with_names else None
     return {"tokens": tokens, "token_strs": token_strs, "text": None, "max_length": max_length}
-
-
-def _check_tokens(tokens: list[int], vocabulary: int) -> None:
-    for index, token in enumerate(tokens):
-        if not 0 <= token < vocabulary:
-            reason = f"must be a token of the model, a whole number below {vocabulary}"
-            raise InvalidRequest(reason, field=f"tokens[{index}]")

@@ -13,7 +13,7 @@ from runners.tasks.answers.lark import Lark, find_added_tokens, quote
 from runners.tasks.answers.thinking import Thinking, ThinkingFormat
 from runners.tasks.notations import find_notation
 from runners.tasks.notations.json_calls import HERMES
-from runners.tasks.notations.notation import Function
+from runners.tasks.notations.notation import ToolFunction
 from runners.tasks.tool_call_reader import ToolCallReader
 
 #: `tool_choice` of OpenAI's API; a mapping names the function that must be called.
@@ -125,7 +125,7 @@ class ToolSyntax:
 
 def choose_functions(
     tools: Sequence[Mapping[str, Any]], choice: ToolChoice, allowed: Collection[str] | None = None
-) -> list[Function]:
+) -> list[ToolFunction]:
     """Return the functions that an answer may call.
 
     Raises:
@@ -140,7 +140,7 @@ def choose_functions(
         if not numbered:
             raise InvalidRequest(f"there is no tool {name}", field="tool_choice")
     chosen = [(index, tool) for index, tool in numbered if allowed is None or tool["function"]["name"] in allowed]
-    return [Function.from_tool(index, tool) for index, tool in chosen]
+    return [ToolFunction.from_tool(index, tool) for index, tool in chosen]
 
 
 def _write_content() -> str:

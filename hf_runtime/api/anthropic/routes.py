@@ -6,7 +6,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from hf_runtime.api.anthropic.errors import describe_anthropic_error
 from hf_runtime.api.anthropic.messages import COUNT_TOKENS_PATHS, MESSAGES_PATHS, CountTokensRequest, MessagesRequest
 from hf_runtime.api.anthropic.output import MessageEvents, MessageTokens
 from hf_runtime.api.http.body import read_body
@@ -43,6 +42,6 @@ def make_routes(models: Models, settings: ServerSettings) -> list[BaseRoute]:
         return json_response(MessageTokens(input_tokens=len(found["tokens"])))
 
     return [
-        *make_post_routes(MESSAGES_PATHS, messages, describe_anthropic_error),
-        *make_post_routes(COUNT_TOKENS_PATHS, count_tokens, describe_anthropic_error),
+        *make_post_routes(MESSAGES_PATHS, messages),
+        *make_post_routes(COUNT_TOKENS_PATHS, count_tokens),
     ]

@@ -10,7 +10,6 @@ from hf_runtime.api.http.body import read_body
 from hf_runtime.api.http.protocol_routes import make_post_routes
 from hf_runtime.api.inference import Models
 from hf_runtime.api.openai.calls import ModelCalls
-from hf_runtime.api.openai.errors import describe_openai_error
 from hf_runtime.api.openai.responses import RESPONSES_PATHS, ResponseRequest
 from hf_runtime.api.openai.responses_output import ResponseEvents
 from hf_runtime.api.openai.schema import parse_request
@@ -27,4 +26,4 @@ def make_routes(models: Models, settings: ServerSettings) -> list[BaseRoute]:
             return await calls.stream(request, parsed, lambda: ResponseEvents(parsed))
         return await calls.answer(request, parsed, lambda answers: ResponseEvents(parsed).render_whole(answers[0][0]))
 
-    return [*make_post_routes(RESPONSES_PATHS, responses, describe_openai_error)]
+    return [*make_post_routes(RESPONSES_PATHS, responses)]

@@ -22,7 +22,7 @@ from hf_runtime.settings import ServerSettings, Task
 
 logger = logging.getLogger(__name__)
 
-#: Most unknown fields inside of a request's objects; no client has so many by accident.
+#: Maximum number of unknown fields that are removed from a request's nested objects. A request with more is refused.
 _MAX_UNKNOWN = 1000
 #: Most characters of the names of ignored fields in the log and in a header, and of one name.
 _MAX_NAMES, _MAX_NAME = 500, 100
@@ -102,15 +102,24 @@ RequestT = TypeVar("RequestT", bound=OpenAIRequest)
 
 
 def parse_request(kind: type[RequestT], body: bytes, settings: ServerSettings) -> RequestT:
-    """Return the request in a body; a field that is null counts as missing.
+    """Return the request in a body.
 
     Raises:
         InvalidRequest: the body is not a JSON object, or a field is wrong.
         RequestTooLarge: the request makes more items than allowed.
     """
+    return parse_document(kind, read_object(body), settings)
+
+
+def parse_document(kind: type[RequestT], given: Mapping[str, Any], settings: ServerSettings) -> RequestT:
+    """Return the request in an object; a field that is null counts as missing.
+
+    Raises:
+        InvalidRequest, RequestTooLarge: as `parse_request`.
+    """
     known, unknown = kind.model_fields, settings.openai_unknown_fields
     document, ignored = {}, []
-    for name, value in read_object(body).items():
+    for name, value in given.items():
         if name in known:
             if value is not None:
                 document[name] = value

@@ -1,4 +1,4 @@
-"""Descriptions of the routes under `/openai/v1`, and of those that compute under `/v1`."""
+"""Descriptions of the routes of OpenAI's API, under `/openai/v1` and `/v1`."""
 
 from __future__ import annotations
 
@@ -91,11 +91,6 @@ def _describe_post(
 
     It lists the models of the request's tasks, and the models whose task is not known.
     """
-    body: Json = {"schema": describe_request(served, kind, ERRORS)}
-    models = served.find_models((*kind.tasks, None))
-    if models:
-        served.schemas.narrow(kind.__name__, model={"type": "string", "enum": models})
-        body["example"] = {"model": models[0], **example}
     name = kind.__name__.removesuffix("Request").lower()
     return operation(
         _TAG,
@@ -103,8 +98,18 @@ def _describe_post(
         summary,
         {**responses, **errors(ERRORS, COMPUTING)},
         description=f"The model's task must be {' or '.join(kind.tasks)}.",
-        body={JSON: body},
+        body={JSON: _describe_body(served, kind, example, ERRORS)},
     )
+
+
+def _describe_body(served: Served, kind: type[OpenAIRequest], example: dict[str, Any], prefix: str) -> Json:
+    """Return the description of a request's body, with the models that can answer it."""
+    body: Json = {"schema": describe_request(served, kind, prefix)}
+    models = served.find_models((*kind.tasks, None))
+    if models:
+        served.schemas.narrow(kind.__name__, model={"type": "string", "enum": models})
+        body["example"] = {"model": models[0], **example}
+    return body
 
 
 def describe_request(served: Served, kind: type[OpenAIRequest], prefix: str) -> Json:
@@ -135,11 +140,7 @@ def describe_chat_posts(
         responses: the 200 response.
         error_prefix: prefix of the error components in the protocol's format.
     """
-    body: Json = {"schema": describe_request(served, kind, error_prefix)}
-    models = served.find_models((*kind.tasks, None))
-    if models:
-        served.schemas.narrow(kind.__name__, model={"type": "string", "enum": models})
-        body["example"] = {"model": models[0], **example}
+    body = _describe_body(served, kind, example, error_prefix)
     description = f"By a model that does {' or '.join(kind.tasks)}."
     return {
         f"POST {path}": operation(

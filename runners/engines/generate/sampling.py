@@ -11,7 +11,7 @@ import torch
 from hf_runtime.contract.errors import InferenceFailed, InvalidRequest
 from runners.engines.generate.model import GenerationModel
 from runners.engines.generate.sequence import SequenceState
-from runners.engines.generation_request import Alternative, PromptLogprob, Sampling, TokenLogprob
+from runners.engines.generation_request import Alternative, PromptTokenLogprob, Sampling, TokenLogprob
 
 #: Candidates tried first when only `top_p` limits them: sorting a whole vocabulary takes milliseconds per row.
 _LIKELIEST = 1024
@@ -95,7 +95,7 @@ class Sampler:
 
     def _make_prompt_logprobs(
         self, tokens: Sequence[int], logits: torch.Tensor, sequence: SequenceState
-    ) -> list[PromptLogprob]:
+    ) -> list[PromptTokenLogprob]:
         logits = logits.float()
         totals = logits.logsumexp(-1, keepdim=True)
         if not bool(totals.isfinite().all()):
@@ -120,7 +120,7 @@ class Sampler:
 
     def _make_prompt_logprob(
         self, token: int, logprob: float | None, rank: int | None, top: list[Alternative]
-    ) -> PromptLogprob:
+    ) -> PromptTokenLogprob:
         named = self._make_alternative(token, 0.0 if logprob is None else logprob)
         return {**named, "logprob": None if logprob is None else named["logprob"], "rank": rank, "top": top}
 

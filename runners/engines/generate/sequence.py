@@ -16,7 +16,7 @@ from runners.engines.generate.text import TextStream
 from runners.engines.generation_request import (
     FinishReason,
     GenerationRequest,
-    PromptLogprob,
+    PromptTokenLogprob,
     SequenceOutput,
     TokenLogprob,
 )
@@ -60,7 +60,7 @@ class SequenceState:
         self.error: ServingError | None = None
         self.cached_tokens = 0
         self.logprobs: list[TokenLogprob] = []
-        self.prompt_logprobs: list[PromptLogprob] = []
+        self.prompt_logprobs: list[PromptTokenLogprob] = []
         self.matcher = request.grammar.matcher(request.end_ids) if request.grammar is not None else None
         self.rules = model.make_rules(request)
         self._number: float | None = None

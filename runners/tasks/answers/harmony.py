@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from runners.engines.generate.text import overlap_length
 from runners.tasks.answers.lark import Lark
 from runners.tasks.answers.parts import AnswerPart, ParsedToolCall, Reasoning, dump_arguments
-from runners.tasks.notations.notation import Function
+from runners.tasks.notations.notation import ToolFunction
 
 START, CHANNEL, CONSTRAIN, MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"
 END, CALL, RETURN = "<|end|>", "<|call|>", "<|return|>"
@@ -144,7 +144,7 @@ class HarmonyReader:
 
 
 def write_grammar(
-    lark: Lark, functions: Sequence[Function], *, required: bool, content: str | None, in_content: bool
+    lark: Lark, functions: Sequence[ToolFunction], *, required: bool, content: str | None, in_content: bool
 ) -> str:
     """Return the expression of an answer.
 

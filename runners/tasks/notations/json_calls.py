@@ -12,7 +12,7 @@ import regex
 
 from runners.tasks.answers.lark import Lark, escape, quote
 from runners.tasks.answers.parts import ParsedToolCall, dump_arguments
-from runners.tasks.notations.notation import NAME, Function, Notation
+from runners.tasks.notations.notation import NAME, Notation, ToolFunction
 from runners.tasks.tool_call_reader import CallScanner
 
 #: Keys of the arguments, of all families.
@@ -51,7 +51,7 @@ class JsonNotation(Notation):
             return f'" "? "[" call{more} "]"'
         return f'"\\n"? call "\\n"? {lark.literal(self.after_call)}' if self.after_call else "call"
 
-    def write_call(self, lark: Lark, index: int, function: Function) -> str:
+    def write_call(self, lark: Lark, index: int, function: ToolFunction) -> str:
         """As `Notation`."""
         head = f'{{"name": {quote(function.name)}, "{self.arguments}": '
         if lark.next_to_json:
@@ -94,7 +94,7 @@ class NamedJsonNotation(Notation):
             more = f" ({between} call)*"
         return f"call{more} {lark.literal(self.after_group) if self.after_group else ''}"
 
-    def write_call(self, lark: Lark, index: int, function: Function) -> str:
+    def write_call(self, lark: Lark, index: int, function: ToolFunction) -> str:
         """As `Notation`."""
         head, number, rest = self.call.replace("{name}", function.name).partition("{number}")
         begin = f"{lark.literal(head)} /[0-9]{{1,3}}/ {lark.literal(rest)}" if number else lark.literal(head)

@@ -17,7 +17,7 @@ NAME = r"(?P<name>[A-Za-z0-9_.-]{1,64})"
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
+class ToolFunction:
     """Function that an answer may call.
 
     Attributes:
@@ -32,7 +32,7 @@ class Function:
     lenient: bool
 
     @classmethod
-    def from_tool(cls, index: int, tool: Mapping[str, Any]) -> Function:
+    def from_tool(cls, index: int, tool: Mapping[str, Any]) -> ToolFunction:
         """Return the function of a tool of OpenAI's API.
 
         Raises:
@@ -118,7 +118,7 @@ class Notation(ABC):
         """
 
     @abstractmethod
-    def write_call(self, lark: Lark, index: int, function: Function) -> str:
+    def write_call(self, lark: Lark, index: int, function: ToolFunction) -> str:
         """Return the expression of a call of a function.
 
         Args:

@@ -16,7 +16,7 @@ import regex
 
 from runners.tasks.answers.lark import Lark, escape, quote
 from runners.tasks.answers.parts import ParsedToolCall, dump_arguments
-from runners.tasks.notations.notation import NAME, Function, Notation
+from runners.tasks.notations.notation import NAME, Notation, ToolFunction
 from runners.tasks.notations.values import find_types
 from runners.tasks.tool_call_reader import CallScanner
 
@@ -45,7 +45,7 @@ class PythonicNotation(Notation):
         first = " | ".join(f"opening_{index}" for index in range(functions))
         return f'({first}){more} "]"'
 
-    def write_call(self, lark: Lark, index: int, function: Function) -> str:
+    def write_call(self, lark: Lark, index: int, function: ToolFunction) -> str:
         """As `Notation`."""
         function.json_rule()  # checks the schema
         arguments = lark.define(f"arguments_{index}", self._write_arguments(lark, index, function))
@@ -53,7 +53,7 @@ class PythonicNotation(Notation):
         lark.define(f"opening_{index}", f"{quote(f'[{function.name}(')} {arguments}")
         return f"{quote(f'{function.name}(')} {arguments}"
 
-    def _write_arguments(self, lark: Lark, index: int, function: Function) -> str:
+    def _write_arguments(self, lark: Lark, index: int, function: ToolFunction) -> str:
         """Return the expression of the arguments and the bracket behind them."""
         properties = function.schema.get("properties")
         if not isinstance(properties, Mapping) or not properties:
@@ -79,7 +79,7 @@ class PythonicNotation(Notation):
                 following = lark.define(f"optional_{index}_{number}", f"{later} | {then}")
         return f'{first} ")"'
 
-    def _write_argument(self, function: Function, key: str, schema: Any) -> str:
+    def _write_argument(self, function: ToolFunction, key: str, schema: Any) -> str:
         schema = schema if isinstance(schema, Mapping) else {}
         types = find_types(schema, function.schema)
         free = not schema.keys() & _STRING_LIMITS

@@ -10,7 +10,7 @@ import regex
 
 from runners.tasks.answers.lark import Lark
 from runners.tasks.answers.parts import ParsedToolCall, dump_arguments
-from runners.tasks.notations.notation import Function, Notation
+from runners.tasks.notations.notation import Notation, ToolFunction
 from runners.tasks.notations.values import convert_text, find_types
 from runners.tasks.tool_call_reader import CallScanner
 
@@ -52,7 +52,7 @@ class XmlNotation(Notation):
         """As `Notation`."""
         return "call"
 
-    def write_call(self, lark: Lark, index: int, function: Function) -> str:
+    def write_call(self, lark: Lark, index: int, function: ToolFunction) -> str:
         """As `Notation`."""
         function.json_rule()  # checks the schema
         properties = function.schema.get("properties")
@@ -74,7 +74,7 @@ class XmlNotation(Notation):
             )
         return f"{lark.literal(self.call.replace('{name}', function.name))} {values} {lark.literal(self.after_call)}"
 
-    def _write_value(self, lark: Lark, function: Function, key: str, schema: Any) -> str:
+    def _write_value(self, lark: Lark, function: ToolFunction, key: str, schema: Any) -> str:
         schema = schema if isinstance(schema, Mapping) else {}
         begin = lark.literal(self.open_value.replace("{key}", key))
         end = lark.literal(self.close_value + self.between_values)

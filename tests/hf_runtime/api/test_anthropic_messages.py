@@ -310,7 +310,7 @@ def test_errors_are_those_of_the_official_client(
 def test_every_error_of_these_paths_has_the_format_of_anthropic(server: Server) -> None:
     kinds = []
     for path in PATHS:
-        answers = [server.http.get(path), _post(server, path, model="nobody"), server.http.post(path, content="{")]
+        answers = [server.http.get(path), _post(server, path, model="missing"), server.http.post(path, content="{")]
         answers.append(server.http.post(path, content=b"x" * 30_000))
         assert [answer.status_code for answer in answers] == [405, 404, 400, 413]
         kinds.append([answer.json()["error"]["type"] for answer in answers])

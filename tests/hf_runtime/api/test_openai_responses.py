@@ -301,7 +301,7 @@ def test_errors_have_the_format_of_openai_on_both_paths(server: Server) -> None:
         assert server.http.get(path).status_code == 405
         assert set(server.http.get(path).json()["error"]) == {"message", "type", "param", "code"}
     with pytest.raises(openai.NotFoundError) as raised:
-        _ask(server, model="nobody")
+        _ask(server, model="missing")
     assert raised.value.code == "model_not_found"
     server.writer.script = lambda _: Overloaded("full", retry_after=3)
     with pytest.raises(openai.RateLimitError):

@@ -95,7 +95,7 @@ def test_errors_of_the_tokenizer_reach_the_client(server: Server) -> None:
     assert (response.status_code, response.json()["error"]["param"]) == (400, "messages")
     server.writer.tokens = Overloaded("full", retry_after=1)
     assert _post(server, "/detokenize", model="writer", tokens=[1]).status_code == 429
-    assert _post(server, "/tokenize", model="nobody", prompt="a").json()["error"]["code"] == "model_not_found"
+    assert _post(server, "/tokenize", model="missing", prompt="a").json()["error"]["code"] == "model_not_found"
     assert _post(server, "/tokenize", model="slow", prompt="a").status_code == 503
     assert server.http.get("/tokenize").status_code == 405
     with serving(API_KEYS="secret") as guarded:

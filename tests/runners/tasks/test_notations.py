@@ -183,7 +183,7 @@ class Walk:
         self.grammar = GrammarCompiler(tokenizer, len(tokenizer), [0]).compile(plan.write_grammar(content), "tools")
 
     def allows(self, text: str) -> bool:
-        """Whether an answer may be this text, and end there."""
+        """Return whether the grammar accepts this text as a complete answer."""
         matcher = self.grammar.matcher()
         for token in [*self.tokenizer(text)["input_ids"], 0]:
             logits = torch.zeros(len(self.tokenizer))
